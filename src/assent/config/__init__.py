@@ -1,0 +1,1 @@
+"""Torch-free configuration: one class per command, and the declarations of every loss."""

@@ -1,0 +1,100 @@
+"""Options shared by commands. Torch-free; frozen; an unknown key is an error; each attribute's docstring is its `--help`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Options(BaseModel):
+    """Base of all option classes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class RunOptions(Options):
+    """Where a run is written and how it is repeated."""
+
+    output_dir: str
+    """Run folder to write. An interrupted run of the same configuration is resumed."""
+    seed: NonNegative = 0
+    """Batch order and all randomness are functions of it."""
+    resume: bool = True
+    """Continue an interrupted run folder; with --no-resume an existing one is an error."""
+    save_steps: NonNegative = 0
+    """Write a checkpoint every so many steps; 0: only where the run is interrupted in good order, and at the end."""
+    save_total_limit: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints kept; the oldest go first."""
+
+
+class DeviceOptions(Options):
+    """What computes."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the weights are held in."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: compute in bfloat16 under autocast, weights and optimiser as in --dtype."""
+    micro_batch_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens per forward pass; 0 chooses for the device. Changes memory and speed, never the result."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a quarter more time."""
+
+
+class TextOptions(Options):
+    """How text becomes tokens."""
+
+    revision: str | None = None
+    """Revision of a hub model."""
+    chat_template: str | None = None
+    """For a model without one: chatml, or a file with a Jinja template. Saved with the result."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the chat template."""
+    system: Literal["error", "merge"] = "error"
+    """merge: put a system message into the first user turn where the template refuses one."""
+    prompt_format: Literal["template", "concat"] = "template"
+    """concat: render prompt and completion apart, where the template is not a prefix of its own continuation."""
+    keep_template_tail: bool = False
+    """Train also on what the template writes after EOS (TRL does)."""
+    max_length: Positive = 1024
+    """Tokens of prompt and completion together. Longer prompts lose their oldest turns; then completions are cut."""
+
+
+class OptimiserOptions(Options):
+    """AdamW (Loshchilov and Hutter, arXiv:1711.05101) and its schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """Peak learning rate."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    """Shape after the warm-up; linear and cosine end at zero."""
+    warmup_ratio: Fraction = 0.0
+    """Share of the steps over which the rate rises linearly from zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled; applied to matrices only."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the first moment."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the second moment."""
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second moment."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm over all parameters."""
+
+
+class EpochOptions(Options):
+    """How often the data is read."""
+
+    batch_size: Positive = 8
+    """Groups (demonstrations, comparisons, prompts) per update, over all processes. Memory is --micro-batch-tokens' business."""
+    num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the data; a fraction is allowed."""
+    max_steps: NonNegative = 0
+    """Stop after so many updates; 0: as many as the epochs give."""
+    shuffle: bool = True
+    """A new order each epoch, a function of seed and epoch; without it, the file's order."""

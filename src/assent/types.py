@@ -1,0 +1,86 @@
+"""The records of alignment data. Every datum is a prompt and its K completions.
+
+A demonstration has K = 1, a comparison K = 2, a ranking K > 2; PPO's rollouts and best-of-N are K samples.
+Standard library only: these records cross every layer, torch-free ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `extra` holds what else the row had (`tool_calls`, `name` …); the chat template receives it untouched."""
+
+    role: str
+    content: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"role": self.role, "content": self.content, **self.extra}
+
+
+Text = str | tuple[Message, ...]
+"""Raw text (no template, EOS appended) or a conversation (rendered by the chat template)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """What is known about the K completions of a group: at most one of ranking, scores, thumbs and step_labels.
+
+    ranking        1 is best, equal ranks tie; a comparison is (1, 2)
+    scores         higher is better
+    thumbs         True is desirable
+    step_labels    per completion, one label for each of its successive steps
+    """
+
+    ranking: tuple[int, ...] | None = None
+    scores: tuple[float, ...] | None = None
+    thumbs: tuple[bool, ...] | None = None
+    step_labels: tuple[tuple[float, ...], ...] | None = None
+    margin: float | None = None
+    """By how much the first is better (Llama 2's margin); comparisons only."""
+    chosen_probability: float | None = None
+    """Probability in [0, 1] that the first wins; comparisons only."""
+    weight: float = 1.0
+    annotator: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptGroup:
+    """One prompt and its K completions, at rest. For `messages` rows, the completion starts at the first assistant turn."""
+
+    prompt: Text
+    completions: tuple[Text, ...] = ()
+    preference: Preference | None = None
+    logps: tuple[float, ...] | None = None
+    """Logged sums of log-probabilities, one for each completion (`chosen_logps`, `rejected_logps`)."""
+    steps: tuple[tuple[str, ...], ...] | None = None
+    """The successive steps of each completion, where the layout has them (TRL's stepwise layout)."""
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Every other column of the row: slices, generators, the sandbox's facts."""
+    source: str = ""
+    """Where the row stands: `file.jsonl:12`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One sampled completion: ids and, for each, the log-probability under the policy that sampled it."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Literal["stop", "length"]
+    """`stop`: the last id is of the EOS set. `length`: cut at max_new_tokens, no EOS."""
+    text: str
+    """The decoded completion without special tokens."""
+    prompt_index: int
+    completion_index: int
+    policy_version: str
