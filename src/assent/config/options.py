@@ -26,8 +26,8 @@ class RunOptions(Options):
     """Batch order and all randomness are functions of it."""
     resume: bool = True
     """Continue an interrupted run folder; with --no-resume an existing one is an error."""
-    save_steps: NonNegative = 0
-    """Write a checkpoint every so many steps; 0: only where the run is interrupted in good order, and at the end."""
+    save_steps: NonNegative = 100
+    """Write a checkpoint every so many steps, and when interrupted in good order; 0: only then."""
     save_total_limit: Annotated[int, Field(ge=2)] = 2
     """Checkpoints kept; the oldest go first."""
 
