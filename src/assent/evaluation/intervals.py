@@ -1,0 +1,198 @@
+"""Figures with their intervals: means, proportions, paired differences, clustered where samples are not independent.
+
+Samples of one prompt share the prompt, and runs over several seeds share the prompts, so a figure's uncertainty is
+that of its clusters, not of its rows. Means are the intercept of an ordinary least squares fit with cluster-robust
+variance (statsmodels): Liang and Zeger, Biometrika 73 (1986), for one way; Cameron, Gelbach and Miller, JBES 29
+(2011), for two. The quantile is Student's with (clusters - 1) degrees of freedom, of the scarcer way.
+
+Legend: N values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from assent.errors import DataError
+
+Values = Sequence[float] | np.ndarray
+Clusters = Sequence[Hashable] | np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A figure and its interval. With fewer than two clusters nothing is known of the spread: the ends are infinite."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Values that it rests on."""
+    clusters: int
+    """Independent units among them: the scarcer way where there are two."""
+    standard_error: float
+    confidence: float = 0.95
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """JSON: an infinite end or standard error is None."""
+        return {
+            "value": self.value,
+            "low": self.low if math.isfinite(self.low) else None,
+            "high": self.high if math.isfinite(self.high) else None,
+            "n": self.n,
+            "clusters": self.clusters,
+            "standard_error": self.standard_error if math.isfinite(self.standard_error) else None,
+            "confidence": self.confidence,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Estimate:
+        """The inverse of `as_dict`."""
+        infinite = {"low": -math.inf, "high": math.inf, "standard_error": math.inf}
+        return cls(**{name: infinite[name] if value is None else value for name, value in fields.items()})
+
+    def text(self, *, digits: int = 2) -> str:
+        """`0.71 [0.66, 0.75]`, or `0.71 (too few)` where there is no interval."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"{self.value:.{digits}f} (too few)"
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+def mean_interval(
+    values: Values,
+    *,
+    clusters: Clusters | None = None,
+    second_clusters: Clusters | None = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean of the values (N,) with a cluster-robust interval.
+
+    `clusters` (N,) names the unit each value belongs to (its prompt); none given: every value is its own.
+    `second_clusters` (N,) names a second way in which values belong together (the seed of the run). The two-way
+    variance, a difference of estimates, can fall below either one-way variance by chance: the largest of the three
+    is used, which errs to the wide side.
+
+    Raises DataError for no values, for a value that is not finite and for unequal lengths.
+    """
+    y = _finite(values)
+    ways = _cluster_codes(y, clusters, second_clusters)
+    value = float(y.mean())
+    num_clusters = min(int(way.max()) + 1 for way in ways)
+    if num_clusters < 2:
+        standard_error, reach = math.inf, math.inf
+    else:
+        from scipy import stats
+
+        standard_error = math.sqrt(_variance_of_mean(y, ways))
+        reach = float(stats.t.ppf((1 + confidence) / 2, num_clusters - 1)) * standard_error
+    return Estimate(
+        value=value,
+        low=value - reach,
+        high=value + reach,
+        n=len(y),
+        clusters=num_clusters,
+        standard_error=standard_error,
+        confidence=confidence,
+    )
+
+
+def proportion_interval(
+    values: Values,
+    *,
+    clusters: Clusters | None = None,
+    second_clusters: Clusters | None = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean of values in [0, 1] (a half counts for a tie) with Wilson's interval, which never leaves [0, 1].
+
+    Clusters act through the effective sample size p(1 - p) / SE², corrected for few clusters by the squared ratio of
+    normal to Student quantile (Korn and Graubard, Survey Methodology 24, 1998). Where the values do not vary at all,
+    the number of clusters is the sample size. Raises DataError as `mean_interval`, and for a value outside [0, 1].
+    """
+    y = _finite(values)
+    if y.min() < 0 or y.max() > 1:
+        raise DataError("a proportion needs values in [0, 1]", got=f"{y.min():g} to {y.max():g}")
+    mean = mean_interval(y, clusters=clusters, second_clusters=second_clusters, confidence=confidence)
+    if mean.clusters < 2:
+        low, high = 0.0, 1.0
+    else:
+        from scipy import stats
+        from statsmodels.stats.proportion import proportion_confint
+
+        size = float(mean.clusters)
+        if mean.standard_error > 1e-12:  # rounding alone gives less
+            tail = (1 + confidence) / 2
+            few = (stats.norm.ppf(tail) / stats.t.ppf(tail, mean.clusters - 1)) ** 2
+            size = mean.value * (1 - mean.value) / mean.standard_error**2 * float(few)
+        low, high = proportion_confint(mean.value * size, size, alpha=1 - confidence, method="wilson")
+    return Estimate(
+        value=mean.value,
+        low=max(0.0, min(float(low), mean.value)),
+        high=min(1.0, max(float(high), mean.value)),
+        n=mean.n,
+        clusters=mean.clusters,
+        standard_error=mean.standard_error,
+        confidence=confidence,
+    )
+
+
+def paired_difference(
+    a: Values,
+    b: Values,
+    *,
+    clusters: Clusters | None = None,
+    second_clusters: Clusters | None = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean of a - b (N,) over the same units in the same order. Raises DataError as `mean_interval`."""
+    first, second = _finite(a), _finite(b)
+    if len(first) != len(second):
+        raise DataError("a paired difference needs as many of a as of b", got=f"{len(first)} and {len(second)}")
+    return mean_interval(first - second, clusters=clusters, second_clusters=second_clusters, confidence=confidence)
+
+
+def _finite(values: Values) -> np.ndarray:
+    """(N,) float64; DataError where there is none or one is not finite."""
+    y = np.asarray(values, dtype=np.float64)
+    if y.ndim != 1 or y.size == 0:
+        raise DataError(
+            "an interval needs at least one value", got=f"an array of shape {y.shape}", expected="(N,), N ≥ 1"
+        )
+    if not np.isfinite(y).all():
+        position = int(np.flatnonzero(~np.isfinite(y))[0])
+        raise DataError(
+            "a value is not finite",
+            got=f"{y[position]} at position {position}",
+            fix="leave it out by decision, not by chance",
+        )
+    return y
+
+
+def _cluster_codes(y: np.ndarray, clusters: Clusters | None, second: Clusters | None) -> list[np.ndarray]:
+    """One array (N,) of codes 0 … C - 1 for each way of clustering; names may be anything hashable."""
+    named: list[Clusters] = [np.arange(len(y)) if clusters is None else clusters]
+    named += [] if second is None else [second]
+    ways = []
+    for names in named:
+        if len(names) != len(y):
+            raise DataError("every value needs a cluster", got=f"{len(names)} clusters for {len(y)} values")
+        order: dict[Hashable, int] = {}
+        ways.append(np.array([order.setdefault(name, len(order)) for name in names]))
+    return ways
+
+
+def _variance_of_mean(y: np.ndarray, ways: list[np.ndarray]) -> float:
+    """Cluster-robust variance of the mean with the factor C / (C - 1) of each way."""
+    import statsmodels.api as sm
+
+    model = sm.OLS(y, np.ones((len(y), 1)))
+    options: dict[str, Any] = {"cov_type": "cluster", "use_t": True}
+    one_way = [float(model.fit(**options, cov_kwds={"groups": way}).cov_params()[0, 0]) for way in ways]
+    if len(ways) == 1:
+        return one_way[0]
+    two_way = float(model.fit(**options, cov_kwds={"groups": np.stack(ways, axis=1)}).cov_params()[0, 0])
+    return max(two_way, *one_way)

@@ -1,0 +1,58 @@
+"""KL(policy || reference) in nats per completion, from completions that the policy sampled.
+
+Both estimators are Schulman's (joschu.net/blog/kl-approx.html), with r = π_ref / π of each token:
+    k1 = -log r          unbiased, can be negative for a sample
+    k3 = r - 1 - log r   unbiased, never negative, smaller variance near zero, heavy-tailed far away
+Summed over a completion's tokens, their expectation under the policy is the KL of whole completions (chain rule).
+That holds for pure sampling only: at the temperature of the log-probabilities, without top-p or top-k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from assent.errors import DataError
+from assent.evaluation.intervals import Clusters, Estimate, mean_interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KLEstimates:
+    """Both in nats per completion; their `standard_error` is clustered as asked."""
+
+    k1: Estimate
+    k3: Estimate
+
+
+def kl_estimates(
+    logprobs: Sequence[Sequence[float]],
+    reference_logprobs: Sequence[Sequence[float]],
+    *,
+    clusters: Clusters | None = None,
+    confidence: float = 0.95,
+) -> KLEstimates:
+    """k1 and k3 over completions that the policy sampled.
+
+    logprobs, reference_logprobs   one sequence for each completion, one number for each of its tokens, EOS included
+    clusters                       the prompt of each completion; none given: every completion is its own
+
+    Raises DataError for unequal numbers of completions or tokens, and for log-probabilities that are not finite.
+    """
+    if len(logprobs) != len(reference_logprobs):
+        raise DataError(
+            "KL needs both log-probabilities of every completion",
+            got=f"{len(logprobs)} completions under the policy, {len(reference_logprobs)} under the reference",
+        )
+    k1, k3 = np.empty(len(logprobs)), np.empty(len(logprobs))
+    for i, (policy, reference) in enumerate(zip(logprobs, reference_logprobs, strict=True)):
+        if len(policy) != len(reference):
+            raise DataError(f"completion {i} has unequal numbers of tokens", got=f"{len(policy)} and {len(reference)}")
+        log_ratio = np.asarray(reference, dtype=np.float64) - np.asarray(policy, dtype=np.float64)
+        k1[i] = -log_ratio.sum()
+        k3[i] = (np.expm1(log_ratio) - log_ratio).sum()
+    return KLEstimates(
+        k1=mean_interval(k1, clusters=clusters, confidence=confidence),
+        k3=mean_interval(k3, clusters=clusters, confidence=confidence),
+    )
