@@ -1,0 +1,30 @@
+"""Pure functions of tensors: losses, advantages and KL estimates. torch only.
+
+Legend: B pairs, S completions, L tokens of the longest completion, N counted tokens of all completions.
+Nothing here averages over a batch or draws a random number: a function gives one value for each pair or token, and
+whoever reduces divides by the count of the whole step.
+"""
+
+from assent.objectives.advantages import Moments, gae, token_rewards, whiten
+from assent.objectives.kl import AdaptiveKLController, kl
+from assent.objectives.policy import ppo_loss
+from assent.objectives.preference import preference_loss
+from assent.objectives.ranking import bradley_terry
+from assent.objectives.reduce import as_rows, masked_mean, masked_sum
+from assent.objectives.value import value_loss
+
+__all__ = [
+    "AdaptiveKLController",
+    "Moments",
+    "as_rows",
+    "bradley_terry",
+    "gae",
+    "kl",
+    "masked_mean",
+    "masked_sum",
+    "ppo_loss",
+    "preference_loss",
+    "token_rewards",
+    "value_loss",
+    "whiten",
+]

@@ -1,0 +1,53 @@
+"""Estimates of KL(policy || reference) from tokens the policy sampled, and the controller of its coefficient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ESTIMATORS = ("k1", "k2", "k3")
+
+
+def kl(estimator: str, logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """Per-token estimate in nats, of the shape of `logprobs` (any).
+
+    Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html), with r = reference / policy:
+    k1 = -log r is unbiased and may be negative; k2 = (log r)^2 / 2 is biased; k3 = (r - 1) - log r is unbiased and
+    never negative. ValueError for another estimator.
+    """
+    log_ratio = logprobs - reference_logprobs  # -log r
+    match estimator:
+        case "k1":
+            return log_ratio
+        case "k2":
+            return 0.5 * log_ratio.square()
+        case "k3":
+            return torch.expm1(-log_ratio) + log_ratio
+    raise ValueError(f"no KL estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
+
+
+class AdaptiveKLController:
+    """Moves the KL coefficient so that the KL tends to `target` nats per completion (Ziegler et al., arXiv:1909.08593).
+
+    Section 2.2 of the paper, with K_beta written as n / horizon as in the authors' code (lm-human-preferences):
+        error = clip(KL / target - 1, -0.2, 0.2);  value <- value * (1 + error * n / horizon)
+    `value` is the whole state: write it to a checkpoint and set it again.
+    """
+
+    max_error = 0.2
+
+    def __init__(self, init: float, target: float, horizon: float) -> None:
+        if not (init > 0 and target > 0 and horizon > 0):
+            raise ValueError(f"init {init}, target {target} and horizon {horizon} must be above zero")
+        self.value, self.target, self.horizon = float(init), float(target), float(horizon)
+
+    def update(self, kl: float, n: int) -> float:
+        """Takes the KL in nats per completion, measured on n completions; gives the new value.
+
+        ValueError where n >= 5 * horizon, for one step could then take the coefficient to zero or below.
+        """
+        if self.max_error * n >= self.horizon:
+            raise ValueError(f"horizon {self.horizon:g} is too short for steps of {n} completions: above {n / 5:g}")
+        error = min(max(kl / self.target - 1.0, -self.max_error), self.max_error)
+        self.value *= 1.0 + error * n / self.horizon
+        return self.value
