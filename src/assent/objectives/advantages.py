@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,7 +51,8 @@ def gae(
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Moments:
     """Count, sum and sum of squares: they add up over micro-batches and processes."""
 
     count: Tensor
@@ -64,6 +65,9 @@ class Moments(NamedTuple):
         kept = x[mask].detach().cpu().double()  # MPS has no float64
         return cls(torch.tensor(float(kept.numel()), dtype=torch.float64), kept.sum(), kept.square().sum())
 
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
 
 def whiten(x: Tensor, mask: Tensor, *, mean: bool, std: bool, moments: Moments | None = None) -> Tensor:
     """x of any shape, shifted to mean 0 (`mean`) and scaled to variance 1 (`std`) over its counted tokens.
@@ -72,9 +76,10 @@ def whiten(x: Tensor, mask: Tensor, *, mean: bool, std: bool, moments: Moments |
     count, not by count - 1 (TRL's masked_whiten does the latter), so that it is defined for one token. What does not
     vary is not scaled: 1 / sqrt(0 + eps) would blow rounding errors up. Masked entries become zero.
     """
-    count, total, squares = Moments.of(x, mask) if moments is None else moments
-    average = total / count.clamp(min=1)
-    variance = (squares / count.clamp(min=1) - average.square()).clamp(min=0)
+    of = Moments.of(x, mask) if moments is None else moments
+    count = of.count.clamp(min=1)
+    average = of.total / count
+    variance = (of.squares / count - average.square()).clamp(min=0)
     constant = bool(variance <= 1e-12 * average.square()) or bool(variance == 0)
     scale = 1.0 if constant or not std else float(torch.rsqrt(variance + 1e-8))
     centre = float(average) if mean else 0.0
