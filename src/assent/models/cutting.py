@@ -1,0 +1,185 @@
+"""Where a completion begins and ends in text (law 8): one prompt text, and each completion as a chain of pieces.
+
+A piece is counted (an assistant turn, through its EOS) or not (what stands between two assistant turns). What a template
+writes after an EOS is dropped at the end of a completion and joins the next piece within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from assent.errors import TemplateError
+from assent.models.encoding import CLOSE, OPEN
+from assent.models.templates import REMEDIES, Template
+from assent.types import Message, PromptGroup, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    text: str
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionText:
+    """`append_eos`: the text ends without an EOS, which is then added as an id. `tail`: what was dropped after the EOS."""
+
+    pieces: tuple[Piece, ...]
+    append_eos: bool
+    tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowText:
+    """`raw`: strings, not rendered. `literals`: how many contents spell a control token (they are marked in the texts)."""
+
+    prompt: str
+    completions: tuple[CompletionText, ...]
+    raw: bool
+    literals: int = 0
+
+
+def row_text(group: PromptGroup, template: Template, *, train_on: Literal["all", "last"] = "all") -> RowText:
+    """The texts of a row. Errors: TemplateError where the template refuses, or is no prefix of its own continuation."""
+    if isinstance(group.prompt, str):
+        if any(not isinstance(c, str) for c in group.completions):
+            raise TemplateError(
+                "a row mixes a raw prompt with completions that are conversations",
+                got=group.source or None,
+                expected="both strings, or both lists of messages",
+            )
+        return RowText(group.prompt, tuple(_raw(c, template) for c in group.completions), raw=True)
+    literals = _Literals(template)
+    prompt = literals.of_messages(group.prompt)
+    turns = [literals.of_messages(_as_turns(c)) for c in group.completions]
+    options: dict[str, Any] = {
+        "tools": None if group.tools is None else [literals.of_value(t) for t in group.tools],
+        "chat_template_kwargs": group.chat_template_kwargs,
+    }
+    if train_on == "last" and turns:
+        prompt, turns = _up_to_last(prompt, turns)
+    rendered = template.render(prompt, add_generation_prompt=True, **options)
+    completions = tuple(_conversation(prompt, t, rendered, template, options) for t in turns)
+    return RowText(rendered, completions, raw=False, literals=literals.count)
+
+
+def _as_turns(completion: Text) -> tuple[Message, ...]:
+    return (Message("assistant", completion),) if isinstance(completion, str) else completion
+
+
+def _raw(completion: Text, template: Template) -> CompletionText:
+    """A raw completion keeps its text; an EOS that it spells at its end is its EOS."""
+    text = str(completion)
+    has_eos = any(text.endswith(eos) for eos in template.encoder.eos_literals)
+    return CompletionText((Piece(text, True),), append_eos=not has_eos)
+
+
+def _up_to_last(
+    prompt: tuple[Message, ...], turns: list[tuple[Message, ...]]
+) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
+    """`--train-on last`: everything before the last assistant turn is prompt (rows with one completion)."""
+    if len(turns) != 1:
+        return prompt, turns
+    last = max((i for i, m in enumerate(turns[0]) if m.role == "assistant"), default=0)
+    return prompt + turns[0][:last], [turns[0][last : last + 1]]
+
+
+def _conversation(
+    prompt: tuple[Message, ...],
+    turns: tuple[Message, ...],
+    rendered: str,
+    template: Template,
+    options: dict[str, Any],
+) -> CompletionText:
+    """Each assistant turn is what the template adds to the conversation before it, rendered with the generation prompt."""
+    assistant = [i for i, m in enumerate(turns) if m.role == "assistant"]
+    if not assistant:
+        raise TemplateError("a completion has no assistant turn", got=", ".join(m.role for m in turns) or "no turns")
+    if template.prompt_format == "concat":
+        return _end(_apart(turns, template), template)
+    pieces: list[Piece] = []
+    written = rendered  # what the pieces so far and the prompt amount to
+    dropped = ""
+    for n, i in enumerate(assistant):
+        if i:
+            before = template.render(prompt + turns[:i], add_generation_prompt=True, **options)
+            gap = _continuation(written, before, n)
+            pieces.append(Piece(dropped + gap, False))
+        else:
+            before = rendered
+        after = template.render(prompt + turns[: i + 1], **options)
+        turn = _continuation(before, after, n)
+        kept, dropped, found = template.encoder.cut_after_eos(turn)
+        if not found:
+            kept, dropped = turn, ""
+        pieces.append(Piece(kept, True))
+        written = after
+    last = Piece(pieces[-1].text + dropped, True)
+    return _end((*pieces[:-1], last), template)
+
+
+def _end(pieces: tuple[Piece, ...], template: Template) -> CompletionText:
+    """The last piece ends with its first EOS; what follows goes, unless the tail is kept."""
+    text, tail, found = template.encoder.cut_after_eos(pieces[-1].text)
+    if template.keep_template_tail:
+        return CompletionText(pieces, append_eos=not found)
+    return CompletionText((*pieces[:-1], Piece(text, True)), append_eos=not found, tail=tail)
+
+
+def _apart(turns: tuple[Message, ...], template: Template) -> tuple[Piece, ...]:
+    """`--prompt-format concat`: the content as it is, and what the template writes after a turn."""
+    if len(turns) != 1 or turns[0].extra:
+        raise TemplateError(
+            "--prompt-format concat reads completions of one assistant turn with a content alone",
+            got=", ".join(" ".join([m.role, *m.extra]) for m in turns),
+            fix="use --train-on last for conversations, or a template that continues its own prompt",
+        )
+    return (Piece(turns[0].content + template.tail, True),)
+
+
+def _continuation(before: str, after: str, turn: int) -> str:
+    if after.startswith(before):
+        return after[len(before) :]
+    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    view = slice(max(0, same - 40), same + 60)
+    fix = REMEDIES if turn == 0 else f"train on the last assistant turn alone with --train-on last, or {REMEDIES}"
+    raise TemplateError(
+        "the rendered prompt is not a prefix of the rendered conversation, so a completion has no beginning; they part "
+        f"after {same} characters",
+        got=f"prompt …{_plain(before[view])!r}; conversation …{_plain(after[view])!r}",
+        expected="a conversation that begins with its prompt",
+        fix=fix,
+    )
+
+
+def _plain(text: str) -> str:
+    return text.replace(OPEN, "").replace(CLOSE, "")
+
+
+class _Literals:
+    """Marks control tokens that people spelled in contents and tools, and counts the contents that do."""
+
+    def __init__(self, template: Template) -> None:
+        self._encoder = template.encoder
+        self.count = 0
+
+    def of_messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        return tuple(
+            Message(m.role, self.of_value(m.content), self.of_value(dict(m.extra)) if m.extra else m.extra)
+            for m in messages
+        )
+
+    def of_value(self, value: Any) -> Any:
+        """Strings anywhere in a JSON value, keys aside."""
+        if isinstance(value, str):
+            if not self._encoder.spells_control(value):
+                return value
+            self.count += 1
+            return self._encoder.mark(_plain(value))
+        if isinstance(value, dict):
+            return {k: self.of_value(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.of_value(v) for v in value]
+        return value

@@ -1,0 +1,284 @@
+"""Chat templates: which one renders, what it may hold, and how a base model gets one.
+
+A `Template` renders messages to text and knows where text stops (the EOS set) and what the template writes after a turn.
+How the text becomes ids, and where the completion begins, is `tokenizing`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from assent.errors import TemplateError
+from assent.models.encoding import Encoder
+from assent.models.vocabulary import add_control_tokens
+from assent.types import Message
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BUILTIN = {"chatml": CHATML}
+
+REMEDIES = (
+    "pass what the template needs with --chat-template-kwargs, give another template with --chat-template FILE, "
+    "or render prompt and completion apart with --prompt-format concat"
+)
+_CONTROL_TOKEN = re.compile(r"<\|[^\s|<>{}'\"]+\|>")
+"""What counts as a control token in a template that is attached to a base model: <|name|>."""
+_PROBE = "zqxvprobe"
+"""A content that no template writes by itself; ordinary letters, so that templates treat it like any other."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A tokenizer's chat template with options. Made by `resolve_template`.
+
+    source     Jinja text; None: the tokenizer has none, only raw strings can be read
+    eos_ids    ids that end a completion: generation config ∪ tokenizer
+    """
+
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    source: str | None
+    system: Literal["error", "merge"]
+    prompt_format: Literal["template", "concat"]
+    chat_template_kwargs: Mapping[str, Any]
+    keep_template_tail: bool
+    eos_ids: frozenset[int]
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return Encoder(self.tokenizer, eos_ids=self.eos_ids)
+
+    @property
+    def eos_id(self) -> int:
+        """The id appended where a text ends without one: the tokenizer's EOS, else the lowest of the set."""
+        own = self.tokenizer.eos_token_id
+        return own if own is not None else min(self.eos_ids)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The messages as one text. The row's `chat_template_kwargs` win over the run's.
+
+        Errors: TemplateError where there is no template, or it refuses these messages.
+        """
+        if self.source is None:
+            raise missing_template(self.tokenizer)
+        if self.refuses_system and any(m.role == "system" for m in messages):
+            if self.system == "error":
+                raise TemplateError(
+                    "the chat template refuses a system message",
+                    got=_short(next(m.content for m in messages if m.role == "system")),
+                    fix="put it into the first user turn with --system merge, or give another template with "
+                    "--chat-template FILE",
+                )
+            messages = merge_system(messages)
+        return self._render(messages, tools, {**self.chat_template_kwargs, **(chat_template_kwargs or {})},
+                            add_generation_prompt)  # fmt: skip
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        kwargs: Mapping[str, Any],
+        add_generation_prompt: bool,
+    ) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [m.as_dict() for m in messages],
+                tools=[dict(t) for t in tools] if tools else None,
+                chat_template=self.source,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+                **kwargs,
+            )
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+            roles = ", ".join(m.role for m in messages) or "none"
+            raise TemplateError(
+                f"the chat template fails on a conversation: {error}", got=f"turns: {roles}", fix=REMEDIES
+            ) from error
+        return str(text)
+
+    @cached_property
+    def refuses_system(self) -> bool:
+        """Whether the template fails on a system message, or leaves it out without a word."""
+        user = Message("user", "u")
+        try:
+            return _PROBE not in self._render((Message("system", _PROBE), user), None, self.chat_template_kwargs, True)
+        except TemplateError:
+            try:
+                self._render((user,), None, self.chat_template_kwargs, True)
+            except TemplateError:
+                return False  # it refuses more than the system message: its own error says what
+            return True
+
+    @cached_property
+    def tail(self) -> str:
+        """What the template writes after the last assistant turn's content ("" where that cannot be found)."""
+        turns = (Message("user", "u"), Message("assistant", _PROBE))
+        try:
+            return self._render(turns, None, self.chat_template_kwargs, False).partition(_PROBE)[2]
+        except TemplateError:
+            return ""
+
+    @property
+    def writes_eos(self) -> bool:
+        return self.encoder.cut_after_eos(self.tail)[2]
+
+
+def resolve_template(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat_template: str | None = None,
+    system: Literal["error", "merge"] = "error",
+    prompt_format: Literal["template", "concat"] = "template",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    keep_template_tail: bool = False,
+    eos_ids: Iterable[int] = (),
+    model: PreTrainedModel | None = None,
+) -> Template:
+    """The template of `tokenizer` with its options; with `chat_template` (chatml or a file) that one is attached first.
+
+    The EOS set is the tokenizer's EOS ∪ the generation config's ids, which `load_tokenizer` left on the tokenizer, which
+    `model` has, or which `eos_ids` gives. Pass `model` so that new control tokens get embedding rows.
+    Errors: TemplateError for a template that cannot be read, or an empty EOS set.
+    """
+    if chat_template is not None:
+        attach_template(model, tokenizer, chat_template)
+    ends = {*eos_ids, *getattr(tokenizer, "generation_eos_ids", ())}
+    if tokenizer.eos_token_id is not None:
+        ends.add(int(tokenizer.eos_token_id))
+    if model is not None:
+        ends |= generation_eos_ids(getattr(model, "generation_config", None))
+    if not ends:
+        raise TemplateError(
+            "neither the tokenizer nor the generation config names an end-of-sequence token",
+            got=tokenizer.name_or_path or type(tokenizer).__name__,
+            fix="set eos_token in the tokenizer's configuration, or attach a template with --chat-template chatml",
+        )
+    source = tokenizer.chat_template
+    if isinstance(source, dict):
+        source = source.get("default") or next(iter(source.values()), None)
+    return Template(
+        tokenizer=tokenizer,
+        source=source,
+        system=system,
+        prompt_format=prompt_format,
+        chat_template_kwargs=dict(chat_template_kwargs or {}),
+        keep_template_tail=keep_template_tail,
+        eos_ids=frozenset(ends),
+    )
+
+
+def attach_template(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, name_or_file: str) -> list[str]:
+    """Give a model a chat template; returns the control tokens that were new to it.
+
+    Control tokens of the template (<|name|>) become single tokens, new embedding rows start at the mean, and the token that
+    ends an assistant turn joins the EOS set: it becomes the tokenizer's EOS, and the generation config lists it beside the
+    old one. Attaching the same template twice changes nothing.
+    """
+    source = read_template(name_or_file)
+    wanted = list(dict.fromkeys(_CONTROL_TOKEN.findall(source)))
+    added = add_control_tokens(model, tokenizer, wanted)
+    tokenizer.chat_template = source
+    ends = set(getattr(tokenizer, "generation_eos_ids", ()))
+    if tokenizer.eos_token_id is not None:
+        ends.add(int(tokenizer.eos_token_id))
+    if model is not None:
+        ends |= generation_eos_ids(getattr(model, "generation_config", None))
+    end_of_turn = _end_of_turn(tokenizer, source)
+    if end_of_turn is not None:
+        tokenizer.eos_token = end_of_turn
+        ends.add(int(tokenizer.convert_tokens_to_ids(end_of_turn)))
+    tokenizer.generation_eos_ids = frozenset(ends)
+    if model is not None and ends:
+        set_eos_ids(model, ends, first=tokenizer.eos_token_id)
+    return added
+
+
+def read_template(name_or_file: str) -> str:
+    """Source of a builtin template or of a file."""
+    if name_or_file in BUILTIN:
+        return BUILTIN[name_or_file]
+    path = Path(name_or_file)
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(
+            "the chat template cannot be read",
+            got=name_or_file,
+            expected=f"{', '.join(BUILTIN)}, or a file with a Jinja template",
+            fix=f"check the name ({error})",
+        ) from error
+    try:
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", source)
+        )
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(
+            f"the chat template is not valid Jinja: line {error.lineno}: {error.message}", got=name_or_file
+        ) from error
+    return source
+
+
+def generation_eos_ids(generation_config: Any) -> set[int]:
+    """The EOS ids of a generation config (or any config), however they are written."""
+    ids = getattr(generation_config, "eos_token_id", None)
+    if ids is None:
+        return set()
+    return {int(i) for i in (ids if isinstance(ids, (list, tuple)) else [ids])}
+
+
+def set_eos_ids(model: PreTrainedModel, ids: Iterable[int], *, first: int | None) -> None:
+    """Write the EOS set to the model's configs, `first` at the head of the list: some tools read only that one."""
+    ordered = sorted(set(ids), key=lambda i: (i != first, i))
+    value: int | list[int] = ordered[0] if len(ordered) == 1 else ordered
+    model.config.eos_token_id = value
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.eos_token_id = value
+
+
+def merge_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """System messages go before the first user turn's content, a blank line between."""
+    system = [m.content for m in messages if m.role == "system"]
+    rest = [m for m in messages if m.role != "system"]
+    for i, message in enumerate(rest):
+        if message.role == "user":
+            rest[i] = Message("user", "\n\n".join([*system, message.content]), message.extra)
+            return tuple(rest)
+    return tuple([Message("user", "\n\n".join(system)), *rest])
+
+
+def missing_template(tokenizer: PreTrainedTokenizerBase) -> TemplateError:
+    return TemplateError(
+        "the data holds conversations, and the model has no chat template",
+        got=tokenizer.name_or_path or type(tokenizer).__name__,
+        fix="attach one with --chat-template chatml or --chat-template FILE (it is saved with the result), or give the "
+        "prompts and completions as plain strings",
+    )
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, source: str) -> str | None:
+    """The first special token that `source` writes after an assistant turn's content."""
+    probe = Template(tokenizer, source, "error", "template", {}, False, frozenset())
+    tail = probe.tail
+    found = [(tail.find(text), -len(text), text) for text in probe.encoder.control if text in tail]
+    return min(found)[2] if found else None
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")

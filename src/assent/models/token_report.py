@@ -1,0 +1,95 @@
+"""What tokenizing did to the rows: used, shortened, refused and why. Nothing is dropped in silence."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass, field
+
+from assent.models.cutting import RowText
+from assent.models.truncation import Fitted, RowIds
+
+WIDTH = 80
+
+
+@dataclass(slots=True)
+class TokenReport:
+    """Counts of rows (groups) unless a name says otherwise; lists hold the rows' sources."""
+
+    max_length: int
+    used: int = 0
+    shortened: int = 0
+    prompts_shortened: int = 0
+    turns_lost: int = 0
+    prompt_tokens_lost: int = 0
+    completions_cut: int = 0
+    completion_tokens_lost: int = 0
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    boundary_checked: int = 0
+    boundary_differs: list[str] = field(default_factory=list)
+    completions: int = 0
+    eos_appended: int = 0
+    """Completions (of conversations) whose template writes no EOS."""
+    tails_dropped: dict[str, int] = field(default_factory=dict)
+    """What templates wrote after EOS, and after how many completions."""
+    literal_controls: int = 0
+    """Rows in which a person spelled a control token; it stays text."""
+    double_bos: int = 0
+    """Rows whose prompt begins with two BOS ids."""
+    prompt_lengths: list[int] = field(default_factory=list)
+    completion_lengths: list[int] = field(default_factory=list)
+    """Tokens before any cut, of the rows used."""
+
+    @property
+    def num_refused(self) -> int:
+        return sum(map(len, self.refused.values()))
+
+    def add(self, text: RowText, row: RowIds, fitted: Fitted, bos: int | None) -> None:
+        self.used += 1
+        self.shortened += fitted.changed
+        self.prompts_shortened += fitted.prompt_tokens_lost > 0
+        self.turns_lost += fitted.turns_lost
+        self.prompt_tokens_lost += fitted.prompt_tokens_lost
+        self.completions_cut += fitted.completions_cut
+        self.completion_tokens_lost += fitted.completion_tokens_lost
+        self.literal_controls += text.literals > 0
+        self.double_bos += bos is not None and row.prompt[:2] == (bos, bos)
+        self.completions += len(row.completions)
+        self.prompt_lengths.append(len(row.prompt))
+        self.completion_lengths += [len(c.ids) for c in row.completions]
+        for completion in text.completions:
+            self.eos_appended += completion.append_eos and not text.raw
+            if completion.tail:
+                self.tails_dropped[completion.tail] = self.tails_dropped.get(completion.tail, 0) + 1
+
+    def lines(self) -> list[str]:
+        """For people, at most 80 columns."""
+        total = self.used + self.num_refused
+        out = [f"rows: {self.used} of {total} used, {self.shortened} of them shortened, {self.num_refused} refused"]
+        if self.prompts_shortened:
+            turns = f" and {self.turns_lost} turns" if self.turns_lost else ""
+            out.append(
+                f"{self.prompts_shortened} prompts lost {self.prompt_tokens_lost} tokens{turns} "
+                f"to fit max_length {self.max_length}"
+            )
+        if self.completions_cut:
+            out.append(
+                f"{self.completions_cut} completions were cut, {self.completion_tokens_lost} tokens and their EOS lost"
+            )
+        out += [f"refused, {len(s)}: {reason} ({_some(s)})" for reason, s in self.refused.items()]
+        if self.boundary_differs:
+            out.append(
+                f"prompt and completion encoded as one text give other ids in {len(self.boundary_differs)} of "
+                f"{self.boundary_checked} rows compared ({_some(self.boundary_differs)}); ours are what sampling sees"
+            )
+        if self.eos_appended:
+            out.append(f"the template writes no EOS: appended to {self.eos_appended} of {self.completions} completions")
+        out += [f"dropped after EOS: {tail!r} ({n} completions)" for tail, n in self.tails_dropped.items()]
+        if self.literal_controls:
+            out.append(f"{self.literal_controls} rows spell a control token; it was kept as text")
+        if self.double_bos:
+            out.append(f"{self.double_bos} prompts begin with two BOS")
+        return [line for text in out for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
+
+
+def _some(sources: list[str], limit: int = 3) -> str:
+    return ", ".join(sources[:limit]) + (", …" if len(sources) > limit else "")

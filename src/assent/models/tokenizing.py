@@ -1,0 +1,211 @@
+"""From rows to ids (law 8), here and only here: `tokenize_groups` for data, `encode_prompt` and `decode` for sampling.
+
+Legend: K completions of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from assent.errors import TemplateError, UsageError
+from assent.models.batch import TokenCompletion, TokenGroup
+from assent.models.cutting import CompletionText, RowText, row_text
+from assent.models.encoding import OPEN
+from assent.models.templates import Template
+from assent.models.token_report import TokenReport
+from assent.models.truncation import Refused, RowIds, fit
+from assent.types import PromptGroup, Text
+
+SAMPLE = 256
+"""Rows whose joint tokenization is compared with ours, evenly spaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """`groups` in the order of the data, `kept[i]` the index of `groups[i]` in it, `report` what became of the rest."""
+
+    groups: list[TokenGroup]
+    kept: list[int]
+    report: TokenReport
+
+
+def tokenize_groups(
+    groups: Sequence[PromptGroup],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    max_length: int,
+    train_on: Literal["all", "last"] = "all",
+    max_new_tokens: int | None = None,
+) -> Tokenized:
+    """Ids of prompts and completions, cut to `max_length` tokens of prompt and completion together.
+
+    With `max_new_tokens` the completions of the data are not read: prompts leave that much room for sampling.
+    Errors: TemplateError for a template that cannot be used; rows that cannot be used are refused and counted.
+    """
+    if template.tokenizer is not tokenizer:
+        raise UsageError("the template belongs to another tokenizer than the one given")
+    if max_new_tokens is not None and max_new_tokens >= max_length:
+        raise UsageError(
+            "max_new_tokens leaves no room for a prompt", got=max_new_tokens, expected=f"below max_length, {max_length}"
+        )
+    if max_new_tokens is not None:
+        groups = [_prompt_only(g) for g in groups]
+    report = TokenReport(max_length=max_length)
+    texts = [row_text(g, template, train_on=train_on) for g in groups]
+    rows = encode_rows(texts, template)
+    _compare_joint(groups, texts, rows, template, report)
+    out, kept = [], []
+    for i, (group, text, row) in enumerate(zip(groups, texts, rows, strict=True)):
+        source = group.source or f"row {i + 1}"
+        try:
+            shortened = fit(
+                row,
+                group,
+                max_length=max_length,
+                room=max_new_tokens,
+                start=template.encoder.start_ids,
+                again=lambda g: encode_rows([row_text(g, template, train_on=train_on)], template)[0],
+            )
+            token_group = _token_group(group, shortened.row, source, cut=shortened.changed)
+        except Refused as refusal:
+            report.refused.setdefault(refusal.reason, []).append(source)
+            continue
+        report.add(text, row, shortened, tokenizer.bos_token_id)
+        out.append(token_group)
+        kept.append(i)
+    return Tokenized(out, kept, report)
+
+
+def encode_prompt(
+    prompt: Text,
+    *,
+    template: Template,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[int, ...]:
+    """Ids of one prompt: rendered with the generation prompt, or the raw string as the tokenizer begins one."""
+    group = PromptGroup(
+        prompt=prompt,
+        tools=None if tools is None else tuple(tools),
+        chat_template_kwargs=dict(chat_template_kwargs or {}),
+    )
+    return encode_rows([row_text(group, template)], template)[0].prompt
+
+
+def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text of ids, control tokens left out, blanks as they are."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def encode_rows(texts: Sequence[RowText], template: Template) -> list[RowIds]:
+    """Ids of the texts, uncut; two batched passes of the tokenizer, and one more for each further piece."""
+    encoder = template.encoder
+    prompts = [_with_start(ids, text, template) for ids, text in zip(
+        encoder.starting([t.prompt for t in texts]), texts, strict=True)]  # fmt: skip
+    chains = [(row, c) for row, text in enumerate(texts) for c in text.completions]
+    ids: list[list[int]] = [[] for _ in chains]
+    masks: list[list[bool]] = [[] for _ in chains]
+    for depth in range(max((len(c.pieces) for _, c in chains), default=0)):
+        at = [n for n, (_, c) in enumerate(chains) if depth < len(c.pieces)]
+        before = [ids[n] or prompts[chains[n][0]] for n in at]
+        encoded = encoder.following([chains[n][1].pieces[depth].text for n in at], before)
+        for n, piece_ids in zip(at, encoded, strict=True):
+            ids[n] += piece_ids
+            masks[n] += [chains[n][1].pieces[depth].counted] * len(piece_ids)
+    completions: list[list[TokenCompletion]] = [[] for _ in texts]
+    for (row, text), i, m in zip(chains, ids, masks, strict=True):
+        completions[row].append(_completion(text, i, m, template))
+    return [RowIds(tuple(p), tuple(c)) for p, c in zip(prompts, completions, strict=True)]
+
+
+def _with_start(ids: list[int], text: RowText, template: Template) -> list[int]:
+    """A raw prompt begins as the tokenizer begins one (BOS, where it adds it), once; a rendered one as the template does."""
+    start = template.encoder.start_ids
+    if text.raw and tuple(ids[: len(start)]) != start:
+        ids = [*start, *ids]
+    bos = template.tokenizer.bos_token_id
+    if not ids and bos is not None:
+        return [bos]  # an empty prompt: the first token needs something to be predicted from
+    return ids
+
+
+def _completion(text: CompletionText, ids: list[int], mask: list[bool], template: Template) -> TokenCompletion:
+    if text.append_eos:
+        ids, mask = [*ids, template.eos_id], [*mask, True]
+    return TokenCompletion(tuple(ids), None if all(mask) else tuple(mask))
+
+
+def _prompt_only(group: PromptGroup) -> PromptGroup:
+    return PromptGroup(
+        prompt=group.prompt,
+        tools=group.tools,
+        chat_template_kwargs=group.chat_template_kwargs,
+        columns=group.columns,
+        source=group.source,
+    )
+
+
+def _compare_joint(
+    groups: Sequence[PromptGroup],
+    texts: Sequence[RowText],
+    rows: Sequence[RowIds],
+    template: Template,
+    report: TokenReport,
+) -> None:
+    """Count the rows of a sample whose ids differ where prompt and completion are encoded as one text."""
+    step = max(1, len(texts) // SAMPLE)
+    at = [
+        (i, k)
+        for i in range(0, len(texts), step)
+        for k, c in enumerate(texts[i].completions)
+        if OPEN not in texts[i].prompt and all(OPEN not in p.text for p in c.pieces)
+    ]
+    whole = [texts[i].prompt + "".join(p.text for p in texts[i].completions[k].pieces) for i, k in at]
+    differing: dict[int, None] = {}
+    for (i, k), joint in zip(at, template.encoder.starting(whole), strict=True):
+        ours = [*rows[i].prompt, *rows[i].completions[k].ids]
+        if texts[i].completions[k].append_eos:
+            ours.pop()
+        if _with_start(joint, texts[i], template) != ours:
+            differing[i] = None
+    report.boundary_checked = len({i for i, _ in at})
+    report.boundary_differs = [groups[i].source or f"row {i + 1}" for i in differing]
+
+
+def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> TokenGroup:
+    """The ids with what the row says about its completions. Errors: Refused where nothing can be learned from it."""
+    preference = group.preference
+    if not row.prompt:
+        raise Refused("the prompt is empty and the tokenizer has no BOS")
+    if any(c.num_counted == 0 for c in row.completions):
+        raise Refused("a completion has no token that counts")
+    compared = preference is not None and (preference.ranking is not None or preference.scores is not None)
+    if compared and len(row.completions) > 1 and len({c.ids for c in row.completions}) == 1:
+        raise Refused("completions do not differ" + (" after they were cut" if cut else ""))
+    if cut and group.logps is not None:
+        raise Refused("too long, and its logged log-probabilities are of the whole text")
+    completion: dict[str, np.ndarray] = {}
+    value: dict[str, float] = {}
+    if group.logps is not None:
+        completion["logp"] = np.asarray(group.logps, dtype=np.float64)
+    if preference is not None:
+        for name, numbers in (
+            ("rank", preference.ranking),
+            ("score", preference.scores),
+            ("thumb", preference.thumbs),
+        ):
+            if numbers is not None:
+                completion[name] = np.asarray(numbers, dtype=np.float64)
+        for name in ("margin", "chosen_probability", "weight"):
+            number = getattr(preference, name)
+            if number is not None:
+                value[name] = float(number)
+    if len(completion.get("rank", row.completions)) != len(row.completions):
+        raise TemplateError(f"{source}: ranks and completions differ in number")
+    return TokenGroup(row.prompt, row.completions, completion=completion, value=value, source=source)
