@@ -53,7 +53,8 @@ class Estimate:
     def from_dict(cls, fields: dict[str, Any]) -> Estimate:
         """The inverse of `as_dict`."""
         infinite = {"low": -math.inf, "high": math.inf, "standard_error": math.inf}
-        return cls(**{name: infinite[name] if value is None else value for name, value in fields.items()})
+        known: dict[str, Any] = {name: infinite[name] if value is None else value for name, value in fields.items()}
+        return cls(**known)
 
     def text(self, *, digits: int = 2) -> str:
         """`0.71 [0.66, 0.75]`, or `0.71 (too few)` where there is no interval."""

@@ -27,8 +27,8 @@ class KLEstimates:
 
 
 def kl_estimates(
-    logprobs: Sequence[Sequence[float]],
-    reference_logprobs: Sequence[Sequence[float]],
+    logprobs: Sequence[Sequence[float] | np.ndarray],
+    reference_logprobs: Sequence[Sequence[float] | np.ndarray],
     *,
     clusters: Clusters | None = None,
     confidence: float = 0.95,
