@@ -1,0 +1,1 @@
+"""Text data: column layouts, files, splits and audits. Torch-free."""

@@ -1,0 +1,263 @@
+"""`load_groups` and its inverse: from a file, a folder or a hub name to `PromptGroup`s.
+
+A row that cannot be used is an error with its line. The one exception is a pair whose completions are identical: it is
+refused, counted and listed, as long as other rows remain. `lenient` lists all bad rows in this way, for `data check`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from assent.data import texts
+from assent.data.formats import Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
+from assent.data.readers import Hasher, NumberedRow, is_gzipped, kind_of, open_parquet, plain_row, read_rows
+from assent.data.sources import open_source
+from assent.data.texts import RowError
+from assent.errors import DataError, DataFileNotFoundError, UsageError
+from assent.types import PromptGroup
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row that is not in the dataset: where it stands, and why (`reason` is the same for all rows of one fault)."""
+
+    source: str
+    reason: str
+    detail: str = ""
+
+
+class Dataset(Sequence[PromptGroup]):
+    """The groups of one file, folder or hub dataset, in its order.
+
+    `sha256` is of the content: of the unpacked bytes of a file, of the rows where there is no file.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[PromptGroup],
+        *,
+        layout: str,
+        path: str = "",
+        sha256: str = "",
+        refused: Sequence[RefusedRow] = (),
+    ) -> None:
+        self._groups = groups
+        self.layout, self.path, self.sha256, self.refused = layout, path, sha256, list(refused)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, index: int) -> PromptGroup: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PromptGroup]: ...
+    def __getitem__(self, index: int | slice) -> PromptGroup | list[PromptGroup]:
+        if isinstance(index, slice):
+            return [self._groups[i] for i in range(*index.indices(len(self)))]
+        return self._groups[index]
+
+    def __iter__(self) -> Iterator[PromptGroup]:
+        return iter(self._groups)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.path!r}, layout={self.layout!r}, {len(self)} groups, {len(self.refused)} refused)"
+
+    def refused_by_reason(self) -> dict[str, list[str]]:
+        """{reason: [source, …]}, the most frequent reason first."""
+        counts = Counter(row.reason for row in self.refused)
+        return {reason: [r.source for r in self.refused if r.reason == reason] for reason, _ in counts.most_common()}
+
+
+class _ArrowGroups(Sequence[PromptGroup]):
+    """Groups made from rows of a memory-mapped Arrow table when they are asked for."""
+
+    def __init__(self, table: datasets.Dataset, rows: list[int], *, layout: Layout | None, name: str) -> None:
+        self._table, self._rows, self._layout, self._name = table, rows, layout, name
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        assert self._layout is not None
+        row = self._rows[index]
+        return parse_row(plain_row(self._table[row]), self._layout, source=f"{self._name}:{row + 1}")
+
+
+class _Collector:
+    """Reads numbered rows, finds the layout and holds every later row to it."""
+
+    def __init__(self, *, layout: str | None, lenient: bool) -> None:
+        self.layout: Layout | None = None if layout is None else get_layout(layout)
+        self.lenient = lenient
+        self.refused: list[RefusedRow] = []
+        self.last_error: DataError | None = None
+        self._is_given = layout is not None
+        self._first = ""
+        self._known_columns: set[frozenset[str]] = set()
+
+    def groups(self, rows: Iterable[NumberedRow], name: str) -> Iterator[tuple[int, PromptGroup]]:
+        for number, row in rows:
+            source = f"{name}:{number}"
+            try:
+                if isinstance(row, RowError):
+                    raise row
+                layout = self._layout_of(row, source)
+                yield number, parse_row(row, layout, source=source)
+            except RowError as error:
+                self._refuse(error, source)
+
+    def _layout_of(self, row: Mapping[str, Any], source: str) -> Layout:
+        columns = frozenset(row)
+        if columns in self._known_columns:
+            assert self.layout is not None
+        elif self._is_given:
+            assert self.layout is not None
+            if not columns.issuperset(self.layout.required):
+                raise missing_columns(columns, self.layout)
+        elif self.layout is None:
+            self.layout, self._first = self._detect(row), source
+        else:
+            self._hold_to_layout(row)
+        self._known_columns.add(columns)
+        return self.layout
+
+    def _detect(self, row: Mapping[str, Any]) -> Layout:
+        try:
+            return detect_layout(row.keys())
+        except RowError as ambiguous:  # the columns that are null here may be another layout's
+            try:
+                return detect_layout([name for name, value in row.items() if value is not None])
+            except RowError:
+                raise ambiguous from None
+
+    def _hold_to_layout(self, row: Mapping[str, Any]) -> None:
+        assert self.layout is not None
+        found = self._detect(row)
+        if found != self.layout:
+            raise RowError(
+                "another layout",
+                f"this row has another layout than the first ({self._first})",
+                got=f"{found.name} (columns {', '.join(row)})",
+                expected=str(self.layout),
+                fix="write one file for each layout",
+            )
+
+    def _refuse(self, error: RowError, source: str) -> None:
+        message = DataError(f"{source}: {error.what}", got=error.got, expected=error.expected, fix=error.fix)
+        if not self.lenient and error.reason != texts.IDENTICAL:
+            raise message from None
+        self.last_error = message
+        self.refused.append(RefusedRow(source, error.reason, error.what))
+
+
+def load_groups(
+    path_or_name: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    lenient: bool = False,
+) -> Dataset:
+    """Loads a file, a folder or a hub dataset.
+
+    layout      one of `formats.LAYOUTS`; None finds it from the columns
+    split       of a folder or hub dataset with more than one ("train" where there is one and none is named)
+    revision    of a hub dataset
+    lenient     bad rows are listed in `Dataset.refused` instead of raised
+
+    Raises DataFileNotFoundError, DataError (with file and line) and UsageError.
+    """
+    source = open_source(os.fspath(path_or_name), split=split, revision=revision)
+    collector = _Collector(layout=layout, lenient=lenient)
+    hasher = hashlib.sha256()
+    groups: Sequence[PromptGroup]
+    if source.table is not None:
+        groups = _table_groups(source.table, collector, source.name, hasher)
+    elif all(kind_of(file) == ".parquet" for file in source.files):
+        groups = _table_groups(open_parquet(source.files, hasher), collector, source.name)
+    else:
+        groups = [group for file in source.files for group in _file_groups(file, collector, hasher)]
+    return _finish(groups, collector, path=source.name, sha256=hasher.hexdigest())
+
+
+def _file_groups(file: Path, collector: _Collector, hasher: Hasher) -> Iterator[PromptGroup]:
+    if kind_of(file) == ".parquet":
+        yield from _table_groups(open_parquet([file], hasher), collector, str(file))
+    else:
+        for _, group in collector.groups(read_rows(file, hasher), str(file)):
+            yield group
+
+
+def _table_groups(
+    table: datasets.Dataset, collector: _Collector, name: str, hasher: Hasher | None = None
+) -> _ArrowGroups:
+    """Reads every row once to check it (and to hash it, where no file was hashed), and keeps the good ones' numbers."""
+
+    def rows() -> Iterator[NumberedRow]:
+        for number, row in enumerate(table, start=1):
+            plain = plain_row(row)
+            if hasher is not None:
+                hasher.update(json.dumps(plain, sort_keys=True, default=str).encode() + b"\n")
+            yield number, plain
+
+    kept = [number - 1 for number, _ in collector.groups(rows(), name)]
+    return _ArrowGroups(table, kept, layout=collector.layout, name=name)
+
+
+def _finish(groups: Sequence[PromptGroup], collector: _Collector, *, path: str, sha256: str) -> Dataset:
+    if groups:
+        assert collector.layout is not None
+        return Dataset(groups, layout=collector.layout.name, path=path, sha256=sha256, refused=collector.refused)
+    if not collector.refused:
+        raise DataError(f"{path} is empty: it has no rows", fix="check how the file was written")
+    last = collector.last_error
+    assert last is not None
+    reasons = Counter(row.reason for row in collector.refused)
+    if set(reasons) == {texts.IDENTICAL}:
+        what = f"{path}: `chosen` and `rejected` are identical in every row ({len(collector.refused)} rows)"
+        fix: str | None = "check how the columns were made: one was probably copied to the other"
+    else:
+        faults = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        what, fix = f"{path}: no row can be used: {faults}. The last: {last.what}", last.fix
+    raise DataError(what, got=last.got, expected=last.expected, fix=fix)
+
+
+def write_groups(path: str | os.PathLike[str], groups: Iterable[PromptGroup], layout: str) -> None:
+    """Writes JSONL (gzipped by the suffix `.gz`), such that `load_groups` gives the same groups back.
+
+    Every row is read back before it is written: a group that holds what the layout has no place for is a DataError,
+    and nothing is written. The file appears whole or not at all.
+    """
+    target = Path(path)
+    if kind_of(target) not in (".jsonl", ".ndjson"):
+        raise UsageError(f"cannot write {target}", got=target.suffix or "no suffix", expected=".jsonl or .jsonl.gz")
+    chosen = get_layout(layout)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as raw:
+            # No file name and no time in the header: the same groups give the same bytes.
+            file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if is_gzipped(target) else raw
+            for group in groups:
+                file.write(json.dumps(write_row(group, chosen), ensure_ascii=False).encode() + b"\n")
+            if file is not raw:
+                file.close()
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.replace(target)
+    except FileNotFoundError:
+        raise DataFileNotFoundError(f"there is no folder {target.parent}", fix="create it first") from None
+    finally:
+        temporary.unlink(missing_ok=True)

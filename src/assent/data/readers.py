@@ -1,0 +1,237 @@
+"""Files to rows: JSONL, JSON, CSV and Parquet, each also gzipped.
+
+A reader yields (number, row): the line of the file where it has lines, the row otherwise, both from 1. A line that
+cannot be read comes as a RowError in the place of its row, so that the loader decides whether to stop.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from assent.data import texts
+from assent.data.texts import RowError
+from assent.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+NumberedRow = tuple[int, Mapping[str, Any] | RowError]
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+
+
+class Hasher(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def kind_of(path: Path) -> str | None:
+    """The suffix that decides how a file is read, `.gz` aside; None for a file of no known kind."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def is_gzipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def read_rows(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
+    """The rows of a JSONL, JSON or CSV file; the hash is of the unpacked bytes."""
+    readers: dict[str, Callable[[Path, Hasher], Iterator[NumberedRow]]] = {".json": _read_json, ".csv": _read_csv}
+    try:
+        yield from readers.get(kind_of(path) or "", _read_jsonl)(path, hasher)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path} cannot be unpacked: {error}", expected="a complete gzip file", fix="fetch or write it again"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _lines(path: Path, hasher: Hasher) -> Iterator[tuple[int, bytes]]:
+    with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            hasher.update(line)
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _read_jsonl(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
+    for number, line in _lines(path, hasher):
+        if line.strip():
+            yield number, _parse_line(line)
+
+
+def _parse_line(line: bytes) -> Mapping[str, Any] | RowError:
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return RowError(
+            "not UTF-8", f"not UTF-8: {error.reason} at byte {error.start}", fix="convert the file to UTF-8"
+        )
+    except json.JSONDecodeError as error:
+        return RowError(
+            "broken JSON",
+            f"broken JSON: {error.msg} at column {error.colno}",
+            got=texts.shorten(line.decode().rstrip("\r\n")),
+            expected="one JSON object on each line",
+        )
+    except RecursionError:
+        return RowError("broken JSON", "JSON nested too deeply")
+    return _require_object(value)
+
+
+def _require_object(value: object) -> Mapping[str, Any] | RowError:
+    if isinstance(value, Mapping):
+        return value
+    return RowError(
+        "not an object",
+        "the row is not a JSON object",
+        got=f"{type(value).__name__} {texts.shorten(value)}",
+        expected='an object of columns, such as {"prompt": …, "completion": …}',
+    )
+
+
+def _read_text(path: Path, hasher: Hasher) -> str:
+    data = b"".join(line for _, line in _lines(path, hasher))
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8: {error.reason}", fix="convert the file to UTF-8") from None
+
+
+def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
+    """An array of objects. Files named `.json` that hold one object on each line are read as JSONL."""
+    text = _read_text(path, hasher)
+    if text.lstrip()[:1] != "[":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield number, _parse_line(line.encode())
+        return
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}",
+            expected="one array of objects",
+        ) from None
+    yield from ((number, _require_object(row)) for number, row in enumerate(rows, start=1))
+
+
+STRUCTURED_COLUMNS = {
+    "messages", "conversations", "completions", "ranking", "scores", "labels", "logps", "tools", "chat_template_kwargs",
+}  # fmt: skip
+NUMBER_COLUMNS = {"margin", "weight", "chosen_probability", "chosen_logps", "rejected_logps", "score", "logp"}
+TEXT_COLUMNS = {"prompt", "completion", "chosen", "rejected"}
+
+
+def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
+    """Lists stand in a cell as JSON; so do message lists. An empty cell is a missing value. `number` is the line."""
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than one long conversation
+    reader = csv.reader(io.StringIO(_read_text(path, hasher), newline=""))
+    header = next(reader, None)
+    if header is None:
+        return
+    end = reader.line_num
+    try:
+        for cells in reader:
+            start, end = end + 1, reader.line_num
+            if cells:
+                yield start, _parse_cells(header, cells)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: broken CSV: {error}") from None
+
+
+def _parse_cells(header: list[str], cells: list[str]) -> Mapping[str, Any] | RowError:
+    if len(cells) != len(header):
+        return RowError(
+            "wrong number of cells",
+            f"{len(cells)} cells under {len(header)} columns",
+            got=texts.shorten(cells),
+            expected=", ".join(header),
+            fix="quote cells that hold commas or line breaks",
+        )
+    try:
+        return {name: _parse_cell(name, cell) for name, cell in zip(header, cells, strict=True)}
+    except RowError as error:
+        return error
+
+
+def _parse_cell(column: str, cell: str) -> object:
+    if not cell:
+        return None
+    if column in STRUCTURED_COLUMNS:
+        try:
+            return json.loads(cell)
+        except json.JSONDecodeError as error:
+            raise RowError(
+                f"bad `{column}`", f"the cell `{column}` is not JSON: {error.msg}", got=texts.shorten(cell)
+            ) from None
+    if column in TEXT_COLUMNS:
+        return _messages_in(cell)
+    if column in NUMBER_COLUMNS:
+        try:
+            return float(cell)
+        except ValueError:
+            return cell  # the layout says what it expected
+    if column == "label":
+        return {"true": True, "false": False, "1": True, "0": False}.get(cell.strip().lower(), cell)
+    return cell
+
+
+def _messages_in(cell: str) -> object:
+    """A cell that is JSON of messages is a conversation; every other one is raw text."""
+    if not cell.startswith(("[", "{")):
+        return cell
+    try:
+        value = json.loads(cell)
+    except json.JSONDecodeError:
+        return cell
+    items = value if isinstance(value, list) else [value]
+    is_conversation = items and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in items)
+    return value if is_conversation else cell
+
+
+def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
+    """Parquet files as one memory-mapped Arrow table (in the cache of `datasets`); gzipped ones are held in memory."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    tables = []
+    for path in paths:
+        try:
+            data = gzip.decompress(path.read_bytes()) if is_gzipped(path) else None
+            with pyarrow.parquet.ParquetFile(io.BytesIO(data) if data is not None else path) as file:
+                if data is not None:
+                    tables.append(datasets.Dataset(datasets.table.InMemoryTable(file.read())))
+        except (pyarrow.ArrowInvalid, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{path} is not a readable Parquet file: {error}", fix="fetch or write it again") from None
+        with path.open("rb") as raw:
+            while block := raw.read(1 << 20):
+                hasher.update(block)
+    mapped = [str(path) for path in paths if not is_gzipped(path)]
+    if mapped:
+        loaded = datasets.Dataset.from_parquet(mapped)
+        assert isinstance(loaded, datasets.Dataset)
+        tables.append(loaded)
+    return tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
+
+
+def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of Arrow without the nulls with which it pads the keys of nested objects."""
+    return {name: _without_nulls(value) for name, value in row.items()}
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value

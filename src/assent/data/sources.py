@@ -1,0 +1,185 @@
+"""What a name stands for: a file, a folder of files, a folder that `datasets` saved, or a dataset on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assent.data import texts
+from assent.data.readers import SUFFIXES, kind_of
+from assent.errors import DataError, DataFileNotFoundError, UsageError
+
+if TYPE_CHECKING:
+    import datasets
+
+HUB_TIMEOUT_SECONDS = 10
+
+SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test",
+               "evaluation": "test", "validation": "validation", "valid": "validation", "val": "validation",
+               "dev": "validation"}  # fmt: skip
+"""The words in file and folder names that name a split, as `datasets` reads them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Either files to read one after the other, or a table of `datasets`."""
+
+    name: str
+    files: list[Path] = field(default_factory=list)
+    table: datasets.Dataset | None = None
+
+
+def open_source(name: str, *, split: str | None, revision: str | None) -> Source:
+    path = Path(name).expanduser()
+    if not path.exists():
+        if looks_like_file(name):
+            raise missing_file(path)
+        return _open_hub(name, split=split, revision=revision)
+    if revision is not None:
+        raise UsageError(
+            f"{name} is on this machine: `revision` is for datasets on the hub", got=f"revision {revision}"
+        )
+    if path.is_dir():
+        return _open_folder(path, split)
+    if split is not None:
+        raise UsageError(f"{name} is one file: `split` is for folders and hub datasets", got=f"split {split}")
+    if kind_of(path) is None:
+        raise DataError(
+            f"{name} is of no known kind",
+            got=path.suffix or "no suffix",
+            expected=", ".join(SUFFIXES) + ", each also with .gz",
+            fix="rename or convert the file",
+        )
+    return Source(name, [path])
+
+
+def looks_like_file(name: str) -> bool:
+    """True for what cannot be `owner/name` or `name` on the hub."""
+    is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) is not None
+    return not is_hub_name or kind_of(Path(name)) is not None or name.endswith((".gz", ".txt", ".tsv", ".arrow"))
+
+
+def missing_file(path: Path) -> DataFileNotFoundError:
+    folder = path.parent
+    close = None
+    if folder.is_dir():
+        close = texts.nearest(path.name, (item.name for item in folder.iterdir()))
+    return DataFileNotFoundError(
+        f"there is no file {path}",
+        expected="a file (" + ", ".join(SUFFIXES) + ", each also with .gz), a folder, or a hub name owner/name",
+        fix=f"did you mean {folder / close}?" if close else None if folder.is_dir() else f"there is no folder {folder}",
+    )
+
+
+def _choose_split(found: list[str], split: str | None, name: str) -> str:
+    if split is None and (len(found) == 1 or "train" in found):
+        return "train" if "train" in found else found[0]
+    if split in found:
+        return split
+    what = f"{name} has no split {split!r}" if split is not None else f"{name} has several splits and none is `train`"
+    raise DataError(what, got=split, expected=", ".join(found), fix="name one of them")
+
+
+def _open_folder(path: Path, split: str | None) -> Source:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        import datasets
+
+        try:
+            loaded: Any = datasets.load_from_disk(str(path))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path} is not a readable folder of `datasets`: {error}") from None
+        return _from_loaded(loaded, str(path), split)
+    files = sorted(item for item in path.rglob("*") if item.is_file() and kind_of(item) and not _is_hidden(item, path))
+    if not files:
+        raise DataError(
+            f"the folder {path} holds no data",
+            got=", ".join(sorted(item.name for item in path.iterdir())[:8]) or "an empty folder",
+            expected="data files (" + ", ".join(SUFFIXES) + "), or what `datasets` saved with save_to_disk",
+        )
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(_split_of(file.relative_to(path)), []).append(file)
+    chosen = _choose_split(list(by_split), split, str(path))
+    return Source(f"{path}[{chosen}]" if len(by_split) > 1 else str(path), by_split[chosen])
+
+
+def _is_hidden(item: Path, root: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in item.relative_to(root).parts)
+
+
+def _split_of(file: Path) -> str:
+    words = re.split(r"[^a-z]+", str(file).lower())
+    return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), "train")
+
+
+def _from_loaded(loaded: Any, name: str, split: str | None) -> Source:
+    import datasets
+
+    if isinstance(loaded, datasets.DatasetDict):
+        chosen = _choose_split(list(loaded), split, name)
+        return Source(f"{name}[{chosen}]" if len(loaded) > 1 else name, table=loaded[chosen])
+    if split is not None:
+        raise UsageError(f"{name} has no splits", got=f"split {split}")
+    return Source(name, table=loaded)
+
+
+def _open_hub(name: str, *, split: str | None, revision: str | None) -> Source:
+    import datasets
+
+    offline = _unreachable(name, revision)
+    try:
+        with _offline(offline is not None):  # then only what is in the cache, and no minutes of retries
+            loaded = datasets.load_dataset(name, revision=revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        if offline is not None:
+            raise DataError(
+                f"there is no file or folder {name!r} here, and the hub cannot be asked for a dataset of that name",
+                got=offline,
+                expected="a file, a folder, or a hub name with a network (or in the cache of `datasets`)",
+                fix="check the path; without a network, fetch the dataset on another machine and give its folder",
+            ) from None
+        raise DataError(f"the hub dataset {name!r} cannot be loaded: {error}") from None
+    return _from_loaded(loaded, name, split)
+
+
+def _unreachable(name: str, revision: str | None) -> str | None:
+    """Asks the hub once. None where it answered; the reason where there is no network; an error where it refused."""
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    page = f"https://huggingface.co/datasets/{name}"
+    try:
+        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+    except GatedRepoError:
+        raise DataError(
+            f"the hub dataset {name!r} is gated", fix=f"ask for access at {page}, then run: hf auth login"
+        ) from None
+    except RepositoryNotFoundError:
+        raise DataError(
+            f"there is no file or folder {name!r} here, and no such dataset on the hub",
+            fix=f"check the name at {page}; for a private dataset run: hf auth login",
+        ) from None
+    except RevisionNotFoundError:
+        raise DataError(f"the hub dataset {name!r} has no revision {revision!r}", fix=f"see {page}") from None
+    except Exception as error:  # the transport's own classes change with the library's version
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
+
+
+@contextmanager
+def _offline(on: bool) -> Iterator[None]:
+    """`HF_HUB_OFFLINE=1` for the time of one call: both libraries read it from the environment only at import."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    before = (datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE)
+    if on:
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = before

@@ -1,0 +1,238 @@
+"""From the values of a row to `Text`: raw strings stay raw, message lists become tuples of `Message`.
+
+Role names of ShareGPT (`from`/`value`, human, gpt …) are translated here, and only here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from assent.types import Message, Text
+
+ROLES = ("system", "user", "assistant", "tool")
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+SHAREGPT_NAMES = {"user": "human", "assistant": "gpt", "system": "system", "tool": "tool"}
+
+
+class RowError(Exception):
+    """A row that cannot be used. It knows no file and no line: the loader adds them.
+
+    reason      short and the same for all rows with the same fault, so that rows can be counted by it
+    """
+
+    def __init__(
+        self, reason: str, what: str, *, got: object = None, expected: object = None, fix: str | None = None
+    ) -> None:
+        self.reason, self.what, self.got, self.expected, self.fix = reason, what, got, expected, fix
+        super().__init__(what)
+
+
+IDENTICAL = "chosen and rejected are identical"
+EMPTY_COMPLETION = "empty completion"
+EMPTY_PROMPT = "empty prompt"
+NOT_TEXT = "not text"
+
+
+def shorten(value: object, width: int = 80) -> str:
+    """`repr`, cut in the middle of long values so that a message stays one line."""
+    text = repr(value)
+    return text if len(text) <= width else f"{text[: width - 4]} …{text[-1]}"
+
+
+def nearest(word: str, options: Iterable[str]) -> str | None:
+    matches = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def parse_text(value: object, column: str) -> Text:
+    """A string, a list of messages, or a single message (ShareGPT's `chosen`)."""
+    if isinstance(value, str):
+        return _valid_unicode(value, column)
+    if isinstance(value, Mapping):
+        return (_parse_message(value, column),)
+    if isinstance(value, list | tuple):
+        return tuple(_parse_message(message, column) for message in value)
+    raise RowError(
+        NOT_TEXT,
+        f"`{column}` is not text",
+        got=f"{type(value).__name__} {shorten(value)}",
+        expected="a string, or a list of messages {role, content}",
+        fix=f"give `{column}` text, or remove the row",
+    )
+
+
+def parse_messages(value: object, column: str) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        raise RowError(
+            "not a list of messages",
+            f"`{column}` is a plain string",
+            got=shorten(value),
+            expected="a list of messages {role, content}, or of {from, value}",
+        )
+    text = parse_text(value, column)
+    assert not isinstance(text, str)
+    return text
+
+
+def _parse_message(value: object, column: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise RowError(
+            NOT_TEXT,
+            f"`{column}` holds something that is not a message",
+            got=f"{type(value).__name__} {shorten(value)}",
+            expected="messages {role, content}, or {from, value}",
+        )
+    if "role" in value:
+        role_key, content_key, names = "role", "content", {role: role for role in ROLES}
+    elif "from" in value:
+        role_key, content_key, names = "from", "value", SHAREGPT_ROLES
+    else:
+        raise RowError(
+            "message without role",
+            f"a message of `{column}` has no role",
+            got=f"keys {', '.join(map(str, value)) or '(none)'}",
+            expected="{role, content}, or {from, value}",
+        )
+    role = value[role_key]
+    if not isinstance(role, str) or role not in names:
+        close = nearest(role, names) if isinstance(role, str) else None
+        raise RowError(
+            "unknown role",
+            f"unknown role in `{column}`" + (f" (did you mean {close!r}?)" if close else ""),
+            got=shorten(role),
+            expected=", ".join(names),
+        )
+    content = value.get(content_key)
+    extra = {key: item for key, item in value.items() if key not in (role_key, content_key)}
+    if content is None and extra:  # an assistant turn that only calls tools
+        content = ""
+    if not isinstance(content, str):
+        raise RowError(
+            NOT_TEXT,
+            f"the content of a {names[role]} message of `{column}` is not text",
+            got=f"{type(content).__name__} {shorten(content)}",
+            expected="a string",
+        )
+    return Message(names[role], _valid_unicode(content, column), extra)
+
+
+def _valid_unicode(text: str, column: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(
+            NOT_TEXT,
+            f"`{column}` holds half of a surrogate pair, which no tokenizer can read",
+            got=f"{text[error.start : error.end]!r} at character {error.start}",
+            expected="valid Unicode",
+        ) from None
+    return text
+
+
+def require_prompt(prompt: Text, column: str) -> Text:
+    blank = not prompt.strip() if isinstance(prompt, str) else not any(m.content.strip() or m.extra for m in prompt)
+    if blank:
+        raise RowError(EMPTY_PROMPT, f"`{column}` is empty", got=shorten(as_plain(prompt)), expected="text")
+    return prompt
+
+
+def require_completion(completion: Text, column: str) -> Text:
+    """The completion is not blank, begins with an assistant turn, and no assistant turn of it is blank."""
+    if isinstance(completion, str):
+        blank = not completion.strip()
+    else:
+        blank = not completion or any(
+            m.role == "assistant" and not m.content.strip() and not m.extra for m in completion
+        )
+    if blank:
+        raise RowError(
+            EMPTY_COMPLETION,
+            f"`{column}` is empty",
+            got=shorten(as_plain(completion)),
+            expected="text with at least one visible character",
+            fix="remove the row, or give it a completion",
+        )
+    if not isinstance(completion, str) and completion[0].role != "assistant":
+        raise RowError(
+            "completion does not begin with an assistant turn",
+            f"`{column}` begins with a {completion[0].role} turn",
+            got=" → ".join(m.role for m in completion),
+            expected="assistant first: earlier turns belong to the prompt",
+        )
+    return completion
+
+
+def require_same_kind(prompt: Text, completion: Text, column: str) -> None:
+    if isinstance(prompt, str) != isinstance(completion, str):
+        kinds = ["a plain string" if isinstance(text, str) else "a list of messages" for text in (prompt, completion)]
+        raise RowError(
+            "prompt and completion of different kinds",
+            f"the prompt is {kinds[0]}, but `{column}` is {kinds[1]}",
+            expected="both plain strings (raw text, no template), or both lists of messages",
+            fix="write both in the same way",
+        )
+
+
+def as_plain(text: Text) -> Any:
+    """What stands in a file for `text`."""
+    return text if isinstance(text, str) else [message.as_dict() for message in text]
+
+
+def as_sharegpt(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    return [{"from": SHAREGPT_NAMES[m.role], "value": m.content, **m.extra} for m in messages]
+
+
+def key(text: Text) -> str:
+    """A string that two texts share exactly if they are equal."""
+    return text if isinstance(text, str) else json.dumps(as_plain(text), sort_keys=True, default=str)
+
+
+def visible(text: Text) -> str:
+    """The text without roles, for counting words and characters."""
+    return text if isinstance(text, str) else "\n".join(message.content for message in text)
+
+
+def parse_number(
+    value: object, column: str, *, low: float = -math.inf, high: float = math.inf, expected: str = "a finite number"
+) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        number = None
+    else:
+        number = float(value)
+    if number is None or not low <= number <= high:
+        raise RowError(f"bad `{column}`", f"`{column}` is not usable", got=shorten(value), expected=expected)
+    return number
+
+
+def parse_boolean(value: object, column: str, *, expected: str) -> bool:
+    """True and false, or the numbers 1 and 0 that some files write for them."""
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    raise RowError(f"bad `{column}`", f"`{column}` is not usable", got=shorten(value), expected=expected)
+
+
+def parse_list(value: object, column: str, *, length: int | None = None, of: str = "completions") -> list[Any]:
+    if not isinstance(value, list | tuple) or not value:
+        raise RowError(f"bad `{column}`", f"`{column}` is not a list with entries", got=shorten(value))
+    if length is not None and len(value) != length:
+        raise RowError(
+            f"bad `{column}`",
+            f"`{column}` has {len(value)} entries for {length} {of}",
+            got=shorten(value),
+            expected=f"one entry for each of the {of}",
+        )
+    return list(value)
