@@ -1,0 +1,174 @@
+"""Attention over a packed row: our function for transformers' `AttentionInterface`, and the switch that selects it.
+
+The function is registered by name without a mask function, so models build no mask and hand over None; the segment
+table reaches it as a keyword argument of the model's `forward`. It takes only keywords that it implements: anything
+else raises, and the probe at load (`tiers.py`) then chooses another tier.
+
+Legend: T row tokens, H query heads, J key heads, D head width, B segments of a bucket, Lq and Lk its queries and keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from assent.models.segments import Bucket, Segments
+
+NAME = "assent_segments"
+"""Name of the attention function, and of the keyword that carries the segments."""
+
+_NEUTRAL = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"})
+"""Keywords that say nothing about which keys a query sees, nor with what weight (positions are applied before)."""
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    assent_segments: Segments | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """(1, H, T, D), (1, J, T, D), (1, J, T, D') -> (1, T, H, D'): each token sees its prompt and its own completion.
+
+    sliding_window   a query sees itself and up to `sliding_window - 1` positions before it (Mistral, Gemma, gpt-oss)
+    softcap          scores become softcap · tanh(scores / softcap) (Gemma 2)
+    s_aux            (H,) a score for each head that takes part in the softmax and carries no value (gpt-oss's sinks)
+    """
+    given = sorted(n for n, v in others.items() if n not in _NEUTRAL and v is not None and v is not False)
+    if assent_segments is None or attention_mask is not None or dropout or is_causal is False or given:
+        raise ValueError(
+            f"attention over segments cannot serve this call: segments {'given' if assent_segments else 'missing'}, "
+            f"mask {'given' if attention_mask is not None else 'none'}, dropout {dropout}, is_causal {is_causal}, "
+            f"other keywords {given}"
+        )
+    if query.shape[0] != 1 or key.shape[2] != query.shape[2]:
+        raise ValueError(f"expected one row without a cache, got queries {query.shape} and keys {key.shape}")
+    segments = assent_segments
+    segments.calls += 1
+    segments.windows.append(sliding_window)
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    parts = _by_bucket(segments, query, key, value)
+    outputs = []
+    for bucket, q, k, v in parts:
+        if softcap is None and s_aux is None:
+            out = _fused(bucket, q, k, v, scale=scale, window=sliding_window)
+        else:
+            out = _explicit(bucket, q, k, v, scale=scale, window=sliding_window, softcap=softcap, sinks=s_aux)
+        outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1] * out.shape[3]))
+    rows = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return segments.scatter(rows).view(1, query.shape[2], query.shape[1], value.shape[3]), None
+
+
+def _by_bucket(segments: Segments, *projections: Tensor) -> Iterator[tuple[Bucket, Tensor, Tensor, Tensor]]:
+    """Queries (B, H, Lq, D), keys (B, J, Lk, D) and values (B, J, Lk, D') of each bucket, padding included."""
+    flat = [p[0].transpose(0, 1).reshape(p.shape[2], -1) for p in projections]
+    sizes = [b.queries.stop - b.queries.start for b in segments.buckets]
+    key_sizes = [b.keys.stop - b.keys.start for b in segments.buckets]
+    gathered = (
+        segments.gather_queries(flat[0]).split(sizes),
+        segments.gather_keys(flat[1]).split(key_sizes),
+        segments.gather_keys(flat[2]).split(key_sizes),
+    )
+    for index, bucket in enumerate(segments.buckets):
+        number, lq, lk = bucket.shape
+        q, k, v = (
+            rows[index].view(number, length, p.shape[1], p.shape[3]).transpose(1, 2)
+            for rows, length, p in zip(gathered, (lq, lk, lk), projections, strict=True)
+        )
+        yield bucket, q, k, v
+
+
+def _fused(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None) -> Tensor:
+    is_plain = bucket.is_causal and (window is None or window >= bucket.shape[2])
+    mask = None if is_plain else bucket.mask(window, q.dtype)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_plain, scale=scale, enable_gqa=grouped)
+
+
+def _explicit(
+    bucket: Bucket,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """The same by plain matrix products, for what no fused kernel offers. Softmax in float32 or wider."""
+    number, heads, lq, width = q.shape
+    key_heads = k.shape[1]
+    q = q.reshape(number, key_heads, heads // key_heads, lq, width)
+    scores = torch.matmul(q, k.unsqueeze(2).transpose(-1, -2)) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = scores + bucket.mask(window, scores.dtype).unsqueeze(2)
+    if sinks is not None:
+        sink = sinks.to(scores.dtype).view(1, key_heads, -1, 1, 1).expand(number, -1, -1, lq, 1)
+        weights = torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    return torch.matmul(weights.to(v.dtype), v.unsqueeze(2)).reshape(number, heads, lq, v.shape[-1])
+
+
+@contextmanager
+def selected(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
+    """Let `model` use the attention function `name` inside the block; its own again afterwards, errors included."""
+    own = model.config._attn_implementation
+    _set(model, name)
+    try:
+        yield
+    finally:
+        _set(model, own)
+
+
+def _set(model: PreTrainedModel, name: str | None) -> None:
+    # The public setter checks that weights, kernels and packages are there, which costs more than a forward of a
+    # small model, and it rewrites sub-configurations; the field is what attention modules read.
+    model.config._attn_implementation_internal = name
+
+
+def guard_checkpointing(model: PreTrainedModel) -> None:
+    """Make activation checkpointing recompute a layer with the attention function that it was computed with.
+
+    The recomputation happens in `backward`, when the switch of `selected` is long back; without this it would run
+    the model's own attention over the packed row and give wrong gradients, without an error.
+    """
+    for module in model.modules():
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        if checkpoint is not None and not getattr(checkpoint, "is_guarded", False):
+            module._gradient_checkpointing_func = _guarded(checkpoint, model)  # type: ignore[assignment]
+
+
+def _guarded(checkpoint: Callable[..., Any], model: PreTrainedModel) -> Callable[..., Any]:
+    def guarded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        name = model.config._attn_implementation
+
+        def run(*inputs: Any, **options: Any) -> Any:
+            with selected(model, name):
+                return function(*inputs, **options)
+
+        return checkpoint(run, *args, **kwargs)
+
+    guarded.is_guarded = True  # type: ignore[attr-defined]
+    return guarded
+
+
+AttentionInterface.register(NAME, attention)

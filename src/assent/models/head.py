@@ -1,0 +1,161 @@
+"""Log-probabilities of given tokens from hidden states, without ever holding the logits of more than a chunk.
+
+Legend: N tokens, d hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_BYTES = 32 * 2**20
+"""Logits of one chunk, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """How a model makes logits of its head's output z: softcap · tanh(z · scale / softcap) / temperature."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+
+    @staticmethod
+    def of(config: Any, *, temperature: float = 1.0) -> Logits:
+        """What the configuration declares (Cohere's scale, Granite's divisor, Gemma's cap); the probe checks it."""
+        config = config.get_text_config()
+        scale = getattr(config, "logit_scale", None) or 1.0
+        divisor = getattr(config, "logits_scaling", None) or 1.0
+        return Logits(float(scale / divisor), getattr(config, "final_logit_softcapping", None), temperature)
+
+    def apply(self, z: Tensor) -> Tensor:
+        """In float32 or wider, in place where z already is and nothing records it."""
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        if self.softcap is not None:
+            return torch.tanh(z * (self.scale / self.softcap)) * (self.softcap / self.temperature)
+        factor = self.scale / self.temperature
+        return z if factor == 1.0 else z * factor
+
+
+def log_probabilities(
+    head: nn.Module, hidden: Tensor, targets: Tensor, *, logits: Logits, want_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(N, d), (N,) -> log-probability (N,) of each target and, if wanted, the distribution's entropy in nats (N,).
+
+    A plain linear head goes through one function that recomputes each chunk's logits in the backward pass; a head
+    with adapters, hooks or another type is called as the module it is, in checkpointed chunks. Both in float32.
+    """
+    if is_plain_linear(head):
+        logp, entropy = _LinearLogProbs.apply(hidden, head.weight, head.bias, targets, logits, want_entropy)
+        return logp, entropy if want_entropy else None
+    size = chunk_size(getattr(head, "out_features", None) or 2**17)
+    logps, entropies = [], []
+    for h, t in zip(hidden.split(size), targets.split(size), strict=True):
+        if torch.is_grad_enabled():
+            logp, entropy = checkpoint(_of_chunk, head, h, t, logits, want_entropy, use_reentrant=False)
+        else:
+            logp, entropy = _of_chunk(head, h, t, logits, want_entropy)
+        logps.append(logp)
+        entropies.append(entropy)
+    return torch.cat(logps), torch.cat(entropies) if want_entropy else None
+
+
+def is_plain_linear(head: nn.Module) -> bool:
+    """Whether reading `weight` and `bias` is the same as calling the module: no adapter, hook, sharding or subclass."""
+    hooks = head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks
+    return type(head) is nn.Linear and not any(hooks) and type(head.weight) in (nn.Parameter, Tensor)
+
+
+def chunk_size(vocabulary: int) -> int:
+    return max(16, CHUNK_BYTES // (4 * vocabulary))
+
+
+def _of_chunk(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, logits: Logits, want_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    logp = logits.apply(head(hidden)).log_softmax(-1)
+    entropy = -(logp.exp() * logp).sum(-1) if want_entropy else None
+    return logp.gather(1, targets[:, None])[:, 0], entropy
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """d logp[t] / dz = onehot(t) - p and d entropy / dz = -p (log p + entropy), chunk by chunk, nothing kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        logits: Logits,
+        want_entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        # Autocast is off inside autograd functions' backward: the type is decided once, here, for both.
+        kind = hidden.device.type
+        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.logits, ctx.want_entropy, ctx.cast = logits, want_entropy, cast
+        wide = torch.promote_types(cast, torch.float32)
+        logp = hidden.new_empty(len(hidden), dtype=wide)
+        entropy = hidden.new_empty(len(hidden) if want_entropy else 0, dtype=wide)
+        with torch.autocast(kind, enabled=False):
+            w, b = weight.to(cast), None if bias is None else bias.to(cast)
+            for part in _chunks(len(hidden), len(weight)):
+                z = logits.apply(F.linear(hidden[part].to(cast), w, b))
+                lse = torch.logsumexp(z, -1)
+                logp[part] = z.gather(1, targets[part, None])[:, 0] - lse
+                if want_entropy:
+                    entropy[part] = lse - (z.sub(lse[:, None]).exp_() * z).sum(-1)
+        return logp, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        logits, cast = ctx.logits, ctx.cast
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        w, b = weight.to(cast), None if bias is None else bias.to(cast)
+        for part in _chunks(len(hidden), len(weight)):
+            h = hidden[part].to(cast)
+            raw = F.linear(h, w, b)
+            z = logits.apply(raw)
+            grad = _grad_logits(z, targets[part], grads[0][part], grads[1][part] if ctx.want_entropy else None)
+            if logits.softcap is not None:  # z is softcap/temperature · tanh(…)
+                grad *= 1 - (z * (logits.temperature / logits.softcap)).square_()
+            if (factor := logits.scale / logits.temperature) != 1.0:
+                grad *= factor
+            grad = grad.to(cast)
+            if grad_hidden is not None:
+                grad_hidden[part] = grad @ w
+            if grad_weight is not None:
+                grad_weight.addmm_(grad.t(), h) if cast == weight.dtype else grad_weight.add_(grad.t() @ h)
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _grad_logits(z: Tensor, targets: Tensor, grad_logp: Tensor, grad_entropy: Tensor | None) -> Tensor:
+    """(n, V) gradient of the logits (after scale, soft-cap and temperature)."""
+    p = z.softmax(-1)
+    if grad_entropy is None:
+        grad = p.mul_(-grad_logp[:, None])
+    else:
+        log_p = z - torch.logsumexp(z, -1, keepdim=True)
+        entropy = -(p * log_p).sum(-1, keepdim=True)
+        grad = p.mul_(-(grad_logp[:, None] + grad_entropy[:, None] * (log_p + entropy)))
+    return grad.scatter_add_(1, targets[:, None], grad_logp[:, None].to(grad.dtype))
+
+
+def _chunks(number: int, vocabulary: int) -> list[slice]:
+    size = chunk_size(vocabulary)
+    return [slice(start, min(start + size, number)) for start in range(0, number, size)]

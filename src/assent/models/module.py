@@ -1,0 +1,150 @@
+"""The one module that reads weights: trunk, chunked head and score head behind a single `forward`.
+
+It is what data-parallel and sharding wrappers wrap. Calling the trunk or reading the head's weight from outside
+trains wrongly, in silence, under DDP, FSDP2 and autocast.
+
+Legend: S completions, N counted completion tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from transformers import PreTrainedModel
+
+from assent.errors import ModelError
+from assent.models.batch import GroupBatch, Outputs
+from assent.models.head import Logits, log_probabilities
+from assent.models.tiers import Kind, probe_tier, score_head
+from assent.models.trunk import Tier, read
+
+_WANTS: dict[str, frozenset[str]] = {
+    "policy": frozenset({"logprobs", "entropy"}),
+    "scorer": frozenset({"scores", "values", "last_values"}),
+}
+
+
+class AlignmentModel(nn.Module):
+    """A causal model ("policy") or a sequence classifier ("scorer") that reads packed batches.
+
+    temperature   the logits are divided by it, as when sampling
+    tier          None: the best that passes the probe; a given one must pass it
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, kind: Kind, temperature: float = 1.0, tier: Tier | None = None
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ModelError("the temperature of log-probabilities must be positive", got=temperature)
+        self.hf = model
+        self.kind = kind
+        turn_dropout_off(model)
+        probe = probe_tier(self.base, kind=kind, tier=tier)
+        self.tier, self.tier_reason, self.has_chunked_head = probe.tier, probe.reason, probe.has_chunked_head
+        self.logits = Logits.of(self.base.config, temperature=temperature)
+        self.longest = longest_fixed_length(self.base.config)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The transformers model, without PEFT's wrapper around it (adapters stand inside its layers)."""
+        return self.hf.get_base_model() if hasattr(self.hf, "get_base_model") else self.hf  # type: ignore[operator, no-any-return]
+
+    @property
+    def config(self) -> Any:
+        return self.base.config
+
+    def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
+        """`want` is a subset of {"logprobs", "entropy"} for a policy, {"scores", "values", "last_values"} for a scorer.
+
+        Results are float32 (float64 in a float64 model). Raises ModelError for a row longer than the rotary regime.
+        """
+        if unknown := sorted(set(want) - _WANTS[self.kind]):
+            raise ValueError(f"a {self.kind} gives {sorted(_WANTS[self.kind])}, not {unknown}")
+        self._check_length(batch)
+        return self._read_policy(batch, want) if self.kind == "policy" else self._read_scorer(batch, want)
+
+    def _read_policy(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
+        entropy: Tensor | None
+        result = read(self.base, batch, tier=self.tier, logits=not self.has_chunked_head)
+        states = result.states.index_select(0, result.read_at)
+        if self.has_chunked_head:
+            head = self.base.get_output_embeddings()
+            logprobs, entropy = log_probabilities(
+                head, states, batch.targets, logits=self.logits, want_entropy="entropy" in want
+            )
+        else:
+            wide = states.to(torch.promote_types(states.dtype, torch.float32)) / self.logits.temperature
+            logp = wide.log_softmax(-1)
+            logprobs = logp.gather(1, batch.targets[:, None])[:, 0]
+            entropy = -(logp.exp() * logp).sum(-1) if "entropy" in want else None
+        return Outputs(logprobs=logprobs if "logprobs" in want else None, entropy=entropy)
+
+    def _read_scorer(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
+        result = read(self.base, batch, tier=self.tier)
+        places = {"scores": result.last_at, "values": result.read_at, "last_values": result.last_at}
+        return Outputs(**{name: self._score(result.states.index_select(0, places[name])) for name in want})
+
+    def _score(self, states: Tensor) -> Tensor:
+        """(M, d) -> (M,), or (M, heads) for several heads: the head's output plus the configured bias."""
+        scores = score_head(self.base)(states)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        bias = torch.as_tensor(getattr(self.config, "assent_score_bias", 0.0), dtype=scores.dtype, device=scores.device)
+        scores = scores + bias
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def _check_length(self, batch: GroupBatch) -> None:
+        if self.longest is None or not batch.completions:
+            return
+        prompts, completions = np.asarray(batch.prompts), np.asarray(batch.completions)
+        prompts = prompts[np.searchsorted(prompts[:, 0], completions[:, 0], side="right") - 1]
+        lengths = (prompts[:, 1] - prompts[:, 0]) + (completions[:, 1] - completions[:, 0])
+        if lengths.max() > self.longest:
+            raise ModelError(
+                "a row is longer than the positions for which this model's rotary frequencies are fixed: beyond them a "
+                "token's numbers would depend on the longest other row in its batch",
+                got=f"{lengths.max()} tokens",
+                expected=f"at most {self.longest}",
+                fix=f"set max_length to at most {self.longest}",
+            )
+
+
+def longest_fixed_length(config: Any) -> int | None:
+    """The longest row whose rotary frequencies do not depend on its batch mates; None: any length.
+
+    "dynamic" and "longrope" positions switch frequencies for the whole batch when one row exceeds the original length.
+    """
+    config = config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [p for p in (parameters, *parameters.values()) if isinstance(p, dict) and "rope_type" in p]
+    limits = [
+        p.get("original_max_position_embeddings") or config.max_position_embeddings
+        for p in nested
+        if p["rope_type"] in ("dynamic", "longrope")
+    ]
+    return int(min(limits)) if limits else None
+
+
+def turn_dropout_off(model: nn.Module) -> None:
+    """Set every dropout of `model`, adapters' included, to zero in the modules (the configuration stays as it is).
+
+    Training then differs from evaluation in nothing, so a ratio of probabilities is 1 before the first update.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(module, name, 0.0)
+
+
+def _flatten(outputs: Outputs) -> tuple[list[Any], None]:
+    return [outputs.logprobs, outputs.entropy, outputs.values, outputs.last_values, outputs.scores], None
+
+
+# Sharding and data-parallel wrappers look for tensors in what `forward` returns; they find them in registered types.
+pytree.register_pytree_node(Outputs, _flatten, lambda values, _: Outputs(*values))

@@ -1,0 +1,219 @@
+"""Where each token of a packed row may look: segments of queries, in buckets of similar size.
+
+A segment is a run of queries of the row and a prefix of the row that they see too. The prompt with its first
+completion is one segment without a prefix (plainly causal); every other completion is a segment whose prefix is the
+prompt. Segments of similar size are padded to one shape and go through one attention call; the index tensors that
+gather and scatter them are made once for a batch and serve all layers.
+
+Legend: T row tokens, B segments of a bucket, Lq and Lk its padded numbers of queries and keys, F features of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CALL_AREA = 1500
+"""What one more attention call costs, as query-key pairs that the same time would compute (measured on a CPU)."""
+MAX_CUTS = 48
+"""Between how many places at most the cuts between buckets are chosen."""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Segments padded to Lq queries and Lk keys. `queries` and `keys` are its slices of the gathered rows."""
+
+    queries: slice
+    keys: slice
+    query_length: Tensor  # (B,)
+    prefix_length: Tensor  # (B,)
+    shape: tuple[int, int, int]  # B, Lq, Lk
+    is_causal: bool  # no segment has a prefix: causality from the top left is exact, padding included
+    masks: dict[Any, Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """(B, 1, Lq, Lk) additive mask; a query sees itself and up to `window - 1` tokens before it (None: all)."""
+        window = None if window is not None and window >= self.shape[2] else window
+        if (window, dtype) not in self.masks:
+            allowed = self.allowed(window)
+            self.masks[window, dtype] = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+                ~allowed, float("-inf")
+            )
+        return self.masks[window, dtype]
+
+    def allowed(self, window: int | None) -> Tensor:
+        """(B, 1, Lq, Lk) bool. A padding query looks where the segment's last one does, so no row is empty."""
+        device = self.query_length.device
+        prefix, last = self.prefix_length[:, None], (self.prefix_length + self.query_length - 1)[:, None]
+        query = torch.minimum(prefix + torch.arange(self.shape[1], device=device), last)[:, None, :, None]
+        key = torch.arange(self.shape[2], device=device)
+        allowed = key <= query
+        return allowed if window is None else allowed & (query - key < window)
+
+
+@dataclass(slots=True)
+class Segments:
+    """Index tensors of one batch. `query_at` (Mq,), `key_at` (Mk,) gather rows; padding reads row 0, unread later."""
+
+    buckets: list[Bucket]
+    query_at: Tensor  # (Mq,) row of each gathered query
+    query_of: Tensor  # (T,) gathered query of each row
+    query_padding: Tensor  # gathered queries that are padding
+    key_at: Tensor  # (Mk,) row of each gathered key
+    key_of: Tensor  # (T,) gathered key that is the row's own
+    prefix_row: Tensor  # rows that are gathered once more, as a prefix …
+    prefix_of: Tensor  # … and the gathered keys they became
+    table: np.ndarray  # (segments, 4) query start, query length, prefix start, prefix length, in row order
+    calls: int = 0  # how often attention was asked for since the batch began
+    windows: list[int | None] = field(default_factory=list)
+
+    def gather_queries(self, rows: Tensor) -> Tensor:
+        """(T, F) -> (Mq, F)"""
+        return _Gather.apply(rows, self.query_at, self.query_of, None, None, None)  # type: ignore[no-any-return]
+
+    def gather_keys(self, rows: Tensor) -> Tensor:
+        """(T, F) -> (Mk, F)"""
+        return _Gather.apply(rows, self.key_at, self.key_of, None, self.prefix_row, self.prefix_of)  # type: ignore[no-any-return]
+
+    def scatter(self, gathered: Tensor) -> Tensor:
+        """(Mq, F) -> (T, F)"""
+        return _Gather.apply(gathered, self.query_of, self.query_at, self.query_padding, None, None)  # type: ignore[no-any-return]
+
+
+class _Gather(torch.autograd.Function):
+    """Rows by index, forward and backward: `index_select`'s own backward adds row by row, several times slower."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, at: Tensor, inverse: Tensor, empty: Tensor | None, row: Tensor | None, of: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(inverse, empty, row, of)
+        return rows.index_select(0, at)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        inverse, empty, row, of = ctx.saved_tensors
+        grad = grads[0].index_select(0, inverse)
+        if empty is not None and len(empty):
+            grad.index_fill_(0, empty, 0)
+        if row is not None and len(row):
+            grad.index_add_(0, row, grads[0].index_select(0, of))
+        return grad, None, None, None, None, None
+
+
+def make_segments(
+    prompts: Sequence[tuple[int, int]],
+    completions: Sequence[tuple[int, int]],
+    *,
+    num_tokens: int,
+    device: torch.device | str,
+) -> Segments:
+    """Segments of a packed row of `num_tokens` tokens from its prompts' and completions' (start, end)."""
+    table = segment_table(prompts, completions, num_tokens=num_tokens)
+    has_prefix = table[:, 3] > 0
+    query_at: list[np.ndarray] = []
+    key_at: list[np.ndarray] = []
+    pads: list[np.ndarray] = []
+    query_of = np.zeros(num_tokens, np.int64)
+    key_of = np.zeros(num_tokens, np.int64)
+    prefix_row: list[np.ndarray] = []
+    prefix_of: list[np.ndarray] = []
+    buckets: list[Bucket] = []
+    num_queries = num_keys = 0
+    for kind in (False, True):
+        members = np.flatnonzero(has_prefix == kind)
+        for chosen in _bucket(table[members]):
+            start, length, prefix_start, prefix_length = table[members[chosen]].T[..., None]
+            shape = (len(start), int(length.max()), int((length + prefix_length).max()))
+            i, j = np.arange(shape[1]), np.arange(shape[2])
+            real = i < length
+            rows = np.where(real, start + i, 0)
+            query_of[rows[real]] = num_queries + np.flatnonzero(real)
+            pads.append(num_queries + np.flatnonzero(~real))
+            in_prefix, real_key = j < prefix_length, j < prefix_length + length
+            own = real_key & ~in_prefix
+            keys = np.where(in_prefix, prefix_start + j, np.where(own, start + j - prefix_length, 0))
+            key_of[keys[own]] = num_keys + np.flatnonzero(own)
+            prefix_row.append(keys[in_prefix])
+            prefix_of.append(num_keys + np.flatnonzero(in_prefix))
+            buckets.append(
+                Bucket(
+                    slice(num_queries, num_queries + rows.size),
+                    slice(num_keys, num_keys + keys.size),
+                    torch.from_numpy(length[:, 0].copy()).to(device),
+                    torch.from_numpy(prefix_length[:, 0].copy()).to(device),
+                    shape,
+                    not kind,
+                )
+            )
+            num_queries, num_keys = num_queries + rows.size, num_keys + keys.size
+            query_at.append(rows.ravel())
+            key_at.append(keys.ravel())
+
+    def tensor(arrays: np.ndarray | list[np.ndarray]) -> Tensor:
+        array = arrays if isinstance(arrays, np.ndarray) else np.concatenate(arrays)
+        return torch.from_numpy(array.astype(np.int64)).to(device)
+
+    return Segments(
+        buckets,
+        tensor(query_at),
+        tensor(query_of),
+        tensor(pads),
+        tensor(key_at),
+        tensor(key_of),
+        tensor(prefix_row),
+        tensor(prefix_of),
+        table,
+    )
+
+
+def segment_table(
+    prompts: Sequence[tuple[int, int]], completions: Sequence[tuple[int, int]], *, num_tokens: int
+) -> np.ndarray:
+    """(segments, 4): query start, query length, prefix start, prefix length, in row order."""
+    if not len(prompts):  # the row that stands for no data
+        return np.array([[0, num_tokens, 0, 0]], np.int64)
+    prompt = np.asarray(prompts, np.int64).reshape(-1, 2)
+    completion = np.asarray(completions, np.int64).reshape(-1, 2)
+    group = np.searchsorted(prompt[:, 0], completion[:, 0], side="right") - 1
+    is_first = np.diff(group, prepend=-1) > 0
+    end = prompt[:, 1].copy()
+    end[group[is_first]] = completion[is_first, 1]
+    alone = np.stack([prompt[:, 0], end - prompt[:, 0], prompt[:, 0], np.zeros_like(end)], axis=1)
+    own, of = completion[~is_first], prompt[group[~is_first]]
+    shared = np.stack([own[:, 0], own[:, 1] - own[:, 0], of[:, 0], of[:, 1] - of[:, 0]], axis=1)
+    table = np.concatenate([alone, shared])
+    return table[np.argsort(table[:, 0], kind="stable")]
+
+
+def _bucket(table: np.ndarray) -> list[np.ndarray]:
+    """Indices of `table`'s segments in buckets, so that padded area plus calls cost least (dynamic programming)."""
+    number = len(table)
+    if not number:
+        return []
+    keys = table[:, 1] + table[:, 3]
+    order = np.lexsort((np.arange(number), table[:, 1], keys))
+    queries, keys = table[order, 1], keys[order]
+    cuts = np.unique(np.linspace(0, number, min(number, MAX_CUTS) + 1).astype(np.int64))
+    # For each stretch between two neighbouring cuts: the most queries; keys ascend, so a bucket's last one is longest.
+    most = np.maximum.reduceat(queries, cuts[:-1])
+    best = np.zeros(len(cuts))
+    first = np.zeros(len(cuts), np.int64)
+    for end in range(1, len(cuts)):
+        widest = np.maximum.accumulate(most[:end][::-1])[::-1]  # (end,) most queries of stretches begin … end-1
+        cost = best[:end] + CALL_AREA + (cuts[end] - cuts[:end]) * widest * keys[cuts[end] - 1]
+        first[end] = np.argmin(cost)
+        best[end] = cost[first[end]]
+    buckets = []
+    end = len(cuts) - 1
+    while end:
+        buckets.append(order[cuts[first[end]] : cuts[end]])
+        end = int(first[end])
+    return buckets

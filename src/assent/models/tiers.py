@@ -1,0 +1,162 @@
+"""Which tier a model can use: decided at load by comparing with plain `model(...)` calls, one completion at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from assent.errors import ModelError
+from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
+from assent.models.head import Logits, log_probabilities
+from assent.models.packing import pack
+from assent.models.segments import Segments
+from assent.models.trunk import Read, Tier, read
+
+Kind = Literal["policy", "scorer"]
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
+"""Largest difference in nats (or in score units, relative to the largest score) that rounding explains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    tier: Tier
+    reason: str
+    has_chunked_head: bool
+
+
+def probe_tier(model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | None = None) -> Probe:
+    """The best tier that gives the plain model's numbers on a small random batch (`tier`: only this one is tried).
+
+    Raises ModelError if none does, the padded one included, or the given one does not.
+    """
+    batch, rows = _random_batch(model)
+    refused = []
+    with _inference(model):
+        expected = torch.cat([_plain(model, *row, kind=kind) for row in rows])
+        has_chunked_head = kind == "scorer" or _head_agrees(model, batch, expected)
+        for candidate in ("segments", "mask", "padded") if tier is None else (tier,):
+            reason = _refusal(model, batch, expected, kind=kind, tier=candidate, chunked=has_chunked_head)
+            if reason is None:
+                return Probe(candidate, "; ".join([*refused, _ACCEPTED[candidate]]), has_chunked_head)
+            refused.append(f"{candidate}: {reason}")
+    raise ModelError(
+        f"{type(model).__name__} cannot be read in packed batches",
+        got="; ".join(refused),
+        expected="the same numbers as plain model(...) calls, one completion at a time",
+        fix="report the architecture; no option works around this",
+    )
+
+
+_ACCEPTED = {
+    "segments": "segments: attention once per layer, numbers equal to the plain model's",
+    "mask": "mask: numbers equal to the plain model's",
+    "padded": "padded: every completion with its prompt in a row of its own",
+}
+
+
+def _refusal(
+    model: PreTrainedModel, batch: GroupBatch, expected: Tensor, *, kind: Kind, tier: Tier, chunked: bool
+) -> str | None:
+    """Why `tier` may not be used; None: it may. Any error is a no."""
+    try:
+        result = read(model, batch, tier=tier, logits=kind == "policy" and not chunked)
+        if result.segments is not None and (reason := _miscounted(model, result.segments)):
+            return reason
+        got = _numbers(model, result, batch, kind=kind, chunked=chunked)
+    except Exception as error:  # whatever a model does with what it was not made for
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+    return _difference(got, expected)
+
+
+def _miscounted(model: PreTrainedModel, segments: Segments) -> str | None:
+    """Whether each layer asked our function exactly once, with the windows that the configuration declares."""
+    config = model.config.get_text_config()
+    layers = int(config.num_hidden_layers)
+    if segments.calls != layers:
+        return f"our attention was called {segments.calls} times by {layers} layers"
+    types = list(getattr(config, "layer_types", None) or [])
+    if unknown := sorted(set(types) - {"full_attention", "sliding_attention"}):
+        return f"layers of type {unknown}"
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    declared = types.count("sliding_attention") if types else layers * (window is not None)
+    handed = sum(w is not None for w in segments.windows)
+    if declared != handed:
+        return f"{declared} layers have a sliding window, {handed} handed one to attention"
+    return None
+
+
+def _numbers(model: PreTrainedModel, result: Read, batch: GroupBatch, *, kind: Kind, chunked: bool) -> Tensor:
+    if kind == "scorer":
+        return score_head(model)(result.states.index_select(0, result.last_at))  # type: ignore[no-any-return]
+    states = result.states.index_select(0, result.read_at)
+    if chunked:
+        head = model.get_output_embeddings()
+        return log_probabilities(head, states, batch.targets, logits=Logits.of(model.config))[0]
+    return states.float().log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
+
+
+def _head_agrees(model: PreTrainedModel, batch: GroupBatch, expected: Tensor) -> bool:
+    """Whether hidden states through the output embeddings, with the declared scale and cap, give the model's logits."""
+    try:
+        result = read(model, batch, tier="padded")
+        return _difference(_numbers(model, result, batch, kind="policy", chunked=True), expected) is None
+    except Exception:  # a model without output embeddings, or with a trunk of another kind: its own logits serve
+        return False
+
+
+def _difference(got: Tensor, expected: Tensor) -> str | None:
+    tolerance = TOLERANCE[expected.dtype if expected.dtype in TOLERANCE else torch.float32]
+    tolerance *= max(1.0, float(expected.abs().max()) / 10)
+    worst = float((got.double() - expected.double()).abs().max())
+    return None if worst <= tolerance else f"differs from the plain model by {worst:.2g} (at most {tolerance:.2g})"
+
+
+def _plain(model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[int, ...], *, kind: Kind) -> Tensor:
+    ids = torch.tensor([prompt + completion], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits
+    if kind == "scorer":
+        return logits  # type: ignore[no-any-return]
+    logp = logits[0, len(prompt) - 1 : -1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return logp.gather(1, ids[0, len(prompt) :, None])[:, 0].to(logits.dtype)  # type: ignore[no-any-return]
+
+
+def _random_batch(model: PreTrainedModel) -> tuple[GroupBatch, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """Two prompts with three and one completions; the pad id is left out, which plain classifiers look for."""
+    config = model.config.get_text_config()
+    allowed = np.setdiff1d(np.arange(min(config.vocab_size, 1000)), [getattr(config, "pad_token_id", None) or 0])
+    generator = np.random.default_rng(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(generator.choice(allowed, length).tolist())
+
+    lengths = ((11, (5, 7, 3)), (6, (9,)))
+    groups = [TokenGroup(ids(p), tuple(TokenCompletion(ids(n)) for n in ns)) for p, ns in lengths]
+    rows = [(g.prompt_ids, c.ids) for g in groups for c in g.completions]
+    return pack(groups, device=model.device), rows
+
+
+def score_head(model: PreTrainedModel) -> torch.nn.Module:
+    """The linear head of a sequence classifier."""
+    for name in ("score", "classifier"):
+        if isinstance(head := getattr(model, name, None), torch.nn.Module):
+            return head
+    raise ModelError(f"{type(model).__name__} has no score head", expected="a sequence classification model")
+
+
+@contextmanager
+def _inference(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,131 @@
+"""A packed batch through a model, by one of three tiers that give the same numbers.
+
+    segments   the packed row, with our attention function
+    mask       one row for each group, padded, with a 4-D additive mask on the model's own attention
+    padded     one row for each completion, its prompt repeated, padded on the right: the plain model
+
+Legend: G groups, S completions, N counted tokens, T row tokens, R rows of the model's input, L its length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from assent.models.attention import NAME, guard_checkpointing, selected
+from assent.models.batch import GroupBatch
+from assent.models.segments import Segments, make_segments
+
+Tier = Literal["segments", "mask", "padded"]
+
+
+@dataclass(slots=True)
+class Read:
+    """`states` (R·L, features) and where in them each counted token (N,) and each completion's end (S,) is read."""
+
+    states: Tensor
+    read_at: Tensor
+    last_at: Tensor
+    segments: Segments | None = None
+
+
+def trunk_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its head."""
+    return getattr(model, model.base_model_prefix)  # type: ignore[no-any-return]
+
+
+def read(model: PreTrainedModel, batch: GroupBatch, *, tier: Tier, logits: bool = False) -> Read:
+    """Last hidden states of `batch`, or (`logits`) what the whole model makes of them."""
+    module = model if logits else trunk_of(model)
+    if tier == "segments":
+        return _segments(model, module, batch, logits=logits)
+    make = _mask_inputs if tier == "mask" else _padded_inputs
+    inputs, read_at, last_at = make(batch, dtype=model.dtype)
+    return Read(_states(module(**inputs, use_cache=False), logits=logits), read_at, last_at)
+
+
+def _states(output: Any, *, logits: bool) -> Tensor:
+    return (output.logits if logits else output.last_hidden_state).flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, logits: bool) -> Read:
+    total, device = len(batch.input_ids), batch.input_ids.device
+    segments = make_segments(batch.prompts, batch.completions, num_tokens=total, device=device)
+    if model.training and model.is_gradient_checkpointing:
+        guard_checkpointing(model)
+    inputs = {"input_ids": batch.input_ids[None], "position_ids": batch.position_ids[None], NAME: segments}
+    with selected(model):
+        output = module(**inputs, use_cache=False)
+    return Read(_states(output, logits=logits), batch.read_at, batch.last_at, segments)
+
+
+def _mask_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """(G, L) ids and positions and the (G, 1, L, L) additive mask in which a completion sees its prompt and itself."""
+    device, total = batch.input_ids.device, len(batch.input_ids)
+    prompt, completion = _spans(batch)
+    start, end = prompt[:, 0], np.append(prompt[1:, 0], total)
+    at, real = _rows(start, end - start)
+    # The segment of each row position: -1 padding, 0 prompt, k completion k. Completions are segments that see 0.
+    segment = np.zeros(total, np.int64)
+    group = np.searchsorted(start, completion[:, 0], side="right") - 1
+    rank = np.arange(len(group)) - np.searchsorted(group, group) + 1
+    lengths = completion[:, 1] - completion[:, 0]
+    segment[_runs(completion[:, 0], lengths)] = np.repeat(rank, lengths)
+    which = torch.from_numpy(np.where(real, segment[at], -1)).to(device)
+    mine, theirs = which[:, None, :, None], which[:, None, None, :]
+    allowed = (theirs == mine) | ((theirs == 0) & (mine > 0))
+    allowed = allowed & torch.ones(at.shape[1], at.shape[1], dtype=torch.bool, device=device).tril()
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, torch.finfo(dtype).min)
+    index, keep = torch.from_numpy(at).to(device), torch.from_numpy(real).to(device)
+    inputs = {
+        "input_ids": batch.input_ids[index] * keep,
+        "position_ids": batch.position_ids[index] * keep,
+        "attention_mask": mask,
+    }
+    where = np.zeros(total, np.int64)
+    where[at[real]] = np.flatnonzero(real)
+    place = torch.from_numpy(where).to(device)
+    return inputs, place[batch.read_at], place[batch.last_at]
+
+
+def _padded_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """(S, L) ids and attention mask, padded on the right."""
+    del dtype
+    device, total = batch.input_ids.device, len(batch.input_ids)
+    prompt, completion = _spans(batch)
+    if not len(completion):
+        prompt, completion = np.array([[0, total]]), np.array([[total, total]])
+    of = prompt[np.searchsorted(prompt[:, 0], completion[:, 0], side="right") - 1]
+    before, own = of[:, 1] - of[:, 0], completion[:, 1] - completion[:, 0]
+    column = np.arange(int((before + own).max()))
+    real = column < (before + own)[:, None]
+    at = np.where(column < before[:, None], of[:, :1] + column, completion[:, :1] + column - before[:, None])
+    index, keep = torch.from_numpy(np.where(real, at, 0)).to(device), torch.from_numpy(real).to(device)
+    inputs = {"input_ids": batch.input_ids[index] * keep, "attention_mask": keep.long()}
+    # A completion's own position t stands `before` columns in; the prompt's last one is the column before that.
+    offset = torch.from_numpy(np.arange(len(completion)) * len(column) + before - completion[:, 0]).to(device)
+    start = torch.from_numpy(completion[:, 0].copy()).to(device)
+    read_at = torch.maximum(batch.read_at, start[batch.sequence] - 1) + offset[batch.sequence]
+    return inputs, read_at, batch.last_at + offset[: len(batch.last_at)]
+
+
+def _spans(batch: GroupBatch) -> tuple[np.ndarray, np.ndarray]:
+    prompts = batch.prompts or ((0, len(batch.input_ids)),)
+    return np.asarray(prompts, np.int64).reshape(-1, 2), np.asarray(batch.completions, np.int64).reshape(-1, 2)
+
+
+def _runs(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """start[0] … start[0]+length[0]-1, start[1] …"""
+    return np.arange(int(length.sum())) + np.repeat(start - (np.cumsum(length) - length), length)
+
+
+def _rows(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(R, L) positions start … start+length-1 of each row, 0 beyond; and which of them are real."""
+    column = np.arange(int(length.max()))
+    real = column < length[:, None]
+    return np.where(real, start[:, None] + column, 0), real
