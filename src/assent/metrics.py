@@ -1,0 +1,163 @@
+"""The vocabulary of metrics: every name a run may write, its unit, the direction that is better, and what it means.
+
+Names and meanings are TRL's where TRL has one. A name may hold placeholders (`rewards/<part>`). `eval_NAME` is NAME on
+held-out data; `critic/NAME` is NAME of the critic's learner, where policy and critic are trained side by side.
+An undeclared name is an error, so that no figure is written that nobody can look up.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from assent.errors import UsageError
+
+Direction = Literal["higher", "lower", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`name` may hold placeholders in angle brackets, each standing for one part without a slash."""
+
+    name: str
+    unit: str
+    direction: Direction
+    """Which way is better; none: neither, or it depends."""
+    definition: str
+
+
+# name | unit | better | definition
+_TABLE = """
+loss | nats | lower | the step's total loss: each term's sum over its count in the whole step
+loss/<term> | nats | lower | one term of the loss, divided by its count in the whole step
+loss/policy_avg | 1 | lower | clipped policy loss, mean over completion tokens
+loss/value_avg | reward² | lower | clipped value loss, mean over completion tokens
+grad_norm | 1 | none | norm of the gradient over all parameters, before clipping
+learning_rate | 1 | none | rate that the step used
+epoch | epochs | none | passes over the data so far
+num_tokens | tokens | none | tokens of prompts and completions read for training so far, a shared prompt once
+entropy | nats per token | none | mean entropy of the model at completion tokens
+mean_token_accuracy | fraction | higher | completion tokens to which the model gives the largest probability
+perplexity | 1 | lower | exp of the mean negative log-probability per completion token
+
+logps/chosen | nats | none | mean over comparisons of log π(chosen | prompt), summed over tokens
+logps/rejected | nats | none | the same of the rejected completion
+logits/chosen | 1 | none | mean logit at the chosen completion's tokens
+logits/rejected | 1 | none | mean logit at the rejected completion's tokens
+rewards/chosen | 1 | none | implicit reward β log(π/π_ref) of the chosen completion, mean
+rewards/rejected | 1 | none | the same of the rejected completion
+rewards/margins | 1 | higher | implicit reward of the chosen minus that of the rejected completion, mean
+rewards/accuracies | fraction | higher | comparisons with a positive margin; a tie counts half
+rewards/<part> | 1 | none | one part of a combined reward, mean over completions
+rewards/<part>/<statistic> | 1 | none | a statistic of one part of a combined reward
+reference/logps_chosen | nats | none | mean log π_ref(chosen | prompt), summed over tokens
+reference/logps_rejected | nats | none | the same of the rejected completion
+
+accuracy | fraction | higher | comparisons in which the chosen completion scores higher; a tie counts half
+margin | reward | higher | score of the chosen minus that of the rejected completion, mean
+min_reward | reward | none | smallest score
+mean_reward | reward | none | mean score
+max_reward | reward | none | largest score
+reward_std | reward | none | standard deviation of the scores
+noise_ceiling | fraction | none | accuracy that the labels' own noise allows
+
+kl | nats per completion | none | KL(policy || reference), estimated on the policy's own samples
+objective/kl | nats per completion | none | Σ log π − log π_ref over the sampled tokens (k1), mean over completions
+objective/kl_<estimator> | nats per completion | none | the same by another estimator (k2, k3)
+objective/kl_coef | 1 | none | coefficient of the KL penalty in this round
+objective/entropy | nats per completion | none | −Σ log π of the sampled tokens, mean over completions
+objective/non_score_reward | reward | none | −kl_coef · KL, mean over completions
+objective/rlhf_reward | reward | higher | score plus KL penalty, mean over completions
+objective/scores | reward | higher | the reward's score, mean over completions
+objective/scores_std | reward | none | standard deviation of the scores over completions
+policy/approxkl_avg | nats per token | lower | ½ mean (log-ratio)² of the policy to the one that sampled
+policy/approxkl | nats per token | lower | ½ mean (log-ratio)² of the policy to the one that sampled
+policy/clipfrac_avg | fraction | none | tokens whose ratio the clip binds
+policy/entropy_avg | nats per token | none | mean entropy of the policy at the sampled tokens
+policy/<part> | 1 | none | another figure of the policy update
+val/clipfrac_avg | fraction | none | tokens whose value the clip binds
+val/ratio | 1 | none | mean ratio π / π_old over tokens
+val/ratio_var | 1 | none | variance of the ratio
+val/num_eos_tokens | completions | none | completions of the round that ended by themselves
+val/explained_variance | fraction | higher | 1 − Var(returns − values) / Var(returns)
+val/<part> | 1 | none | another figure of the value update
+rollout/completion_length | tokens | none | mean length of the sampled completions
+rollout/completion_length_<statistic> | tokens | none | a statistic of the lengths of the sampled completions
+rollout/eos_rate | fraction | none | sampled completions that ended by themselves
+rollout/unique | fraction | none | distinct completions among those sampled
+rollout/tokens_per_second | tokens per second | higher | sampled tokens over the time that sampling took
+rollout/<part> | 1 | none | another figure of the sampled completions
+episode | completions | none | completions sampled so far
+eps | completions per second | higher | completions sampled and trained on per second
+
+gate/<check> | 1 | lower | deviation found by a check before the first update
+
+perf/tokens_per_second | tokens per second | higher | tokens of the step over its time, all processes together
+perf/step_seconds | seconds | lower | time of the optimiser step, forward and backward passes included
+perf/micro_batches | micro-batches | none | forward and backward passes of the step, per process
+perf/micro_batch_tokens | tokens | none | token budget of one pass
+perf/mfu | fraction | higher | model FLOPs per second over the device's peak
+perf/<part> | 1 | none | another figure of speed or memory
+
+cost/labels | labels | lower | preference labels and demonstrations used so far
+cost/completions_sampled | completions | lower | completions sampled so far
+cost/reward_calls | completions | lower | completions scored by the reward so far
+cost/flops | FLOPs | lower | model FLOPs so far by the roofline formula, recomputation excluded
+cost/seconds | seconds | lower | wall-clock time so far, over all resumptions
+cost/peak_memory_bytes | bytes | lower | largest resident memory: of the device, or of the process on a CPU
+cost/models_resident | models | lower | models held in memory at once
+
+gold/<part> | gold reward | higher | the sandbox's gold reward or one of its attributes, mean over completions
+win_rate/<part> | fraction | higher | completions better than the rival's on the same prompt; a tie counts half
+"""
+
+_METRICS = tuple(
+    Metric(name, unit, direction, definition)  # type: ignore[arg-type]
+    for name, unit, direction, definition in (
+        # only the first three bars separate: a definition may hold one (log π(chosen | prompt))
+        (part.strip() for part in line.split(" | ", 3))
+        for line in _TABLE.splitlines()
+        if line
+    )
+)
+PREFIXES = {"eval_": "on held-out data: ", "critic/": "of the critic: "}
+
+
+def declared() -> tuple[Metric, ...]:
+    """Every declared metric, patterns included, in the order of the table."""
+    return _METRICS
+
+
+@lru_cache(maxsize=4096)
+def lookup(name: str) -> Metric:
+    """The declaration of `name`, with `name` filled in; exact names win over patterns, and earlier ones over later.
+
+    Raises UsageError where nothing declares it, naming the nearest declared one.
+    """
+    for metric in _METRICS:
+        if metric.name == name:
+            return metric
+    for metric in _METRICS:
+        if "<" in metric.name and _pattern(metric.name).fullmatch(name):
+            return replace(metric, name=name)
+    for prefix, meaning in PREFIXES.items():
+        if name.startswith(prefix) and not name.removeprefix(prefix).startswith(tuple(PREFIXES)):
+            metric = lookup(name.removeprefix(prefix))
+            return replace(metric, name=name, definition=meaning + metric.definition)
+    nearest = difflib.get_close_matches(name, [metric.name for metric in _METRICS], n=1)
+    raise UsageError(
+        f"metric {name!r} is not declared",
+        expected="a name or pattern of assent.metrics",
+        fix=f"did you mean {nearest[0]!r}?" if nearest else "declare it in assent/metrics.py, or use rewards/<part>",
+    )
+
+
+@lru_cache(maxsize=256)
+def _pattern(name: str) -> re.Pattern[str]:
+    """`rewards/<part>` as a regular expression; a placeholder stands for one part without a slash."""
+    return re.compile(
+        "".join(r"[^/]+" if piece.startswith("<") else re.escape(piece) for piece in re.split(r"(<\w+>)", name))
+    )

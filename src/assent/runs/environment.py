@@ -1,0 +1,41 @@
+"""What a run stood on: versions of packages, the git revision of this package's source."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = ("assent", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "peft", "datasets", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions, without importing the packages."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the work tree this package runs from, `+changes` where it differs; None for an installed package."""
+    folder = Path(__file__).resolve().parent
+    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None  # not tracked: installed into an environment that happens to lie in someone's repository
+    revision = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder.parent, "status", "--porcelain", "--untracked-files=no", ".")
+    return revision and revision + ("+changes" if changes else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,252 @@
+"""A run folder: who it belongs to, whether it is finished, and the lock that keeps a second process out.
+
+run.json        manifest: configuration, versions, git revision, hashes, parent runs, notes, result
+metrics.jsonl   one line per logged step          samples.jsonl   prompts and completions to look at
+checkpoints/    step-N/, written by the engine    model/          the result, an ordinary Hugging Face folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Self
+
+from assent.errors import RunFolderError
+from assent.runs.environment import git_revision, versions
+from assent.runs.files import from_json, keep_lines, read_lines, storage_errors, to_json, write_json
+
+FORMAT = 1
+MANIFEST, METRICS, SAMPLES, LOCK = "run.json", "metrics.jsonl", "samples.jsonl", ".lock"
+
+RESULT_NEUTRAL = frozenset(
+    {"output_dir", "resume", "save_steps", "save_total_limit", "micro_batch_tokens", "reference_cache"}
+)
+"""Options a resumed run may give differently: they say where and how often it writes and how much memory it takes, not
+what it computes (law 2)."""
+
+
+class RunFolder:
+    """One run's folder, locked while open. Use `RunFolder.open`, then `close` (or `with`)."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any], lock: IO[str] | None) -> None:
+        self.path, self.manifest, self._lock = path, manifest, lock
+        self.resumed = False
+
+    @classmethod
+    def open(
+        cls,
+        output_dir: str | Path,
+        config: Mapping[str, Any],
+        *,
+        command: str,
+        resume: bool,
+        hashes: Mapping[str, str] | None = None,
+        parents: Sequence[str] = (),
+        is_main: bool = True,
+    ) -> RunFolder:
+        """Creates the folder, or reopens that of an interrupted or finished run of the same configuration.
+
+        `hashes` (data, tokenizer, model) belong to the configuration: a run whose data changed is another run. With
+        several processes only the main one locks and writes (`is_main`); the others open the folder after it has.
+        Raises RunFolderError where the folder holds another run's or foreign files, where it is in use, or where a run
+        stands in it and `resume` is False; StorageError where the disk is full.
+        """
+        path = Path(output_dir)
+        identity = from_json(to_json({"command": command, "config": dict(config), "hashes": dict(hashes or {})}))
+        existing = _read_manifest(path)
+        _check_owner(path, existing, identity, resume=resume)
+        if not is_main:
+            return cls(path, existing or _new_manifest(identity, parents), None)
+        lock = _lock(path)
+        try:
+            existing = _read_manifest(path)  # again, now that nobody else writes
+            _check_owner(path, existing, identity, resume=resume)
+            folder = cls(path, existing or _new_manifest(identity, parents), lock)
+            folder.resumed = existing is not None
+            folder._save()
+        except BaseException:
+            lock.close()
+            raise
+        return folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.manifest["config"]
+
+    @property
+    def is_main(self) -> bool:
+        """This process writes."""
+        return self._lock is not None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.manifest["status"] == "finished"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What `finish` was given; None while the run is unfinished."""
+        return self.manifest["result"]
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / "model"
+
+    def checkpoints(self) -> list[Path]:
+        """`checkpoints/step-N`, oldest first, unverified (engine/checkpoint.py verifies)."""
+        found = [p for p in (self.path / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdigit()]
+        return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+    def note(self, text: str) -> None:
+        """Keeps a line in run.json."""
+        if text not in self.manifest["notes"]:  # a resumed run says the same things again
+            self.manifest["notes"].append(text)
+            self._save()
+
+    def record(self, **fields: Any) -> None:
+        """Adds facts to run.json that are known only later (fingerprints, attention tier)."""
+        self.manifest["facts"].update(fields)
+        self._save()
+
+    def rewind(self, step: int | None) -> None:
+        """Cuts metrics and samples to those written when at most `step` updates were done; None: to nothing.
+
+        Called when a run resumes, so that the lines after its checkpoint are not written twice.
+        """
+        if not self.is_main:
+            return
+        for name in (METRICS, SAMPLES):
+            path = self.path / name
+            if path.exists():
+                keep_lines(path, [row for row in read_lines(path) if step is not None and row["step"] <= step])
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Marks the run as finished: opened again, it gives this result and does not train."""
+        self.manifest |= {"status": "finished", "finished": _now(), "result": dict(result)}
+        self._save()
+
+    def close(self) -> None:
+        """Gives up the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _save(self) -> None:
+        if self.is_main:
+            write_json(self.path / MANIFEST, self.manifest)
+
+
+def _new_manifest(identity: dict[str, Any], parents: Sequence[str]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        **identity,
+        "status": "running",
+        "started": _now(),
+        "finished": None,
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "parents": list(parents),
+        "facts": {},
+        "notes": [],
+        "result": None,
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """The folder's run.json; None where there is none. Raises RunFolderError where the folder cannot be a run's."""
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path} is a file", expected="a folder for the run", fix="choose another --output-dir")
+    if not path.exists():
+        return None
+    try:
+        manifest = from_json((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        foreign = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+        if foreign:
+            raise RunFolderError(
+                f"{path} holds files that no run wrote",
+                got=", ".join(foreign[:5]),
+                expected="an empty or new folder, or an earlier run's",
+                fix="choose another --output-dir",
+            ) from None
+        return None
+    except ValueError as error:
+        raise RunFolderError(f"{path / MANIFEST} is damaged", got=error, fix="choose another --output-dir") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise RunFolderError(
+            f"{path} was written in another format",
+            got=got,
+            expected=FORMAT,
+            fix="choose another --output-dir, or the version of assent that wrote it",
+        )
+    return manifest
+
+
+def _check_owner(path: Path, existing: dict[str, Any] | None, identity: dict[str, Any], *, resume: bool) -> None:
+    if existing is None:
+        return
+    differing = differences(existing, identity)
+    if differing:
+        raise RunFolderError(
+            f"{path} belongs to another run",
+            got="; ".join(f"{key}: {new}" for key, (_, new) in differing.items()),
+            expected="; ".join(f"{key}: {old}" for key, (old, _) in differing.items()) + " (as that run was started)",
+            fix="choose another --output-dir, or give the options that run was started with",
+        )
+    if not resume:
+        raise RunFolderError(
+            f"{path} already holds a {'finished' if existing['status'] == 'finished' else 'started'} run",
+            expected="a new folder, with --no-resume",
+            fix="choose another --output-dir, or leave --no-resume away to continue it",
+        )
+
+
+def differences(existing: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys in which two runs differ, with both values; what cannot change the result is left out."""
+    found: dict[str, tuple[Any, Any]] = {}
+    if existing["command"] != identity["command"]:
+        found["command"] = (existing["command"], identity["command"])
+    for section, prefix in (("config", ""), ("hashes", "hash of ")):
+        old, new = existing[section], identity[section]
+        for key in sorted(old.keys() | new.keys()):
+            if key not in RESULT_NEUTRAL and old.get(key) != new.get(key):
+                found[prefix + key] = (old.get(key), new.get(key))
+    return found
+
+
+def _lock(path: Path) -> IO[str]:
+    """An exclusive lock on the folder, held until the file is closed or the process ends (however it ends)."""
+    try:
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / LOCK).open("a+", encoding="utf-8")
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise RunFolderError(f"cannot write in {path}", got=error, fix="choose another --output-dir") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        owner = lock.read().strip() or "unknown"
+        lock.close()
+        raise RunFolderError(
+            f"{path} is in use by another process",
+            got=f"process {owner}",
+            fix="wait for it, or choose another --output-dir",
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock

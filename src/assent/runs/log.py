@@ -1,0 +1,52 @@
+"""Where a stage writes what it sees: metrics, samples, notes, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from assent.errors import UsageError
+from assent.metrics import lookup
+from assent.runs.files import append_line
+from assent.runs.folder import METRICS, SAMPLES, RunFolder
+from assent.runs.progress import Progress, Silent, Task
+
+__all__ = ["Progress", "RunLog", "Task"]
+
+
+class RunLog:
+    """Writes into `folder`; on processes that are not the main one it checks and writes nothing.
+
+    A line's `step` is the number of updates done when it was written: that is what a resumed run is rewound to.
+    """
+
+    def __init__(self, folder: RunFolder, *, progress: Progress | None = None) -> None:
+        self.folder = folder
+        self._progress: Progress = progress or Silent()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl. Raises UsageError for an undeclared name or a value that is no number."""
+        for name, value in values.items():
+            lookup(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise UsageError(f"metric {name} is no number", got=repr(value), expected="an int or a float")
+        if self.folder.is_main and values:
+            append_line(self.folder.path / METRICS, {"step": step, **values})
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Lines of samples.jsonl."""
+        if self.folder.is_main:
+            for row in rows:
+                append_line(self.folder.path / SAMPLES, {"step": step, **row})
+
+    def note(self, text: str) -> None:
+        """A line for people: on stderr, and kept in run.json."""
+        if self.folder.is_main:
+            self._progress.line(text)
+            self.folder.note(text)
+
+    def progress(self, description: str, total: int | None = None, *, done: int = 0) -> AbstractContextManager[Task]:
+        """A task that advances: `with log.progress("training", 100) as task: task.advance(1, loss=0.3)`."""
+        shown = self._progress if self.folder.is_main else Silent()
+        return shown.task(description, total=total, done=done)

@@ -1,0 +1,76 @@
+"""Reading a run folder back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from assent.errors import RunFolderError
+from assent.runs.files import as_number, from_json, read_lines
+from assent.runs.folder import METRICS, SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric over the run: `values[i]` was written when `steps[i]` updates were done."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def last(self) -> float:
+        return self.values[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as it stands on disk. `manifest` is run.json."""
+
+    path: Path
+    manifest: dict[str, Any]
+    metrics: dict[str, Series]
+    samples: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def command(self) -> str:
+        return self.manifest["command"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.manifest["config"]
+
+    @property
+    def is_finished(self) -> bool:
+        return self.manifest["status"] == "finished"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        return self.manifest["result"]
+
+    @property
+    def notes(self) -> list[str]:
+        return self.manifest["notes"]
+
+
+def read_run(folder: str | Path) -> RunView:
+    """Reads a run folder, finished or not; takes no lock. Raises RunFolderError where there is no run."""
+    path = Path(folder)
+    try:
+        manifest = from_json((path / "run.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(
+            f"{path} is no run folder", got="no run.json", expected="the --output-dir of an earlier command"
+        ) from None
+    except ValueError as error:
+        raise RunFolderError(f"{path / 'run.json'} is damaged", got=error) from error
+    columns: dict[str, tuple[list[int], list[float]]] = {}
+    for row in read_lines(path / METRICS):
+        for name, raw in row.items():
+            value = as_number(raw)
+            if name != "step" and value is not None:
+                steps, values = columns.setdefault(name, ([], []))
+                steps.append(row["step"])
+                values.append(value)
+    metrics = {name: Series(tuple(steps), tuple(values)) for name, (steps, values) in columns.items()}
+    return RunView(path, manifest, metrics, read_lines(path / SAMPLES))
