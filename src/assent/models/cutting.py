@@ -142,7 +142,9 @@ def _apart(turns: tuple[Message, ...], template: Template) -> tuple[Piece, ...]:
 def _continuation(before: str, after: str, turn: int) -> str:
     if after.startswith(before):
         return after[len(before) :]
-    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+    )
     view = slice(max(0, same - 40), same + 60)
     fix = REMEDIES if turn == 0 else f"train on the last assistant turn alone with --train-on last, or {REMEDIES}"
     raise TemplateError(

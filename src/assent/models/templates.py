@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from assent.errors import TemplateError
 from assent.models.encoding import Encoder
-from assent.models.vocabulary import add_control_tokens
+from assent.models.vocabulary import add_control_tokens, choose_pad, eos_ids_of, sync_tokens
 from assent.types import Message
 
 CHATML = (
@@ -162,7 +162,8 @@ def resolve_template(
     if tokenizer.eos_token_id is not None:
         ends.add(int(tokenizer.eos_token_id))
     if model is not None:
-        ends |= generation_eos_ids(getattr(model, "generation_config", None))
+        sync_tokens(model, tokenizer)
+        ends |= eos_ids_of(getattr(model, "generation_config", None))
     if not ends:
         raise TemplateError(
             "neither the tokenizer nor the generation config names an end-of-sequence token",
@@ -198,14 +199,15 @@ def attach_template(model: PreTrainedModel | None, tokenizer: PreTrainedTokenize
     if tokenizer.eos_token_id is not None:
         ends.add(int(tokenizer.eos_token_id))
     if model is not None:
-        ends |= generation_eos_ids(getattr(model, "generation_config", None))
+        ends |= eos_ids_of(getattr(model, "generation_config", None))
     end_of_turn = _end_of_turn(tokenizer, source)
     if end_of_turn is not None:
         tokenizer.eos_token = end_of_turn
         ends.add(int(tokenizer.convert_tokens_to_ids(end_of_turn)))
     tokenizer.generation_eos_ids = frozenset(ends)
-    if model is not None and ends:
-        set_eos_ids(model, ends, first=tokenizer.eos_token_id)
+    choose_pad(tokenizer)
+    if model is not None:
+        sync_tokens(model, tokenizer)
     return added
 
 
@@ -232,24 +234,6 @@ def read_template(name_or_file: str) -> str:
             f"the chat template is not valid Jinja: line {error.lineno}: {error.message}", got=name_or_file
         ) from error
     return source
-
-
-def generation_eos_ids(generation_config: Any) -> set[int]:
-    """The EOS ids of a generation config (or any config), however they are written."""
-    ids = getattr(generation_config, "eos_token_id", None)
-    if ids is None:
-        return set()
-    return {int(i) for i in (ids if isinstance(ids, (list, tuple)) else [ids])}
-
-
-def set_eos_ids(model: PreTrainedModel, ids: Iterable[int], *, first: int | None) -> None:
-    """Write the EOS set to the model's configs, `first` at the head of the list: some tools read only that one."""
-    ordered = sorted(set(ids), key=lambda i: (i != first, i))
-    value: int | list[int] = ordered[0] if len(ordered) == 1 else ordered
-    model.config.eos_token_id = value
-    generation = getattr(model, "generation_config", None)
-    if generation is not None:
-        generation.eos_token_id = value
 
 
 def merge_system(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from tokenizers import AddedToken
@@ -11,6 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MULTIPLE = 64
 """Row counts of the embedding are padded to it: matrix kernels are fast there."""
+_PADS = ("<|pad|>", "<pad>", "[PAD]", "<PAD>", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad_token|>")
+_UNUSED = re.compile(r"reserved|unused|_pad\||\|extra_")
+"""Special tokens that models keep in reserve, or for pictures."""
 
 
 def add_control_tokens(
@@ -48,3 +53,57 @@ def _grow(model: PreTrainedModel, *, old_size: int, new_size: int, ids: Sequence
     fresh = sorted({*ids, *range(rows, weights[0].shape[0])})
     for weight in weights:
         weight[fresh] = weight[:known].float().mean(0).to(weight.dtype)
+
+
+def choose_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Set a pad token that no text ends with: the present one, an unused special token, or a new `<|pad|>`.
+
+    Returns a line that says what was done, None where nothing was.
+    """
+    ends = {tokenizer.eos_token_id, *getattr(tokenizer, "generation_eos_ids", ())} - {None}
+    taken = ends | {tokenizer.bos_token_id, tokenizer.unk_token_id}
+    present = tokenizer.pad_token_id
+    if present is not None and present not in ends:
+        return None
+    special = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in taken}
+    known = [t for t in _PADS if t in special] + [t for t in special if _UNUSED.search(t)]
+    pad = known[0] if known else _PADS[0]
+    tokenizer.add_special_tokens({"pad_token": pad})
+    why = "no pad token" if present is None else "a pad token that ends texts"
+    return f"the tokenizer had {why}: now {pad!r}" + ("" if known else ", a new token")
+
+
+def sync_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the model fit its tokenizer: rows for every id, pad id, and the EOS set in config and generation config."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        _grow(model, old_size=rows, new_size=len(tokenizer), ids=range(rows, len(tokenizer)))
+    generation = getattr(model, "generation_config", None)
+    ends = {*getattr(tokenizer, "generation_eos_ids", ()), *eos_ids_of(generation)}
+    if tokenizer.eos_token_id is not None:
+        ends.add(int(tokenizer.eos_token_id))
+    if ends:
+        set_eos_ids(model, ends, first=tokenizer.eos_token_id)
+    pad = tokenizer.pad_token_id
+    model.config.pad_token_id = pad
+    model.config.get_text_config().pad_token_id = pad
+    if generation is not None:
+        generation.pad_token_id = pad
+
+
+def eos_ids_of(config: Any) -> set[int]:
+    """The EOS ids of a generation config (or any config), however they are written."""
+    ids = getattr(config, "eos_token_id", None)
+    if ids is None:
+        return set()
+    return {int(i) for i in (ids if isinstance(ids, (list, tuple)) else [ids])}
+
+
+def set_eos_ids(model: PreTrainedModel, ids: Iterable[int], *, first: int | None) -> None:
+    """Write the EOS set to the model's configs, `first` at the head of the list: some tools read only that one."""
+    ordered = sorted(set(ids), key=lambda i: (i != first, i))
+    value: int | list[int] = ordered[0] if len(ordered) == 1 else ordered
+    model.config.eos_token_id = value
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.eos_token_id = value

@@ -1,0 +1,119 @@
+"""Where a model's files are: a local folder, or a hub name that is fetched (safetensors and JSON only)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from assent.errors import ModelError
+
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
+    """The local folder of a model; a hub name is fetched into the hub's cache, or found there without a network.
+
+    Errors: ModelError for a folder that does not exist, a name the hub does not know or does not let in, no network.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ModelError("a model is a folder, not a file", got=path, fix="give the folder that holds config.json")
+    if not isinstance(path, str) or not _HUB_NAME.match(path):
+        raise ModelError(
+            "the model folder does not exist", got=path, expected="a folder, or a hub name like owner/name"
+        )
+    return _fetch(path, revision)
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
+    except GatedRepoError as error:
+        raise ModelError(
+            "the model is gated on the hub",
+            got=name,
+            fix=f"ask for access at https://huggingface.co/{name}, then run: hf auth login",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError("the hub knows no such revision of the model", got=f"{name} at {revision}") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            "there is no such folder here and no such model on the hub (or it is private)",
+            got=name,
+            fix="check the name; for a private model run: hf auth login",
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            "there is no such folder here, and the hub cannot be reached",
+            got=name,
+            expected="a local folder, or a network for a hub name",
+            fix=f"on a machine with a network run: hf download {name} --local-dir FOLDER; then give that FOLDER",
+        ) from error
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of the folder, {} where there is none."""
+    path = folder / name
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name} of the model folder cannot be read: {error}", got=folder) from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{name} of the model folder is not a JSON object", got=folder)
+    return found
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
+
+
+def check_weights(folder: Path) -> None:
+    """Errors: ModelError where there are no weights, or pickled ones only."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
+    if pickles:
+        raise ModelError(
+            "the model's weights are pickled, and unpickling runs whatever code is in the file",
+            got=f"{folder}: {', '.join(pickles[:3])}",
+            expected="*.safetensors",
+            fix="convert it once, where you trust the file: AutoModelForCausalLM.from_pretrained(FOLDER)"
+            ".save_pretrained(NEW_FOLDER); for a hub model: https://huggingface.co/spaces/safetensors/convert",
+        )
+    raise ModelError("the model folder holds no weights", got=folder, expected="*.safetensors")
+
+
+def check_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Errors: ModelError where there is none, or the architecture is not in transformers."""
+    from transformers import CONFIG_MAPPING
+
+    config = read_json(folder, "config.json")
+    if not config:
+        raise ModelError("the model folder has no config.json", got=folder, fix="give a folder of transformers")
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        own_code = " and would run code of its own folder" if "auto_map" in config else ""
+        raise ModelError(
+            f"the installed transformers does not know this kind of model{own_code}",
+            got=f"model_type {kind!r} in {folder}",
+            fix="install a transformers that has it; code from model folders is never run",
+        )
+    return config

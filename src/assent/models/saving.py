@@ -1,0 +1,77 @@
+"""A model folder, written whole or not at all (law 10)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from assent.errors import StorageError
+from assent.models.vocabulary import sync_tokens
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and warnings: what matters in them is checked and raised here."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def save_model(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a Hugging Face folder: safetensors, configs, tokenizer, chat template. Replaces what stood there.
+
+    It is written to a sibling, synced and renamed, so a reader sees the old folder or the new one. `state_dict`: the
+    weights, where the model's own are sharded. Errors: StorageError.
+    """
+    target = Path(folder)
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    sync_tokens(model, tokenizer)
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        with quiet():
+            model.save_pretrained(part, state_dict=None if state_dict is None else dict(state_dict))
+            tokenizer.save_pretrained(part)
+        for file in part.iterdir():
+            _sync(file)
+        _sync(part)
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+        _sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise StorageError(f"the model cannot be written: {error}", got=target) from error
+    return target
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
