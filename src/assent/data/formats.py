@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from assent.data import rows_read, rows_write, texts
@@ -77,8 +77,16 @@ def get_layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+_DECISIVE = {2: frozenset[str](), 1: frozenset({"chosen", "rejected", "completions"})}
+_KNOWN = frozenset(name for layout in _LAYOUTS for name in layout.required)
+
+
 def detect_layout(columns: Collection[str]) -> Layout:
-    """The layout that a file with these columns has. Raises RowError where there is none, or more than one."""
+    """The layout that a file with these columns has. Raises RowError where there is none, or more than one.
+
+    A file that has less than a layout asks for is not taken for a poorer one: `prompt, chosen, rejcted` is not a file
+    of prompts but a file of comparisons with a misspelt column.
+    """
     names = set(columns)
     fitting = [layout for layout in _LAYOUTS if names.issuperset(layout.required)]
     if not fitting:
@@ -92,34 +100,44 @@ def detect_layout(columns: Collection[str]) -> Layout:
             "the columns fit more than one layout",
             got=", ".join(sorted(names)),
             expected="one of " + " · ".join(layout.name for layout in fitting),
-            fix="keep the columns of one of them, or name the layout",
+            fix="keep the columns of one of them",
         )
+    spare = names.difference(fitting[0].required)
+    suspicious = spare & _DECISIVE.get(tier, _KNOWN - {"label", "labels", "score", "scores"})
+    if tier == 0:
+        suspicious |= {name for name in spare if texts.nearest(name.lower(), _TEXT_COLUMNS, cutoff=0.9)}
+    if suspicious:
+        raise missing_columns(names)
     return fitting[0]
+
+
+_TEXT_COLUMNS = ("completion", "completions", "chosen", "rejected", "messages", "conversations")
 
 
 def missing_columns(names: Collection[str], layout: Layout | None = None) -> RowError:
     """What to say of columns that make no layout: the nearest layout, what it lacks, and a likely misspelling."""
+    spare = {name.lower(): name for name in names if name not in _KNOWN}
 
-    def distance(candidate: Layout) -> tuple[int, int]:
+    def likeness(candidate: Layout) -> float:
         lacking = [name for name in candidate.required if name not in names]
-        misspelt = sum(texts.nearest(name, names) is not None for name in lacking)
-        return 2 * len(lacking) - misspelt, -len(candidate.required)
+        misspelt = sum(texts.nearest(name, spare) is not None for name in lacking)
+        return len(candidate.required) - len(lacking) + 0.5 * misspelt - (len(lacking) - misspelt)
 
-    best = layout or min(_LAYOUTS, key=distance)
-    spare = [name for name in names if name not in best.required]
-    lines = []
+    best = layout or max((one for one in _LAYOUTS if not set(one.required) <= set(names)), key=likeness)
+    lacking = []
     for name in best.required:
         if name not in names:
             close = texts.nearest(name, spare)
-            lines.append(f"`{name}`" + (f" (is `{close}` meant?)" if close else ""))
+            lacking.append(f"`{name}`" + (f" (is `{spare[close]}` meant?)" if close else ""))
+    known = layout is not None or likeness(best) > 0
     return RowError(
         "missing column",
-        f"missing column {', '.join(lines)} for the layout {best.name}",
+        f"missing column {', '.join(lacking)} for the layout {best.name}" if known else "the columns make no layout",
         got="columns " + (", ".join(sorted(names)) or "(none)"),
         expected=f"the columns of {best}"
         if layout
         else "one of " + " · ".join(", ".join(x.required) for x in _LAYOUTS),
-        fix="rename or add the column" if lines else None,
+        fix="rename or add the column" if known else "rename the columns to those of one layout",
     )
 
 
@@ -234,8 +252,6 @@ def _same(before: object, after: object) -> bool:
         return bool(json.loads(json.dumps(before)) == after)
     if isinstance(before, Preference) and after is None:
         return before == Preference()
-    if isinstance(before, Preference) and isinstance(after, Preference):
-        return replace(before) == after
     return before == after
 
 

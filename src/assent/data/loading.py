@@ -93,7 +93,7 @@ class _ArrowGroups(Sequence[PromptGroup]):
             return [self[i] for i in range(*index.indices(len(self)))]
         assert self._layout is not None
         row = self._rows[index]
-        return parse_row(plain_row(self._table[row]), self._layout, source=f"{self._name}:{row + 1}")
+        return parse_row(plain_row(self._table[row]), self._layout, source=f"{self._name}{row + 1}")
 
 
 class _Collector:
@@ -109,8 +109,9 @@ class _Collector:
         self._known_columns: set[frozenset[str]] = set()
 
     def groups(self, rows: Iterable[NumberedRow], name: str) -> Iterator[tuple[int, PromptGroup]]:
+        """The good rows. `name` and the number make the source: `file.jsonl:` and 12."""
         for number, row in rows:
-            source = f"{name}:{number}"
+            source = f"{name}{number}"
             try:
                 if isinstance(row, RowError):
                     raise row
@@ -185,9 +186,9 @@ def load_groups(
     hasher = hashlib.sha256()
     groups: Sequence[PromptGroup]
     if source.table is not None:
-        groups = _table_groups(source.table, collector, source.name, hasher)
+        groups = _table_groups(source.table, collector, f"{source.name}:row ", hasher)
     elif all(kind_of(file) == ".parquet" for file in source.files):
-        groups = _table_groups(open_parquet(source.files, hasher), collector, source.name)
+        groups = _table_groups(open_parquet(source.files, hasher), collector, f"{source.name}:row ")
     else:
         groups = [group for file in source.files for group in _file_groups(file, collector, hasher)]
     return _finish(groups, collector, path=source.name, sha256=hasher.hexdigest())
@@ -195,9 +196,10 @@ def load_groups(
 
 def _file_groups(file: Path, collector: _Collector, hasher: Hasher) -> Iterator[PromptGroup]:
     if kind_of(file) == ".parquet":
-        yield from _table_groups(open_parquet([file], hasher), collector, str(file))
+        yield from _table_groups(open_parquet([file], hasher), collector, f"{file}:row ")
     else:
-        for _, group in collector.groups(read_rows(file, hasher), str(file)):
+        name = f"{file}:row " if kind_of(file) == ".json" else f"{file}:"
+        for _, group in collector.groups(read_rows(file, hasher), name):
             yield group
 
 

@@ -218,7 +218,10 @@ def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
                 hasher.update(block)
     mapped = [str(path) for path in paths if not is_gzipped(path)]
     if mapped:
-        loaded = datasets.Dataset.from_parquet(mapped)
+        try:
+            loaded = datasets.Dataset.from_parquet(mapped)
+        except (OSError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(f"{', '.join(mapped)} cannot be read as one table: {error}") from None
         assert isinstance(loaded, datasets.Dataset)
         tables.append(loaded)
     return tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)

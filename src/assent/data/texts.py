@@ -53,8 +53,8 @@ def shorten(value: object, width: int = 80) -> str:
     return text if len(text) <= width else f"{text[: width - 4]} …{text[-1]}"
 
 
-def nearest(word: str, options: Iterable[str]) -> str | None:
-    matches = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+def nearest(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    matches = difflib.get_close_matches(word, list(options), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
@@ -66,6 +66,14 @@ def parse_text(value: object, column: str) -> Text:
         return (_parse_message(value, column),)
     if isinstance(value, list | tuple):
         return tuple(_parse_message(message, column) for message in value)
+    if value is None:
+        raise RowError(
+            EMPTY_PROMPT if column in ("prompt", "conversations") else EMPTY_COMPLETION,
+            f"`{column}` is empty",
+            got="null",
+            expected="text",
+            fix=f"give `{column}` text, or remove the row",
+        )
     raise RowError(
         NOT_TEXT,
         f"`{column}` is not text",

@@ -1,0 +1,247 @@
+"""What can be said of a dataset from its text alone: counts, lengths, duplicates, contradictions, ties, overlap."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy
+
+from assent.data import texts
+from assent.data.loading import Dataset
+from assent.data.splitting import Overlap, conversation_root, overlap, prompt_key
+from assent.types import PromptGroup, Text
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The distribution of a length, in the unit of its name."""
+
+    minimum: int
+    median: float
+    p95: float
+    maximum: int
+
+    @classmethod
+    def of(cls, values: list[int]) -> Lengths:
+        return cls(min(values), float(numpy.median(values)), float(numpy.percentile(values, 95)), max(values))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share with its 95% interval, and the number of groups it stands on."""
+
+    value: float
+    low: float
+    high: float
+    groups: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAudit:
+    """The findings of `audit`. Pairs are pairs of completions of one prompt; `refused` counts rows by reason."""
+
+    path: str
+    sha256: str
+    layout: str
+    groups: int
+    completions: int
+    refused: dict[str, int]
+    distinct_prompts: int
+    distinct_roots: int
+    lengths: dict[str, Lengths]
+    """By `prompt_characters`, `prompt_words`, `completion_characters`, `completion_words`."""
+    duplicate_groups: int
+    """Groups equal to an earlier one in prompt, completions, preference and annotator."""
+    pairs: int
+    tied_pairs: int
+    """Pairs with equal rank, score or thumb, or chosen_probability 1/2."""
+    contradictory_pairs: int
+    """Pairs of texts that are ordered one way in one place and the other way in another; thumbs up and down alike."""
+    groups_with_identical_completions: int
+    empty_completions: int
+    """Refused for it, or blank all the same."""
+    chosen_longer: Share | None
+    """Share of ordered pairs whose better completion has more characters, equal lengths counting half."""
+    annotators: int
+    overlap: Overlap | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, one key for each attribute."""
+        return asdict(self)
+
+    def findings(self) -> list[str]:
+        """What is wrong or suspicious, one sentence each; empty for clean data."""
+        found = [f"{count} rows refused: {reason}" for reason, count in self.refused.items()]
+        if self.empty_completions and texts.EMPTY_COMPLETION not in self.refused:
+            found.append(f"{self.empty_completions} completions are blank")
+        if self.duplicate_groups:
+            found.append(f"{self.duplicate_groups} groups repeat an earlier one exactly")
+        if self.contradictory_pairs:
+            found.append(f"{self.contradictory_pairs} pairs are ordered both ways")
+        if self.groups_with_identical_completions:
+            found.append(f"{self.groups_with_identical_completions} groups hold the same completion twice")
+        if self.overlap is not None and self.overlap.groups_with_shared_root:
+            shared = self.overlap
+            found.append(
+                f"{shared.groups_with_shared_root} of {shared.groups} groups of the second dataset share a conversation"
+                f" root with the first, {shared.groups_with_shared_prompt} the whole prompt"
+            )
+        return found
+
+    def lines(self) -> list[str]:
+        """For people, in 80 columns."""
+        rows = [
+            ("layout", self.layout),
+            ("groups", f"{self.groups:,} ({self.completions:,} completions)"),
+            ("refused", ", ".join(f"{count:,} {reason}" for reason, count in self.refused.items()) or "none"),
+            ("distinct prompts", f"{self.distinct_prompts:,} (from {self.distinct_roots:,} first user turns)"),
+            ("exact duplicates", f"{self.duplicate_groups:,} groups"),
+            ("empty completions", f"{self.empty_completions:,}"),
+        ]
+        if self.pairs:
+            rows += [
+                ("pairs", f"{self.pairs:,}, of them {self.tied_pairs:,} tied"),
+                ("contradictory pairs", f"{self.contradictory_pairs:,}"),
+                ("twice the same text", f"{self.groups_with_identical_completions:,} groups"),
+            ]
+        elif self.layout == "thumbs":
+            rows.append(("contradictory thumbs", f"{self.contradictory_pairs:,}"))
+        if self.chosen_longer is not None:
+            share = self.chosen_longer
+            rows.append(("better one longer", f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"))
+        if self.annotators:
+            rows.append(("annotators", f"{self.annotators:,}"))
+        if self.overlap is not None:
+            shared = self.overlap
+            rows.append(("overlap, first turn", f"{shared.groups_with_shared_root:,} of {shared.groups:,} groups"))
+            rows.append(("overlap, prompt", f"{shared.groups_with_shared_prompt:,} of {shared.groups:,} groups"))
+        lines = [f"{name:<22}{line}" for name, value in rows for line in [value]]
+        lines += ["", f"{'lengths':<22}{'min':>10}{'median':>12}{'95%':>12}{'max':>12}"]
+        for name, length in self.lengths.items():
+            lines.append(
+                f"{name.replace('_', ', '):<22}{length.minimum:>10,}{length.median:>12,.0f}"
+                f"{length.p95:>12,.0f}{length.maximum:>12,}"
+            )
+        return lines
+
+
+def audit(dataset: Dataset, second: Iterable[PromptGroup] | None = None) -> TextAudit:
+    """Reads every group once. `second` is another dataset (the test split, say), compared by its prompts."""
+    counter = _Counter()
+    for group in dataset:
+        counter.add(group)
+    refused = {reason: len(sources) for reason, sources in dataset.refused_by_reason().items()}
+    return TextAudit(
+        path=dataset.path,
+        sha256=dataset.sha256,
+        layout=dataset.layout,
+        groups=len(dataset),
+        completions=len(counter.lengths["completion_characters"]),
+        refused=refused,
+        distinct_prompts=len(counter.prompts),
+        distinct_roots=len(counter.roots),
+        lengths={name: Lengths.of(values) for name, values in counter.lengths.items() if values},
+        duplicate_groups=counter.duplicates,
+        pairs=counter.pairs,
+        tied_pairs=counter.tied,
+        contradictory_pairs=sum(len(directions) > 1 for directions in counter.orders.values()),
+        groups_with_identical_completions=counter.identical,
+        empty_completions=counter.blank + refused.get(texts.EMPTY_COMPLETION, 0),
+        chosen_longer=_share(counter.longer),
+        annotators=len(counter.annotators),
+        overlap=None if second is None else overlap(dataset, second),
+    )
+
+
+class _Counter:
+    """Counts over one pass. Texts are kept as 16-byte digests, so memory does not grow with their length."""
+
+    def __init__(self) -> None:
+        self.prompts: set[bytes] = set()
+        self.roots: set[bytes] = set()
+        self.groups: set[bytes] = set()
+        self.annotators: set[str] = set()
+        self.orders: dict[bytes, set[bool]] = {}
+        self.longer: list[float] = []
+        self.duplicates = self.pairs = self.tied = self.identical = self.blank = 0
+        names = ("prompt_characters", "prompt_words", "completion_characters", "completion_words")
+        self.lengths: dict[str, list[int]] = {name: [] for name in names}
+
+    def add(self, group: PromptGroup) -> None:
+        keys = [texts.key(completion) for completion in group.completions]
+        prompt = texts.key(group.prompt)
+        self.prompts.add(_digest(prompt_key(group.prompt)))
+        self.roots.add(_digest(conversation_root(group.prompt)))
+        whole = _digest(prompt, *keys, repr(group.preference))
+        self.duplicates += whole in self.groups
+        self.groups.add(whole)
+        self.identical += len(set(keys)) < len(keys)
+        if group.preference is not None and group.preference.annotator is not None:
+            self.annotators.add(group.preference.annotator)
+        self._measure("prompt", group.prompt)
+        for completion in group.completions:
+            self._measure("completion", completion)
+            self.blank += not texts.visible(completion).strip()
+        self._compare(group, prompt, keys)
+
+    def _measure(self, name: str, text: Text) -> None:
+        shown = texts.visible(text)
+        self.lengths[f"{name}_characters"].append(len(shown))
+        self.lengths[f"{name}_words"].append(len(shown.split()))
+
+    def _compare(self, group: PromptGroup, prompt: str, keys: list[str]) -> None:
+        if group.preference is not None and group.preference.thumbs is not None:
+            for key, thumb in zip(keys, group.preference.thumbs, strict=True):
+                self.orders.setdefault(_digest(prompt, key), set()).add(thumb)
+        sizes = [len(texts.visible(completion)) for completion in group.completions]
+        wins = []
+        for better, worse, tied in _ordered_pairs(group):
+            self.pairs += 1
+            self.tied += tied
+            if tied or keys[better] == keys[worse]:
+                continue
+            first, last = sorted((keys[better], keys[worse]))
+            self.orders.setdefault(_digest(prompt, first, last), set()).add(keys[better] == first)
+            wins.append(0.5 if sizes[better] == sizes[worse] else float(sizes[better] > sizes[worse]))
+        if wins:
+            self.longer.append(sum(wins) / len(wins))
+
+
+def _digest(*parts: str) -> bytes:
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode()
+        hasher.update(len(data).to_bytes(8, "big") + data)
+    return hasher.digest()
+
+
+def _ordered_pairs(group: PromptGroup) -> Iterator[tuple[int, int, bool]]:
+    """(better, worse, tied) for every pair of completions that the preference orders or ties."""
+    preference = group.preference
+    if preference is None:
+        return
+    if preference.ranking is not None:
+        values = [-float(rank) for rank in preference.ranking]
+    elif preference.scores is not None:
+        values = list(preference.scores)
+    else:
+        return
+    for i, j in combinations(range(len(values)), 2):
+        better, worse = (i, j) if values[i] >= values[j] else (j, i)
+        yield better, worse, values[i] == values[j] or preference.chosen_probability == 0.5
+
+
+def _share(values: list[float]) -> Share | None:
+    """The mean over groups with Wilson's interval. The group is the unit, since pairs of one group share completions;
+    a mean of values in [0, 1] varies no more than a proportion, so the interval is on the wide side."""
+    if not values:
+        return None
+    from statsmodels.stats.proportion import proportion_confint
+
+    total = sum(values)
+    low, high = proportion_confint(total, len(values), alpha=0.05, method="wilson")
+    return Share(total / len(values), float(low), float(high), len(values))
