@@ -33,7 +33,8 @@ class Logits:
         config = config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1.0
         divisor = getattr(config, "logits_scaling", None) or 1.0
-        return Logits(float(scale / divisor), getattr(config, "final_logit_softcapping", None), temperature)
+        softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+        return Logits(float(scale / divisor), softcap, temperature)
 
     def apply(self, z: Tensor) -> Tensor:
         """In float32 or wider, in place where z already is and nothing records it."""
