@@ -1,7 +1,7 @@
 """Where a completion begins and ends in text (law 8): one prompt text, and each completion as a chain of pieces.
 
-A piece is counted (an assistant turn, through its EOS) or not (what stands between two assistant turns). What a template
-writes after an EOS is dropped at the end of a completion and joins the next piece within it.
+A piece is counted (an assistant turn, through its EOS) or not (what stands between two assistant turns). What a
+template writes after an EOS is dropped at the end of a completion and joins the next piece within it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class CompletionText:
-    """`append_eos`: the text ends without an EOS, which is then added as an id. `tail`: what was dropped after the EOS."""
+    """`append_eos`: the text ends without an EOS, which is then added as an id. `tail`: what was dropped after it."""
 
     pieces: tuple[Piece, ...]
     append_eos: bool
@@ -33,7 +33,7 @@ class CompletionText:
 
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """`raw`: strings, not rendered. `literals`: how many contents spell a control token (they are marked in the texts)."""
+    """`raw`: strings, not rendered. `literals`: how many contents spell a control token (marked in the texts)."""
 
     prompt: str
     completions: tuple[CompletionText, ...]
@@ -93,7 +93,7 @@ def _conversation(
     template: Template,
     options: dict[str, Any],
 ) -> CompletionText:
-    """Each assistant turn is what the template adds to the conversation before it, rendered with the generation prompt."""
+    """Each assistant turn is what the template adds to the turns before it, rendered with the generation prompt."""
     assistant = [i for i, m in enumerate(turns) if m.role == "assistant"]
     if not assistant:
         raise TemplateError("a completion has no assistant turn", got=", ".join(m.role for m in turns) or "no turns")
@@ -142,9 +142,8 @@ def _apart(turns: tuple[Message, ...], template: Template) -> tuple[Piece, ...]:
 def _continuation(before: str, after: str, turn: int) -> str:
     if after.startswith(before):
         return after[len(before) :]
-    same = next(
-        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
-    )
+    differing = (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
+    same = next(differing, min(len(before), len(after)))
     view = slice(max(0, same - 40), same + 60)
     fix = REMEDIES if turn == 0 else f"train on the last assistant turn alone with --train-on last, or {REMEDIES}"
     raise TemplateError(

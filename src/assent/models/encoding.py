@@ -1,8 +1,9 @@
 """Text to ids at a stated place of a text: its start, after other text, or after a control token (law 8).
 
-SentencePiece-like tokenizers put a dummy prefix (`▁`, a space) before whatever they are given. It belongs to the start of a
-text, not to a completion that continues a prompt. `Encoder` holds the tokenizer once as it is, and where it has a dummy
-prefix once without; control tokens that the text of a person happens to spell are encoded by a third one, which knows none.
+SentencePiece-like tokenizers put a dummy prefix (`▁`, a space) before whatever they are given. It belongs to the start
+of a text, not to a completion that continues a prompt. `Encoder` holds the tokenizer once as it is, and where it has a
+dummy prefix once without; control tokens that a person's text happens to spell are encoded by a third one, which knows
+none.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ class Encoder:
     def following(self, texts: Sequence[str], before: Sequence[Sequence[int]]) -> list[list[int]]:
         """Ids of texts that continue rows; `before` holds the ids that stand before each.
 
-        After a control token, the text is encoded together with it, for a tokenizer may treat what follows a control token
-        in its own way (a prefix, stripped blanks); after ordinary text, without dummy prefix.
+        After a control token, the text is encoded together with it, for a tokenizer may treat what follows one in its
+        own way (a prefix, stripped blanks); after ordinary text, without dummy prefix.
         """
         literal = [self._literal_of.get(ids[-1]) if ids else None for ids in before]
         joined = [(mark or "") + text for text, mark in zip(texts, literal, strict=True)]
@@ -137,7 +138,7 @@ class Encoder:
             if OPEN in text:
                 out[i] = self._with_literals(text, tokenizer)
                 continue
-            # without the dummy prefix only up to the first control token: after one the tokenizer does as it always does
+            # without dummy prefix only up to the first control token: after one the tokenizer does as it always does
             control = self._control_pattern.search(text) if tokenizer is not self._whole else None
             if control:
                 head = self._ids(tokenizer, [text[: control.start()]])[0] if control.start() else []

@@ -50,7 +50,7 @@ def new_model(
     chat_template: str = "chatml",
     seed: int = 0,
 ) -> Summary:
-    """Write a model folder. Text comes from `text_files` (plain text, JSONL: every string in it; also gzipped) and `texts`.
+    """Write a model folder. Text: `text_files` (plain text; JSONL, every string in it; also gzipped) and `texts`.
 
     The same arguments give the same bytes. Errors: DataError for files without text, ModelError for impossible sizes.
     """

@@ -1,6 +1,6 @@
 """Chat templates: which one renders, what it may hold, and how a base model gets one.
 
-A `Template` renders messages to text and knows where text stops (the EOS set) and what the template writes after a turn.
+A `Template` renders messages to text and knows where text stops (the EOS set) and what is written after a turn.
 How the text becomes ids, and where the completion begins, is `tokenizing`'s business.
 """
 
@@ -150,10 +150,10 @@ def resolve_template(
     eos_ids: Iterable[int] = (),
     model: PreTrainedModel | None = None,
 ) -> Template:
-    """The template of `tokenizer` with its options; with `chat_template` (chatml or a file) that one is attached first.
+    """The template of `tokenizer` with its options; with `chat_template` (chatml or a file) that is attached first.
 
-    The EOS set is the tokenizer's EOS ∪ the generation config's ids, which `load_tokenizer` left on the tokenizer, which
-    `model` has, or which `eos_ids` gives. Pass `model` so that new control tokens get embedding rows.
+    The EOS set is the tokenizer's EOS ∪ the generation config's ids, which `load_tokenizer` left on the tokenizer,
+    which `model` has, or which `eos_ids` gives. Pass `model` so that new control tokens get embedding rows.
     Errors: TemplateError for a template that cannot be read, or an empty EOS set.
     """
     if chat_template is not None:
@@ -187,9 +187,9 @@ def resolve_template(
 def attach_template(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, name_or_file: str) -> list[str]:
     """Give a model a chat template; returns the control tokens that were new to it.
 
-    Control tokens of the template (<|name|>) become single tokens, new embedding rows start at the mean, and the token that
-    ends an assistant turn joins the EOS set: it becomes the tokenizer's EOS, and the generation config lists it beside the
-    old one. Attaching the same template twice changes nothing.
+    Control tokens of the template (<|name|>) become single tokens, new embedding rows start at the mean, and the token
+    that ends an assistant turn joins the EOS set: it becomes the tokenizer's EOS, and the generation config lists it
+    beside the old one. Attaching the same template twice changes nothing.
     """
     source = read_template(name_or_file)
     wanted = list(dict.fromkeys(_CONTROL_TOKEN.findall(source)))
@@ -203,7 +203,7 @@ def attach_template(model: PreTrainedModel | None, tokenizer: PreTrainedTokenize
     end_of_turn = _end_of_turn(tokenizer, source)
     if end_of_turn is not None:
         tokenizer.eos_token = end_of_turn
-        ends.add(int(tokenizer.convert_tokens_to_ids(end_of_turn)))
+        ends.add(tokenizer.get_vocab()[end_of_turn])
     tokenizer.generation_eos_ids = frozenset(ends)
     choose_pad(tokenizer)
     if model is not None:
@@ -244,7 +244,7 @@ def merge_system(messages: Sequence[Message]) -> tuple[Message, ...]:
         if message.role == "user":
             rest[i] = Message("user", "\n\n".join([*system, message.content]), message.extra)
             return tuple(rest)
-    return tuple([Message("user", "\n\n".join(system)), *rest])
+    return (Message("user", "\n\n".join(system)), *rest)
 
 
 def missing_template(tokenizer: PreTrainedTokenizerBase) -> TemplateError:

@@ -18,7 +18,7 @@ from assent.models.cutting import CompletionText, RowText, row_text
 from assent.models.encoding import OPEN
 from assent.models.templates import Template
 from assent.models.token_report import TokenReport
-from assent.models.truncation import Refused, RowIds, fit
+from assent.models.truncation import RefusedRowError, RowIds, fit
 from assent.types import PromptGroup, Text
 
 SAMPLE = 256
@@ -73,7 +73,7 @@ def tokenize_groups(
                 again=lambda g: encode_rows([row_text(g, template, train_on=train_on)], template)[0],
             )
             token_group = _token_group(group, shortened.row, source, cut=shortened.changed)
-        except Refused as refusal:
+        except RefusedRowError as refusal:
             report.refused.setdefault(refusal.reason, []).append(source)
             continue
         report.add(text, row, shortened, tokenizer.bos_token_id)
@@ -125,7 +125,7 @@ def encode_rows(texts: Sequence[RowText], template: Template) -> list[RowIds]:
 
 
 def _with_start(ids: list[int], text: RowText, template: Template) -> list[int]:
-    """A raw prompt begins as the tokenizer begins one (BOS, where it adds it), once; a rendered one as the template does."""
+    """A raw prompt begins as the tokenizer begins one (BOS, where it adds it), once; a rendered one as it is."""
     start = template.encoder.start_ids
     if text.raw and tuple(ids[: len(start)]) != start:
         ids = [*start, *ids]
@@ -179,17 +179,17 @@ def _compare_joint(
 
 
 def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> TokenGroup:
-    """The ids with what the row says about its completions. Errors: Refused where nothing can be learned from it."""
+    """The ids with what the row says of its completions. Errors: RefusedRowError where nothing can be learned."""
     preference = group.preference
     if not row.prompt:
-        raise Refused("the prompt is empty and the tokenizer has no BOS")
+        raise RefusedRowError("the prompt is empty and the tokenizer has no BOS")
     if any(c.num_counted == 0 for c in row.completions):
-        raise Refused("a completion has no token that counts")
+        raise RefusedRowError("a completion has no token that counts")
     compared = preference is not None and (preference.ranking is not None or preference.scores is not None)
     if compared and len(row.completions) > 1 and len({c.ids for c in row.completions}) == 1:
-        raise Refused("completions do not differ" + (" after they were cut" if cut else ""))
+        raise RefusedRowError("completions do not differ" + (" after they were cut" if cut else ""))
     if cut and group.logps is not None:
-        raise Refused("too long, and its logged log-probabilities are of the whole text")
+        raise RefusedRowError("too long, and its logged log-probabilities are of the whole text")
     completion: dict[str, np.ndarray] = {}
     value: dict[str, float] = {}
     if group.logps is not None:

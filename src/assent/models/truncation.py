@@ -1,8 +1,8 @@
 """Rows that are longer than `max_length`.
 
-The prompt loses its oldest turns first (system messages and everything from the last user turn on stay), no more than the
-longest completion needs; a raw prompt loses tokens on its left, down to half of `max_length`. Then completions are cut at
-their end: they lose their EOS and are marked.
+The prompt loses its oldest turns first (system messages and everything from the last user turn on stay), no more than
+the longest completion needs; a raw prompt loses tokens on its left, down to half of `max_length`. Then completions are
+cut at their end: they lose their EOS and are marked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from assent.models.batch import TokenCompletion
 from assent.types import Message, PromptGroup
 
 
-class Refused(Exception):
+class RefusedRowError(Exception):
     """A row that cannot be used; counted in the report under `reason`."""
 
     def __init__(self, reason: str) -> None:
@@ -57,9 +57,9 @@ def fit(
     start: Sequence[int],
     again: Callable[[PromptGroup], RowIds],
 ) -> Fitted:
-    """Cut one row to `max_length`. `room`: tokens kept free for sampling; `again` encodes the row with a shorter prompt.
+    """Cut one row to `max_length`. `room`: tokens kept free for sampling; `again` encodes it with a shorter prompt.
 
-    Errors: Refused where the last user turn alone leaves no room.
+    Errors: RefusedRowError where the last user turn alone leaves no room.
     """
     wanted = room if room is not None else row.longest()
     if len(row.prompt) + wanted <= max_length:
@@ -77,7 +77,7 @@ def fit(
     free = max_length - len(row.prompt)
     if free < (room if room is not None else min(1, wanted)):
         needed = "" if room is None else f" with {room} new tokens"
-        raise Refused(f"the last user turn alone does not fit max_length {max_length}{needed}")
+        raise RefusedRowError(f"the last user turn alone does not fit max_length {max_length}{needed}")
     completions = tuple(_cut(c, free) for c in row.completions)
     return Fitted(
         RowIds(row.prompt, completions),

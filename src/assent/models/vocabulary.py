@@ -23,27 +23,34 @@ def add_control_tokens(
 ) -> list[str]:
     """Make each of `tokens` one control token; returns those that were not in the vocabulary.
 
-    New embedding rows (input, output, and output bias) are the mean of the rows of the known vocabulary: a new token then
-    starts as an average one instead of a random one. Without a model only the tokenizer changes.
+    New embedding rows (input, output, and output bias) are the mean of the rows of the known vocabulary: a new token
+    then starts as an average one instead of a random one. Without a model only the tokenizer changes.
     """
     known = tokenizer.get_vocab()
     new = [token for token in tokens if token not in known]
     old_size = len(tokenizer)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     if model is not None and new:
-        ids = [int(i) for i in tokenizer.convert_tokens_to_ids(new)]
+        vocabulary = tokenizer.get_vocab()
+        ids = [vocabulary[token] for token in new]
         _grow(model, old_size=old_size, new_size=max(len(tokenizer), max(ids) + 1), ids=ids)
     return new
 
 
+def _input_rows(model: PreTrainedModel) -> int:
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
+
+
 @torch.no_grad()
 def _grow(model: PreTrainedModel, *, old_size: int, new_size: int, ids: Sequence[int]) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = _input_rows(model)
     known = min(rows, old_size)
     if new_size > rows:
         model.resize_token_embeddings(new_size, pad_to_multiple_of=MULTIPLE, mean_resizing=False)
-    weights: list[Tensor] = [model.get_input_embeddings().weight]
-    head = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    weights: list[Tensor] = [embedding.weight]
+    head: Any = model.get_output_embeddings()
     if head is not None:
         if head.weight is not weights[0]:  # untied
             weights.append(head.weight)
@@ -75,7 +82,7 @@ def choose_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def sync_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make the model fit its tokenizer: rows for every id, pad id, and the EOS set in config and generation config."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = _input_rows(model)
     if len(tokenizer) > rows:
         _grow(model, old_size=rows, new_size=len(tokenizer), ids=range(rows, len(tokenizer)))
     generation = getattr(model, "generation_config", None)
