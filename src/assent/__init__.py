@@ -1,0 +1,27 @@
+"""Assent: preference alignment of language models, from pretrained to aligned.
+
+Everything the command line does is a function here: `assent.dpo(model=..., data=..., output_dir=..., beta=0.1)`
+returns a result with `.model_path`, `.metrics` and `.report()`. Names are resolved when first used, so that
+`import assent` loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from assent.pipelines.functions import Result, dpo, ppo, reward, sft
+
+__version__ = "0.1.0"
+__all__ = ["Result", "dpo", "ppo", "reward", "sft"]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(importlib.import_module("assent.pipelines.functions"), name)
+    raise AttributeError(f"module 'assent' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,7 @@
+"""`python -m assent`, which is also what torchrun starts: `torchrun -m assent dpo ...`."""
+
+import sys
+
+from assent.cli import main
+
+sys.exit(main())

@@ -1,0 +1,142 @@
+"""`assent`: commands, exit status, and the one message that an error is.
+
+Exit status: 0 done; 1 ran and found a fault; 2 bad input or usage, nothing written; 3 failed while running, the last
+checkpoint stands; 130 interrupted by Ctrl-C or SIGTERM, resumable. Progress and logs go to stderr; with --json stdout
+is exactly one JSON document.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+from assent import __version__
+from assent.cli.outcome import Outcome
+from assent.errors import AssentError, ConfigError, UsageError
+
+EPILOGUE = """Every command takes --config FILE.yaml (options by name; a flag wins), --json (one JSON document on stdout) \
+and --debug (a traceback with an error)."""
+
+TRAINING, MODELS, DATA = "Training", "Models and answers", "Data and results"
+
+COMMANDS = (
+    # name, where it is, group, help: nothing is imported before its command is named
+    ("sft", "assent.cli.training:sft", TRAINING, "Instruction tuning from demonstrations."),
+    ("reward", "assent.cli.training:reward", TRAINING, "A reward model from comparisons."),
+    ("dpo", "assent.cli.training:dpo", TRAINING, "Direct preference optimisation from comparisons."),
+    ("ppo", "assent.cli.training:ppo", TRAINING, "PPO against a reward, with a KL penalty to the reference."),
+    ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),
+)
+
+DATA_COMMANDS = (("check", "assent.cli.data:check", "What is in a file, and what is wrong with it; writes nothing."),)
+
+
+def build_app() -> App:
+    app = App(
+        name="assent",
+        help="Preference alignment of language models, from pretrained to aligned.",
+        help_epilogue=EPILOGUE,
+        version=__version__,
+        help_format="plaintext",
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    for name, location, group, text in COMMANDS:
+        app.command(location, name=name, help=text, group=group)
+    data = App(name="data", help="Look at files of prompts and completions.", group=DATA)
+    for name, location, text in DATA_COMMANDS:
+        data.command(location, name=name, help=text)
+    app.command(data)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status. `argv` without the program's name; None: the process's own."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json, debug, arguments = _global_flags(arguments)
+    try:
+        with _terminable(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            outcome = _run(arguments)
+        if outcome is not None:
+            print(json.dumps(outcome.document, allow_nan=False) if as_json else outcome.text)
+            sys.stdout.flush()
+        return 0 if outcome is None else outcome.exit_status
+    except BrokenPipeError:  # the reader of stdout has left: nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stopped:  # a library's: it has said why
+        return stopped.code if isinstance(stopped.code, int) else 3
+    except BaseException as error:
+        if debug:
+            traceback.print_exc()
+        message, status = _explain(error)
+        print(message, file=sys.stderr, flush=True)
+        return status
+
+
+def _run(arguments: list[str]) -> Outcome | None:
+    """None: help or the version was asked for, and printed."""
+    app = build_app()
+    if not arguments:
+        names = ", ".join([*(name for name, *_ in COMMANDS), "data"])
+        raise UsageError("no command given", expected=names, fix="assent --help, or assent COMMAND --help")
+    try:
+        return app(arguments)
+    except CycloptsError as error:
+        error.verbose = False
+        raise ConfigError(str(error).strip(), fix=f"see {_help_command(error)}") from None
+
+
+def _help_command(error: CycloptsError) -> str:
+    return " ".join(["assent", *(error.command_chain or ()), "--help"])
+
+
+def _global_flags(arguments: list[str]) -> tuple[bool, bool, list[str]]:
+    """--json and --debug, wherever they stand before `--`, and the other arguments."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    head = arguments[:end]
+    kept = [argument for argument in head if argument not in ("--json", "--debug")]
+    return "--json" in head, "--debug" in head, kept + arguments[end:]
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops a command as Ctrl-C does. Only the main thread may say so; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_: int, __: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """The message for people and the exit status."""
+    if isinstance(error, AssentError):
+        return f"error: {error}", error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted: the same command continues from the last checkpoint", 130
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"error: the disk is full{where}\n  to do:    free space, then repeat the command: it resumes", 3
+    text = " ".join(str(error).split()) or "no message"
+    return f"error: unexpected {type(error).__name__}: {text}\n  to do:    --debug shows where", 3

@@ -1,0 +1,176 @@
+"""From what a user wrote (YAML, flags, keyword arguments) to a configuration class, with one clear error.
+
+Everything that makes an option goes through `parse_options`, so a flag, a YAML key and a Python argument are
+checked by the same rules and refused in the same words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from assent.errors import ConfigError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+MAX_YAML_BYTES = 1_000_000
+MAX_YAML_VALUES = 100_000
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` most resembles, case and `-`/`_` aside."""
+    by_form = {_form(k): k for k in known}
+    near = get_close_matches(_form(name), by_form, n=1, cutoff=0.6)
+    return by_form[near[0]] if near else None
+
+
+def _form(name: str) -> str:
+    return name.lower().replace("-", "_").strip("_")
+
+
+def unknown_name(what: str, name: str, known: Iterable[str], *, show: Callable[[str], str] = str) -> ConfigError:
+    """The error for a name that is not among the known ones: it names the nearest, or lists all."""
+    known = list(known)
+    near = nearest(name, known)
+    if near is None:
+        return ConfigError(f"unknown {what}: {show(name)}", expected=f"one of: {', '.join(map(show, sorted(known)))}")
+    return ConfigError(f"unknown {what}: {show(name)}", fix=f"did you mean {show(near)}?")
+
+
+def parse_options(
+    config_class: type[Config], given: Mapping[str, Any], *, show: Callable[[str], str] = str, where: str = ""
+) -> Config:
+    """`given` as a configuration. ConfigError, which names every option at fault, if it cannot be.
+
+    show    how an option is called where the user wrote it (`--learning-rate`, `learning_rate`)
+    where   what stands behind the message's first line (` in FILE`, ` of stage sft`)
+    """
+    for name in given:
+        if name not in config_class.model_fields:
+            error = unknown_name("option", str(name), config_class.model_fields, show=show)
+            raise ConfigError(error.what + where, expected=error.expected, fix=error.fix)
+    try:
+        return config_class.model_validate(dict(given))
+    except ValidationError as error:
+        raise _readable(error, show=show, where=where) from None
+
+
+def _readable(error: ValidationError, *, show: Callable[[str], str], where: str) -> ConfigError:
+    details = error.errors(include_url=False, include_context=True)
+    missing = [show(str(d["loc"][0])) for d in details if d["type"] == "missing" and len(d["loc"]) == 1]
+    wrong = [d for d in details if not (d["type"] == "missing" and len(d["loc"]) == 1)]
+    if not wrong:
+        listed = ", ".join(missing)
+        return ConfigError(
+            f"{'options' if len(missing) > 1 else 'option'} missing{where}: {listed}", fix=f"give {listed}"
+        )
+    first = wrong[0]
+    if not first["loc"]:  # a rule about several options: its message says which, and what to do
+        return ConfigError(_rule(first["msg"]) + where)
+    name = show(str(first["loc"][0])) + "".join(f"[{part}]" for part in first["loc"][1:])
+    others = [show(str(d["loc"][0])) for d in wrong[1:] if d["loc"] and d["loc"][0] != first["loc"][0]] + missing
+    also = f"also look at {', '.join(dict.fromkeys(others))}" if others else None
+    return ConfigError(f"{name} is not right{where}", got=repr(first["input"]), expected=_expected(first), fix=also)
+
+
+def _rule(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _expected(detail: Mapping[str, Any]) -> str:
+    """Pydantic's "Input should be greater than 0" as "a number greater than 0"; a pattern in the words of its field."""
+    message = str(detail["msg"])
+    if detail["type"] == "string_pattern_mismatch":
+        return f"text that matches {detail['ctx']['pattern']}"
+    message = _rule(message)
+    message = re.sub(r"^Input should be (a valid )?", lambda m: "a valid " if m.group(1) else "", message)
+    kind = {"greater_than": "a number ", "greater_than_equal": "a number ", "less_than": "a number "}
+    kind["less_than_equal"] = "a number "
+    return kind.get(str(detail["type"]), "") + re.sub(r", unable to .*$", "", message)
+
+
+class _OptionsLoader(yaml.SafeLoader):
+    """Safe YAML in which `no` is the word no, 1e-5 is a number, and a key that stands twice is an error.
+
+    YAML 1.1 reads `mixed_precision: no` as False and `learning_rate: 1e-5` as text; YAML 1.2 does not, nor do people.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own protocol)
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+_OptionsLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+_OptionsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF)|\.(?:nan|NaN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. ConfigError for a missing, large, broken or other kind of file."""
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_YAML_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}", fix="check the path") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}", got=error.strerror) from None
+    if len(content) > MAX_YAML_BYTES:
+        raise ConfigError(f"{path} is too large for a configuration file", expected=f"at most {MAX_YAML_BYTES} bytes")
+    try:
+        loader = _OptionsLoader(content.decode("utf-8-sig"))
+        try:
+            loaded = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML", got=_yaml_problem(error)) from None
+    if loaded is None:
+        raise ConfigError(f"{path} is empty", expected="`key: value` lines")
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise ConfigError(f"{path} is not a configuration", got=type(loaded).__name__, expected="`key: value` lines")
+    _refuse_huge(loaded, path)
+    return loaded
+
+
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _refuse_huge(loaded: Any, path: str | Path) -> None:
+    """Aliases let a small file stand for a huge value (and for one that holds itself): both are refused."""
+    stack, count = [loaded], 0
+    while stack:
+        value = stack.pop()
+        count += 1
+        if count > MAX_YAML_VALUES:
+            raise ConfigError(
+                f"{path} holds too many values", expected=f"at most {MAX_YAML_VALUES}, aliases written out"
+            )
+        if isinstance(value, dict):
+            stack.extend(value.values())
+        elif isinstance(value, list | tuple | set):
+            stack.extend(value)
