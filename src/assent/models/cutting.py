@@ -7,13 +7,21 @@ template writes after an EOS is dropped at the end of a completion and joins the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from assent.errors import TemplateError
 from assent.models.encoding import CLOSE, OPEN
 from assent.models.templates import REMEDIES, Template
 from assent.types import Message, PromptGroup, Text
+
+
+class RefusedRowError(Exception):
+    """A row that cannot be used; counted in the report under `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +32,24 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class CompletionText:
-    """`append_eos`: the text ends without an EOS, which is then added as an id. `tail`: what was dropped after it."""
+    """`append_eos`: the text ends without an EOS, which is then added as an id. `tail`: what was dropped after it.
+
+    `turns_dropped`: turns after the last assistant turn, which nothing is learned from.
+    """
 
     pieces: tuple[Piece, ...]
     append_eos: bool
     tail: str = ""
+    turns_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """`raw`: strings, not rendered. `literals`: how many contents spell a control token (marked in the texts)."""
+    """`raw`: strings, not rendered. `literals`: how many contents (or strings) spell a control token.
+
+    In contents they are marked and stay text. A raw string has no template that could write them, so there they are
+    what they spell: control tokens.
+    """
 
     prompt: str
     completions: tuple[CompletionText, ...]
@@ -41,8 +57,12 @@ class RowText:
     literals: int = 0
 
 
-def row_text(group: PromptGroup, template: Template, *, train_on: Literal["all", "last"] = "all") -> RowText:
-    """The texts of a row. Errors: TemplateError where the template refuses, or is no prefix of its own continuation."""
+def row_text(group: PromptGroup, template: Template) -> RowText:
+    """The texts of a row.
+
+    Errors: TemplateError where the template refuses, or is no prefix of its own continuation; RefusedRowError for a
+    conversation that nobody began.
+    """
     if isinstance(group.prompt, str):
         if any(not isinstance(c, str) for c in group.completions):
             raise TemplateError(
@@ -50,7 +70,12 @@ def row_text(group: PromptGroup, template: Template, *, train_on: Literal["all",
                 got=group.source or None,
                 expected="both strings, or both lists of messages",
             )
-        return RowText(group.prompt, tuple(_raw(c, template) for c in group.completions), raw=True)
+        raw = [_raw(str(c), template) for c in group.completions]
+        spelled = [group.prompt, *(p.text.removesuffix(eos) for c, eos in raw for p in c.pieces)]
+        controls = sum(map(template.encoder.spells_control, spelled))
+        return RowText(group.prompt, tuple(c for c, _ in raw), raw=True, literals=controls)
+    if not group.prompt:
+        raise RefusedRowError("the conversation begins with an assistant turn")
     literals = _Literals(template)
     prompt = literals.of_messages(group.prompt)
     turns = [literals.of_messages(_as_turns(c)) for c in group.completions]
@@ -58,8 +83,6 @@ def row_text(group: PromptGroup, template: Template, *, train_on: Literal["all",
         "tools": None if group.tools is None else [literals.of_value(t) for t in group.tools],
         "chat_template_kwargs": group.chat_template_kwargs,
     }
-    if train_on == "last" and turns:
-        prompt, turns = _up_to_last(prompt, turns)
     rendered = template.render(prompt, add_generation_prompt=True, **options)
     completions = tuple(_conversation(prompt, t, rendered, template, options) for t in turns)
     return RowText(rendered, completions, raw=False, literals=literals.count)
@@ -69,21 +92,19 @@ def _as_turns(completion: Text) -> tuple[Message, ...]:
     return (Message("assistant", completion),) if isinstance(completion, str) else completion
 
 
-def _raw(completion: Text, template: Template) -> CompletionText:
-    """A raw completion keeps its text; an EOS that it spells at its end is its EOS."""
-    text = str(completion)
-    has_eos = any(text.endswith(eos) for eos in template.encoder.eos_literals)
-    return CompletionText((Piece(text, True),), append_eos=not has_eos)
+def last_turn_only(group: PromptGroup) -> PromptGroup:
+    """`--train-on last`: everything before the last assistant turn becomes prompt (rows with one completion)."""
+    turns = group.completions[0] if len(group.completions) == 1 else ()
+    if isinstance(turns, str) or isinstance(group.prompt, str):
+        return group
+    last = max((i for i, m in enumerate(turns) if m.role == "assistant"), default=0)
+    return replace(group, prompt=group.prompt + turns[:last], completions=(turns[last:],)) if last else group
 
 
-def _up_to_last(
-    prompt: tuple[Message, ...], turns: list[tuple[Message, ...]]
-) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
-    """`--train-on last`: everything before the last assistant turn is prompt (rows with one completion)."""
-    if len(turns) != 1:
-        return prompt, turns
-    last = max((i for i, m in enumerate(turns[0]) if m.role == "assistant"), default=0)
-    return prompt + turns[0][:last], [turns[0][last : last + 1]]
+def _raw(text: str, template: Template) -> tuple[CompletionText, str]:
+    """A raw completion keeps its text; an EOS that it spells at its end is its EOS (the second value, else "")."""
+    eos = next((eos for eos in template.encoder.eos_literals if text.endswith(eos)), "")
+    return CompletionText((Piece(text, True),), append_eos=not eos), eos
 
 
 def _conversation(
@@ -97,6 +118,7 @@ def _conversation(
     assistant = [i for i, m in enumerate(turns) if m.role == "assistant"]
     if not assistant:
         raise TemplateError("a completion has no assistant turn", got=", ".join(m.role for m in turns) or "no turns")
+    turns_dropped = len(turns) - 1 - assistant[-1]
     if template.prompt_format == "concat":
         return _end(_apart(turns, template), template)
     pieces: list[Piece] = []
@@ -117,7 +139,7 @@ def _conversation(
         pieces.append(Piece(kept, True))
         written = after
     last = Piece(pieces[-1].text + dropped, True)
-    return _end((*pieces[:-1], last), template)
+    return replace(_end((*pieces[:-1], last), template), turns_dropped=turns_dropped)
 
 
 def _end(pieces: tuple[Piece, ...], template: Template) -> CompletionText:

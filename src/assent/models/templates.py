@@ -134,6 +134,22 @@ class Template:
         except TemplateError:
             return ""
 
+    @cached_property
+    def end_of_turn(self) -> str | None:
+        """The first special token that the template writes after an assistant turn's content."""
+        found = [(self.tail.find(text), -len(text), text) for text in self.encoder.control if text in self.tail]
+        return min(found)[2] if found else None
+
+    @property
+    def writes_bos(self) -> bool:
+        """Whether a rendered conversation begins with the tokenizer's BOS."""
+        bos = self.tokenizer.bos_token
+        try:
+            text = self._render((Message("user", "u"),), None, self.chat_template_kwargs, True)
+        except TemplateError:
+            return False
+        return bool(bos) and text.startswith(str(bos))
+
     @property
     def writes_eos(self) -> bool:
         return self.encoder.cut_after_eos(self.tail)[2]
@@ -200,7 +216,7 @@ def attach_template(model: PreTrainedModel | None, tokenizer: PreTrainedTokenize
         ends.add(int(tokenizer.eos_token_id))
     if model is not None:
         ends |= eos_ids_of(getattr(model, "generation_config", None))
-    end_of_turn = _end_of_turn(tokenizer, source)
+    end_of_turn = Template(tokenizer, source, "error", "template", {}, False, frozenset()).end_of_turn
     if end_of_turn is not None:
         tokenizer.eos_token = end_of_turn
         ends.add(tokenizer.get_vocab()[end_of_turn])
@@ -254,14 +270,6 @@ def missing_template(tokenizer: PreTrainedTokenizerBase) -> TemplateError:
         fix="attach one with --chat-template chatml or --chat-template FILE (it is saved with the result), or give the "
         "prompts and completions as plain strings",
     )
-
-
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase, source: str) -> str | None:
-    """The first special token that `source` writes after an assistant turn's content."""
-    probe = Template(tokenizer, source, "error", "template", {}, False, frozenset())
-    tail = probe.tail
-    found = [(tail.find(text), -len(text), text) for text in probe.encoder.control if text in tail]
-    return min(found)[2] if found else None
 
 
 def _short(text: str, limit: int = 60) -> str:

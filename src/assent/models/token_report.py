@@ -33,15 +33,25 @@ class TokenReport:
     """What templates wrote after EOS, and after how many completions."""
     literal_controls: int = 0
     """Rows in which a person spelled a control token; it stays text."""
+    raw_controls: int = 0
+    """Rows whose raw strings spell a control token; it is one."""
+    turns_dropped: int = 0
+    """Turns after the last assistant turn of a completion."""
     double_bos: int = 0
     """Rows whose prompt begins with two BOS ids."""
     prompt_lengths: list[int] = field(default_factory=list)
     completion_lengths: list[int] = field(default_factory=list)
-    """Tokens before any cut, of the rows used."""
+    row_lengths: list[int] = field(default_factory=list)
+    """Tokens before any cut, refused rows included; of a row: its prompt and its longest completion."""
 
     @property
     def num_refused(self) -> int:
         return sum(map(len, self.refused.values()))
+
+    def measure(self, row: RowIds) -> None:
+        self.prompt_lengths.append(len(row.prompt))
+        self.completion_lengths += [len(c.ids) for c in row.completions]
+        self.row_lengths.append(len(row.prompt) + row.longest())
 
     def add(self, text: RowText, row: RowIds, fitted: Fitted, bos: int | None) -> None:
         self.used += 1
@@ -51,11 +61,11 @@ class TokenReport:
         self.prompt_tokens_lost += fitted.prompt_tokens_lost
         self.completions_cut += fitted.completions_cut
         self.completion_tokens_lost += fitted.completion_tokens_lost
-        self.literal_controls += text.literals > 0
+        self.literal_controls += text.literals > 0 and not text.raw
+        self.raw_controls += text.literals > 0 and text.raw
+        self.turns_dropped += sum(c.turns_dropped for c in text.completions)
         self.double_bos += bos is not None and row.prompt[:2] == (bos, bos)
         self.completions += len(row.completions)
-        self.prompt_lengths.append(len(row.prompt))
-        self.completion_lengths += [len(c.ids) for c in row.completions]
         for completion in text.completions:
             self.eos_appended += completion.append_eos and not text.raw
             if completion.tail:
@@ -86,6 +96,10 @@ class TokenReport:
         out += [f"dropped after EOS: {tail!r} ({n} completions)" for tail, n in self.tails_dropped.items()]
         if self.literal_controls:
             out.append(f"{self.literal_controls} rows spell a control token; it was kept as text")
+        if self.raw_controls:
+            out.append(f"{self.raw_controls} rows of raw strings spell control tokens and were read as such")
+        if self.turns_dropped:
+            out.append(f"{self.turns_dropped} turns after the last assistant turn were left out")
         if self.double_bos:
             out.append(f"{self.double_bos} prompts begin with two BOS")
         return [line for text in out for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from assent.errors import TemplateError, UsageError
 from assent.models.batch import TokenCompletion, TokenGroup
-from assent.models.cutting import CompletionText, RowText, row_text
+from assent.models.cutting import CompletionText, RefusedRowError, RowText, last_turn_only, row_text
 from assent.models.encoding import OPEN
 from assent.models.templates import Template
 from assent.models.token_report import TokenReport
-from assent.models.truncation import RefusedRowError, RowIds, fit
+from assent.models.truncation import RowIds, fit
 from assent.types import PromptGroup, Text
 
 SAMPLE = 256
@@ -54,15 +54,29 @@ def tokenize_groups(
         raise UsageError(
             "max_new_tokens leaves no room for a prompt", got=max_new_tokens, expected=f"below max_length, {max_length}"
         )
-    if max_new_tokens is not None:
-        groups = [_prompt_only(g) for g in groups]
     report = TokenReport(max_length=max_length)
-    texts = [row_text(g, template, train_on=train_on) for g in groups]
-    rows = encode_rows(texts, template)
-    _compare_joint(groups, texts, rows, template, report)
-    out, kept = [], []
-    for i, (group, text, row) in enumerate(zip(groups, texts, rows, strict=True)):
+    texts: list[RowText] = []
+    usable: list[tuple[int, PromptGroup, str]] = []
+    for i, group in enumerate(groups):
         source = group.source or f"row {i + 1}"
+        if max_new_tokens is not None:
+            group = _prompt_only(group)
+        elif train_on == "last":
+            group = last_turn_only(group)
+        try:
+            texts.append(row_text(group, template))
+            usable.append((i, group, source))
+        except RefusedRowError as refusal:
+            report.refused.setdefault(refusal.reason, []).append(source)
+        except TemplateError as error:
+            raise TemplateError(
+                f"{error.what} ({source})", got=error.got, expected=error.expected, fix=error.fix
+            ) from error
+    rows = encode_rows(texts, template)
+    _compare_joint([source for _, _, source in usable], texts, rows, template, report)
+    out, kept = [], []
+    for (i, group, source), text, row in zip(usable, texts, rows, strict=True):
+        report.measure(row)
         try:
             shortened = fit(
                 row,
@@ -70,7 +84,7 @@ def tokenize_groups(
                 max_length=max_length,
                 room=max_new_tokens,
                 start=template.encoder.start_ids,
-                again=lambda g: encode_rows([row_text(g, template, train_on=train_on)], template)[0],
+                again=lambda g: encode_rows([row_text(g, template)], template)[0],
             )
             token_group = _token_group(group, shortened.row, source, cut=shortened.changed)
         except RefusedRowError as refusal:
@@ -152,7 +166,7 @@ def _prompt_only(group: PromptGroup) -> PromptGroup:
 
 
 def _compare_joint(
-    groups: Sequence[PromptGroup],
+    sources: Sequence[str],
     texts: Sequence[RowText],
     rows: Sequence[RowIds],
     template: Template,
@@ -175,7 +189,7 @@ def _compare_joint(
         if _with_start(joint, texts[i], template) != ours:
             differing[i] = None
     report.boundary_checked = len({i for i, _ in at})
-    report.boundary_differs = [groups[i].source or f"row {i + 1}" for i in differing]
+    report.boundary_differs = [sources[i] for i in differing]
 
 
 def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> TokenGroup:

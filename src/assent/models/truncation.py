@@ -11,15 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from assent.models.batch import TokenCompletion
+from assent.models.cutting import RefusedRowError
 from assent.types import Message, PromptGroup
-
-
-class RefusedRowError(Exception):
-    """A row that cannot be used; counted in the report under `reason`."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
 
 
 @dataclass(frozen=True, slots=True)
