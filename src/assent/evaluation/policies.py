@@ -203,7 +203,7 @@ def _draw(
     sampling = SamplingParams(max_new_tokens=max_new_tokens, temperature=1.0)
 
     def draw(decoding: str, params: SamplingParams, number: int) -> list[Rollout]:
-        key = SeedKey(seed, f"evaluate-{decoding}", 0)
+        key = SeedKey(seed, f"evaluate {policy.name} {decoding}", 0)  # independent of the other policies' draws
         return sampler.sample(prompt_ids, num_completions=number, params=params, seed=key)
 
     if isinstance(policy, BestOfN):

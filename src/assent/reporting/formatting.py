@@ -1,0 +1,109 @@
+"""Numbers as people read them. Each function is a filter of the templates; None and what is not finite become a dash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+DASH = "–"
+COSTS = {
+    "cost/labels": "Labels",
+    "cost/completions_sampled": "Completions sampled",
+    "cost/reward_calls": "Reward calls",
+    "cost/flops": "Compute",
+    "cost/seconds": "Time",
+    "cost/peak_memory_bytes": "Peak memory",
+    "cost/models_resident": "Models in memory",
+}
+NOT_SUMMED = {"cost/peak_memory_bytes", "cost/models_resident"}
+"""Their total over stages is the largest, not the sum."""
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f}%" if share is not None and _known(share) else DASH
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Fixed decimals in the range where they read well, three significant digits elsewhere, a true minus sign."""
+    if value is None or not _known(value):
+        return DASH
+    size = abs(value)
+    if value == 0 or (float(value).is_integer() and size >= 1000):
+        text = f"{value:,.0f}"
+    elif size >= 1000:
+        text = f"{value:,.0f}"
+    elif size < 10**-digits:
+        text = f"{value:.2g}"
+    else:
+        text = f"{value:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def value_or_text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: DASH}[value]
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """`0.38 to 0.44`, or `too few` where there are no ends."""
+    if estimate is None:
+        return ""
+    if estimate.get("low") is None or estimate.get("high") is None:
+        return "too few"
+    return f"{number(estimate['low'], digits)} to {number(estimate['high'], digits)}"
+
+
+def percent_interval(estimate: Mapping[str, Any] | None) -> str:
+    if estimate is None:
+        return ""
+    if estimate.get("low") is None or estimate.get("high") is None:
+        return "too few"
+    return f"{100 * estimate['low']:.0f} to {100 * estimate['high']:.0f}%"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not _known(seconds):
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def scaled(value: float | None, unit: str) -> str:
+    """With a decimal prefix: `1.4 GB`, `320 TFLOP`."""
+    if value is None or not _known(value):
+        return DASH
+    prefixes = ("", "k", "M", "G", "T", "P", "E")
+    power = min(int(math.log10(abs(value)) // 3), len(prefixes) - 1) if abs(value) >= 1 else 0
+    return f"{value / 1000**power:.3g} {prefixes[power]}{unit}"
+
+
+def cost(value: float | None, name: str) -> str:
+    if name == "cost/seconds":
+        return duration(value)
+    if name == "cost/flops":
+        return scaled(value, "FLOP")
+    if name == "cost/peak_memory_bytes":
+        return scaled(value, "B")
+    return f"{value:,.0f}" if value is not None and _known(value) else DASH
+
+
+FILTERS = {
+    "percent": percent,
+    "number": number,
+    "value_or_text": value_or_text,
+    "interval": interval,
+    "percent_interval": percent_interval,
+    "duration": duration,
+    "cost": cost,
+}

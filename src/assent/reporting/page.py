@@ -1,0 +1,189 @@
+"""One self-contained HTML page for a pipeline or a run: no script, no network, light and dark, paper and phone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from assent.errors import StorageError, UsageError
+from assent.metrics import lookup
+from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
+from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, number
+from assent.reporting.lineage import lineage_of
+from assent.reporting.samples import contrasts, last_samples
+from assent.reporting.series import num_not_finite, panels_of
+from assent.reporting.sources import Source, Stage, read_source
+from assent.reporting.verdict import verdict_of
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes `report.html` into a pipeline folder or a run folder, finished or not, and returns its path.
+
+    Raises RunFolderError for a folder that is neither, StorageError where the page cannot be written.
+    """
+    page = render(read_source(folder))
+    path = Path(folder) / "report.html"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError("the report cannot be written", got=error) from error
+    return path
+
+
+def render(source: Source) -> str:
+    """The page as text. A function of the folder's content alone: the same folder gives the same page."""
+    verdict = verdict_of(source)
+    environment = Environment(
+        loader=PackageLoader("assent.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    return environment.get_template("report.html.jinja").render(
+        title=source.title,
+        source=source,
+        when=_when(source.stages),
+        verdict=verdict,
+        evaluation=source.evaluation,
+        winner=_policy(source.evaluation, verdict.winner),
+        baseline=_policy(source.evaluation, (source.evaluation or {}).get("baseline")),
+        frontier=_frontier(source.evaluation),
+        lineage=lineage_of(source.stages),
+        contrasts=contrasts(source.evaluation, verdict.winner),
+        curves=[curves for i, stage in enumerate(source.stages) if (curves := _curves(stage, i)).charts],
+        stage_samples=[(s, rows) for s in source.stages if (rows := last_samples(s)) and source.evaluation is None],
+        ledger=_ledger(source.stages),
+        records=[_record(stage) for stage in source.stages],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    title: str
+    unit: str
+    last: str
+    labels: tuple[str, ...]
+    svg: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """A stage's pictures, and every metric's first and last value."""
+
+    stage: Stage
+    charts: tuple[Chart, ...]
+    values: tuple[Mapping[str, Any], ...]
+    not_finite: Mapping[str, int]
+
+
+def _curves(stage: Stage, index: int) -> Curves:
+    charts = []
+    for n, (panel, lines) in enumerate(panels_of(stage.metrics)):
+        described = "; ".join(f"{label} from {number(s.values[0])} to {number(s.last)}" for label, s in lines.items())
+        svg = line_chart(lines, identity=f"s{index}c{n}", description=f"{stage.name}: {panel.title}. {described}")
+        labels = tuple(lines) if len(lines) > 1 else ()
+        last = number(next(iter(lines.values())).last)
+        charts.append(Chart(title=panel.title, unit=panel.unit, last=last, labels=labels, svg=Markup(svg)))  # noqa: S704
+    values = [
+        {"name": name, "first": series.values[0], "last": series.last, **_declared(name)}
+        for name, series in sorted(stage.metrics.items())
+    ]
+    not_finite = {name: count for name, series in stage.metrics.items() if (count := num_not_finite(series))}
+    return Curves(stage=stage, charts=tuple(charts), values=tuple(values), not_finite=not_finite)
+
+
+def _declared(name: str) -> dict[str, str]:
+    """Unit and definition; a run of another version may hold a name that this one does not declare."""
+    try:
+        metric = lookup(name)
+    except UsageError:
+        return {"unit": "", "definition": ""}
+    return {"unit": "" if metric.unit == "1" else metric.unit, "definition": metric.definition}
+
+
+def _frontier(evaluation: Mapping[str, Any] | None) -> Markup | None:
+    """Score against KL, where at least two policies have both."""
+    if evaluation is None or len(evaluation["policies"]) < 2:
+        return None
+    points = []
+    for policy in evaluation["policies"]:
+        gold, kl = policy["sampled"]["gold"], policy["kl"]
+        points.append(
+            FrontierPoint(
+                name=policy["name"],
+                kl=kl["value"],
+                kl_ends=_ends(kl["k1"]),
+                score=gold["value"],
+                score_ends=_ends(gold),
+                bound=kl["kind"] == "bound",
+            )
+        )
+    described = "; ".join(f"{p.name} {number(p.score)} at {number(p.kl)} nats" for p in points)
+    return Markup(frontier_chart(points, identity="frontier", description=f"Mean score against KL: {described}"))  # noqa: S704
+
+
+def _ends(estimate: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    if estimate is None or estimate["low"] is None or estimate["high"] is None:
+        return None
+    return float(estimate["low"]), float(estimate["high"])
+
+
+def _policy(evaluation: Mapping[str, Any] | None, name: str | None) -> Mapping[str, Any] | None:
+    policies = evaluation["policies"] if evaluation is not None else []
+    return next((policy for policy in policies if policy["name"] == name), None)
+
+
+def _ledger(stages: Sequence[Stage]) -> dict[str, Any]:
+    """Columns that any stage logged, each stage's amounts, and the total."""
+    amounts = [{name: stage.last(name) for name in COSTS} for stage in stages]
+    columns = [name for name in COSTS if any(row[name] is not None for row in amounts)]
+    total = {}
+    for name in columns:
+        known = [amount for row in amounts if (amount := row[name]) is not None]
+        total[name] = max(known) if name in NOT_SUMMED else sum(known)
+    rows = [(stage, row) for stage, row in zip(stages, amounts, strict=True) if any(row[c] is not None for c in columns)]
+    return {"columns": columns, "heads": COSTS, "rows": rows, "total": total}
+
+
+def _record(stage: Stage) -> dict[str, Any]:
+    """What an engineer needs to run it again."""
+    manifest = stage.manifest
+    options = dict(_flat(stage.options))
+    facts = {
+        **dict(_flat(manifest.get("facts", {}))),
+        **{f"hash of {name}": value for name, value in _flat(manifest.get("hashes", {}))},
+        "parents": ", ".join(map(str, manifest.get("parents", []))) or None,
+        "git revision": manifest.get("git_revision"),
+    }
+    return {
+        "stage": stage,
+        "options": options,
+        "facts": {name: value for name, value in facts.items() if value is not None},
+        "versions": manifest.get("versions", {}),
+        "notes": manifest.get("notes", []),
+    }
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in record.items():
+        nested = isinstance(value, Mapping) and value
+        flat += _flat(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", value)]
+    return flat
+
+
+def _when(stages: Sequence[Stage]) -> str:
+    """The day the last stage finished or started, UTC."""
+    moments = [stage.manifest.get("finished") or stage.manifest.get("started") for stage in stages]
+    return max((str(moment)[:10] for moment in moments if moment), default="")

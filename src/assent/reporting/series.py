@@ -1,0 +1,86 @@
+"""Which curves a stage shows, and curves of any length in at most 300 points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from assent.runs.reading import Series
+
+MAX_POINTS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One picture: a title, what the vertical axis is in, and the metrics drawn in it with their labels."""
+
+    title: str
+    unit: str
+    metrics: Mapping[str, str]
+
+
+PANELS = (
+    Panel(title="Reward", unit="score", metrics={"objective/scores": "reward", "objective/rlhf_reward": "less KL"}),
+    Panel(title="KL to the reference", unit="nats per completion", metrics={"objective/kl": "KL"}),
+    Panel(title="Loss", unit="nats", metrics={"loss": "training", "eval_loss": "held out"}),
+    Panel(
+        title="Margin",
+        unit="chosen − rejected",
+        metrics={"rewards/margins": "training", "margin": "training", "eval_rewards/margins": "held out"},
+    ),
+    Panel(
+        title="Accuracy",
+        unit="share of pairs",
+        metrics={"rewards/accuracies": "training", "accuracy": "training", "eval_rewards/accuracies": "held out"},
+    ),
+    Panel(title="Implicit reward", unit="β × log-ratio", metrics={"rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
+    Panel(title="Log-probability", unit="nats per completion", metrics={"logps/chosen": "chosen", "logps/rejected": "rejected"}),
+    Panel(
+        title="Length",
+        unit="tokens",
+        metrics={"rollout/completion_length": "sampled", "completions/mean_length": "sampled"},
+    ),
+    Panel(title="Ended by itself", unit="share", metrics={"rollout/eos_rate": "sampled"}),
+    Panel(title="Entropy", unit="nats", metrics={"objective/entropy": "per completion", "entropy": "per token"}),
+    Panel(title="Policy change", unit="share clipped", metrics={"policy/clipfrac_avg": "clipped"}),
+    Panel(title="Critic", unit="explained variance", metrics={"val/explained_variance": "explained"}),
+    Panel(title="Gradient norm", unit="before clipping", metrics={"grad_norm": "gradient"}),
+    Panel(title="Learning rate", unit="", metrics={"learning_rate": "rate"}),
+)
+"""Most telling first. A panel is drawn for a stage that logged at least one of its metrics twice."""
+
+
+def downsample(series: Series, max_points: int = MAX_POINTS) -> Series:
+    """At most `max_points` points, the least and the greatest of each stretch among them, so that no spike is lost.
+
+    First and last point stay. Values that are not finite are left out.
+    """
+    points = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if math.isfinite(value)]
+    if len(points) > max_points:
+        inner, stretches = points[1:-1], (max_points - 2) // 2
+        kept = [points[0]]
+        for i in range(stretches):
+            stretch = inner[i * len(inner) // stretches : (i + 1) * len(inner) // stretches]
+            least, greatest = (pick(stretch, key=lambda point: point[1]) for pick in (min, max))
+            kept += sorted({least, greatest})
+        points = [*kept, points[-1]]
+    return Series(tuple(step for step, _ in points), tuple(value for _, value in points))
+
+
+def num_not_finite(series: Series) -> int:
+    return sum(not math.isfinite(value) for value in series.values)
+
+
+def panels_of(metrics: Mapping[str, Series]) -> list[tuple[Panel, dict[str, Series]]]:
+    """The panels that these metrics fill, each with label -> downsampled series."""
+    filled = []
+    for panel in PANELS:
+        lines: dict[str, Series] = {}
+        for name, label in panel.metrics.items():
+            series = downsample(metrics.get(name, Series((), ())))
+            if len(series.steps) >= 2:
+                lines.setdefault(label, series)
+        if lines:
+            filled.append((panel, lines))
+    return filled

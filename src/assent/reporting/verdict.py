@@ -1,0 +1,100 @@
+"""The verdict in one sentence with its interval, and what to keep in mind beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from assent.reporting.sources import Source, Stage
+
+FAR_FROM_REFERENCE = 10.0
+"""Nats per completion beyond which a gain may be bought by leaving the reference behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`tone` never stands alone: the sentence says the same."""
+
+    sentence: str
+    tone: Literal["better", "worse", "open", "plain"]
+    beside: tuple[str, ...] = ()
+    winner: str | None = None
+    """The policy that the sentence is about; samples show it against the baseline."""
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def verdict_of(source: Source) -> Verdict:
+    """From the evaluation where there is one; otherwise what training reached, which is said to be no more than that."""
+    if source.evaluation is not None and _compared(source.evaluation):
+        return _from_evaluation(source.evaluation)
+    unfinished = [stage for stage in source.stages if not stage.finished]
+    if unfinished:
+        steps = max((series.steps[-1] for series in unfinished[0].metrics.values()), default=0)
+        sentence = f"Unfinished: {unfinished[0].name} stands at step {steps}."
+        return Verdict(sentence=sentence, tone="plain", beside=("Start the same command again to go on from there.",))
+    trained = [_training_sentence(stage) for stage in source.stages if stage.metrics]
+    sentence = " ".join(trained[-1:]) or "Nothing was trained here."
+    beside = ("Training figures only: whether the model got better needs an evaluation against its start.",)
+    return Verdict(sentence=sentence, tone="plain", beside=beside if trained else ())
+
+
+def _compared(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Policies with a win rate against the baseline."""
+    return [policy for policy in evaluation["policies"] if policy["sampled"]["win_rate"] is not None]
+
+
+def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
+    def low_end(policy: Mapping[str, Any]) -> float:
+        return float(policy["sampled"]["win_rate"]["low"] or 0.0)
+
+    policies = [policy for policy in _compared(evaluation) if policy["name"] != evaluation["reference"]]
+    policies = policies or _compared(evaluation)
+    best = max(policies, key=low_end)
+    rate, name, baseline = best["sampled"]["win_rate"], best["name"], evaluation["baseline"]
+    confidence = percent(rate["confidence"])
+    interval = f"({confidence} interval {percent(rate['low'])} to {percent(rate['high'])})"
+    distance = f"{best['kl']['value']:.1f} nats from {evaluation['reference']}"
+    if best["kl"]["kind"] == "bound":
+        distance = f"at most {distance}"
+    if rate["low"] > 0.5:
+        tone: Literal["better", "worse", "open"] = "better"
+        sentence = f"{name} beats {baseline} {percent(rate['value'])} of the time {interval}, {distance}."
+    elif rate["high"] < 0.5:
+        tone = "worse"
+        sentence = f"No method beats {baseline}: the best, {name}, wins {percent(rate['value'])} of the time {interval}."
+    else:
+        tone = "open"
+        sentence = (
+            f"No method is shown to beat {baseline}: the best, {name}, wins {percent(rate['value'])} "
+            f"of the time {interval}, which includes an even 50%."
+        )
+    prompts = f"{evaluation['num_prompts']:,} prompts, scored by {evaluation['scorer']}; a tie counts half"
+    beside = [f"{prompts}; sampled at temperature 1; the interval is over prompts."]
+    if len(policies) > 1:
+        beside.append(f"The best of {len(policies)} compared, by the lower end of its interval.")
+    if best["kl"]["value"] > FAR_FROM_REFERENCE:
+        beside.append(f"It is more than {FAR_FROM_REFERENCE:g} nats from the reference: read its samples before relying on it.")
+    return Verdict(sentence=sentence, tone=tone, beside=tuple(beside), winner=name)
+
+
+def _training_sentence(stage: Stage) -> str:
+    """What the stage's curves went from and to; the first of these that it logged."""
+    accuracy = next(filter(None, map(stage.last, ("eval_rewards/accuracies", "eval_accuracy"))), None)
+    if accuracy is not None:
+        return f"{stage.name} ranks {percent(accuracy)} of held-out pairs as they were labelled."
+    for metric, words in (
+        ("objective/scores", "Reward of {name} went from {first:.2f} to {last:.2f}"),
+        ("rewards/margins", "Margin of {name} went from {first:.2f} to {last:.2f}"),
+        ("loss", "Loss of {name} went from {first:.3f} to {last:.3f}"),
+    ):
+        series = stage.metrics.get(metric)
+        if series is not None:
+            sentence = words.format(name=stage.name, first=series.values[0], last=series.last)
+            kl = stage.last("objective/kl")
+            distance = f", {kl:.1f} nats from the reference" if kl is not None else ""
+            return f"{sentence} in {series.steps[-1]:,} steps{distance}."
+    return f"{stage.name} finished."
