@@ -32,12 +32,12 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Share:
-    """A share with its 95% interval, and the number of groups it stands on."""
+    """A share with its 95% interval, and the number of prompts it stands on."""
 
     value: float
     low: float
     high: float
-    groups: int
+    prompts: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,8 @@ class TextAudit:
     empty_completions: int
     """Refused for it, or blank all the same."""
     chosen_longer: Share | None
-    """Share of ordered pairs whose better completion has more characters, equal lengths counting half."""
+    """Share of ordered pairs whose better completion has more characters, equal lengths counting half, averaged first
+    over the pairs of a prompt and then over prompts."""
     annotators: int
     overlap: Overlap | None
 
@@ -97,7 +98,8 @@ class TextAudit:
         rows = [
             ("layout", self.layout),
             ("groups", f"{self.groups:,} ({self.completions:,} completions)"),
-            ("refused", ", ".join(f"{count:,} {reason}" for reason, count in self.refused.items()) or "none"),
+            ("refused", f"{sum(self.refused.values()):,} rows"),
+            *((f"  {count:,}", reason) for reason, count in self.refused.items()),
             ("distinct prompts", f"{self.distinct_prompts:,} (from {self.distinct_roots:,} first user turns)"),
             ("exact duplicates", f"{self.duplicate_groups:,} groups"),
             ("empty completions", f"{self.empty_completions:,}"),
@@ -119,7 +121,7 @@ class TextAudit:
             shared = self.overlap
             rows.append(("overlap, first turn", f"{shared.groups_with_shared_root:,} of {shared.groups:,} groups"))
             rows.append(("overlap, prompt", f"{shared.groups_with_shared_prompt:,} of {shared.groups:,} groups"))
-        lines = [f"{name:<22}{line}" for name, value in rows for line in [value]]
+        lines = [f"{name:<22}{value}" for name, value in rows]
         lines += ["", f"{'lengths':<22}{'min':>10}{'median':>12}{'95%':>12}{'max':>12}"]
         for name, length in self.lengths.items():
             lines.append(
@@ -166,7 +168,7 @@ class _Counter:
         self.groups: set[bytes] = set()
         self.annotators: set[str] = set()
         self.orders: dict[bytes, set[bool]] = {}
-        self.longer: list[float] = []
+        self.longer: dict[bytes, list[float]] = {}
         self.duplicates = self.pairs = self.tied = self.identical = self.blank = 0
         names = ("prompt_characters", "prompt_words", "completion_characters", "completion_words")
         self.lengths: dict[str, list[int]] = {name: [] for name in names}
@@ -198,7 +200,6 @@ class _Counter:
             for key, thumb in zip(keys, group.preference.thumbs, strict=True):
                 self.orders.setdefault(_digest(prompt, key), set()).add(thumb)
         sizes = [len(texts.visible(completion)) for completion in group.completions]
-        wins = []
         for better, worse, tied in _ordered_pairs(group):
             self.pairs += 1
             self.tied += tied
@@ -206,9 +207,8 @@ class _Counter:
                 continue
             first, last = sorted((keys[better], keys[worse]))
             self.orders.setdefault(_digest(prompt, first, last), set()).add(keys[better] == first)
-            wins.append(0.5 if sizes[better] == sizes[worse] else float(sizes[better] > sizes[worse]))
-        if wins:
-            self.longer.append(sum(wins) / len(wins))
+            longer = 0.5 if sizes[better] == sizes[worse] else float(sizes[better] > sizes[worse])
+            self.longer.setdefault(_digest(prompt), []).append(longer)
 
 
 def _digest(*parts: str) -> bytes:
@@ -235,13 +235,15 @@ def _ordered_pairs(group: PromptGroup) -> Iterator[tuple[int, int, bool]]:
         yield better, worse, values[i] == values[j] or preference.chosen_probability == 0.5
 
 
-def _share(values: list[float]) -> Share | None:
-    """The mean over groups with Wilson's interval. The group is the unit, since pairs of one group share completions;
-    a mean of values in [0, 1] varies no more than a proportion, so the interval is on the wide side."""
-    if not values:
+def _share(by_prompt: dict[bytes, list[float]]) -> Share | None:
+    """The mean over prompts with Wilson's interval. The prompt is the unit, since its pairs share completions or at
+    least a question; a mean of values in [0, 1] varies no more than a proportion, so the interval is on the wide side.
+    """
+    if not by_prompt:
         return None
     from statsmodels.stats.proportion import proportion_confint
 
-    total = sum(values)
-    low, high = proportion_confint(total, len(values), alpha=0.05, method="wilson")
-    return Share(total / len(values), float(low), float(high), len(values))
+    count = len(by_prompt)
+    total = sum(sum(values) / len(values) for values in by_prompt.values())
+    low, high = proportion_confint(total, count, alpha=0.05, method="wilson")
+    return Share(total / count, float(low), float(high), count)

@@ -181,8 +181,8 @@ def load_groups(
 
     Raises DataFileNotFoundError, DataError (with file and line) and UsageError.
     """
-    source = open_source(os.fspath(path_or_name), split=split, revision=revision)
     collector = _Collector(layout=layout, lenient=lenient)
+    source = open_source(os.fspath(path_or_name), split=split, revision=revision)
     hasher = hashlib.sha256()
     groups: Sequence[PromptGroup]
     if source.table is not None:
