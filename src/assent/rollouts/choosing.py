@@ -44,7 +44,9 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     which = (running <= threshold).sum(-1, keepdim=True).clamp(max=running.shape[1] - 1)
     before = pad(running, (1, 0)).gather(-1, which)
     within = blocks.gather(1, which[:, :, None].expand(rows, 1, block)).squeeze(1).cumsum(-1)
-    rest = torch.minimum(threshold - before, within[:, -1:] * _LARGEST)  # the two sums of a block may differ by rounding
+    rest = torch.minimum(
+        threshold - before, within[:, -1:] * _LARGEST
+    )  # the two sums of a block may differ by rounding
     inside = (within <= rest).sum(-1, keepdim=True)
     return (which * block + inside).squeeze(-1).clamp(max=size - 1)
 

@@ -1,6 +1,6 @@
 """Three ways to decode with any causal model of transformers, and the probe that decides which one a model gets.
 
-buffer    full attention in every layer: keys and values are written into buffers of the final length, the mask is built once
+buffer    full attention in every layer: keys and values go into buffers of the final length, the mask is built once
 dynamic   the model's own DynamicCache (sliding windows) and a 2-D mask
 reread    no cache: every step reads the whole row again, rows of one length together (recurrent and hybrid models)
 
@@ -19,13 +19,14 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 Prompts = Sequence[tuple[int, ...]]
+CPU_PREFILL_TOKENS = 1024
 
 
 class Decoder(Protocol):
     """One batch in flight."""
 
     def prefill(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        """Reads each prompt once, makes `repeats[p]` rows of it with room for `room` tokens; next-token logits (S, V)."""
+        """Reads each prompt once, makes repeats[p] rows of it with room for `room` tokens; next-token logits (S, V)."""
 
     def step(self, ids: Tensor) -> Tensor:
         """Appends ids (S,) to the rows; next-token logits (S, V)."""
@@ -52,25 +53,34 @@ class _Forward:
 class _BufferLayer(DynamicLayer):
     """Keys and values in a buffer of the final length: an append is a copy of one token, not of the whole cache."""
 
-    def expand_from(self, keys: Tensor, values: Tensor, source: Tensor, room: int) -> None:
-        """Row s starts as row source[s] of keys and values (P, heads, length, size)."""
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self.length = keys.shape[2]
-        self.buffers = []
-        for states in (keys, values):
-            buffer = states.new_empty(len(source), states.shape[1], self.length + room, states.shape[3])
-            torch.index_select(states, 0, source, out=buffer[:, :, : self.length])
-            self.buffers.append(buffer)
+    def fill(self, states: tuple[Any, Any], source: Tensor, rows: int, longest: int, room: int) -> None:
+        """The next len(source) of `rows` rows begin as rows `source` of keys and values (P, heads, length, size)."""
+        length, count = states[0].shape[2], len(source)
+        if not self.is_initialized:
+            self.dtype, self.device, self.is_initialized = states[0].dtype, states[0].device, True
+            self.filled, self.length = 0, longest
+            # zeros: what stands left of a short prompt is masked, but zero times NaN is NaN
+            self.buffers = [x.new_zeros(rows, x.shape[1], longest + room, x.shape[3]) for x in states]
+        for buffer, x in zip(self.buffers, states, strict=True):
+            target = buffer[self.filled : self.filled + count, :, longest - length : longest]
+            target.copy_(x if count == len(x) else x.index_select(0, source))
+        self.filled += count
         self._show()
 
+    def get_seq_length(self) -> int:
+        return self.length
+
     def _show(self) -> None:
-        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
+        keys, values = self.buffers
+        self.keys, self.values = keys[:, :, : self.length], values[:, :, : self.length]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self.length += 1
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, self.length - 1 : self.length].copy_(states)
         self._show()
+        assert self.keys is not None
+        assert self.values is not None
         return self.keys, self.values
 
     def keep(self, rows: Tensor) -> None:
@@ -98,7 +108,8 @@ class _CachedDecoder:
         ids, mask = ids.to(self.device), mask.to(self.device)
         cache = DynamicCache(config=self.model.config)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits = self.forward(ids, positions=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
+        padding = None if bool(mask.all()) else mask
+        logits = self.forward(ids, positions=positions, attention_mask=padding, past_key_values=cache, use_cache=True)
         return logits, mask, cache
 
     def _sources(self, repeats: Sequence[int]) -> Tensor:
@@ -108,20 +119,37 @@ class _CachedDecoder:
 
 class BufferDecoder(_CachedDecoder):
     def prefill(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        logits, mask, prompt_cache = self._read_prompts(prompts)
-        source = self._sources(repeats)
-        self.cache = DynamicCache()
-        for prompt_layer in prompt_cache.layers:
-            if type(prompt_layer) is not DynamicLayer:
-                raise TypeError(f"a {type(prompt_layer).__name__} is not full attention")
-            layer = _BufferLayer()
-            layer.expand_from(prompt_layer.keys, prompt_layer.values, source, room)
-            self.cache.layers.append(layer)
-        self.positions = mask.sum(-1)[source][:, None]
-        closed = torch.where(mask[source] == 0, torch.finfo(logits.dtype).min, 0.0).to(self.model.dtype)
-        self.bias = torch.nn.functional.pad(closed, (0, room))[:, None, None, :]
-        self.length = mask.shape[1]
-        return logits[source]
+        rows, longest = sum(repeats), max(len(prompt) for prompt in prompts)
+        self.cache, self.layers = DynamicCache(), list[_BufferLayer]()
+        logits = []
+        for chunk in self._chunks(prompts):
+            source = self._sources(repeats[chunk])
+            read, _, prompt_cache = self._read_prompts(prompts[chunk])
+            for i, prompt_layer in enumerate(prompt_cache.layers):
+                if type(prompt_layer) is not DynamicLayer:
+                    raise TypeError(f"a {type(prompt_layer).__name__} is not full attention")
+                if i == len(self.layers):
+                    self.layers.append(_BufferLayer())
+                self.layers[i].fill((prompt_layer.keys, prompt_layer.values), source, rows, longest, room)
+            logits.append(read[source])
+        self.cache.layers = list(self.layers)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)[self._sources(repeats)]
+        self.positions = lengths[:, None]
+        closed = torch.arange(longest + room, device=self.device) < longest - lengths[:, None]
+        dtype = self.model.dtype
+        self.bias = torch.where(closed, torch.finfo(dtype).min, 0.0).to(dtype)[:, None, None, :]
+        self.length = longest
+        return torch.cat(logits)
+
+    def _chunks(self, prompts: Prompts) -> list[slice]:
+        """Neighbours, read together; on CPU few at a time, so that activations stay in its cache."""
+        limit = CPU_PREFILL_TOKENS if self.device.type == "cpu" else sum(map(len, prompts))
+        chunks, start = [], 0
+        for end in range(1, len(prompts) + 1):
+            if end == len(prompts) or (end + 1 - start) * max(map(len, prompts[start : end + 1])) > limit:
+                chunks.append(slice(start, end))
+                start = end
+        return chunks
 
     def step(self, ids: Tensor) -> Tensor:
         self.length += 1
@@ -133,7 +161,7 @@ class BufferDecoder(_CachedDecoder):
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        for layer in self.cache.layers:
+        for layer in self.layers:
             layer.keep(rows)
         self.positions, self.bias = self.positions[rows], self.bias[rows]
 
@@ -204,7 +232,7 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> tuple[str, str]:
     """The fastest way that gives the numbers of plain, unpadded reads, and why the faster ones do not."""
-    size = model.get_input_embeddings().weight.shape[0]
+    size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     prompts = [tuple((7 * i + 3) % size for i in range(11)), tuple((5 * i + 1) % size for i in range(4))]
     appended = [(2 + 11 * t) % size for t in range(3)]
     expected = _decode(RereadDecoder(model), prompts, appended)

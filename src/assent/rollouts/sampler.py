@@ -34,7 +34,11 @@ class SamplingParams:
     def __post_init__(self) -> None:
         checks: dict[str, tuple[object, bool, str]] = {
             "max_new_tokens": (self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature, 0 < self.temperature < float("inf"), "above 0; greedy=True for the limit 0"),
+            "temperature": (
+                self.temperature,
+                0 < self.temperature < float("inf"),
+                "above 0; greedy=True for the limit 0",
+            ),
             "top_p": (self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
             "top_k": (self.top_k, self.top_k >= 0, "at least 0"),
         }
@@ -84,9 +88,9 @@ class Sampler(Protocol):
     ) -> list[Rollout]:
         """num_completions of each prompt, in the order of prompts.
 
-        A completion depends on its prompt, `seed`, its prompt's number and its own (0 … num_completions - 1), not on its
-        batch mates. `prompt_numbers`: the numbers, where the prompts given are a part of a larger batch (a rank's share);
-        else their positions. `Rollout.prompt_index` is the position.
+        A completion depends on its prompt, `seed`, its prompt's number and its own (0 … num_completions - 1), not on
+        its batch mates. `prompt_numbers`: the numbers, where the prompts given are a part of a larger batch (a rank's
+        share); else their positions. `Rollout.prompt_index` is the position.
         """
 
 
@@ -98,7 +102,9 @@ def check_request(
         raise ConfigError("num_completions is out of range", got=num_completions, expected="at least 1")
     for i, prompt in enumerate(prompts):
         if not prompt:
-            raise ConfigError(f"prompt {i} has no tokens: there is nothing to continue", fix="begin it with a BOS token")
+            raise ConfigError(
+                f"prompt {i} has no tokens: there is nothing to continue", fix="begin it with a BOS token"
+            )
     if prompt_numbers is None:
         return range(len(prompts))
     if len(prompt_numbers) != len(prompts):

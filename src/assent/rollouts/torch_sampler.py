@@ -18,7 +18,7 @@ from assent.rollouts.sampler import SamplingParams, SeedKey, check_request
 from assent.types import Rollout
 
 COMPACT_BELOW = 0.7
-"""Finished rows are dropped when no more than this share of a batch is alive: copying the cache costs less than they do."""
+"""Finished rows are dropped when no more than this share of a batch is alive: then copying the cache costs less."""
 
 
 @dataclass(frozen=True, slots=True)

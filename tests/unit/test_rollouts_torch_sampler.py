@@ -1,0 +1,245 @@
+"""TorchSampler: exact log-probabilities, the right distribution, nothing of one completion in another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from scipy.stats import chisquare
+
+from assent.errors import ConfigError, NonFiniteError
+from assent.rollouts import decoding
+from assent.rollouts.sampler import SamplingParams, SeedKey
+from assent.rollouts.torch_sampler import TorchSampler
+from assent.types import Rollout
+from tests.helpers_rollouts import IdTokenizer, plain_logprobs, tiny
+
+PROMPTS = [(3, 4, 5), (6, 7, 8, 9, 10, 11, 12), (5,), (3, 4, 5, 20, 21), (9, 9, 1, 30)]
+KEY = SeedKey(0, "rollout", 0)
+
+
+def sampler(model: transformers.PreTrainedModel | None = None, **options: object) -> TorchSampler:
+    made = TorchSampler(tiny() if model is None else model, IdTokenizer(), **{"eos_ids": (2,), **options})  # type: ignore[arg-type]
+    made.load({}, "v1")
+    return made
+
+
+def same(a: list[Rollout], b: list[Rollout]) -> None:
+    """The same tokens, and log-probabilities up to rounding."""
+    assert [r.ids for r in a] == [r.ids for r in b]
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_recorded_logprobs_are_those_of_a_full_read(temperature: float) -> None:
+    made = sampler()
+    params = SamplingParams(max_new_tokens=20, temperature=temperature)
+    rollouts = made.sample(PROMPTS, num_completions=3, params=params, seed=KEY)
+    assert made.tier == "buffer"
+    assert [(r.prompt_index, r.completion_index) for r in rollouts] == [(p, k) for p in range(5) for k in range(3)]
+    assert len({len(r.ids) for r in rollouts}) > 3, "rows end at different times, so some were dropped on the way"
+    for r in rollouts:
+        expected = plain_logprobs(made.model, PROMPTS[r.prompt_index], r.ids, temperature)
+        np.testing.assert_allclose(r.logprobs, expected, atol=1e-4)
+        assert r.prompt_ids == PROMPTS[r.prompt_index]
+        assert r.policy_version == "v1"
+
+
+def test_a_completion_ends_with_the_first_eos_or_at_the_limit() -> None:
+    rollouts = sampler(eos_ids=(2, 7, 9, 14)).sample(
+        PROMPTS, num_completions=20, params=SamplingParams(max_new_tokens=8), seed=KEY
+    )
+    eos = {2, 7, 9, 14}
+    assert {r.finish_reason for r in rollouts} == {"stop", "length"}
+    for r in rollouts:
+        assert not eos & set(r.ids[:-1])
+        assert (r.ids[-1] in eos) == (r.finish_reason == "stop")
+        assert len(r.ids) == 8 or r.finish_reason == "stop"
+        assert r.text == " ".join(str(i) for i in r.ids if i >= 3)
+        assert len(r.logprobs) == len(r.ids)
+
+
+def test_greedy_is_generate() -> None:
+    model = tiny()
+    rollouts = sampler(model, eos_ids=()).sample(
+        PROMPTS, num_completions=1, params=SamplingParams(max_new_tokens=12, greedy=True), seed=KEY
+    )
+    for prompt, r in zip(PROMPTS, rollouts, strict=True):
+        row = torch.tensor([prompt])
+        expected = model.generate(row, attention_mask=row > -1, do_sample=False, max_new_tokens=12, pad_token_id=0)
+        assert list(r.ids) == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"), [({}, 32), ({"top_k": 5}, 5), ({"top_p": 0.6}, None), ({"temperature": 2.0}, 32)]
+)
+def test_distribution_of_two_tokens(options: dict, kept: int | None) -> None:
+    """Chi-square of 6000 samples of two tokens against the exact, truncated distributions of each."""
+    made = sampler(tiny(scale=4.0), eos_ids=())
+    params = SamplingParams(max_new_tokens=2, **options)
+    rollouts = made.sample([(3, 4, 5)], num_completions=6000, params=params, seed=KEY)
+    commonest = max(set(firsts := [r.ids[0] for r in rollouts]), key=firsts.count)
+    for prefix, drawn in (
+        ((3, 4, 5), firsts),
+        ((3, 4, 5, commonest), [r.ids[1] for r in rollouts if r.ids[0] == commonest]),
+    ):
+        with torch.no_grad():
+            logits = made.model(input_ids=torch.tensor([prefix])).logits[0, -1].double()
+        p = (logits / params.temperature).softmax(-1)
+        order = p.argsort(descending=True)
+        count = kept if kept is not None else int((p[order].cumsum(0) < params.top_p).sum()) + 1
+        allowed = order[:count]
+        assert set(drawn) <= set(allowed.tolist())
+        expected = p[allowed] / p[allowed].sum() * len(drawn)
+        observed = np.bincount(drawn, minlength=32)[allowed.numpy()]
+        often = expected.numpy() >= 5
+        cells = [np.append(x[often], x[~often].sum() + 1e-9) for x in (observed, expected.numpy())]
+        assert chisquare(*cells, sum_check=False).pvalue > 1e-3
+
+
+def test_truncated_sampling_records_untruncated_logprobs() -> None:
+    made = sampler(eos_ids=())
+    for options in ({"top_k": 2}, {"top_p": 0.3}, {"greedy": True}):
+        for r in made.sample(PROMPTS, num_completions=1, params=SamplingParams(max_new_tokens=5, **options), seed=KEY):
+            np.testing.assert_allclose(r.logprobs, plain_logprobs(made.model, r.prompt_ids, r.ids), atol=1e-4)
+
+
+def test_completions_do_not_depend_on_batch_mates() -> None:
+    made, params = sampler(), SamplingParams(max_new_tokens=16)
+    together = made.sample(PROMPTS, num_completions=4, params=params, seed=KEY)
+    alone = [
+        r
+        for i, prompt in enumerate(PROMPTS)
+        for r in made.sample([prompt], num_completions=4, params=params, seed=KEY, prompt_numbers=[i])
+    ]
+    same(together, alone)
+    fewer = made.sample(PROMPTS, num_completions=2, params=params, seed=KEY)
+    same([r for r in together if r.completion_index < 2], fewer)
+    same(together, sampler(max_batch_tokens=48).sample(PROMPTS, num_completions=4, params=params, seed=KEY))
+
+
+def test_the_seed_key_is_what_matters() -> None:
+    made, params = sampler(eos_ids=()), SamplingParams(max_new_tokens=16)
+
+    def drawn(key: SeedKey) -> list[tuple[int, ...]]:
+        return [r.ids for r in made.sample(PROMPTS, num_completions=2, params=params, seed=key)]
+
+    first = drawn(KEY)
+    assert first == drawn(KEY)
+    assert len(set(first)) == len(first)
+    for other in (SeedKey(1, "rollout", 0), SeedKey(0, "eval", 0), SeedKey(0, "rollout", 1)):
+        assert all(a != b for a, b in zip(first, drawn(other), strict=True))
+
+
+def test_each_prompt_is_read_once_and_batches_hold_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sampler(eos_ids=(), max_batch_tokens=60)
+    made.tier = "buffer"
+    seen: list[tuple[int, ...]] = []
+    original = decoding.BufferDecoder.prefill
+
+    def spy(self: decoding.BufferDecoder, prompts: decoding.Prompts, repeats: list[int], room: int) -> torch.Tensor:
+        assert sum(repeats) * (max(map(len, prompts)) + room) <= 60
+        seen.extend(prompts)
+        return original(self, prompts, repeats, room)
+
+    monkeypatch.setattr(decoding.BufferDecoder, "prefill", spy)
+    made.sample(PROMPTS, num_completions=4, params=SamplingParams(max_new_tokens=5), seed=KEY)
+    assert sorted(seen) == sorted(PROMPTS)
+
+
+def architectures() -> dict[str, tuple[transformers.PretrainedConfig, str]]:
+    size = {"vocab_size": 48, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    llama_like = {
+        **size, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64,
+    }  # fmt: skip
+    t = transformers
+    return {
+        "gpt2": (t.GPT2Config(**size, n_embd=16, n_layer=2, n_head=2, n_positions=64), "buffer"),
+        "opt": (
+            t.OPTConfig(**{**size, "pad_token_id": 1}, hidden_size=16, ffn_dim=32, num_hidden_layers=2,
+                        num_attention_heads=2, word_embed_proj_dim=16, max_position_embeddings=64), "buffer",
+        ),
+        "qwen3": (t.Qwen3Config(**llama_like), "buffer"),
+        "gemma3": (
+            t.Gemma3TextConfig(**llama_like, sliding_window=6, layer_types=["sliding_attention", "full_attention"]),
+            "dynamic",
+        ),
+        "mistral": (t.MistralConfig(**llama_like, sliding_window=6), "dynamic"),
+        "bloom": (t.BloomConfig(**size, hidden_size=16, n_layer=2, n_head=2), "dynamic"),
+        "mamba": (t.MambaConfig(**size, hidden_size=16, num_hidden_layers=2, state_size=4), "reread"),
+        "recurrent_gemma": (
+            t.RecurrentGemmaConfig(**{k: v for k, v in llama_like.items() if k != "head_dim"}, lru_width=16,
+                                   attention_window_size=6, block_types=["recurrent", "attention"]), "reread",
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(architectures()))
+def test_every_architecture_gets_a_tier_that_is_exact(name: str) -> None:
+    config, tier = architectures()[name]
+    made = sampler(tiny(config, scale=5.0), eos_ids=(2, 30, 31))
+    rollouts = made.sample(PROMPTS[:3], num_completions=2, params=SamplingParams(max_new_tokens=12), seed=KEY)
+    assert made.tier == tier, made.tier_reason
+    for r in rollouts:
+        np.testing.assert_allclose(r.logprobs, plain_logprobs(made.model, r.prompt_ids, r.ids), atol=1e-4)
+
+
+def test_probe_refuses_a_tier_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer that forgets the padding mask is found out."""
+    original = decoding.BufferDecoder.prefill
+
+    def unmasked(self: decoding.BufferDecoder, *given: object) -> torch.Tensor:
+        logits = original(self, *given)  # type: ignore[arg-type]
+        self.bias = torch.zeros_like(self.bias)
+        return logits
+
+    monkeypatch.setattr(decoding.BufferDecoder, "prefill", unmasked)
+    tier, reason = decoding.probe(tiny())
+    assert tier == "dynamic"
+    assert "buffer: differs by" in reason
+
+
+def test_training_mode_is_put_back_and_dropout_is_off() -> None:
+    model = tiny(transformers.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.5))
+    model.train()
+    rollouts = sampler(model).sample(PROMPTS, num_completions=1, params=SamplingParams(max_new_tokens=5), seed=KEY)
+    assert model.training
+    model.eval()
+    for r in rollouts:
+        np.testing.assert_allclose(r.logprobs, plain_logprobs(model, r.prompt_ids, r.ids), atol=1e-4)
+
+
+def test_requests_that_cannot_be_served() -> None:
+    made, params = sampler(), SamplingParams(max_new_tokens=60)
+    with pytest.raises(ConfigError, match="do not fit the model's context"):
+        made.sample(PROMPTS, num_completions=1, params=params, seed=KEY)
+    with pytest.raises(ConfigError, match="prompt 1 has no tokens"):
+        made.sample([(3,), ()], num_completions=1, params=SamplingParams(max_new_tokens=2), seed=KEY)
+    with pytest.raises(ConfigError, match="num_completions"):
+        made.sample([(3,)], num_completions=0, params=SamplingParams(max_new_tokens=2), seed=KEY)
+    with pytest.raises(ConfigError, match="prompt_numbers"):
+        made.sample([(3,)], num_completions=1, params=SamplingParams(max_new_tokens=2), seed=KEY, prompt_numbers=[1, 2])
+    assert made.sample([], num_completions=1, params=SamplingParams(max_new_tokens=2), seed=KEY) == []
+
+
+def test_load_takes_only_the_shared_weights() -> None:
+    made = sampler()
+    made.load(dict(made.model.named_parameters()), "v2")
+    assert made.version == "v2"
+    with pytest.raises(ConfigError, match="not a weight"):
+        made.load({name: p.clone() for name, p in made.model.named_parameters()}, "v3")
+    with pytest.raises(ConfigError, match="version"):
+        made.load({}, "")
+
+
+def test_non_finite_weights_are_reported() -> None:
+    model = tiny()
+    made = sampler(model)
+    made.tier = "buffer"
+    with torch.no_grad():
+        model.lm_head.weight[3, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="non-finite log-probability"):
+        made.sample([(3, 4)], num_completions=1, params=SamplingParams(max_new_tokens=2), seed=KEY)
