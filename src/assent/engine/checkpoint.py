@@ -1,0 +1,181 @@
+"""Checkpoints that are whole or absent.
+
+    checkpoints/step-N/<learner>/{model,optimiser}.safetensors, state.json      written by each learner
+    checkpoints/step-N/state.json                                               the stage's own state
+    checkpoints/step-N/manifest.json                                            size and SHA-256 of every file, last
+
+Written to a temporary sibling, every file fsynced, the manifest last, then renamed, then the parent fsynced. A resumed
+run takes the newest one that the manifest confirms to the last bit. No pickle anywhere (law 6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assent.engine.learner import Learner
+from assent.errors import RunFolderError
+from assent.runs.files import fsync, storage_errors, write_json
+
+FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint. `refused` names newer ones that are damaged, and why."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+    refused: tuple[str, ...] = ()
+
+    def load_into(self, learners: Mapping[str, Learner]) -> None:
+        """Weights, optimiser and step of every learner. Raises RunFolderError where the learners are others."""
+        stored = sorted(path.name for path in self.path.iterdir() if path.is_dir())
+        if stored != sorted(learners):
+            raise RunFolderError(
+                f"{self.path} holds other models", got=", ".join(stored), expected=", ".join(sorted(learners))
+            )
+        for name, learner in learners.items():
+            learner.load(self.path / name)
+
+
+def write_checkpoint(
+    run_folder: Path,
+    step: int,
+    *,
+    learners: Mapping[str, Learner],
+    state: Mapping[str, Any],
+    save_total_limit: int = 2,
+) -> Path:
+    """Writes `checkpoints/step-N` and removes the oldest beyond `save_total_limit`. All processes must call it.
+
+    `state` is JSON. Raises StorageError where the disk is full; earlier checkpoints stand.
+    """
+    runtime = next(iter(learners.values())).runtime
+    parent = run_folder / FOLDER
+    final, temporary = parent / f"step-{step}", parent / f".step-{step}.tmp"
+    if runtime.is_main:
+        with storage_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            _sweep(parent)
+            for name in learners:
+                (temporary / name).mkdir(parents=True)
+    try:
+        for name, learner in learners.items():
+            learner.save(temporary / name)
+        if runtime.is_main:
+            write_json(temporary / STATE, dict(state))
+            _sync_logs(run_folder)
+            _commit(temporary, final, step)
+            _prune(parent, step, keep=save_total_limit)
+    except BaseException:
+        if runtime.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    runtime.barrier()
+    return final
+
+
+def latest_verified(run_folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose every bit is as written; None where there is none."""
+    refused: list[str] = []
+    for path in sorted((run_folder / FOLDER).glob("step-*"), key=_step_of, reverse=True):
+        reason = damage(path)
+        if reason is None:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            return Checkpoint(path, _step_of(path), state, tuple(refused))
+        refused.append(f"{path.name}: {reason}")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None where nothing is."""
+    try:
+        text = (path / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        if text != _serialise(manifest) or manifest["seal"] != _seal(manifest):
+            return f"{MANIFEST} is damaged"
+        if manifest["format"] != FORMAT or manifest["step"] != _step_of(path):
+            return f"{MANIFEST} is of another format or step"
+        for name, expected in manifest["files"].items():
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if (path / name).stat().st_size != expected["bytes"] or _sha256(path / name) != expected["sha256"]:
+                return f"{name} is damaged"
+    except FileNotFoundError:
+        return f"no {MANIFEST}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is damaged ({type(error).__name__})"
+    return None
+
+
+def _commit(temporary: Path, final: Path, step: int) -> None:
+    """From files in a temporary folder to a checkpoint."""
+    with storage_errors(final):
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        entries = {}
+        for path in files:
+            fsync(path)
+            name = path.relative_to(temporary).as_posix()
+            entries[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries}
+        manifest["seal"] = _seal(manifest)
+        (temporary / MANIFEST).write_bytes(_serialise(manifest))
+        fsync(temporary / MANIFEST)
+        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
+            fsync(folder)
+        if final.exists():  # damaged, or of a history that was abandoned for an older checkpoint
+            aside = final.with_name(f".{final.name}.old")
+            final.rename(aside)
+            temporary.rename(final)
+            shutil.rmtree(aside)
+        else:
+            temporary.rename(final)
+        fsync(final.parent)
+
+
+def _prune(parent: Path, step: int, *, keep: int) -> None:
+    """Removes checkpoints beyond the `keep` newest, and those after `step`, which the run fell back from as damaged."""
+    ordered = sorted((path for path in parent.glob("step-*") if _step_of(path) <= step), key=_step_of)
+    kept = set(ordered[-keep:])
+    for path in parent.glob("step-*"):
+        if path not in kept:
+            shutil.rmtree(path)
+
+
+def _sweep(parent: Path) -> None:
+    """Removes what an interrupted write left behind. The run folder's lock keeps other processes out."""
+    for orphan in parent.glob(".step-*"):
+        shutil.rmtree(orphan)
+
+
+def _sync_logs(run_folder: Path) -> None:
+    """A log on disk never ends before its checkpoint."""
+    for path in run_folder.glob("*.jsonl"):
+        fsync(path)
+
+
+def _step_of(path: Path) -> int:
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdigit() else -1
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(_serialise(rest)).hexdigest()
+
+
+def _serialise(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1, sort_keys=True).encode()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

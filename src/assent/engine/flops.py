@@ -1,0 +1,70 @@
+"""Model FLOPs by the roofline formula: F = 2·N·T + 4·L·d·A + 2·V·h·H for a forward pass, three times that for training.
+
+Legend: N matrix weights of the trunk, T tokens, L layers, d attention width, A attended pairs of positions,
+V·h weights of the head, H positions the head reads. Recomputed activations count as hardware's FLOPs, not the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from assent.models.batch import TokenGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`shared`: a prompt is read once for its K completions; otherwise once for each."""
+
+    trunk_weights: float
+    head_weights: int
+    attention_width: int
+    """L · d: 0 where the configuration does not say, and attention is then left out."""
+    shared: bool
+
+    @classmethod
+    def of(cls, module: nn.Module, *, shared: bool) -> Cost:
+        """Of an AlignmentModel, or of any module with matrices."""
+        hf = getattr(module, "hf", module)
+        config: Any = getattr(hf, "config", None)
+        head = _head(hf)
+        skipped = {id(p) for m in hf.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        head_weights = 0 if head is None else sum(p.numel() for p in head.parameters() if p.ndim == 2)
+        if head is not None:
+            skipped |= {id(p) for p in head.parameters()}
+        trunk = sum(_active(p, config) for p in hf.parameters() if p.ndim >= 2 and id(p) not in skipped)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        layers, width = getattr(text, "num_hidden_layers", 0), getattr(text, "hidden_size", 0)
+        heads, head_dim = getattr(text, "num_attention_heads", 0), getattr(text, "head_dim", None)
+        return cls(trunk, head_weights, layers * (heads * head_dim if head_dim else width), shared)
+
+    def forward(self, groups: Sequence[TokenGroup]) -> float:
+        """FLOPs of reading the groups once."""
+        tokens = sum(g.num_tokens if self.shared else g.num_padded_tokens for g in groups)
+        read = sum(c.num_counted for g in groups for c in g.completions)
+        pairs = sum(attended_pairs(g, shared=self.shared) for g in groups)
+        return 2.0 * self.trunk_weights * tokens + 4.0 * self.attention_width * pairs + 2.0 * self.head_weights * read
+
+
+def attended_pairs(group: TokenGroup, *, shared: bool) -> float:
+    """Pairs (query, key) under the causal mask: P²/2 + Σ (P·C + C²/2), the prompt's P²/2 once if shared."""
+    prompt = len(group.prompt_ids)
+    own = sum(prompt * len(c.ids) + len(c.ids) ** 2 / 2 for c in group.completions)
+    return own + prompt**2 / 2 * (1 if shared else len(group.completions))
+
+
+def _head(hf: nn.Module) -> nn.Module | None:
+    get = getattr(hf, "get_output_embeddings", None)
+    head = get() if get is not None else None
+    return head if head is not None else getattr(hf, "score", None)
+
+
+def _active(parameter: nn.Parameter, config: Any) -> float:
+    """Weights a token meets: of stacked experts (3-D), the share that is routed to."""
+    if parameter.ndim < 3:
+        return parameter.numel()
+    routed = getattr(config, "num_experts_per_tok", None)
+    return parameter.numel() * min(1.0, routed / parameter.shape[0]) if routed else parameter.numel()

@@ -1,0 +1,65 @@
+"""What a run has cost so far: labels, completions, reward calls, FLOPs, time, memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+
+_COUNTS = ("labels", "completions_sampled", "reward_calls", "flops")
+
+
+class Ledger:
+    """Counts that go on where a resumed run left off. `models_resident`: models held in memory at once."""
+
+    def __init__(self, device: torch.device, *, models_resident: int = 1) -> None:
+        self.device = device
+        self.counts = dict.fromkeys(_COUNTS, 0.0)
+        self.models_resident = models_resident
+        self._peak_before = 0.0
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def add(self, **counts: float) -> None:
+        """`labels`, `completions_sampled`, `reward_calls`, `flops`: added to what was counted so far."""
+        for name, count in counts.items():
+            self.counts[name] += count  # a KeyError names what the ledger does not keep
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def peak_memory_bytes(self) -> float:
+        return max(self._peak_before, peak_memory_bytes(self.device))
+
+    def metrics(self) -> dict[str, float]:
+        """All of `cost/*`."""
+        return {f"cost/{name}": count for name, count in self.counts.items()} | {
+            "cost/seconds": self.seconds,
+            "cost/peak_memory_bytes": self.peak_memory_bytes,
+            "cost/models_resident": float(self.models_resident),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint, as JSON."""
+        return {"counts": dict(self.counts), "seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint's state."""
+        self.counts = dict(state["counts"])
+        self._seconds_before, self._peak_before = state["seconds"], state["peak_memory_bytes"]
+        self._started = time.monotonic()
+
+
+def peak_memory_bytes(device: torch.device) -> float:
+    """Largest memory so far: allocated on a CUDA device; elsewhere the process's resident set."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)  # macOS counts bytes, Linux KiB

@@ -1,0 +1,81 @@
+"""A step's groups as micro-batches that fit into memory, dealt to the processes; no result depends on it (law 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from assent.engine.flops import Cost
+from assent.errors import OutOfMemoryError
+from assent.models.batch import TokenGroup
+from assent.models.packing import split_by_budget
+
+DEFAULT_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
+
+_MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
+
+
+class Budget:
+    """Tokens of one forward pass. `tokens` 0 chooses for the device; halved when memory runs out, for good."""
+
+    def __init__(self, tokens: int, *, device: torch.device, shared: bool) -> None:
+        self.configured = tokens or DEFAULT_TOKENS.get(device.type, DEFAULT_TOKENS["cpu"])
+        self.tokens, self.shared = self.configured, shared
+
+    def bins(self, groups: Sequence[TokenGroup]) -> list[list[int]]:
+        """Indices of `groups`, longest first: the same on every process."""
+        return split_by_budget(groups, max_tokens=self.tokens, shared=self.shared)
+
+    def halve(self, groups: Sequence[TokenGroup]) -> None:
+        """Makes micro-batches of these groups smaller. Raises OutOfMemoryError where each is a single group already."""
+        bins = self.bins(groups)
+        if max((len(indices) for indices in bins), default=1) == 1:
+            largest = max(groups, key=lambda g: g.num_tokens)
+            raise OutOfMemoryError(
+                "memory does not hold a single group's forward and backward pass",
+                got=f"{largest.num_tokens} tokens in {largest.source or 'the longest group'}",
+                fix="lower --max-length, or use --gradient-checkpointing, --dtype bfloat16 or a smaller model",
+            )
+        while self.bins(groups) == bins:
+            self.tokens = max(1, self.tokens // 2)
+
+    def state(self) -> dict[str, int]:
+        return {"configured": self.configured, "tokens": self.tokens}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """A resumed run cuts its steps as before; one that was given another budget uses that."""
+        if state["configured"] == self.configured:
+            self.tokens = state["tokens"]
+
+
+def share(bins: Sequence[Sequence[int]], *, rank: int, num_processes: int) -> list[list[int]]:
+    """This process's micro-batches: every num_processes-th, and empty ones so that all have the same number."""
+    rounds = -(-len(bins) // num_processes)
+    mine = [list(indices) for indices in bins[rank::num_processes]]
+    return mine + [[] for _ in range(rounds - len(mine))]
+
+
+def reads_prompts_once(module: nn.Module) -> bool:
+    """Whether the module's forward pass shares a prompt among its completions (all tiers but the padded one)."""
+    return getattr(module, "tier", "segments") != "padded"
+
+
+def cost_of(module: nn.Module) -> Cost:
+    return Cost.of(module, shared=reads_prompts_once(module))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """The device's, the CPU allocator's, Python's."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return not isinstance(error, OutOfMemoryError)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
+
+
+def free_memory(device: torch.device) -> None:
+    """Gives cached blocks back before a step is repeated in smaller parts."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

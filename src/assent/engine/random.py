@@ -1,0 +1,78 @@
+"""Randomness as a function of (seed, purpose, key…), never of hidden state (law 7): a resumed run draws the same."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def derived_seed(seed: int, purpose: str, *key: int) -> int:
+    """63 bits that depend on every argument: SHA-256 of them, so that neighbouring keys share nothing."""
+    text = "/".join([str(seed), purpose, *map(str, key)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: str, *key: int) -> torch.Generator:
+    """A CPU generator (the same numbers on every device and machine) for one purpose and key (step, prompt, k …)."""
+    return torch.Generator().manual_seed(derived_seed(seed, purpose, *key))
+
+
+def permutation(n: int, seed: int, purpose: str, *key: int) -> list[int]:
+    """0 … n−1 in an order that depends on the arguments alone."""
+    return torch.randperm(n, generator=generator(seed, purpose, *key)).tolist()
+
+
+def uniforms(n: int, seed: int, purpose: str, *key: int) -> Tensor:
+    """(n,) float64 in [0, 1)."""
+    return torch.rand(n, generator=generator(seed, purpose, *key), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which rows each step reads, as a function of the step. Every epoch reads every row once; its last batch may be
+    smaller, none is dropped.
+
+    epochs      a fraction is allowed: ceil(epochs · batches per epoch) steps
+    max_steps   so many steps instead, over as many epochs as they take; 0: as the epochs give
+    """
+
+    num_rows: int
+    batch_size: int
+    epochs: float = 1.0
+    max_steps: int = 0
+    seed: int = 0
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1 or self.batch_size < 1:
+            raise ValueError(f"{self.num_rows} rows in batches of {self.batch_size}: both must be at least 1")
+
+    @property
+    def per_epoch(self) -> int:
+        return math.ceil(self.num_rows / self.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        return self.max_steps or math.ceil(self.epochs * self.per_epoch)
+
+    def indices(self, step: int) -> list[int]:
+        """Rows of the step's batch, step counted from 0."""
+        epoch, batch = divmod(step, self.per_epoch)
+        return list(_order(self, epoch)[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+    def epochs_done(self, num_steps: int) -> float:
+        """Passes over the data after so many steps."""
+        epoch, batch = divmod(num_steps, self.per_epoch)
+        return epoch + min(batch * self.batch_size, self.num_rows) / self.num_rows
+
+
+@lru_cache(maxsize=8)
+def _order(batches: Batches, epoch: int) -> tuple[int, ...]:
+    if not batches.shuffle:
+        return tuple(range(batches.num_rows))
+    return tuple(permutation(batches.num_rows, batches.seed, "epoch", epoch))

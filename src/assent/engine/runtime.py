@@ -1,0 +1,93 @@
+"""Device, processes and arithmetic of a run. Accelerate finds them; torchrun starts several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from assent.errors import ConfigError
+
+Sharding = Literal["replicate", "shard"]
+
+
+class Runtime:
+    """Where the numbers are computed.
+
+    device            "auto", "cpu", "cuda", "cuda:N", "mps"; with several processes each takes its own cuda device
+    mixed_precision   "bf16": the forward pass runs under autocast, weights and optimiser as they are
+    sharding          with several processes: "replicate" (DistributedDataParallel) or "shard" (fully_shard, FSDP2)
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        *,
+        mixed_precision: str = "no",
+        seed: int = 0,
+        sharding: Sharding = "replicate",
+    ) -> None:
+        if mixed_precision not in ("no", "bf16"):
+            raise ConfigError("unknown mixed precision", got=mixed_precision, expected="no or bf16")
+        self.mixed_precision, self.seed, self.sharding = mixed_precision, seed, sharding
+        chosen = _choose(device)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # `cpu` is given explicitly: without an accelerator, Accelerate would otherwise start no process group.
+            state = PartialState(cpu=chosen.type == "cpu")
+            self.num_processes, self.rank = state.num_processes, state.process_index
+            self.device = state.device
+        else:
+            self.num_processes, self.rank = 1, 0
+            self.device = chosen
+        torch.manual_seed(seed)  # nothing of ours draws from it; libraries that do start from a known state
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.num_processes > 1 and self.sharding == "shard"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.mixed_precision == "no":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Elementwise sum over the processes."""
+        return self._reduce(tensor, torch.distributed.ReduceOp.SUM) if self.num_processes > 1 else tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """Elementwise maximum over the processes."""
+        return self._reduce(tensor, torch.distributed.ReduceOp.MAX) if self.num_processes > 1 else tensor
+
+    def barrier(self) -> None:
+        """Waits for all processes."""
+        if self.num_processes > 1:
+            torch.distributed.barrier()
+
+    def _reduce(self, tensor: Tensor, operation: torch.distributed.ReduceOp.RedOpType) -> Tensor:
+        reduced = tensor.detach().to(self.device, copy=True)
+        torch.distributed.all_reduce(reduced, op=operation)
+        return reduced.to(tensor.device)
+
+
+def _choose(device: str) -> torch.device:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ConfigError("unknown device", got=device, expected="auto, cpu, cuda, cuda:N or mps") from None
+    there = available.get(chosen.type, False)
+    if not there or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
+        found = ", ".join(name for name, there in available.items() if there)
+        raise ConfigError(f"no device {device} on this machine", expected=f"one of: {found}", fix="--device auto")
+    return chosen

@@ -1,0 +1,82 @@
+"""Weights and optimiser state as safetensors, whole even where training shards them (law 6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from assent.engine.wrapping import copy_full, full
+from assent.errors import RunFolderError
+from assent.models.loading import fingerprint
+from assent.runs.files import storage_errors
+
+MODEL, OPTIMISER = "model.safetensors", "optimiser.safetensors"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def named_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters (tied ones once) and persistent buffers, by name."""
+    named: dict[str, Tensor] = dict(module.named_parameters())
+    buffers = dict(module.named_buffers())
+    return named | {name: buffers[name] for name in module.state_dict() if name in buffers}
+
+
+def fingerprint_of(module: nn.Module) -> str:
+    """`models.loading.fingerprint` of the transformers model inside. All processes must call it."""
+    model = getattr(module, "hf", module)
+    return fingerprint({name: full(p.detach()) for name, p in model.named_parameters()})
+
+
+def initialise_state(optimiser: torch.optim.AdamW) -> None:
+    """Takes the memory of the moments at once, so that the first step cannot fail halfway through its parameters."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            optimiser.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+
+
+def save_weights(folder: Path, module: nn.Module, optimiser: torch.optim.AdamW, *, is_main: bool) -> None:
+    """Writes both files into `folder`. All processes must call it; the main one writes. Raises StorageError."""
+    for name, tensors in ((MODEL, named_weights(module)), (OPTIMISER, _named_state(module, optimiser))):
+        whole = {}
+        for key, tensor in tensors.items():
+            gathered = full(tensor.detach())
+            if is_main:
+                whole[key] = gathered.cpu().contiguous()
+        if is_main:
+            with storage_errors(folder / name):
+                save_file(whole, folder / name)
+
+
+def load_weights(folder: Path, module: nn.Module, optimiser: torch.optim.AdamW) -> None:
+    """The inverse. Raises RunFolderError where the files hold another model's weights."""
+    for name, tensors in ((MODEL, named_weights(module)), (OPTIMISER, _named_state(module, optimiser))):
+        stored = load_file(folder / name)
+        expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        found = {key: tuple(tensor.shape) for key, tensor in stored.items()}
+        if found != expected:
+            differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+            raise RunFolderError(
+                f"{folder / name} holds another model's weights",
+                got=", ".join(f"{key} {found.get(key, 'missing')}" for key in differing[:3]),
+                expected=", ".join(f"{key} {expected.get(key, 'absent')}" for key in differing[:3]),
+                fix="choose another --output-dir",
+            )
+        for key, tensor in tensors.items():
+            copy_full(tensor, stored[key])
+
+
+def _named_state(module: nn.Module, optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
+    """AdamW's state by parameter name: `exp_avg/<name>` and so on."""
+    return {
+        f"{moment}/{name}": optimiser.state[parameter][moment]
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+        for moment in _MOMENTS
+    }
