@@ -1,0 +1,97 @@
+"""DPO and reward models: speed and memory against TRL, run side by side.
+
+    python benchmarks/against_trl.py --trl-python TRL_ENV/bin/python --scripts ../shared/bench --data hh.jsonl --model MODEL
+
+Runs Assent, TRL at its default per-device batch and TRL at one pair per device in turn, `--repeats` times, each in a
+process of its own, and prints one JSON document: every run, and the medians of the ratios within each round. Pairs per
+second count training with the reference pass, not loading and tokenizing; memory is the process's peak resident size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+
+def measured(command: Sequence[str]) -> tuple[str, float]:
+    """Standard output and peak resident bytes of a finished command."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode != 0:
+            sys.exit(f"{' '.join(command)} failed:\n{err.read()[-2000:]}")
+        return out.read(), usage.ru_maxrss * 1024.0
+
+
+def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "assent.cli", method, "--json", "--model", args.model, "--data", str(args.pairs_file)]
+        command += ["--output-dir", f"{folder}/run", "--batch-size", "8", "--learning-rate", "1e-5", "--no-shuffle"]
+        command += ["--lr-scheduler-type", "constant", "--max-length", "1024", "--save-steps", "0", "--keep-template-tail"]
+        command += ["--reference-cache", f"{folder}/cache"] if method == "dpo" else []
+        command += ["--mixed-precision", "bf16"] if args.bf16 else []
+        out, peak = measured(command)
+        metrics = json.loads(out)["metrics"]
+    return {"pairs_per_s": args.pairs / metrics["cost/seconds"], "peak_bytes": peak, "last_loss": metrics["loss"]}
+
+
+def run_trl(method: str, args: argparse.Namespace, per_device: int) -> dict[str, object]:
+    command = [args.trl_python, str(Path(args.scripts) / f"trl_{method}.py"), "--model", args.model, "--data", args.data]
+    command += ["--pairs", str(args.pairs), "--per-device", str(per_device), "--bf16", str(int(args.bf16))]
+    out, peak = measured(command)
+    result = json.loads(out.strip().splitlines()[-1])
+    return {"pairs_per_s": result["pairs_per_s"], "peak_bytes": peak, "last_loss": result["loss"][-1]}
+
+
+def compare(method: str, args: argparse.Namespace) -> dict[str, object]:
+    rounds = []
+    for number in range(args.repeats):
+        row = {"assent": run_assent(method, args)}
+        row |= {f"trl_{size}": run_trl(method, args, size) for size in args.per_device}
+        rounds.append(row)
+        print(f"{method} round {number + 1}: {json.dumps(row)}", file=sys.stderr)
+    medians = {}
+    for size in args.per_device:
+        peer = f"trl_{size}"
+        medians[f"speed_over_{peer}"] = statistics.median(r["assent"]["pairs_per_s"] / r[peer]["pairs_per_s"] for r in rounds)
+        medians[f"memory_over_{peer}"] = statistics.median(r["assent"]["peak_bytes"] / r[peer]["peak_bytes"] for r in rounds)
+    return {"medians": medians, "rounds": rounds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trl-python", required=True, help="python of an environment with TRL 1.16")
+    parser.add_argument("--scripts", default="../shared/bench", help="folder with trl_dpo.py and trl_reward.py")
+    parser.add_argument("--data", required=True, help="comparisons, JSONL")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--methods", nargs="+", default=["dpo", "reward"], choices=["dpo", "reward"])
+    parser.add_argument("--per-device", nargs="+", type=int, default=[8, 1])
+    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        args.pairs_file = Path(folder) / "pairs.jsonl"
+        with open(args.data, encoding="utf-8") as lines:
+            args.pairs_file.write_text("".join(line for _, line in zip(range(args.pairs), lines, strict=False)))
+        results = {method: compare(method, args) for method in args.methods}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    versions = {name: version(name) for name in ("torch", "transformers", "assent")}
+    print(json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": machine, "versions": versions, **results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

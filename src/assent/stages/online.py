@@ -1,0 +1,212 @@
+"""RLHF: sample, score, train, repeat. PPO (Schulman et al., arXiv:1707.06347) as in Ziegler et al., arXiv:1909.08593.
+
+Three policies: the one in training, the one that sampled (ratio), the reference (KL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from assent.config.stages import PpoConfig
+from assent.engine.learner import Learner, Objective, Reference
+from assent.engine.random import permutation
+from assent.models.batch import GroupBatch, Outputs
+from assent.objectives.kl import AdaptiveKLController
+from assent.objectives.policy import ppo_loss
+from assent.objectives.value import value_loss
+from assent.rewards.base import Reward
+from assent.rollouts.sampler import Rollout, Sampler, SamplingParams, SeedKey
+from assent.runs.log import Progress, RunLog
+from assent.stages.gate import Gate, check_batch_mates, precision_of
+from assent.stages.result import StageResult
+from assent.stages.rollout_step import Round, build_round, to_groups
+from assent.stages.selecting import to_prompts
+from assent.stages.session import Session, open_session
+from assent.stages.text import read_text
+from assent.types import PromptGroup
+
+Sums = Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class PpoPolicyObjective:
+    """Clipped surrogate, averaged over the mini-batch's completion tokens."""
+
+    cliprange: float
+    want = frozenset({"logprobs"})
+
+    def counts(self, batch: GroupBatch) -> dict[str, float]:
+        return {"policy_avg": float(batch.num_counted)}
+
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
+        assert outputs.logprobs is not None
+        values, metrics = ppo_loss(
+            outputs.logprobs.float(),
+            batch.token["old_logprobs"],
+            batch.token["advantages"],
+            torch.ones_like(outputs.logprobs, dtype=torch.bool),
+            cliprange=self.cliprange,
+        )
+        count = values.new_tensor(float(batch.num_counted))
+        return {"policy_avg": values.sum()}, {name: (metric.sum(), count) for name, metric in metrics.items()}
+
+
+@dataclass(frozen=True)
+class PpoValueObjective:
+    """Clipped squared error of the critic, averaged over the mini-batch's completion tokens."""
+
+    cliprange_value: float
+    want = frozenset({"values"})
+
+    def counts(self, batch: GroupBatch) -> dict[str, float]:
+        return {"value_avg": float(batch.num_counted)}
+
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
+        assert outputs.values is not None
+        values, metrics = value_loss(
+            outputs.values.float(),
+            batch.token["old_values"],
+            batch.token["returns"],
+            torch.ones_like(outputs.values, dtype=torch.bool),
+            cliprange_value=self.cliprange_value,
+        )
+        count = values.new_tensor(float(batch.num_counted))
+        return {"value_avg": values.sum()}, {name: (metric.sum(), count) for name, metric in metrics.items()}
+
+
+def train(
+    config: PpoConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
+) -> StageResult:
+    """Everything `assent ppo` does: prompts, policy, critic, reference, reward, run folder, the saved policy."""
+    text = read_text(
+        config,
+        model=config.model,
+        sources={"train": data if data is not None else config.data},
+        select=to_prompts,
+        max_new_tokens=config.max_new_tokens,
+    )
+    with open_session(config, text, command="ppo", kind="policy", progress=progress) as session:
+        if session.result:
+            return session.result
+        reward = session.reward(config.reward)
+        critic = session.add_learner("critic", config.critic or session.critic_start(config.reward), kind="scorer")
+        return run(config, session.learner, session, session.log, sampler=session.sampler(), reward=reward, critic=critic)
+
+
+def run(
+    config: PpoConfig,
+    learner: Learner,
+    data: Session,
+    log: RunLog,
+    *,
+    sampler: Sampler,
+    reward: Reward,
+    critic: Learner,
+) -> StageResult:
+    reference = data.reference_model(config.reference)
+    controller = _controller(config)
+    data.resume()
+    controller.value = data.state.get("kl_coef", controller.value)
+    params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
+    for step in data.steps():
+        indices = data.indices(step)
+        sampler.load({}, learner.fingerprint_step)
+        rollouts = sampler.sample(
+            [data.train_tokens[i].prompt_ids for i in indices],
+            num_completions=config.num_completions,
+            params=params,
+            seed=SeedKey(config.seed, "rollout", step),
+        )
+        prompts = [data.train_groups[i] for i in indices for _ in range(config.num_completions)]
+        scores = reward.score(prompts, [rollout.text for rollout in rollouts])
+        if step == 0:
+            _gate(config, learner, data, log, rollouts=rollouts, reference=reference)
+        batch = build_round(config, rollouts, scores, reference=reference, critic=critic, kl_coef=controller.value)
+        metrics = _train_round(config, step, batch, learner=learner, critic=critic)
+        if isinstance(controller, AdaptiveKLController):
+            controller.update(batch.kl_nats, len(rollouts))
+        data.state["kl_coef"] = controller.value
+        log.samples(step, _sample_rows(prompts, rollouts, scores))
+        data.log_step(step, {**batch.metrics, **metrics}, completions_sampled=len(rollouts), reward_calls=len(rollouts))
+    data.check_unchanged(reference)
+    return data.finish({})
+
+
+@dataclass(slots=True)
+class _FixedKL:
+    value: float
+
+
+def _controller(config: PpoConfig) -> AdaptiveKLController | _FixedKL:
+    if config.kl_target is None:
+        return _FixedKL(config.kl_coef)
+    return AdaptiveKLController(config.kl_coef, config.kl_target, config.kl_horizon or 1000.0)
+
+
+def _train_round(config: PpoConfig, step: int, batch: Round, *, learner: Learner, critic: Learner) -> dict[str, float]:
+    """`num_ppo_epochs` passes over the round in `num_mini_batches` updates each; the mean of the updates' metrics."""
+    policy_objective: Objective = PpoPolicyObjective(config.cliprange)
+    value_objective: Objective = PpoValueObjective(config.cliprange_value)
+    totals: dict[str, list[float]] = {}
+    for epoch in range(config.num_ppo_epochs):
+        order = permutation(len(batch.groups), config.seed, "minibatch", step, epoch)
+        for part in torch.tensor(order).tensor_split(config.num_mini_batches):
+            groups = [batch.groups[i] for i in part.tolist()]
+            update = {f"critic/{k}": v for k, v in critic.update(groups, value_objective).items()}
+            if step >= config.critic_warmup_steps:
+                update |= learner.update(groups, policy_objective)
+            for name, value in update.items():
+                totals.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in totals.items()}
+
+
+def _gate(
+    config: PpoConfig,
+    learner: Learner,
+    data: Session,
+    log: RunLog,
+    *,
+    rollouts: Sequence[Rollout],
+    reference: Reference,
+) -> None:
+    """Ratio 1 and KL 0 before the first update; log-probabilities independent of batch mates."""
+    gate = Gate(log, precision=precision_of(config))
+    groups = to_groups(rollouts, config.num_completions)
+    check_batch_mates(gate, learner, groups, want="logprobs")
+    outputs = learner.read(groups, want={"logprobs"})
+    assert outputs.logprobs is not None
+    sampled = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs])
+    gate.check(
+        "ratio",
+        float((outputs.logprobs - sampled).exp().sub(1).abs().max()) + 1.0,
+        expected=1.0,
+        tolerance=gate.tolerances["token"],
+        cause="sampler and trainer disagree: temperature, dropout, positions, or the sampler holds other weights",
+    )
+    if reference.fingerprint() != learner.fingerprint():
+        gate.skip("kl", reason="the reference is not the policy's start")
+    else:
+        under_reference = reference.read(groups, want={"logprobs"}).logprobs
+        gate.check(
+            "kl",
+            float((outputs.logprobs - under_reference).abs().max()),
+            expected=0.0,
+            tolerance=gate.tolerances["token"],
+            cause="the reference does not compute as the policy does: dtype, attention, or adapters",
+        )
+    gate.done()
+
+
+def _sample_rows(
+    prompts: Sequence[PromptGroup], rollouts: Sequence[Rollout], scores: Sequence[float]
+) -> list[dict[str, object]]:
+    """The first, the best and the worst of the round, for `samples.jsonl`."""
+    chosen = dict.fromkeys([0, max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)])
+    return [
+        {"prompt": prompts[i].source, "completion": rollouts[i].text, "score": scores[i], "finish": rollouts[i].finish_reason}
+        for i in chosen
+    ]

@@ -1,0 +1,87 @@
+"""What a stage can use of the groups it is given: demonstrations, comparisons, prompts. What it cannot is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from assent.errors import DataError
+from assent.types import Preference, PromptGroup
+
+
+Selected = tuple[list[PromptGroup], dict[str, list[str]]]
+"""The groups a stage uses, and by reason the sources of those it refused."""
+
+
+def to_comparisons(groups: Sequence[PromptGroup]) -> Selected:
+    """Every group of two, the better completion first, `ranking` (1, 2). Ties are refused.
+
+    Raises DataError for a group that is no comparison at all (a demonstration, thumbs, more than two completions):
+    such a file belongs to another command.
+    """
+    comparisons: list[PromptGroup] = []
+    refused: dict[str, list[str]] = {}
+    for group in groups:
+        preference = group.preference or Preference()
+        ranks = _ranks(preference)
+        if len(group.completions) != 2 or ranks is None:
+            raise DataError(
+                f"{group.source or 'a row'} is no comparison",
+                got=f"{len(group.completions)} completion(s), {_kind(preference)}",
+                expected="two completions and which of them is better (prompt, chosen, rejected)",
+                fix="for demonstrations use `assent sft`",
+            )
+        if ranks[0] == ranks[1]:
+            refused.setdefault("a tie: neither completion is better", []).append(group.source)
+            continue
+        order = (0, 1) if ranks[0] < ranks[1] else (1, 0)
+        probability = preference.chosen_probability
+        comparisons.append(
+            replace(
+                group,
+                completions=tuple(group.completions[i] for i in order),
+                logps=None if group.logps is None else tuple(group.logps[i] for i in order),
+                preference=replace(
+                    preference,
+                    ranking=(1, 2),
+                    scores=None if preference.scores is None else tuple(preference.scores[i] for i in order),
+                    chosen_probability=probability if probability is None or order == (0, 1) else 1 - probability,
+                ),
+            )
+        )
+    return comparisons, refused
+
+
+def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
+    """K = 1 groups as they are; of a comparison, the chosen completion. Raises DataError for anything else."""
+    demonstrations = []
+    for group in groups:
+        if len(group.completions) == 1:
+            demonstrations.append(group)
+            continue
+        ranks = _ranks(group.preference or Preference())
+        if len(group.completions) != 2 or ranks is None or ranks[0] == ranks[1]:
+            raise DataError(
+                f"{group.source or 'a row'} is no demonstration",
+                got=f"{len(group.completions)} completion(s), {_kind(group.preference or Preference())}",
+                expected="one completion (prompt, completion; or messages), or a comparison, whose chosen one is used",
+            )
+        best = 0 if ranks[0] < ranks[1] else 1
+        demonstrations.append(replace(group, completions=(group.completions[best],), preference=None, logps=None))
+    return demonstrations, {}
+
+
+def to_prompts(groups: Sequence[PromptGroup]) -> Selected:
+    """The prompts alone: completions in the file are not used."""
+    return [replace(group, completions=(), preference=None, logps=None, steps=None) for group in groups], {}
+
+
+def _ranks(preference: Preference) -> tuple[float, ...] | None:
+    if preference.ranking is not None:
+        return preference.ranking
+    return None if preference.scores is None else tuple(-score for score in preference.scores)
+
+
+def _kind(preference: Preference) -> str:
+    kinds = ("ranking", "scores", "thumbs", "step_labels")
+    return next((kind for kind in kinds if getattr(preference, kind) is not None), "no preference")

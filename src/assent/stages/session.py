@@ -1,0 +1,233 @@
+"""What every stage needs around its loop: the run folder, the log, learners, data order, checkpoints, the ledger.
+
+A stage reads from top to bottom; the session holds what would otherwise stand in each of them word for word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from assent.engine.checkpoint import latest_verified, write_checkpoint
+from assent.engine.interruption import interruptible
+from assent.engine.learner import Learner, Reference
+from assent.engine.ledger import Ledger
+from assent.engine.random import Batches
+from assent.engine.references import reference_logps
+from assent.engine.runtime import Runtime
+from assent.errors import GateError
+from assent.models.batch import TokenGroup
+from assent.models.loading import check_context, load_config, load_policy, load_scorer, save_model
+from assent.models.module import AlignmentModel
+from assent.runs.folder import RunFolder
+from assent.runs.log import Progress, RunLog
+from assent.stages.result import StageResult
+from assent.stages.text import Text
+from assent.types import PromptGroup
+
+Kind = Literal["policy", "scorer"]
+
+
+class Session:
+    """One run of one stage. `result` is set where the folder holds the finished run already: then nothing is loaded."""
+
+    def __init__(self, config: Any, text: Text, folder: RunFolder, log: RunLog, runtime: Runtime) -> None:
+        self.config, self.text, self.folder, self.log, self.runtime = config, text, folder, log, runtime
+        self.train_groups: Sequence[PromptGroup] = text.train.groups
+        self.train_tokens: Sequence[TokenGroup] = text.train.tokens
+        self.eval_tokens: Sequence[TokenGroup] = text.parts["eval"].tokens if "eval" in text.parts else []
+        self.order = Batches(
+            num_rows=len(self.train_tokens),
+            batch_size=config.batch_size,
+            epochs=getattr(config, "num_train_epochs", 1.0),
+            max_steps=getattr(config, "max_steps", 0) or getattr(config, "total_steps", 0),
+            seed=config.seed,
+            shuffle=config.shuffle,
+        )
+        self.learners: dict[str, Learner] = {}
+        self.state: dict[str, Any] = {}
+        """A stage's own numbers that belong to a checkpoint (JSON values)."""
+        self.ledger = Ledger(runtime.device, models_resident=0)
+        self.step = 0
+        self.last: dict[str, float] = {}
+        self.result: StageResult | None = None
+        self._fingerprints: dict[str, Any] = {}
+        self._references: list[Reference] = []
+
+    @property
+    def learner(self) -> Learner:
+        return self.learners["model"]
+
+    def indices(self, step: int) -> list[int]:
+        return self.order.indices(step)
+
+    def batch(self, step: int) -> list[TokenGroup]:
+        return [self.train_tokens[i] for i in self.indices(step)]
+
+    def add_learner(self, name: str, path: str, *, kind: Kind, learning_rate: float | None = None) -> Learner:
+        """A trainable model of this run; its weights and optimiser are part of every checkpoint."""
+        config = self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
+        module = self._load(path, kind)
+        updates = self.order.num_steps * getattr(config, "num_ppo_epochs", 1) * getattr(config, "num_mini_batches", 1)
+        learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
+        self.learners[name] = learner
+        self.ledger.models_resident += 1
+        self._fingerprints[f"{name}_start"] = learner.fingerprint()
+        self.log.note(f"{name}: {path}, attention {module.tier} ({module.tier_reason})")
+        return learner
+
+    def _load(self, path: str, kind: Kind) -> AlignmentModel:
+        options = {"dtype": self.config.dtype, "revision": self.config.revision, "tokenizer": self.text.tokenizer}
+        if kind == "policy":
+            model = load_policy(path, **options)
+        else:
+            model = load_scorer(path, seed=self.config.seed, **options)
+        return AlignmentModel(model, kind=kind, temperature=getattr(self.config, "temperature", 1.0))
+
+    def reference_model(self, path: str | None) -> Reference:
+        """A frozen policy in memory; none given: the start of the policy."""
+        module = self._load(path or self.config.model, "policy")
+        reference = Reference(module, self.runtime, self.config.micro_batch_tokens)
+        self._references.append(reference)
+        self.ledger.models_resident += 1
+        self._fingerprints["reference_start"] = reference.fingerprint()
+        return reference
+
+    def reference_logps(self, path: str | None, groups: Sequence[TokenGroup]) -> Tensor:
+        """(S,) summed log-probabilities of the groups' completions under the reference, cached on disk by content.
+
+        No path: the policy as it starts. Call before `resume`, which puts the policy where the run was left.
+        """
+        if not groups:
+            return torch.zeros(0)
+        if path is None:
+            reader: Learner | Reference = self.learner
+        else:
+            reader = self.reference_model(path)
+        self._fingerprints["reference_start"] = reader.fingerprint()
+        folder = Path(self.config.reference_cache) if self.config.reference_cache else user_cache() / "reference"
+        values, was_cached = reference_logps(groups, reader, key=self._cache_key(reader), cache_dir=folder)
+        self.log.note(f"reference log-probabilities of {len(values)} completions: {'read from the cache' if was_cached else 'computed'}")
+        return values
+
+    def _cache_key(self, reader: Learner | Reference) -> str:
+        parts = (reader.fingerprint(), self.config.dtype, self.config.mixed_precision, str(self.runtime.device.type))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def check_unchanged(self, reference: Reference) -> None:
+        """The reference is at the end what it was at the start (law 4)."""
+        end = reference.fingerprint()
+        self._fingerprints["reference_end"] = end
+        if end != self._fingerprints["reference_start"]:
+            raise GateError(
+                "the reference changed while the policy was trained",
+                got=end,
+                expected=self._fingerprints["reference_start"],
+                fix="likely cause: policy and reference share weights",
+            )
+
+    def resume(self) -> None:
+        """Puts learners, ledger and the stage's state where the newest verified checkpoint left them, if there is one."""
+        found = latest_verified(self.folder.path)
+        self.folder.rewind(None if found is None else found.step)
+        if found is None:
+            return
+        for reason in found.refused:
+            self.log.note(f"a damaged checkpoint was passed over: {reason}")
+        found.load_into(self.learners)
+        self.ledger.restore(found.state["ledger"])
+        self.state = found.state["stage"]
+        self.step = found.step
+        self.log.note(f"resumed after step {found.step}")
+
+    def steps(self) -> Iterator[int]:
+        """The steps that are left. Between two of them: checkpoints, and Ctrl-C in good order."""
+        total = self.order.num_steps
+        with interruptible() as interrupted, self.log.progress(self.folder.manifest["command"], total, done=self.step) as bar:
+            while self.step < total:
+                yield self.step
+                self.step += 1
+                shown = {name: self.last[name] for name in SHOWN if name in self.last}
+                bar.advance(1, **shown)
+                due = self.config.save_steps and self.step % self.config.save_steps == 0 and self.step < total
+                if due or interrupted:
+                    self._checkpoint()
+                if interrupted:
+                    self.log.note(f"interrupted after step {self.step}; the same command resumes")
+                    raise KeyboardInterrupt
+
+    def _checkpoint(self) -> None:
+        write_checkpoint(
+            self.folder.path,
+            self.step,
+            learners=self.learners,
+            state={"stage": self.state, "ledger": self.ledger.state()},
+            save_total_limit=self.config.save_total_limit,
+        )
+
+    def log_step(self, step: int, metrics: Mapping[str, float], **counts: int) -> None:
+        """Writes a step's metrics with the ledger so far; `counts` (labels, completions_sampled, reward_calls) add to it."""
+        self.ledger.add(**counts)
+        self.ledger.counts["flops"] = sum(reader.flops for reader in (*self.learners.values(), *self._references))
+        self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
+        self.log.metrics(step + 1, self.last)
+
+    def finish(self, held_out: Mapping[str, float]) -> StageResult:
+        """Saves the model and closes the run."""
+        if held_out:
+            self.log.metrics(self.step, dict(held_out))
+        save_model(self.folder.model_path, self.learner.module.hf, self.text.tokenizer)
+        for name, learner in self.learners.items():
+            self._fingerprints[f"{name}_end"] = learner.fingerprint()
+        self.folder.record(fingerprints=self._fingerprints)
+        metrics = {**self.last, **self.ledger.metrics(), **held_out}
+        result = StageResult(self.folder.path, self.folder.model_path, self.step, metrics)
+        self.folder.finish(result.as_dict())
+        return result
+
+
+SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "objective/scores", "objective/kl")
+"""Metrics beside the progress bar, where the stage has them."""
+
+
+@contextmanager
+def open_session(
+    config: Any, text: Text, *, command: str, kind: Kind, progress: Progress | None = None
+) -> Iterator[Session]:
+    """Checks what can be checked, opens the run folder, loads the model. Bad input fails before anything is written."""
+    check_context(load_config(config.model, revision=config.revision), config.max_length)
+    runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
+    hashes = {f"{name} data": part.sha256 for name, part in text.parts.items()}
+    folder = RunFolder.open(
+        config.output_dir,
+        config.model_dump(),
+        command=command,
+        resume=config.resume,
+        hashes=hashes,
+        is_main=runtime.is_main,
+    )
+    with folder:
+        log = RunLog(folder, progress=progress)
+        session = Session(config, text, folder, log, runtime)
+        if folder.is_finished and folder.result is not None:
+            log.note(f"{folder.path}: this run is finished; nothing to do")
+            stored = folder.result
+            session.result = StageResult(folder.path, folder.model_path, stored["steps"], stored["metrics"])
+        else:
+            for line in text.lines():
+                log.note(line)
+            session.add_learner("model", config.model, kind=kind)
+        yield session
+
+
+def user_cache() -> Path:
+    """ASSENT_CACHE, or `assent` in the user's cache folder."""
+    return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
+

@@ -1,0 +1,78 @@
+"""Instruction tuning: maximum likelihood of the completions, given their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from assent.config.stages import SftConfig
+from assent.engine.learner import Learner
+from assent.models.batch import GroupBatch, Outputs
+from assent.runs.log import Progress, RunLog
+from assent.stages.selecting import to_demonstrations
+from assent.stages.gate import Gate, check_batch_mates, check_loss_tokens, precision_of
+from assent.stages.held_out import held_out_metrics
+from assent.stages.result import StageResult
+from assent.stages.session import Session, open_session
+from assent.stages.text import read_text
+from assent.types import PromptGroup
+
+
+class SftObjective:
+    """−log π(y|x) per counted token, averaged over the step's tokens; a row's `weight` weighs its tokens."""
+
+    want = frozenset({"logprobs"})
+
+    def counts(self, batch: GroupBatch) -> dict[str, float]:
+        return {"nll": float(_token_weights(batch).sum())}
+
+    def __call__(
+        self, outputs: Outputs, batch: GroupBatch
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+        assert outputs.logprobs is not None
+        weighted = (outputs.logprobs.float() * _token_weights(batch)).sum()
+        return {"nll": -weighted}, {}
+
+
+def _token_weights(batch: GroupBatch) -> Tensor:
+    """(N,) the weight of each counted token's row; 1 where the data gives none."""
+    if "weight" not in batch.value:
+        return torch.ones(batch.num_counted, device=batch.targets.device)
+    return batch.value["weight"][batch.group[batch.sequence]]
+
+
+def train(
+    config: SftConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
+) -> StageResult:
+    """Everything `assent sft` does: data, model, run folder, training, the saved model."""
+    text = read_text(
+        config,
+        model=config.model,
+        sources={"train": data if data is not None else config.data, "eval": config.eval_data},
+        select=to_demonstrations,
+        train_on=config.train_on,
+    )
+    with open_session(config, text, command="sft", kind="policy", progress=progress) as session:
+        return session.result or run(config, session.learner, session, session.log)
+
+
+def run(config: SftConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
+    objective = SftObjective()
+    data.resume()
+    if data.step == 0:
+        _gate(config, learner, data, log)
+    for step in data.steps():
+        data.log_step(step, learner.update(data.batch(step), objective))
+    return data.finish(held_out_metrics(learner, data.eval_tokens, objective))
+
+
+def _gate(config: SftConfig, learner: Learner, data: Session, log: RunLog) -> None:
+    gate = Gate(log, precision=precision_of(config))
+    first = data.batch(0)
+    outputs = learner.read(first, want={"logprobs"})
+    assert outputs.logprobs is not None
+    check_loss_tokens(gate, first, outputs.logprobs.shape[0])
+    check_batch_mates(gate, learner, first, want="logprobs")
+    gate.done()

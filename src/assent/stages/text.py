@@ -1,0 +1,97 @@
+"""From files to tokens, for every stage: nothing is written here, no weights are loaded, every bad row is named."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from assent.config.options import TextOptions
+from assent.data.loading import load_groups
+from assent.errors import DataError
+from assent.models.batch import TokenGroup
+from assent.models.loading import load_tokenizer
+from assent.models.templates import Template, resolve_template
+from assent.models.tokenizing import tokenize_groups
+from assent.types import PromptGroup
+
+Select = Callable[[Sequence[PromptGroup]], tuple[list[PromptGroup], dict[str, list[str]]]]
+"""Keeps the groups a stage can use, and names the sources of those it refuses by reason."""
+
+
+@dataclass(slots=True)
+class Part:
+    """One data set, tokenized: `groups[i]` belongs to `tokens[i]`."""
+
+    name: str
+    groups: list[PromptGroup]
+    tokens: list[TokenGroup]
+    sha256: str
+    lines: list[str] = field(default_factory=list)
+    """Rows used, shortened, refused and why."""
+
+
+@dataclass(slots=True)
+class Text:
+    """Tokenizer, template and the tokenized data of a stage."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    parts: dict[str, Part]
+
+    @property
+    def train(self) -> Part:
+        return self.parts["train"]
+
+    def lines(self) -> list[str]:
+        return [line for part in self.parts.values() for line in part.lines]
+
+
+def read_text(
+    config: TextOptions,
+    *,
+    model: str,
+    sources: dict[str, str | Sequence[PromptGroup] | None],
+    select: Select,
+    **tokenizing: object,
+) -> Text:
+    """Reads and tokenizes `sources` (name to path, or to groups at hand; None is left out).
+
+    Raises DataError where a source has no usable row, TemplateError and ModelError from the tokenizer's side.
+    """
+    raw = {name: _load(source) for name, source in sources.items() if source is not None}
+    tokenizer = load_tokenizer(model, revision=config.revision)
+    template = resolve_template(
+        tokenizer,
+        chat_template=config.chat_template,
+        system=config.system,
+        prompt_format=config.prompt_format,
+        chat_template_kwargs=config.chat_template_kwargs,
+        keep_template_tail=config.keep_template_tail,
+    )
+    parts = {}
+    for name, (path, groups, sha256, refused) in raw.items():
+        kept, refused_by_stage = select(groups)
+        tokenized = tokenize_groups(
+            kept, tokenizer=tokenizer, template=template, max_length=config.max_length, **tokenizing
+        )
+        lines = [f"{name} data: {path}, {len(groups) + refused} rows"]
+        lines += [f"  refused at loading: {refused}"] if refused else []
+        lines += [f"  refused: {len(rows)} ({reason}; {', '.join(rows[:3])})" for reason, rows in refused_by_stage.items()]
+        lines += [f"  {line}" for line in tokenized.report.lines()]
+        if not tokenized.groups:
+            raise DataError(f"{path}: no usable row is left", got="\n".join(lines), expected="at least one row")
+        parts[name] = Part(name, [kept[i] for i in tokenized.kept], list(tokenized.groups), sha256, lines)
+    return Text(tokenizer, template, parts)
+
+
+def _load(source: str | Sequence[PromptGroup]) -> tuple[str, Sequence[PromptGroup], str, int]:
+    if isinstance(source, str):
+        dataset = load_groups(source)
+        return source, dataset, dataset.sha256, len(dataset.refused)
+    digest = hashlib.sha256()
+    for group in source:
+        digest.update(repr(group).encode())
+    return "rows given", source, digest.hexdigest(), 0
