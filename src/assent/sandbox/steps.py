@@ -17,7 +17,7 @@ from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.progress import Progress, Silent
 from assent.sandbox.base_model import base_folder
 from assent.sandbox.labellers import Labelled, noise_ceiling, sample_and_label
-from assent.sandbox.replies import demonstrations
+from assent.sandbox.documents import demonstrations
 from assent.sandbox.settings import RATERS, LabelSettings, Rater
 from assent.sandbox.world import World
 from assent.types import PromptGroup
@@ -52,7 +52,10 @@ def write_labels(config: SandboxLabelsConfig, *, progress: Progress | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     outputs: dict[str, object] = {}
     price = 0.0
-    for name, number, split in (("train", config.num_pairs, "preference"), ("test", config.num_test_pairs, "validation")):
+    for name, number, split in (
+        ("train", config.num_pairs, "preference"),
+        ("test", config.num_test_pairs, "validation"),
+    ):
         labelled: Labelled = sample_and_label(
             world, LabelSettings(number=number, **settings), seed=config.seed, sampler=sample, split=split
         )

@@ -1,0 +1,198 @@
+"""The sandbox's base model: a small Llama trained on raw documents, with a tokenizer of its own language.
+
+`base_folder(seed)` is an ordinary model folder: shipped for seed 0, built once and cached for others. To rebuild:
+
+    python -m assent.sandbox.base_model --seed 0 --out DIR
+
+The tokenizer has one piece for each word of the language and all 256 bytes, so every string has a spelling and decodes
+to itself. Its chat template knows system, user and assistant turns, `<|user|>…<|end|>`; the base model never saw one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import Unigram
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from assent.sandbox import language
+from assent.sandbox.documents import documents
+from assent.sandbox.world import VERSION
+
+ASSETS = Path(__file__).with_name("assets")
+PAD, END = "<|pad|>", "<|end|>"
+SPECIAL = (PAD, END, "<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_PIECES = r" ?[A-Za-z0-9]+|\s+|[^A-Za-z0-9\s]"
+DOCUMENTS = 56_000
+"""Documents read, once each: about five million tokens."""
+BATCH_TOKENS = 4096
+LEARNING_RATE = 3e-3
+
+
+def _words() -> list[str]:
+    """Every word of the language, with the space before it and, where it can begin a text, without."""
+    import re
+
+    lexicon = {*language.PRODUCTS, *language.NAMES, *language.CITIES, *language.CODES}
+    words = {f" {word}" for word in lexicon} | {f" {n}" for n in language.NUMBERS}
+    for text in documents(0, 4000):  # few hundred words: each stands in many of these documents
+        words |= set(re.findall(_PIECES, text))
+    begin = {language.capitalised(t).split()[0] for ts in language.STATEMENTS.values() for t in ts}
+    begin |= {language.capitalised(t).split()[0] for ts in language.ACTS.values() for t in ts if t[0] != "{"}
+    words |= begin | set(language.OPENERS) | set(language.NAMES)
+    return sorted(word for word in words if len(word.encode()) > 1)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer: a function of the language alone."""
+    pre = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    vocabulary: list[tuple[str, float]] = [(token, 0.0) for token in SPECIAL]
+    vocabulary += [(byte, -20.0) for byte in sorted(pre_tokenizers.ByteLevel.alphabet())]
+    vocabulary += [(word.replace(" ", "Ġ"), -8.0) for word in _words()]
+    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def build_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """About one million parameters."""
+    return LlamaConfig(
+        vocab_size=64 * math.ceil(len(tokenizer) / 64),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, n: int) -> Iterator[torch.Tensor]:
+    """Right-padded batches (B, T) of whole documents of similar length, each ended by EOS; about BATCH_TOKENS each."""
+    order = torch.Generator().manual_seed(seed)
+    pool: list[list[int]] = []
+    for index, text in enumerate(documents(seed, n), 1):
+        pool.append([*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id])
+        if len(pool) < 2048 and index < n:
+            continue
+        pool.sort(key=len)
+        bins: list[list[list[int]]] = [[]]
+        for row in pool:
+            if (len(bins[-1]) + 1) * len(row) > BATCH_TOKENS:
+                bins.append([])
+            bins[-1].append(row)
+        for place in torch.randperm(len(bins), generator=order).tolist():
+            rows = [torch.tensor(row) for row in bins[place]]
+            yield torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+        pool = []
+
+
+def train(seed: int, *, n: int = DOCUMENTS, report: bool = True) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Train the base model of a seed: AdamW, cosine, one pass over `n` documents. Deterministic on a machine."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(build_config(tokenizer))
+    steps = sum(1 for _ in _batches(tokenizer, seed, 2048)) * n // 2048
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    started = time.monotonic()
+    for step, ids in enumerate(_batches(tokenizer, seed, n), 1):
+        rate = (
+            LEARNING_RATE * min(1.0, step / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+        )
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        logits = model(input_ids=ids).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=tokenizer.pad_token_id
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if report and (step % 50 == 0 or step == steps):
+            seconds = time.monotonic() - started
+            print(f"base model: step {step} of {steps}, loss {loss.item():.3f}, {seconds:.0f} s", file=sys.stderr)
+    return model.eval(), tokenizer
+
+
+def save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write an ordinary model folder, weights in float32 (under four megabytes)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def base_folder(world_seed: int = 0) -> Path:
+    """Folder of the base model of a world's seed: shipped, or built once (some minutes) and cached.
+
+    The cache is `ASSENT_CACHE`, or `~/.cache/assent`.
+    """
+    shipped = ASSETS / f"base-v{VERSION}-seed{world_seed}"
+    if shipped.exists():
+        return shipped
+    cache = Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
+    folder = cache / f"base-v{VERSION}-seed{world_seed}"
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        build(folder, world_seed)
+    return folder
+
+
+def build(folder: Path, seed: int, *, n: int = DOCUMENTS) -> None:
+    """Train and write the base model of a seed; the folder appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        save(Path(temporary) / "model", *train(seed, n=n))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(Path(temporary) / "model", folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Rebuild the sandbox's base model.")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the documents and of the weights' start")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced where it exists")
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help="documents to train on")
+    arguments = parser.parse_args()
+    build(arguments.out, arguments.seed, n=arguments.documents)
+    print(json.dumps({"folder": str(arguments.out), "parameters": parameters(arguments.out)}))
+
+
+def parameters(folder: Path) -> int:
+    """Number of weights in a folder's file."""
+    return sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+
+
+if __name__ == "__main__":
+    main()
