@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import sys
@@ -24,11 +23,14 @@ from cyclopts import App, CycloptsError
 from assent import __version__
 from assent.cli.outcome import Outcome
 from assent.errors import AssentError, ConfigError, UsageError
+from assent.runs.files import to_json
 
-EPILOGUE = """Every command takes --config FILE.yaml (options by name; a flag wins), --json (one JSON document on stdout) \
-and --debug (a traceback with an error)."""
+EPILOGUE = (
+    "Every command takes --config FILE.yaml (options by name; a flag wins), --json (one JSON document on stdout) "
+    "and --debug (a traceback with an error)."
+)
 
-TRAINING, MODELS, DATA = "Training", "Models and answers", "Data and results"
+PIPELINES, TRAINING, MODELS, DATA = "The whole way", "Training", "Models and answers", "Data"
 
 COMMANDS = (
     # name, where it is, group, help: nothing is imported before its command is named
@@ -36,10 +38,20 @@ COMMANDS = (
     ("reward", "assent.cli.training:reward", TRAINING, "A reward model from comparisons."),
     ("dpo", "assent.cli.training:dpo", TRAINING, "Direct preference optimisation from comparisons."),
     ("ppo", "assent.cli.training:ppo", TRAINING, "PPO against a reward, with a KL penalty to the reference."),
+    ("run", "assent.cli.pipelines:run", PIPELINES, "A pipeline's stages in order; finished ones are not repeated."),
+    ("report", "assent.cli.pipelines:report", PIPELINES, "One page about a run or a pipeline."),
     ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),
 )
 
-DATA_COMMANDS = (("check", "assent.cli.data:check", "What is in a file, and what is wrong with it; writes nothing."),)
+DATA_COMMANDS = (
+    (
+        "check",
+        "assent.cli.data:check",
+        "What is in a file, and what is wrong with it; writes nothing.\n\n"
+        "Exit status 1 if there is a finding: rows refused, empty or identical completions, contradictions, exact "
+        "duplicates, prompts shared with --against; with --model, rows cut or unusable, faults of template and EOS.",
+    ),
+)
 
 
 def build_app() -> App:
@@ -71,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
         if outcome is not None:
-            print(json.dumps(outcome.document, allow_nan=False) if as_json else outcome.text)
+            print(to_json(outcome.document) if as_json else outcome.text)
             sys.stdout.flush()
         return 0 if outcome is None else outcome.exit_status
     except BrokenPipeError:  # the reader of stdout has left: nobody to tell

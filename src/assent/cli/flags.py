@@ -114,7 +114,9 @@ def _annotation(name: str, field: FieldInfo, *, is_positional: bool) -> Any:
         return Annotated[bool | None, Parameter(**parameter)]
     if get_origin(kind) is dict:
         return Annotated[dict[str, str] | None, Parameter(**parameter, negative=())]
-    if get_origin(kind) in (list, tuple):
+    if get_origin(kind) is tuple:  # the flag once for each value
+        return Annotated[list[str] | None, Parameter(**parameter, negative=())]
+    if get_origin(kind) is list:  # any number of values after the flag
         return Annotated[list[str] | None, Parameter(**parameter, negative=(), consume_multiple=True)]
     # A negative number is a value, not a flag: `--learning-rate -1` is refused for its range.
     return Annotated[

@@ -9,14 +9,11 @@ from assent.config.commands import NewModelConfig
 
 @command(NewModelConfig, positional="output_dir")
 def new_model(config: NewModelConfig) -> Outcome:
-    from assent.models.new_model import new_model as write
+    from assent.pipelines.tools import new_model as write
 
-    summary = write(config.output_dir, **config.model_dump(exclude={"output_dir"}))
-    document = {
-        "command": "new-model",
-        "model_path": str(summary.path),
-        "parameters": summary.parameters,
-        "vocab_size": summary.vocab_size,
-        "characters": summary.characters,
-    }
-    return Outcome(document, summary.line())
+    result = write(config)
+    text = (
+        f"{result['parameters']:,} parameters, vocabulary {result['vocab_size']} "
+        f"from {result['characters']:,} characters -> {result['model_path']}"
+    )
+    return Outcome({"command": "new-model", **result}, text)

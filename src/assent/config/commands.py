@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from assent.config.options import NonNegative, Options, Positive
+from assent.config.options import NonNegative, Options, Positive, TextOptions
+
+
+class RunConfig(Options):
+    """Runs a pipeline: stages in order; finished stages are not repeated, an interrupted one resumes."""
+
+    file: str
+    """Pipeline file (YAML)."""
+    output_dir: str | None = None
+    """Folder of the results; none given: the one the file names."""
+    seed: NonNegative | None = None
+    """Of every stage that gives none itself; none given: the file's."""
+    fast: bool = False
+    """Use the stages' `fast:` options: a smoke test of the same steps."""
+    set: tuple[str, ...] = ()
+    """STAGE.OPTION=VALUE, in the place of what the file says; once for each."""
+
+
+class DemoConfig(Options):
+    """The whole way on the built-in world: base model, SFT, reward model, PPO, DPO, best-of-16, evaluation, report."""
+
+    output_dir: str | None = None
+    """Folder of the results; none given: out/demo, with --fast out/demo-fast."""
+    seed: NonNegative = 0
+    """Everything is a function of it."""
+    fast: bool = False
+    """The same steps in under a minute: a smoke test, whose numbers mean nothing."""
+
+
+class ReportConfig(Options):
+    """Writes report.html about a run or a pipeline, finished or not, into its folder."""
+
+    run: str
+    """Folder of a training run, or of a pipeline."""
 
 
 class NewModelConfig(Options):
@@ -32,7 +65,7 @@ class NewModelConfig(Options):
     """The weights are a function of it."""
 
 
-class DataCheckConfig(Options):
+class DataCheckConfig(TextOptions):
     """What is in a file of prompts and completions, and what is wrong with it. Nothing is written."""
 
     file: str
@@ -43,3 +76,12 @@ class DataCheckConfig(Options):
     """Split of a folder or hub dataset that has several."""
     against: str | None = None
     """Another file, for the overlap of prompts (the held-out split, say)."""
+    model: str | None = None
+    """Model whose tokenizer and template to check with: token lengths, what --max-length would cut, EOS."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        idle = sorted(self.model_fields_set & set(TextOptions.model_fields))
+        if self.model is None and idle:
+            raise ValueError(f"{', '.join(idle)} has no effect without model: give a model, or leave it out")
+        return self

@@ -1,0 +1,226 @@
+"""Reading a pipeline file: every stage, option and reference is checked before the first stage starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from assent.config.loading import parse_options, read_yaml, unknown_name
+from assent.config.options import NonNegative, Options
+from assent.errors import ConfigError
+from assent.pipelines.steps import STEPS, Step
+
+REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class StageEntry(Options):
+    """One stage as the file has it."""
+
+    name: str
+    """How later stages and the output folder call it."""
+    command: str
+    """What it runs: one of the registered steps."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the command."""
+    fast: dict[str, Any] = Field(default_factory=dict)
+    """Options that --fast puts in the place of those above."""
+
+
+class PipelineFile(Options):
+    """A pipeline as the file has it."""
+
+    name: str
+    """What it is called in the report."""
+    output_dir: str | None = None
+    """Folder of its results; --output-dir wins."""
+    seed: NonNegative = 0
+    """Passed to every stage that takes a seed and gives none; --seed wins."""
+    stages: list[dict[str, Any]] = Field(min_length=1)
+    """The stages, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage, checked. `options` still hold references; `key` is a function of all that decides its result."""
+
+    name: str
+    command: str
+    step: Step
+    options: Mapping[str, Any]
+    output_dir: Path
+    key: str
+
+    def config(self, outputs: Mapping[str, Mapping[str, Any]]) -> BaseModel:
+        """The stage's configuration, its references replaced by earlier stages' outputs."""
+
+        def value_of(reference: str) -> str:
+            stage, _, name = reference.partition(".")
+            return str(outputs[stage][name])
+
+        return parse_options(
+            self.step.config_class(), _replaced(self.options, value_of), where=f" of stage {self.name}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pipeline, ready to run."""
+
+    name: str
+    output_dir: Path
+    stages: tuple[Stage, ...]
+
+
+def read_plan(
+    path: str | Path,
+    *,
+    output_dir: str | None = None,
+    seed: int | None = None,
+    fast: bool = False,
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """The pipeline of a file. ConfigError if any stage, option, reference or override in it cannot be.
+
+    overrides   `stage.option=value`, each in the place of what the file says
+    """
+    file = parse_options(PipelineFile, read_yaml(path), where=f" in {path}")
+    folder = output_dir or file.output_dir
+    if folder is None:
+        raise ConfigError(f"no output folder: {path} names none", fix="give --output-dir")
+    entries = [_entry(raw, number, path) for number, raw in enumerate(file.stages, start=1)]
+    _check_names(entries)
+    if fast and not any(entry.fast for entry in entries):
+        raise ConfigError(f"--fast has no effect: no stage in {path} has a `fast:` section", fix="leave it out")
+    given = _parse_overrides(overrides, entries)
+    stages: list[Stage] = []
+    for entry in entries:
+        plain = _stage(
+            entry, {**entry.options, **given[entry.name]}, folder, file.seed if seed is None else seed, stages
+        )
+        hurried = {**entry.options, **entry.fast, **given[entry.name]}
+        overlaid = _stage(entry, hurried, folder, file.seed if seed is None else seed, stages)
+        stages.append(overlaid if fast else plain)
+    return Plan(file.name, Path(folder), tuple(stages))
+
+
+def _entry(raw: Mapping[str, Any], number: int, path: str | Path) -> StageEntry:
+    where = f" of stage {raw.get('name', number)} in {path}"
+    entry = parse_options(StageEntry, raw, where=where)
+    if not NAME.fullmatch(entry.name):
+        raise ConfigError(f"name is not right{where}", got=repr(entry.name), expected="small letters, digits, - and _")
+    if entry.command not in STEPS:
+        error = unknown_name("command", entry.command, STEPS)
+        raise ConfigError(error.what + where, expected=error.expected, fix=error.fix)
+    return entry
+
+
+def _check_names(entries: Sequence[StageEntry]) -> None:
+    names = [entry.name for entry in entries]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"two stages are called {twice[0]}", fix="give each stage a name of its own")
+
+
+def _parse_overrides(overrides: Sequence[str], entries: Sequence[StageEntry]) -> dict[str, dict[str, Any]]:
+    given: dict[str, dict[str, Any]] = {entry.name: {} for entry in entries}
+    for override in overrides:
+        target, equals, value = override.partition("=")
+        stage, dot, option = target.partition(".")
+        if not (equals and dot and option):
+            raise ConfigError("--set cannot be read", got=override, expected="STAGE.OPTION=VALUE")
+        if stage not in given:
+            raise unknown_name("stage in --set", stage, given)
+        given[stage][option.replace("-", "_")] = value
+    return given
+
+
+def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, earlier: Sequence[Stage]) -> Stage:
+    step = STEPS[entry.command]
+    config_class = step.config_class()
+    where = f" of stage {entry.name}"
+    output_dir = Path(folder) / entry.name
+    if "output_dir" in options:
+        raise ConfigError(f"output_dir{where} is set by the pipeline", expected=output_dir, fix="leave it out")
+    if "output_dir" in config_class.model_fields:
+        options = {**options, "output_dir": str(output_dir)}
+    if "seed" in config_class.model_fields:
+        options = {"seed": seed, **options}
+    known = {stage.name: stage for stage in earlier}
+    used = [_known_reference(reference, known, where) for reference in _references(options)]
+    config = parse_options(config_class, options, where=where)  # references are text, as what they stand for
+    return Stage(entry.name, entry.command, step, options, output_dir, _key(entry, config, used))
+
+
+def _known_reference(reference: str, earlier: Mapping[str, Stage], where: str) -> Stage:
+    name, dot, output = reference.partition(".")
+    if not dot:
+        raise ConfigError(f"${{{reference}}}{where} cannot be read", expected="${STAGE.OUTPUT}")
+    if name not in earlier:
+        error = unknown_name("earlier stage", name, earlier) if earlier else ConfigError("there is no earlier stage")
+        raise ConfigError(f"${{{reference}}}{where}: {error.what}", expected=error.expected, fix=error.fix)
+    stage = earlier[name]
+    if output not in stage.step.outputs:
+        error = unknown_name(f"output of {stage.command}", output, stage.step.outputs)
+        raise ConfigError(f"${{{reference}}}{where}: {error.what}", expected=error.expected, fix=error.fix)
+    return stage
+
+
+def _key(entry: StageEntry, config: BaseModel, used: Sequence[Stage]) -> str:
+    """SHA-256 over command, options, the keys of the stages it takes from, and the content of files it names."""
+    options = config.model_dump(mode="json", exclude={"output_dir"})
+    files = {text: _file_state(Path(text)) for text in _texts(options) if text and not REFERENCE.search(text)}
+    identity = {
+        "command": entry.command,
+        "options": options,
+        "inputs": sorted(stage.key for stage in used),
+        "files": {text: state for text, state in files.items() if state is not None},
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _file_state(path: Path) -> str | None:
+    """A file's content; a folder's names, sizes and times. None: there is no such file, it is some other text."""
+    try:
+        if path.is_file():
+            with path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        if path.is_dir():
+            found = [(str(f.relative_to(path)), f.stat()) for f in sorted(path.rglob("*")) if f.is_file()]
+            listed = [(name, state.st_size, state.st_mtime_ns) for name, state in found]
+            return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    except OSError:
+        return None  # too long for a path, or not ours to read: the stage will say so if it is one
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
+
+
+def _references(options: Any) -> list[str]:
+    return [reference for text in _texts(options) for reference in REFERENCE.findall(text)]
+
+
+def _replaced(value: Any, value_of: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return REFERENCE.sub(lambda match: value_of(match.group(1)), value)
+    if isinstance(value, Mapping):
+        return {key: _replaced(part, value_of) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replaced(part, value_of) for part in value]
+    return value

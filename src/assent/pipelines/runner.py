@@ -1,0 +1,157 @@
+"""Runs a pipeline: stages in order, finished ones not again, an interrupted one from where it stopped.
+
+`<output_dir>/pipeline.json` says what was run with which options, and what came out. Format: reporting/SCHEMA.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from assent.errors import RunFolderError
+from assent.pipelines.plan import Plan, Stage
+from assent.runs.files import from_json, write_json
+from assent.runs.progress import Progress, Silent
+
+STATE = "pipeline.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResult:
+    """`outputs` by stage; `report` is the page about all of them."""
+
+    name: str
+    output_dir: Path
+    outputs: dict[str, dict[str, Any]]
+    report: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "output_dir": str(self.output_dir),
+            "stages": self.outputs,
+            "report": str(self.report),
+        }
+
+
+def run_pipeline(plan: Plan, *, progress: Progress | None = None) -> PipelineResult:
+    """Runs what is not finished, and writes report.html.
+
+    RunFolderError, before anything runs, if the folder holds another pipeline or stages run with other options.
+    """
+    progress = progress or Silent()
+    state = _State.open(plan)
+    outputs: dict[str, dict[str, Any]] = {}
+    with progress.task(plan.name, total=len(plan.stages)) as task:
+        for number, stage in enumerate(plan.stages, start=1):
+            finished = state.result(stage)
+            if finished is None:
+                progress.line(f"stage {number} of {len(plan.stages)}: {stage.name} ({stage.command})")
+                config = stage.config(outputs)
+                state.start(stage, config.model_dump(mode="json"))
+                finished = stage.step.run(config, progress=progress)
+                state.finish(stage, finished)
+            else:
+                progress.line(f"stage {number} of {len(plan.stages)}: {stage.name} is finished already")
+            outputs[stage.name] = finished
+            task.advance()
+    from assent.reporting.page import write_report
+
+    return PipelineResult(plan.name, plan.output_dir, outputs, Path(write_report(plan.output_dir)))
+
+
+class _State:
+    """pipeline.json, written whole after every change."""
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path, self.record = path, record
+
+    @classmethod
+    def open(cls, plan: Plan) -> _State:
+        path = plan.output_dir / STATE
+        if not path.exists():
+            if plan.output_dir.exists() and any(plan.output_dir.iterdir()):
+                raise RunFolderError(
+                    f"{plan.output_dir} holds something else", expected=f"a new folder, or one with {STATE}"
+                )
+            return cls(path, {"format": FORMAT, "name": plan.name, "stages": []})
+        record = _read(path)
+        if record.get("name") != plan.name:
+            raise RunFolderError(
+                f"{plan.output_dir} belongs to another pipeline",
+                got=record.get("name"),
+                expected=plan.name,
+                fix="give another --output-dir",
+            )
+        state = cls(path, record)
+        state._refuse_changed(plan)
+        return state
+
+    def _refuse_changed(self, plan: Plan) -> None:
+        """Results are never thrown away in silence: who changed a stage says which folders may go."""
+        changed = [
+            stage
+            for stage in plan.stages
+            if (entry := self._entry(stage)) is not None and entry["key"] != stage.key and stage.output_dir.exists()
+        ]
+        if changed:
+            names = ", ".join(stage.name for stage in changed)
+            folders = " ".join(str(stage.output_dir) for stage in changed)
+            raise RunFolderError(
+                f"{plan.output_dir} holds results of other options or other inputs for: {names}",
+                fix=f"give another --output-dir, or delete these to run them again: {folders}",
+            )
+
+    def _entry(self, stage: Stage) -> dict[str, Any] | None:
+        return next((entry for entry in self.record["stages"] if entry["name"] == stage.name), None)
+
+    def result(self, stage: Stage) -> dict[str, Any] | None:
+        """What the stage gave; None where it is still to do, or its folder has gone."""
+        entry = self._entry(stage)
+        if entry is None or entry["key"] != stage.key or not stage.output_dir.exists():
+            return None
+        return entry["result"]
+
+    def start(self, stage: Stage, options: Mapping[str, Any]) -> None:
+        entry = self._entry(stage)
+        if entry is None:
+            entry = {"name": stage.name}
+            self.record["stages"].append(entry)
+        entry.update(
+            command=stage.command,
+            key=stage.key,
+            options=dict(options),
+            output_dir=str(stage.output_dir),
+            started_at=_now(),
+            finished_at=None,
+            result=None,
+        )
+        self._write()
+
+    def finish(self, stage: Stage, result: Mapping[str, Any]) -> None:
+        entry = self._entry(stage)
+        assert entry is not None
+        entry.update(finished_at=_now(), result=dict(result))
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, self.record)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read", got=error) from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise RunFolderError(f"{path} is not a pipeline's record of this version", fix="give another --output-dir")
+    return record
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,51 @@
+"""What a stage of a pipeline can run: a name, its configuration class, its function. Nothing is imported until named.
+
+A step's function is called as `function(config, progress=progress)` and gives a mapping (or an object with `as_dict()`)
+that holds at least the step's `outputs`, JSON-able. Later stages name these as `${stage.output}`. A step writes into
+`config.output_dir` alone; called again after an interruption, it resumes or starts over there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from assent.runs.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`config` and `function` are `module:name`; `outputs` are what later stages may name."""
+
+    config: str
+    function: str
+    outputs: tuple[str, ...] = ("output_dir", "model_path")
+
+    def config_class(self) -> type[BaseModel]:
+        return _imported(self.config)
+
+    def run(self, config: BaseModel, *, progress: Progress, **keywords: Any) -> dict[str, Any]:
+        function: Callable[..., Any] = _imported(self.function)
+        result = function(config, progress=progress, **keywords)
+        outputs: Mapping[str, Any] = result if isinstance(result, Mapping) else result.as_dict()
+        missing = [name for name in self.outputs if name not in outputs]
+        assert not missing, f"{self.function} gave no {', '.join(missing)}"
+        return dict(outputs)
+
+
+def _imported(location: str) -> Any:
+    module, _, name = location.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+STEPS: dict[str, Step] = {
+    "new-model": Step("assent.config.commands:NewModelConfig", "assent.pipelines.tools:new_model"),
+    "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
+    "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
+    "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),
+    "ppo": Step("assent.config.stages:PpoConfig", "assent.stages.online:train"),
+}
