@@ -76,33 +76,47 @@ class TokenReport:
         total = self.used + self.num_refused
         out = [f"rows: {self.used} of {total} used, {self.shortened} of them shortened, {self.num_refused} refused"]
         if self.prompts_shortened:
-            turns = f" and {self.turns_lost} turns" if self.turns_lost else ""
+            turns = f" and {_count(self.turns_lost, 'turn')}" if self.turns_lost else ""
             out.append(
-                f"{self.prompts_shortened} prompts lost {self.prompt_tokens_lost} tokens{turns} "
+                f"{_count(self.prompts_shortened, 'prompt')} lost {_count(self.prompt_tokens_lost, 'token')}{turns} "
                 f"to fit max_length {self.max_length}"
             )
         if self.completions_cut:
             out.append(
-                f"{self.completions_cut} completions were cut, {self.completion_tokens_lost} tokens and their EOS lost"
+                f"{_count(self.completions_cut, 'completion')} cut at the end: their EOS and "
+                f"{_count(self.completion_tokens_lost, 'token')} in all lost"
             )
         out += [f"refused, {len(s)}: {reason} ({_some(s)})" for reason, s in self.refused.items()]
+        return [line for text in [*out, *self._notes()] for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
+
+    def _notes(self) -> list[str]:
+        out = []
         if self.boundary_differs:
             out.append(
                 f"prompt and completion encoded as one text give other ids in {len(self.boundary_differs)} of "
-                f"{self.boundary_checked} rows compared ({_some(self.boundary_differs)}); ours are what sampling sees"
+                f"{_count(self.boundary_checked, 'row')} compared ({_some(self.boundary_differs)}); ours are what "
+                "sampling sees"
             )
         if self.eos_appended:
-            out.append(f"the template writes no EOS: appended to {self.eos_appended} of {self.completions} completions")
-        out += [f"dropped after EOS: {tail!r} ({n} completions)" for tail, n in self.tails_dropped.items()]
+            out.append(
+                f"the template writes no EOS: appended to {self.eos_appended} of "
+                f"{_count(self.completions, 'completion')}"
+            )
+        out += [f"dropped after EOS: {tail!r} ({_count(n, 'completion')})" for tail, n in self.tails_dropped.items()]
         if self.literal_controls:
-            out.append(f"{self.literal_controls} rows spell a control token; it was kept as text")
+            verb = "spells" if self.literal_controls == 1 else "spell"
+            out.append(f"{_count(self.literal_controls, 'row')} {verb} a control token in a turn; it was kept as text")
         if self.raw_controls:
-            out.append(f"{self.raw_controls} rows of raw strings spell control tokens and were read as such")
+            out.append(f"control tokens spelled in raw strings were read as such: {_count(self.raw_controls, 'row')}")
         if self.turns_dropped:
-            out.append(f"{self.turns_dropped} turns after the last assistant turn were left out")
+            out.append(f"left out after the last assistant turn: {_count(self.turns_dropped, 'turn')}")
         if self.double_bos:
-            out.append(f"{self.double_bos} prompts begin with two BOS")
-        return [line for text in out for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
+            out.append(f"begin with two BOS: {_count(self.double_bos, 'prompt')}")
+        return out
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _some(sources: list[str], limit: int = 3) -> str:

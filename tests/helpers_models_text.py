@@ -1,0 +1,128 @@
+"""Small tokenizers of the kinds that models come with, and a Llama of a few thousand weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from assent.types import Message, Preference, PromptGroup
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% elif m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog. assistant user system INST",
+    "Where is my order? It ships on Monday, and it arrives on Wednesday.",
+    "hello there, how are you today? I am well, thank you.",
+    "prompt completion hello world [INST] [/INST] hi ok yes no maybe\n",
+]
+
+
+def byte_bpe(*, template: str | None = CHATML, add_prefix_space: bool = False, special: tuple[str, ...] = ()):
+    """GPT-2-like: byte-level BPE. `<|im_end|>` ends texts."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    bpe.decoder = decoders.ByteLevel()
+    names = ["<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>", *special]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=360, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<|pad|>", bos_token="<|bos|>", eos_token="<|im_end|>"
+    )
+    if template:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def metaspace(*, scheme: str = "always", template: str | None = INST):
+    """SentencePiece-like: Unigram over `▁` words, a dummy prefix, BOS put before raw texts."""
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    unigram.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], unk_token="<unk>", show_progress=False
+    )
+    unigram.train_from_iterator(TEXTS * 3, trainer)
+    unigram.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", unigram.token_to_id("<s>"))]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=unigram, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    if template:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def prepending():
+    """Llama 2's legacy kind: a normalizer that puts `▁` before every stretch of text."""
+    bpe = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(vocab_size=150, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False)
+    bpe.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = INST
+    return tokenizer
+
+
+def word_level(*, template: str | None = None):
+    """Words of a closed vocabulary, split at blanks."""
+    words = ["<pad>", "<unk>", "<s>", "</s>", *dict.fromkeys(" ".join(TEXTS).split())]
+    level = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=level, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    if template:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def tiny_llama(tokenizer, *, rows: int | None = None, tied: bool = True, context: int = 128, seed: int = 0):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=rows or len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=context,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=tied,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def write_folder(folder: Path, model, tokenizer) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def turns(*pairs: tuple[str, str]) -> tuple[Message, ...]:
+    return tuple(Message(role, content) for role, content in pairs)
+
+
+def comparison(prompt, chosen, rejected, **more) -> PromptGroup:
+    """Strings of a conversation become one user turn and assistant turns."""
+    reply = lambda text: turns(("assistant", text))
+    start = turns(("user", prompt)) if isinstance(prompt, str) else prompt
+    return PromptGroup(
+        prompt=start, completions=(reply(chosen), reply(rejected)), preference=Preference(ranking=(1, 2)), **more
+    )
