@@ -15,15 +15,15 @@ _COUNTS = ("labels", "completions_sampled", "reward_calls", "flops")
 class Ledger:
     """Counts that go on where a resumed run left off. `models_resident`: models held in memory at once."""
 
-    def __init__(self, device: torch.device, *, models_resident: int = 1) -> None:
-        self.device = device
+    def __init__(self, device: torch.device | None = None, *, models_resident: int = 0) -> None:
+        self.device = device or torch.device("cpu")
         self.counts = dict.fromkeys(_COUNTS, 0.0)
         self.models_resident = models_resident
         self._peak_before = 0.0
         self._seconds_before = 0.0
         self._started = time.monotonic()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def add(self, **counts: float) -> None:
         """`labels`, `completions_sampled`, `reward_calls`, `flops`: added to what was counted so far."""
