@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = 32 * 2**20
-"""Logits of one chunk, in float32."""
+CPU_CHUNK_BYTES = 8 * 2**20
+"""Logits of one chunk in float32. On a CPU allocations beyond 32 MiB are mapped afresh each time, which made the
+softmax four times and the product 1.3 times slower (measured at 1024 tokens and a vocabulary of 8192)."""
+DEVICE_CHUNK_BYTES = 256 * 2**20
+MIN_CHUNK_TOKENS = 64
+"""Below this many rows a matrix product loses more than memory gains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def log_probabilities(
     if is_plain_linear(head):
         logp, entropy = _LinearLogProbs.apply(hidden, head.weight, head.bias, targets, logits, want_entropy)
         return logp, entropy if want_entropy else None
-    size = chunk_size(getattr(head, "out_features", None) or 2**17)
+    size = chunk_size(getattr(head, "out_features", None) or 2**17, hidden.device)
     logps, entropies = [], []
     for h, t in zip(hidden.split(size), targets.split(size), strict=True):
         if torch.is_grad_enabled():
@@ -74,8 +78,10 @@ def is_plain_linear(head: nn.Module) -> bool:
     return type(head) is nn.Linear and not any(hooks) and type(head.weight) in (nn.Parameter, Tensor)
 
 
-def chunk_size(vocabulary: int) -> int:
-    return max(16, CHUNK_BYTES // (4 * vocabulary))
+def chunk_size(vocabulary: int, device: torch.device) -> int:
+    """Tokens of a chunk."""
+    limit = CPU_CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
+    return max(MIN_CHUNK_TOKENS, limit // (4 * vocabulary))
 
 
 def _of_chunk(
@@ -109,12 +115,12 @@ class _LinearLogProbs(torch.autograd.Function):
         entropy = hidden.new_empty(len(hidden) if want_entropy else 0, dtype=wide)
         with torch.autocast(kind, enabled=False):
             w, b = weight.to(cast), None if bias is None else bias.to(cast)
-            for part in _chunks(len(hidden), len(weight)):
+            for part in _chunks(hidden, vocabulary=len(weight)):
                 z = logits.apply(F.linear(hidden[part].to(cast), w, b))
-                lse = torch.logsumexp(z, -1)
-                logp[part] = z.gather(1, targets[part, None])[:, 0] - lse
+                log_p = z.log_softmax(-1)
+                logp[part] = log_p.gather(1, targets[part, None])[:, 0]
                 if want_entropy:
-                    entropy[part] = lse - (z.sub(lse[:, None]).exp_() * z).sum(-1)
+                    entropy[part] = -torch.linalg.vecdot(log_p.exp(), log_p)
         return logp, entropy
 
     @staticmethod
@@ -126,7 +132,7 @@ class _LinearLogProbs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         w, b = weight.to(cast), None if bias is None else bias.to(cast)
-        for part in _chunks(len(hidden), len(weight)):
+        for part in _chunks(hidden, vocabulary=len(weight)):
             h = hidden[part].to(cast)
             raw = F.linear(h, w, b)
             z = logits.apply(raw)
@@ -147,16 +153,16 @@ class _LinearLogProbs(torch.autograd.Function):
 
 def _grad_logits(z: Tensor, targets: Tensor, grad_logp: Tensor, grad_entropy: Tensor | None) -> Tensor:
     """(n, V) gradient of the logits (after scale, soft-cap and temperature)."""
-    p = z.softmax(-1)
     if grad_entropy is None:
-        grad = p.mul_(-grad_logp[:, None])
+        grad = z.softmax(-1).mul_(-grad_logp[:, None])
     else:
-        log_p = z - torch.logsumexp(z, -1, keepdim=True)
-        entropy = -(p * log_p).sum(-1, keepdim=True)
+        log_p = z.log_softmax(-1)
+        p = log_p.exp()
+        entropy = -torch.linalg.vecdot(p, log_p)[:, None]
         grad = p.mul_(-(grad_logp[:, None] + grad_entropy[:, None] * (log_p + entropy)))
     return grad.scatter_add_(1, targets[:, None], grad_logp[:, None].to(grad.dtype))
 
 
-def _chunks(number: int, vocabulary: int) -> list[slice]:
-    size = chunk_size(vocabulary)
+def _chunks(hidden: Tensor, *, vocabulary: int) -> list[slice]:
+    number, size = len(hidden), chunk_size(vocabulary, hidden.device)
     return [slice(start, min(start + size, number)) for start in range(0, number, size)]

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CALL_AREA = 1500
-"""What one more attention call costs, as query-key pairs that the same time would compute (measured on a CPU)."""
+CALL_COST = {"cpu": 400_000, "other": 50_000_000}
+"""What one more attention call costs, forward and backward, as query-key-feature products of the same time. On a CPU
+it was measured (about 0.12 ms); elsewhere a call costs little but a kernel start, and products cost next to nothing."""
 MAX_CUTS = 48
 """Between how many places at most the cuts between buckets are chosen."""
 
@@ -114,8 +115,13 @@ def make_segments(
     *,
     num_tokens: int,
     device: torch.device | str,
+    features: int = 256,
 ) -> Segments:
-    """Segments of a packed row of `num_tokens` tokens from its prompts' and completions' (start, end)."""
+    """Segments of a packed row of `num_tokens` tokens from its prompts' and completions' (start, end).
+
+    features   width of all query heads together, by which the cost of padding is weighed against that of calls
+    """
+    call_area = CALL_COST["cpu" if torch.device(device).type == "cpu" else "other"] // features
     table = segment_table(prompts, completions, num_tokens=num_tokens)
     has_prefix = table[:, 3] > 0
     query_at: list[np.ndarray] = []
@@ -129,7 +135,7 @@ def make_segments(
     num_queries = num_keys = 0
     for kind in (False, True):
         members = np.flatnonzero(has_prefix == kind)
-        for chosen in _bucket(table[members]):
+        for chosen in _bucket(table[members], call_area=call_area):
             start, length, prefix_start, prefix_length = table[members[chosen]].T[..., None]
             shape = (len(start), int(length.max()), int((length + prefix_length).max()))
             i, j = np.arange(shape[1]), np.arange(shape[2])
@@ -193,7 +199,7 @@ def segment_table(
     return table[np.argsort(table[:, 0], kind="stable")]
 
 
-def _bucket(table: np.ndarray) -> list[np.ndarray]:
+def _bucket(table: np.ndarray, *, call_area: int) -> list[np.ndarray]:
     """Indices of `table`'s segments in buckets, so that padded area plus calls cost least (dynamic programming)."""
     number = len(table)
     if not number:
@@ -208,7 +214,7 @@ def _bucket(table: np.ndarray) -> list[np.ndarray]:
     first = np.zeros(len(cuts), np.int64)
     for end in range(1, len(cuts)):
         widest = np.maximum.accumulate(most[:end][::-1])[::-1]  # (end,) most queries of stretches begin … end-1
-        cost = best[:end] + CALL_AREA + (cuts[end] - cuts[:end]) * widest * keys[cuts[end] - 1]
+        cost = best[:end] + call_area + (cuts[end] - cuts[:end]) * widest * keys[cuts[end] - 1]
         first[end] = np.argmin(cost)
         best[end] = cost[first[end]]
     buckets = []

@@ -55,8 +55,11 @@ def _states(output: Any, *, logits: bool) -> Tensor:
 
 def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, logits: bool) -> Read:
     total, device = len(batch.input_ids), batch.input_ids.device
-    segments = make_segments(batch.prompts, batch.completions, num_tokens=total, device=device)
-    if model.training and model.is_gradient_checkpointing:
+    features = int(model.config.get_text_config().hidden_size)
+    segments = make_segments(
+        batch.prompts, batch.completions, num_tokens=total, device=device, features=features
+    )
+    if model.training:
         guard_checkpointing(model)
     inputs = {"input_ids": batch.input_ids[None], "position_ids": batch.position_ids[None], NAME: segments}
     with selected(model):
