@@ -1,0 +1,1 @@
+"""Alignment at inference time: best-of-N and its exact KL."""

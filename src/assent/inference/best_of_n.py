@@ -1,0 +1,135 @@
+"""Best-of-N: sample N completions, keep the one the reward scores highest (Stiennon et al., arXiv:2009.01325).
+
+Legend: P prompts, M samples of one prompt, N ≤ M of them among which the best is chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from assent.errors import ConfigError, DataError
+from assent.rewards.base import Reward
+from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
+from assent.types import PromptGroup, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class BestOfN:
+    """For each prompt: the best rollout, all N of them and their scores, in the order they were sampled."""
+
+    best: list[Rollout]
+    rollouts: list[list[Rollout]]
+    scores: list[list[float]]
+
+
+def sample_best_of_n(
+    groups: Sequence[PromptGroup],
+    prompt_ids: Sequence[tuple[int, ...]],
+    *,
+    n: int,
+    sampler: Sampler,
+    reward: Reward,
+    params: SamplingParams,
+    seed: SeedKey,
+) -> BestOfN:
+    """Samples n completions of each prompt and scores them. `prompt_ids[i]` are the ids of `groups[i].prompt`.
+
+    ConfigError for greedy sampling, whose n completions are one.
+    """
+    if len(groups) != len(prompt_ids):
+        raise DataError("prompts and their ids differ in number", got=len(prompt_ids), expected=len(groups))
+    if params.greedy and n > 1:
+        raise ConfigError("greedy sampling gives the same completion n times: best-of-n has no effect", got=f"n = {n}")
+    rollouts = sampler.sample(prompt_ids, num_completions=n, params=params, seed=seed)
+    of = [groups[rollout.prompt_index] for rollout in rollouts]
+    scores = reward.score([g.prompt for g in of], [r.text for r in rollouts], groups=of, rollouts=rollouts)
+    by_prompt = [rollouts[start : start + n] for start in range(0, len(rollouts), n)]
+    scores_by_prompt = [scores[start : start + n] for start in range(0, len(scores), n)]
+    best = [mates[best_index(s)] for mates, s in zip(by_prompt, scores_by_prompt, strict=True)]
+    return BestOfN(best, by_prompt, scores_by_prompt)
+
+
+def best_index(scores: Sequence[float]) -> int:
+    """Where the highest score stands; of equal ones the first, which is a fair draw, for samples are exchangeable."""
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
+def expected_best_of_n(scores: Sequence[float], *, values: Sequence[float] | None = None) -> np.ndarray:
+    """(M,): for N = 1 … M, the unbiased estimate from M samples of the expected `values` of the best-scored of N.
+
+    scores (M,) choose; values (M,) are what is measured (a gold reward), the scores themselves where none are given.
+    It is the mean over all subsets of N samples (Nakano et al., arXiv:2112.09332, appendix I): of the C(M, N) subsets,
+    C(i - 1, N - 1) have their best at rank i. Samples of equal score share the mean of their values.
+    """
+    score = np.asarray(scores, dtype=np.float64)
+    value = score if values is None else np.asarray(values, dtype=np.float64)
+    if score.ndim != 1 or score.size == 0 or score.shape != value.shape:
+        raise ValueError(f"scores and values must be of one length, at least 1: {score.shape} and {value.shape}")
+    _, tied = np.unique(score, return_inverse=True)
+    shared = np.bincount(tied, weights=value) / np.bincount(tied)
+    ascending = shared[np.sort(tied)]
+    M = score.size
+    rank = np.arange(M, 0, -1)  # from the best down
+    curve = np.empty(M)
+    for N in range(1, M + 1):
+        # C(i-1, N-1) / C(M, N) is N / M at i = M, and falls by (i - N) / (i - 1) from rank i to rank i - 1
+        steps = np.maximum(rank[:-1] - N, 0) / np.maximum(rank[:-1] - 1, 1)
+        weights = N / M * np.cumprod(np.concatenate([[1.0], steps]))
+        curve[N - 1] = weights @ ascending[::-1]
+    return curve
+
+
+def best_of_n_distribution(probabilities: Sequence[float], scores: Sequence[float], n: int) -> np.ndarray:
+    """(Y,) float64: the exact distribution of best-of-n over Y outcomes of known probability and score.
+
+    With F(y) the mass of scores below y's and m(y) of scores equal to it, the best falls among y's equals with
+    probability (F + m)^n - F^n; among equals the first one sampled is kept, so each has its share of m.
+    """
+    p, classes, chosen, mass = _classes(probabilities, scores, n)
+    share = np.divide(chosen, mass, out=np.zeros_like(chosen), where=mass > 0)
+    return p * share[classes]
+
+
+def best_of_n_kl(probabilities: Sequence[float], scores: Sequence[float], n: int) -> float:
+    """Exact KL(best-of-n || policy) in nats, by enumeration: the sum over classes of equal score of Q log(Q / m)."""
+    _, _, chosen, mass = _classes(probabilities, scores, n)
+    some = chosen > 0
+    return math.fsum(chosen[some] * np.log(chosen[some] / mass[some]))
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """log n - (n - 1) / n nats: an upper bound of the KL, reached only where no two samples score alike.
+
+    Beirami et al., arXiv:2401.01879, theorem 1. For a discrete policy of low entropy it is far above the truth; use
+    `best_of_n_kl` where outcomes can be enumerated.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return math.log(n) - (n - 1) / n
+
+
+def _classes(
+    probabilities: Sequence[float], scores: Sequence[float], n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities (Y,), the class of equal score of each (Y,), and by class, ascending: P(best is there), mass."""
+    p, score = np.asarray(probabilities, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if n < 1 or p.ndim != 1 or p.size == 0 or p.shape != score.shape:
+        raise ValueError(f"n at least 1, and as many probabilities as scores: n {n}, {p.shape}, {score.shape}")
+    if (p < 0).any() or abs(math.fsum(p) - 1.0) > 1e-6 or np.isnan(score).any():
+        raise ValueError(f"probabilities must be at least 0 and sum to 1, scores not NaN: the sum is {math.fsum(p)}")
+    p = p / math.fsum(p)
+    _, classes = np.unique(score, return_inverse=True)
+    mass = np.bincount(classes, weights=p)
+    up_to = np.minimum(np.cumsum(mass), 1.0)
+    up_to[-1] = 1.0
+    # (F + m)^n - F^n without the cancellation of two near-equal powers
+    some = mass > 0
+    chosen = np.zeros_like(mass)
+    with np.errstate(divide="ignore"):  # the lowest class: log(0), expm1(-inf) = -1
+        below = np.log1p(-np.minimum(mass[some] / up_to[some], 1.0))
+    chosen[some] = up_to[some] ** n * -np.expm1(n * below)
+    return p, classes, chosen, mass

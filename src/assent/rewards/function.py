@@ -1,0 +1,127 @@
+"""A reward that is a plain Python function of prompts and completions."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from assent.errors import AssentError, ConfigError, RunError
+from assent.rewards.base import checked_scores, shown
+from assent.types import PromptGroup, Rollout, Text
+
+
+class FunctionReward:
+    """`function(prompts, completions) -> scores`; one with a parameter `groups` gets the rows, with their columns."""
+
+    def __init__(self, function: Callable[..., Any], *, name: str) -> None:
+        self.function, self.name = function, name
+        self._takes_groups = _takes(function, "groups")
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        *,
+        groups: Sequence[PromptGroup] | None = None,
+        rollouts: Sequence[Rollout] | None = None,
+    ) -> list[float]:
+        if not completions:
+            return []
+        try:
+            answer = self._call(prompts, completions, groups)
+        except AssentError:
+            raise
+        except Exception as error:
+            raise self._failed(error, prompts, completions, groups) from error
+        try:
+            return checked_scores(self.name, answer, prompts, completions)
+        except RunError as error:
+            culprit = self._culprit(prompts, completions, groups)
+            if culprit is None or shown(*culprit) in str(error):
+                raise
+            raise RunError(error.what, got=f"so too for {shown(*culprit)} alone", expected=error.expected) from error
+
+    def _call(self, prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup] | None) -> Any:
+        extra = {"groups": groups} if self._takes_groups else {}
+        return self.function(list(prompts), list(completions), **extra)
+
+    def _failed(
+        self,
+        error: Exception,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        groups: Sequence[PromptGroup] | None,
+    ) -> RunError:
+        culprit = self._culprit(prompts, completions, groups)
+        where = f"a batch of {len(completions)}, on none of them alone" if culprit is None else shown(*culprit)
+        return RunError(
+            f"reward {self.name} raised {type(error).__name__}: {error}",
+            got=where,
+            fix="run the function on this completion by hand",
+        )
+
+    def _culprit(
+        self, prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup] | None
+    ) -> tuple[Text, str] | None:
+        """The first completion that fails alone; None where none does."""
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            try:
+                answer = self._call([prompt], [completion], None if groups is None else [groups[i]])
+                checked_scores(self.name, answer, [prompt], [completion])
+            except Exception:  # the function's own errors are what is looked for
+                return prompt, completion
+        return None
+
+
+def load_function(spec: str) -> FunctionReward:
+    """`module:function`, on Python's path or in the working directory. ConfigError where it cannot be imported."""
+    module_name, _, function_name = spec.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(
+            f"the reward function's module cannot be imported: {type(error).__name__}: {error}",
+            got=spec,
+            expected="module:function, on Python's path or in the working directory",
+        ) from error
+    finally:
+        sys.path.remove(here)
+    function: Any = module
+    for part in function_name.split("."):
+        function = getattr(function, part, None)
+    if not callable(function):
+        raise ConfigError("the module has no such function", got=spec, expected=f"a function in {module.__file__}")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError("the reward function is async", got=spec, expected="a plain function")
+    _check_signature(function, spec)
+    return FunctionReward(function, name=spec)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # built in C
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _check_signature(function: Callable[..., Any], spec: str) -> None:
+    """ConfigError for a function that cannot be called with prompts and completions, before anything is loaded."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind([], [], **({"groups": None} if _takes(function, "groups") else {}))
+    except TypeError as error:
+        raise ConfigError(
+            f"the reward function cannot be called with prompts and completions: {error}",
+            got=f"{spec}{signature}",
+            expected="(prompts, completions) or (prompts, completions, groups)",
+        ) from None

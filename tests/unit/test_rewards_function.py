@@ -1,0 +1,101 @@
+"""Rewards that are Python functions: what they get, and how their faults are reported."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from assent.errors import ConfigError, NonFiniteError, RunError
+from assent.rewards.function import FunctionReward, load_function
+from assent.rewards.loading import is_function, load_reward
+from assent.types import Message, PromptGroup
+
+PROMPTS = ["a", (Message("system", "be brief"), Message("user", "what is b?"))]
+
+
+def lengths(prompts: list, completions: list[str]) -> list[int]:
+    return [len(c) for c in completions]
+
+
+def test_scores_come_back_in_order_as_floats() -> None:
+    scores = FunctionReward(lengths, name="n").score(PROMPTS, ["xyz", "x"])
+    assert scores == [3.0, 1.0]
+    assert all(type(s) is float for s in scores)
+    assert FunctionReward(lengths, name="n").score([], []) == []
+
+
+def test_groups_go_to_functions_that_ask_for_them() -> None:
+    groups = [PromptGroup(prompt="a", columns={"bonus": 2}), PromptGroup(prompt="b", columns={"bonus": 5})]
+
+    def with_groups(prompts: list, completions: list[str], groups: list[PromptGroup]) -> list[int]:
+        return [g.columns["bonus"] for g in groups]
+
+    assert FunctionReward(with_groups, name="n").score(["a", "b"], ["x", "y"], groups=groups) == [2.0, 5.0]
+    assert FunctionReward(lengths, name="n").score(["a", "b"], ["x", "y"], groups=groups) == [1.0, 1.0]
+
+
+def test_an_exception_names_the_completion() -> None:
+    def fragile(prompts: list, completions: list[str]) -> list[float]:
+        return [1.0 / len(c) for c in completions]
+
+    with pytest.raises(RunError, match="raised ZeroDivisionError") as caught:
+        FunctionReward(fragile, name="m:fragile").score(PROMPTS, ["fine", ""])
+    assert "completion '' of prompt 'what is b?'" in str(caught.value)
+    assert "m:fragile" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_names_the_completion(wrong: float) -> None:
+    reward = FunctionReward(lambda p, c: [wrong if x == "bad" else 0.0 for x in c], name="n")
+    with pytest.raises(NonFiniteError, match=r"completion 'bad' of prompt 'what is b\?'"):
+        reward.score(PROMPTS, ["fine", "bad"])
+
+
+def test_a_wrong_count_names_the_completion() -> None:
+    reward = FunctionReward(lambda p, c: [0.0 for x in c if x != "lost"], name="n")
+    with pytest.raises(RunError, match="gave 1 scores for 2 completions") as caught:
+        reward.score(PROMPTS, ["fine", "lost"])
+    assert "completion 'lost'" in str(caught.value)
+
+
+def test_what_is_no_number_or_no_list() -> None:
+    with pytest.raises(RunError, match="no number for completion 'x'"):
+        FunctionReward(lambda p, c: ["good"] * len(c), name="n").score(["a"], ["x"])
+    with pytest.raises(RunError, match="gave no list of scores"):
+        FunctionReward(lambda p, c: 3.0, name="n").score(["a"], ["x"])
+
+
+def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rewards_xyz.py").write_text(
+        "def score(prompts, completions):\n    return [float(len(c)) for c in completions]\n"
+        "def one(prompts):\n    return []\n"
+        "async def later(prompts, completions):\n    return []\n"
+        "number = 3\n"
+    )
+    (tmp_path / "broken_rewards_xyz.py").write_text("import no_such_module_xyz\n")
+    monkeypatch.chdir(tmp_path)
+    reward = load_reward("my_rewards_xyz:score")
+    assert reward.name == "my_rewards_xyz:score"
+    assert reward.score(["a"], ["four"]) == [4.0]
+    for spec, message in {
+        "my_rewards_xyz:absent": "has no such function",
+        "my_rewards_xyz:number": "has no such function",
+        "my_rewards_xyz:one": "cannot be called with prompts and completions",
+        "my_rewards_xyz:later": "async",
+        "broken_rewards_xyz:score": "No module named 'no_such_module_xyz'",
+        "absent_rewards_xyz:score": "No module named 'absent_rewards_xyz'",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            load_function(spec)
+
+
+def test_what_names_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:b").mkdir()
+    assert is_function("package.module:function")
+    assert not is_function("owner/name")
+    assert not is_function("out/reward/model")
+    assert not is_function("a:b")
