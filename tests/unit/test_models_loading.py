@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers_models_text import byte_bpe, tiny_llama, word_level, write_folder
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from assent.errors import ModelError, StorageError
@@ -22,6 +21,7 @@ from assent.models.loading import (
     save_model,
 )
 from assent.models.templates import attach_template
+from tests.helpers_models_text import byte_bpe, tiny_llama, word_level, write_folder
 
 
 @pytest.fixture
@@ -218,6 +218,24 @@ def test_attached_template_is_saved_with_the_result(tmp_path):
     assert again.generation_eos_ids == tokenizer.generation_eos_ids
     assert again.convert_tokens_to_ids("<|im_end|>") == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert load_policy(saved).get_input_embeddings().weight.shape[0] == 64
+
+
+def test_template_attached_before_the_model_is_loaded(tmp_path):
+    tokenizer = word_level()
+    size = len(tokenizer)
+    model = tiny_llama(tokenizer, rows=size + 10)  # rows in reserve, as many models have
+    folder = write_folder(tmp_path / "base", model, tokenizer)
+    mean = model.get_input_embeddings().weight[:size].mean(0)
+    tokenizer = load_tokenizer(folder)
+    attach_template(None, tokenizer, "chatml")
+    policy = load_policy(folder, tokenizer=tokenizer)
+    rows = policy.get_input_embeddings().weight
+    torch.testing.assert_close(rows[size : size + 2], mean.expand(2, -1))
+    with torch.no_grad():
+        rows[size] += 1
+    trained = save_model(tmp_path / "trained", policy, tokenizer)
+    again = load_policy(trained, tokenizer=tokenizer).get_input_embeddings().weight
+    assert torch.equal(again, rows)  # neither saving nor loading sets a trained row back
 
 
 def test_saving_replaces_a_folder_whole(folder, tmp_path):

@@ -7,13 +7,13 @@ import json
 
 import pytest
 import torch
-from tests.helpers_models_text import TEXTS, comparison
 
 from assent.errors import DataError, DataFileNotFoundError, ModelError
 from assent.models.loading import fingerprint, load_policy, load_tokenizer
 from assent.models.new_model import new_model
 from assent.models.templates import CHATML, resolve_template
 from assent.models.tokenizing import tokenize_groups
+from tests.helpers_models_text import TEXTS, comparison
 
 SMALL = {"vocab_size": 300, "hidden_size": 16, "layers": 1, "heads": 2, "context": 64}
 

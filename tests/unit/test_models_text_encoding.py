@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.helpers_models_text import byte_bpe, metaspace, prepending, word_level
 
 from assent.models.encoding import Encoder
+from tests.helpers_models_text import byte_bpe, metaspace, prepending, word_level
 
 DUMMY = {
-    "metaspace always": lambda: metaspace(),
+    "metaspace always": metaspace,
     "metaspace first": lambda: metaspace(scheme="first"),
     "prepend normalizer": prepending,
     "byte-level with prefix space": lambda: byte_bpe(add_prefix_space=True),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-from tests.helpers_models_text import byte_bpe, comparison, metaspace, turns
-
 from assent.models.templates import resolve_template
 from assent.models.token_audit import token_audit
 from assent.models.tokenizing import tokenize_groups
 from assent.types import PromptGroup
+from tests.helpers_models_text import INST, byte_bpe, comparison, metaspace, turns
 
 ROWS = [
     comparison("hello", "ok", "no", source="a-rather-long-name-of-a-file-of-preferences.jsonl:1"),
@@ -86,7 +85,6 @@ def test_audit_of_strings_needs_no_template():
 
 
 def test_double_bos_is_counted():
-    tokenizer = metaspace(template="{{ bos_token }}{{ bos_token }}{{ messages[0]['content'] }}"
-                          "{% if messages|length > 1 %}{{ messages[1]['content'] }}{{ eos_token }}{% endif %}")  # fmt: skip
+    tokenizer = metaspace(template="{{ bos_token }}" + INST)
     found = token_audit([comparison("hello", " ok", " no")], tokenizer, resolve_template(tokenizer), 60)
     assert found["double_bos"] == 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.helpers_models_text import INST, byte_bpe, metaspace, tiny_llama, turns, word_level
 
 from assent.errors import TemplateError
 from assent.models import templates
 from assent.models.templates import attach_template, resolve_template
+from tests.helpers_models_text import INST, byte_bpe, metaspace, tiny_llama, turns, word_level
 
 USER = turns(("user", "hello"))
 WITH_SYSTEM = turns(("system", "be brief"), ("user", "hello"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.helpers_models_text import byte_bpe, comparison, metaspace, prepending, turns, word_level
 
 from assent.errors import TemplateError, UsageError
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import decode, encode_prompt, tokenize_groups
 from assent.types import Preference, PromptGroup
+from tests.helpers_models_text import byte_bpe, comparison, metaspace, prepending, turns, word_level
 
 THINKING = (
     "{% for m in messages %}<|im_start|>{{m['role']}}\n"

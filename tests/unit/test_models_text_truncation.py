@@ -1,13 +1,13 @@
-"""max_length: oldest turns go first, then the end of completions; what cannot be learned from is refused and counted."""
+"""max_length: oldest turns go first, then the end of completions; what is left with nothing to learn is refused."""
 
 from __future__ import annotations
 
 import pytest
-from tests.helpers_models_text import byte_bpe, comparison, metaspace, turns
 
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import encode_prompt, tokenize_groups
 from assent.types import Preference, PromptGroup
+from tests.helpers_models_text import byte_bpe, comparison, metaspace, turns
 
 TALK = turns(
     ("system", "be brief"),

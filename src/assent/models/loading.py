@@ -55,7 +55,7 @@ def load_policy(
             )
         check_weights(folder)
         model = _load(AutoModelForCausalLM, folder, may_miss=set(), dtype=DTYPES[dtype])
-    return _ready(model, tokenizer, max_length)
+    return _ready(model, folder, tokenizer, max_length)
 
 
 def load_scorer(
@@ -93,7 +93,7 @@ def load_scorer(
         generator = torch.Generator().manual_seed(seed)
         fresh = torch.randn(head.weight.shape, generator=generator, dtype=torch.float32) * deviation
         head.weight.data.copy_(fresh)
-    return _ready(model, tokenizer, max_length)
+    return _ready(model, folder, tokenizer, max_length)
 
 
 def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -170,10 +170,14 @@ def _load(kind: Any, folder: Path, *, may_miss: set[str], **options: Any) -> Pre
 
 
 def _ready(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, max_length: int | None
+    model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None, max_length: int | None
 ) -> PreTrainedModel:
     if tokenizer is not None:
-        sync_tokens(model, tokenizer)
+        new = getattr(tokenizer, "new_tokens", ())
+        if new and has_tokenizer(folder):  # a folder that was trained with them keeps its rows
+            known = load_tokenizer(folder).get_vocab()
+            new = [token for token in new if token not in known]
+        sync_tokens(model, tokenizer, fresh=new)
     if max_length is not None:
         check_context(model.config, max_length)
     return model

@@ -24,16 +24,15 @@ def add_control_tokens(
     """Make each of `tokens` one control token; returns those that were not in the vocabulary.
 
     New embedding rows (input, output, and output bias) are the mean of the rows of the known vocabulary: a new token
-    then starts as an average one instead of a random one. Without a model only the tokenizer changes.
+    then starts as an average one instead of a random one. Without a model only the tokenizer changes, and remembers the
+    new ones as `new_tokens`: a model that is loaded for it later gets their rows then (`sync_tokens`).
     """
     known = tokenizer.get_vocab()
     new = [token for token in tokens if token not in known]
-    old_size = len(tokenizer)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+    tokenizer.new_tokens = (*getattr(tokenizer, "new_tokens", ()), *new)
     if model is not None and new:
-        vocabulary = tokenizer.get_vocab()
-        ids = [vocabulary[token] for token in new]
-        _grow(model, old_size=old_size, new_size=max(len(tokenizer), max(ids) + 1), ids=ids)
+        sync_tokens(model, tokenizer, fresh=new)
     return new
 
 
@@ -43,9 +42,10 @@ def _input_rows(model: PreTrainedModel) -> int:
 
 
 @torch.no_grad()
-def _grow(model: PreTrainedModel, *, old_size: int, new_size: int, ids: Sequence[int]) -> None:
+def _grow(model: PreTrainedModel, *, new_size: int, ids: Sequence[int]) -> None:
+    """Rows for `new_size` ids; those of `ids`, and all that are added, are the mean of what stood before them."""
     rows = _input_rows(model)
-    known = min(rows, old_size)
+    known = min([rows, *ids])
     if new_size > rows:
         model.resize_token_embeddings(new_size, pad_to_multiple_of=MULTIPLE, mean_resizing=False)
     embedding: Any = model.get_input_embeddings()
@@ -80,11 +80,14 @@ def choose_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return f"the tokenizer had {why}: now {pad!r}" + ("" if known else ", a new token")
 
 
-def sync_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the model fit its tokenizer: rows for every id, pad id, and the EOS set in config and generation config."""
-    rows = _input_rows(model)
-    if len(tokenizer) > rows:
-        _grow(model, old_size=rows, new_size=len(tokenizer), ids=range(rows, len(tokenizer)))
+def sync_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, fresh: Sequence[str] = ()) -> None:
+    """Make the model fit its tokenizer: rows for every id, pad id, and the EOS set in config and generation config.
+
+    `fresh` tokens get a row at the mean even where the embedding has one in reserve for them.
+    """
+    vocabulary = tokenizer.get_vocab() if fresh else {}
+    if fresh or len(tokenizer) > _input_rows(model):
+        _grow(model, new_size=len(tokenizer), ids=[vocabulary[token] for token in fresh])
     generation = getattr(model, "generation_config", None)
     ends = {*getattr(tokenizer, "generation_eos_ids", ()), *eos_ids_of(generation)}
     if tokenizer.eos_token_id is not None:
