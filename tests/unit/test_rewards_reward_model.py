@@ -1,0 +1,171 @@
+"""Reward models: read at the last token, by ids or by text, alone or in company, and only if they are reward models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from assent.errors import DataError, ModelError
+from assent.models.loading import load_scorer, load_tokenizer
+from assent.models.new_model import new_model
+from assent.models.saving import save_model
+from assent.models.templates import resolve_template
+from assent.models.tokenizing import encode_prompt
+from assent.rewards.loading import load_reward
+from assent.rewards.reward_model import RewardModel, check_reward_model, same_tokenizer
+from assent.types import Message, PromptGroup, Rollout, Text
+
+TEXTS = ["the cat sat on the mat and the dog ran", "where is my order? it is late. please help me now"] * 20
+PROMPTS: list[Text] = [
+    (Message("user", "where is my order?"),),
+    (Message("user", "where is my order?"),),
+    (Message("user", "the cat sat"), Message("assistant", "on the mat"), Message("user", "and the dog?")),
+]
+COMPLETIONS = ["it is late", "", "please help me now and then"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """policy, a reward model of the same tokenizer, one of another, one with two labels."""
+    root = tmp_path_factory.mktemp("models")
+    for name, vocab_size in {"policy": 320, "other": 300}.items():
+        new_model(
+            root / name, texts=TEXTS, vocab_size=vocab_size, hidden_size=32, layers=2, heads=2, context=128, seed=1
+        )
+    for name, start, labels in (("same_rm", "policy", 1), ("other_rm", "other", 1), ("two", "policy", 2)):
+        save_model(root / name, load_scorer(root / start, num_labels=labels, seed=3), load_tokenizer(root / start))
+    return {path.name: path for path in root.iterdir()}
+
+
+def rollouts_of(folder: Path, *, cut: bool = False) -> list[Rollout]:
+    """Completions as the policy of `folder` would have sampled them; `cut`: without EOS."""
+    tokenizer = load_tokenizer(folder)
+    template = resolve_template(tokenizer)
+    made = []
+    for i, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        ids = tokenizer.encode(completion, add_special_tokens=False) + ([] if cut else [template.eos_id])
+        made.append(
+            Rollout(
+                prompt_ids=encode_prompt(prompt, template=template),
+                ids=tuple(ids),
+                logprobs=(0.0,) * len(ids),
+                finish_reason="length" if cut else "stop",
+                text=completion,
+                prompt_index=i,
+                completion_index=0,
+                policy_version="v",
+            )
+        )
+    return made
+
+
+@torch.no_grad()
+def plain_score(folder: Path, ids: tuple[int, ...]) -> float:
+    """transformers' own classifier on one unpadded row."""
+    return float(load_scorer(folder)(input_ids=torch.tensor([ids])).logits[0, 0])
+
+
+def test_ids_are_scored_as_they_are(folders: dict[str, Path]) -> None:
+    reward = load_reward(str(folders["same_rm"]), policy_tokenizer=load_tokenizer(folders["policy"]))
+    assert isinstance(reward, RewardModel)
+    assert reward.reads_ids
+    rollouts = rollouts_of(folders["policy"])
+    expected = [plain_score(folders["same_rm"], r.prompt_ids + r.ids) for r in rollouts]
+    np.testing.assert_allclose(reward.score(PROMPTS, COMPLETIONS, rollouts=rollouts), expected, atol=1e-5)
+    assert len(set(np.round(expected, 4))) == 3
+    # other ids with the same text: the ids count
+    odd = [rollouts[0], rollouts[1], Rollout(**{**as_dict(rollouts[2]), "ids": (7, *rollouts[2].ids[1:])})]
+    assert reward.score(PROMPTS, COMPLETIONS, rollouts=odd)[2] != pytest.approx(expected[2], abs=1e-5)
+
+
+def as_dict(rollout: Rollout) -> dict:
+    return {name: getattr(rollout, name) for name in Rollout.__slots__}
+
+
+def test_text_is_scored_in_the_models_own_template(folders: dict[str, Path]) -> None:
+    """Another tokenizer: ids of the policy are ignored, the text gets the reward model's template and EOS."""
+    reward = load_reward(str(folders["other_rm"]), policy_tokenizer=load_tokenizer(folders["policy"]))
+    assert isinstance(reward, RewardModel)
+    assert not reward.reads_ids
+    own = rollouts_of(folders["other"])
+    expected = [plain_score(folders["other_rm"], r.prompt_ids + r.ids) for r in own]
+    foreign = rollouts_of(folders["policy"])
+    np.testing.assert_allclose(reward.score(PROMPTS, COMPLETIONS, rollouts=foreign), expected, atol=1e-5)
+    groups = [PromptGroup(prompt=p) for p in PROMPTS]
+    np.testing.assert_allclose(reward.score(PROMPTS, COMPLETIONS, groups=groups), expected, atol=1e-5)
+
+
+def test_ids_and_text_agree(folders: dict[str, Path]) -> None:
+    by_ids = RewardModel(str(folders["same_rm"]), policy_tokenizer=load_tokenizer(folders["policy"]))
+    by_text = RewardModel(str(folders["same_rm"]))
+    for cut in (False, True):
+        keep = slice(None) if not cut else slice(0, 3, 2)  # an empty completion that was cut is none
+        rollouts = rollouts_of(folders["policy"], cut=cut)[keep]
+        given = {"rollouts": rollouts}
+        prompts, completions = PROMPTS[keep], COMPLETIONS[keep]
+        np.testing.assert_allclose(
+            by_ids.score(prompts, completions, **given), by_text.score(prompts, completions, **given), atol=1e-5
+        )
+
+
+def test_scores_do_not_depend_on_company(folders: dict[str, Path]) -> None:
+    reward = RewardModel(str(folders["same_rm"]))
+    together = reward.score(PROMPTS, COMPLETIONS)
+    alone = [reward.score([p], [c])[0] for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    small = RewardModel(str(folders["same_rm"]), micro_batch_tokens=1)
+    np.testing.assert_allclose(small.score(PROMPTS, COMPLETIONS), together, atol=1e-5)
+    assert reward.score([], []) == []
+
+
+def test_raw_prompts_need_no_template(folders: dict[str, Path]) -> None:
+    reward = RewardModel(str(folders["same_rm"]))
+    tokenizer = reward.tokenizer
+    ids = tokenizer.encode("the cat") + tokenizer.encode(" sat", add_special_tokens=False) + [reward.template.eos_id]
+    score = reward.score(["the cat"], [" sat"])[0]
+    assert score == pytest.approx(plain_score(folders["same_rm"], tuple(ids)), abs=1e-5)
+
+
+def test_a_prompt_that_cannot_be_read_is_an_error(folders: dict[str, Path]) -> None:
+    reward = RewardModel(str(folders["same_rm"]), max_length=12)
+    with pytest.raises(DataError, match="cannot read completion 0"):
+        reward.score([(Message("user", "where is my order? " * 10),)], ["it is late"])
+
+
+def test_what_is_no_reward_model_is_refused_before_its_weights_are_read(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="no score head"):
+        load_reward(str(folders["policy"]))
+    bare = tmp_path / "bare"
+    shutil.copytree(folders["two"], bare)
+    (bare / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="2 labels, so it is no reward model"):
+        load_reward(str(bare))
+
+
+def test_a_declared_ensemble_scores_its_mean(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "ensemble"
+    shutil.copytree(folders["two"], folder)
+    config = json.loads((folder / "config.json").read_text()) | {"assent_ensemble_size": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert check_reward_model(str(folder)) == 2
+    reward = RewardModel(str(folder), policy_tokenizer=load_tokenizer(folders["policy"]))
+    rollouts = rollouts_of(folders["policy"])
+    with torch.no_grad():
+        rows = [torch.tensor([r.prompt_ids + r.ids]) for r in rollouts]
+        expected = [float(load_scorer(folder)(input_ids=row).logits.mean()) for row in rows]
+    np.testing.assert_allclose(reward.score(PROMPTS, COMPLETIONS, rollouts=rollouts), expected, atol=1e-5)
+
+
+def test_tokenizers_are_compared_by_content(folders: dict[str, Path]) -> None:
+    a, b, c = (load_tokenizer(folders[name]) for name in ("policy", "same_rm", "other"))
+    assert same_tokenizer(a, b)
+    assert not same_tokenizer(a, c)
+    b.chat_template = a.chat_template + " "
+    assert not same_tokenizer(a, b)
