@@ -152,6 +152,14 @@ def test_code_in_the_folder_is_never_run(folder):
         load_policy(folder)
 
 
+def test_code_of_a_tokenizer_is_never_run(folder):
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit('ran')")
+    assert load_tokenizer(folder).eos_token == "<|im_end|>"
+
+
 def test_missing_weights_are_not_made_up(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))

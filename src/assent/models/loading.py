@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from assent.errors import ModelError
@@ -113,9 +114,12 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
             expected="tokenizer.json",
             fix="copy the tokenizer's files into the folder, or save it there with tokenizer.save_pretrained",
         )
+    # a tokenizer with code of its own: its tokenizer.json says the same without running any
+    own_code = "auto_map" in read_json(folder, "tokenizer_config.json") and (folder / "tokenizer.json").is_file()
+    kind: Any = PreTrainedTokenizerFast if own_code else AutoTokenizer
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = kind.from_pretrained(folder)
     except Exception as error:  # the libraries raise bare Exception for a broken tokenizer.json
         raise ModelError(f"the tokenizer cannot be read: {error}", got=folder) from error
     eos = read_json(folder, "generation_config.json").get("eos_token_id")

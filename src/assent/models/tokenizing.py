@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from assent.errors import TemplateError, UsageError
+from assent.errors import DataError, TemplateError, UsageError
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.cutting import CompletionText, RefusedRowError, RowText, last_turn_only, row_text
 from assent.models.encoding import OPEN
@@ -221,5 +221,5 @@ def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> 
             if number is not None:
                 value[name] = float(number)
     if len(completion.get("rank", row.completions)) != len(row.completions):
-        raise TemplateError(f"{source}: ranks and completions differ in number")
+        raise DataError(f"ranks and completions differ in number ({source})")
     return TokenGroup(row.prompt, row.completions, completion=completion, value=value, source=source)
