@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from assent.engine.checkpoint import latest_verified, write_checkpoint
-from assent.engine.interruption import interruptible
+from assent.engine.interrupts import interruptible
 from assent.engine.learner import Learner, Reference
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
@@ -113,8 +113,12 @@ class Session:
             reader = self.reference_model(path)
         self._fingerprints["reference_start"] = reader.fingerprint()
         folder = Path(self.config.reference_cache) if self.config.reference_cache else user_cache() / "reference"
-        values, was_cached = reference_logps(groups, reader, key=self._cache_key(reader), cache_dir=folder)
-        self.log.note(f"reference log-probabilities of {len(values)} completions: {'read from the cache' if was_cached else 'computed'}")
+        with self.log.progress("reference", len(groups)) as bar:
+            values, was_cached = reference_logps(
+                groups, reader, key=self._cache_key(reader), cache_dir=folder, on_read=bar.advance
+            )
+        how = "read from the cache" if was_cached else "computed"
+        self.log.note(f"reference log-probabilities of {len(values)} completions: {how}")
         return values
 
     def _cache_key(self, reader: Learner | Reference) -> str:
