@@ -80,7 +80,9 @@ def evaluation(*, hostile: bool = False) -> dict[str, Any]:
             low, high = high, low
         answers = {"base": ("And also", 0.0), "sft": (before, low), "dpo": (after, high), "ppo": (after, high)}
         answers["best-of-16"] = (after, high)
-        texts = {name: {"text": HOSTILE if hostile else text, "score": score} for name, (text, score) in answers.items()}
+        texts = {
+            name: {"text": HOSTILE if hostile else text, "score": score} for name, (text, score) in answers.items()
+        }
         shown = [{"role": "user", "content": HOSTILE if hostile else prompt}]
         samples.append({"prompt": shown, "completions": texts})
     return {
@@ -116,7 +118,9 @@ def evaluation(*, hostile: bool = False) -> dict[str, Any]:
     }
 
 
-def write_run(folder: Path, *, command: str, config: dict[str, Any], steps: int, seed: int, finish: bool = True) -> None:
+def write_run(
+    folder: Path, *, command: str, config: dict[str, Any], steps: int, seed: int, finish: bool = True
+) -> None:
     """A run folder with the metrics that the command logs."""
     run = RunFolder.open(folder, config, command=command, resume=True)
     log = RunLog(run)

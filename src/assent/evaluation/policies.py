@@ -24,12 +24,12 @@ from assent.evaluation.table import Figures, KLFigures, PolicyRow, PolicyTable
 from assent.evaluation.win_rate import win_rate
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.packing import pack, split_by_budget
+from assent.rewards.base import Reward, checked_scores
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.types import PromptGroup, Rollout, Text
 
 if TYPE_CHECKING:
     from assent.models.module import AlignmentModel
-    from assent.rewards.base import Reward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,10 +215,9 @@ def _draw(
 def _score(rollouts: Sequence[Rollout], groups: Sequence[PromptGroup], reward: Reward) -> list[float]:
     """One score for each rollout, in their order."""
     of = [groups[rollout.prompt_index] for rollout in rollouts]
-    scores = reward.score([g.prompt for g in of], [rollout.text for rollout in rollouts], groups=of)
-    if len(scores) != len(rollouts):
-        raise DataError(f"{reward.name} gave {len(scores)} scores for {len(rollouts)} completions")
-    return [float(score) for score in scores]
+    prompts, texts = [group.prompt for group in of], [rollout.text for rollout in rollouts]
+    scores = reward.score(prompts, texts, groups=of, rollouts=list(rollouts))
+    return checked_scores(reward.name, scores, prompts, texts)
 
 
 def _scored(rollouts: list[Rollout], groups: Sequence[PromptGroup], scorer: Reward) -> _Answers:

@@ -69,8 +69,7 @@ class KLFigures:
         """`4.21 ±0.30`, half a 95% interval; `≤1.83` for a bound."""
         if self.k1 is None:
             return f"≤{self.value:.2f}"
-        reach = self.k1.high - self.k1.value
-        return f"{self.value:.2f} ±{reach:.2f}" if math.isfinite(reach) else f"{self.value:.2f}"
+        return _plus_minus(self.k1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +141,11 @@ class PolicyTable:
     def lines(self) -> list[str]:
         """Plain text within 80 columns: sampled figures, greedy figures, the ledger."""
         percent = f"{self.confidence:.0%}"
-        lines = [f"{self.num_prompts} prompts, scored by {self.scorer}; brackets: {percent} interval over prompts"]
-        for title, decoding in (("sampled at temperature 1", "sampled"), ("greedy", "greedy")):
-            head = ("gold", f"win rate vs {self.baseline}", "KL, nats" if decoding == "sampled" else "")
+        lines = [f"{self.num_prompts} prompts, scored by {_cut(self.scorer, 20)}; {percent} intervals over prompts"]
+        for decoding in ("sampled", "greedy"):
+            head = ("score", f"wins vs {_cut(self.baseline, 9)}", "KL, nats" if decoding == "sampled" else "")
             body = [self._cells(row, decoding) for row in self.rows if getattr(row, decoding) is not None]
-            lines += ["", *_aligned([(title, *head, "tokens", "ended"), *body])]
+            lines += ["", *_aligned([(decoding, *head, "tokens", "ended"), *body])]
         return lines + self._ledger_lines()
 
     @staticmethod
@@ -155,7 +154,7 @@ class PolicyTable:
         win_rate = "—" if figures.win_rate is None else figures.win_rate.text()
         kl = row.kl.text() if decoding == "sampled" else ""
         ended = f"{figures.eos_rate.value:.0%}"
-        return (row.name, figures.gold.text(), win_rate, kl, f"{figures.length.value:.1f}", ended)
+        return (row.name, _plus_minus(figures.gold), win_rate, kl, f"{figures.length.value:.1f}", ended)
 
     def _ledger_lines(self) -> list[str]:
         names = [name for name in LEDGER_COLUMNS if any(name in row.ledger for row in self.rows)]
@@ -168,11 +167,17 @@ class PolicyTable:
         return ["", *_aligned([("cost", *(LEDGER_COLUMNS[name] for name in names)), *body])]
 
 
+def _plus_minus(estimate: Estimate) -> str:
+    """`0.41 ±0.03`: value and half its interval, which is symmetric for a mean."""
+    reach = estimate.high - estimate.value
+    return f"{estimate.value:.2f} ±{reach:.2f}" if math.isfinite(reach) else f"{estimate.value:.2f}"
+
+
 def _amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _aligned(table: Sequence[Sequence[str]], *, widest_name: int = 24) -> list[str]:
+def _aligned(table: Sequence[Sequence[str]], *, widest_name: int = 16) -> list[str]:
     """First column left, the others right; a rule under the head; a long name is cut."""
     rows = [(_cut(row[0], widest_name), *row[1:]) for row in table]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

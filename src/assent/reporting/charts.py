@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from assent.reporting.series import downsample, moving_mean
 from assent.runs.reading import Series
 
 # Stand-ins that no picture uses otherwise, replaced by CSS variables after drawing.
@@ -28,7 +30,7 @@ VARIABLES = {
     "#010106": "var(--ink)",
 }
 MUTED, LINE, *SERIES, INK = VARIABLES
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "assent",
     "font.size": 8.5,
@@ -71,12 +73,21 @@ class FrontierPoint:
 
 
 def line_chart(lines: Mapping[str, Series], *, identity: str, description: str) -> str:
-    """Curves over steps. `identity` makes ids in the page unique; `description` is what a screen reader says."""
+    """Curves over steps, with their moving mean where they are long.
+
+    `identity` makes ids in the page unique; `description` is what a screen reader says.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 1.75))
         axes = figure.add_axes((0.125, 0.15, 0.855, 0.8))
         for colour, dashes, line in zip(SERIES, ("-", (0, (4, 2)), (0, (1, 1.5))), lines.values(), strict=False):
-            axes.plot(line.steps, line.values, color=colour, linestyle=dashes)
+            smooth = moving_mean(line)
+            if smooth is None:
+                axes.plot(line.steps, line.values, color=colour, linestyle=dashes)
+                continue
+            logged, smooth = downsample(line), downsample(smooth)
+            axes.plot(logged.steps, logged.values, color=colour, linewidth=0.8, alpha=0.28)
+            axes.plot(smooth.steps, smooth.values, color=colour, linestyle=dashes)
         _ticks(axes)
         axes.margins(x=0.01, y=0.08)
         return _svg(figure, identity=identity, description=description)
@@ -85,8 +96,8 @@ def line_chart(lines: Mapping[str, Series], *, identity: str, description: str) 
 def frontier_chart(points: Sequence[FrontierPoint], *, identity: str, description: str) -> str:
     """Mean score against KL, each policy with its intervals and its name."""
     with mpl.rc_context({**_STYLE, "axes.spines.left": True}):
-        figure = Figure(figsize=(5.6, 2.9))
-        axes = figure.add_axes((0.09, 0.15, 0.89, 0.82))
+        figure = Figure(figsize=(4.7, 2.75))
+        axes = figure.add_axes((0.1, 0.16, 0.88, 0.82))
         for point in points:
             if point.score_ends is not None:
                 axes.plot([point.kl, point.kl], point.score_ends, color=SERIES[0], linewidth=1.1, alpha=0.55)
@@ -94,14 +105,42 @@ def frontier_chart(points: Sequence[FrontierPoint], *, identity: str, descriptio
                 axes.plot(point.kl_ends, [point.score, point.score], color=SERIES[0], linewidth=1.1, alpha=0.55)
             face = "none" if point.bound else SERIES[0]
             axes.plot([point.kl], [point.score], "o", color=SERIES[0], markerfacecolor=face, markersize=5.5)
-            axes.annotate(
-                point.name, (point.kl, point.score), xytext=(6, 5), textcoords="offset points", color=INK, fontsize=9
-            )
         axes.set_xlabel("KL to the reference, nats per completion")
         _ticks(axes)
         axes.margins(x=0.14, y=0.16)
         axes.set_xlim(left=min(0.0, *(point.kl for point in points)) - 0.02 * max(point.kl for point in points))
+        _name_points(axes, points)
         return _svg(figure, identity=identity, description=description)
+
+
+def _name_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
+    """Each point's name on the side where it covers the fewest other points and names."""
+    centres = axes.transData.transform([(point.kl, point.score) for point in points]) * 72 / axes.figure.dpi
+    boxes: list[Sequence[float]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    for point, (x, y) in zip(points, centres, strict=True):
+        width = 5.2 * len(point.name)
+        places = [(6, 4, "left"), (6, -12, "left"), (-6, 4, "right"), (-6, -12, "right")]
+
+        def box(place: tuple[int, int, str], x: float = x, y: float = y, width: float = width) -> tuple[float, ...]:
+            left = x + place[0] - (width if place[2] == "right" else 0)
+            return left, y + place[1] - 2, left + width, y + place[1] + 9
+
+        best = min(places, key=lambda place: sum(_overlap(box(place), other) for other in boxes))
+        boxes.append(box(best))
+        axes.annotate(
+            point.name,
+            (point.kl, point.score),
+            xytext=best[:2],
+            textcoords="offset points",
+            ha=best[2],
+            color=INK,
+            fontsize=9,
+        )
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Area that two boxes (left, bottom, right, top) share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _ticks(axes: Axes) -> None:
@@ -110,6 +149,11 @@ def _ticks(axes: Axes) -> None:
     low, high = axes.get_ylim()
     if max(abs(low), abs(high)) < 1e-2 or max(abs(low), abs(high)) >= 1e5:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+
+
+def _rounded(attribute: re.Match[str]) -> str:
+    """Coordinates to a hundredth of a point."""
+    return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", attribute[0])
 
 
 def _svg(figure: Figure, *, identity: str, description: str) -> str:
@@ -121,9 +165,11 @@ def _svg(figure: Figure, *, identity: str, description: str) -> str:
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{identity}-", drawing)
-    drawing = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", drawing, flags=re.DOTALL)  # it would style the page
+    drawing = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", drawing, flags=re.DOTALL
+    )  # it would style the page
     drawing = re.sub(r"font-family: [^;\"]+;\s*", "", drawing)  # the page's own
-    drawing = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", drawing)
+    drawing = re.sub(r'\b(?:d|x|y|transform|width|height)="[^"]*"', _rounded, drawing)
     drawing = re.sub(r"\s*\n\s*", " ", drawing)
     for stand_in, variable in VARIABLES.items():
         drawing = drawing.replace(stand_in, variable)

@@ -1,8 +1,9 @@
-"""Numbers as people read them. Each function is a filter of the templates; None and what is not finite become a dash."""
+"""Numbers as people read them: filters of the templates. None and what is not finite become a dash."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,15 +34,23 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None or not _known(value):
         return DASH
     size = abs(value)
-    if value == 0 or (float(value).is_integer() and size >= 1000):
-        text = f"{value:,.0f}"
-    elif size >= 1000:
+    if value == 0 or size >= 1000:
         text = f"{value:,.0f}"
     elif size < 10**-digits:
         text = f"{value:.2g}"
     else:
         text = f"{value:.{digits}f}"
     return text.replace("-", "−")
+
+
+ACRONYMS = {"sft", "dpo", "ppo", "kto", "a2c", "grpo", "rloo", "ipo", "rm"}
+
+
+def label(name: str) -> str:
+    """A policy's name as people write it: `PPO` for `ppo`, `Base` for `base`; other names as they are."""
+    if name.lower() in ACRONYMS:
+        return name.upper()
+    return {"base": "Base", "chosen": "Chosen"}.get(name, re.sub(r"^best-of-(\d+)$", r"Best of \1", name))
 
 
 def value_or_text(value: Any) -> str:
@@ -101,6 +110,7 @@ def cost(value: float | None, name: str) -> str:
 FILTERS = {
     "percent": percent,
     "number": number,
+    "label": label,
     "value_or_text": value_or_text,
     "interval": interval,
     "percent_interval": percent_interval,

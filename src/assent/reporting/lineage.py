@@ -11,7 +11,9 @@ from typing import Any
 
 from assent.reporting.sources import Stage
 
-ROW_HEIGHT = 58
+ROW_HEIGHT = 64
+NAME_LINE = 20
+"""From a row's top to the middle of its first line, where its dot stands. Pixels, as all here."""
 RAIL_WIDTH = 46
 _NAMED = re.compile(r"\$\{([\w-]+)\.[^}]+\}")
 _INPUT_OPTIONS = {"model", "data", "eval_data", "reference", "reward", "critic", "policy", "baseline", "prompts"}
@@ -19,11 +21,10 @@ _INPUT_OPTIONS = {"model", "data", "eval_data", "reference", "reward", "critic",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """`option` of the row's stage came from `origin`: an earlier stage, or a file or model from outside."""
+    """`option` of the row's stage came from `origins`: earlier stages, or files and models from outside."""
 
     option: str
-    origin: str
-    from_stage: int | None
+    origins: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +46,23 @@ class Lineage:
 
 
 def lineage_of(stages: Sequence[Stage]) -> Lineage:
-    rows, paths = [], []
+    rows: list[Row] = []
+    paths: list[str] = []
     for index, stage in enumerate(stages):
-        links = list(_links(stage.options, stages[:index]))
-        rows.append(
-            Row(name=stage.name, command=stage.command, links=tuple(links), y=(index + 0.5) * ROW_HEIGHT)
-        )
-        for origin in sorted({link.from_stage for link in links if link.from_stage is not None}):
-            paths.append(_arc(rows[origin].y, rows[index].y))
+        origins: dict[str, dict[str, int | None]] = {}
+        for option, origin, from_stage in _origins(stage.options, stages[:index]):
+            origins.setdefault(option, {})[origin] = from_stage
+        links = tuple(Link(option=option, origins=tuple(names)) for option, names in origins.items())
+        rows.append(Row(name=stage.name, command=stage.command, links=links, y=index * ROW_HEIGHT + NAME_LINE))
+        taken = {i for names in origins.values() for i in names.values() if i is not None}
+        paths += [_arc(rows[origin].y, rows[index].y) for origin in sorted(taken)]
     return Lineage(rows=tuple(rows), paths=tuple(paths), width=RAIL_WIDTH, height=ROW_HEIGHT * len(rows))
 
 
-def _links(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[Link]:
-    """Values that name an earlier stage (`${sft.model}`) or lie in its folder; else the known inputs from outside."""
+def _origins(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[tuple[str, str, int | None]]:
+    """(option, origin, its stage): values that name an earlier stage (`${sft.model}`) or lie in its folder; else the
+    known inputs from outside, without a stage.
+    """
     for option, value in _flat(options):
         if not isinstance(value, str) or option.split(".")[-1] == "output_dir":
             continue
@@ -65,11 +70,11 @@ def _links(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[Lin
         for index in reversed(range(len(earlier))):
             stage = earlier[index]
             if (named and named[1] == stage.name) or (not named and _inside(value, str(stage.folder))):
-                yield Link(option=option, origin=stage.name, from_stage=index)
+                yield option, stage.name, index
                 break
         else:
             if option in _INPUT_OPTIONS:
-                yield Link(option=option, origin=PurePath(value).name or value, from_stage=None)
+                yield option, PurePath(value).name or value, None
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

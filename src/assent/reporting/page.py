@@ -14,7 +14,7 @@ from markupsafe import Markup
 from assent.errors import StorageError, UsageError
 from assent.metrics import lookup
 from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
-from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, number
+from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, label, number
 from assent.reporting.lineage import lineage_of
 from assent.reporting.samples import contrasts, last_samples
 from assent.reporting.series import num_not_finite, panels_of
@@ -90,11 +90,11 @@ class Curves:
 def _curves(stage: Stage, index: int) -> Curves:
     charts = []
     for n, (panel, lines) in enumerate(panels_of(stage.metrics)):
-        described = "; ".join(f"{label} from {number(s.values[0])} to {number(s.last)}" for label, s in lines.items())
+        described = "; ".join(f"{name} from {number(s.values[0])} to {number(s.last)}" for name, s in lines.items())
         svg = line_chart(lines, identity=f"s{index}c{n}", description=f"{stage.name}: {panel.title}. {described}")
         labels = tuple(lines) if len(lines) > 1 else ()
         last = number(next(iter(lines.values())).last)
-        charts.append(Chart(title=panel.title, unit=panel.unit, last=last, labels=labels, svg=Markup(svg)))  # noqa: S704
+        charts.append(Chart(title=panel.title, unit=panel.unit, last=last, labels=labels, svg=Markup(svg)))
     values = [
         {"name": name, "first": series.values[0], "last": series.last, **_declared(name)}
         for name, series in sorted(stage.metrics.items())
@@ -121,7 +121,7 @@ def _frontier(evaluation: Mapping[str, Any] | None) -> Markup | None:
         gold, kl = policy["sampled"]["gold"], policy["kl"]
         points.append(
             FrontierPoint(
-                name=policy["name"],
+                name=label(policy["name"]),
                 kl=kl["value"],
                 kl_ends=_ends(kl["k1"]),
                 score=gold["value"],
@@ -130,7 +130,7 @@ def _frontier(evaluation: Mapping[str, Any] | None) -> Markup | None:
             )
         )
     described = "; ".join(f"{p.name} {number(p.score)} at {number(p.kl)} nats" for p in points)
-    return Markup(frontier_chart(points, identity="frontier", description=f"Mean score against KL: {described}"))  # noqa: S704
+    return Markup(frontier_chart(points, identity="frontier", description=f"Mean score against KL: {described}"))
 
 
 def _ends(estimate: Mapping[str, Any] | None) -> tuple[float, float] | None:
@@ -152,7 +152,9 @@ def _ledger(stages: Sequence[Stage]) -> dict[str, Any]:
     for name in columns:
         known = [amount for row in amounts if (amount := row[name]) is not None]
         total[name] = max(known) if name in NOT_SUMMED else sum(known)
-    rows = [(stage, row) for stage, row in zip(stages, amounts, strict=True) if any(row[c] is not None for c in columns)]
+    rows = [
+        (stage, row) for stage, row in zip(stages, amounts, strict=True) if any(row[c] is not None for c in columns)
+    ]
     return {"columns": columns, "heads": COSTS, "rows": rows, "total": total}
 
 

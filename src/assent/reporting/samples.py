@@ -46,7 +46,9 @@ def contrasts(evaluation: Mapping[str, Any] | None, winner: str | None) -> dict[
     if evaluation is None or winner is None or not evaluation.get("samples"):
         return None
     baseline = evaluation["baseline"]
-    found = [_contrast(s, baseline, winner) for s in evaluation["samples"] if {baseline, winner} <= set(s["completions"])]
+    found = [
+        _contrast(s, baseline, winner) for s in evaluation["samples"] if {baseline, winner} <= set(s["completions"])
+    ]
     if not found or winner == baseline:
         return None
     ordered = sorted(found, key=lambda contrast: -contrast.gain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from assent.runs.reading import Series
 
@@ -34,8 +35,16 @@ PANELS = (
         unit="share of pairs",
         metrics={"rewards/accuracies": "training", "accuracy": "training", "eval_rewards/accuracies": "held out"},
     ),
-    Panel(title="Implicit reward", unit="β × log-ratio", metrics={"rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
-    Panel(title="Log-probability", unit="nats per completion", metrics={"logps/chosen": "chosen", "logps/rejected": "rejected"}),
+    Panel(
+        title="Implicit reward",
+        unit="β × log-ratio",
+        metrics={"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
+    ),
+    Panel(
+        title="Log-probability",
+        unit="nats per completion",
+        metrics={"logps/chosen": "chosen", "logps/rejected": "rejected"},
+    ),
     Panel(
         title="Length",
         unit="tokens",
@@ -46,7 +55,6 @@ PANELS = (
     Panel(title="Policy change", unit="share clipped", metrics={"policy/clipfrac_avg": "clipped"}),
     Panel(title="Critic", unit="explained variance", metrics={"val/explained_variance": "explained"}),
     Panel(title="Gradient norm", unit="before clipping", metrics={"grad_norm": "gradient"}),
-    Panel(title="Learning rate", unit="", metrics={"learning_rate": "rate"}),
 )
 """Most telling first. A panel is drawn for a stage that logged at least one of its metrics twice."""
 
@@ -54,9 +62,9 @@ PANELS = (
 def downsample(series: Series, max_points: int = MAX_POINTS) -> Series:
     """At most `max_points` points, the least and the greatest of each stretch among them, so that no spike is lost.
 
-    First and last point stay. Values that are not finite are left out.
+    First and last point stay. The values must be finite.
     """
-    points = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if math.isfinite(value)]
+    points = list(zip(series.steps, series.values, strict=True))
     if len(points) > max_points:
         inner, stretches = points[1:-1], (max_points - 2) // 2
         kept = [points[0]]
@@ -68,17 +76,36 @@ def downsample(series: Series, max_points: int = MAX_POINTS) -> Series:
     return Series(tuple(step for step, _ in points), tuple(value for _, value in points))
 
 
+def moving_mean(series: Series) -> Series | None:
+    """Centred mean over a tenth of the points, one-sided at the ends; None for a series of under 40 points."""
+    if len(series.steps) < 40:
+        return None
+    reach = len(series.values) // 20
+    total = list(accumulate(series.values, initial=0.0))
+    means = []
+    for i in range(len(series.values)):
+        start, end = max(0, i - reach), min(len(series.values), i + reach + 1)
+        means.append((total[end] - total[start]) / (end - start))
+    return Series(series.steps, tuple(means))
+
+
+def finite(series: Series) -> Series:
+    """Without the values that cannot be drawn."""
+    points = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if math.isfinite(value)]
+    return Series(tuple(step for step, _ in points), tuple(value for _, value in points))
+
+
 def num_not_finite(series: Series) -> int:
     return sum(not math.isfinite(value) for value in series.values)
 
 
 def panels_of(metrics: Mapping[str, Series]) -> list[tuple[Panel, dict[str, Series]]]:
-    """The panels that these metrics fill, each with label -> downsampled series."""
+    """The panels that these metrics fill, each with label -> finite series."""
     filled = []
     for panel in PANELS:
         lines: dict[str, Series] = {}
         for name, label in panel.metrics.items():
-            series = downsample(metrics.get(name, Series((), ())))
+            series = finite(metrics.get(name, Series((), ())))
             if len(series.steps) >= 2:
                 lines.setdefault(label, series)
         if lines:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from assent.reporting.formatting import label, percent
 from assent.reporting.sources import Source, Stage
 
 FAR_FROM_REFERENCE = 10.0
@@ -23,12 +24,8 @@ class Verdict:
     """The policy that the sentence is about; samples show it against the baseline."""
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.0f}%"
-
-
 def verdict_of(source: Source) -> Verdict:
-    """From the evaluation where there is one; otherwise what training reached, which is said to be no more than that."""
+    """From the evaluation where there is one; otherwise what training reached, and that this is no evaluation."""
     if source.evaluation is not None and _compared(source.evaluation):
         return _from_evaluation(source.evaluation)
     unfinished = [stage for stage in source.stages if not stage.finished]
@@ -54,18 +51,18 @@ def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
     policies = [policy for policy in _compared(evaluation) if policy["name"] != evaluation["reference"]]
     policies = policies or _compared(evaluation)
     best = max(policies, key=low_end)
-    rate, name, baseline = best["sampled"]["win_rate"], best["name"], evaluation["baseline"]
+    rate, name, baseline = best["sampled"]["win_rate"], label(best["name"]), label(evaluation["baseline"])
     confidence = percent(rate["confidence"])
     interval = f"({confidence} interval {percent(rate['low'])} to {percent(rate['high'])})"
-    distance = f"{best['kl']['value']:.1f} nats from {evaluation['reference']}"
-    if best["kl"]["kind"] == "bound":
-        distance = f"at most {distance}"
+    distance = f"at a KL of {'at most ' if best['kl']['kind'] == 'bound' else ''}{best['kl']['value']:.1f} nats"
     if rate["low"] > 0.5:
         tone: Literal["better", "worse", "open"] = "better"
         sentence = f"{name} beats {baseline} {percent(rate['value'])} of the time {interval}, {distance}."
     elif rate["high"] < 0.5:
         tone = "worse"
-        sentence = f"No method beats {baseline}: the best, {name}, wins {percent(rate['value'])} of the time {interval}."
+        sentence = (
+            f"No method beats {baseline}: the best, {name}, wins {percent(rate['value'])} of the time {interval}."
+        )
     else:
         tone = "open"
         sentence = (
@@ -77,8 +74,10 @@ def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
     if len(policies) > 1:
         beside.append(f"The best of {len(policies)} compared, by the lower end of its interval.")
     if best["kl"]["value"] > FAR_FROM_REFERENCE:
-        beside.append(f"It is more than {FAR_FROM_REFERENCE:g} nats from the reference: read its samples before relying on it.")
-    return Verdict(sentence=sentence, tone=tone, beside=tuple(beside), winner=name)
+        beside.append(
+            f"It is more than {FAR_FROM_REFERENCE:g} nats from the reference: read its samples before relying on it."
+        )
+    return Verdict(sentence=sentence, tone=tone, beside=tuple(beside), winner=best["name"])
 
 
 def _training_sentence(stage: Stage) -> str:
@@ -96,5 +95,5 @@ def _training_sentence(stage: Stage) -> str:
             sentence = words.format(name=stage.name, first=series.values[0], last=series.last)
             kl = stage.last("objective/kl")
             distance = f", {kl:.1f} nats from the reference" if kl is not None else ""
-            return f"{sentence} in {series.steps[-1]:,} steps{distance}."
+            return f"{sentence} by step {series.steps[-1]:,}{distance}."
     return f"{stage.name} finished."
