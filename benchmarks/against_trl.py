@@ -38,9 +38,27 @@ def measured(command: Sequence[str]) -> tuple[str, float]:
 
 def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "assent.cli", method, "--json", "--model", args.model, "--data", str(args.pairs_file)]
+        command = [
+            sys.executable,
+            "-m",
+            "assent.cli",
+            method,
+            "--json",
+            "--model",
+            args.model,
+            "--data",
+            str(args.pairs_file),
+        ]
         command += ["--output-dir", f"{folder}/run", "--batch-size", "8", "--learning-rate", "1e-5", "--no-shuffle"]
-        command += ["--lr-scheduler-type", "constant", "--max-length", "1024", "--save-steps", "0", "--keep-template-tail"]
+        command += [
+            "--lr-scheduler-type",
+            "constant",
+            "--max-length",
+            "1024",
+            "--save-steps",
+            "0",
+            "--keep-template-tail",
+        ]
         command += ["--reference-cache", f"{folder}/cache"] if method == "dpo" else []
         command += ["--mixed-precision", "bf16"] if args.bf16 else []
         out, peak = measured(command)
@@ -49,7 +67,14 @@ def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:
 
 
 def run_trl(method: str, args: argparse.Namespace, per_device: int) -> dict[str, object]:
-    command = [args.trl_python, str(Path(args.scripts) / f"trl_{method}.py"), "--model", args.model, "--data", args.data]
+    command = [
+        args.trl_python,
+        str(Path(args.scripts) / f"trl_{method}.py"),
+        "--model",
+        args.model,
+        "--data",
+        args.data,
+    ]
     command += ["--pairs", str(args.pairs), "--per-device", str(per_device), "--bf16", str(int(args.bf16))]
     out, peak = measured(command)
     result = json.loads(out.strip().splitlines()[-1])
@@ -66,8 +91,12 @@ def compare(method: str, args: argparse.Namespace) -> dict[str, object]:
     medians = {}
     for size in args.per_device:
         peer = f"trl_{size}"
-        medians[f"speed_over_{peer}"] = statistics.median(r["assent"]["pairs_per_s"] / r[peer]["pairs_per_s"] for r in rounds)
-        medians[f"memory_over_{peer}"] = statistics.median(r["assent"]["peak_bytes"] / r[peer]["peak_bytes"] for r in rounds)
+        medians[f"speed_over_{peer}"] = statistics.median(
+            r["assent"]["pairs_per_s"] / r[peer]["pairs_per_s"] for r in rounds
+        )
+        medians[f"memory_over_{peer}"] = statistics.median(
+            r["assent"]["peak_bytes"] / r[peer]["peak_bytes"] for r in rounds
+        )
     return {"medians": medians, "rounds": rounds}
 
 
@@ -90,7 +119,9 @@ def main() -> None:
         results = {method: compare(method, args) for method in args.methods}
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     versions = {name: version(name) for name in ("torch", "transformers", "assent")}
-    print(json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": machine, "versions": versions, **results}, indent=1))
+    print(
+        json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": machine, "versions": versions, **results}, indent=1)
+    )
 
 
 if __name__ == "__main__":

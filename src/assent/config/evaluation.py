@@ -10,7 +10,7 @@ from assent.config.options import DeviceOptions, NonNegative, Positive, TextOpti
 
 
 class EvalConfig(DeviceOptions, TextOptions):
-    """Several policies on the same prompts, judged by one scorer: scores, win rates, KL, lengths, each with its interval."""
+    """Several policies on the same prompts, judged by one scorer: scores, win rates, KL and lengths, with intervals."""
 
     output_dir: str
     """Folder to write evaluation.json and table.txt to."""
@@ -26,10 +26,14 @@ class EvalConfig(DeviceOptions, TextOptions):
     """Name of the policy that KL is measured to; none given: the baseline."""
     ledgers: dict[str, str] = Field(default_factory=dict)
     """Name of a policy to the run folder whose costs stand in its row."""
+    reward_model: str | None = None
+    """Reward-model folder: chooses the best of n, and is judged itself on held-out comparisons."""
     best_of_n: NonNegative = 0
-    """Add best-of-n of the baseline by --best-of-n-reward; 0: none."""
-    best_of_n_reward: str | None = None
-    """What chooses among the n: a reward-model folder, or module:function."""
+    """Add best-of-n of the baseline by --reward-model; 0: none."""
+    reward_pairs: str | None = None
+    """Held-out comparisons to judge --reward-model on."""
+    labels: str | None = None
+    """labels.json of the sandbox's labelling step: its noise ceiling stands beside the reward model's accuracy."""
     num_prompts: NonNegative = 0
     """The first so many prompts of the data; 0: all."""
     samples_per_prompt: Positive = 4
@@ -47,7 +51,13 @@ class EvalConfig(DeviceOptions, TextOptions):
                 raise ValueError(f"{option} {name!r} is not among the policies ({', '.join(self.policies)})")
         for name in self.ledgers:
             if name not in self.policies and not (self.best_of_n and name == f"best-of-{self.best_of_n}"):
-                raise ValueError(f"ledgers names {name!r}, which is not among the policies ({', '.join(self.policies)})")
-        if (self.best_of_n > 0) != (self.best_of_n_reward is not None):
-            raise ValueError("best_of_n and best_of_n_reward have an effect only together: give both, or neither")
+                raise ValueError(
+                    f"ledgers names {name!r}, which is not among the policies ({', '.join(self.policies)})"
+                )
+        if self.reward_model is None and (self.best_of_n or self.reward_pairs):
+            raise ValueError("best_of_n and reward_pairs need reward_model")
+        if self.reward_model is not None and not (self.best_of_n or self.reward_pairs):
+            raise ValueError("reward_model has no effect without best_of_n or reward_pairs")
+        if self.labels is not None and self.reward_pairs is None:
+            raise ValueError("labels has no effect without reward_pairs")
         return self

@@ -1,4 +1,4 @@
-"""Options shared by commands. Torch-free; frozen; an unknown key is an error; each attribute's docstring is its `--help`."""
+"""Options shared by commands. Torch-free; frozen; an unknown key is an error; an attribute's docstring is its help."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 
 
 class Options(BaseModel):
@@ -35,7 +36,7 @@ class RunOptions(Options):
 class DeviceOptions(Options):
     """What computes."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the weights are held in."""
@@ -91,7 +92,7 @@ class EpochOptions(Options):
     """How often the data is read."""
 
     batch_size: Positive = 8
-    """Groups (demonstrations, comparisons, prompts) per update, over all processes. Memory is --micro-batch-tokens' business."""
+    """Demonstrations or comparisons per update, over all processes. Memory is --micro-batch-tokens' business."""
     num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the data; a fraction is allowed."""
     max_steps: NonNegative = 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from assent.config.sandbox import SandboxLabelsConfig, SandboxWorldConfig
 from assent.data.loading import write_groups
@@ -16,8 +17,8 @@ from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.progress import Progress, Silent
 from assent.sandbox.base_model import base_folder
-from assent.sandbox.labellers import Labelled, noise_ceiling, sample_and_label
 from assent.sandbox.documents import demonstrations
+from assent.sandbox.labellers import Labelled, noise_ceiling, sample_and_label
 from assent.sandbox.settings import RATERS, LabelSettings, Rater
 from assent.sandbox.world import World
 from assent.types import PromptGroup
@@ -46,7 +47,11 @@ def write_labels(config: SandboxLabelsConfig, *, progress: Progress | None = Non
     """Outputs: `train`, `test` (files), `noise_ceiling` (best accuracy on the test labels), `cost/labels`, `price`."""
     world = World(config.world_seed)
     raters = tuple(_rater(rater, config) for rater in RATERS[config.raters])
-    settings = {"raters": raters, "coverage": config.coverage, "trap_correlation": config.trap_correlation}
+    settings: dict[str, Any] = {
+        "raters": raters,
+        "coverage": config.coverage,
+        "trap_correlation": config.trap_correlation,
+    }
     sample = _text_sampler(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,7 @@ def _rater(rater: Rater, config: SandboxLabelsConfig) -> Rater:
     return rater.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
-def _text_sampler(config: SandboxLabelsConfig):  # type: ignore[no-untyped-def]
+def _text_sampler(config: SandboxLabelsConfig) -> Callable[[Sequence[PromptGroup], int, int], list[list[str]]]:
     """(prompts, num_completions, seed) -> completions of each prompt, by the model."""
     tokenizer = load_tokenizer(config.model)
     template = resolve_template(tokenizer)

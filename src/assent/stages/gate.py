@@ -1,6 +1,7 @@
 """The step-0 gate (law 5): what must hold before the first update, if the run is wired as it says.
 
-Each check is logged, as passed or as not applicable with the reason; a violation stops the run and names the likely cause.
+Each check is logged, as passed or as not applicable with the reason. A violation stops the run and names the likely
+cause.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ def check_loss_tokens(gate: Gate, groups: Sequence[TokenGroup], num_read: int) -
     """The loss reads the completions' counted tokens, all of them and nothing else."""
     counted = sum(completion.num_counted for group in groups for completion in group.completions)
     gate.check(
-        "loss_tokens", float(num_read), expected=float(counted), tolerance=0.0, cause="the completion mask is shifted or lost"
+        "loss_tokens",
+        float(num_read),
+        expected=float(counted),
+        tolerance=0.0,
+        cause="the completion mask is shifted or lost",
     )
 
 

@@ -19,7 +19,7 @@ from assent.objectives.kl import AdaptiveKLController
 from assent.objectives.policy import ppo_loss
 from assent.objectives.value import value_loss
 from assent.rewards.base import Reward
-from assent.rollouts.sampler import Rollout, Sampler, SamplingParams, SeedKey
+from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import Gate, check_batch_mates, precision_of
 from assent.stages.result import StageResult
@@ -27,7 +27,7 @@ from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
 from assent.stages.text import read_text
-from assent.types import PromptGroup
+from assent.types import PromptGroup, Rollout
 
 Sums = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -93,8 +93,15 @@ def train(
         if session.result:
             return session.result
         reward = session.reward(config.reward)
-        critic = session.add_learner("critic", config.critic or session.critic_start(config.reward), kind="scorer")
-        return run(config, session.learner, session, session.log, sampler=session.sampler(), reward=reward, critic=critic)
+        critic = session.add_learner(
+            "critic",
+            config.critic or session.critic_start(config.reward),
+            kind="scorer",
+            learning_rate=config.critic_learning_rate,
+        )
+        return run(
+            config, session.learner, session, session.log, sampler=session.sampler(), reward=reward, critic=critic
+        )
 
 
 def run(
@@ -122,7 +129,12 @@ def run(
             seed=SeedKey(config.seed, "rollout", step),
         )
         prompts = [data.train_groups[i] for i in indices for _ in range(config.num_completions)]
-        scores = reward.score(prompts, [rollout.text for rollout in rollouts])
+        scores = reward.score(
+            [group.prompt for group in prompts],
+            [rollout.text for rollout in rollouts],
+            groups=prompts,
+            rollouts=rollouts,
+        )
         if step == 0:
             _gate(config, learner, data, log, rollouts=rollouts, reference=reference)
         batch = build_round(config, rollouts, scores, reference=reference, critic=critic, kl_coef=controller.value)
@@ -191,6 +203,7 @@ def _gate(
         gate.skip("kl", reason="the reference is not the policy's start")
     else:
         under_reference = reference.read(groups, want={"logprobs"}).logprobs
+        assert under_reference is not None
         gate.check(
             "kl",
             float((outputs.logprobs - under_reference).abs().max()),
@@ -205,8 +218,15 @@ def _sample_rows(
     prompts: Sequence[PromptGroup], rollouts: Sequence[Rollout], scores: Sequence[float]
 ) -> list[dict[str, object]]:
     """The first, the best and the worst of the round, for `samples.jsonl`."""
-    chosen = dict.fromkeys([0, max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)])
+    chosen = dict.fromkeys(
+        [0, max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)]
+    )
     return [
-        {"prompt": prompts[i].source, "completion": rollouts[i].text, "score": scores[i], "finish": rollouts[i].finish_reason}
+        {
+            "prompt": prompts[i].source,
+            "completion": rollouts[i].text,
+            "score": scores[i],
+            "finish": rollouts[i].finish_reason,
+        }
         for i in chosen
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from assent.config.losses import PREFERENCE_LOSSES
@@ -31,7 +31,7 @@ class PreferenceObjective:
 
     want = frozenset({"logprobs"})
 
-    def __init__(self, loss_type: str, **hyperparameters: float) -> None:
+    def __init__(self, loss_type: str, **hyperparameters: Any) -> None:
         self.loss_type, self.hyperparameters = loss_type, hyperparameters
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:

@@ -12,17 +12,17 @@ from assent.engine.learner import Learner
 from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.ranking import bradley_terry
 from assent.runs.log import Progress, RunLog
-from assent.stages.selecting import to_comparisons
 from assent.stages.gate import Gate, check_batch_mates, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
+from assent.stages.selecting import to_comparisons
 from assent.stages.session import Session, open_session
 from assent.stages.text import read_text
 from assent.types import PromptGroup
 
 
 class RewardObjective:
-    """−log σ(r_chosen − r_rejected − margin) per comparison, averaged over the step; soft labels and weights as given."""
+    """−log σ(r_chosen − r_rejected − margin) per comparison, averaged over the step; weights as given."""
 
     want = frozenset({"scores"})
 

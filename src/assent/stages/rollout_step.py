@@ -18,7 +18,7 @@ from assent.models.batch import TokenCompletion, TokenGroup
 from assent.objectives.advantages import gae, token_rewards, whiten
 from assent.objectives.kl import kl
 from assent.objectives.reduce import as_rows
-from assent.rollouts.sampler import Rollout
+from assent.types import Rollout
 
 
 @dataclass(frozen=True, slots=True)

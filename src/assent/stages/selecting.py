@@ -8,7 +8,6 @@ from dataclasses import replace
 from assent.errors import DataError
 from assent.types import Preference, PromptGroup
 
-
 Selected = tuple[list[PromptGroup], dict[str, list[str]]]
 """The groups a stage uses, and by reason the sources of those it refused."""
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from assent.engine.checkpoint import latest_verified, write_checkpoint
 from assent.engine.interrupts import interruptible
@@ -24,8 +25,12 @@ from assent.engine.references import reference_logps
 from assent.engine.runtime import Runtime
 from assent.errors import GateError
 from assent.models.batch import TokenGroup
-from assent.models.loading import check_context, load_config, load_policy, load_scorer, save_model
+from assent.models.loading import check_context, load_config, load_policy, load_scorer, load_tokenizer, save_model
 from assent.models.module import AlignmentModel
+from assent.rewards.base import Reward
+from assent.rewards.loading import is_function, load_reward
+from assent.rewards.reward_model import same_tokenizer
+from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
 from assent.stages.result import StageResult
@@ -73,7 +78,9 @@ class Session:
 
     def add_learner(self, name: str, path: str, *, kind: Kind, learning_rate: float | None = None) -> Learner:
         """A trainable model of this run; its weights and optimiser are part of every checkpoint."""
-        config = self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
+        config = (
+            self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
+        )
         module = self._load(path, kind)
         updates = self.order.num_steps * getattr(config, "num_ppo_epochs", 1) * getattr(config, "num_mini_batches", 1)
         learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
@@ -99,6 +106,23 @@ class Session:
         self.ledger.models_resident += 1
         self._fingerprints["reference_start"] = reference.fingerprint()
         return reference
+
+    def reward(self, spec: str) -> Reward:
+        """A reward-model folder or `module:function`."""
+        options = {"device": self.runtime.device, "dtype": self.config.dtype, "policy_tokenizer": self.text.tokenizer}
+        reward = load_reward(spec, **options)
+        self.ledger.models_resident += not is_function(spec)
+        return reward
+
+    def critic_start(self, reward: str) -> str:
+        """The reward model where its weights read the policy's tokens, else the policy (which gets a fresh head)."""
+        if is_function(reward) or not same_tokenizer(load_tokenizer(reward), self.text.tokenizer):
+            return str(self.config.model)
+        return reward
+
+    def sampler(self) -> TorchSampler:
+        """Samples with the learner's own weights."""
+        return TorchSampler(_hf(self.learner), self.text.tokenizer, eos_ids=self.text.template.eos_ids)
 
     def reference_logps(self, path: str | None, groups: Sequence[TokenGroup]) -> Tensor:
         """(S,) summed log-probabilities of the groups' completions under the reference, cached on disk by content.
@@ -138,7 +162,7 @@ class Session:
             )
 
     def resume(self) -> None:
-        """Puts learners, ledger and the stage's state where the newest verified checkpoint left them, if there is one."""
+        """Puts learners, ledger and state where the newest verified checkpoint left them, if there is one."""
         found = latest_verified(self.folder.path)
         self.folder.rewind(None if found is None else found.step)
         if found is None:
@@ -154,7 +178,10 @@ class Session:
     def steps(self) -> Iterator[int]:
         """The steps that are left. Between two of them: checkpoints, and Ctrl-C in good order."""
         total = self.order.num_steps
-        with interruptible() as interrupted, self.log.progress(self.folder.manifest["command"], total, done=self.step) as bar:
+        with (
+            interruptible() as interrupted,
+            self.log.progress(self.folder.manifest["command"], total, done=self.step) as bar,
+        ):
             while self.step < total:
                 yield self.step
                 self.step += 1
@@ -177,9 +204,10 @@ class Session:
         )
 
     def log_step(self, step: int, metrics: Mapping[str, float], **counts: int) -> None:
-        """Writes a step's metrics with the ledger so far; `counts` (labels, completions_sampled, reward_calls) add to it."""
+        """Writes a step's metrics and the ledger; `counts` (labels, completions_sampled, reward_calls) add to that."""
         self.ledger.add(**counts)
-        self.ledger.counts["flops"] = sum(reader.flops for reader in (*self.learners.values(), *self._references))
+        readers: list[Learner | Reference] = [*self.learners.values(), *self._references]
+        self.ledger.counts["flops"] = sum(reader.flops for reader in readers)
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
         self.log.metrics(step + 1, self.last)
 
@@ -187,7 +215,7 @@ class Session:
         """Saves the model and closes the run."""
         if held_out:
             self.log.metrics(self.step, dict(held_out))
-        save_model(self.folder.model_path, self.learner.module.hf, self.text.tokenizer)
+        save_model(self.folder.model_path, _hf(self.learner), self.text.tokenizer)
         for name, learner in self.learners.items():
             self._fingerprints[f"{name}_end"] = learner.fingerprint()
         self.folder.record(fingerprints=self._fingerprints)
@@ -231,7 +259,13 @@ def open_session(
         yield session
 
 
+def _hf(learner: Learner) -> PreTrainedModel:
+    """The transformers model inside the learner's module."""
+    module = learner.module
+    assert isinstance(module, AlignmentModel)
+    return module.hf
+
+
 def user_cache() -> Path:
     """ASSENT_CACHE, or `assent` in the user's cache folder."""
     return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
-

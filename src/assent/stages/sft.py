@@ -11,10 +11,10 @@ from assent.config.stages import SftConfig
 from assent.engine.learner import Learner
 from assent.models.batch import GroupBatch, Outputs
 from assent.runs.log import Progress, RunLog
-from assent.stages.selecting import to_demonstrations
 from assent.stages.gate import Gate, check_batch_mates, check_loss_tokens, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
+from assent.stages.selecting import to_demonstrations
 from assent.stages.session import Session, open_session
 from assent.stages.text import read_text
 from assent.types import PromptGroup

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -55,7 +56,7 @@ def read_text(
     model: str,
     sources: dict[str, str | Sequence[PromptGroup] | None],
     select: Select,
-    **tokenizing: object,
+    **tokenizing: Any,
 ) -> Text:
     """Reads and tokenizes `sources` (name to path, or to groups at hand; None is left out).
 
@@ -79,7 +80,9 @@ def read_text(
         )
         lines = [f"{name} data: {path}, {len(groups) + refused} rows"]
         lines += [f"  refused at loading: {refused}"] if refused else []
-        lines += [f"  refused: {len(rows)} ({reason}; {', '.join(rows[:3])})" for reason, rows in refused_by_stage.items()]
+        lines += [
+            f"  refused: {len(rows)} ({reason}; {', '.join(rows[:3])})" for reason, rows in refused_by_stage.items()
+        ]
         lines += [f"  {line}" for line in tokenized.report.lines()]
         if not tokenized.groups:
             raise DataError(f"{path}: no usable row is left", got="\n".join(lines), expected="at least one row")

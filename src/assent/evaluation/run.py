@@ -1,0 +1,160 @@
+"""`assent eval`: opens the models of a configuration, one at a time, and writes their table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from assent.config.evaluation import EvalConfig
+from assent.data.loading import load_groups
+from assent.engine.runtime import Runtime
+from assent.errors import DataError
+from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
+from assent.evaluation.reward_model import reward_model_quality
+from assent.evaluation.table import PolicyTable
+from assent.models.loading import load_policy, load_tokenizer
+from assent.models.module import AlignmentModel
+from assent.models.templates import Template, resolve_template
+from assent.models.tokenizing import tokenize_groups
+from assent.rewards.base import Reward
+from assent.rewards.loading import load_reward
+from assent.rollouts.torch_sampler import TorchSampler
+from assent.runs.progress import Progress, Silent
+from assent.runs.reading import read_run
+from assent.types import PromptGroup
+
+
+def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Writes evaluation.json and table.txt into `output_dir`; gives their paths and the table as JSON values."""
+    progress = progress or Silent()
+    groups = list(load_groups(config.data))[: config.num_prompts or None]
+    tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)
+    template = _template(config, tokenizer)
+    tokenized = tokenize_groups(
+        groups,
+        tokenizer=tokenizer,
+        template=template,
+        max_length=config.max_length,
+        max_new_tokens=config.max_new_tokens,
+    )
+    for line in tokenized.report.lines():
+        progress.line(f"prompts: {line}")
+    if not tokenized.groups:
+        raise DataError(f"{config.data}: no usable prompt is left")
+    runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
+    options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
+    reward = None if config.reward_model is None else load_reward(config.reward_model, **options)
+    judge = load_reward(config.judge, **options)
+    reference_name = config.reference or config.baseline
+    policies = _policies(config, runtime, reward)
+    with progress.task("evaluation", total=len(policies)) as task:
+        table = evaluate_policies(
+            policies,
+            [groups[i] for i in tokenized.kept],
+            prompt_ids=[group.prompt_ids for group in tokenized.groups],
+            scorer=judge,
+            reference=_open_reference(config, config.policies[reference_name], runtime),
+            baseline=config.baseline,
+            reference_name=reference_name,
+            max_new_tokens=config.max_new_tokens,
+            samples_per_prompt=config.samples_per_prompt,
+            seed=config.seed,
+            on_policy=lambda name: task.advance(1, policy=name),
+        )
+    extra = {} if reward is None or config.reward_pairs is None else {"reward_model": _quality(config, reward)}
+    return _write(config, table, extra)
+
+
+def _template(config: EvalConfig, tokenizer: Any) -> Template:
+    return resolve_template(
+        tokenizer,
+        chat_template=config.chat_template,
+        system=config.system,
+        prompt_format=config.prompt_format,
+        chat_template_kwargs=config.chat_template_kwargs,
+    )
+
+
+def _policies(config: EvalConfig, runtime: Runtime, reward: Reward | None) -> list[Policy]:
+    def opener(path: str) -> Callable[[], TorchSampler]:
+        def open_sampler() -> TorchSampler:
+            tokenizer = load_tokenizer(path, revision=config.revision)
+            template = _template(config, tokenizer)
+            model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=tokenizer)
+            return TorchSampler(model.to(runtime.device), tokenizer, eos_ids=template.eos_ids)
+
+        return open_sampler
+
+    ledgers = {name: _ledger(folder) for name, folder in config.ledgers.items()}
+    policies = [
+        Policy(name=name, open=opener(path), ledger=ledgers.get(name, {})) for name, path in config.policies.items()
+    ]
+    if config.best_of_n:
+        assert reward is not None
+        name = f"best-of-{config.best_of_n}"
+        start = opener(config.policies[config.baseline])
+        policies.append(BestOfN(name=name, open=start, n=config.best_of_n, reward=reward, ledger=ledgers.get(name, {})))
+    return policies
+
+
+def _ledger(run_folder: str) -> dict[str, float]:
+    """`cost/*` of a finished run."""
+    metrics = (read_run(run_folder).result or {}).get("metrics", {})
+    return {name: float(value) for name, value in metrics.items() if name.startswith("cost/")}
+
+
+def _open_reference(config: EvalConfig, path: str, runtime: Runtime) -> AlignmentModel:
+    tokenizer = load_tokenizer(path, revision=config.revision)
+    model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=tokenizer)
+    return AlignmentModel(model.to(runtime.device), kind="policy").eval()
+
+
+def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
+    """Accuracy and calibration of the reward model on held-out comparisons, with the labels' noise ceiling."""
+    assert config.reward_pairs is not None
+    pairs = [_chosen_first(group) for group in load_groups(config.reward_pairs)]
+    scores = [
+        reward.score(
+            [group.prompt for group in pairs], [_plain(group.completions[side]) for group in pairs], groups=pairs
+        )
+        for side in (0, 1)
+    ]
+    quality: dict[str, Any] = reward_model_quality(*scores, clusters=[repr(group.prompt) for group in pairs]).as_dict()
+    if config.labels is not None:
+        facts = json.loads(Path(config.labels).read_text(encoding="utf-8"))
+        quality["noise_ceiling"] = facts["noise_ceiling"]
+    return quality
+
+
+def _chosen_first(group: PromptGroup) -> PromptGroup:
+    ranking = None if group.preference is None else group.preference.ranking
+    if len(group.completions) != 2 or ranking != (1, 2):
+        raise DataError(f"{group.source} is no comparison", expected="prompt, chosen, rejected")
+    return group
+
+
+def _plain(completion: Any) -> str:
+    """The text of a completion of one assistant turn."""
+    return completion if isinstance(completion, str) else "".join(message.content for message in completion)
+
+
+def _write(config: EvalConfig, table: PolicyTable, extra: dict[str, Any]) -> dict[str, Any]:
+    table = replace(table, extra={**table.extra, **extra})
+    path = table.write(config.output_dir)
+    lines: Sequence[str] = table.lines() + _quality_lines(extra)
+    text = Path(config.output_dir) / "table.txt"
+    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {"evaluation": str(path), "table": str(text), "lines": list(lines)}
+
+
+def _quality_lines(extra: dict[str, Any]) -> list[str]:
+    if "reward_model" not in extra:
+        return []
+    accuracy = extra["reward_model"]["accuracy"]
+    line = f"reward model on held-out comparisons: {accuracy['value']:.1%} right"
+    line += f" ({accuracy['low']:.1%} to {accuracy['high']:.1%})"
+    ceiling = extra["reward_model"].get("noise_ceiling")
+    return ["", line, *([] if ceiling is None else [f"the labels' noise allows {ceiling:.1%}"])]
