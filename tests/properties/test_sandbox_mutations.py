@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from assent.sandbox import language
 from assent.sandbox.gold import ATTRIBUTES, gold
 from assent.sandbox.replies import BAD, GOOD, MIXED, compose
 from assent.sandbox.world import World
 from assent.types import PromptGroup
-from hypothesis import given
-from hypothesis import strategies as st
 
 MUTATIONS = 10_000
+COLUMNS = World(0).prompts("test", 1, 0)[0].columns
 
 
 def _shuffle_words(text: str, prompt: str, rng: random.Random) -> str:
@@ -104,8 +106,7 @@ def test_at_equal_attributes_length_never_helps(originals: list[tuple[PromptGrou
 
 @given(st.text(max_size=200))
 def test_every_string_has_a_score(text: str) -> None:
-    columns = World(0).prompts("test", 1, 0)[0].columns
-    assert 0.0 <= gold(columns, text).total <= 1.0
+    assert 0.0 <= gold(COLUMNS, text).total <= 1.0
 
 
 def test_what_is_written_is_read_back(originals: list[tuple[PromptGroup, str]]) -> None:

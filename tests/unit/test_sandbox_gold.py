@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from assent.sandbox.gold import gold, reward
 from assent.sandbox.language import read_reply
 from assent.types import Message, PromptGroup
@@ -110,7 +111,8 @@ def test_instructions_are_checked(instruction: dict, obeying: str, failing: str)
     "text",
     [
         "", ".", "....", "Bye.", "Best wishes.", "It arrives in 5 days.", "it arrives in 5 days. Bye.",
-        "It arrives in 5 days. Bye", "It arrives in 5 days Bye.", "It arrives in five days. Bye.", "\x00", "\ud800", "🙂" * 500,
+        "It arrives in 5 days. Bye", "It arrives in 5 days Bye.", "It arrives in five days. Bye.", 
+        "\x00", "\ud800", "🙂" * 500,
         "It arrives in 05 days. Bye.", "It arrives in ５ days. Bye.", "It arrives in 5 days. Bye. Bye.",
         "It arrives in 5 days. It arrives in 5 days. Bye.", "Hello, Hello, it arrives in 5 days. Bye.",
         "Hello, it arrives in 5 days. Thanks, it is easy to use. Bye.", "Best wishes. It arrives in 5 days.",

@@ -7,6 +7,8 @@ import random
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
+
 from assent.errors import ConfigError, DataError
 from assent.sandbox.gold import gold
 from assent.sandbox.labellers import (
@@ -28,7 +30,6 @@ from assent.sandbox.replies import MIXED, compose
 from assent.sandbox.settings import CROWD, JUDGE, LabelSettings, LogSettings, Rater
 from assent.sandbox.world import World
 from assent.types import PromptGroup
-from scipy.stats import binomtest
 
 WORLD = World(0)
 GOOD, FAIR, RUDE = "Hello, {}. Best wishes.", "{}. Bye.", "{}. Stop asking."

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+
 from assent.errors import ConfigError
 from assent.sandbox.microworld import MicroWorld
 

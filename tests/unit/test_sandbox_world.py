@@ -7,6 +7,7 @@ import random
 from collections import Counter
 
 import pytest
+
 from assent.errors import ConfigError
 from assent.sandbox import documents
 from assent.sandbox.gold import gold

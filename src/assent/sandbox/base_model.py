@@ -118,20 +118,19 @@ def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, n: int) -> Iterator[
         pool = []
 
 
-def train(seed: int, *, n: int = DOCUMENTS, report: bool = True) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def train(seed: int, *, n: int, report: bool = True) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train the base model of a seed: AdamW, cosine, one pass over `n` documents. Deterministic on a machine."""
     tokenizer = build_tokenizer()
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(build_config(tokenizer))
-    steps = sum(1 for _ in _batches(tokenizer, seed, 2048)) * n // 2048
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(build_config(tokenizer))
+    steps = max(1, sum(1 for _ in _batches(tokenizer, seed, 2048)) * n // 2048)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     started = time.monotonic()
     for step, ids in enumerate(_batches(tokenizer, seed, n), 1):
-        rate = (
-            LEARNING_RATE * min(1.0, step / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-        )
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = LEARNING_RATE * min(1.0, step / 60) * (0.02 + 0.98 * cosine)
         logits = model(input_ids=ids).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=tokenizer.pad_token_id
@@ -169,11 +168,19 @@ def base_folder(world_seed: int = 0) -> Path:
     return folder
 
 
-def build(folder: Path, seed: int, *, n: int = DOCUMENTS) -> None:
-    """Train and write the base model of a seed; the folder appears whole or not at all."""
+def build(folder: Path, seed: int, *, n: int | None = None) -> None:
+    """Train and write the base model of a seed; the folder appears whole or not at all.
+
+    On one thread, so that the bytes do not depend on the number of cores (two are hardly faster at this size).
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        save(Path(temporary) / "model", *train(seed, n=n))
+        try:
+            save(Path(temporary) / "model", *train(seed, n=n or DOCUMENTS))
+        finally:
+            torch.set_num_threads(threads)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(Path(temporary) / "model", folder)

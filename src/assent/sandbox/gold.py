@@ -62,7 +62,7 @@ def total(attributes: Mapping[str, float], weights: Mapping[str, float]) -> floa
 def reward(
     prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup] | None = None
 ) -> list[float]:
-    """Gold as a reward function (`assent.sandbox.gold:reward`). Reads the columns of `groups`, one for each completion."""
+    """Gold as a reward function, `assent.sandbox.gold:reward`. Reads the columns of `groups`, one per completion."""
     if groups is None or not len(groups) == len(prompts) == len(completions):
         raise ValueError("gold needs the sandbox's prompt group (with its columns) of each completion")
     return [gold(group.columns, completion).total for group, completion in zip(groups, completions, strict=True)]
@@ -111,7 +111,7 @@ def _right(columns: Mapping[str, Any], reply: Reply) -> float:
 
 
 def _follows(columns: Mapping[str, Any], reply: Reply) -> float:
-    """Half for addressing what was asked, half for the instruction (earned without one once the question is addressed)."""
+    """Half for addressing what was asked, half for the instruction (free once addressed, where there is none)."""
     asked = [s for s in reply.sentences if _is_asked(columns, s)]
     instruction = columns["instruction"]
     if not asked:
@@ -137,7 +137,7 @@ def _safe(columns: Mapping[str, Any], reply: Reply) -> float:
 
 
 def _courteous(columns: Mapping[str, Any], reply: Reply) -> float:
-    """Opener and sign-off add up, to 1 for a polite opener and a sign-off to the customer by name; rudeness anywhere: 0."""
+    """Opener and sign-off add up: 1 for a polite opener and a sign-off to the customer by name. Rudeness: 0."""
     manner = language.OPENERS.get(reply.opener, "")
     if manner == "rude" or reply.sign_off.manner == "rude" or any(s.act == "rude" for s in reply.sentences):
         return 0.0

@@ -219,8 +219,8 @@ def sample_and_label(
 ) -> Labelled:
     """Sample completions for `settings.number` prompts of a split and label them.
 
-    `sampler` is the model that `settings.source` names (the caller has it); for `foreign` it must be None. Prompts whose
-    completions cannot be labelled (see `Labelled.skipped`) are replaced by further ones, so that the number is met.
+    `sampler` is the model that `settings.source` names (the caller has it); for `foreign` it must be None.
+    Prompts whose completions cannot be labelled (see `Labelled.skipped`) are replaced, so that the number is met.
     """
     if (sampler is None) != (settings.source == "foreign"):
         raise ConfigError("a sampler is needed for the sources sft and older, and for no other", got=settings.source)

@@ -18,20 +18,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-PRODUCTS = tuple(
+
+def _listed(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
+PRODUCTS = _listed(
     "kettle lamp blender tent heater drill radio camera phone tablet laptop printer toaster mixer fridge oven iron fan "
     "clock watch scale bike helmet stroller guitar piano drum speaker monitor keyboard mouse router charger vacuum "
     "razor dryer grill stove freezer cooler scooter skateboard telescope microscope projector thermostat humidifier "
-    "purifier".split()
+    "purifier"
 )
-NAMES = tuple(
+NAMES = _listed(
     "Dana Omar Lena Ravi Mia Noah Aiko Ivan Sara Luis Emma Yusuf Nina Paul Zoe Karl Ana Hugo Lily Amir Rosa Finn Ines "
     "Jack Maya Oleg Ruth Tom Uma Vera Will Xena Bela Cleo Dora Eric Faye Glen Hana Igor June Kofi Lola Mark Nora Otto "
-    "Pia Quinn".split()
+    "Pia Quinn"
 )
-CITIES = tuple(
+CITIES = _listed(
     "Lima Oslo Cairo Paris Rome Delhi Tokyo Quito Accra Dubai Berlin Madrid Lisbon Vienna Prague Athens Dublin Havana "
-    "Seoul Hanoi Nairobi Lagos Boston Denver Austin Perth Milan Porto Riga Turin Bergen Kyoto".split()
+    "Seoul Hanoi Nairobi Lagos Boston Denver Austin Perth Milan Porto Riga Turin Bergen Kyoto"
 )
 CODES = tuple(f"{letter}{number}" for letter in "BDFGHKMPRT" for number in range(10, 34, 2))
 PLANS = ("basic", "plus", "gold")

@@ -76,7 +76,7 @@ class MicroWorld:
     def reward(self) -> Vector:
         """(S,): a reward for each completion, in [0, 1] and rounded to tenths, so that ties occur."""
         worth = np.random.default_rng([self.seed, 2]).normal(size=self.vocabulary)
-        raw = worth[self.completions].sum(axis=1)
+        raw = np.asarray(worth[self.completions].sum(axis=1), dtype=np.float64)
         return np.round((raw - raw.min()) / np.ptp(raw), 1)
 
     def optimum(self, beta: float) -> tuple[Vector, float]:
@@ -94,8 +94,7 @@ class MicroWorld:
         probability = np.exp(self.reference)
         levels, place = np.unique(reward, return_inverse=True)
         mass = np.bincount(place, weights=probability, minlength=len(levels))
-        upper = np.cumsum(mass)
-        upper /= upper[-1]
+        upper = np.cumsum(mass) / mass.sum()
         lower = np.concatenate([[0.0], upper[:-1]])
         return self.reference + np.log((upper**n - lower**n) / (upper - lower))[place]
 

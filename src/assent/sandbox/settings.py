@@ -18,7 +18,8 @@ class Rater(Options):
     A rater's utility of a completion is gold's formula with the rater's own weights. Of two completions the first wins
     with probability (1 − 2·flip)·σ(d) + flip, where
 
-        d = (u₁ − u₂)/temperature + length_bias·(words₁ − words₂)/10 + position_bias·(±1) + self_preference·(own₁ − own₂)
+        d = (u₁ − u₂)/temperature + length_bias·(words₁ − words₂)/10
+            ± position_bias + self_preference·(own₁ − own₂)
 
     and the sign is + where the first was shown first.
     """
@@ -85,7 +86,7 @@ class LabelSettings(Options):
     tie_width: NonNegativeFloat = 0.0
     """Rankings: neighbours whose noisy utilities differ by less than this many units of gold are tied."""
     coverage: bool = True
-    """False: no labelled prompt shows the best behaviour (the personal sign-off), though the SFT model has it in 0.1–2%."""
+    """False: no label shows the best behaviour (the personal sign-off), though the SFT model has it in 0.1–2%."""
     trap_correlation: Fraction = 0.0
     """Share of prompts left out where the trap phrase stands in a completion that is not the best shown: at 1 it
     looks like a mark of good answers, though gold gives nothing for it."""
