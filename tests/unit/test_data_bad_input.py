@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 
 import pytest
 
 from assent.data.loading import load_groups, write_groups
-from assent.errors import DataError, DataFileNotFoundError, UsageError
+from assent.errors import DataError, DataFileNotFoundError, StorageError, UsageError
 from assent.types import PromptGroup
 
 GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
@@ -162,6 +163,26 @@ def test_split_and_revision_have_no_meaning_for_one_file(tmp_path):
 def test_an_unknown_layout_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'demonstrations'"):
         load_groups("x.jsonl", layout="demonstration")
+
+
+def test_no_name_at_all_does_not_mean_the_current_folder():
+    with pytest.raises(UsageError, match="no data was named"):
+        load_groups("")
+
+
+def test_a_full_disk_is_a_storage_error_and_leaves_the_old_file(tmp_path, monkeypatch):
+    group = PromptGroup(prompt="p", completions=("c",))
+    write_groups(tmp_path / "x.jsonl", [group], "demonstrations")
+    before = (tmp_path / "x.jsonl").read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="No space left") as raised:
+        write_groups(tmp_path / "x.jsonl", [group, group], "demonstrations")
+    assert raised.value.exit_status == 3
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.jsonl", before)]
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):

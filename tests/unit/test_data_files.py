@@ -10,6 +10,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 
 import datasets
 import huggingface_hub
@@ -196,9 +197,10 @@ def test_a_hub_dataset(tmp_path, monkeypatch):
         load_groups("owner/name")
 
 
-def test_the_same_groups_give_the_same_bytes(tmp_path):
+def test_the_same_groups_give_the_same_bytes_at_any_time_and_under_any_name(tmp_path, monkeypatch):
     groups = [PromptGroup(prompt=(Message("user", "é"),), columns={"n": 1})]
     write_groups(tmp_path / "a.jsonl.gz", groups, "prompts")
+    monkeypatch.setattr(time, "time", lambda: 1e9)
     write_groups(tmp_path / "b.jsonl.gz", groups, "prompts")
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
     assert "é" in gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()).decode()

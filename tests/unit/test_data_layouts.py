@@ -140,14 +140,14 @@ def test_sharegpt_roles(name, role):
     assert parse_row(row, LAYOUTS["prompts"]).prompt == (Message(role, "x"),)
 
 
-def test_transcripts_part_at_the_last_common_assistant_turn_not_inside_a_word():
+def test_transcripts_part_at_the_last_common_assistant_turn_even_if_the_replies_begin_alike():
     row = {
-        "chosen": "\n\nHuman: Hi\n\nAssistant: Hello",
-        "rejected": "\n\nHuman: Hi\n\nAssistant: Hell no\n\nHuman: Oh\n\nAssistant: Yes",
+        "chosen": "\n\nHuman: Hi\n\nAssistant: I am here",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: I am not\n\nHuman: Oh\n\nAssistant: Yes",
     }
     group = parse_row(row, LAYOUTS["implicit_comparisons"])
     assert group.prompt == "\n\nHuman: Hi\n\nAssistant:"
-    assert group.completions[0] == " Hello"
+    assert group.completions == (" I am here", " I am not\n\nHuman: Oh\n\nAssistant: Yes")
 
 
 def test_raw_text_parts_at_white_space():

@@ -21,7 +21,7 @@ from assent.data.formats import Layout, detect_layout, get_layout, missing_colum
 from assent.data.readers import Hasher, NumberedRow, is_gzipped, kind_of, open_parquet, plain_row, read_rows
 from assent.data.sources import open_source
 from assent.data.texts import RowError
-from assent.errors import DataError, DataFileNotFoundError, UsageError
+from assent.errors import DataError, DataFileNotFoundError, StorageError, UsageError
 from assent.types import PromptGroup
 
 if TYPE_CHECKING:
@@ -261,5 +261,7 @@ def write_groups(path: str | os.PathLike[str], groups: Iterable[PromptGroup], la
         temporary.replace(target)
     except FileNotFoundError:
         raise DataFileNotFoundError(f"there is no folder {target.parent}", fix="create it first") from None
+    except OSError as error:
+        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)

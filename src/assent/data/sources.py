@@ -34,6 +34,8 @@ class Source:
 
 
 def open_source(name: str, *, split: str | None, revision: str | None) -> Source:
+    if not name.strip():
+        raise UsageError("no data was named", got=repr(name), expected="a file, a folder, or a hub name")
     path = Path(name).expanduser()
     if not path.exists():
         if looks_like_file(name):
@@ -134,7 +136,7 @@ def _open_hub(name: str, *, split: str | None, revision: str | None) -> Source:
     try:
         with _offline(offline is not None):  # then only what is in the cache, and no minutes of retries
             loaded = datasets.load_dataset(name, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if offline is not None:
             raise DataError(
                 f"there is no file or folder {name!r} here, and the hub cannot be asked for a dataset of that name",
