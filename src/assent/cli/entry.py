@@ -41,6 +41,8 @@ COMMANDS = (
     ("run", "assent.cli.pipelines:run", PIPELINES, "A pipeline's stages in order; finished ones are not repeated."),
     ("report", "assent.cli.pipelines:report", PIPELINES, "One page about a run or a pipeline."),
     ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),
+    ("sample", "assent.cli.models:sample", MODELS, "Completions of a policy, as JSONL."),
+    ("best-of-n", "assent.cli.models:best_of_n", MODELS, "Of N completions of each prompt, the best by a reward."),
 )
 
 DATA_COMMANDS = (

@@ -44,8 +44,31 @@ def _imported(location: str) -> Any:
 
 STEPS: dict[str, Step] = {
     "new-model": Step("assent.config.commands:NewModelConfig", "assent.pipelines.tools:new_model"),
+    "sandbox-world": Step(
+        "assent.config.sandbox:SandboxWorldConfig",
+        "assent.sandbox.steps:write_world",
+        outputs=("model", "demonstrations", "prompts", "test_prompts"),
+    ),
+    "sandbox-labels": Step(
+        "assent.config.sandbox:SandboxLabelsConfig",
+        "assent.sandbox.steps:write_labels",
+        outputs=("train", "test", "labels"),
+    ),
     "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
     "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),
     "ppo": Step("assent.config.stages:PpoConfig", "assent.stages.online:train"),
+    "eval": Step(
+        "assent.config.evaluation:EvalConfig", "assent.evaluation.run:evaluate", outputs=("evaluation", "table")
+    ),
+    "sample": Step(
+        "assent.config.completions:SampleConfig",
+        "assent.pipelines.completions:sample",
+        outputs=("output_dir", "completions"),
+    ),
+    "best-of-n": Step(
+        "assent.config.completions:BestOfNConfig",
+        "assent.pipelines.completions:best_of_n",
+        outputs=("output_dir", "completions", "candidates"),
+    ),
 }

@@ -1,0 +1,75 @@
+"""Configuration of what writes completions: `sample` and `best-of-n`. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from assent.config.options import Device, NonNegative, Options, Positive
+
+
+class CompletionOptions(Options):
+    """A policy, prompts, and how to sample from the one at the other."""
+
+    output_dir: str
+    """Folder to write completions.jsonl to."""
+    model: str
+    """Policy to sample from: a folder or a hub name."""
+    data: str
+    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
+    num_prompts: NonNegative = 0
+    """The first so many prompts of the data; 0: all."""
+    max_new_tokens: Positive = 256
+    """Longest completion, in tokens."""
+    max_length: Positive = 1024
+    """Tokens of prompt and completion together. Longer prompts lose their oldest turns."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the smallest set of tokens that has this probability."""
+    top_k: NonNegative = 0
+    """Sample from so many of the likeliest tokens; 0: from all."""
+    seed: NonNegative = 0
+    """Each completion is a function of it, of the prompt's number and of its own."""
+    device: Device = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the weights are held in."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    chat_template: str | None = None
+    """For a model without one: chatml, or a file with a Jinja template."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the chat template."""
+    system: Literal["error", "merge"] = "error"
+    """merge: put a system message into the first user turn where the template refuses one."""
+
+
+class SampleConfig(CompletionOptions):
+    """Completions of a policy, as JSONL that every other command reads (prompt, completion)."""
+
+    num_completions: Positive = 1
+    """Completions of each prompt."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of sampling."""
+    greedy: bool = False
+    """Always the likeliest token."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if self.greedy:
+            idle = self.model_fields_set & {"temperature", "top_p", "top_k"}
+            idle |= {"num_completions"} if self.num_completions > 1 else set()
+            if idle:
+                raise ValueError(f"{', '.join(sorted(idle))} has no effect with greedy: leave one of them out")
+        return self
+
+
+class BestOfNConfig(CompletionOptions):
+    """Samples N completions of each prompt and keeps the one that the reward scores highest (arXiv:2009.01325)."""
+
+    reward: str
+    """What chooses: a reward-model folder, or module:function of prompts and completions."""
+    n: Annotated[int, Field(ge=2)] = 16
+    """Completions of each prompt among which the best is kept."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of sampling."""
