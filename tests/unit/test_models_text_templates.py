@@ -53,15 +53,29 @@ def test_template_kwargs_of_the_run_and_of_the_row():
 
 
 def test_tools_reach_the_template():
-    tools = "{% for t in tools %}{{ t['function']['name'] }} {% endfor %}{{ messages[0]['content'] }}"
+    contents = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tools = "{% for t in tools %}{{ t['function']['name'] }} {% endfor %}" + contents
     rendered = resolve_template(byte_bpe(template=tools)).render(
         USER, tools=[{"type": "function", "function": {"name": "weather", "parameters": {}}}]
     )
     assert rendered == "weather hello"
 
 
+@pytest.mark.parametrize(
+    "lossy",
+    [
+        "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}<|im_end|>{% endfor %}",
+        "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}<|im_end|>{% endfor %}",
+        "{% for m in messages if m['role'] == 'assistant' %}{{ m['content'] }}<|im_end|>{% endfor %}",
+    ],
+)
+def test_template_that_leaves_contents_out_is_an_error(lossy):
+    with pytest.raises(TemplateError, match="leaves out the text"):
+        resolve_template(byte_bpe(template=lossy)).render(USER)
+
+
 def test_template_that_fails_says_why():
-    strict = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}x"
+    strict = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}" + INST
     with pytest.raises(TemplateError, match="user first"):
         resolve_template(byte_bpe(template=strict)).render(turns(("assistant", "hi")))
 

@@ -9,7 +9,7 @@ from assent.errors import TemplateError, UsageError
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import decode, encode_prompt, tokenize_groups
 from assent.types import Preference, PromptGroup
-from tests.helpers_models_text import byte_bpe, comparison, metaspace, prepending, turns, word_level
+from tests.helpers_models_text import CHATML, byte_bpe, comparison, metaspace, prepending, turns, word_level
 
 THINKING = (
     "{% for m in messages %}<|im_start|>{{m['role']}}\n"
@@ -190,6 +190,22 @@ def test_messages_context_of_a_later_turn_is_the_prompt_that_sampling_sees():
     last = group.completions[0].mask.index(False)
     second = group.completions[0].mask.index(True, last)
     assert group.prompt_ids + group.completions[0].ids[:second] == encode_prompt(CHAT[:3], template=template)
+
+
+def test_template_that_ends_the_whole_with_one_more_token_reads_several_turns():
+    """Phi-3's kind: `<|im_end|>` after each turn, EOS once more after the last."""
+    tokenizer = byte_bpe(template=CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}")
+    [group] = tokenize([PromptGroup(prompt=CHAT[:1], completions=(CHAT[1:4],))], tokenizer).groups
+    plain = tokenize([PromptGroup(prompt=CHAT[:1], completions=(CHAT[1:4],))], byte_bpe()).groups[0]
+    assert group.completions == plain.completions
+
+
+def test_eos_before_the_content_is_not_its_end():
+    opening = CHATML.replace("{{m['content']}}", "{% if m['role'] == 'assistant' %}<|eos|>{% endif %}{{m['content']}}")
+    tokenizer = byte_bpe(template=opening)
+    tokenizer.generation_eos_ids = frozenset({tokenizer.convert_tokens_to_ids("<|eos|>")})
+    [group] = tokenize([comparison("hello", "im_end", "no")], tokenizer).groups
+    assert [spelled(tokenizer, c.ids) for c in group.completions] == ["<|eos|>im_end<|im_end|>", "<|eos|>no<|im_end|>"]
 
 
 def test_train_on_last():

@@ -118,39 +118,41 @@ def _conversation(
     assistant = [i for i, m in enumerate(turns) if m.role == "assistant"]
     if not assistant:
         raise TemplateError("a completion has no assistant turn", got=", ".join(m.role for m in turns) or "no turns")
-    turns_dropped = len(turns) - 1 - assistant[-1]
     if template.prompt_format == "concat":
-        return _end(_apart(turns, template), template)
+        return _finished((), *_cut(_apart(turns, template), turns[0].content, template), template)
     pieces: list[Piece] = []
-    written = rendered  # what the pieces so far and the prompt amount to
-    dropped = ""
+    written = before = rendered
     for n, i in enumerate(assistant):
         if i:
             before = template.render(prompt + turns[:i], add_generation_prompt=True, **options)
-            gap = _continuation(written, before, n)
-            pieces.append(Piece(dropped + gap, False))
-        else:
-            before = rendered
-        after = template.render(prompt + turns[: i + 1], **options)
-        turn = _continuation(before, after, n)
-        kept, dropped, found = template.encoder.cut_after_eos(turn)
-        if not found:
-            kept, dropped = turn, ""
+            pieces.append(Piece(_continuation(written, before, n), False))
+        turn = _continuation(before, template.render(prompt + turns[: i + 1], **options), n)
+        kept, tail, found = _cut(turn, turns[i].content, template)
+        if i == assistant[-1]:
+            return _finished(tuple(pieces), kept, tail, found, template, turns_dropped=len(turns) - 1 - i)
         pieces.append(Piece(kept, True))
-        written = after
-    last = Piece(pieces[-1].text + dropped, True)
-    return replace(_end((*pieces[:-1], last), template), turns_dropped=turns_dropped)
+        written = before + kept
+    raise AssertionError("there is a last assistant turn")
 
 
-def _end(pieces: tuple[Piece, ...], template: Template) -> CompletionText:
-    """The last piece ends with its first EOS; what follows goes, unless the tail is kept."""
-    text, tail, found = template.encoder.cut_after_eos(pieces[-1].text)
+def _cut(turn: str, content: str, template: Template) -> tuple[str, str, bool]:
+    """(the turn through the first EOS after its content, what follows, whether there is an EOS)."""
+    text = content.strip()
+    start = max(0, turn.find(text)) + len(text) if text in turn else 0
+    kept, tail, found = template.encoder.cut_after_eos(turn[start:])
+    return turn[:start] + kept, tail, found
+
+
+def _finished(
+    pieces: tuple[Piece, ...], kept: str, tail: str, found: bool, template: Template, *, turns_dropped: int = 0
+) -> CompletionText:
+    """The completion with its last turn; what follows the EOS goes, unless the tail is kept."""
     if template.keep_template_tail:
-        return CompletionText(pieces, append_eos=not found)
-    return CompletionText((*pieces[:-1], Piece(text, True)), append_eos=not found, tail=tail)
+        kept, tail = kept + tail, ""
+    return CompletionText((*pieces, Piece(kept, True)), append_eos=not found, tail=tail, turns_dropped=turns_dropped)
 
 
-def _apart(turns: tuple[Message, ...], template: Template) -> tuple[Piece, ...]:
+def _apart(turns: tuple[Message, ...], template: Template) -> str:
     """`--prompt-format concat`: the content as it is, and what the template writes after a turn."""
     if len(turns) != 1 or turns[0].extra:
         raise TemplateError(
@@ -158,7 +160,7 @@ def _apart(turns: tuple[Message, ...], template: Template) -> tuple[Piece, ...]:
             got=", ".join(" ".join([m.role, *m.extra]) for m in turns),
             fix="use --train-on last for conversations, or a template that continues its own prompt",
         )
-    return (Piece(turns[0].content + template.tail, True),)
+    return turns[0].content + template.tail
 
 
 def _continuation(before: str, after: str, turn: int) -> str:

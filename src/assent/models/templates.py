@@ -31,8 +31,8 @@ REMEDIES = (
     "pass what the template needs with --chat-template-kwargs, give another template with --chat-template FILE, "
     "or render prompt and completion apart with --prompt-format concat"
 )
-_CONTROL_TOKEN = re.compile(r"<\|[^\s|<>{}'\"]+\|>")
-"""What counts as a control token in a template that is attached to a base model: <|name|>."""
+_CONTROL_TOKEN = re.compile(r"<\|[^\s|<>{}'\"]+\|>|<｜[^\s｜<>{}'\"]+｜>|<\|\w+>|<\w+\|>|<(?:start|end)_of_\w+>")
+"""What counts as a control token in a template that is attached: as ChatML, DeepSeek and Gemma write theirs."""
 _PROBE = "zqxvprobe"
 """A content that no template writes by itself; ordinary letters, so that templates treat it like any other."""
 
@@ -77,6 +77,11 @@ class Template:
         """
         if self.source is None:
             raise missing_template(self.tokenizer)
+        if self.loses_text:
+            raise TemplateError(
+                "the chat template leaves out the text of a turn (it may expect lists of text and pictures)",
+                fix="give a template for plain text with --chat-template chatml or --chat-template FILE",
+            )
         if self.refuses_system and any(m.role == "system" for m in messages):
             if self.system == "error":
                 raise TemplateError(
@@ -124,6 +129,17 @@ class Template:
             except TemplateError:
                 return False  # it refuses more than the system message: its own error says what
             return True
+
+    @cached_property
+    def loses_text(self) -> bool:
+        """Whether the template renders without error and without the contents."""
+        try:
+            text = self._render(
+                (Message("user", _PROBE), Message("assistant", f"{_PROBE}2")), None, self.chat_template_kwargs, False
+            )
+        except TemplateError:
+            return False  # its own error says what
+        return text.replace(f"{_PROBE}2", "", 1).find(_PROBE) < 0 or f"{_PROBE}2" not in text
 
     @cached_property
     def tail(self) -> str:
@@ -203,9 +219,9 @@ def resolve_template(
 def attach_template(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, name_or_file: str) -> list[str]:
     """Give a model a chat template; returns the control tokens that were new to it.
 
-    Control tokens of the template (<|name|>) become single tokens, new embedding rows start at the mean, and the token
-    that ends an assistant turn joins the EOS set: it becomes the tokenizer's EOS, and the generation config lists it
-    beside the old one. Attaching the same template twice changes nothing.
+    Control tokens of the template (<|name|> and the like) become single tokens, new embedding rows start at the mean,
+    and the token that ends an assistant turn joins the EOS set: it becomes the tokenizer's EOS, and the generation
+    config lists it beside the old one. Attaching the same template twice changes nothing.
     """
     source = read_template(name_or_file)
     wanted = list(dict.fromkeys(_CONTROL_TOKEN.findall(source)))
