@@ -176,8 +176,10 @@ def _values(command: str, done: float, noise: float) -> dict[str, float]:
     return {"loss": 3.1 - 2.1 * done + noise, "mean_token_accuracy": 0.3 + 0.4 * done}
 
 
-def write_pipeline(folder: Path, *, steps: int = 40, hostile: bool = False) -> Path:
-    """pipeline.json, the stages' run folders and evaluation.json."""
+def write_pipeline(
+    folder: Path, *, steps: int = 40, hostile: bool = False, trained: tuple[str, ...] = ("sft", "reward", "dpo", "ppo")
+) -> Path:
+    """pipeline.json, run folders of the stages in `trained`, and evaluation.json."""
     folder.mkdir(parents=True, exist_ok=True)
     options = {
         "demonstrations": {"world_seed": 0},
@@ -190,13 +192,17 @@ def write_pipeline(folder: Path, *, steps: int = 40, hostile: bool = False) -> P
             "data": f"{folder}/demonstrations/prompts.jsonl",
             "reward": f"{folder}/reward/model",
         },
-        "evaluation": {"policies": [f"{folder}/{name}/model" for name in ("sft", "dpo", "ppo")]},
+        "evaluation": {
+            "policies": {name: f"{folder}/{name}/model" for name in ("sft", "dpo", "ppo")},
+            "ledgers": {"dpo": f"{folder}/dpo"},
+            "judge": "sandbox:gold",
+        },
     }
     commands = {"demonstrations": "sandbox-data", "pairs": "label", "evaluation": "sandbox-eval"}
     stages = []
     for seed, (name, given) in enumerate(options.items()):
         command = commands.get(name, name)
-        if name not in commands:
+        if name in trained:
             write_run(folder / name, command=command, config={**given, "seed": 0}, steps=steps, seed=seed)
         result = {"output_dir": str(folder / name)}
         entry = {"name": name, "command": command, "output_dir": str(folder / name), "options": given, "result": result}

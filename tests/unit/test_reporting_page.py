@@ -81,7 +81,7 @@ def test_lineage_links_stages(pipeline):
     plain = [" ".join(re.sub(r"<[^>]+>", " ", entry).split()) for entry in entries]
     assert "ppo model ← sft · data ← demonstrations · reward ← reward" in plain
     assert "sft model ← base · data ← demonstrations" in plain
-    assert "evaluation sandbox-eval policies ← sft, dpo, ppo" in plain
+    assert "evaluation sandbox-eval policies ← sft, dpo, ppo · judge ← sandbox:gold" in plain
 
 
 def test_costs_are_summed_where_they_add_up(pipeline):
@@ -128,7 +128,7 @@ def test_nothing_leaves_the_page_and_nothing_runs(pipeline):
 
 
 def test_hostile_text_is_shown_as_text(tmp_path):
-    folder = write_pipeline(tmp_path / "<b>demo", steps=2, hostile=True)
+    folder = write_pipeline(tmp_path / "<b>demo", steps=2, hostile=True, trained=("sft",))
     markup = write_report(folder).read_text(encoding="utf-8")
     page = Page(markup)
     assert "<script" not in markup
@@ -148,7 +148,7 @@ def test_samples_show_the_largest_gains_and_losses(pipeline):
 
 
 def test_a_folder_that_was_moved_still_reports(tmp_path):
-    folder = write_pipeline(tmp_path / "here", steps=3)
+    folder = write_pipeline(tmp_path / "here", steps=3, trained=("sft",))
     moved = folder.rename(tmp_path / "there")
     assert "PPO beats SFT" in write_report(moved).read_text(encoding="utf-8")
 
@@ -186,13 +186,13 @@ def _with_rates(folder: Path, *, value: float, low: float, high: float) -> str:
 
 
 def test_verdict_does_not_claim_what_the_interval_does_not_show(tmp_path):
-    folder = write_pipeline(tmp_path / "demo", steps=2)
+    folder = write_pipeline(tmp_path / "demo", steps=2, trained=())
     assert _with_rates(folder, value=0.53, low=0.48, high=0.58).startswith("No method is shown to beat SFT")
     assert _with_rates(folder, value=0.4, low=0.35, high=0.45).startswith("No method beats SFT: the best,")
 
 
 def test_policies_with_too_few_prompts_have_no_interval(tmp_path):
-    folder = write_pipeline(tmp_path / "demo", steps=2)
+    folder = write_pipeline(tmp_path / "demo", steps=2, trained=())
     heading = _with_rates(folder, value=0.9, low=0.0, high=1.0)
     assert "95% interval 0% to 100%" in heading
     path = folder / "evaluation" / "evaluation.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from assent.evaluation.intervals import Estimate
+from assent.runs.files import write_json
 
 LEDGER_COLUMNS = {
     "cost/labels": "labels",
@@ -133,9 +133,7 @@ class PolicyTable:
         """`evaluation.json` in a folder, which is made where it is missing."""
         path = Path(folder) / "evaluation.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8"
-        )
+        write_json(path, self.as_dict())
         return path
 
     def lines(self) -> list[str]:

@@ -16,7 +16,19 @@ NAME_LINE = 20
 """From a row's top to the middle of its first line, where its dot stands. Pixels, as all here."""
 RAIL_WIDTH = 46
 _NAMED = re.compile(r"\$\{([\w-]+)\.[^}]+\}")
-_INPUT_OPTIONS = {"model", "data", "eval_data", "reference", "reward", "critic", "policy", "baseline", "prompts"}
+_INPUTS = {
+    "model",
+    "data",
+    "eval_data",
+    "prompts",
+    "reference",
+    "reward",
+    "reward_model",
+    "reward_pairs",
+    "critic",
+    "judge",
+}
+_NOT_INPUTS = {"output_dir", "ledgers", "labels", "reference_cache"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +76,7 @@ def _origins(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[t
     known inputs from outside, without a stage.
     """
     for option, value in _flat(options):
-        if not isinstance(value, str) or option.split(".")[-1] == "output_dir":
+        if not isinstance(value, str) or option in _NOT_INPUTS:
             continue
         named = _NAMED.search(value)
         for index in reversed(range(len(earlier))):
@@ -73,19 +85,18 @@ def _origins(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[t
                 yield option, stage.name, index
                 break
         else:
-            if option in _INPUT_OPTIONS:
+            if option in _INPUTS:
                 yield option, PurePath(value).name or value, None
 
 
-def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each single value under its option's name, also out of lists and mappings (`policies: {dpo: …}`)."""
     for key, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                yield from _flat({key: item}, prefix)
+        if isinstance(value, (Mapping, list, tuple)):
+            for item in value.values() if isinstance(value, Mapping) else value:
+                yield from _flat({key: item})
         else:
-            yield f"{prefix}{key}", value
+            yield key, value
 
 
 def _inside(value: str, folder: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.errors import RunFolderError
+from assent.runs.files import as_number
 from assent.runs.reading import Series, read_run
 
 EVALUATION_SCHEMA = 1
@@ -33,8 +34,8 @@ class Stage:
         """The last value logged, or the one in the result."""
         if metric in self.metrics:
             return self.metrics[metric].last
-        value = self.result.get("metrics", {}).get(metric)
-        return float(value) if isinstance(value, (int, float)) else None
+        metrics = self.result.get("metrics")
+        return as_number(metrics.get(metric)) if isinstance(metrics, Mapping) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,7 @@ def _read_stage(folder: Path, entry: Mapping[str, Any] | None = None) -> Stage:
             options=dict(listed.get("options") or {}),
             result=dict(listed.get("result") or {}),
             finished=listed.get("result") is not None,
+            manifest={"started": listed.get("started_at"), "finished": listed.get("finished_at")},
         )
     view = read_run(folder)
     return Stage(
