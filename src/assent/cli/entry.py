@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import sys
@@ -23,7 +24,6 @@ from cyclopts import App, CycloptsError
 from assent import __version__
 from assent.cli.outcome import Outcome
 from assent.errors import AssentError, ConfigError, UsageError
-from assent.runs.files import to_json
 
 EPILOGUE = (
     "Every command takes --config FILE.yaml (options by name; a flag wins), --json (one JSON document on stdout) "
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
         if outcome is not None:
-            print(to_json(outcome.document) if as_json else outcome.text)
+            print(json.dumps(outcome.document, ensure_ascii=False, allow_nan=False) if as_json else outcome.text)
             sys.stdout.flush()
         return 0 if outcome is None else outcome.exit_status
     except BrokenPipeError:  # the reader of stdout has left: nobody to tell

@@ -14,3 +14,11 @@ class Outcome:
     document: Mapping[str, Any]
     text: str
     exit_status: int = 0
+
+
+def figures(metrics: Mapping[str, Any]) -> list[str]:
+    """One line for each metric."""
+    return [
+        f"  {name:<28} {value:.6g}" if isinstance(value, float | int) else f"  {name:<28} {value}"
+        for name, value in sorted(metrics.items())
+    ]

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome
 from assent.config.commands import DemoConfig, ReportConfig, RunConfig
-from assent.runs.progress import progress_for_stderr
-
-if TYPE_CHECKING:
-    from assent.pipelines.runner import PipelineResult
+from assent.pipelines.plan import read_plan
+from assent.pipelines.runner import PipelineResult, run_pipeline
+from assent.pipelines.tools import write_report
 
 
 @command(RunConfig, positional="file")
 def run(config: RunConfig) -> Outcome:
-    from assent.pipelines.plan import read_plan
-    from assent.pipelines.runner import run_pipeline
-
     plan = read_plan(
         config.file, output_dir=config.output_dir, seed=config.seed, fast=config.fast, overrides=config.set
     )
-    return _outcome("run", run_pipeline(plan, progress=progress_for_stderr()))
+    return _outcome("run", run_pipeline(plan))
 
 
 @command(DemoConfig)
 def demo(config: DemoConfig) -> Outcome:
-    from assent.pipelines.plan import read_plan
-    from assent.pipelines.runner import run_pipeline
-
     folder = config.output_dir or ("out/demo-fast" if config.fast else "out/demo")
     with as_file(files("assent.pipelines") / "demo.yaml") as file:
         plan = read_plan(file, output_dir=folder, seed=config.seed, fast=config.fast)
-    return _outcome("demo", run_pipeline(plan, progress=progress_for_stderr()))
+    return _outcome("demo", run_pipeline(plan))
 
 
 @command(ReportConfig, positional="run")
 def report(config: ReportConfig) -> Outcome:
-    from assent.reporting.page import write_report
-
-    path = write_report(config.run)
-    return Outcome({"command": "report", "report": str(path)}, f"report: {path}")
+    path = write_report(config)
+    return Outcome({"command": "report", "report": path}, f"report: {path}")
 
 
 def _outcome(name: str, result: PipelineResult) -> Outcome:

@@ -14,7 +14,7 @@ from typing import Any
 from assent.errors import RunFolderError
 from assent.pipelines.plan import Plan, Stage
 from assent.runs.files import from_json, write_json
-from assent.runs.progress import Progress, Silent
+from assent.runs.progress import Progress, progress_for_stderr
 
 STATE = "pipeline.json"
 FORMAT = 1
@@ -43,7 +43,7 @@ def run_pipeline(plan: Plan, *, progress: Progress | None = None) -> PipelineRes
 
     RunFolderError, before anything runs, if the folder holds another pipeline or stages run with other options.
     """
-    progress = progress or Silent()
+    progress = progress or progress_for_stderr()
     state = _State.open(plan)
     outputs: dict[str, dict[str, Any]] = {}
     with progress.task(plan.name, total=len(plan.stages)) as task:

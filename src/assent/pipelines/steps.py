@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from assent.runs.progress import Progress
+from assent.runs.files import from_json, to_json
+from assent.runs.progress import Progress, progress_for_stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Step:
         outputs: Mapping[str, Any] = result if isinstance(result, Mapping) else result.as_dict()
         missing = [name for name in self.outputs if name not in outputs]
         assert not missing, f"{self.function} gave no {', '.join(missing)}"
-        return dict(outputs)
+        return from_json(to_json(dict(outputs)))
 
 
 def _imported(location: str) -> Any:
@@ -72,3 +73,8 @@ STEPS: dict[str, Step] = {
         outputs=("output_dir", "completions", "candidates"),
     ),
 }
+
+
+def run_step(name: str, config: BaseModel) -> dict[str, Any]:
+    """One step on its own, with its progress on stderr. JSON-able."""
+    return STEPS[name].run(config, progress=progress_for_stderr())

@@ -1,12 +1,15 @@
-"""Commands that train nothing, as functions of their configuration: what both the CLI and pipelines call."""
+"""Commands that train nothing, as functions of their configuration. Torch is imported by those that need it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from assent.config.commands import DataCheckConfig, NewModelConfig, ReportConfig
+from assent.runs.files import from_json, to_json
+from assent.runs.progress import Progress
+
 if TYPE_CHECKING:
-    from assent.config.commands import NewModelConfig
-    from assent.runs.progress import Progress
+    from assent.data.loading import Dataset
 
 
 def new_model(config: NewModelConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -21,3 +24,48 @@ def new_model(config: NewModelConfig, *, progress: Progress | None = None) -> di
         "vocab_size": summary.vocab_size,
         "characters": summary.characters,
     }
+
+
+def write_report(config: ReportConfig) -> str:
+    """Writes report.html into the run's or pipeline's folder; its path."""
+    from assent.reporting.page import write_report as write
+
+    return str(write(config.run))
+
+
+def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
+    """The audit of a file as a JSON-able document (`text`, `tokens`, `findings`) and as lines for people."""
+    from assent.data.auditing import audit
+    from assent.data.loading import load_groups
+
+    dataset = load_groups(config.file, layout=config.layout, split=config.split, lenient=True)
+    second = None if config.against is None else load_groups(config.against, lenient=True)
+    text = audit(dataset, second)
+    findings, lines = text.findings(), text.lines()
+    document: dict[str, Any] = {"text": text.as_dict()}
+    if config.model is not None:
+        tokens = _token_audit(config, config.model, dataset)
+        findings += tokens.pop("findings")
+        lines += ["", f"with the tokenizer of {config.model}:", *tokens.pop("lines", [])]
+        document["tokens"] = tokens
+    document["findings"] = findings
+    if findings:
+        lines += ["", "findings:", *(f"  {finding}" for finding in findings)]
+    return from_json(to_json(document)), lines
+
+
+def _token_audit(config: DataCheckConfig, model: str, dataset: Dataset) -> dict[str, Any]:
+    from assent.models.loading import load_tokenizer
+    from assent.models.templates import resolve_template
+    from assent.models.token_audit import token_audit
+
+    tokenizer = load_tokenizer(model, revision=config.revision)
+    template = resolve_template(
+        tokenizer,
+        chat_template=config.chat_template,
+        system=config.system,
+        prompt_format=config.prompt_format,
+        chat_template_kwargs=config.chat_template_kwargs,
+        keep_template_tail=config.keep_template_tail,
+    )
+    return token_audit(dataset, tokenizer, template, config.max_length)
