@@ -243,3 +243,30 @@ def test_non_finite_weights_are_reported() -> None:
         model.lm_head.weight[3, 0] = torch.nan
     with pytest.raises(NonFiniteError, match="non-finite log-probability"):
         made.sample([(3, 4)], num_completions=1, params=SamplingParams(max_new_tokens=2), seed=KEY)
+
+
+def test_finished_rows_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sampler(eos_ids=tuple(range(2, 12)))
+    made.tier = "buffer"
+    widths: list[int] = []
+    original = decoding.BufferDecoder.step
+
+    def spy(self: decoding.BufferDecoder, ids: torch.Tensor) -> torch.Tensor:
+        widths.append(len(ids))
+        return original(self, ids)
+
+    monkeypatch.setattr(decoding.BufferDecoder, "step", spy)
+    rollouts = made.sample(PROMPTS, num_completions=8, params=SamplingParams(max_new_tokens=24), seed=KEY)
+    needed = [sum(len(r.ids) > t + 1 for r in rollouts) for t in range(len(widths))]
+    assert widths[0] <= 40
+    assert widths[-1] < 10
+    assert all(alive <= width <= max(1, alive / 0.7) for alive, width in zip(needed, widths, strict=True))
+
+
+def test_autocast_changes_the_precision_and_nothing_else() -> None:
+    made = sampler(tiny(scale=3.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rollouts = made.sample(PROMPTS, num_completions=2, params=SamplingParams(max_new_tokens=12), seed=KEY)
+    assert made.tier == "buffer", made.tier_reason
+    for r in rollouts:
+        np.testing.assert_allclose(r.logprobs, plain_logprobs(made.model, r.prompt_ids, r.ids), atol=0.1)

@@ -19,11 +19,11 @@ def choose(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Te
     logits = logits.float()
     if params.temperature != 1.0:
         logits = logits / params.temperature
-    top, likeliest = logits.max(dim=-1, keepdim=True)
+    top = logits.amax(dim=-1, keepdim=True)
     weights = (logits - top).exp_()
     total = weights.sum(dim=-1)
     if params.greedy:
-        ids = likeliest.squeeze(-1)
+        ids = logits.argmax(dim=-1)
     else:
         ids = inverse_cdf(_truncate(weights, total, params), uniforms)
     chosen = logits.gather(-1, ids[:, None]) - top
