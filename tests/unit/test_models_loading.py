@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -203,7 +204,7 @@ def test_new_pad_gets_a_row_and_is_saved(tmp_path):
     assert policy.get_input_embeddings().weight.shape[0] >= size + 1
     saved = save_model(tmp_path / "out", policy, loaded)
     again = AutoModelForCausalLM.from_pretrained(saved)
-    assert again.config.pad_token_id == size
+    assert again.config.pad_token_id == again.generation_config.pad_token_id == size
     assert again(torch.tensor([[size]])).logits.isfinite().all()
 
 
@@ -274,6 +275,35 @@ def test_failed_save_leaves_the_old_folder_and_no_litter(folder, tmp_path, monke
     after = load_file(target / "model.safetensors")
     assert all(torch.equal(before[n], after[n]) for n in before)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_save_that_fails_at_the_rename_puts_the_old_folder_back(folder, tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(folder)
+    model = load_policy(folder)
+    target = save_model(tmp_path / "out", model, tokenizer)
+    rename = Path.rename
+
+    def failing(self, to):
+        if ".part-" in self.name:
+            raise OSError(5, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StorageError):
+        save_model(target, model, tokenizer)
+    assert (target / "model.safetensors").is_file()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_generation_config_that_transformers_refuses_to_write(folder, tmp_path):
+    tokenizer = load_tokenizer(folder)
+    model = load_policy(folder)
+    model.generation_config.temperature = 0.6  # without do_sample
+    saved = save_model(tmp_path / "out", model, tokenizer)
+    assert "temperature" not in json.loads((saved / "generation_config.json").read_text())
+    model.generation_config.temperature, model.generation_config.do_sample = 0.6, True
+    saved = save_model(tmp_path / "out", model, tokenizer)
+    assert json.loads((saved / "generation_config.json").read_text())["temperature"] == 0.6
 
 
 def test_adapter_folder_gives_the_base_with_the_adapter_merged(folder, tmp_path):

@@ -98,3 +98,19 @@ def test_cut_after_eos_takes_the_first_one_the_template_wrote():
     assert head == encoder.mark("say <|im_end|>") + "<|im_end|>"
     assert tail == "\n<|im_end|>"
     assert encoder.cut_after_eos("none here") == ("none here", "", False)
+
+
+def test_spelled_unknown_token_is_no_control_token():
+    encoder = Encoder(word_level())
+    assert not encoder.spells_control("an <unk> word")
+    assert encoder.spells_control("an <s> word")
+
+
+def test_tokens_of_the_eos_set_are_control_tokens_even_where_they_are_not_special():
+    tokenizer = byte_bpe()
+    tokenizer.add_tokens(["[END]"])
+    end = tokenizer.convert_tokens_to_ids("[END]")
+    encoder = Encoder(tokenizer, eos_ids=frozenset({end}))
+    [ids] = encoder.starting([encoder.mark("the [END] of it")])
+    assert end not in ids
+    assert tokenizer.decode(ids) == "the [END] of it"

@@ -47,6 +47,7 @@ def save_model(
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
     sync_tokens(model, tokenizer)
+    _make_generation_config_valid(model)
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -67,6 +68,22 @@ def save_model(
             old.rename(target)
         raise StorageError(f"the model cannot be written: {error}", got=target) from error
     return target
+
+
+def _make_generation_config_valid(model: PreTrainedModel) -> None:
+    """Sampling settings that contradict `do_sample` come with some models, and transformers refuses to write them.
+
+    They have no effect there, so they are taken out.
+    """
+    generation = getattr(model, "generation_config", None)
+    if generation is None:
+        return
+    try:
+        with quiet():
+            generation.validate(strict=True)
+    except ValueError:
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
+            setattr(generation, name, None)
 
 
 def _sync(path: Path) -> None:
