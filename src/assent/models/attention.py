@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from assent.models import varlen
 from assent.models.segments import Bucket, Segments
 
 NAME = "assent_segments"
@@ -62,16 +63,33 @@ def attention(
     segments.calls += 1
     segments.windows.append(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    parts = _by_bucket(segments, query, key, value)
+    if softcap is None and s_aux is None and varlen.serves(query, value):
+        rows = varlen.attend(segments, query, key, value, scale=scale, window=sliding_window)
+        if rows is not None:
+            return rows, None
+    options = Options(scale, sliding_window, softcap, s_aux)
+    rows = over_buckets(segments, query, key, value, options=options)
+    return rows, None
+
+
+class Options(NamedTuple):
+    """What a layer asks of its attention, as in `attention`."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+def over_buckets(segments: Segments, query: Tensor, key: Tensor, value: Tensor, *, options: Options) -> Tensor:
+    """(1, T, H, D'): one call for each bucket of segments of similar size."""
     outputs = []
-    for bucket, q, k, v in parts:
-        if softcap is None and s_aux is None:
-            out = _fused(bucket, q, k, v, scale=scale, window=sliding_window)
-        else:
-            out = _explicit(bucket, q, k, v, scale=scale, window=sliding_window, softcap=softcap, sinks=s_aux)
+    for bucket, q, k, v in _by_bucket(segments, query, key, value):
+        plain = options.softcap is None and options.sinks is None
+        out = _fused(bucket, q, k, v, options) if plain else _explicit(bucket, q, k, v, options)
         outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1] * out.shape[3]))
     rows = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return segments.scatter(rows).view(1, query.shape[2], query.shape[1], value.shape[3]), None
+    return segments.scatter(rows).view(1, query.shape[2], query.shape[1], value.shape[3])
 
 
 def _by_bucket(segments: Segments, *projections: Tensor) -> Iterator[tuple[Bucket, Tensor, Tensor, Tensor]]:
@@ -93,25 +111,19 @@ def _by_bucket(segments: Segments, *projections: Tensor) -> Iterator[tuple[Bucke
         yield bucket, q, k, v
 
 
-def _fused(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None) -> Tensor:
+def _fused(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+    window = options.window
     is_plain = bucket.is_causal and (window is None or window >= bucket.shape[2])
     mask = None if is_plain else bucket.mask(window, q.dtype)
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_plain, scale=scale, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=is_plain, scale=options.scale, enable_gqa=grouped
+    )
 
 
-def _explicit(
-    bucket: Bucket,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+def _explicit(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
     """The same by plain matrix products, for what no fused kernel offers. Softmax in float32 or wider."""
+    scale, window, softcap, sinks = options
     number, heads, lq, width = q.shape
     key_heads = k.shape[1]
     q = q.reshape(number, key_heads, heads // key_heads, lq, width)

@@ -52,7 +52,7 @@ class AlignmentModel(nn.Module):
     @property
     def base(self) -> PreTrainedModel:
         """The transformers model, without PEFT's wrapper around it (adapters stand inside its layers)."""
-        return self.hf.get_base_model() if hasattr(self.hf, "get_base_model") else self.hf  # type: ignore[operator, no-any-return]
+        return self.hf.get_base_model() if hasattr(self.hf, "get_base_model") else self.hf  # type: ignore[operator]
 
     @property
     def config(self) -> Any:

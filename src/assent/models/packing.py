@@ -36,17 +36,17 @@ def pack(groups: Sequence[TokenGroup], *, device: torch.device | str) -> GroupBa
     is_completion = np.ones(len(pieces), bool)
     is_completion[prompt_piece] = False
     is_completion &= bool(groups)
-    group = np.repeat(np.arange(len(groups)), num_completions)  # (S,)
+    group_of = np.repeat(np.arange(len(groups)), num_completions)  # (S,)
     prompt_length, prompt_start = length[prompt_piece], start[prompt_piece]  # (G,)
     first, size = start[is_completion], length[is_completion]  # (S,)
 
     continues_at = np.zeros(len(pieces), np.int64)
-    continues_at[is_completion] = prompt_length[group]
+    continues_at[is_completion] = prompt_length[group_of]
     positions = np.arange(total) + np.repeat(continues_at - start, length)
 
     sequence = np.repeat(np.arange(len(completions)), size)  # (C,)
     row = np.arange(len(sequence)) + np.repeat(first - (np.cumsum(size) - size), size)  # (C,)
-    prompt_end = (prompt_start + prompt_length)[group]  # (S,)
+    prompt_end = (prompt_start + prompt_length)[group_of]  # (S,)
     # The one place where a token is matched with the position that predicts it: a completion's first token is
     # predicted by the prompt's last position, every other by the one before it.
     read_at = np.where(row == np.repeat(first, size), np.repeat(prompt_end, size), row) - 1
@@ -64,7 +64,7 @@ def pack(groups: Sequence[TokenGroup], *, device: torch.device | str) -> GroupBa
         position_ids=tensor(positions),
         prompts=tuple(zip(prompt_start.tolist(), (prompt_start + prompt_length).tolist(), strict=True)),
         completions=tuple(zip(first.tolist(), (first + size).tolist(), strict=True)),
-        group=tensor(group),
+        group=tensor(group_of),
         sequence=tensor(sequence[counted]),
         read_at=tensor(read_at[counted]),
         targets=tensor(ids[row[counted]]),

@@ -73,18 +73,19 @@ class Segments:
     table: np.ndarray  # (segments, 4) query start, query length, prefix start, prefix length, in row order
     calls: int = 0  # how often attention was asked for since the batch began
     windows: list[int | None] = field(default_factory=list)
+    varlen: Any = None  # index tensors of the variable-length kernel, made when it is first asked for
 
     def gather_queries(self, rows: Tensor) -> Tensor:
         """(T, F) -> (Mq, F)"""
-        return _Gather.apply(rows, self.query_at, self.query_of, None, None, None)  # type: ignore[no-any-return]
+        return _Gather.apply(rows, self.query_at, self.query_of, None, None, None)
 
     def gather_keys(self, rows: Tensor) -> Tensor:
         """(T, F) -> (Mk, F)"""
-        return _Gather.apply(rows, self.key_at, self.key_of, None, self.prefix_row, self.prefix_of)  # type: ignore[no-any-return]
+        return _Gather.apply(rows, self.key_at, self.key_of, None, self.prefix_row, self.prefix_of)
 
     def scatter(self, gathered: Tensor) -> Tensor:
         """(Mq, F) -> (T, F)"""
-        return _Gather.apply(gathered, self.query_of, self.query_at, self.query_padding, None, None)  # type: ignore[no-any-return]
+        return _Gather.apply(gathered, self.query_of, self.query_at, self.query_padding, None, None)
 
 
 class _Gather(torch.autograd.Function):

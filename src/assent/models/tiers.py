@@ -38,7 +38,7 @@ def probe_tier(model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | No
     Raises ModelError if none does, the padded one included, or the given one does not.
     """
     batch, rows = _random_batch(model)
-    refused = []
+    refused: list[str] = []
     with _inference(model):
         expected = torch.cat([_plain(model, *row, kind=kind) for row in rows])
         has_chunked_head = kind == "scorer" or _head_agrees(model, batch, expected)
@@ -95,7 +95,7 @@ def _miscounted(model: PreTrainedModel, segments: Segments) -> str | None:
 
 def _numbers(model: PreTrainedModel, result: Read, batch: GroupBatch, *, kind: Kind, chunked: bool) -> Tensor:
     if kind == "scorer":
-        return score_head(model)(result.states.index_select(0, result.last_at))  # type: ignore[no-any-return]
+        return score_head(model)(result.states.index_select(0, result.last_at))
     states = result.states.index_select(0, result.read_at)
     if chunked:
         head = model.get_output_embeddings()
@@ -123,9 +123,9 @@ def _plain(model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[in
     ids = torch.tensor([prompt + completion], device=model.device)
     logits = model(input_ids=ids, use_cache=False).logits
     if kind == "scorer":
-        return logits  # type: ignore[no-any-return]
+        return logits
     logp = logits[0, len(prompt) - 1 : -1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    return logp.gather(1, ids[0, len(prompt) :, None])[:, 0].to(logits.dtype)  # type: ignore[no-any-return]
+    return logp.gather(1, ids[0, len(prompt) :, None])[:, 0].to(logits.dtype)
 
 
 def _random_batch(model: PreTrainedModel) -> tuple[GroupBatch, list[tuple[tuple[int, ...], tuple[int, ...]]]]:

@@ -36,7 +36,7 @@ class Read:
 
 def trunk_of(model: PreTrainedModel) -> nn.Module:
     """The model without its head."""
-    return getattr(model, model.base_model_prefix)  # type: ignore[no-any-return]
+    return getattr(model, model.base_model_prefix)
 
 
 def read(model: PreTrainedModel, batch: GroupBatch, *, tier: Tier, logits: bool = False) -> Read:
@@ -50,15 +50,13 @@ def read(model: PreTrainedModel, batch: GroupBatch, *, tier: Tier, logits: bool 
 
 
 def _states(output: Any, *, logits: bool) -> Tensor:
-    return (output.logits if logits else output.last_hidden_state).flatten(0, 1)  # type: ignore[no-any-return]
+    return (output.logits if logits else output.last_hidden_state).flatten(0, 1)
 
 
 def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, logits: bool) -> Read:
     total, device = len(batch.input_ids), batch.input_ids.device
     features = int(model.config.get_text_config().hidden_size)
-    segments = make_segments(
-        batch.prompts, batch.completions, num_tokens=total, device=device, features=features
-    )
+    segments = make_segments(batch.prompts, batch.completions, num_tokens=total, device=device, features=features)
     if model.training:
         guard_checkpointing(model)
     inputs = {"input_ids": batch.input_ids[None], "position_ids": batch.position_ids[None], NAME: segments}
