@@ -30,6 +30,8 @@ VARIABLES = {
     "#010106": "var(--ink)",
 }
 MUTED, LINE, *SERIES, INK = VARIABLES
+LONGEST_NAME = 20
+"""Characters of a policy's name in a picture; the table beside it has the whole."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "assent",
@@ -118,7 +120,8 @@ def _name_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
     centres = axes.transData.transform([(point.kl, point.score) for point in points]) * 72 / axes.figure.dpi
     boxes: list[Sequence[float]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
     for point, (x, y) in zip(points, centres, strict=True):
-        width = 5.2 * len(point.name)
+        name = point.name if len(point.name) <= LONGEST_NAME else f"{point.name[: LONGEST_NAME - 1]}…"
+        width = 5.2 * len(name)
         places = [(6, 4, "left"), (6, -12, "left"), (-6, 4, "right"), (-6, -12, "right")]
 
         def box(place: tuple[int, int, str], x: float = x, y: float = y, width: float = width) -> tuple[float, ...]:
@@ -128,7 +131,7 @@ def _name_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
         best = min(places, key=lambda place: sum(_overlap(box(place), other) for other in boxes))
         boxes.append(box(best))
         axes.annotate(
-            point.name,
+            name,
             (point.kl, point.score),
             xytext=best[:2],
             textcoords="offset points",
