@@ -1,4 +1,4 @@
-"""new-model, sample, best-of-n: a small model from text files; completions of a policy."""
+"""new-model, sample, best-of-n, eval: a small model from text files; completions of a policy; policies compared."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from assent.cli.flags import command
 from assent.cli.outcome import Outcome, figures
 from assent.config.commands import NewModelConfig
 from assent.config.completions import BestOfNConfig, SampleConfig
+from assent.config.evaluation import EvalConfig
 from assent.pipelines.steps import run_step
 
 
@@ -29,6 +30,12 @@ def sample(config: SampleConfig) -> Outcome:
 @command(BestOfNConfig)
 def best_of_n(config: BestOfNConfig) -> Outcome:
     return _complete("best-of-n", config)
+
+
+@command(EvalConfig)
+def evaluate(config: EvalConfig) -> Outcome:
+    result = run_step("eval", config)
+    return Outcome({"command": "eval", **result}, "\n".join([*result["lines"], "", f"eval -> {result['evaluation']}"]))
 
 
 def _complete(name: str, config: BaseModel) -> Outcome:

@@ -35,6 +35,6 @@ def report(config: ReportConfig) -> Outcome:
 
 
 def _outcome(name: str, result: PipelineResult) -> Outcome:
-    """What a stage has to say to people (its `summary`), in order, and where the report is."""
-    summaries = [str(outputs["summary"]) for outputs in result.outputs.values() if outputs.get("summary")]
-    return Outcome({"command": name, **result.as_dict()}, "\n\n".join([*summaries, f"report: {result.report}"]))
+    """What stages have to say to people (their `lines`), in order, and where the report is."""
+    tables = ["\n".join(outputs["lines"]) for outputs in result.outputs.values() if outputs.get("lines")]
+    return Outcome({"command": name, **result.as_dict()}, "\n\n".join([*tables, f"report: {result.report}"]))

@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assent.config.evaluation import EvalConfig
 from assent.data.loading import load_groups
-from assent.engine.runtime import Runtime
 from assent.errors import DataError
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
 from assent.evaluation.reward_model import reward_model_quality
@@ -26,9 +25,14 @@ from assent.runs.progress import Progress, Silent
 from assent.runs.reading import read_run
 from assent.types import PromptGroup
 
+if TYPE_CHECKING:
+    from assent.engine.runtime import Runtime
+
 
 def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Writes evaluation.json and table.txt into `output_dir`; gives their paths and the table as JSON values."""
+    from assent.engine.runtime import Runtime  # evaluation stands below engine: only this function needs a device
+
     progress = progress or Silent()
     groups = list(load_groups(config.data))[: config.num_prompts or None]
     tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)

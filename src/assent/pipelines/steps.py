@@ -2,7 +2,8 @@
 
 A step's function is called as `function(config, progress=progress)` and gives a mapping (or an object with `as_dict()`)
 that holds at least the step's `outputs`, JSON-able. Later stages name these as `${stage.output}`. A step writes into
-`config.output_dir` alone; called again after an interruption, it resumes or starts over there.
+`config.output_dir` alone; called again after an interruption, it resumes or starts over there. An output `lines` is
+printed when the pipeline has finished.
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""What answers fast: the torch-free layers, `import assent` and every `--help` load neither torch nor an extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from assent.cli.entry import COMMANDS, DATA_COMMANDS
+
+BLOCKED = ("torch", "transformers", "accelerate", "peft", "datasets", "fastapi", "uvicorn", "sqlalchemy", "openai", "vllm")
+HELP = [["--help"], *([name, "--help"] for name, *_ in COMMANDS), *(["data", n, "--help"] for n, *_ in DATA_COMMANDS)]
+
+BLOCK = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {BLOCKED!r}:
+            raise ImportError('blocked: ' + name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_help_of_every_command_needs_no_torch() -> None:
+    code = f"""
+from assent.cli import main
+for argv in {HELP!r}:
+    assert main(argv) == 0, argv
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    for name, *_ in COMMANDS:
+        assert f"Usage: assent {name}" in done.stdout
+
+
+def test_a_mistyped_command_is_told_without_torch_or_extras() -> None:
+    done = run("from assent.cli import main; sys.exit(main(['dpoo']))")
+    assert done.returncode == 2
+    assert 'Did you mean "dpo"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("package", ["types", "errors", "metrics", "config", "runs", "data", "reporting"])
+def test_torch_free_layers_load_without_torch(package: str) -> None:
+    code = f"""
+import importlib, pkgutil
+package = importlib.import_module('assent.{package}')
+for module in pkgutil.walk_packages(getattr(package, '__path__', []), 'assent.{package}.'):
+    importlib.import_module(module.name)
+"""
+    done = run(code.replace("datasets", ""))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_works() -> None:
+    assert "blocked: torch" in run("import torch").stderr
