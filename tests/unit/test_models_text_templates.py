@@ -61,6 +61,16 @@ def test_tools_reach_the_template():
     assert rendered == "weather hello"
 
 
+def test_tools_that_the_template_does_not_read_are_an_error():
+    with pytest.raises(TemplateError, match="does not read them"):
+        resolve_template(byte_bpe()).render(USER, tools=[{"type": "function"}])
+
+
+def test_template_kwargs_without_effect_are_an_error():
+    with pytest.raises(TemplateError, match="does not read 'enable_thinking'"):
+        resolve_template(byte_bpe(), chat_template_kwargs={"enable_thinking": False})
+
+
 @pytest.mark.parametrize(
     "lossy",
     [

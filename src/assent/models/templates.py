@@ -77,6 +77,12 @@ class Template:
         """
         if self.source is None:
             raise missing_template(self.tokenizer)
+        if tools and "tools" not in self.source:
+            raise TemplateError(
+                "the data has tools, and the chat template does not read them",
+                got=f"{len(tools)} tools",
+                fix="give a template that does with --chat-template FILE, or take the tools out of the data",
+            )
         if self.loses_text:
             raise TemplateError(
                 "the chat template leaves out the text of a turn (it may expect lists of text and pictures)",
@@ -186,7 +192,7 @@ def resolve_template(
 
     The EOS set is the tokenizer's EOS ∪ the generation config's ids, which `load_tokenizer` left on the tokenizer,
     which `model` has, or which `eos_ids` gives. Pass `model` so that new control tokens get embedding rows.
-    Errors: TemplateError for a template that cannot be read, or an empty EOS set.
+    Errors: TemplateError for a template that cannot be read, kwargs that it does not read, or an empty EOS set.
     """
     if chat_template is not None:
         attach_template(model, tokenizer, chat_template)
@@ -205,6 +211,12 @@ def resolve_template(
     source = tokenizer.chat_template
     if isinstance(source, dict):
         source = source.get("default") or next(iter(source.values()), None)
+    for name in chat_template_kwargs or {}:
+        if source is None or not re.search(rf"\b{re.escape(name)}\b", source):
+            raise TemplateError(
+                f"--chat-template-kwargs has no effect: the chat template does not read {name!r}",
+                fix="check the name in the template, or leave it out",
+            )
     return Template(
         tokenizer=tokenizer,
         source=source,
