@@ -9,13 +9,12 @@ so it does not depend on how the step is cut (law 2).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +24,13 @@ from assent.engine.micro_batches import (
     cost_of,
     free_memory,
     is_out_of_memory,
-    reads_prompts_once,
     share,
 )
 from assent.engine.optimiser import OptimiserSettings, learning_rate, make_adamw
 from assent.engine.reading import _sharded_out_of_memory, read_groups
 from assent.engine.runtime import Runtime
 from assent.engine.weights import fingerprint_of, initialise_state, load_weights, save_weights
-from assent.engine.wrapping import full, without_reduction, wrap
+from assent.engine.wrapping import full, wrap
 from assent.errors import NonFiniteError, RunError
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.packing import pack
@@ -63,16 +61,17 @@ class Reference:
     def __init__(self, module: nn.Module, runtime: Runtime, micro_batch_tokens: int = 0) -> None:
         self.module = module.to(runtime.device).requires_grad_(False).eval()
         self.runtime = runtime
-        self.budget = Budget(micro_batch_tokens, device=runtime.device, shared=reads_prompts_once(module))
+        self.budget = Budget.of(module, runtime, micro_batch_tokens)
         self.cost = cost_of(module)
         self.flops = 0.0
         """Model FLOPs of what was read so far."""
-        self._called = wrap(self.module, runtime) if runtime.is_sharded else self.module
+        if runtime.is_sharded:
+            wrap(self.module, runtime)
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
         """No gradient. In the order of `groups`, on the CPU in float32, the same on every process."""
         self.flops += self.cost.forward(groups)
-        return read_groups(self._called, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
+        return read_groups(self.module, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights, 16 hex digits. All processes must call it."""
@@ -88,7 +87,7 @@ class Learner:
     def __init__(self, module: nn.Module, *, runtime: Runtime, optim: OptimiserSettings, total_steps: int) -> None:
         self.module = module.to(runtime.device)
         self.runtime, self.optim, self.total_steps = runtime, optim, total_steps
-        self.budget = Budget(optim.micro_batch_tokens, device=runtime.device, shared=reads_prompts_once(module))
+        self.budget = Budget.of(module, runtime, optim.micro_batch_tokens)
         self.cost = cost_of(module)
         self.step = 0
         """Updates done."""
@@ -96,7 +95,10 @@ class Learner:
         """Tokens trained on so far, a shared prompt once."""
         self.flops = 0.0
         """Model FLOPs so far, of reading and of updating."""
-        _set_training(self.module, recompute=optim.gradient_checkpointing)
+        # Evaluation mode, so that no dropout is ever on (law 2).
+        self.module.eval()
+        if optim.gradient_checkpointing:
+            _enable_recomputation(self.module)
         self._called = wrap(self.module, runtime)
         self.optimiser = make_adamw(self.module, optim)
         initialise_state(self.optimiser)
@@ -104,8 +106,7 @@ class Learner:
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
         """No gradient. In the order of `groups`, on the CPU in float32, the same on every process."""
         self.flops += self.cost.forward(groups)
-        called = self._called if self.runtime.is_sharded else self.module
-        return read_groups(called, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
+        return read_groups(self.module, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
 
     def update(self, groups: Sequence[TokenGroup], objective: Objective) -> dict[str, float]:
         """One optimiser step on `groups`, all processes together. Returns the step's metrics.
@@ -114,10 +115,15 @@ class Learner:
         single group does not fit.
         """
         started = time.perf_counter()
-        while (step := self._accumulate(groups, objective)) is None:
-            self._discard_gradients()
-            free_memory(self.runtime.device)
-            self.budget.halve(groups)
+        # transformers recompute activations in training mode only; AlignmentModel's dropouts are zero in it as well.
+        self.module.train(self.optim.gradient_checkpointing)
+        try:
+            while (step := self._accumulate(groups, objective)) is None:
+                self._discard_gradients()
+                free_memory(self.runtime.device)
+                self.budget.halve(groups)
+        finally:
+            self.module.eval()
         self._check_losses(step, groups, objective)
         grad_norm = self._clip(groups, objective)
         rate = learning_rate(self.step, self.total_steps, self.optim)
@@ -213,15 +219,17 @@ class Learner:
         """
         smallest = min(range(len(groups)), key=lambda i: groups[i].num_tokens)
         batch = pack([groups[i] for i in indices or [smallest]], device=self.runtime.device)
-        with contextlib.nullcontext() if reduce else without_reduction(self._called):
-            with self.runtime.autocast():
-                outputs = self._called(batch, frozenset(objective.want))
-            terms, metrics = objective(outputs, batch)
-            total = torch.stack([terms[name].float() / counts[name] for name in terms]).sum()
-            weight = 1.0 if indices else 0.0
-            if total.requires_grad:  # not where no token counts
-                # DDP and FSDP average over processes; the denominators are global already.
-                (total * (weight * self.runtime.num_processes)).backward()
+        # DDP synchronises in forward passes too (when it rebuilds its buckets), while processes may differ in their
+        # number of micro-batches or fall out of one; so its wrapper is entered once, when all are through.
+        called = self._called if reduce else self.module
+        with self.runtime.autocast():
+            outputs = called(batch, frozenset(objective.want))
+        terms, metrics = objective(outputs, batch)
+        total = torch.stack([terms[name].float() / counts[name] for name in terms]).sum()
+        weight = 1.0 if indices else 0.0
+        if total.requires_grad:  # not where no token counts
+            # DDP and FSDP average over processes; the denominators are global already.
+            (total * (weight * self.runtime.num_processes)).backward()
         sums.add(terms, metrics, weight=weight)
         return float(total.detach()) * weight
 
@@ -323,11 +331,11 @@ def _global_counts(
     return counts
 
 
-def _set_training(module: nn.Module, *, recompute: bool) -> None:
-    """Evaluation mode, so that no dropout is ever on (law 2); transformers recompute activations in training mode only,
-    where AlignmentModel's dropouts are zero."""
-    module.eval()
-    if recompute:
-        model = getattr(module, "hf", module)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-        model.train()
+def _enable_recomputation(module: nn.Module) -> None:
+    """Activation checkpointing of the transformers model inside."""
+    model: Any = getattr(module, "hf", module)
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from assent.engine.flops import Cost
+from assent.engine.runtime import Runtime
 from assent.errors import OutOfMemoryError
 from assent.models.batch import TokenGroup
 from assent.models.packing import split_by_budget
@@ -20,13 +21,22 @@ _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't
 class Budget:
     """Tokens of one forward pass. `tokens` 0 chooses for the device; halved when memory runs out, for good."""
 
-    def __init__(self, tokens: int, *, device: torch.device, shared: bool) -> None:
-        self.configured = tokens or DEFAULT_TOKENS.get(device.type, DEFAULT_TOKENS["cpu"])
-        self.tokens, self.shared = self.configured, shared
+    def __init__(self, tokens: int, *, shared: bool, num_processes: int = 1) -> None:
+        self.configured = self.tokens = tokens
+        self.shared, self.num_processes = shared, num_processes
+
+    @classmethod
+    def of(cls, module: nn.Module, runtime: Runtime, tokens: int) -> Budget:
+        tokens = tokens or DEFAULT_TOKENS.get(runtime.device.type, DEFAULT_TOKENS["cpu"])
+        return cls(tokens, shared=reads_prompts_once(module), num_processes=runtime.num_processes)
 
     def bins(self, groups: Sequence[TokenGroup]) -> list[list[int]]:
-        """Indices of `groups`, longest first: the same on every process."""
-        return split_by_budget(groups, max_tokens=self.tokens, shared=self.shared)
+        """Indices of `groups`, longest first: the same on every process, and enough that each has work."""
+        tokens = self.tokens
+        if self.num_processes > 1:
+            whole = sum(g.num_tokens if self.shared else g.num_padded_tokens for g in groups)
+            tokens = max(1, min(tokens, -(-whole // self.num_processes)))
+        return split_by_budget(groups, max_tokens=tokens, shared=self.shared)
 
     def halve(self, groups: Sequence[TokenGroup]) -> None:
         """Makes micro-batches of these groups smaller. Raises OutOfMemoryError where each is a single group already."""

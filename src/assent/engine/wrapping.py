@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import inspect
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from assent.engine.runtime import Runtime
+
+_NO_BUFFERS = (
+    "forward_sync_buffers"  # the name since torch 2.13, which warns of the older one
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
@@ -25,7 +30,7 @@ def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
         return module
     ids = [runtime.device.index] if runtime.device.type == "cuda" else None
     # Buffers (rotary frequencies) are constants, equal everywhere: nothing to broadcast at each forward pass.
-    return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+    return DistributedDataParallel(module, device_ids=ids, **{_NO_BUFFERS: False})  # type: ignore[arg-type]
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
@@ -34,16 +39,6 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     for child in module.children():
         found += list(child) if isinstance(child, nn.ModuleList) else _blocks(child)
     return found
-
-
-@contextlib.contextmanager
-def without_reduction(module: nn.Module) -> Iterator[None]:
-    """Gradients stay on their process until a backward pass outside this context (sharded ones are always reduced)."""
-    if isinstance(module, DistributedDataParallel):
-        with module.no_sync():
-            yield
-    else:
-        yield
 
 
 def full(tensor: Tensor) -> Tensor:

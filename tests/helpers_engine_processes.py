@@ -1,0 +1,115 @@
+"""Run by torchrun (or alone) in tests of several processes: trains a few steps and writes what came of it as JSON.
+
+python -m tests.helpers_engine_processes OUT replicate|shard MODEL
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from assent.engine.checkpoint import latest_verified, write_checkpoint
+from assent.engine.learner import Learner, Reference
+from assent.engine.runtime import Runtime
+from assent.engine.wrapping import full
+from assent.errors import NonFiniteError
+from assent.models.batch import GroupBatch, Outputs
+from assent.runs.files import write_json
+from tests.helpers_engine import Nll, Settings, TinyPolicy, make_groups
+from tests.helpers_engine_models import tiny_llama
+
+GROUPS = make_groups(7)
+
+
+class Small(TinyPolicy):
+    """Runs out of memory on the first process alone, at more than `limit` tokens."""
+
+    limit = 10**9
+
+    def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
+        if (
+            torch.distributed.is_initialized()
+            and torch.distributed.get_rank() == 0
+            and len(batch.input_ids) > self.limit
+        ):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(batch, want)
+
+
+class Poisoned(Nll):
+    def __call__(self, outputs: Outputs, batch: GroupBatch):  # type: ignore[no-untyped-def]
+        terms, metrics = super().__call__(outputs, batch)
+        return {"nll": terms["nll"] * (float("nan") if "rows.jsonl:5" in batch.sources else 1.0)}, metrics
+
+
+def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None:
+    runtime = Runtime("cpu", sharding=sharding)
+
+    def module(seed: int = 0) -> nn.Module:
+        return tiny_llama(seed=seed) if model == "llama" else Small(seed=seed)
+
+    def learner_of(module: nn.Module) -> Learner:
+        optim = Settings(micro_batch_tokens=60, gradient_checkpointing=model == "llama")
+        return Learner(module, runtime=runtime, optim=optim, total_steps=10)
+
+    learner = learner_of(module())
+    facts: dict[str, object] = {"dtensors": all(isinstance(p, DTensor) for p in learner.module.parameters())}
+    facts["fingerprint"] = learner.fingerprint()
+    logged = [learner.update(GROUPS[:4], Nll()), learner.update(GROUPS[:1], Nll())]  # one group: one process has none
+    write_checkpoint(out, 2, learners={"model": learner}, state={})
+    learner = learner_of(module(seed=5))
+    found = latest_verified(out)
+    assert found is not None
+    found.load_into({"model": learner})
+    logged.append(learner.update(GROUPS, Nll()))
+    facts["metrics"] = [{k: v for k, v in step.items() if not k.startswith("perf/")} for step in logged]
+
+    before = learner.fingerprint()
+    try:
+        learner.update(GROUPS, Poisoned())
+    except NonFiniteError as error:
+        facts["named"] = "rows.jsonl:5" in str(error)
+    facts["untouched"] = learner.fingerprint() == before
+
+    if not runtime.is_sharded:
+        Small.limit = max(group.num_tokens for group in GROUPS)
+        learner.budget.tokens = 1000
+    facts["retried"] = {k: v for k, v in learner.update(GROUPS, Nll()).items() if not k.startswith("perf/")}
+    facts["budget_fell"] = learner.budget.tokens < 1000
+    Small.limit = 10**9
+
+    reference = Reference(module(), runtime, 50)
+    logprobs = reference.read(GROUPS, want={"logprobs"}).logprobs
+    assert logprobs is not None
+    after = learner.read([replace(g) for g in GROUPS], want={"logprobs"}).logprobs
+    assert after is not None
+    weights = {name: full(p.detach()) for name, p in learner.module.named_parameters()}
+    facts["agree"] = bool(torch.equal(runtime.max(after), after))  # every process has all of it
+    if runtime.is_main:
+        save_file({**weights, "reference": logprobs, "after": after}, out / "result.safetensors")
+        write_json(out / "facts.json", facts)
+    runtime.barrier()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def start(environment: dict[str, str], out: Path, sharding: Literal["replicate", "shard"], model: str) -> None:
+    """`main` in a process of its own; what it prints and why it fails goes into a log beside the results."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with (out / f"{environment['RANK']}.log").open("w") as log:
+        faulthandler.dump_traceback_later(100, file=log)
+        try:
+            main(out, sharding, model)
+        except BaseException:
+            traceback.print_exc(file=log)
+            raise
