@@ -1,0 +1,90 @@
+"""What a run costs, counted by hand; and signals in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from assent.engine.flops import Cost, attended_pairs
+from assent.engine.interrupts import interruptible
+from assent.engine.ledger import Ledger, peak_memory_bytes
+from assent.metrics import lookup
+from assent.models.batch import TokenCompletion, TokenGroup
+from tests.helpers_engine import Nll, make_groups, make_learner
+from tests.helpers_engine_models import tiny_llama
+
+GROUP = TokenGroup((1,) * 6, (TokenCompletion((2,) * 4), TokenCompletion((3,) * 2)))
+
+
+def test_attended_pairs_by_hand() -> None:
+    # P = 6, C = 4, R = 2 (performance.md, roofline): P²/2 + PC + C²/2 + PR + R²/2
+    assert attended_pairs(GROUP, shared=True) == 18 + 24 + 8 + 12 + 2
+    assert attended_pairs(GROUP, shared=False) == ((6 + 4) ** 2 + (6 + 2) ** 2) / 2
+
+
+@pytest.mark.parametrize(("shared", "tokens", "pairs"), [(True, 12, 64), (False, 18, 82)])
+def test_forward_flops_by_hand(shared: bool, tokens: int, pairs: int) -> None:
+    cost = Cost.of(tiny_llama(), shared=shared)
+    layer = 16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 16 * 32  # q, k and v of one head, o, three of the MLP
+    assert cost.trunk_weights == 2 * layer  # the tied embedding is a lookup
+    assert cost.head_weights == 17 * 16
+    assert cost.forward([GROUP]) == 2 * 2 * layer * tokens + 4 * 2 * 16 * pairs + 2 * 17 * 16 * 6
+
+
+def test_a_scorers_head_is_counted_once_per_score_not_per_token() -> None:
+    cost = Cost.of(tiny_llama(kind="scorer"), shared=True)
+    assert cost.head_weights == 16
+
+
+def test_training_costs_three_forward_passes_and_reading_one() -> None:
+    learner, groups = make_learner(), make_groups(3)
+    learner.read(groups, want={"logprobs"})
+    assert learner.flops == learner.cost.forward(groups) > 0
+    learner.update(groups, Nll())
+    assert learner.flops == 4 * learner.cost.forward(groups)
+
+
+def test_the_ledger_goes_on_where_it_was() -> None:
+    ledger = Ledger(models_resident=2)
+    ledger.add(labels=8, flops=1e9)
+    ledger.add(labels=8, completions_sampled=4, reward_calls=4)
+    time.sleep(0.01)
+    state = ledger.state()
+    resumed = Ledger(models_resident=2)
+    resumed.restore(state)
+    resumed.add(labels=1)
+    metrics = resumed.metrics()
+    assert metrics["cost/labels"] == 17
+    assert metrics["cost/flops"] == 1e9
+    assert metrics["cost/completions_sampled"] == metrics["cost/reward_calls"] == 4
+    assert metrics["cost/models_resident"] == 2
+    assert metrics["cost/seconds"] >= state["seconds"] >= 0.01
+    assert len(metrics) == 7
+    assert all(lookup(name).name == name for name in metrics)
+    with pytest.raises(KeyError):
+        ledger.add(coffee=1)
+
+
+def test_peak_memory_is_in_bytes() -> None:
+    before = peak_memory_bytes(torch.device("cpu"))
+    block = torch.ones(2**24)  # 64 MiB, touched
+    after = peak_memory_bytes(torch.device("cpu"))
+    assert 2**26 < after < 2**40
+    assert after >= before
+    del block
+
+
+def test_the_first_signal_is_a_flag_and_the_second_interrupts() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with interruptible() as interrupted:
+        assert not interrupted
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted
+        assert interrupted.signal is signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before

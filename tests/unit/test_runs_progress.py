@@ -1,0 +1,81 @@
+"""Progress says how far, how fast and how long still; without a terminal at most a line every ten seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import sys
+
+import pytest
+
+from assent.runs.progress import PlainProgress, Silent, TerminalProgress, duration_text, progress_for_stderr, rate_text
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_plain_lines_have_rate_and_remaining_time() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with PlainProgress(stream=stream, clock=clock).task("dpo", total=100) as task:
+        for _ in range(100):
+            clock.now += 0.5
+            task.advance(1, loss=0.69314, note="x")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "dpo: 20/100, 2/s, 0:40 left, loss 0.6931, note x"
+    assert [line.split(",")[0] for line in lines] == [f"dpo: {n}/100" for n in (20, 40, 60, 80, 100)]
+
+
+def test_a_resumed_task_counts_its_rate_from_where_it_resumed() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with PlainProgress(stream=stream, clock=clock).task("sft", total=100, done=90) as task:
+        clock.now += 10
+        task.advance(5)
+    assert stream.getvalue() == "sft: 95/100, 2 s each, 0:10 left\n"
+
+
+def test_a_short_task_writes_one_line_even_when_it_fails() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with contextlib.suppress(RuntimeError), PlainProgress(stream=stream, clock=clock).task("x", total=None) as task:
+        clock.now += 1
+        task.advance(3)
+        raise RuntimeError
+    assert stream.getvalue() == "x: 3, 3/s\n"
+
+
+def test_stdout_is_never_written(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = progress_for_stderr()
+    assert isinstance(progress, PlainProgress)  # under pytest, stderr is no terminal
+    for each in (progress, TerminalProgress(), Silent()):
+        with each.task("a", total=2) as outer, each.task("b", total=1) as inner:
+            outer.advance()
+            inner.advance(1, loss=0.5)
+            each.line("[brackets] stay")
+            outer.advance()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("[brackets] stay") == 3
+
+
+def test_texts() -> None:
+    assert [rate_text(r) for r in (0, 0.4, 3.14159, 12345.6, 0.001)] == [
+        "0/s",
+        "2.5 s each",
+        "3.14/s",
+        "12346/s",
+        "16:40 each",
+    ]
+    assert [duration_text(s) for s in (0, 7.4, 750, 11049)] == ["0:00", "0:07", "12:30", "3:04:09"]
+
+
+def test_the_package_is_torch_free_and_imports_rich_late() -> None:
+    code = (
+        "import sys, assent.runs.log, assent.runs.reading, assent.metrics; "
+        "print([m for m in ('torch', 'transformers', 'rich', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
