@@ -1,6 +1,6 @@
 """DPO and reward models: speed and memory against TRL, run side by side.
 
-    python benchmarks/against_trl.py --trl-python TRL_ENV/bin/python --scripts ../shared/bench --data hh.jsonl --model MODEL
+    python benchmarks/against_trl.py --trl-python TRL_ENV/bin/python --data hh.jsonl --model MODEL
 
 Runs Assent, TRL at its default per-device batch and TRL at one pair per device in turn, `--repeats` times, each in a
 process of its own, and prints one JSON document: every run, and the medians of the ratios within each round. Pairs per

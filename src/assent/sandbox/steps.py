@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
+from assent.runs.files import write_json
 from assent.runs.progress import Progress, Silent
 from assent.sandbox.base_model import base_folder
 from assent.sandbox.documents import demonstrations
@@ -73,7 +73,8 @@ def write_labels(config: SandboxLabelsConfig, *, progress: Progress | None = Non
         skipped = "".join(f", {count} skipped: {reason}" for reason, count in labelled.skipped.items())
         (progress or Silent()).line(f"{name}: {len(labelled.groups)} comparisons{skipped}")
     outputs |= {"cost/labels": config.num_pairs + config.num_test_pairs, "price": price}
-    (folder / "labels.json").write_text(json.dumps(outputs, indent=2) + "\n", encoding="utf-8")
+    outputs["labels"] = str(folder / "labels.json")
+    write_json(folder / "labels.json", outputs)
     return outputs
 
 

@@ -27,7 +27,7 @@ from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
 from assent.stages.text import read_text
-from assent.types import PromptGroup, Rollout
+from assent.types import PromptGroup, Rollout, Text
 
 Sums = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -223,10 +223,14 @@ def _sample_rows(
     )
     return [
         {
-            "prompt": prompts[i].source,
+            "prompt": _shown(prompts[i].prompt),
             "completion": rollouts[i].text,
             "score": scores[i],
             "finish": rollouts[i].finish_reason,
         }
         for i in chosen
     ]
+
+
+def _shown(prompt: Text) -> str | list[dict[str, object]]:
+    return prompt if isinstance(prompt, str) else [message.as_dict() for message in prompt]

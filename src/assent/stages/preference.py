@@ -80,7 +80,7 @@ def run(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) 
     if data.step == 0:
         _gate(config, learner, data, log)
     for step in data.steps():
-        data.log_step(step, learner.update(data.batch(step), objective), labels=len(data.batch(step)))
+        data.log_step(step, learner.update(data.batch(step), objective))
     return data.finish(held_out_metrics(learner, data.eval_tokens, objective))
 
 

@@ -81,5 +81,5 @@ def run(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> S
         check_batch_mates(gate, learner, data.batch(0), want="scores")
         gate.done()
     for step in data.steps():
-        data.log_step(step, learner.update(data.batch(step), objective), labels=len(data.batch(step)))
+        data.log_step(step, learner.update(data.batch(step), objective))
     return data.finish(held_out_metrics(learner, data.eval_tokens, objective))

@@ -204,8 +204,10 @@ class Session:
         )
 
     def log_step(self, step: int, metrics: Mapping[str, float], **counts: int) -> None:
-        """Writes a step's metrics and the ledger; `counts` (labels, completions_sampled, reward_calls) add to that."""
+        """Writes a step's metrics and the ledger; `counts` (completions_sampled, reward_calls) add to that."""
         self.ledger.add(**counts)
+        if self.text.train.labelled:  # a label is paid for once, however often it is read
+            self.ledger.counts["labels"] = float(min((step + 1) * self.order.batch_size, self.order.num_rows))
         readers: list[Learner | Reference] = [*self.learners.values(), *self._references]
         self.ledger.counts["flops"] = sum(reader.flops for reader in readers)
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}

@@ -30,6 +30,8 @@ class Part:
     groups: list[PromptGroup]
     tokens: list[TokenGroup]
     sha256: str
+    labelled: bool
+    """Somebody judged these completions: each row is a label that was paid for."""
     lines: list[str] = field(default_factory=list)
     """Rows used, shortened, refused and why."""
 
@@ -86,7 +88,9 @@ def read_text(
         lines += [f"  {line}" for line in tokenized.report.lines()]
         if not tokenized.groups:
             raise DataError(f"{path}: no usable row is left", got="\n".join(lines), expected="at least one row")
-        parts[name] = Part(name, [kept[i] for i in tokenized.kept], list(tokenized.groups), sha256, lines)
+        rows = [kept[i] for i in tokenized.kept]
+        labelled = any(group.preference is not None for group in rows)
+        parts[name] = Part(name, rows, list(tokenized.groups), sha256, labelled, lines)
     return Text(tokenizer, template, parts)
 
 
