@@ -72,6 +72,9 @@ def _readable(error: ValidationError, *, show: Callable[[str], str], where: str)
         )
     first = wrong[0]
     if not first["loc"]:  # a rule about several options: its message says which, and what to do
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            return ConfigError(cause.what + where, got=cause.got, expected=cause.expected, fix=cause.fix)
         return ConfigError(_rule(first["msg"]) + where)
     name = show(str(first["loc"][0])) + "".join(f"[{part}]" for part in first["loc"][1:])
     others = [show(str(d["loc"][0])) for d in wrong[1:] if d["loc"] and d["loc"][0] != first["loc"][0]] + missing
@@ -92,7 +95,7 @@ def _expected(detail: Mapping[str, Any]) -> str:
     message = re.sub(r"^Input should be (a valid )?", lambda m: "a valid " if m.group(1) else "", message)
     kind = {"greater_than": "a number ", "greater_than_equal": "a number ", "less_than": "a number "}
     kind["less_than_equal"] = "a number "
-    return kind.get(str(detail["type"]), "") + re.sub(r", unable to .*$", "", message)
+    return kind.get(str(detail["type"]), "") + re.sub(r", (unable to|got) .*$", "", message)
 
 
 class _OptionsLoader(yaml.SafeLoader):
@@ -145,7 +148,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         finally:
             loader.dispose()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML", got=_yaml_problem(error)) from None
+        fix = "inside { } a ${reference} stands in quotes" if b"${" in content else None
+        raise ConfigError(f"{path} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
     if loaded is None:
         raise ConfigError(f"{path} is empty", expected="`key: value` lines")
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):

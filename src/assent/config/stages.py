@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.losses import preference_loss_declaration
 from assent.config.options import (
     DeviceOptions,
     EpochOptions,
@@ -58,6 +59,11 @@ class PreferenceConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions,
     """Strength of the pull to the reference."""
     reference_cache: str | None = None
     """Folder of cached reference log-probabilities, keyed by content; none given: inside the user's cache folder."""
+
+    @model_validator(mode="after")
+    def _loss_is_declared(self) -> Self:
+        preference_loss_declaration(self.loss_type).resolve({"beta": self.beta})
+        return self
 
 
 class PpoConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions):

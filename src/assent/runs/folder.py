@@ -7,6 +7,7 @@ checkpoints/    step-N/, written by the engine    model/          the result, an
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
-from assent.errors import RunFolderError
+from assent.errors import RunFolderError, UsageError
 from assent.runs.environment import git_revision, versions
 from assent.runs.files import from_json, keep_lines, read_lines, storage_errors, to_json, write_json
 
@@ -136,7 +137,14 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Bad input that was found after the folder was made, before anything came of it, leaves no folder behind."""
+        is_new = self.is_main and not self.resumed and not (self.path / METRICS).exists()
+        if is_new and kind is not None and issubclass(kind, UsageError):
+            for name in (MANIFEST, LOCK):
+                (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds something else
+                self.path.rmdir()
         self.close()
 
     def _save(self) -> None:

@@ -1,0 +1,226 @@
+"""Bad input (issue 2, item 6): exit status 2, one clear message, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers_cli import answer, comparisons, demonstrations, files_in, question, said, tiny_model, write_rows
+
+Argv = list[object]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, demonstrations and comparisons that are in order."""
+    folder = tmp_path_factory.mktemp("shared")
+    data = demonstrations(folder / "demonstrations.jsonl")
+    comparisons(folder / "comparisons.jsonl")
+    tiny_model(folder / "model", text=data)
+    return folder
+
+
+@pytest.fixture
+def here(shared: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be spoiled."""
+    shutil.copytree(shared, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def options(here: Path, *, data: str = "comparisons.jsonl", model: str = "model", max_length: int = 64) -> Argv:
+    return ["--model", here / model, "--data", here / data, "--output-dir", here / "out", "--max-length", max_length]
+
+
+def refused(argv: Argv, here: Path, capsys: pytest.CaptureFixture[str], *parts: str) -> str:
+    """The message of a command that must fail with status 2 and leave every file as it was."""
+    before, folders = files_in(here), set(here.rglob("*"))
+    status, out, err = said(argv, capsys)
+    assert status == 2, err
+    assert out == ""
+    assert err.count("error: ") == 1
+    assert "Traceback" not in err
+    assert files_in(here) == before
+    assert set(here.rglob("*")) == folders
+    message = err[err.index("error: ") :]
+    for part in parts:
+        assert part in message, f"{part!r} is not in:\n{message}"
+    return message
+
+
+@pytest.mark.parametrize("command", ["sft", "reward", "dpo"])
+def test_a_missing_file(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused([command, *options(here, data="comparison.jsonl")], here, capsys, "comparison.jsonl", "comparisons.jsonl")
+
+
+def test_an_empty_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "comparisons.jsonl").write_text("")
+    refused(["dpo", *options(here)], here, capsys, "comparisons.jsonl", "empty")
+
+
+def test_a_broken_line_is_told_by_its_number(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (here / "comparisons.jsonl").read_text().splitlines()
+    lines[2] = lines[2][:-7]
+    (here / "comparisons.jsonl").write_text("\n".join(lines) + "\n")
+    refused(["dpo", *options(here)], here, capsys, "comparisons.jsonl:3")
+
+
+def test_a_missing_column_is_told_with_those_found_and_the_layouts(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(here / "comparisons.jsonl", [{"prompt": question(1), "chosn": answer("a"), "rejected": answer("b")}])
+    message = refused(["dpo", *options(here)], here, capsys, "chosn", "rejected")
+    assert "chosen" in message
+    assert "prompt, completion" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ({"prompt": "q", "completion": ""}, "empty"),
+        ({"prompt": "q", "completion": 3}, "3"),
+        ({"prompt": question(1), "completion": answer("")}, "empty"),
+        ({"prompt": question(1), "completion": [{"role": "assistant", "content": None}]}, "content"),
+    ],
+)
+def test_a_completion_that_is_empty_or_not_text(
+    row: dict[str, object], part: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(here / "demonstrations.jsonl", [row])
+    refused(["sft", *options(here, data="demonstrations.jsonl")], here, capsys, "demonstrations.jsonl:1", part)
+
+
+@pytest.mark.parametrize("command", ["reward", "dpo"])
+def test_identical_chosen_and_rejected_in_every_row(
+    command: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ({"prompt": question(i), "chosen": answer("same"), "rejected": answer("same")} for i in range(3))
+    write_rows(here / "comparisons.jsonl", rows)
+    refused([command, *options(here)], here, capsys, "identical in every row")
+
+
+def test_comparisons_where_demonstrations_are_needed_the_other_way_round(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(["dpo", *options(here, data="demonstrations.jsonl")], here, capsys, "no comparison", "chosen")
+
+
+def test_a_model_folder_that_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["dpo", *options(here, model="modle")], here, capsys, "modle")
+
+
+def test_a_model_folder_without_a_tokenizer(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        (here / "model" / name).unlink(missing_ok=True)
+    refused(["dpo", *options(here)], here, capsys, "tokenizer")
+
+
+def _without_template(model: Path) -> None:
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def test_conversations_for_a_model_without_a_chat_template(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _without_template(here / "model")
+    refused(["dpo", *options(here)], here, capsys, "chat template", "--chat-template")
+
+
+def test_a_pickle_only_model_is_refused_with_the_conversion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "model" / "model.safetensors").rename(here / "model" / "pytorch_model.bin")
+    refused(["dpo", *options(here)], here, capsys, "safetensors")
+
+
+@pytest.mark.parametrize("command", ["sft", "reward", "dpo"])
+def test_a_model_that_does_not_fit_max_length(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused([command, *options(here, max_length=4096)], here, capsys, "max_length", "4096", "128")
+
+
+def test_ppo_and_completions_refuse_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reward = ["--reward", here / "no-reward"]
+    sampling = ["--max-new-tokens", 8]
+    missing = options(here, data="none.jsonl")
+    refused(["ppo", *missing, *reward, *sampling], here, capsys, "none.jsonl")
+    refused(["ppo", *options(here), *reward, *sampling], here, capsys, "no-reward")
+    refused(["ppo", *options(here), "--reward", "no.module:function", *sampling], here, capsys, "no.module")
+    refused(["ppo", *options(here), "--reward", here / "model", *sampling], here, capsys, "model")
+    refused(["sample", *missing, *sampling], here, capsys, "none.jsonl")
+    refused(["best-of-n", *options(here), *reward, *sampling], here, capsys, "no-reward")
+    refused(["best-of-n", *options(here), "--reward", here / "model", *sampling], here, capsys, "model")
+    refused(["sample", *options(here), "--greedy", "--top-k", 5], here, capsys, "top_k has no effect with greedy")
+
+
+@pytest.mark.parametrize("option", ["--data", "--model"])
+def test_a_hub_name_without_a_network(
+    option: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    argv: Argv = ["dpo", *options(here), option, "nobody/nothing-of-that-name"]
+    index = argv.index(option)
+    del argv[index : index + 2]  # the first, local one
+    refused(argv, here, capsys, "nobody/nothing-of-that-name")
+
+
+def test_an_output_folder_of_another_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv: Argv = ["sft", *options(here, data="demonstrations.jsonl"), "--max-steps", 1]
+    assert said(argv, capsys)[0] == 0
+    refused([*argv, "--learning-rate", "1e-2"], here, capsys, "out", "learning_rate")
+    refused(["dpo", *options(here)], here, capsys, "out")
+    refused([*argv, "--no-resume"], here, capsys, "out")
+    demonstrations(here / "demonstrations.jsonl", count=5)  # other data under the same name is another run
+    refused(argv, here, capsys, "out")
+
+
+def test_an_output_folder_with_foreign_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "thesis.tex").write_text("chapter one")
+    refused(["dpo", *options(here)], here, capsys, "thesis.tex")
+    refused(["sample", *options(here), "--max-new-tokens", 8], here, capsys, "thesis.tex")
+    refused(["new-model", here / "out", "--text-files", here / "comparisons.jsonl"], here, capsys, "not empty")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (lambda argv: [*argv, "--bta", "0.3"], ["--bta", "--beta"]),
+        (lambda argv: [*argv, "--loss-type", "sigmod"], ["sigmod", "sigmoid"]),
+        (lambda argv: [*argv, "--device", "gpu"], ["--device", "'gpu'"]),
+        (lambda argv: [*argv, "--beta", "0"], ["--beta", "greater than 0"]),
+        (lambda argv: [*argv, "--chat-template", "none.jinja"], ["none.jinja"]),
+    ],
+)
+def test_an_option_that_cannot_be(
+    spoil: Callable[[Argv], Argv], parts: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(spoil(["dpo", *options(here)]), here, capsys, *parts)
+
+
+def test_data_check_lists_what_training_would_refuse(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_in(here)
+    assert said(["data", "check", here / "comparisons.jsonl", "--model", here / "model"], capsys)[0] == 0
+    rows = [{"prompt": question(1), "chosen": answer("a"), "rejected": answer("b")}]
+    rows += [{"prompt": question(1), "chosen": answer("b"), "rejected": answer("a")}]
+    rows += [{"prompt": question(2), "chosen": answer("c"), "rejected": answer("")}]
+    bad = write_rows(here / "bad.jsonl", rows)
+    status, out, _ = said(["data", "check", bad, "--json"], capsys)
+    bad.unlink()
+    assert status == 1
+    findings = "\n".join(json.loads(out)["findings"])
+    assert "1 pairs are ordered both ways" in findings
+    assert "1 rows refused" in findings
+    assert files_in(here) == before
+
+
+def test_the_same_from_a_shell(here: Path) -> None:
+    argv = [sys.executable, "-m", "assent", "dpo", *map(str, options(here, data="none.jsonl"))]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=here, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "none.jsonl" in done.stderr

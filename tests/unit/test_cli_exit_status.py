@@ -1,0 +1,92 @@
+"""What ends a command, and the exit status that says so."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assent.cli import training
+from assent.errors import ConfigError, GateError, NonFiniteError, StorageError
+from tests.helpers_cli import said
+
+ARGV = ["sft", "--model", "m", "--data", "d", "--output-dir", "o"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            ConfigError("bad", got=1, expected=2, fix="mend"),
+            2,
+            "error: bad\n  got:      1\n  expected: 2\n  to do:    mend\n",
+        ),
+        (GateError("the gate"), 1, "error: the gate\n"),
+        (NonFiniteError("a NaN"), 3, "error: a NaN\n"),
+        (StorageError("no room"), 3, "error: no room\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "model.safetensors"), 3, "the disk is full"),
+        (ZeroDivisionError("division\nby zero"), 3, "error: unexpected ZeroDivisionError: division by zero\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_an_errors_kind_is_the_exit_status(
+    error: BaseException, status: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str, config: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(training, "run_step", fail)
+    got, out, err = said(ARGV, capsys)
+    assert (got, out) == (status, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert "Traceback" in said([*ARGV, "--debug"], capsys)[2]
+
+
+def test_sigterm_is_an_interruption_with_status_130(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from assent.cli import main, training\n"
+        "def wait(name, config): print('ready', flush=True); time.sleep(60)\n"
+        "training.run_step = wait\n"
+        f"sys.exit(main({ARGV!r}))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "continues from the last checkpoint" in err
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "assent", "sft", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    assert process.returncode in (0, 1, -signal.SIGPIPE)
+    process.stderr.close()
+
+
+def test_handlers_of_the_caller_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    said(["sft"], capsys)
+    assert signal.getsignal(signal.SIGTERM) is before

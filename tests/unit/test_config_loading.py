@@ -1,0 +1,119 @@
+"""From YAML, flags and keywords to a configuration: one rule, one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assent.config import loading
+from assent.config.loading import parse_options, read_yaml
+from assent.config.stages import PpoConfig, SftConfig
+from assent.errors import ConfigError
+
+GIVEN = {"model": "m", "data": "d", "output_dir": "o"}
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "options.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_yaml_means_what_people_mean(tmp_path: Path) -> None:
+    text = "a: no\nb: 1e-5\nc: 12\nd: 1.5\ne: true\nf: on\ng: null\nh: [1, x]\ni: 0x10\nj: -3.5e-2\nk: 1.2.3\nl: 1e\n"
+    assert read_yaml(written(tmp_path, text)) == {
+        **{"a": "no", "b": 1e-5, "c": 12, "d": 1.5, "e": True, "f": "on", "g": None},
+        **{"h": [1, "x"], "i": 16, "j": -0.035, "k": "1.2.3", "l": "1e"},
+    }
+    options = {**read_yaml(written(tmp_path, "learning_rate: 1e-5\nmixed_precision: no\n")), **GIVEN}
+    config = parse_options(SftConfig, options)
+    assert (config.learning_rate, config.mixed_precision) == (1e-5, "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "line 3: a stands twice"),
+        ("x: {a: 1, a: 2}\n", "a stands twice"),
+        ("", "is empty"),
+        ("# nothing\n", "is empty"),
+        ("- 1\n", "is not a configuration"),
+        ("just text\n", "is not a configuration"),
+        ("1: one\n", "is not a configuration"),
+        ("a: [1\n", "not valid YAML"),
+        ("a: 1\nb: {\n", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        (b"a: \xff\xfe\n", "not valid YAML"),
+        ("a: 1\n---\nb: 2\n", "not valid YAML"),
+        ("a: &x [*x]\n", "too many values"),
+        ("a: " + "[" * 3000, "not valid YAML"),
+        ("a: " + "x" * loading.MAX_YAML_BYTES, "too large"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str | bytes, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        read_yaml(written(tmp_path, text))
+
+
+def test_a_small_file_that_stands_for_a_billion_values_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    with pytest.raises(ConfigError, match="too many values"):
+        read_yaml(written(tmp_path, "\n".join(lines)))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file"):
+        read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_yaml(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "got", "expected"),
+    [
+        ({"learning_rate": -1}, "learning_rate is not right", "-1", "a number greater than 0"),
+        ({"batch_size": 0}, "batch_size is not right", "0", "a number greater than or equal to 1"),
+        ({"batch_size": "many"}, "batch_size is not right", "'many'", "a valid integer"),
+        ({"batch_size": 1.5}, "batch_size is not right", "1.5", "a valid integer"),
+        ({"warmup_ratio": 1.5}, "warmup_ratio is not right", "1.5", "a number less than or equal to 1"),
+        ({"learning_rate": "nan"}, "learning_rate is not right", "'nan'", "a finite number"),
+        ({"dtype": "float16"}, "dtype is not right", "'float16'", "'float32' or 'bfloat16'"),
+        ({"resume": "perhaps"}, "resume is not right", "'perhaps'", "a valid boolean"),
+        ({"model": 3}, "model is not right", "3", "a valid string"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs is not right", "[1]", "a valid dictionary"),
+    ],
+)
+def test_a_wrong_value_is_told_with_option_got_and_expected(
+    options: dict[str, object], what: str, got: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_options(SftConfig, {**GIVEN, **options})
+    assert (caught.value.what, caught.value.got, caught.value.expected) == (what, got, expected)
+
+
+def test_every_option_at_fault_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_options(SftConfig, {"batch_size": 0, "learning_rate": 0, "model": "m"})
+    assert all(name in str(caught.value) for name in ("batch_size", "learning_rate", "output_dir", "data"))
+    with pytest.raises(ConfigError, match="options missing: output_dir, data"):
+        parse_options(SftConfig, {"model": "m"})
+
+
+def test_an_unknown_option_names_the_nearest_in_its_own_spelling() -> None:
+    def flag(name: str) -> str:
+        return "--" + name.replace("_", "-")
+
+    with pytest.raises(ConfigError) as caught:
+        parse_options(SftConfig, {**GIVEN, "learnin_rate": 1}, show=flag, where=" in a.yaml")
+    assert caught.value.what == "unknown option: --learnin-rate in a.yaml"
+    assert caught.value.fix == "did you mean --learning-rate?"
+    with pytest.raises(ConfigError, match="--adam-beta1"):  # nothing is near: all are listed
+        parse_options(SftConfig, {**GIVEN, "zzzz": 1}, show=flag)
+
+
+def test_a_rule_about_two_options_keeps_its_own_words() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_options(PpoConfig, {**GIVEN, "reward": "r", "kl_horizon": 10})
+    assert caught.value.what.startswith("kl_horizon has no effect without kl_target")
