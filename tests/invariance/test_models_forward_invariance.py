@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.utils import _pytree as pytree
 
 from assent.errors import ModelError
@@ -229,3 +230,21 @@ def test_an_output_that_the_kind_does_not_have_is_refused() -> None:
 def test_wrappers_find_the_tensors_of_outputs() -> None:
     one, two = torch.ones(1), torch.zeros(2)
     assert [t.shape[0] for t in pytree.tree_leaves(Outputs(logprobs=one, scores=two)) if t is not None] == [1, 2]
+
+
+def test_adapters_on_the_trunk_and_on_the_head_are_read_and_trained() -> None:
+    model = make_model("llama")
+    config = LoraConfig(
+        r=2, target_modules=["q_proj", "down_proj", "lm_head"], lora_dropout=0.5, init_lora_weights=False
+    )
+    wrapped = get_peft_model(model, config)
+    module = AlignmentModel(wrapped, kind="policy").train()
+    assert module.tier == "segments"
+    groups = random_groups()
+    expected = plain_logprobs(wrapped, groups)
+    got = module(pack(groups, device="cpu"), LOGPROBS).logprobs
+    assert torch.allclose(got, expected, rtol=0, atol=1e-5)
+    assert_same_gradients(gradients(module, weighted(got)), gradients(module, weighted(expected)))
+    with wrapped.disable_adapter():
+        reference = module(pack(groups, device="cpu"), LOGPROBS).logprobs
+    assert not torch.allclose(reference, got, atol=1e-2)
