@@ -9,7 +9,18 @@ import pytest
 
 from assent.cli.entry import COMMANDS, DATA_COMMANDS
 
-BLOCKED = ("torch", "transformers", "accelerate", "peft", "datasets", "fastapi", "uvicorn", "sqlalchemy", "openai", "vllm")
+BLOCKED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "fastapi",
+    "uvicorn",
+    "sqlalchemy",
+    "openai",
+    "vllm",
+)
 HELP = [["--help"], *([name, "--help"] for name, *_ in COMMANDS), *(["data", n, "--help"] for n, *_ in DATA_COMMANDS)]
 
 BLOCK = f"""
@@ -23,7 +34,9 @@ sys.meta_path.insert(0, Block())
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_help_of_every_command_needs_no_torch() -> None:
