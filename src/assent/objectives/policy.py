@@ -25,9 +25,7 @@ def ppo_loss(
     ratio = torch.exp(log_ratio)
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
-    values = torch.maximum(
-        unclipped, clipped
-    )  # the minimum of eq. 7, negated: clipping alone would pay for ratios far off
+    values = torch.maximum(unclipped, clipped)  # eq. 7's minimum, negated: clipping alone would pay for far ratios
     with torch.no_grad():
         metrics = {
             "policy/clipfrac_avg": (clipped > unclipped).to(logprobs.dtype),
