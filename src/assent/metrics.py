@@ -77,19 +77,18 @@ policy/approxkl_avg | nats per token | lower | ½ mean (log-ratio)² of the poli
 policy/approxkl | nats per token | lower | ½ mean (log-ratio)² of the policy to the one that sampled
 policy/clipfrac_avg | fraction | none | tokens whose ratio the clip binds
 policy/entropy_avg | nats per token | none | mean entropy of the policy at the sampled tokens
-policy/<part> | 1 | none | another figure of the policy update
+policy/approxkl_<estimator> | nats per token | lower | the same by another estimator (k1, k3)
 val/clipfrac_avg | fraction | none | tokens whose value the clip binds
 val/ratio | 1 | none | mean ratio π / π_old over tokens
 val/ratio_var | 1 | none | variance of the ratio
 val/num_eos_tokens | completions | none | completions of the round that ended by themselves
 val/explained_variance | fraction | higher | 1 − Var(returns − values) / Var(returns)
-val/<part> | 1 | none | another figure of the value update
+val/error | reward² | lower | squared error of the values before clipping, mean over tokens
 rollout/completion_length | tokens | none | mean length of the sampled completions
 rollout/completion_length_<statistic> | tokens | none | a statistic of the lengths of the sampled completions
 rollout/eos_rate | fraction | none | sampled completions that ended by themselves
 rollout/unique | fraction | none | distinct completions among those sampled
 rollout/tokens_per_second | tokens per second | higher | sampled tokens over the time that sampling took
-rollout/<part> | 1 | none | another figure of the sampled completions
 episode | completions | none | completions sampled so far
 eps | completions per second | higher | completions sampled and trained on per second
 
@@ -100,7 +99,6 @@ perf/step_seconds | seconds | lower | time of the optimiser step, forward and ba
 perf/micro_batches | micro-batches | none | forward and backward passes of the step, per process
 perf/micro_batch_tokens | tokens | none | token budget of one pass
 perf/mfu | fraction | higher | model FLOPs per second over the device's peak
-perf/<part> | 1 | none | another figure of speed or memory
 
 cost/labels | labels | lower | preference labels and demonstrations used so far
 cost/completions_sampled | completions | lower | completions sampled so far

@@ -12,6 +12,7 @@ import torch
 from assent.engine.flops import Cost, attended_pairs
 from assent.engine.interrupts import interruptible
 from assent.engine.ledger import Ledger, peak_memory_bytes
+from assent.engine.runtime import Runtime
 from assent.metrics import lookup
 from assent.models.batch import TokenCompletion, TokenGroup
 from tests.helpers_engine import Nll, make_groups, make_learner
@@ -82,9 +83,11 @@ def test_the_first_signal_is_a_flag_and_the_second_interrupts() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with interruptible() as interrupted:
         assert not interrupted
+        assert not interrupted.anywhere(Runtime("cpu"))
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupted
         assert interrupted.signal is signal.SIGTERM
+        assert interrupted.anywhere(Runtime("cpu"))
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
+import assent.metrics
 from assent.errors import UsageError
 from assent.metrics import declared, lookup
 
@@ -76,7 +81,7 @@ def test_patterns_and_prefixes() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["los", "loss/a/b", "rewards/", "cost/coffee", "eval_eval_loss", "gate/", "loss/", "kl_"]
+    "name", ["los", "loss/a/b", "rewards/", "cost/coffee", "eval_eval_loss", "gate/", "loss/", "kl_", "val/x"]
 )
 def test_an_undeclared_name_is_an_error(name: str) -> None:
     with pytest.raises(UsageError, match="not declared"):
@@ -86,3 +91,21 @@ def test_an_undeclared_name_is_an_error(name: str) -> None:
 def test_the_error_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="rewards/accuracies"):
         lookup("rewardsaccuracies")
+
+
+def test_every_name_in_the_source_is_declared() -> None:
+    """String literals that look like a metric of one of the families, wherever they stand."""
+    families = {metric.name.split("/")[0] for metric in declared() if "/" in metric.name}
+    root = Path(assent.metrics.__file__).parent
+    found = set()
+    for path in root.rglob("*.py"):
+        if path.name == "metrics.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        found |= {text for text in texts if re.fullmatch(r"[a-z]+/[a-z0-9_]+", text) and text.split("/")[0] in families}
+    assert len(found) > 20
+    for name in found:
+        lookup(name)

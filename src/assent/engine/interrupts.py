@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import torch
+
+from assent.engine.runtime import Runtime
+
 
 class Interruption:
     """True once a signal has come: `if interruption: write a checkpoint and raise KeyboardInterrupt`."""
@@ -17,6 +21,10 @@ class Interruption:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def anywhere(self, runtime: Runtime) -> bool:
+        """Whether a signal has come to any process: a checkpoint needs them all. All processes must call it."""
+        return bool(runtime.max(torch.tensor(float(bool(self)))))
 
 
 @contextmanager

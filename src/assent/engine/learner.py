@@ -296,7 +296,8 @@ class _Sums:
 
     def add(self, terms: Mapping[str, Tensor], metrics: Mapping[str, tuple[Tensor, Tensor]], *, weight: float) -> None:
         flat = [*terms.values(), *(part for pair in metrics.values() for part in pair)]
-        numbers = torch.stack([torch.as_tensor(x).detach().float().reshape(()) for x in flat]).tolist()
+        device = flat[0].device
+        numbers = torch.stack([x.detach().to(device, torch.float32).reshape(()) for x in flat]).tolist()
         numbers = [weight * number if weight else 0.0 for number in numbers]
         for name, number in zip(terms, numbers, strict=False):
             self.terms[name] = self.terms.get(name, 0.0) + number
