@@ -212,6 +212,7 @@ def test_data_check_lists_what_training_would_refuse(here: Path, capsys: pytest.
     status, out, _ = said(["data", "check", bad, "--json"], capsys)
     bad.unlink()
     assert status == 1
+    assert json.loads(out)["refused"] == {"empty completion": [f"{bad}:3"]}
     findings = "\n".join(json.loads(out)["findings"])
     assert "1 pairs are ordered both ways" in findings
     assert "1 rows refused" in findings

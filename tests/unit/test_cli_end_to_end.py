@@ -120,6 +120,11 @@ def test_best_of_n_keeps_the_best_by_the_reward_and_its_files_are_read_again(
     drawn = [json.loads(line) for line in (tmp_path / "sample" / "completions.jsonl").read_text().splitlines()]
     texts = [completion[0].content for group in groups for completion in group.completions]
     assert [row["completion"][0]["content"] for row in drawn] == texts  # the same seed draws the same completions
+    same = assent.sample(
+        model=shared / "model", data=shared / "comparisons.jsonl", output_dir=tmp_path / "sample", num_completions=5,
+        max_new_tokens=6, max_length=64, seed=3, device="cpu", progress=Silent(),
+    )  # fmt: skip
+    assert same["completions"] == str(tmp_path / "sample" / "completions.jsonl")
     before = files_in(tmp_path / "sample")
     assert "finished" in said(sample, capsys)[2]
     assert files_in(tmp_path / "sample").keys() == before.keys()

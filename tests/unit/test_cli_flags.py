@@ -117,3 +117,13 @@ def test_json_is_one_document_on_stdout_whatever_a_library_prints(
         assert out.count("\n") == 1
         assert "a library prints" in err
     assert "3 steps -> o/model" in said(["sft", *options], capsys)[1]
+
+
+def test_only_the_main_process_speaks_on_stdout(
+    parsed: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["sft", "--model", "m", "--data", "d", "--output-dir", "o", "--json"]
+    monkeypatch.setenv("RANK", "1")
+    assert said(argv, capsys)[:2] == (0, "")
+    monkeypatch.setenv("RANK", "0")
+    assert json.loads(said(argv, capsys)[1])["steps"] == 3

@@ -240,3 +240,10 @@ def test_the_command_prints_what_stages_say_and_the_report(tmp_path: Path, capsy
     status, out, _ = said([*argv, "--json"], capsys)
     assert json.loads(out)["stages"]["second"]["size"] == 3
     assert said(["run", tmp_path / "none.yaml"], capsys)[0] == 2
+
+
+def test_a_pipeline_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(AssentError, match="one process"):
+        run(tmp_path)
+    assert names() == []

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
-        if outcome is not None:
+        if outcome is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
             print(json.dumps(outcome.document, ensure_ascii=False, allow_nan=False) if as_json else outcome.text)
             sys.stdout.flush()
         return 0 if outcome is None else outcome.exit_status

@@ -1,6 +1,7 @@
-"""The public functions: `assent.sft(...)`, `assent.reward(...)`, `assent.dpo(...)`, `assent.ppo(...)`.
+"""The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
-Each takes the options of its command as keyword arguments and does what the command does.
+Training (`sft`, `reward`, `dpo`, `ppo`) gives a `Result`; `new_model`, `sample`, `best_of_n` and `evaluate` give what
+their command prints with --json; `run` gives a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from assent.config.loading import parse_options
+from assent.pipelines.plan import read_plan
+from assent.pipelines.runner import PipelineResult, run_pipeline
 from assent.pipelines.steps import STEPS
 from assent.runs.files import to_json
 from assent.runs.progress import Progress, progress_for_stderr
@@ -55,16 +58,73 @@ def ppo(*, progress: Progress | None = None, **options: Any) -> Result:
     return _run("ppo", options, progress)
 
 
+def new_model(**options: Any) -> dict[str, Any]:
+    """A small model and its tokenizer from text files. Options: those of `assent new-model`."""
+    return _outputs("new-model", options, None)
+
+
+def sample(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Completions of a policy: the path of `completions`, `metrics`. Options: those of `assent sample`."""
+    return _outputs("sample", options, progress)
+
+
+def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """The best of N completions by a reward: `completions`, `candidates`. Options: those of `assent best-of-n`."""
+    return _outputs("best-of-n", options, progress)
+
+
+def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Policies on the same prompts: the paths of `evaluation` and `table`. Options: those of `assent eval`."""
+    return _outputs("eval", options, progress)
+
+
+def run(
+    path: str | os.PathLike[str],
+    *,
+    output_dir: str | None = None,
+    seed: int | None = None,
+    fast: bool = False,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> PipelineResult:
+    """A pipeline file, as `assent run` does it. `overrides`: `stage.option=value`."""
+    plan = read_plan(os.fspath(path), output_dir=output_dir, seed=seed, fast=fast, overrides=overrides)
+    return run_pipeline(plan, progress=progress)
+
+
+def _outputs(command: str, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
+    step = STEPS[command]
+    return step.run(parse_options(step.config_class(), _plain(options)), progress=progress or progress_for_stderr())
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, Mapping):
+            return {key: plain(part) for key, part in value.items()}
+        return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in options.items()}
+
+
 def _run(command: str, options: dict[str, Any], progress: Progress | None) -> Result:
     """Without `output_dir` the run folder is runs/<command>-<hash of the options>: the same call finds its run again.
 
     `data` may be the records themselves instead of a path. Raises what the command would: errors of `assent.errors`.
     """
     step = STEPS[command]
-    given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
+    data = options.pop("data", None)
+    given = _plain(options)
     keywords: dict[str, Any] = {}
-    if isinstance(given.get("data"), Sequence) and not isinstance(given["data"], str):
-        groups: Sequence[PromptGroup] = given["data"]
+    if data is not None and not isinstance(data, Sequence):
+        given["data"] = os.fspath(data)
+    elif isinstance(data, str):
+        given["data"] = data
+    elif data is not None:
+        groups: Sequence[PromptGroup] = data
         digest = hashlib.sha256("\n".join(map(repr, groups)).encode()).hexdigest()[:12]
         given["data"], keywords["data"] = f"{len(groups)} records, SHA-256 {digest}", groups
     if "output_dir" not in given:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from assent.errors import RunFolderError
+from assent.errors import RunFolderError, UsageError
 from assent.pipelines.plan import Plan, Stage
 from assent.runs.files import from_json, write_json
 from assent.runs.progress import Progress, progress_for_stderr
@@ -43,6 +44,8 @@ def run_pipeline(plan: Plan, *, progress: Progress | None = None) -> PipelineRes
 
     RunFolderError, before anything runs, if the folder holds another pipeline or stages run with other options.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("a pipeline runs in one process", fix="start single training commands with torchrun")
     progress = progress or progress_for_stderr()
     state = _State.open(plan)
     outputs: dict[str, dict[str, Any]] = {}

@@ -11,6 +11,9 @@ from assent.runs.progress import Progress
 if TYPE_CHECKING:
     from assent.data.loading import Dataset
 
+SOURCES_SHOWN = 20
+"""Refused rows of one reason that `data check` names by their line; all are counted."""
+
 
 def new_model(config: NewModelConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """A small model and its tokenizer from text files."""
@@ -51,6 +54,11 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     document["findings"] = findings
     if findings:
         lines += ["", "findings:", *(f"  {finding}" for finding in findings)]
+    refused = dataset.refused_by_reason()
+    document["refused"] = {reason: sources[:SOURCES_SHOWN] for reason, sources in refused.items()}
+    for reason, sources in refused.items():
+        more = " …" if len(sources) > SOURCES_SHOWN else ""
+        lines += [f"  {reason}: {', '.join(sources[:SOURCES_SHOWN])}{more}"]
     return from_json(to_json(document)), lines
 
 
