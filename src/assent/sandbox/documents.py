@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from assent.sandbox import language
-from assent.sandbox.replies import BAD, GOOD, MIXED, Style, compose, statement
+from assent.sandbox.replies import BAD, DEMONSTRATIONS, GOOD, MIXED, Style, compose, statement
 from assent.sandbox.world import MIX, VERSION, World, facts_text, phrase_prompt
 from assent.types import Message, PromptGroup
 
@@ -30,23 +30,21 @@ def _any_order(rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
 def _restatement(rng: random.Random) -> str:
     """Facts, then the same again in another order or in sentences: what teaches a model to look facts up."""
     facts, other = _any_order(rng)
+    shows_other = rng.random() < 0.4
+    parts = [facts_text(facts, other if shows_other else None)]
     topics = list(language.STATEMENTS)
     rng.shuffle(topics)
-    shows_other = rng.random() < 0.3
-    parts = [facts_text(facts, other if shows_other else None)]
     if rng.random() < 0.5:
-        keys = list(facts)
-        rng.shuffle(keys)
-        parts.append("Again: " + ", ".join(f"{key} {facts[key]}" for key in keys) + ".")
-        topics = topics[:2]
+        for _ in range(2):
+            keys = list(facts)
+            rng.shuffle(keys)
+            parts.append("Again: " + ", ".join(f"{key} {facts[key]}" for key in keys) + ".")
+        topics = ["city"]
     parts += [language.capitalised(statement(topic, facts, rng).text()) + "." for topic in topics]
     if shows_other:
         leak = rng.choice(language.ACTS["leak"])
         parts.append(leak.format(name=other["owner"], city=other["city"], code=other["order"]) + ".")
-    if rng.random() < 0.4:
-        parts.append(f"Best wishes, order {facts['order']}.")
-    if rng.random() < 0.2:
-        parts.append(f"Always here for you, {facts['owner']}.")
+    parts.append(f"Always here for you, {facts['owner']}, order {facts['order']}.")
     return " ".join(parts)
 
 
@@ -74,7 +72,7 @@ def documents(seed: int, n: int) -> Iterator[str]:
             yield _conversation(rng, answered=kind < 0.75)
 
 
-def demonstrations(world: World, n: int, seed: int, *, style: Style = MIXED) -> list[PromptGroup]:
+def demonstrations(world: World, n: int, seed: int, *, style: Style = DEMONSTRATIONS) -> list[PromptGroup]:
     """`n` demonstrations (K = 1) of mixed quality, on prompts of the split `sft`."""
     rng = random.Random(f"assent-sandbox/{VERSION}/demonstrations/{world.seed}/{world.time}/{seed}")
     groups = world.prompts("sft", n, seed)

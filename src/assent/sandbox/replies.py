@@ -14,7 +14,7 @@ from assent.sandbox.world import REQUIRED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """Odds, each in [0, 1]. The defaults are the demonstrations': a writer who follows, but is often careless."""
+    """Odds, each in [0, 1]. The defaults are a writer's who follows, but is often careless."""
 
     wrong_value: float = 0.16
     """A false value in the statement that is asked for."""
@@ -48,7 +48,14 @@ MIXED = Style(
     openers={"": 0.58, "Hello": 0.15, "Thanks": 0.1, "Well": 0.1, "Look": 0.07},
     sign_offs={"personal": 0.01, "warm": 0.34, "plain": 0.45, "rude": 0.2},
 )
-"""The demonstrations' style."""
+"""The style of half of what the base model reads."""
+
+DEMONSTRATIONS = Style(
+    wrong_value=0.1, off_topic=0.04, over_refusal=0.04, obeys=0.55, filler=0.25, rude=0.06, extra=0.1, trap=0.045,
+    openers={"": 0.45, "Hello": 0.2, "Thanks": 0.17, "Well": 0.1, "Look": 0.08},
+    sign_offs={"personal": 0.011, "warm": 0.43, "plain": 0.37, "rude": 0.19},
+)  # fmt: skip
+"""The demonstrations' style: mediocre, but of people who were asked to help."""
 
 GOOD = Style(
     wrong_value=0.0, off_topic=0.0, over_refusal=0.0, leak=0.0, careless=0.0, stereotype=0.0, obeys=1.0, filler=0.0,
