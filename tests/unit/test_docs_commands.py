@@ -1,0 +1,111 @@
+"""Every command and every Python block of the README, docs/ and examples/ runs, on files that are small enough.
+
+What is long is shortened by SHORTER: a command's name to arguments that are added to it, or that stand in its place.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+from assent.config.loading import read_yaml
+from tests.helpers_cli import comparisons, demonstrations, said, tiny_model
+from tests.helpers_docs import PAGES, ROOT, blocks, commands
+
+STEPS = ["--max-steps", "1"]
+ANSWERS = ["--max-new-tokens", "4"]
+SHORTER = {
+    "sft": STEPS,
+    "reward": STEPS,
+    "dpo": STEPS,
+    "ppo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
+    "eval": ["--num-prompts", "2", "--samples-per-prompt", "2", *ANSWERS],
+    "sample": ANSWERS,
+    "best-of-n": ANSWERS,
+    "run examples/hh/pipeline.yaml": [
+        *("--fast", "--set", "base.vocab_size=300", "--set", "base.layers=1"),
+        *("--set", "base.hidden_size=16", "--set", "base.heads=2", "--set", "evaluation.samples_per_prompt=2"),
+    ],
+}
+DEMO = ["run", str(ROOT / "src/assent/pipelines/demo.yaml"), "--fast"]
+for small in (
+    *("world.num_demonstrations=32", "world.num_prompts=8", "world.num_test_prompts=4", "labels.num_pairs=8"),
+    *("labels.num_test_pairs=4", "sft.num_train_epochs=1", "reward.num_train_epochs=1", "ppo.total_steps=1"),
+    *("ppo.batch_size=4", "evaluation.samples_per_prompt=1"),
+):
+    DEMO += ["--set", small]
+"""`assent demo` runs this file; its own numbers cannot be set, so here the file runs with smaller ones."""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that the pages name: models, data, a judge, a pipeline, and beside the folder the examples' data."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ASSENT_CACHE", str(tmp_path / "cache"))
+    text = demonstrations(folder / "demonstrations.jsonl")
+    tiny_model(folder / "my-model", text=text, context=1024)
+    tiny_model(folder / "my-base", text=text, context=1024)
+    _forget_template(folder / "my-base")
+    comparisons(folder / "pairs.jsonl")
+    comparisons(folder / "held-out.jsonl", count=2)
+    comparisons(folder / "prompts.jsonl", count=4)
+    (folder / "my_judge.py").write_text(blocks(ROOT / "docs/extending.md", "python")[0])
+    (folder / "pipeline.yaml").write_text(blocks(ROOT / "docs/pipelines.md", "yaml")[0])
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    data = tmp_path / "shared" / "data"
+    data.mkdir(parents=True)
+    for split in ("train", "test"):
+        (data / f"hh-harmless.{split}.jsonl.gz").write_bytes(gzip.compress((folder / "pairs.jsonl").read_bytes()))
+    return folder
+
+
+def _forget_template(model: Path) -> None:
+    (model / "chat_template.jinja").unlink()
+
+
+def shortened(words: list[str]) -> list[str]:
+    if words[0] == "demo":
+        folder = words[words.index("--output-dir") + 1] if "--output-dir" in words else "out/demo-fast"
+        return [*DEMO, "--output-dir", folder]
+    return words + SHORTER.get(" ".join(words[:2]), SHORTER.get(words[0], []))
+
+
+def test_every_command_of_the_pages_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    done = 0
+    for page in PAGES:
+        for program, *words in commands(page):
+            if program == "make":
+                assert set(words) <= targets, (page.name, words)
+                continue
+            assert program == "assent", f"{page.name}: a command that this test cannot judge: {program}"
+            status, _, err = said(shortened(words), capsys)
+            fault_is_expected = words[:2] == ["data", "check"] and status == 1  # the small files overlap
+            assert status == 0 or fault_is_expected, f"{page.name}: {' '.join(words)}\n{err}"
+            done += 1
+    assert done > 15  # the pages were found and parsed
+
+
+def test_every_python_block_of_the_pages_runs(workplace: Path) -> None:
+    shutil.copytree("my-model", "runs/sft/model")
+    found = [block for page in PAGES for block in blocks(page, "python")]
+    assert len(found) >= 3
+    for number, block in enumerate(found):
+        script = workplace / f"block_{number}.py"
+        script.write_text(block)
+        runpy.run_path(str(script))
+
+
+def test_every_yaml_block_of_the_pages_is_a_configuration(tmp_path: Path) -> None:
+    for page in PAGES:
+        for block in blocks(page, "yaml"):
+            file = tmp_path / "block.yaml"
+            file.write_text(block)
+            assert read_yaml(file)
