@@ -21,7 +21,7 @@ from assent.objectives.value import value_loss
 from assent.rewards.base import Reward
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import Gate, check_batch_mates, precision_of
+from assent.stages.gate import Gate, check_batch_mates, check_positions, precision_of
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.selecting import to_prompts
@@ -142,7 +142,7 @@ def run(
         if isinstance(controller, AdaptiveKLController):
             controller.update(batch.kl_nats, len(rollouts))
         data.state["kl_coef"] = controller.value
-        log.samples(step, _sample_rows(prompts, rollouts, scores))
+        log.samples(step + 1, _sample_rows(prompts, rollouts, scores))
         data.log_step(step, {**batch.metrics, **metrics}, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     data.check_unchanged(reference)
     return data.finish({})
@@ -160,20 +160,24 @@ def _controller(config: PpoConfig) -> AdaptiveKLController | _FixedKL:
 
 
 def _train_round(config: PpoConfig, step: int, batch: Round, *, learner: Learner, critic: Learner) -> dict[str, float]:
-    """`num_ppo_epochs` passes over the round in `num_mini_batches` updates each; the mean of the updates' metrics."""
+    """`num_ppo_epochs` passes over the round in `num_mini_batches` updates each; the mean of the updates' metrics
+    (of what is a state, the last)."""
     policy_objective: Objective = PpoPolicyObjective(config.cliprange)
     value_objective: Objective = PpoValueObjective(config.cliprange_value)
     totals: dict[str, list[float]] = {}
     for epoch in range(config.num_ppo_epochs):
         order = permutation(len(batch.groups), config.seed, "minibatch", step, epoch)
-        for part in torch.tensor(order).tensor_split(config.num_mini_batches):
+        for part in torch.tensor(order).tensor_split(min(config.num_mini_batches, len(order))):
             groups = [batch.groups[i] for i in part.tolist()]
             update = {f"critic/{k}": v for k, v in critic.update(groups, value_objective).items()}
             if step >= config.critic_warmup_steps:
                 update |= learner.update(groups, policy_objective)
             for name, value in update.items():
                 totals.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in totals.items()}
+    means = {name: sum(values) / len(values) for name, values in totals.items()}
+    return means | {
+        name: values[-1] for name, values in totals.items() if name.endswith(("num_tokens", "learning_rate"))
+    }
 
 
 def _gate(
@@ -188,6 +192,7 @@ def _gate(
     """Ratio 1 and KL 0 before the first update; log-probabilities independent of batch mates."""
     gate = Gate(log, precision=precision_of(config))
     groups = to_groups(rollouts, config.num_completions)
+    check_positions(gate, groups)
     check_batch_mates(gate, learner, groups, want="logprobs")
     outputs = learner.read(groups, want={"logprobs"})
     assert outputs.logprobs is not None

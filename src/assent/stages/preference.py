@@ -12,9 +12,17 @@ from assent.config.losses import PREFERENCE_LOSSES
 from assent.config.stages import PreferenceConfig
 from assent.engine.learner import Learner
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
+from assent.models.packing import pack
 from assent.objectives.preference import preference_loss
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import Gate, check_batch_mates, check_loss_tokens, precision_of
+from assent.stages.gate import (
+    Gate,
+    check_batch_mates,
+    check_log_ratios,
+    check_loss_tokens,
+    check_positions,
+    precision_of,
+)
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
 from assent.stages.reward import pair_weights
@@ -74,8 +82,9 @@ def train(
 
 def run(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
     objective = PreferenceObjective(config.loss_type, beta=config.beta)
-    data.train_tokens = with_reference(data.train_tokens, data.reference_logps(config.reference, data.train_tokens))
-    data.eval_tokens = with_reference(data.eval_tokens, data.reference_logps(config.reference, data.eval_tokens))
+    train_logps, eval_logps = data.reference_logps(config.reference, data.train_tokens, data.eval_tokens)
+    data.train_tokens = with_reference(data.train_tokens, train_logps)
+    data.eval_tokens = with_reference(data.eval_tokens, eval_logps)
     data.resume()
     if data.step == 0:
         _gate(config, learner, data, log)
@@ -100,17 +109,22 @@ def _gate(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog
     outputs = learner.read(first, want={"logprobs"})
     assert outputs.logprobs is not None
     check_loss_tokens(gate, first, outputs.logprobs.shape[0])
+    check_positions(gate, first)
     check_batch_mates(gate, learner, first, want="logprobs")
     if config.reference is not None:
         gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")
         return gate.done()
-    metrics = held_out_metrics(learner, first, PreferenceObjective(config.loss_type, beta=config.beta), prefix="")
-    cause = "policy and reference differ at the start: another checkpoint, dropout, or a stale reference cache"
-    tolerance = gate.tolerances["sum"]
-    gate.check("margins", metrics["rewards/margins"] / config.beta, expected=0.0, tolerance=tolerance, cause=cause)
-    expected = PREFERENCE_LOSSES[config.loss_type].zero_margin_value(beta=config.beta)
+    batch = pack(first, device="cpu")
+    tolerance = check_log_ratios(gate, outputs.logprobs, batch.completion[REFERENCE], batch)
     if any(name in group.value for group in first for name in ("chosen_probability", "margin")):
         gate.skip("loss_at_zero_margin", reason="the data gives soft labels or margins of its own")
-    else:
-        gate.check("loss_at_zero_margin", metrics["loss"], expected=expected, tolerance=tolerance, cause=cause)
+        return gate.done()
+    metrics = held_out_metrics(learner, first, PreferenceObjective(config.loss_type, beta=config.beta), prefix="")
+    gate.check(
+        "loss_at_zero_margin",
+        metrics["loss"],
+        expected=PREFERENCE_LOSSES[config.loss_type].zero_margin_value(beta=config.beta),
+        tolerance=2 * config.beta * tolerance,  # both sums of a pair may be off
+        cause="the loss is not the one that its declaration describes, or weights and signs are applied wrongly",
+    )
     gate.done()

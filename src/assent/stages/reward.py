@@ -12,7 +12,7 @@ from assent.engine.learner import Learner
 from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.ranking import bradley_terry
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import Gate, check_batch_mates, precision_of
+from assent.stages.gate import Gate, check_batch_mates, check_positions, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
 from assent.stages.selecting import to_comparisons
@@ -78,6 +78,7 @@ def run(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> S
     if data.step == 0:
         gate = Gate(log, precision=precision_of(config))
         gate.skip("loss_at_zero_margin", reason="a fresh or loaded head gives margins of its own")
+        check_positions(gate, data.batch(0))
         check_batch_mates(gate, learner, data.batch(0), want="scores")
         gate.done()
     for step in data.steps():

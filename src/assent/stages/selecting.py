@@ -52,22 +52,30 @@ def to_comparisons(groups: Sequence[PromptGroup]) -> Selected:
 
 
 def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
-    """K = 1 groups as they are; of a comparison, the chosen completion. Raises DataError for anything else."""
-    demonstrations = []
+    """K = 1 groups as they are; of a comparison, the chosen completion. Thumbs down are refused.
+
+    Raises DataError for anything else.
+    """
+    demonstrations: list[PromptGroup] = []
+    refused: dict[str, list[str]] = {}
     for group in groups:
-        if len(group.completions) == 1:
-            demonstrations.append(group)
+        judged = group.preference or Preference()
+        if len(group.completions) == 1 and judged.scores is None and judged.step_labels is None:
+            if judged.thumbs == (False,):
+                refused.setdefault("a thumb down: nothing to imitate", []).append(group.source)
+            else:
+                demonstrations.append(group)
             continue
-        ranks = _ranks(group.preference or Preference())
+        ranks = _ranks(judged)
         if len(group.completions) != 2 or ranks is None or ranks[0] == ranks[1]:
             raise DataError(
                 f"{group.source or 'a row'} is no demonstration",
-                got=f"{len(group.completions)} completion(s), {_kind(group.preference or Preference())}",
+                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
                 expected="one completion (prompt, completion; or messages), or a comparison, whose chosen one is used",
             )
         best = 0 if ranks[0] < ranks[1] else 1
         demonstrations.append(replace(group, completions=(group.completions[best],), preference=None, logps=None))
-    return demonstrations, {}
+    return demonstrations, refused
 
 
 def to_prompts(groups: Sequence[PromptGroup]) -> Selected:

@@ -65,6 +65,12 @@ class Session:
         self.result: StageResult | None = None
         self._fingerprints: dict[str, Any] = {}
         self._references: list[Reference] = []
+        self._flops_before = 0.0
+        """Model FLOPs of references that are not in memory any more, or were read before the run was resumed."""
+
+    @property
+    def _budget(self) -> int:
+        return int(self.config.micro_batch_tokens)
 
     @property
     def learner(self) -> Learner:
@@ -101,7 +107,7 @@ class Session:
     def reference_model(self, path: str | None) -> Reference:
         """A frozen policy in memory; none given: the start of the policy."""
         module = self._load(path or self.config.model, "policy")
-        reference = Reference(module, self.runtime, self.config.micro_batch_tokens)
+        reference = Reference(module, self.runtime, self._budget)
         self._references.append(reference)
         self.ledger.models_resident += 1
         self._fingerprints["reference_start"] = reference.fingerprint()
@@ -124,23 +130,30 @@ class Session:
         """Samples with the learner's own weights."""
         return TorchSampler(_hf(self.learner), self.text.tokenizer, eos_ids=self.text.template.eos_ids)
 
-    def reference_logps(self, path: str | None, groups: Sequence[TokenGroup]) -> Tensor:
-        """(S,) summed log-probabilities of the groups' completions under the reference, cached on disk by content.
+    def reference_logps(self, path: str | None, *parts: Sequence[TokenGroup]) -> list[Tensor]:
+        """For each part, (S,) summed log-probabilities of its completions under the reference, cached by content.
 
-        No path: the policy as it starts. Call before `resume`, which puts the policy where the run was left.
+        No path: the policy as it starts. Call before `resume`, which puts the policy where the run was left. A
+        reference with weights of its own is in memory until this returns, not while the policy is trained.
         """
-        if not groups:
-            return torch.zeros(0)
-        if path is None:
-            reader: Learner | Reference = self.learner
-        else:
-            reader = self.reference_model(path)
+        reader = self.learner if path is None else Reference(self._load(path, "policy"), self.runtime, self._budget)
+        self.ledger.models_resident += path is not None
         self._fingerprints["reference_start"] = reader.fingerprint()
         folder = Path(self.config.reference_cache) if self.config.reference_cache else user_cache() / "reference"
+        found = [self._reference_logps(reader, groups, folder) for groups in parts]
+        if isinstance(reader, Reference):
+            self._flops_before += reader.flops
+        return found
+
+    def _reference_logps(self, reader: Learner | Reference, groups: Sequence[TokenGroup], folder: Path) -> Tensor:
+        if not groups:
+            return torch.zeros(0)
         with self.log.progress("reference", len(groups)) as bar:
             values, was_cached = reference_logps(
                 groups, reader, key=self._cache_key(reader), cache_dir=folder, on_read=bar.advance
             )
+            if was_cached:
+                bar.advance(len(groups))
         how = "read from the cache" if was_cached else "computed"
         self.log.note(f"reference log-probabilities of {len(values)} completions: {how}")
         return values
@@ -171,7 +184,8 @@ class Session:
             self.log.note(f"a damaged checkpoint was passed over: {reason}")
         found.load_into(self.learners)
         self.ledger.restore(found.state["ledger"])
-        self.state = found.state["stage"]
+        self.state, self.last = found.state["stage"], found.state["last"]
+        self._flops_before = found.state["reference_flops"]
         self.step = found.step
         self.log.note(f"resumed after step {found.step}")
 
@@ -199,17 +213,25 @@ class Session:
             self.folder.path,
             self.step,
             learners=self.learners,
-            state={"stage": self.state, "ledger": self.ledger.state()},
+            state={
+                "stage": self.state,
+                "last": self.last,
+                "ledger": self.ledger.state(),
+                "reference_flops": self._reference_flops(),
+            },
             save_total_limit=self.config.save_total_limit,
         )
+
+    def _reference_flops(self) -> float:
+        return self._flops_before + sum(reference.flops for reference in self._references)
 
     def log_step(self, step: int, metrics: Mapping[str, float], **counts: int) -> None:
         """Writes a step's metrics and the ledger; `counts` (completions_sampled, reward_calls) add to that."""
         self.ledger.add(**counts)
         if self.text.train.labelled:  # a label is paid for once, however often it is read
             self.ledger.counts["labels"] = float(min((step + 1) * self.order.batch_size, self.order.num_rows))
-        readers: list[Learner | Reference] = [*self.learners.values(), *self._references]
-        self.ledger.counts["flops"] = sum(reader.flops for reader in readers)
+        learned = sum(learner.flops for learner in self.learners.values())
+        self.ledger.counts["flops"] = learned + self._reference_flops()
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
         self.log.metrics(step + 1, self.last)
 

@@ -11,7 +11,7 @@ from assent.config.stages import SftConfig
 from assent.engine.learner import Learner
 from assent.models.batch import GroupBatch, Outputs
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import Gate, check_batch_mates, check_loss_tokens, precision_of
+from assent.stages.gate import Gate, check_batch_mates, check_loss_tokens, check_positions, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
 from assent.stages.selecting import to_demonstrations
@@ -74,5 +74,6 @@ def _gate(config: SftConfig, learner: Learner, data: Session, log: RunLog) -> No
     outputs = learner.read(first, want={"logprobs"})
     assert outputs.logprobs is not None
     check_loss_tokens(gate, first, outputs.logprobs.shape[0])
+    check_positions(gate, first)
     check_batch_mates(gate, learner, first, want="logprobs")
     gate.done()

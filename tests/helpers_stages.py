@@ -1,0 +1,154 @@
+"""Tiny models and data for tests of the stages, rewards, and runs in a process of their own that can be killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from assent.models.new_model import new_model
+from assent.types import Message, Preference, PromptGroup
+
+TEXTS = [f"what is {i} plus {i}? it is {2 * i}. no, I will not say." for i in range(40)]
+PRELOADED = [
+    "assent.cli",
+    "assent.stages.sft",
+    "assent.stages.reward",
+    "assent.stages.preference",
+    "assent.stages.online",
+]
+UNTOLD = ("perf/", "critic/perf/", "cost/seconds", "cost/peak_memory_bytes")
+"""Metrics that measure the machine, not the run."""
+
+
+def turn(role: str, content: str) -> tuple[Message, ...]:
+    return (Message(role, content),)
+
+
+def group(
+    number: int, *completions: str, preference: Preference | None = None, logps: tuple[float, ...] | None = None
+) -> PromptGroup:
+    """A question and completions of a chat."""
+    return PromptGroup(
+        prompt=turn("user", f"what is {number} plus {number}?"),
+        completions=tuple(turn("assistant", text) for text in completions),
+        preference=preference,
+        logps=logps,
+        source=f"rows.jsonl:{number + 1}",
+    )
+
+
+def comparison(number: int, **preference: Any) -> PromptGroup:
+    chosen = f"it is {2 * number}." if number % 3 else f"it is {2 * number}. it is {2 * number}."
+    return group(number, chosen, "no" * (1 + number % 4), preference=Preference(ranking=(1, 2), **preference))
+
+
+def tiny_model(folder: Path, *, context: int = 128, seed: int = 0) -> str:
+    """A Llama of two layers and some 20,000 parameters."""
+    new_model(folder, texts=TEXTS, vocab_size=300, hidden_size=32, layers=2, heads=2, context=context, seed=seed)
+    return str(folder)
+
+
+def write_inputs(folder: Path) -> dict[str, str]:
+    """`model`, `demonstrations`, `comparisons` and `prompts`: paths."""
+    paths = {"model": tiny_model(folder / "model")}
+    rows = [comparison(i) for i in range(10)]
+    plain = [([m.as_dict() for m in g.prompt], [[m.as_dict() for m in c] for c in g.completions]) for g in rows]
+    contents = {
+        "demonstrations": [{"prompt": prompt, "completion": chosen} for prompt, (chosen, _) in plain],
+        "comparisons": [{"prompt": p, "chosen": chosen, "rejected": rejected} for p, (chosen, rejected) in plain],
+        "prompts": [{"prompt": prompt} for prompt, _ in plain],
+    }
+    for name, lines in contents.items():
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        paths[name] = str(path)
+    return paths
+
+
+def arguments(command: str, inputs: Mapping[str, str], output_dir: Path) -> list[str]:
+    """`assent COMMAND` on these inputs: five steps, a checkpoint after every second."""
+    data = {"sft": "demonstrations", "ppo": "prompts"}.get(command, "comparisons")
+    common = ["--model", inputs["model"], "--data", inputs[data], "--output-dir", str(output_dir), "--max-length", "64"]
+    common += ["--learning-rate", "3e-3", "--warmup-ratio", "0.2", "--batch-size", "4", "--save-steps", "2"]
+    if command == "ppo":
+        common += ["--reward", "tests.helpers_stages:brevity", "--total-steps", "5", "--max-new-tokens", "6"]
+        return ["ppo", *common, "--num-ppo-epochs", "2", "--num-mini-batches", "2", "--kl-target", "0.5"]
+    extra = ["--eval-data", inputs[data], "--max-steps", "5"]
+    if command == "dpo":
+        extra += ["--reference-cache", str(output_dir.parent / "reference")]
+    return [command, *common, *extra]
+
+
+def brevity(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """A rule: fewer characters are better."""
+    return [-len(completion) / 10 for completion in completions]
+
+
+def told(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what measures the machine."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith(UNTOLD)} for row in rows]
+
+
+class Fault:
+    """What befalls a run: a signal after so many steps, or a disk on which no file may exceed so many bytes."""
+
+    def __init__(self, *, after: int = 0, number: int = 0, file_bytes: int = 0) -> None:
+        self.after, self.number, self.file_bytes = after, number, file_bytes
+
+
+def run(argv: Sequence[str], messages: Path, fault: Fault | None = None) -> int:
+    """`assent ARGV` in a process of its own; its exit status, negative for the signal that killed it.
+
+    The process comes from one that has imported everything already. Its stderr goes to the file `messages`.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_main, args=(list(argv), str(messages), fault or Fault()))
+    process.start()
+    process.join(timeout=120)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise TimeoutError(f"assent {' '.join(argv)} still runs after two minutes")
+    return process.exitcode
+
+
+def _main(argv: list[str], messages: str, fault: Fault) -> None:
+    with open(messages, "a", encoding="utf-8") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    import torch
+
+    torch.set_num_threads(1)
+    from assent.cli import main
+    from assent.stages.session import Session
+
+    log_step = Session.log_step
+
+    def log_and_signal(self: Session, step: int, metrics: Mapping[str, float], **counts: int) -> None:
+        log_step(self, step, metrics, **counts)
+        if fault.after == step + 1:
+            os.kill(os.getpid(), fault.number)
+
+    Session.log_step = log_and_signal  # type: ignore[method-assign]
+    if fault.file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault.file_bytes, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main(argv))
+
+
+def letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """The share of ASCII letters among a completion's characters."""
+    return [sum(c.isascii() and c.isalpha() for c in text) / max(1, len(text)) for text in completions]
+
+
+def no_letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    return [-score for score in letters(prompts, completions)]

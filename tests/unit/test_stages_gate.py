@@ -1,0 +1,268 @@
+"""The step-0 gate: every check stays quiet on a healthy run, with room to spare, and fires on its fault."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from assent.config.stages import PpoConfig, PreferenceConfig, RewardConfig, SftConfig
+from assent.engine.learner import Learner, Reference
+from assent.engine.runtime import Runtime
+from assent.errors import GateError
+from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
+from assent.models.loading import load_policy, load_scorer
+from assent.models.module import AlignmentModel
+from assent.models.packing import pack
+from assent.rollouts.sampler import SamplingParams
+from assent.rollouts.torch_sampler import TorchSampler
+from assent.runs.folder import RunFolder
+from assent.runs.log import RunLog
+from assent.sandbox.base_model import base_folder
+from assent.stages import gate as gates
+from assent.stages import online, preference, reward, session, sft
+from assent.stages.gate import TOLERANCES, Gate, check_batch_mates, check_log_ratios, check_loss_tokens, check_positions
+from tests.helpers_stages import tiny_model, write_inputs
+
+STAGES: dict[str, tuple[Callable[..., Any], type]] = {
+    "sft": (sft.train, SftConfig),
+    "reward": (reward.train, RewardConfig),
+    "dpo": (preference.train, PreferenceConfig),
+    "ppo": (online.train, PpoConfig),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("inputs")
+    return {**write_inputs(folder), "other": tiny_model(folder / "other", seed=1), "folder": str(folder)}
+
+
+def train(command: str, inputs: dict[str, str], output_dir: Path, **options: Any) -> Path:
+    function, config_class = STAGES[command]
+    data = {"sft": "demonstrations", "ppo": "prompts"}.get(command, "comparisons")
+    given: dict[str, Any] = {"model": inputs["model"], "data": inputs[data], "output_dir": str(output_dir)}
+    given |= {"max_length": 64, "learning_rate": 1e-2, "batch_size": 4}
+    if command == "ppo":
+        given |= {"reward": "tests.helpers_stages:brevity", "total_steps": 1, "max_new_tokens": 6}
+    else:
+        given |= {"max_steps": 1}
+    if command == "dpo":
+        given |= {"reference_cache": str(output_dir.parent / "cache")}
+    function(config_class(**{**given, **options}))
+    return output_dir
+
+
+def gate_lines(folder: Path) -> dict[str, float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {k: v for row in rows if row["step"] == 0 for k, v in row.items() if k != "step"}
+
+
+@pytest.mark.parametrize(
+    ("command", "checks"),
+    [
+        ("sft", {"loss_tokens", "positions", "logprobs_alone_or_together"}),
+        ("reward", {"positions", "score_alone_or_together"}),
+        ("dpo", {"loss_tokens", "positions", "logprobs_alone_or_together", "log_ratios", "loss_at_zero_margin"}),
+        ("ppo", {"positions", "logprobs_alone_or_together", "ratio", "kl"}),
+    ],
+)
+@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+def test_a_healthy_run_passes_all_its_checks(
+    command: str, checks: set[str], mixed_precision: str, inputs: dict[str, str], tmp_path: Path
+) -> None:
+    found = gate_lines(train(command, inputs, tmp_path / "run", mixed_precision=mixed_precision))
+    assert set(found) == {f"gate/{name}" for name in checks}
+    if mixed_precision == "no":
+        assert max(found.values()) <= 1e-5  # a tenth of the tolerance
+    notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
+    assert f"step-0 gate: {len(checks)} checks passed" in notes
+
+
+def fires(name: str, command: str, inputs: dict[str, str], folder: Path, **options: Any) -> str:
+    """The gate's message; nothing was trained."""
+    with pytest.raises(GateError, match=f"step-0 check failed: {name}") as caught:
+        train(command, inputs, folder / "run", **options)
+    assert "likely cause" in str(caught.value)
+    assert caught.value.exit_status == 1
+    assert not (folder / "run" / "model").exists()
+    assert all(json.loads(line)["step"] == 0 for line in (folder / "run" / "metrics.jsonl").read_text().splitlines())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("shift", [0.01, -0.01])
+def test_a_reference_cache_of_another_policy_fires(
+    shift: float, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where chosen and rejected are off alike, so that margins and loss are right."""
+    original = session.reference_logps
+    monkeypatch.setattr(session, "reference_logps", lambda *a, **k: (original(*a, **k)[0] + shift, True))
+    message = fires("log_ratios", "dpo", inputs, tmp_path)
+    assert "cache" in message
+
+
+def test_a_reference_of_other_weights_fires_in_ppo(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference says that it is the policy's start (its fingerprint) and computes something else."""
+
+    def read(self: Reference, groups: Sequence[TokenGroup], *, want: set[str]) -> Any:
+        outputs = Reference.__dict__["plain_read"](self, groups, want=want)
+        return replace(outputs, logprobs=outputs.logprobs * 1.01)
+
+    monkeypatch.setattr(Reference, "plain_read", Reference.read, raising=False)
+    monkeypatch.setattr(Reference, "read", read)
+    fires("kl", "ppo", inputs, tmp_path)
+
+
+def test_a_reference_that_is_another_model_is_no_fault_and_is_said(inputs: dict[str, str], tmp_path: Path) -> None:
+    for command, name in (("ppo", "kl"), ("dpo", "loss_at_zero_margin")):
+        folder = train(command, inputs, tmp_path / command, reference=inputs["other"])
+        assert f"gate/{name}" not in gate_lines(folder)
+        notes = json.loads((folder / "run.json").read_text())["notes"]
+        assert any(f"check {name}: does not apply, the reference is not the policy's start" in note for note in notes)
+
+
+def test_a_loss_with_its_sign_turned_fires(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = preference.preference_loss
+
+    def scaled(*args: Any, **keywords: Any) -> tuple[Tensor, Any]:
+        losses, metrics = original(*args, **keywords)
+        return -losses, metrics
+
+    monkeypatch.setattr(preference, "preference_loss", scaled)
+    fires("loss_at_zero_margin", "dpo", inputs, tmp_path)
+
+
+@pytest.mark.parametrize("change", ["temperature", "weights"])
+def test_a_sampler_that_disagrees_with_the_trainer_fires(
+    change: str, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change == "temperature":
+        original = TorchSampler.sample
+
+        def hotter(self: TorchSampler, prompts: Any, *, params: SamplingParams, **rest: Any) -> Any:
+            return original(self, prompts, params=replace(params, temperature=1.05), **rest)
+
+        monkeypatch.setattr(TorchSampler, "sample", hotter)
+        options = {"model": str(base_folder(0))}  # an untrained model's distribution is flat: no temperature matters
+    else:
+        other = load_policy(inputs["other"])
+        monkeypatch.setattr(session, "_hf", lambda learner: other)
+        options = {}
+    assert "sampler" in fires("ratio", "ppo", inputs, tmp_path, **options)
+
+
+@pytest.mark.parametrize("command", list(STAGES))
+@pytest.mark.parametrize("field", ["read_at", "last_at"])
+def test_positions_that_are_shifted_fire(
+    field: str, command: str, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shifted(groups: Sequence[TokenGroup], *, device: Any) -> GroupBatch:
+        batch = pack(groups, device=device)
+        return replace(batch, **{field: getattr(batch, field) - 1})
+
+    monkeypatch.setattr(gates, "pack", shifted)
+    fires("positions", command, inputs, tmp_path)
+
+
+def test_a_mask_that_is_lost_or_shifted_fires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, mask = (5, 6, 7, 8), (False, True, True, False)
+    group = TokenGroup(prompt_ids=(3, 4), completions=(TokenCompletion(ids, mask), TokenCompletion(ids)))
+    with RunFolder.open(tmp_path / "run", {}, command="sft", resume=True) as folder:
+        gate = Gate(RunLog(folder), precision="float32")
+        check_loss_tokens(gate, [group], 2 + 4)
+        check_positions(gate, [group])
+        with pytest.raises(GateError, match="loss_tokens"):
+            check_loss_tokens(gate, [group], 8)
+        moved = replace(group, completions=(TokenCompletion(ids, (True, True, False, False)), TokenCompletion(ids)))
+        monkeypatch.setattr(gates, "pack", lambda groups, device: pack([moved], device=device))
+        with pytest.raises(GateError, match="positions"):
+            check_positions(gate, [group])
+
+
+def test_rows_that_leak_into_their_mates_fire(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = AlignmentModel.forward
+
+    def leaking(self: AlignmentModel, batch: GroupBatch, want: frozenset[str]) -> Any:
+        outputs = original(self, batch, want)
+        name = "scores" if outputs.scores is not None else "logprobs"
+        return replace(outputs, **{name: getattr(outputs, name) + 1e-3 * (batch.num_groups - 1)})
+
+    monkeypatch.setattr(AlignmentModel, "forward", leaking)
+    fires("logprobs_alone_or_together", "sft", inputs, tmp_path / "sft")
+    fires("score_alone_or_together", "reward", inputs, tmp_path / "reward")
+
+
+def test_a_reference_that_shares_the_policys_weights_fires_at_the_end(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[session.Session] = []
+    original = session.Session.add_learner
+
+    def add_learner(self: session.Session, name: str, *args: Any, **keywords: Any) -> Learner:
+        made.append(self)
+        return original(self, name, *args, **keywords)
+
+    def init(self: Reference, module: Any, runtime: Runtime, micro_batch_tokens: int = 0) -> None:
+        plain_init(self, load_like(module), runtime, micro_batch_tokens)
+        self.module = made[-1].learner.module
+
+    plain_init, load_like = Reference.__init__, lambda module: module
+    monkeypatch.setattr(session.Session, "add_learner", add_learner)
+    monkeypatch.setattr(Reference, "__init__", init)
+    with pytest.raises(GateError, match="the reference changed"):
+        train("ppo", inputs, tmp_path / "run")
+
+
+def random_groups(count: int, longest: int, *, vocabulary: int) -> list[TokenGroup]:
+    numbers = np.random.default_rng(count)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in numbers.integers(5, vocabulary, numbers.integers(low, high)))
+
+    return [
+        TokenGroup(ids(2, 40), tuple(TokenCompletion(ids(longest // 2, longest)) for _ in range(2)), source=f"row {i}")
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("model", "count", "longest"), [("base", 12, 30), ("tiny", 3, 1700)])
+def test_the_tolerances_leave_room_above_what_healthy_models_deviate(
+    model: str, count: int, longest: int, precision: str, tmp_path: Path
+) -> None:
+    """And not too much: see the comment in stages/gate.py. Long completions: float32 sums of thousands of nats."""
+    path = str(base_folder(0)) if model == "base" else tiny_model(tmp_path / "model", context=2048)
+    runtime = Runtime("cpu", mixed_precision="bf16" if precision == "bfloat16" else "no")
+    config = SftConfig(model=path, data="none", output_dir="none")
+    policy = Learner(AlignmentModel(load_policy(path), kind="policy"), runtime=runtime, optim=config, total_steps=1)
+    scorer = Learner(AlignmentModel(load_scorer(path), kind="scorer"), runtime=runtime, optim=config, total_steps=1)
+    groups = random_groups(count, longest, vocabulary=250)
+    with RunFolder.open(tmp_path / "run", {}, command="sft", resume=True) as folder:
+        gate = Gate(RunLog(folder), precision=precision)
+        check_batch_mates(gate, policy, groups, want="logprobs")
+        check_batch_mates(gate, scorer, groups, want="scores")
+        alone = torch.cat([policy.read([group], want={"logprobs"}).logprobs for group in groups])  # type: ignore[misc]
+        together = policy.read(groups, want={"logprobs"}).logprobs
+        assert together is not None
+        batch = pack(groups, device="cpu")
+        lengths = [c.num_counted for group in groups for c in group.completions]
+        sums = torch.stack([piece.double().sum() for piece in alone.split(lengths)]).float()
+        tolerance = check_log_ratios(gate, together, sums, batch)
+    found = gate_lines(tmp_path / "run")
+    row = TOLERANCES[precision]
+    assert found["gate/logprobs_alone_or_together"] <= row["token"] / 2
+    assert found["gate/score_alone_or_together"] <= row["score"] / 2
+    assert found["gate/log_ratios"] <= tolerance / 2
