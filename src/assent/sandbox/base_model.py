@@ -152,7 +152,7 @@ def train(seed: int, *, n: int, report: bool = True) -> tuple[LlamaForCausalLM, 
     steps = max(1, sum(1 for _ in _batches(tokenizer, seed, 2048)) * n // 2048)
     optimisers = _optimisers(model)
     peaks = [o.param_groups[0]["lr"] for o in optimisers]
-    stop = tokenizer.convert_tokens_to_ids(".")
+    stop = int(tokenizer.convert_tokens_to_ids("."))  # type: ignore[arg-type]
     started = time.monotonic()
     for step, ids in enumerate(_batches(tokenizer, seed, n), 1):
         share = min(1.0, step / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
