@@ -41,7 +41,7 @@ def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:
         command = [
             sys.executable,
             "-m",
-            "assent.cli",
+            "assent",
             method,
             "--json",
             "--model",
