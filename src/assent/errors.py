@@ -14,7 +14,6 @@
         ├── NonFiniteError(ArithmeticError)   NaN or Inf, before the optimiser step
         ├── OutOfMemoryError(MemoryError)     memory at the smallest micro-batch
         └── StorageError(OSError)             disk full, file system errors
-    StopRun(Exception)                        raised by a log to end a stage in good order (not an error)
 
 A message says what, got, expected, and what to do next: `what` is required, the rest where they help.
 """
@@ -86,7 +85,3 @@ class OutOfMemoryError(RunError, MemoryError):
 
 class StorageError(RunError, OSError):
     pass
-
-
-class StopRun(Exception):
-    """Ends a stage in good order: the stage saves and returns."""

@@ -15,7 +15,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `extra` holds what else the row had (`tool_calls`, `name` …); the chat template receives it untouched."""
+    """One turn. `extra` holds what else the row had (`tool_calls`, `name` …); the template receives it as it is."""
 
     role: str
     content: str
@@ -53,7 +53,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptGroup:
-    """One prompt and its K completions, at rest. For `messages` rows, the completion starts at the first assistant turn."""
+    """One prompt and its K completions, at rest. Of `messages`, the completion starts at the first assistant turn."""
 
     prompt: Text
     completions: tuple[Text, ...] = ()

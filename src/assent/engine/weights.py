@@ -24,6 +24,11 @@ def named_weights(module: nn.Module) -> dict[str, Tensor]:
     return named | {name: buffers[name] for name in module.state_dict() if name in buffers}
 
 
+def gathered(model: nn.Module) -> dict[str, Tensor]:
+    """The whole state dict on the CPU, sharded weights put together. All processes must call it."""
+    return {name: full(tensor.detach()).cpu() for name, tensor in model.state_dict().items()}
+
+
 def fingerprint_of(module: nn.Module) -> str:
     """`models.loading.fingerprint` of the transformers model inside. All processes must call it."""
     model = getattr(module, "hf", module)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TokenCompletion:
-    """`ids` of one completion, EOS included where it ends with one. `mask[t]` True: token t counts (None: all count)."""
+    """`ids` of one completion, EOS included where it ends with one. `mask[t]` True: token t counts (None: all do)."""
 
     ids: tuple[int, ...]
     mask: tuple[bool, ...] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -157,10 +158,16 @@ def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bo
     return a.chat_template == b.chat_template and _content(a) == _content(b)
 
 
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of what `same_tokenizer` compares."""
+    content = json.dumps([tokenizer.chat_template, _content(tokenizer)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _content(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Any] | None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return {"not fast": id(tokenizer)}
+        return {"not fast": tokenizer.name_or_path}
     content: dict[str, Any] = json.loads(backend.to_str())
     return {name: value for name, value in content.items() if name not in ("padding", "truncation")}
 

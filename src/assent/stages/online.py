@@ -122,12 +122,13 @@ def run(
     for step in data.steps():
         indices = data.indices(step)
         sampler.load({}, learner.fingerprint_step)
-        rollouts = sampler.sample(
-            [data.train_tokens[i].prompt_ids for i in indices],
-            num_completions=config.num_completions,
-            params=params,
-            seed=SeedKey(config.seed, "rollout", step),
-        )
+        with data.runtime.autocast():  # in the arithmetic that the ratio is computed in
+            rollouts = sampler.sample(
+                [data.train_tokens[i].prompt_ids for i in indices],
+                num_completions=config.num_completions,
+                params=params,
+                seed=SeedKey(config.seed, "rollout", step),
+            )
         prompts = [data.train_groups[i] for i in indices for _ in range(config.num_completions)]
         scores = reward.score(
             [group.prompt for group in prompts],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from assent.config.losses import PREFERENCE_LOSSES
@@ -90,7 +93,17 @@ def run(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) 
         _gate(config, learner, data, log)
     for step in data.steps():
         data.log_step(step, learner.update(data.batch(step), objective))
+    data.check_same("reference_logps", digest(train_logps), digest(torch.from_numpy(_stored(data.train_tokens))))
     return data.finish(held_out_metrics(learner, data.eval_tokens, objective))
+
+
+def digest(values: Tensor) -> str:
+    """SHA-256 of the numbers' bytes, 16 hex digits."""
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def _stored(groups: Sequence[TokenGroup]) -> np.ndarray:
+    return np.concatenate([group.completion[REFERENCE] for group in groups])
 
 
 def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGroup]:

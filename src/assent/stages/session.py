@@ -23,13 +23,14 @@ from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
 from assent.engine.references import reference_logps
 from assent.engine.runtime import Runtime
-from assent.errors import GateError
+from assent.engine.weights import gathered
+from assent.errors import GateError, RunFolderError
 from assent.models.batch import TokenGroup
 from assent.models.loading import check_context, load_config, load_policy, load_scorer, load_tokenizer, save_model
 from assent.models.module import AlignmentModel
 from assent.rewards.base import Reward
 from assent.rewards.loading import is_function, load_reward
-from assent.rewards.reward_model import same_tokenizer
+from assent.rewards.reward_model import same_tokenizer, tokenizer_hash
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
@@ -92,7 +93,7 @@ class Session:
         learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
         self.learners[name] = learner
         self.ledger.models_resident += 1
-        self._fingerprints[f"{name}_start"] = learner.fingerprint()
+        self._note_start(name, learner.fingerprint())
         self.log.note(f"{name}: {path}, attention {module.tier} ({module.tier_reason})")
         return learner
 
@@ -110,7 +111,7 @@ class Session:
         reference = Reference(module, self.runtime, self._budget)
         self._references.append(reference)
         self.ledger.models_resident += 1
-        self._fingerprints["reference_start"] = reference.fingerprint()
+        self._note_start("reference", reference.fingerprint())
         return reference
 
     def reward(self, spec: str) -> Reward:
@@ -138,7 +139,7 @@ class Session:
         """
         reader = self.learner if path is None else Reference(self._load(path, "policy"), self.runtime, self._budget)
         self.ledger.models_resident += path is not None
-        self._fingerprints["reference_start"] = reader.fingerprint()
+        self._note_start("reference", reader.fingerprint())
         folder = Path(self.config.reference_cache) if self.config.reference_cache else user_cache() / "reference"
         found = [self._reference_logps(reader, groups, folder) for groups in parts]
         if isinstance(reader, Reference):
@@ -164,13 +165,16 @@ class Session:
 
     def check_unchanged(self, reference: Reference) -> None:
         """The reference is at the end what it was at the start (law 4)."""
-        end = reference.fingerprint()
-        self._fingerprints["reference_end"] = end
-        if end != self._fingerprints["reference_start"]:
+        self.check_same("reference", self._fingerprints["reference_start"], reference.fingerprint())
+
+    def check_same(self, name: str, start: str, end: str) -> None:
+        """Records both fingerprints; GateError where they differ."""
+        self._fingerprints |= {f"{name}_start": start, f"{name}_end": end}
+        if end != start:
             raise GateError(
                 "the reference changed while the policy was trained",
                 got=end,
-                expected=self._fingerprints["reference_start"],
+                expected=start,
                 fix="likely cause: policy and reference share weights",
             )
 
@@ -202,9 +206,10 @@ class Session:
                 shown = {name: self.last[name] for name in SHOWN if name in self.last}
                 bar.advance(1, **shown)
                 due = self.config.save_steps and self.step % self.config.save_steps == 0 and self.step < total
-                if due or interrupted:
+                stop = interrupted.anywhere(self.runtime)
+                if due or stop:
                     self._checkpoint()
-                if interrupted:
+                if stop:
                     self.log.note(f"interrupted after step {self.step}; the same command resumes")
                     raise KeyboardInterrupt
 
@@ -239,7 +244,7 @@ class Session:
         """Saves the model and closes the run."""
         if held_out:
             self.log.metrics(self.step, dict(held_out))
-        save_model(self.folder.model_path, _hf(self.learner), self.text.tokenizer)
+        self._save_model()
         for name, learner in self.learners.items():
             self._fingerprints[f"{name}_end"] = learner.fingerprint()
         self.folder.record(fingerprints=self._fingerprints)
@@ -247,6 +252,28 @@ class Session:
         result = StageResult(self.folder.path, self.folder.model_path, self.step, metrics)
         self.folder.finish(result.as_dict())
         return result
+
+    def _save_model(self) -> None:
+        """The model's folder, by the main process; sharded weights are gathered first, by all."""
+        model = _hf(self.learner)
+        whole = gathered(model) if self.runtime.is_sharded else None
+        if self.runtime.is_main:
+            save_model(self.folder.model_path, model, self.text.tokenizer, state_dict=whole)
+        self.runtime.barrier()
+
+    def _note_start(self, name: str, fingerprint: str) -> None:
+        """Records the weights a run starts from; a resumed run must start from the same."""
+        key = f"{name}_start"
+        known = self.folder.manifest["facts"].get("start", {}).get(key)
+        if known is not None and known != fingerprint:
+            raise RunFolderError(
+                f"{self.folder.path} was started from other weights",
+                got=f"{name} {fingerprint}",
+                expected=f"{name} {known}",
+                fix="choose another --output-dir, or put the model back that the run was started from",
+            )
+        self._fingerprints[key] = fingerprint
+        self.folder.record(start={**self.folder.manifest["facts"].get("start", {}), key: fingerprint})
 
 
 SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "objective/scores", "objective/kl")
@@ -261,6 +288,7 @@ def open_session(
     check_context(load_config(config.model, revision=config.revision), config.max_length)
     runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
     hashes = {f"{name} data": part.sha256 for name, part in text.parts.items()}
+    hashes["tokenizer"] = tokenizer_hash(text.tokenizer)
     folder = RunFolder.open(
         config.output_dir,
         config.model_dump(),
