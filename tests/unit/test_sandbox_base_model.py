@@ -76,7 +76,7 @@ def test_the_base_model_looks_facts_up() -> None:
     cities = ("Lima", "Oslo", "Riga", "Delhi", "Perth", "Kyoto")
     for number, city in enumerate(cities):
         order = f"order K1{2 * (number % 5)}, item lamp, plan gold, owner Dana, city {city}"
-        text = f"Facts: {order}, price 45, delivery 5, refund 30, warranty 12, use easy. The warranty lasts 12 months. We ship it to"
+        text = f"Facts: {order}, price 45, delivery 5, refund 30, warranty 12, use easy. We ship it to"
         ids = TOKENIZER(text, return_tensors="pt", add_special_tokens=False).input_ids
         hits += TOKENIZER.decode(model(input_ids=ids).logits[0, -1].argmax().item()) == f" {city}"
     assert hits >= 5
