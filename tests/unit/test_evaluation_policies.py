@@ -11,7 +11,9 @@ import torch
 from transformers import LlamaConfig
 
 from assent.errors import ConfigError, DataError
+from assent.evaluation.intervals import mean_interval
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies, reference_logprobs
+from assent.evaluation.table import KLFigures
 from assent.models.module import AlignmentModel
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.scripted import ScriptedSampler
@@ -174,6 +176,11 @@ def test_table_is_json_and_text_within_80_columns(reference):
     assert any(line.startswith("best-of-16") and "≤1.84" in line for line in lines)
     assert any("71.3" in line and "2,000" in line and "900" in line for line in lines)
     assert json.loads(json.dumps(table.as_dict(), allow_nan=False))["policies"][1]["ledger"] == ledger
+
+
+def test_rounding_noise_around_zero_has_no_sign():
+    kl = KLFigures(kind="estimate", value=-1e-6, k1=mean_interval([-2e-6, 1e-6, -1e-6]))
+    assert kl.text() == "0.00 ±0.00"
 
 
 def test_table_is_written_where_a_report_finds_it(reference, tmp_path):

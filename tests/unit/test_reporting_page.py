@@ -13,6 +13,7 @@ import pytest
 
 from assent.errors import RunFolderError, StorageError
 from assent.reporting import write_report
+from assent.reporting.formatting import nats, nats_interval
 from assent.reporting.sources import read_source
 from assent.reporting.verdict import verdict_of
 from tests.helpers_reporting import HOSTILE, PROMPTS, evaluation, write_pipeline, write_run
@@ -67,6 +68,11 @@ def test_table_has_every_policys_figures(pipeline):
         assert figure in ppo
     best = " ".join(next(cell for cell in cells if cell[:3] == ["Best", "of", "16"]))
     assert "≤ 1.83 bound" in best
+
+
+def test_rounding_noise_is_no_distance():
+    assert (nats(-1.1e-6), nats(None), nats(4.6), nats(0.04)) == ("0", "–", "4.60", "0.04")
+    assert nats_interval({"low": -1.3e-6, "high": 2.96}) == "0 to 3.0"
 
 
 def test_reward_model_stands_beside_the_ceiling(pipeline):

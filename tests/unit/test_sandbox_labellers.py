@@ -151,9 +151,9 @@ def test_votes_prices_and_annotators(pair: PromptGroup) -> None:
 def test_wrong_counts_and_identical_completions(pair: PromptGroup) -> None:
     with pytest.raises(DataError):
         label([with_completions(pair, ["Bye."])], LabelSettings(), world=WORLD, seed=0)
-    same = with_completions(pair, ["Bye.", "Bye."])
-    labelled = label([same, pair], LabelSettings(), world=WORLD, seed=0)
-    assert labelled.skipped == {"identical": 1}
+    same, empty = with_completions(pair, ["Bye.", "Bye."]), with_completions(pair, ["Bye.", " "])
+    labelled = label([same, pair, empty], LabelSettings(), world=WORLD, seed=0)
+    assert labelled.skipped == {"identical": 1, "empty": 1}
     assert len(labelled.groups) == 1
 
 

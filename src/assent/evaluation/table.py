@@ -166,9 +166,9 @@ class PolicyTable:
 
 
 def _plus_minus(estimate: Estimate) -> str:
-    """`0.41 ±0.03`: value and half its interval, which is symmetric for a mean."""
-    reach = estimate.high - estimate.value
-    return f"{estimate.value:.2f} ±{reach:.2f}" if math.isfinite(reach) else f"{estimate.value:.2f}"
+    """`0.41 ±0.03`: value and half its interval, which is symmetric for a mean. Never `-0.00`."""
+    reach, value = estimate.high - estimate.value, round(estimate.value, 2) + 0.0
+    return f"{value:.2f} ±{reach:.2f}" if math.isfinite(reach) else f"{value:.2f}"
 
 
 def _amount(value: float) -> str:

@@ -70,6 +70,17 @@ def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
     return f"{number(estimate['low'], digits)} to {number(estimate['high'], digits)}"
 
 
+def nats(value: float | None, digits: int = 2) -> str:
+    """A distance: below a thousandth of a nat it is rounding noise of the forward pass, and shown as 0."""
+    return number(value if value is None or abs(value) >= 1e-3 else 0.0, digits)
+
+
+def nats_interval(estimate: Mapping[str, Any] | None, digits: int = 1) -> str:
+    if estimate is None or estimate.get("low") is None or estimate.get("high") is None:
+        return interval(estimate)
+    return f"{nats(estimate['low'], digits)} to {nats(estimate['high'], digits)}"
+
+
 def percent_interval(estimate: Mapping[str, Any] | None) -> str:
     if estimate is None:
         return ""
@@ -108,6 +119,8 @@ def cost(value: float | None, name: str) -> str:
 
 
 FILTERS = {
+    "nats": nats,
+    "nats_interval": nats_interval,
     "percent": percent,
     "number": number,
     "label": label,

@@ -31,7 +31,8 @@ class Labelled:
     cost: float
     """Money paid for the labels."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Groups that got no label, by reason: `identical` (nothing to compare), `coverage`, `trap`."""
+    """Groups that got no label, by reason: `empty` (a completion without text), `identical` (nothing to compare),
+    `coverage`, `trap`."""
 
 
 def text_of(completion: Text) -> str:
@@ -115,6 +116,8 @@ def _check_count(group: PromptGroup, settings: LabelSettings) -> None:
 
 def _reason_to_skip(texts: Sequence[str], totals: Sequence[float], settings: LabelSettings, rng: random.Random) -> str:
     trap_draw = rng.random()  # drawn always, so that this knob moves no other draw
+    if not all(text.strip() for text in texts):
+        return "empty"
     if settings.labels in ("pairs", "rankings") and len(set(texts)) == 1:
         return "identical"
     if not settings.coverage and any(map(shows_best_behaviour, texts)):
