@@ -2,9 +2,9 @@
 
     python benchmarks/trajectory.py --trl-python TRL_ENV/bin/python --data hh.jsonl --model MODEL
 
-Both train on the first 64 comparisons in the file's order, fp32, 8 per update, constant learning rate: DPO at 1e-5 and at
-3e-4, the reward model at 1e-4 from identical weights. `--keep-template-tail` makes the work the same: TRL trains on what
-the template writes after EOS too. Prints one JSON document with every step and the largest differences.
+Both train on the first 64 comparisons in the file's order, fp32, 8 per update, constant learning rate: DPO at 1e-5 and
+at 3e-4, the reward model at 1e-4 from identical weights. `--keep-template-tail` makes the work the same: TRL trains on
+what the template writes after EOS too. Prints one JSON document with every step and the largest differences.
 """
 
 from __future__ import annotations
