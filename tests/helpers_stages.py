@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -23,6 +24,8 @@ PRELOADED = [
     "assent.stages.preference",
     "assent.stages.online",
 ]
+PATIENCE_SECONDS = 240
+"""A run of one second on an idle machine; longer than this, and it says where it hangs."""
 UNTOLD = ("perf/", "critic/perf/", "cost/seconds", "cost/peak_memory_bytes")
 """Metrics that measure the machine, not the run."""
 
@@ -113,11 +116,11 @@ def run(argv: Sequence[str], messages: Path, fault: Fault | None = None) -> int:
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_main, args=(list(argv), str(messages), fault or Fault()))
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=PATIENCE_SECONDS + 30)
     if process.exitcode is None:
         process.kill()
         process.join()
-        raise TimeoutError(f"assent {' '.join(argv)} still runs after two minutes")
+        raise TimeoutError(f"assent {' '.join(argv)} still runs:\n{messages.read_text()}")
     return process.exitcode
 
 
@@ -125,6 +128,7 @@ def _main(argv: list[str], messages: str, fault: Fault) -> None:
     with open(messages, "a", encoding="utf-8") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
+    faulthandler.dump_traceback_later(PATIENCE_SECONDS, exit=True)
     import torch
 
     torch.set_num_threads(1)

@@ -1,0 +1,49 @@
+"""A stage's figures and weights do not depend on how its steps are cut into micro-batches (law 2)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from assent.cli import main
+from tests.helpers_stages import arguments, tiny_model, told, write_inputs
+
+LEARNING_RATE = 3e-3
+
+
+@pytest.mark.parametrize("command", ["sft", "reward", "dpo", "ppo"])
+def test_micro_batches_change_speed_and_memory_only(command: str, tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    other = tiny_model(tmp_path / "other", seed=1)  # with the policy itself, the first margins' signs are rounding
+    found = {}
+    for tokens in (32, 100_000):
+        folder = tmp_path / str(tokens) / "run"
+        argv = [*arguments(command, inputs, folder), "--micro-batch-tokens", str(tokens), "--adam-epsilon", "1e-3"]
+        argv += ["--reference", other] if command == "dpo" else []
+        assert main(argv) == 0
+        found[tokens] = folder
+    rows = {tokens: told(folder / "metrics.jsonl") for tokens, folder in found.items()}
+    passes = {tokens: micro_batches(folder) for tokens, folder in found.items()}
+    assert max(passes[100_000]) == 1
+    assert max(passes[32]) > 1
+    assert [row["step"] for row in rows[32]] == [row["step"] for row in rows[100_000]]
+    for small, whole in zip(rows[32], rows[100_000], strict=True):
+        assert small.keys() == whole.keys()
+        for name, value in whole.items():
+            if not name.startswith("gate/"):
+                assert small[name] == pytest.approx(value, rel=1e-5, abs=2e-5), (whole["step"], name)
+    weights = {tokens: load_file(folder / "model" / "model.safetensors") for tokens, folder in found.items()}
+    start = load_file(Path(inputs["model"]) / "model.safetensors")
+    for name, whole_weights in weights[100_000].items():
+        torch.testing.assert_close(weights[32][name], whole_weights, rtol=0, atol=1e-2 * LEARNING_RATE)
+        if name in start and name.endswith("q_proj.weight"):
+            assert (whole_weights - start[name]).abs().max() > 0.1 * LEARNING_RATE  # it did learn
+
+
+def micro_batches(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["perf/micro_batches"] for row in rows if "perf/micro_batches" in row]

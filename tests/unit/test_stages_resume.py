@@ -1,0 +1,105 @@
+"""A run that was interrupted, killed, or out of disk, and started again, ends as one that never was (law 7)."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assent.engine.checkpoint import damage
+from tests.helpers_stages import Fault, arguments, run, told, write_inputs
+
+COMMANDS = ["sft", "reward", "dpo", "ppo"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything a run leaves that does not depend on how long it took."""
+    samples = folder / "samples.jsonl"
+    result = json.loads((folder / "run.json").read_text())["result"]["metrics"]
+    return {
+        "weights": (folder / "model" / "model.safetensors").read_bytes(),
+        "metrics": told(folder / "metrics.jsonl"),
+        "samples": samples.read_text() if samples.exists() else None,
+        "result": {name: value for name, value in result.items() if not name.startswith(("perf/", "critic/perf/"))}
+        | dict.fromkeys(("cost/seconds", "cost/peak_memory_bytes"), None),
+    }
+
+
+def steps_logged(folder: Path) -> list[int]:
+    return [row["step"] for row in told(folder / "metrics.jsonl") if "loss" in row or "objective/kl" in row]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_interrupted_and_killed_runs_end_as_one_that_never_was(
+    command: str, inputs: dict[str, str], tmp_path: Path
+) -> None:
+    messages = tmp_path / "messages"
+    whole, broken = tmp_path / "whole", tmp_path / "broken" / "run"
+    assert run(arguments(command, inputs, whole), messages) == 0, messages.read_text()
+    argv = arguments(command, inputs, broken)
+
+    assert run(argv, messages, Fault(after=1, number=signal.SIGKILL)) == -signal.SIGKILL  # before any checkpoint
+    assert run(argv, messages, Fault(after=1, number=signal.SIGTERM)) == 130
+    assert [path.name for path in (broken / "checkpoints").iterdir()] == ["step-1"]
+    assert run(argv, messages, Fault(after=3, number=signal.SIGKILL)) == -signal.SIGKILL
+    assert [path.name for path in sorted((broken / "checkpoints").iterdir())] == ["step-1", "step-2"]
+    assert steps_logged(broken) == [1, 2, 3]  # the third is cut off and written again
+    assert run(argv, messages, Fault(after=5, number=signal.SIGINT)) == 130  # all steps done, nothing saved
+    assert not (broken / "model").exists()
+    assert run(argv, messages) == 0, messages.read_text()
+
+    found, expected = outcome(broken), outcome(whole)
+    assert found["weights"] == expected["weights"]
+    if command == "dpo":  # the first, lost attempt has paid for the reference pass; the others read its cache
+        for part in (found, expected):
+            part["metrics"] = [{**row, "cost/flops": None} for row in part["metrics"]]
+            part["result"] = {**part["result"], "cost/flops": None}
+    assert found == expected
+    assert "resumed after step 2" in messages.read_text()
+
+
+def test_a_finished_run_is_not_repeated(inputs: dict[str, str], tmp_path: Path) -> None:
+    messages, argv = tmp_path / "messages", arguments("sft", inputs, tmp_path / "run")
+    assert run(argv, messages) == 0
+    written = [tmp_path / "run" / name for name in ("metrics.jsonl", "model/model.safetensors", "checkpoints")]
+    before = [path.stat().st_mtime_ns for path in written]
+    assert run(argv, messages, Fault(after=1, number=signal.SIGKILL)) == 0  # no step is taken that could kill it
+    assert [path.stat().st_mtime_ns for path in written] == before
+    assert "nothing to do" in messages.read_text()
+
+
+def test_a_disk_that_fills_gives_status_3_and_leaves_the_last_checkpoint(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    messages, folder = tmp_path / "messages", tmp_path / "run"
+    whole = tmp_path / "whole"
+    assert run(arguments("sft", inputs, whole), messages) == 0
+    argv = arguments("sft", inputs, folder)
+    assert run(argv, messages, Fault(after=3, number=signal.SIGTERM)) == 130
+    messages.write_text("")
+    # Room for the log and the notes, none for weights.
+    assert run(argv, messages, Fault(file_bytes=20_000)) == 3
+    message = messages.read_text()
+    assert message.count("\nerror: ") == 1
+    assert "cannot write" in message
+    assert "resumes" in message
+    assert "Traceback" not in message
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-2", "step-3"]
+    assert all(damage(path) is None for path in (folder / "checkpoints").iterdir())
+    assert run(argv, messages) == 0, messages.read_text()
+    assert outcome(folder) == outcome(whole)
+
+
+def test_a_disk_that_is_full_from_the_start_gives_status_3(inputs: dict[str, str], tmp_path: Path) -> None:
+    messages, argv = tmp_path / "messages", arguments("dpo", inputs, tmp_path / "run")
+    assert run(argv, messages, Fault(file_bytes=1000)) == 3
+    assert messages.read_text().startswith("error: cannot write")
+    assert run(argv, messages) == 0, messages.read_text()
