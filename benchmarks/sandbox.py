@@ -2,8 +2,10 @@
 
     python benchmarks/sandbox.py --output-dir out/sandbox --world-seed 0
     python benchmarks/sandbox.py --output-dir out/sandbox-unseen --world-seed 1
-    python benchmarks/sandbox.py --output-dir out/reversed --set labels.flip=1.0
-    python benchmarks/sandbox.py --output-dir out/shuffled --set labels.flip=0.5
+    python benchmarks/sandbox.py --output-dir out/reversed --pipeline benchmarks/label_control.yaml \\
+        --set labels.flip=1.0 --methods dpo --gold-samples 0
+    python benchmarks/sandbox.py --output-dir out/shuffled --pipeline benchmarks/label_control.yaml \\
+        --set labels.flip=0.5 --methods dpo --gold-samples 0
 
 Runs the shipped demo pipeline with seeds 0 to 4 (fixed beforehand), `--jobs` at a time, and prints one JSON document.
 The intervals are two-way: over seeds and over prompts. A tie counts half. Gold's own best-of-n, from `--gold-samples`
@@ -112,9 +114,12 @@ def summary(
             gold = [sum(map(sum, part)) / sum(map(len, part)) for part in (rows, base)]
             result[method][decoding] = {"win_rate": estimate.as_dict(), "gold": gold[0], "gold_sft": gold[1]}
         result[method]["per_seed"] = [_seed_row(e, c, method) for e, c in zip(evaluations, curves, strict=True)]
-    accuracy = [e["reward_model"]["accuracy"]["value"] for e in evaluations]
-    ceiling = [e["reward_model"]["noise_ceiling"] for e in evaluations]
-    return result | {"reward_model": {"accuracy": accuracy, "noise_ceiling": ceiling}, "gold_best_of_n": curves}
+    judged = [e["reward_model"] for e in evaluations if e.get("reward_model")]
+    reward_model = {
+        "accuracy": [quality["accuracy"]["value"] for quality in judged],
+        "noise_ceiling": [quality["noise_ceiling"] for quality in judged],
+    }
+    return result | {"reward_model": reward_model, "gold_best_of_n": curves}
 
 
 def _seed_row(evaluation: dict[str, Any], curve: dict[int, float], method: str) -> dict[str, Any]:
