@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from assent.errors import DataError
+from assent.errors import ConfigError, DataError
+from assent.models.folders import check_revision
 from assent.stages.selecting import to_comparisons, to_demonstrations, to_prompts
 from assent.types import Preference, PromptGroup
 from tests.helpers_stages import group
@@ -92,3 +95,11 @@ def test_of_any_group_the_prompt_can_be_used() -> None:
     (found,), refused = to_prompts([given])
     assert (found.prompt, found.source) == (given.prompt, given.source)
     assert (found.completions, found.preference, found.logps, refused) == ((), None, None, {})
+
+
+def test_a_revision_of_a_local_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ConfigError, match="no effect on a local folder"):
+        check_revision("main", str(tmp_path / "model"))
+    check_revision(None, str(tmp_path / "model"))
+    check_revision("main", "owner/name", str(tmp_path / "model"))  # it has one on the first

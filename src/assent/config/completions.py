@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from assent.config.options import Device, NonNegative, Options, Positive
+from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
 
 
-class CompletionOptions(Options):
+class CompletionOptions(DeviceOptions, PromptOptions):
     """A policy, prompts, and how to sample from the one at the other."""
 
     output_dir: str
@@ -22,26 +22,12 @@ class CompletionOptions(Options):
     """The first so many prompts of the data; 0: all."""
     max_new_tokens: Positive = 256
     """Longest completion, in tokens."""
-    max_length: Positive = 1024
-    """Tokens of prompt and completion together. Longer prompts lose their oldest turns."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the smallest set of tokens that has this probability."""
     top_k: NonNegative = 0
     """Sample from so many of the likeliest tokens; 0: from all."""
     seed: NonNegative = 0
     """Each completion is a function of it, of the prompt's number and of its own."""
-    device: Device = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type the weights are held in."""
-    revision: str | None = None
-    """Revision of a hub model."""
-    chat_template: str | None = None
-    """For a model without one: chatml, or a file with a Jinja template."""
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the chat template."""
-    system: Literal["error", "merge"] = "error"
-    """merge: put a system message into the first user turn where the template refuses one."""
 
 
 class SampleConfig(CompletionOptions):

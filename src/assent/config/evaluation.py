@@ -6,10 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from assent.config.options import DeviceOptions, NonNegative, Positive, TextOptions
+from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
 
 
-class EvalConfig(DeviceOptions, TextOptions):
+class EvalConfig(DeviceOptions, PromptOptions):
     """Several policies on the same prompts, judged by one scorer: scores, win rates, KL and lengths, with intervals."""
 
     output_dir: str

@@ -40,6 +40,11 @@ class DeviceOptions(Options):
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the weights are held in."""
+
+
+class TrainingOptions(DeviceOptions):
+    """How a forward and backward pass is computed."""
+
     mixed_precision: Literal["no", "bf16"] = "no"
     """bf16: compute in bfloat16 under autocast, weights and optimiser as in --dtype."""
     micro_batch_tokens: Annotated[int, Field(ge=0)] = 0
@@ -48,8 +53,8 @@ class DeviceOptions(Options):
     """Recompute activations in the backward pass: less memory, about a quarter more time."""
 
 
-class TextOptions(Options):
-    """How text becomes tokens."""
+class PromptOptions(Options):
+    """How prompts become tokens."""
 
     revision: str | None = None
     """Revision of a hub model."""
@@ -59,12 +64,17 @@ class TextOptions(Options):
     """Passed to the chat template."""
     system: Literal["error", "merge"] = "error"
     """merge: put a system message into the first user turn where the template refuses one."""
+    max_length: Positive = 1024
+    """Tokens of prompt and completion together. Longer prompts lose their oldest turns; then completions are cut."""
+
+
+class TextOptions(PromptOptions):
+    """How prompts and completions become tokens."""
+
     prompt_format: Literal["template", "concat"] = "template"
     """concat: render prompt and completion apart, where the template is not a prefix of its own continuation."""
     keep_template_tail: bool = False
     """Train also on what the template writes after EOS (TRL does)."""
-    max_length: Positive = 1024
-    """Tokens of prompt and completion together. Longer prompts lose their oldest turns; then completions are cut."""
 
 
 class OptimiserOptions(Options):

@@ -8,17 +8,18 @@ from pydantic import Field, model_validator
 
 from assent.config.losses import preference_loss_declaration
 from assent.config.options import (
-    DeviceOptions,
     EpochOptions,
     NonNegative,
     OptimiserOptions,
     Positive,
+    PromptOptions,
     RunOptions,
     TextOptions,
+    TrainingOptions,
 )
 
 
-class SftConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions, EpochOptions):
+class SftConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions):
     """Instruction tuning: maximum likelihood of the completions, given their prompts."""
 
     model: str
@@ -31,7 +32,7 @@ class SftConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions, EpochO
     """Assistant turns of a `messages` row that the loss is on."""
 
 
-class RewardConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions, EpochOptions):
+class RewardConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions):
     """A reward model from comparisons: Bradley–Terry, with margins where the data has them."""
 
     model: str
@@ -42,7 +43,7 @@ class RewardConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions, Epo
     """Held-out comparisons, read after the last step."""
 
 
-class PreferenceConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions, EpochOptions):
+class PreferenceConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions):
     """Direct preference optimisation from comparisons."""
 
     model: str
@@ -66,7 +67,7 @@ class PreferenceConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions,
         return self
 
 
-class PpoConfig(RunOptions, DeviceOptions, TextOptions, OptimiserOptions):
+class PpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions):
     """PPO (arXiv:1707.06347) against a reward, with a KL penalty to the reference (arXiv:1909.08593)."""
 
     model: str

@@ -14,6 +14,7 @@ from assent.errors import DataError
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
 from assent.evaluation.reward_model import reward_model_quality
 from assent.evaluation.table import PolicyTable
+from assent.models.folders import check_revision
 from assent.models.loading import load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template, resolve_template
@@ -34,6 +35,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     from assent.engine.runtime import Runtime  # evaluation stands below engine: only this function needs a device
 
     progress = progress or Silent()
+    check_revision(config.revision, *config.policies.values())
     groups = list(load_groups(config.data))[: config.num_prompts or None]
     tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)
     template = _template(config, tokenizer)
@@ -48,7 +50,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
         progress.line(f"prompts: {line}")
     if not tokenized.groups:
         raise DataError(f"{config.data}: no usable prompt is left")
-    runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
+    runtime = Runtime(config.device, seed=config.seed)
     options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
     reward = None if config.reward_model is None else load_reward(config.reward_model, **options)
     judge = load_reward(config.judge, **options)
@@ -77,7 +79,6 @@ def _template(config: EvalConfig, tokenizer: Any) -> Template:
         tokenizer,
         chat_template=config.chat_template,
         system=config.system,
-        prompt_format=config.prompt_format,
         chat_template_kwargs=config.chat_template_kwargs,
     )
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from assent.errors import ModelError
+from assent.errors import ConfigError, ModelError
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
@@ -30,6 +30,16 @@ def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
             "the model folder does not exist", got=path, expected="a folder, or a hub name like owner/name"
         )
     return _fetch(path, revision)
+
+
+def check_revision(revision: str | None, *paths: str) -> None:
+    """Errors: ConfigError where a revision is given and every one of `paths` is a local folder, which has none."""
+    if revision is not None and all(Path(path).expanduser().is_dir() for path in paths):
+        raise ConfigError(
+            "a revision has no effect on a local folder",
+            got=f"--revision {revision} with {', '.join(paths)}",
+            fix="leave it out, or name the model on the hub",
+        )
 
 
 def _fetch(name: str, revision: str | None) -> Path:

@@ -21,6 +21,7 @@ from assent.engine.ledger import Ledger
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
 from assent.inference.best_of_n import best_index, best_of_n_kl_bound, expected_best_of_n
+from assent.models.folders import check_revision
 from assent.models.loading import check_context, load_config, load_policy, load_tokenizer
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
@@ -100,6 +101,7 @@ class _Job:
 
     def __init__(self, config: CompletionOptions) -> None:
         self.config = config
+        check_revision(config.revision, config.model)
         check_context(load_config(config.model, revision=config.revision), config.max_length)
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
         template = resolve_template(

@@ -63,10 +63,12 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _token_audit(config: DataCheckConfig, model: str, dataset: Dataset) -> dict[str, Any]:
+    from assent.models.folders import check_revision
     from assent.models.loading import load_tokenizer
     from assent.models.templates import resolve_template
     from assent.models.token_audit import token_audit
 
+    check_revision(config.revision, model)
     tokenizer = load_tokenizer(model, revision=config.revision)
     template = resolve_template(
         tokenizer,

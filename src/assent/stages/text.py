@@ -9,10 +9,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from assent.config.options import TextOptions
+from assent.config.options import PromptOptions
 from assent.data.loading import load_groups
 from assent.errors import DataError
 from assent.models.batch import TokenGroup
+from assent.models.folders import check_revision
 from assent.models.loading import load_tokenizer
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
@@ -53,7 +54,7 @@ class Text:
 
 
 def read_text(
-    config: TextOptions,
+    config: PromptOptions,
     *,
     model: str,
     sources: dict[str, str | Sequence[PromptGroup] | None],
@@ -64,15 +65,16 @@ def read_text(
 
     Raises DataError where a source has no usable row, TemplateError and ModelError from the tokenizer's side.
     """
+    check_revision(config.revision, model)
     raw = {name: _load(source) for name, source in sources.items() if source is not None}
     tokenizer = load_tokenizer(model, revision=config.revision)
     template = resolve_template(
         tokenizer,
         chat_template=config.chat_template,
         system=config.system,
-        prompt_format=config.prompt_format,
+        prompt_format=getattr(config, "prompt_format", "template"),
         chat_template_kwargs=config.chat_template_kwargs,
-        keep_template_tail=config.keep_template_tail,
+        keep_template_tail=getattr(config, "keep_template_tail", False),
     )
     parts = {}
     for name, (path, groups, sha256, refused) in raw.items():
