@@ -84,6 +84,9 @@ def test_python_does_what_the_command_does(
     records = assent.dpo(data=load_groups(shared / "comparisons.jsonl"), **given)
     assert records.output_dir != result.output_dir
     assert records.metrics["loss"] == result.metrics["loss"]
+    lines = (shared / "comparisons.jsonl").read_text().splitlines()
+    rows = assent.dpo(data=[json.loads(line) for line in lines], **given)
+    assert rows.metrics["loss"] == result.metrics["loss"]
     with pytest.raises(ConfigError, match="unknown option: bta"):
         assent.dpo(model="m", data="d", bta=0.2)
 

@@ -117,3 +117,11 @@ def test_a_rule_about_two_options_keeps_its_own_words() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_options(PpoConfig, {**GIVEN, "reward": "r", "kl_horizon": 10})
     assert caught.value.what.startswith("kl_horizon has no effect without kl_target")
+
+
+@pytest.mark.parametrize("options", [{"kl_coef": 0}, {"batch_size": 64, "num_completions": 80}])
+def test_an_adaptive_kl_that_cannot_work_is_refused_before_the_run(options: dict[str, int]) -> None:
+    given = {**GIVEN, "reward": "r", **options}
+    assert parse_options(PpoConfig, given)
+    with pytest.raises(ConfigError, match=r"cannot adapt|above 1024"):
+        parse_options(PpoConfig, {**given, "kl_target": 5})

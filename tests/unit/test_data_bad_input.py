@@ -37,6 +37,11 @@ BAD_ROWS = {
     ),
     "completion is a number": ([DEMO, DEMO | {"completion": 3}], r":2: `completion` is not text(.|\n)*int 3"),
     "content is a number": ([{"prompt": [{"role": "user", "content": 1}], "completion": [USER]}], "is not text"),
+    "a number beyond all floats": (
+        ['{"prompt": "p", "completion": "c", "weight": 1' + "0" * 400 + "}"],
+        "`weight` is not",
+    ),
+    "a number of 5000 digits": (['{"prompt": "p", "completion": "c", "weight": 1' + "0" * 5000 + "}"], "of digits"),
     "half a surrogate pair": (['{"prompt": "p", "completion": "\\ud800"}'], "surrogate"),
     "empty prompt": ([DEMO | {"prompt": ""}], ":1: `prompt` is empty"),
     "completion of another kind": ([DEMO | {"prompt": [USER]}], "a list of messages, but `completion` is a plain"),
@@ -194,3 +199,22 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
         write_groups(tmp_path / "no" / "x.jsonl", groups, "demonstrations")
     with pytest.raises(UsageError, match="cannot write"):
         write_groups(tmp_path / "x.csv", groups, "demonstrations")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.json", "[" * 100_000, "nested too deeply"),
+        ("x.json", '[{"prompt": 1' + "0" * 5000 + "}]", "thousands of digits"),
+        ("x.csv", "prompt,chosen,chosen,rejected\na,b,c,d\n", "column 'chosen' stands twice"),
+    ],
+)
+def test_a_file_that_python_cannot_hold_or_that_says_two_things(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_groups(tmp_path / name)
+
+
+def test_a_name_that_is_longer_than_any_path():
+    with pytest.raises(DataError):
+        load_groups("x" * 5000 + ".jsonl")

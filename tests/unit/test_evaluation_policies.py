@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig
 
-from assent.errors import ConfigError, DataError
+from assent.config.evaluation import EvalConfig
+from assent.errors import ConfigError, DataError, ModelError
 from assent.evaluation.intervals import mean_interval
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies, reference_logprobs
+from assent.evaluation.run import evaluate as evaluate_configured
 from assent.evaluation.table import KLFigures
 from assent.models.module import AlignmentModel
+from assent.models.new_model import new_model
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.scripted import ScriptedSampler
 from assent.rollouts.torch_sampler import TorchSampler
@@ -200,3 +204,20 @@ def test_bad_requests_are_refused(reference):
         evaluate([a], reference, prompt_ids=PROMPT_IDS[:3])
     with pytest.raises(ConfigError, match="samples_per_prompt"):
         evaluate([a], reference, samples_per_prompt=0)
+
+
+def test_a_policy_that_reads_other_ids_than_the_baseline_is_refused(tmp_path: Path) -> None:
+    for name, text in (("one", "what is two? it is two."), ("two", "quick zebras jump over a lazy fox")):
+        new_model(tmp_path / name, texts=[text] * 4, vocab_size=300, hidden_size=16, layers=1, heads=1, context=32)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "what is two?"}\n')
+    config = EvalConfig(
+        output_dir=str(tmp_path / "out"),
+        policies={"one": str(tmp_path / "one"), "two": str(tmp_path / "two")},
+        data=str(tmp_path / "prompts.jsonl"),
+        judge="no:judge",
+        baseline="one",
+        max_length=32,
+        max_new_tokens=4,
+    )
+    with pytest.raises(ModelError, match="policy two has another tokenizer than the baseline one"):
+        evaluate_configured(config)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from assent.errors import TemplateError, UsageError
+from assent.models.packing import pack
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import decode, encode_prompt, tokenize_groups
 from assent.types import Preference, PromptGroup
@@ -293,3 +296,27 @@ def test_encode_prompt_and_decode():
     [tokens] = tokenize([group], tokenizer).groups
     assert encode_prompt(group.prompt, template=template) == tokens.prompt_ids
     assert decode(tokens.completions[0].ids, tokenizer) == "I am well"
+
+
+def test_numbers_that_only_some_rows_give_have_their_plain_meaning_in_the_others():
+    rows = [comparison(f"hello {i}", "I am well", "no") for i in range(3)]
+    given = [
+        Preference(ranking=(1, 2)),
+        Preference(ranking=(1, 2), margin=0.5, weight=2.0),
+        Preference(ranking=(1, 2), chosen_probability=0.7),
+    ]
+    rows = [replace(row, preference=preference) for row, preference in zip(rows, given, strict=True)]
+    rows[2] = replace(rows[2], logps=(-1.0, -2.0))
+    batch = pack(tokenize(rows, byte_bpe()).groups, device="cpu")
+    assert batch.value["margin"].tolist() == [0.0, 0.5, 0.0]
+    assert batch.value["weight"].tolist() == [1.0, 2.0, 1.0]
+    assert batch.value["chosen_probability"].tolist() == pytest.approx([1.0, 1.0, 0.7])
+    assert batch.completion["logp"].isnan().tolist() == [True] * 4 + [False] * 2
+
+
+def test_a_row_of_weight_zero_is_refused_and_counted():
+    rows = [comparison("hello", "I am well", "no"), comparison("again", "I am well", "no")]
+    rows[0] = replace(rows[0], preference=Preference(ranking=(1, 2), weight=0.0))
+    out = tokenize(rows, byte_bpe())
+    assert out.kept == [1]
+    assert [len(sources) for sources in out.report.refused.values()] == [1]

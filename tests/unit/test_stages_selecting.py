@@ -8,7 +8,7 @@ import pytest
 
 from assent.errors import ConfigError, DataError
 from assent.models.folders import check_revision
-from assent.stages.selecting import to_comparisons, to_demonstrations, to_prompts
+from assent.stages.selecting import is_judged, to_comparisons, to_demonstrations, to_prompts
 from assent.types import Preference, PromptGroup
 from tests.helpers_stages import group
 
@@ -63,11 +63,16 @@ def test_what_is_no_comparison_is_another_commands_file(given: PromptGroup, got:
 
 
 def test_demonstrations_are_taken_and_of_comparisons_the_chosen_one() -> None:
-    kept, refused = to_demonstrations([group(0, "a"), pair(ranking=(2, 1)), pair(scores=(3.0, 1.0))])
+    kept, refused = to_demonstrations([group(0, "a"), pair(ranking=(2, 1), weight=3.0), pair(scores=(3.0, 1.0))])
     assert [texts(found) for found in kept] == [["a"], ["b"], ["a"]]
-    assert [found.preference for found in kept] == [None, None, None]
+    assert [found.preference for found in kept] == [None, Preference(weight=3.0), None]
     assert [found.logps for found in kept] == [None, None, None]
     assert refused == {}
+
+
+def test_a_weight_is_no_judgement() -> None:
+    judged = [pair(ranking=(1, 2)), group(0, "a", preference=Preference(thumbs=(True,)))]
+    assert [is_judged(g) for g in [*judged, group(0, "a"), pair(weight=2.0)]] == [True, True, False, False]
 
 
 def test_a_thumb_up_is_a_demonstration_and_a_thumb_down_is_not() -> None:

@@ -123,6 +123,14 @@ class PpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions):
     def _no_option_without_effect(self) -> Self:
         if self.kl_horizon is not None and self.kl_target is None:
             raise ValueError("kl_horizon has no effect without kl_target: give both, or neither for a fixed kl_coef")
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_coef 0 cannot adapt, for it is multiplied: give one above 0, or leave kl_target out")
+        completions, horizon = self.batch_size * self.num_completions, self.kl_horizon or 1000.0
+        if self.kl_target is not None and completions >= 5 * horizon:
+            raise ValueError(
+                f"kl_horizon {horizon:g} is too short for rounds of {completions} completions: "
+                f"give one above {completions / 5:g}"
+            )
         if self.critic_warmup_steps >= self.total_steps:
             raise ValueError(
                 f"critic_warmup_steps ({self.critic_warmup_steps}) must be below total_steps ({self.total_steps})"

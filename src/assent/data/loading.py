@@ -237,6 +237,15 @@ def _finish(groups: Sequence[PromptGroup], collector: _Collector, *, path: str, 
     raise DataError(what, got=last.got, expected=last.expected, fix=fix)
 
 
+def groups_of_rows(rows: Iterable[Mapping[str, Any]]) -> Dataset:
+    """Rows at hand, with the columns that a file would have. Errors as `load_groups`."""
+    rows = list(rows)
+    collector = _Collector(layout=None, lenient=False)
+    groups = [group for _, group in collector.groups(enumerate(rows, start=1), "row ")]
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+    return _finish(groups, collector, path="rows given", sha256=digest)
+
+
 def write_groups(path: str | os.PathLike[str], groups: Iterable[PromptGroup], layout: str) -> None:
     """Writes JSONL (gzipped by the suffix `.gz`), such that `load_groups` gives the same groups back.
 

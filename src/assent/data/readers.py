@@ -83,6 +83,8 @@ def _parse_line(line: bytes) -> Mapping[str, Any] | RowError:
         )
     except RecursionError:
         return RowError("broken JSON", "JSON nested too deeply")
+    except ValueError:  # Python reads no whole number of more than 4300 digits
+        return RowError("broken JSON", "the row holds a number of thousands of digits")
     return _require_object(value)
 
 
@@ -121,6 +123,10 @@ def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
             f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}",
             expected="one array of objects",
         ) from None
+    except RecursionError:
+        raise DataError(f"{path}: JSON nested too deeply", expected="one array of objects") from None
+    except ValueError:  # Python reads no whole number of more than 4300 digits
+        raise DataError(f"{path}: a number of thousands of digits", expected="one array of objects") from None
     yield from ((number, _require_object(row)) for number, row in enumerate(rows, start=1))
 
 
@@ -138,6 +144,9 @@ def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     header = next(reader, None)
     if header is None:
         return
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}:1: the column {twice[0]!r} stands twice", got=", ".join(header))
     end = reader.line_num
     try:
         for cells in reader:

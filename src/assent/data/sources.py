@@ -37,7 +37,7 @@ def open_source(name: str, *, split: str | None, revision: str | None) -> Source
     if not name.strip():
         raise UsageError("no data was named", got=repr(name), expected="a file, a folder, or a hub name")
     path = Path(name).expanduser()
-    if not path.exists():
+    if not _exists(path):
         if looks_like_file(name):
             raise missing_file(path)
         return _open_hub(name, split=split, revision=revision)
@@ -57,6 +57,13 @@ def open_source(name: str, *, split: str | None, revision: str | None) -> Source
             fix="rename or convert the file",
         )
     return Source(name, [path])
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than any path can be
+        return False
 
 
 def looks_like_file(name: str) -> bool:

@@ -217,11 +217,11 @@ def visible(text: Text) -> str:
 def parse_number(
     value: object, column: str, *, low: float = -math.inf, high: float = math.inf, expected: str = "a finite number"
 ) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = None if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # a whole number beyond all floats
         number = None
-    else:
-        number = float(value)
-    if number is None or not low <= number <= high:
+    if number is None or not math.isfinite(number) or not low <= number <= high:
         raise RowError(f"bad `{column}`", f"`{column}` is not usable", got=shorten(value), expected=expected)
     return number
 

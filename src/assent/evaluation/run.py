@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from assent.config.evaluation import EvalConfig
 from assent.data.loading import load_groups
-from assent.errors import DataError
+from assent.errors import DataError, ModelError
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
 from assent.evaluation.reward_model import reward_model_quality
 from assent.evaluation.table import PolicyTable
@@ -21,12 +21,15 @@ from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import Reward
 from assent.rewards.loading import load_reward
+from assent.rewards.reward_model import same_ids
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.progress import Progress, Silent
 from assent.runs.reading import read_run
 from assent.types import PromptGroup
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from assent.engine.runtime import Runtime
 
 
@@ -38,6 +41,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     check_revision(config.revision, *config.policies.values())
     groups = list(load_groups(config.data))[: config.num_prompts or None]
     tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)
+    _check_tokenizers(config, tokenizer)
     template = _template(config, tokenizer)
     tokenized = tokenize_groups(
         groups,
@@ -72,6 +76,18 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
         )
     extra = {} if reward is None or config.reward_pairs is None else {"reward_model": _quality(config, reward)}
     return _write(config, table, extra)
+
+
+def _check_tokenizers(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """All policies are given the baseline's prompt ids, and the reference reads their own: all must mean the same."""
+    for name, path in config.policies.items():
+        if not same_ids(load_tokenizer(path, revision=config.revision), tokenizer):
+            raise ModelError(
+                f"policy {name} has another tokenizer than the baseline {config.baseline}",
+                got=path,
+                expected="policies that share a tokenizer: the KL compares them token by token",
+                fix="evaluate it by itself, or against a baseline with its own tokenizer",
+            )
 
 
 def _template(config: EvalConfig, tokenizer: Any) -> Template:

@@ -6,7 +6,7 @@ Legend: K completions of a group.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,9 @@ from assent.types import PromptGroup, Text
 
 SAMPLE = 256
 """Rows whose joint tokenization is compared with ours, evenly spaced."""
+
+UNSAID = {"weight": 1.0, "margin": 0.0, "chosen_probability": 1.0}
+"""What a row means that leaves out a number which other rows give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def tokenize_groups(
         report.add(text, row, shortened, tokenizer.bos_token_id)
         out.append(token_group)
         kept.append(i)
-    return Tokenized(out, kept, report)
+    return Tokenized(_with_the_same_fields(out), kept, report)
 
 
 def encode_prompt(
@@ -195,6 +198,8 @@ def _compare_joint(
 def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> TokenGroup:
     """The ids with what the row says of its completions. Errors: RefusedRowError where nothing can be learned."""
     preference = group.preference
+    if preference is not None and preference.weight == 0:
+        raise RefusedRowError("its weight is 0: nothing is learned from it")
     if not row.prompt:
         raise RefusedRowError("the prompt is empty and the tokenizer has no BOS")
     if any(c.num_counted == 0 for c in row.completions):
@@ -223,3 +228,19 @@ def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> 
     if len(completion.get("rank", row.completions)) != len(row.completions):
         raise DataError(f"ranks and completions differ in number ({source})")
     return TokenGroup(row.prompt, row.completions, completion=completion, value=value, source=source)
+
+
+def _with_the_same_fields(groups: list[TokenGroup]) -> list[TokenGroup]:
+    """Rows of one batch agree in their fields: a number that a row leaves out is `UNSAID`, of a completion's NaN."""
+    values = {name for group in groups for name in group.value}
+    numbers = {name for group in groups for name in group.completion}
+    return [
+        group
+        if values == group.value.keys() and numbers == group.completion.keys()
+        else replace(
+            group,
+            value={name: UNSAID[name] for name in values} | dict(group.value),
+            completion={name: np.full(len(group.completions), np.nan) for name in numbers} | dict(group.completion),
+        )
+        for group in groups
+    ]

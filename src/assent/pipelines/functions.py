@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.config.loading import parse_options
+from assent.data.loading import groups_of_rows
 from assent.pipelines.plan import read_plan
 from assent.pipelines.runner import PipelineResult, run_pipeline
 from assent.pipelines.steps import STEPS
@@ -113,7 +114,8 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 def _run(command: str, options: dict[str, Any], progress: Progress | None) -> Result:
     """Without `output_dir` the run folder is runs/<command>-<hash of the options>: the same call finds its run again.
 
-    `data` may be the records themselves instead of a path. Raises what the command would: errors of `assent.errors`.
+    `data` may be the records themselves instead of a path: dictionaries with a file's columns, or PromptGroups.
+    Raises what the command would: errors of `assent.errors`.
     """
     step = STEPS[command]
     data = options.pop("data", None)
@@ -124,7 +126,7 @@ def _run(command: str, options: dict[str, Any], progress: Progress | None) -> Re
     elif isinstance(data, str):
         given["data"] = data
     elif data is not None:
-        groups: Sequence[PromptGroup] = data
+        groups: Sequence[PromptGroup] = groups_of_rows(data) if data and isinstance(data[0], Mapping) else data
         digest = hashlib.sha256("\n".join(map(repr, groups)).encode()).hexdigest()[:12]
         given["data"], keywords["data"] = f"{len(groups)} records, SHA-256 {digest}", groups
     if "output_dir" not in given:

@@ -155,7 +155,12 @@ def check_reward_model(folder: str, *, revision: str | None = None) -> int:
 
 def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
     """Whether both give the same ids for every text and conversation: equal tokenizer.json, equal chat template."""
-    return a.chat_template == b.chat_template and _content(a) == _content(b)
+    return a.chat_template == b.chat_template and same_ids(a, b)
+
+
+def same_ids(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """Whether both give the same ids for every text: equal tokenizer.json."""
+    return _content(a) == _content(b)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

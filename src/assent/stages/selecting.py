@@ -74,13 +74,19 @@ def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
                 expected="one completion (prompt, completion; or messages), or a comparison, whose chosen one is used",
             )
         best = 0 if ranks[0] < ranks[1] else 1
-        demonstrations.append(replace(group, completions=(group.completions[best],), preference=None, logps=None))
+        weight = None if judged.weight == 1 else Preference(weight=judged.weight)
+        demonstrations.append(replace(group, completions=(group.completions[best],), preference=weight, logps=None))
     return demonstrations, refused
 
 
 def to_prompts(groups: Sequence[PromptGroup]) -> Selected:
     """The prompts alone: completions in the file are not used."""
     return [replace(group, completions=(), preference=None, logps=None, steps=None) for group in groups], {}
+
+
+def is_judged(group: PromptGroup) -> bool:
+    """Whether somebody has said how good its completions are (a weight alone says nothing of that)."""
+    return group.preference is not None and _kind(group.preference) != "no preference"
 
 
 def _ranks(preference: Preference) -> tuple[float, ...] | None:

@@ -89,7 +89,8 @@ class Session:
             self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
         module = self._load(path, kind)
-        updates = self.order.num_steps * getattr(config, "num_ppo_epochs", 1) * getattr(config, "num_mini_batches", 1)
+        rounds = self.order.num_steps - (getattr(config, "critic_warmup_steps", 0) if name == "model" else 0)
+        updates = rounds * getattr(config, "num_ppo_epochs", 1) * getattr(config, "num_mini_batches", 1)
         learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
         self.learners[name] = learner
         self.ledger.models_resident += 1

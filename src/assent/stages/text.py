@@ -17,6 +17,7 @@ from assent.models.folders import check_revision
 from assent.models.loading import load_tokenizer
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
+from assent.stages.selecting import is_judged
 from assent.types import PromptGroup
 
 Select = Callable[[Sequence[PromptGroup]], tuple[list[PromptGroup], dict[str, list[str]]]]
@@ -91,7 +92,7 @@ def read_text(
         if not tokenized.groups:
             raise DataError(f"{path}: no usable row is left", got="\n".join(lines), expected="at least one row")
         rows = [kept[i] for i in tokenized.kept]
-        labelled = any(group.preference is not None for group in rows)
+        labelled = any(is_judged(group) for group in rows)
         parts[name] = Part(name, rows, list(tokenized.groups), sha256, labelled, lines)
     return Text(tokenizer, template, parts)
 
@@ -103,4 +104,4 @@ def _load(source: str | Sequence[PromptGroup]) -> tuple[str, Sequence[PromptGrou
     digest = hashlib.sha256()
     for group in source:
         digest.update(repr(group).encode())
-    return "rows given", source, digest.hexdigest(), 0
+    return "rows given", source, digest.hexdigest(), len(getattr(source, "refused", ()))
