@@ -9,7 +9,7 @@ from assent.objectives.advantages import Moments, gae, token_rewards, whiten
 from assent.objectives.kl import AdaptiveKLController, kl
 from assent.objectives.policy import ppo_loss
 from assent.objectives.preference import preference_loss
-from assent.objectives.ranking import bradley_terry
+from assent.objectives.ranking import bradley_terry, centring_penalty, ranking_loss, score_loss
 from assent.objectives.reduce import as_rows, masked_mean, masked_sum
 from assent.objectives.value import value_loss
 
@@ -18,12 +18,15 @@ __all__ = [
     "Moments",
     "as_rows",
     "bradley_terry",
+    "centring_penalty",
     "gae",
     "kl",
     "masked_mean",
     "masked_sum",
     "ppo_loss",
     "preference_loss",
+    "ranking_loss",
+    "score_loss",
     "token_rewards",
     "value_loss",
     "whiten",
