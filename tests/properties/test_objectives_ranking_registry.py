@@ -88,7 +88,7 @@ def test_finite_far_out(loss: LossDeclaration) -> None:
 @pytest.mark.parametrize("name", losses.SCORE_LOSSES)
 def test_score_losses_are_least_at_their_label(name: str) -> None:
     scores = torch.linspace(-3, 3, 61, dtype=F64, requires_grad=True)
-    target = torch.sigmoid(scores.detach()[40]) if name == "bce" else scores.detach()[40]
+    target = torch.sigmoid(scores.detach()[40]) if name == "bce" else scores.detach()[40].clone()
     found, _ = score_loss(name, scores=scores, targets=target.expand(61))
     assert found.argmin() == 40
     assert torch.autograd.gradcheck(lambda s: score_loss(name, scores=s, targets=target.expand(61))[0], (scores,))

@@ -94,7 +94,7 @@ def _plackett_luce(rankings: Rankings) -> Tensor:
     itself = torch.eye(s.shape[1], dtype=torch.bool, device=s.device)
     waiting = rankings.better | tied | itself  # a padded row sees itself: its term is 0, with a finite gradient
     num_tied = tied.sum(2).clamp(min=1)
-    placed = (tied & torch.ones_like(itself).tril(-1)).sum(2)  # of its tie, before it
+    placed = tied.tril(-1).sum(2)  # of its tie, before it
     log_share = torch.log1p(-placed.to(s.dtype) / num_tied.to(s.dtype))[:, :, None]
     of_j = s[:, None, :] + torch.where(tied, log_share, torch.zeros_like(log_share))
     normaliser = torch.where(waiting, of_j, torch.full_like(of_j, -math.inf)).logsumexp(2)
@@ -119,8 +119,7 @@ def _rao_kupper(rankings: Rankings, *, tie_threshold: float = 1.5) -> Tensor:
 
 def _with_ties(rankings: Rankings, win: Tensor, tie: Tensor) -> Tensor:
     """Mean over a ranking's pairs of `win` (i above j) or `tie`, (G, K, K) each; (i, j) and (j, i) are one pair."""
-    above = torch.ones_like(rankings.tied[0]).triu(1)
-    return _mean_over(rankings.better | (rankings.tied & above), torch.where(rankings.better, win, tie))
+    return _mean_over(rankings.better | rankings.tied.triu(1), torch.where(rankings.better, win, tie))
 
 
 RANKING_LOSSES: dict[str, Callable[..., Tensor]] = {
