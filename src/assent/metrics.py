@@ -98,7 +98,8 @@ perf/tokens_per_second | tokens per second | higher | tokens of the step over it
 perf/step_seconds | seconds | lower | time of the optimiser step, forward and backward passes included
 perf/micro_batches | micro-batches | none | forward and backward passes of the step, per process
 perf/micro_batch_tokens | tokens | none | token budget of one pass
-perf/mfu | fraction | higher | model FLOPs per second over the device's peak
+perf/mfu | fraction | higher | model FLOPs of the step per second, over the rate of a large matrix product on the device
+perf/padding_fraction | fraction | lower | positions of the step's forward passes that hold no token
 
 cost/labels | labels | lower | preference labels and demonstrations used so far
 cost/completions_sampled | completions | lower | completions sampled so far

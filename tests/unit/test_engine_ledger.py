@@ -12,6 +12,7 @@ import torch
 from assent.engine.flops import Cost, attended_pairs
 from assent.engine.interrupts import interruptible
 from assent.engine.ledger import Ledger, peak_memory_bytes
+from assent.engine.micro_batches import padding_fraction
 from assent.engine.runtime import Runtime
 from assent.metrics import lookup
 from assent.models.batch import TokenCompletion, TokenGroup
@@ -91,3 +92,21 @@ def test_the_first_signal_is_a_flag_and_the_second_interrupts() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_mfu_is_the_steps_flops_over_its_time_and_the_measured_matmul_rate() -> None:
+    learner, groups = make_learner(), make_groups(3)
+    metrics = learner.update(groups, Nll())
+    rate = learner.runtime.matmul_rate(torch.float32)
+    assert rate > 0
+    flops = 3 * learner.cost.forward(groups)
+    assert metrics["perf/mfu"] == pytest.approx(flops / (metrics["perf/step_seconds"] * rate), rel=1e-9)
+
+
+def test_padding_is_counted_where_the_tier_pads() -> None:
+    groups = [GROUP, TokenGroup((1,) * 2, (TokenCompletion((2,) * 4),))]  # rows of 12 and 6; padded 10, 8 and 6
+    for tier, expected in (("segments", 0.0), ("mask", 6 / 24), ("padded", 6 / 30)):
+        module = torch.nn.Linear(1, 1)
+        module.tier = tier  # type: ignore[assignment]
+        assert padding_fraction(module, groups, [[0, 1]]) == pytest.approx(expected)
+        assert padding_fraction(module, [GROUP], [[0], []]) == pytest.approx(0.1 if tier == "padded" else 0.0)

@@ -24,6 +24,7 @@ from assent.engine.micro_batches import (
     cost_of,
     free_memory,
     is_out_of_memory,
+    padding_fraction,
     share,
 )
 from assent.engine.optimiser import OptimiserSettings, learning_rate, make_adamw
@@ -102,6 +103,7 @@ class Learner:
         self._called = wrap(self.module, runtime)
         self.optimiser = make_adamw(self.module, optim)
         initialise_state(self.optimiser)
+        self._matmul_rate = runtime.matmul_rate(next(module.parameters()).dtype)
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
         """No gradient. In the order of `groups`, on the CPU in float32, the same on every process."""
@@ -134,7 +136,8 @@ class Learner:
         tokens = sum(group.num_tokens for group in groups)
         self.step += 1
         self.num_tokens += tokens
-        self.flops += 3.0 * self.cost.forward(groups)
+        flops = 3.0 * self.cost.forward(groups)
+        self.flops += flops
         seconds = time.perf_counter() - started
         return {
             **step.metrics,
@@ -143,6 +146,8 @@ class Learner:
             "num_tokens": float(self.num_tokens),
             "perf/tokens_per_second": tokens / seconds,
             "perf/step_seconds": seconds,
+            "perf/mfu": flops / seconds / self._matmul_rate,
+            "perf/padding_fraction": padding_fraction(self.module, groups, self.budget.bins(groups)),
             "perf/micro_batches": float(step.num_micro_batches),
         }
 

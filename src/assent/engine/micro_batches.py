@@ -72,6 +72,23 @@ def reads_prompts_once(module: nn.Module) -> bool:
     return getattr(module, "tier", "segments") != "padded"
 
 
+def padding_fraction(module: nn.Module, groups: Sequence[TokenGroup], bins: Sequence[Sequence[int]]) -> float:
+    """Share of the positions read in micro-batches `bins` that hold no token; packed rows have none."""
+    tier = getattr(module, "tier", "segments")
+    if tier == "segments":
+        return 0.0
+    tokens = read = 0
+    for indices in bins:
+        rows = [size for i in indices for size in _row_sizes(groups[i], shared=tier == "mask")]
+        tokens, read = tokens + sum(rows), read + len(rows) * max(rows, default=0)
+    return 1.0 - tokens / read if read else 0.0
+
+
+def _row_sizes(group: TokenGroup, *, shared: bool) -> list[int]:
+    """Tokens of the rows that a group becomes: one, or one for each completion."""
+    return [group.num_tokens] if shared else [len(group.prompt_ids) + len(c.ids) for c in group.completions]
+
+
 def cost_of(module: nn.Module) -> Cost:
     return Cost.of(module, shared=reads_prompts_once(module))
 

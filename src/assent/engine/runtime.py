@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from assent.engine.rate import matmul_rate
 from assent.errors import ConfigError
 
 Sharding = Literal["replicate", "shard"]
@@ -58,6 +59,11 @@ class Runtime:
         if self.mixed_precision == "no":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def matmul_rate(self, weights: torch.dtype) -> float:
+        """FLOPs per second of all processes' matrix products in the arithmetic of the forward pass."""
+        dtype = weights if self.mixed_precision == "no" else torch.bfloat16
+        return self.num_processes * matmul_rate(str(self.device), dtype)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Elementwise sum over the processes."""
