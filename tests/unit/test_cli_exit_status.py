@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import signal
 import subprocess
 import sys
@@ -69,6 +70,26 @@ def test_sigterm_is_an_interruption_with_status_130(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "continues from the last checkpoint" in err
     assert "Traceback" not in err
+
+
+def test_with_json_stdout_is_one_document_whoever_else_prints(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, os, subprocess, sys; from assent.cli import main, training\n"
+        "def noisy(name, config):\n"
+        "    print('from Python'); os.write(1, b'from the descriptor\\n'); ctypes.CDLL(None).puts(b'from C')\n"
+        "    subprocess.run([sys.executable, '-c', 'print(\"from a child\")'])\n"
+        "    return {'steps': 0, 'model_path': 'm', 'metrics': {}}\n"
+        "training.run_step = noisy\n"
+        f"status = main({[*ARGV, '--json']!r})\n"
+        "print('afterwards'); sys.exit(status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document, afterwards = done.stdout.splitlines()
+    assert json.loads(document)["command"] == "sft"
+    assert afterwards == "afterwards"  # the caller's stdout is its own again
+    for source in ("Python", "the descriptor", "C", "a child"):
+        assert f"from {source}\n" in done.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

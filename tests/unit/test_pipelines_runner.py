@@ -163,6 +163,15 @@ def test_fast_seed_and_set_reach_the_stages(tmp_path: Path) -> None:
     assert (second.seed, second.text) == (9, "no")
 
 
+def test_set_takes_mappings_and_null_as_the_file_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["run", written(tmp_path), "--output-dir", tmp_path / "out"]
+    argv += ["--set", 'second.parts={one: "${first.file}", two: "${first.file}"}', "--set", "second.source=null"]
+    status, out, err = said(argv, capsys)
+    assert status == 0, err
+    assert "second says xxxxy" in out
+    assert CALLS[1][1].source is None
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(RunFolderError, match="belongs to another pipeline"):
@@ -178,20 +187,23 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ("${first.file}\n", "${frist.file}\n", r"\$\{frist.file\} of stage second: unknown earlier stage: frist"),
         ("${first.file}\n", "${first.fil}\n", r"unknown output of write: fil\n.*did you mean file\?"),
         ("${first.file}\n", "${first}\n", "cannot be read"),
+        ("${first.file}\n", "${first.file\n", r"a reference of stage second is not closed\n.*\$\{first.file\n"),
+        ('"${first.file}"', '"${first.file} ${first.size"', "a reference of stage second is not closed"),
+        ('"${first.file}"', '"${{first.file}}"', "a reference of stage second is not closed"),
         ("${first.file}\n", "${second.file}\n", "unknown earlier stage: second"),
         ("text: x", 'source: "${second.file}"', "there is no earlier stage"),
         ('"${first.file}"', '"${third.file}"', "unknown earlier stage: third"),
         ("text: y", "txt: y", r"unknown option: txt of stage second\n.*did you mean text\?"),
-        ("text: y", "times: often", "times is not right of stage second"),
+        ("text: y", "times: often", "times of stage second is not right"),
         ("text: y", "output_dir: o", "output_dir of stage second is set by the pipeline"),
         ("command: write\n    options:\n", "command: wriet\n    options:\n", r"unknown command: wriet of stage second"),
         ("name: second", "name: first", "two stages are called first"),
-        ("name: second", "name: a/b", "name is not right"),
+        ("name: second", "name: a/b", "name of stage a/b in .* is not right"),
         ("name: second\n", "nam: second\n", "unknown option: nam of stage 2"),
         ("fast: {times: 1}", "fast: {tims: 1}", "unknown option: tims of stage first"),
         ('"${first.file}"', "${first.file}", r"not valid YAML\n.*line 13.*\n.*in quotes"),
         ("name: two\n", "nmae: two\n", "unknown option: nmae"),
-        ("name: two\n", "name: two\nseed: -1\n", "seed is not right"),
+        ("name: two\n", "name: two\nseed: -1\n", "seed in .* is not right"),
     ],
 )
 def test_a_fault_anywhere_is_found_before_anything_runs(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -209,6 +221,9 @@ def test_a_fault_anywhere_is_found_before_anything_runs(tmp_path: Path, old: str
         ({"overrides": ["first.txet=x"]}, "unknown option: txet of stage first"),
         ({"overrides": ["first=x"]}, "--set cannot be read"),
         ({"overrides": ["first.text"]}, "--set cannot be read"),
+        ({"overrides": ["first.times=1", "first.times=1"]}, "--set gives first.times twice"),
+        ({"overrides": ["second.parts={a"]}, "not valid YAML"),
+        ({"overrides": ["second.source=${first.file"]}, "is not closed"),
     ],
 )
 def test_an_override_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

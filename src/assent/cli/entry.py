@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json, debug, arguments = _global_flags(arguments)
     try:
-        with _terminable(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        with _terminable(), _stdout_on_stderr() if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
         if outcome is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
             print(json.dumps(outcome.document, ensure_ascii=False, allow_nan=False) if as_json else outcome.text)
@@ -143,6 +143,23 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Whatever is printed goes to stderr: by Python, by a library in C, and by processes that are started here."""
+    import ctypes
+
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # C holds back what it was told to print while stdout is no terminal
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -21,7 +21,7 @@ class RunConfig(Options):
     fast: bool = False
     """Use the stages' `fast:` options: a smoke test of the same steps."""
     set: tuple[str, ...] = ()
-    """STAGE.OPTION=VALUE, in the place of what the file says; once for each."""
+    """STAGE.OPTION=VALUE, in the place of what the file says; once for each. Lists and mappings as in YAML: [1, 2]."""
 
 
 class DemoConfig(Options):

@@ -49,7 +49,7 @@ def parse_options(
     """`given` as a configuration. ConfigError, which names every option at fault, if it cannot be.
 
     show    how an option is called where the user wrote it (`--learning-rate`, `learning_rate`)
-    where   what stands behind the message's first line (` in FILE`, ` of stage sft`)
+    where   what stands behind the option's name (` in FILE`, ` of stage sft`)
     """
     for name in given:
         if name not in config_class.model_fields:
@@ -68,7 +68,7 @@ def _readable(error: ValidationError, *, show: Callable[[str], str], where: str)
     if not wrong:
         listed = ", ".join(missing)
         return ConfigError(
-            f"{'options' if len(missing) > 1 else 'option'} missing{where}: {listed}", fix=f"give {listed}"
+            f"{'options' if len(missing) > 1 else 'option'}{where} missing: {listed}", fix=f"give {listed}"
         )
     first = wrong[0]
     if not first["loc"]:  # a rule about several options: its message says which, and what to do
@@ -79,7 +79,7 @@ def _readable(error: ValidationError, *, show: Callable[[str], str], where: str)
     name = show(str(first["loc"][0])) + "".join(f"[{part}]" for part in first["loc"][1:])
     others = [show(str(d["loc"][0])) for d in wrong[1:] if d["loc"] and d["loc"][0] != first["loc"][0]] + missing
     also = f"also look at {', '.join(dict.fromkeys(others))}" if others else None
-    return ConfigError(f"{name} is not right{where}", got=repr(first["input"]), expected=_expected(first), fix=also)
+    return ConfigError(f"{name}{where} is not right", got=repr(first["input"]), expected=_expected(first), fix=also)
 
 
 def _rule(message: str) -> str:
@@ -129,6 +129,28 @@ _OptionsLoader.add_implicit_resolver(
 )
 
 
+def read_value(text: str) -> Any:
+    """A value on a command line: lists, mappings and null as YAML has them, all else as text. ConfigError if broken."""
+    if not text.startswith(("[", "{")) and text != "null":
+        return text
+    try:
+        return _load(text)
+    except _UNREADABLE as error:
+        fix = "a ${reference} in it stands in quotes" if "${" in text else None
+        raise ConfigError(f"{text} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
+
+
+_UNREADABLE = (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+def _load(text: str) -> Any:
+    loader = _OptionsLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. ConfigError for a missing, large, broken or other kind of file."""
     file = Path(path)
@@ -142,12 +164,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if len(content) > MAX_YAML_BYTES:
         raise ConfigError(f"{path} is too large for a configuration file", expected=f"at most {MAX_YAML_BYTES} bytes")
     try:
-        loader = _OptionsLoader(content.decode("utf-8-sig"))
-        try:
-            loaded = loader.get_single_data()
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        loaded = _load(content.decode("utf-8-sig"))
+    except _UNREADABLE as error:
         fix = "inside { } a ${reference} stands in quotes" if b"${" in content else None
         raise ConfigError(f"{path} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
     if loaded is None:

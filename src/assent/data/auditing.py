@@ -76,15 +76,15 @@ class TextAudit:
 
     def findings(self) -> list[str]:
         """What is wrong or suspicious, one sentence each; empty for clean data."""
-        found = [f"{count} rows refused: {reason}" for reason, count in self.refused.items()]
+        found = [f"{texts.counted(count, 'row')} refused: {reason}" for reason, count in self.refused.items()]
         if self.empty_completions and texts.EMPTY_COMPLETION not in self.refused:
-            found.append(f"{self.empty_completions} completions are blank")
+            found.append(f"blank: {texts.counted(self.empty_completions, 'completion')}")
         if self.duplicate_groups:
-            found.append(f"{self.duplicate_groups} groups repeat an earlier one exactly")
+            found.append(f"exactly as an earlier one: {texts.counted(self.duplicate_groups, 'group')}")
         if self.contradictory_pairs:
-            found.append(f"{self.contradictory_pairs} pairs are ordered both ways")
+            found.append(f"ordered both ways: {texts.counted(self.contradictory_pairs, 'pair')}")
         if self.groups_with_identical_completions:
-            found.append(f"{self.groups_with_identical_completions} groups hold the same completion twice")
+            found.append(f"the same completion twice: {texts.counted(self.groups_with_identical_completions, 'group')}")
         if self.overlap is not None and self.overlap.groups_with_shared_root:
             shared = self.overlap
             found.append(

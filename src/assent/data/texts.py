@@ -53,6 +53,11 @@ def shorten(value: object, width: int = 80) -> str:
     return text if len(text) <= width else f"{text[: width - 4]} …{text[-1]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def nearest(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     matches = difflib.get_close_matches(word, list(options), n=1, cutoff=cutoff)
     return matches[0] if matches else None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from assent.data.texts import counted
 from assent.errors import TemplateError
 from assent.models.templates import Template
 from assent.models.token_report import TokenReport
@@ -99,14 +100,14 @@ def _template_findings(
 
 
 def _row_findings(report: TokenReport) -> list[str]:
-    out = [f"{len(sources)} rows cannot be used: {reason}" for reason, sources in report.refused.items()]
+    out = [f"{counted(len(sources), 'row')} of no use: {reason}" for reason, sources in report.refused.items()]
     if report.completions_cut:
-        out.append(f"{report.completions_cut} completions lose their end at max_length {report.max_length}")
+        out.append(f"cut at max_length {report.max_length}: the end of {counted(report.completions_cut, 'completion')}")
     if report.boundary_differs:
         out.append(
-            f"{len(report.boundary_differs)} of {report.boundary_checked} rows have other ids where prompt and "
-            "completion are encoded as one text"
+            "prompt and completion encoded as one text give other ids in "
+            f"{len(report.boundary_differs)} of {counted(report.boundary_checked, 'row')}"
         )
     if report.double_bos:
-        out.append(f"{report.double_bos} prompts begin with two BOS")
+        out.append(f"begin with two BOS: {counted(report.double_bos, 'prompt')}")
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass, field
 
+from assent.data.texts import counted
 from assent.models.cutting import RowText
 from assent.models.truncation import Fitted, RowIds
 
@@ -76,15 +77,15 @@ class TokenReport:
         total = self.used + self.num_refused
         out = [f"rows: {self.used} of {total} used, {self.shortened} of them shortened, {self.num_refused} refused"]
         if self.prompts_shortened:
-            turns = f" and {_count(self.turns_lost, 'turn')}" if self.turns_lost else ""
+            turns = f" and {counted(self.turns_lost, 'turn')}" if self.turns_lost else ""
             out.append(
-                f"{_count(self.prompts_shortened, 'prompt')} lost {_count(self.prompt_tokens_lost, 'token')}{turns} "
+                f"{counted(self.prompts_shortened, 'prompt')} lost {counted(self.prompt_tokens_lost, 'token')}{turns} "
                 f"to fit max_length {self.max_length}"
             )
         if self.completions_cut:
             out.append(
-                f"{_count(self.completions_cut, 'completion')} cut at the end: their EOS and "
-                f"{_count(self.completion_tokens_lost, 'token')} in all lost"
+                f"{counted(self.completions_cut, 'completion')} cut at the end: the EOS and "
+                f"{counted(self.completion_tokens_lost, 'token')} in all lost"
             )
         out += [f"refused, {len(s)}: {reason} ({_some(s)})" for reason, s in self.refused.items()]
         return [line for text in [*out, *self._notes()] for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
@@ -94,29 +95,25 @@ class TokenReport:
         if self.boundary_differs:
             out.append(
                 f"prompt and completion encoded as one text give other ids in {len(self.boundary_differs)} of "
-                f"{_count(self.boundary_checked, 'row')} compared ({_some(self.boundary_differs)}); ours are what "
+                f"{counted(self.boundary_checked, 'row')} compared ({_some(self.boundary_differs)}); ours are what "
                 "sampling sees"
             )
         if self.eos_appended:
             out.append(
                 f"the template writes no EOS: appended to {self.eos_appended} of "
-                f"{_count(self.completions, 'completion')}"
+                f"{counted(self.completions, 'completion')}"
             )
-        out += [f"dropped after EOS: {tail!r} ({_count(n, 'completion')})" for tail, n in self.tails_dropped.items()]
+        out += [f"dropped after EOS: {tail!r} ({counted(n, 'completion')})" for tail, n in self.tails_dropped.items()]
         if self.literal_controls:
             verb = "spells" if self.literal_controls == 1 else "spell"
-            out.append(f"{_count(self.literal_controls, 'row')} {verb} a control token in a turn; it was kept as text")
+            out.append(f"{counted(self.literal_controls, 'row')} {verb} a control token in a turn; it was kept as text")
         if self.raw_controls:
-            out.append(f"control tokens spelled in raw strings were read as such: {_count(self.raw_controls, 'row')}")
+            out.append(f"control tokens spelled in raw strings were read as such: {counted(self.raw_controls, 'row')}")
         if self.turns_dropped:
-            out.append(f"left out after the last assistant turn: {_count(self.turns_dropped, 'turn')}")
+            out.append(f"left out after the last assistant turn: {counted(self.turns_dropped, 'turn')}")
         if self.double_bos:
-            out.append(f"begin with two BOS: {_count(self.double_bos, 'prompt')}")
+            out.append(f"begin with two BOS: {counted(self.double_bos, 'prompt')}")
         return out
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _some(sources: list[str], limit: int = 3) -> str:

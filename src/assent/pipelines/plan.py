@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from assent.config.loading import parse_options, read_yaml, unknown_name
+from assent.config.loading import parse_options, read_value, read_yaml, unknown_name
 from assent.config.options import NonNegative, Options
 from assent.errors import ConfigError
 from assent.pipelines.steps import STEPS, Step
@@ -89,7 +89,7 @@ def read_plan(
 ) -> Plan:
     """The pipeline of a file. ConfigError if any stage, option, reference or override in it cannot be.
 
-    overrides   `stage.option=value`, each in the place of what the file says
+    overrides   `stage.option=value`, each in the place of what the file says; a value as `read_value` reads it
     """
     file = parse_options(PipelineFile, read_yaml(path), where=f" in {path}")
     folder = output_dir or file.output_dir
@@ -115,7 +115,7 @@ def _entry(raw: Mapping[str, Any], number: int, path: str | Path) -> StageEntry:
     where = f" of stage {raw.get('name', number)} in {path}"
     entry = parse_options(StageEntry, raw, where=where)
     if not NAME.fullmatch(entry.name):
-        raise ConfigError(f"name is not right{where}", got=repr(entry.name), expected="small letters, digits, - and _")
+        raise ConfigError(f"name{where} is not right", got=repr(entry.name), expected="small letters, digits, - and _")
     if entry.command not in STEPS:
         error = unknown_name("command", entry.command, STEPS)
         raise ConfigError(error.what + where, expected=error.expected, fix=error.fix)
@@ -138,7 +138,10 @@ def _parse_overrides(overrides: Sequence[str], entries: Sequence[StageEntry]) ->
             raise ConfigError("--set cannot be read", got=override, expected="STAGE.OPTION=VALUE")
         if stage not in given:
             raise unknown_name("stage in --set", stage, given)
-        given[stage][option.replace("-", "_")] = value
+        option = option.replace("-", "_")
+        if option in given[stage]:
+            raise ConfigError(f"--set gives {stage}.{option} twice", got=override, fix="give it once")
+        given[stage][option] = read_value(value)
     return given
 
 
@@ -154,7 +157,7 @@ def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, e
     if "seed" in config_class.model_fields:
         options = {"seed": seed, **options}
     known = {stage.name: stage for stage in earlier}
-    used = [_known_reference(reference, known, where) for reference in _references(options)]
+    used = [_known_reference(reference, known, where) for reference in _references(options, where)]
     config = parse_options(config_class, options, where=where)  # references are text, as what they stand for
     return Stage(entry.name, entry.command, step, options, output_dir, _key(entry, config, used))
 
@@ -212,7 +215,11 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _references(options: Any) -> list[str]:
+def _references(options: Any, where: str) -> list[str]:
+    """What stands between ${ and } in the options. ConfigError where one is not closed."""
+    for text in _texts(options):
+        if "${" in REFERENCE.sub("", text):
+            raise ConfigError(f"a reference{where} is not closed", got=text, expected="${STAGE.OUTPUT}")
     return [reference for text in _texts(options) for reference in REFERENCE.findall(text)]
 
 

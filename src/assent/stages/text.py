@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from assent.config.options import PromptOptions
 from assent.data.loading import load_groups
+from assent.data.texts import counted
 from assent.errors import DataError
 from assent.models.batch import TokenGroup
 from assent.models.folders import check_revision
@@ -83,7 +84,7 @@ def read_text(
         tokenized = tokenize_groups(
             kept, tokenizer=tokenizer, template=template, max_length=config.max_length, **tokenizing
         )
-        lines = [f"{name} data: {path}, {len(groups) + refused} rows"]
+        lines = [f"{name} data: {path}, {counted(len(groups) + refused, 'row')}"]
         lines += [f"  refused at loading: {refused}"] if refused else []
         lines += [
             f"  refused: {len(rows)} ({reason}; {', '.join(rows[:3])})" for reason, rows in refused_by_stage.items()
