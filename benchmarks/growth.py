@@ -5,7 +5,7 @@
 Synthetic rows of random ids through the Learner: forward, backward and optimiser step. "Without" gives every completion
 a copy of its prompt, packed by the same code without padding, so that the sharing is all that differs. Each cell is two
 processes, run in turn `--repeats` times; the speed-up is the median of the rounds' ratios, the bound what the roofline
-formula of `assent.engine.flops` allows. Writes growth.json and growth.svg.
+formula of `assent.models.flops` allows. Writes growth.json and growth.svg.
 """
 
 from __future__ import annotations

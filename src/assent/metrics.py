@@ -50,7 +50,7 @@ logits/rejected | 1 | none | mean logit at the rejected completion's tokens
 rewards/chosen | 1 | none | implicit reward β log(π/π_ref) of the chosen completion, mean
 rewards/rejected | 1 | none | the same of the rejected completion
 rewards/margins | 1 | higher | implicit reward of the chosen minus that of the rejected completion, mean
-rewards/accuracies | fraction | higher | comparisons with a positive margin; a tie counts half
+rewards/accuracies | fraction | higher | comparisons with a positive margin; a tie counts half (noise at equal policies)
 rewards/<part> | 1 | none | one part of a combined reward, mean over completions
 rewards/<part>/<statistic> | 1 | none | a statistic of one part of a combined reward
 reference/logps_chosen | nats | none | mean log π_ref(chosen | prompt), summed over tokens

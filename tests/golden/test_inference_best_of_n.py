@@ -8,18 +8,15 @@ import math
 import numpy as np
 import pytest
 
-from assent.errors import ConfigError, DataError
 from assent.inference.best_of_n import (
     best_index,
+    best_of_each,
     best_of_n_distribution,
     best_of_n_kl,
     best_of_n_kl_bound,
     expected_best_of_n,
-    sample_best_of_n,
 )
-from assent.rollouts.sampler import SamplingParams, SeedKey
-from assent.rollouts.scripted import ScriptedSampler
-from assent.types import PromptGroup
+from assent.types import Rollout
 
 
 def by_subsets(scores: list[float], values: list[float], n: int) -> float:
@@ -102,32 +99,23 @@ def test_probabilities_are_checked() -> None:
         best_of_n_kl_bound(0)
 
 
-class LengthReward:
-    """Prefers large ids; notes what it was given."""
-
-    name = "largest"
-
-    def score(self, prompts, completions, *, groups=None, rollouts=None) -> list[float]:  # type: ignore[no-untyped-def]
-        assert [g.prompt for g in groups] == list(prompts)
-        assert [r.text for r in rollouts] == list(completions)
-        return [float(completion) for completion in completions]
-
-
-def test_sampling_keeps_the_best_of_each_prompt() -> None:
-    numbers = {(1,): [5, 9, 7], (2,): [8, 3, 8]}
-    sampler = ScriptedSampler(
-        lambda prompt, k, seed: [(numbers[prompt][k], -1.0), (0, -0.5)],
-        eos_ids={0},
-        decode=lambda ids: " ".join(map(str, ids)),
+def rollout(prompt: int, number: int) -> Rollout:
+    return Rollout(
+        prompt_ids=(1,),
+        ids=(5, 0),
+        logprobs=(-1.0, -0.5),
+        finish_reason="stop",
+        text=f"{prompt}.{number}",
+        prompt_index=prompt,
+        completion_index=number,
+        policy_version="",
     )
-    groups = [PromptGroup(prompt="a"), PromptGroup(prompt="b")]
-    options = {"sampler": sampler, "reward": LengthReward(), "seed": SeedKey(0, "best-of-n", 0)}
-    done = sample_best_of_n(groups, [(1,), (2,)], n=3, params=SamplingParams(max_new_tokens=4), **options)
-    assert done.scores == [[5.0, 9.0, 7.0], [8.0, 3.0, 8.0]]
-    assert [(r.prompt_index, r.completion_index) for r in done.best] == [(0, 1), (1, 0)]
-    assert [[r.text for r in mates] for mates in done.rollouts] == [["5", "9", "7"], ["8", "3", "8"]]
-    with pytest.raises(ConfigError, match="greedy"):
-        sample_best_of_n(groups, [(1,), (2,)], n=3, params=SamplingParams(max_new_tokens=4, greedy=True), **options)
-    with pytest.raises(DataError, match="differ in number"):
-        sample_best_of_n(groups, [(1,)], n=3, params=SamplingParams(max_new_tokens=4), **options)
+
+
+def test_the_first_best_of_each_prompt_is_kept() -> None:
+    rollouts = [rollout(prompt, number) for prompt in range(2) for number in range(3)]
+    a, b = best_of_each(rollouts, [5.0, 9.0, 7.0, 8.0, 3.0, 8.0], n=3)
+    assert (a.best.text, a.score, a.scores) == ("0.1", 9.0, [5.0, 9.0, 7.0])
+    assert (b.best.text, b.score, b.scores) == ("1.0", 8.0, [8.0, 3.0, 8.0])
+    assert [r.text for r in b.rollouts] == ["1.0", "1.1", "1.2"]
     assert best_index([1.0, 3.0, 3.0]) == 1

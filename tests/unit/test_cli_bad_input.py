@@ -183,6 +183,9 @@ def test_an_output_folder_with_foreign_files(here: Path, capsys: pytest.CaptureF
     (here / "out" / "thesis.tex").write_text("chapter one")
     refused(["dpo", *options(here)], here, capsys, "thesis.tex")
     refused(["sample", *options(here), "--max-new-tokens", 8], here, capsys, "thesis.tex")
+    judged = ["--policies.a", here / "model", "--baseline", "a", "--judge", "tests.helpers_stages:brevity"]
+    evaluation = ["eval", *judged, "--data", here / "comparisons.jsonl", "--max-length", 64, "--max-new-tokens", 8]
+    refused([*evaluation, "--output-dir", here / "out"], here, capsys, "thesis.tex")
     refused(["new-model", here / "out", "--text-files", here / "comparisons.jsonl"], here, capsys, "not empty")
 
 
@@ -214,8 +217,8 @@ def test_data_check_lists_what_training_would_refuse(here: Path, capsys: pytest.
     assert status == 1
     assert json.loads(out)["refused"] == {"empty completion": [f"{bad}:3"]}
     findings = "\n".join(json.loads(out)["findings"])
-    assert "1 pairs are ordered both ways" in findings
-    assert "1 rows refused" in findings
+    assert "ordered both ways: 1 pair" in findings
+    assert "1 row refused" in findings
     assert files_in(here) == before
 
 

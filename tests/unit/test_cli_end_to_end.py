@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,32 @@ def test_best_of_n_keeps_the_best_by_the_reward_and_its_files_are_read_again(
     before = files_in(tmp_path / "sample")
     assert "finished" in said(sample, capsys)[2]
     assert files_in(tmp_path / "sample").keys() == before.keys()
+
+
+def test_an_evaluation_is_not_repeated_and_another_needs_another_folder(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(shared / "model", model)
+    argv = ["eval", "--policies.a", shared / "model", "--policies.b", model, "--baseline", "a"]
+    argv += ["--judge", "tests.helpers_stages:brevity", "--data", shared / "comparisons.jsonl", "--num-prompts", 2]
+    argv += ["--max-length", 64, "--max-new-tokens", 4, "--samples-per-prompt", 1, "--output-dir", tmp_path / "out"]
+    status, first, err = said([*argv, "--json"], capsys)
+    assert status == 0, err
+    before = files_in(tmp_path / "out")
+    assert {"evaluation.json", "table.txt"} < set(before)
+    status, again, err = said([*argv, "--json"], capsys)
+    assert (status, json.loads(again)) == (0, json.loads(first))
+    assert "nothing to do" in err
+    assert files_in(tmp_path / "out") == before
+    assert said(["report", tmp_path / "out"], capsys)[0] == 0
+    before = files_in(tmp_path / "out")
+    status, _, err = said([*argv, "--seed", 1], capsys)
+    assert (status, "--seed" in err or "seed" in err) == (2, True)
+    (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    status, _, err = said(argv, capsys)
+    assert (status, "hash of policy b" in err) == (2, True)
+    assert files_in(tmp_path / "out") == before
 
 
 def test_the_reports_command_writes_one_page(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
 from assent.config import loading
-from assent.config.loading import parse_options, read_yaml
+from assent.config.loading import parse_options, read_value, read_yaml
+from assent.config.options import Options
 from assent.config.stages import PpoConfig, SftConfig
 from assent.errors import ConfigError
 
@@ -29,6 +32,29 @@ def test_yaml_means_what_people_mean(tmp_path: Path) -> None:
     options = {**read_yaml(written(tmp_path, "learning_rate: 1e-5\nmixed_precision: no\n")), **GIVEN}
     config = parse_options(SftConfig, options)
     assert (config.learning_rate, config.mixed_precision) == (1e-5, "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[1, 1e-5, no, true]", [1, 1e-5, "no", True]),
+        ("{a: [x]}", {"a": ["x"]}),
+        ("null", None),
+        ("", ""),
+        ("a: b", "a: b"),
+        ("module:function", "module:function"),
+        ("${stage.output}", "${stage.output}"),
+        ('["${stage.output}"]', ["${stage.output}"]),
+    ],
+)
+def test_a_value_on_the_command_line_is_a_list_or_a_mapping_where_it_is_written_as_one(text: str, value: Any) -> None:
+    assert read_value(text) == value
+
+
+@pytest.mark.parametrize("text", ["[1", "{a: 1, a: 2}", "[${stage.output}]"])
+def test_a_broken_value_on_the_command_line_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_value(text)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +102,8 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         ({"learning_rate": -1}, "learning_rate is not right", "-1", "a number greater than 0"),
         ({"batch_size": 0}, "batch_size is not right", "0", "a number greater than or equal to 1"),
         ({"batch_size": "many"}, "batch_size is not right", "'many'", "a valid integer"),
+        ({"batch_size": True}, "batch_size is not right", "True", "a number"),
+        ({"warmup_ratio": False}, "warmup_ratio is not right", "False", "a number"),
         ({"batch_size": 1.5}, "batch_size is not right", "1.5", "a valid integer"),
         ({"warmup_ratio": 1.5}, "warmup_ratio is not right", "1.5", "a number less than or equal to 1"),
         ({"learning_rate": "nan"}, "learning_rate is not right", "'nan'", "a finite number"),
@@ -93,12 +121,46 @@ def test_a_wrong_value_is_told_with_option_got_and_expected(
     assert (caught.value.what, caught.value.got, caught.value.expected) == (what, got, expected)
 
 
+class Nested(Options):
+    """Numbers wherever they may stand."""
+
+    rate: Annotated[float, Field(gt=0)] | None = None
+    """A number or none."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Numbers by name."""
+    sizes: tuple[int, ...] = ()
+    """Numbers in a row."""
+    anything: dict[str, Any] = Field(default_factory=dict)
+    """Not only numbers."""
+    fine: bool = False
+    """None at all."""
+
+
+def test_a_boolean_is_no_number_wherever_one_is_asked_for() -> None:
+    plain = parse_options(
+        Nested, {"rate": "2", "weights": {"a": 1}, "sizes": ["3"], "anything": {"b": True}, "fine": True}
+    )
+    assert (plain.rate, plain.weights, plain.sizes, plain.anything, plain.fine) == (
+        2,
+        {"a": 1},
+        (3,),
+        {"b": True},
+        True,
+    )
+    for name, value in (("rate", True), ("weights", {"a": True}), ("sizes", [1, False])):
+        with pytest.raises(ConfigError, match=f"{name} is not right") as caught:
+            parse_options(Nested, {name: value})
+        assert caught.value.expected == "a number"
+
+
 def test_every_option_at_fault_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_options(SftConfig, {"batch_size": 0, "learning_rate": 0, "model": "m"})
     assert all(name in str(caught.value) for name in ("batch_size", "learning_rate", "output_dir", "data"))
-    with pytest.raises(ConfigError, match="options missing: output_dir, data"):
-        parse_options(SftConfig, {"model": "m"})
+    with pytest.raises(ConfigError, match="options of stage one missing: output_dir, data"):
+        parse_options(SftConfig, {"model": "m"}, where=" of stage one")
+    with pytest.raises(ConfigError, match="seed of stage one is not right"):
+        parse_options(SftConfig, {**GIVEN, "seed": -1}, where=" of stage one")
 
 
 def test_an_unknown_option_names_the_nearest_in_its_own_spelling() -> None:
@@ -117,6 +179,13 @@ def test_a_rule_about_two_options_keeps_its_own_words() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_options(PpoConfig, {**GIVEN, "reward": "r", "kl_horizon": 10})
     assert caught.value.what.startswith("kl_horizon has no effect without kl_target")
+
+
+def test_more_updates_than_prompts_in_a_round_are_refused_before_anything_is_read() -> None:
+    given = {**GIVEN, "reward": "r", "batch_size": 4, "num_completions": 8}
+    assert parse_options(PpoConfig, {**given, "num_mini_batches": 4})
+    with pytest.raises(ConfigError, match=r"num_mini_batches \(5\) must not be above batch_size \(4\)"):
+        parse_options(PpoConfig, {**given, "num_mini_batches": 5})
 
 
 @pytest.mark.parametrize("options", [{"kl_coef": 0}, {"batch_size": 64, "num_completions": 80}])

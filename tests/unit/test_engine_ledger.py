@@ -9,13 +9,13 @@ import time
 import pytest
 import torch
 
-from assent.engine.flops import Cost, attended_pairs
 from assent.engine.interrupts import interruptible
 from assent.engine.ledger import Ledger, peak_memory_bytes
 from assent.engine.micro_batches import padding_fraction
 from assent.engine.runtime import Runtime
 from assent.metrics import lookup
 from assent.models.batch import TokenCompletion, TokenGroup
+from assent.models.flops import Cost, attended_pairs
 from tests.helpers_engine import Nll, make_groups, make_learner
 from tests.helpers_engine_models import tiny_llama
 
@@ -40,6 +40,17 @@ def test_forward_flops_by_hand(shared: bool, tokens: int, pairs: int) -> None:
 def test_a_scorers_head_is_counted_once_per_score_not_per_token() -> None:
     cost = Cost.of(tiny_llama(kind="scorer"), shared=True)
     assert cost.head_weights == 16
+
+
+def test_flops_of_a_score_and_of_sampling_by_hand() -> None:
+    layer = 16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 16 * 32
+    scorer = Cost.of(tiny_llama(kind="scorer"), shared=True)
+    assert scorer.score([GROUP]) == 2 * 2 * layer * 12 + 4 * 2 * 16 * 64 + 2 * 16 * 2  # the head at two last tokens
+    policy = Cost.of(tiny_llama(), shared=False)  # sampling reads a prompt once, however training does
+    # read: the prompt's 6 tokens, then 3 of 4 and 1 of 2; chosen from: the prompt's last and those 3 + 1
+    pairs = 6**2 / 2 + (6 * 3 + 3**2 / 2) + (6 * 1 + 1**2 / 2)
+    assert policy.sample(6, [4, 2]) == 2 * 2 * layer * (6 + 3 + 1) + 4 * 2 * 16 * pairs + 2 * 17 * 16 * (1 + 3 + 1)
+    assert policy.sample(6, [1]) == 2 * 2 * layer * 6 + 4 * 2 * 16 * 18 + 2 * 17 * 16
 
 
 def test_training_costs_three_forward_passes_and_reading_one() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from assent.errors import ConfigError, NonFiniteError, RunError
 from assent.rewards.function import FunctionReward, load_function
-from assent.rewards.loading import is_function, load_reward
+from assent.rewards.loading import is_function, load_reward, reward_hash
 from assent.types import Message, PromptGroup
 
 PROMPTS = ["a", (Message("system", "be brief"), Message("user", "what is b?"))]
@@ -34,6 +34,22 @@ def test_groups_go_to_functions_that_ask_for_them() -> None:
 
     assert FunctionReward(with_groups, name="n").score(["a", "b"], ["x", "y"], groups=groups) == [2.0, 5.0]
     assert FunctionReward(lengths, name="n").score(["a", "b"], ["x", "y"], groups=groups) == [1.0, 1.0]
+
+
+def test_a_functions_hash_is_that_of_its_source_wherever_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "written_here.py").write_text(
+        "def score(prompts, completions):\n    return [1.0 for _ in completions]\n"
+    )
+    (tmp_path / "named_here.py").write_text("from written_here import score\n")
+    hashes = [reward_hash("named_here:score"), reward_hash("written_here:score")]
+    for name in ("written_here.py", "named_here.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "# changed\n")
+        hashes.append(reward_hash("named_here:score"))
+    assert len(set(hashes)) == 4
+    assert reward_hash("builtins:zip") == reward_hash("builtins:zip")  # without a source there is but the name
 
 
 def test_an_exception_names_the_completion() -> None:

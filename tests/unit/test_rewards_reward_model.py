@@ -16,7 +16,7 @@ from assent.models.new_model import new_model
 from assent.models.saving import save_model
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import encode_prompt
-from assent.rewards.loading import load_reward
+from assent.rewards.loading import load_reward, reward_hash
 from assent.rewards.reward_model import RewardModel, check_reward_model, same_tokenizer
 from assent.types import Message, PromptGroup, Rollout, Text
 
@@ -123,6 +123,18 @@ def test_scores_do_not_depend_on_company(folders: dict[str, Path]) -> None:
     assert reward.score([], []) == []
 
 
+def test_flops_are_those_of_what_was_read(folders: dict[str, Path]) -> None:
+    """F = 2·N·T + 4·L·d·A + 2·h·S, the prompt that two completions share once."""
+    reward = RewardModel(str(folders["same_rm"]), policy_tokenizer=load_tokenizer(folders["policy"]))
+    rollouts = rollouts_of(folders["policy"])
+    reward.score(PROMPTS, COMPLETIONS, rollouts=rollouts)
+    weights = {name: p.numel() for name, p in reward.module.hf.named_parameters() if p.ndim == 2}
+    N = sum(count for name, count in weights.items() if "embed" not in name and "score" not in name)
+    (p, _, q), (a, b, c) = [[len(r.prompt_ids) for r in rollouts], [len(r.ids) for r in rollouts]]
+    A = p**2 / 2 + p * a + a**2 / 2 + p * b + b**2 / 2 + q**2 / 2 + q * c + c**2 / 2
+    assert reward.flops == 2 * N * (p + a + b + q + c) + 4 * 2 * 32 * A + 2 * 32 * 3
+
+
 def test_raw_prompts_need_no_template(folders: dict[str, Path]) -> None:
     reward = RewardModel(str(folders["same_rm"]))
     tokenizer = reward.tokenizer
@@ -161,6 +173,21 @@ def test_a_declared_ensemble_scores_its_mean(folders: dict[str, Path], tmp_path:
         rows = [torch.tensor([r.prompt_ids + r.ids]) for r in rollouts]
         expected = [float(load_scorer(folder)(input_ids=row).logits.mean()) for row in rows]
     np.testing.assert_allclose(reward.score(PROMPTS, COMPLETIONS, rollouts=rollouts), expected, atol=1e-5)
+
+
+def test_a_rewards_hash_is_that_of_all_that_makes_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(folders["same_rm"], folder)
+    before = reward_hash(str(folder))
+    assert reward_hash(str(folders["same_rm"])) == before  # wherever it stands
+    (folder / "notes.md").write_text("nothing that scores")
+    assert reward_hash(str(folder)) == before
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content + b" ")
+        assert reward_hash(str(folder)) != before, name
+        (folder / name).write_bytes(content)
+    assert reward_hash(str(folder)) == before
 
 
 def test_tokenizers_are_compared_by_content(folders: dict[str, Path]) -> None:

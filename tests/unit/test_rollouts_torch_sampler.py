@@ -47,6 +47,18 @@ def test_recorded_logprobs_are_those_of_a_full_read(temperature: float) -> None:
         assert r.policy_version == "v1"
 
 
+def test_flops_are_those_of_prompts_read_once_and_tokens_read_against_the_cache() -> None:
+    made = sampler()
+    params = SamplingParams(max_new_tokens=20)
+    rollouts = made.sample(PROMPTS, num_completions=3, params=params, seed=KEY)
+    lengths = [[len(r.ids) for r in rollouts if r.prompt_index == p] for p in range(len(PROMPTS))]
+    expected = sum(made.cost.sample(len(prompt), own) for prompt, own in zip(PROMPTS, lengths, strict=True))
+    assert made.flops == expected > 0
+    apart = sampler(max_batch_tokens=1)  # each completion in a batch of its own: its prompt is read again
+    rollouts = apart.sample(PROMPTS, num_completions=3, params=params, seed=KEY)
+    assert apart.flops == sum(apart.cost.sample(len(r.prompt_ids), [len(r.ids)]) for r in rollouts) > expected
+
+
 def test_a_completion_ends_with_the_first_eos_or_at_the_limit() -> None:
     rollouts = sampler(eos_ids=(2, 7, 9, 14)).sample(
         PROMPTS, num_completions=20, params=SamplingParams(max_new_tokens=8), seed=KEY

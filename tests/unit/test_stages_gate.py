@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from torch import Tensor
 from assent.config.stages import PpoConfig, PreferenceConfig, RewardConfig, SftConfig
 from assent.engine.learner import Learner, Reference
 from assent.engine.runtime import Runtime
-from assent.errors import GateError
+from assent.errors import ConfigError, GateError, RunFolderError
 from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
-from assent.models.loading import load_policy, load_scorer
+from assent.models.loading import load_policy, load_scorer, load_tokenizer, save_model
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
+from assent.rewards.reward_model import RewardModel
 from assent.rollouts.sampler import SamplingParams
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
@@ -42,7 +44,9 @@ STAGES: dict[str, tuple[Callable[..., Any], type]] = {
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("inputs")
-    return {**write_inputs(folder), "other": tiny_model(folder / "other", seed=1), "folder": str(folder)}
+    paths = {**write_inputs(folder), "other": tiny_model(folder / "other", seed=1), "folder": str(folder)}
+    save_model(folder / "reward", load_scorer(paths["model"], seed=3), load_tokenizer(paths["model"]))
+    return {**paths, "reward": str(folder / "reward")}
 
 
 def train(command: str, inputs: dict[str, str], output_dir: Path, **options: Any) -> Path:
@@ -84,6 +88,18 @@ def test_a_healthy_run_passes_all_its_checks(
         assert max(found.values()) <= 1e-5  # a tenth of the tolerance
     notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
     assert f"step-0 gate: {len(checks)} checks passed" in notes
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}, {"num_completions": 2}])
+def test_ppo_checks_a_reward_model_and_not_a_function(
+    options: dict[str, Any], inputs: dict[str, str], tmp_path: Path
+) -> None:
+    name = "gate/score_alone_or_together"
+    found = gate_lines(train("ppo", inputs, tmp_path / "run", reward=inputs["reward"], **options))
+    assert found[name] <= (0.05 if "dtype" in options else 1e-5)
+    assert name not in gate_lines(train("ppo", inputs, tmp_path / "function", **options))
+    notes = json.loads((tmp_path / "function" / "run.json").read_text())["notes"]
+    assert any("score_alone_or_together: does not apply, the reward is a function" in note for note in notes)
 
 
 def fires(name: str, command: str, inputs: dict[str, str], folder: Path, **options: Any) -> str:
@@ -203,6 +219,81 @@ def test_rows_that_leak_into_their_mates_fire(
     monkeypatch.setattr(AlignmentModel, "forward", leaking)
     fires("logprobs_alone_or_together", "sft", inputs, tmp_path / "sft")
     fires("score_alone_or_together", "reward", inputs, tmp_path / "reward")
+
+
+@pytest.mark.parametrize("leak", ["num_groups", "num_completions"])
+def test_a_reward_model_whose_scores_depend_on_their_mates_fires(
+    leak: str, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On other prompts of the round, or on other completions of the same prompt; the policy's rows are in order."""
+    original = AlignmentModel.forward
+
+    def leaking(self: AlignmentModel, batch: GroupBatch, want: frozenset[str]) -> Any:
+        outputs = original(self, batch, want)
+        mates = batch.num_groups if leak == "num_groups" else len(batch.last_at) / batch.num_groups
+        return outputs if outputs.scores is None else replace(outputs, scores=outputs.scores + 1e-3 * (mates - 1))
+
+    monkeypatch.setattr(AlignmentModel, "forward", leaking)
+    message = fires("score_alone_or_together", "ppo", inputs, tmp_path, reward=inputs["reward"], num_completions=2)
+    assert "this reward model" in message
+
+
+def test_the_ledger_of_ppo_counts_every_model_that_was_read_and_holds(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their own counts are tested by hand where they are made."""
+    made: list[Any] = []
+    for counting in (Learner, Reference, RewardModel, TorchSampler):
+        original = counting.__init__
+
+        def init(self: Any, *args: Any, original: Any = original, **keywords: Any) -> None:
+            original(self, *args, **keywords)
+            made.append(self)
+
+        monkeypatch.setattr(counting, "__init__", init)
+    folder = train("ppo", inputs, tmp_path / "run", reward=inputs["reward"], total_steps=2)
+    metrics = json.loads((folder / "run.json").read_text())["result"]["metrics"]
+    assert sorted(type(model).__name__ for model in made) == [
+        *("Learner", "Learner", "Reference", "RewardModel", "TorchSampler")
+    ]
+    assert all(model.flops > 0 for model in made)
+    assert metrics["cost/flops"] == sum(model.flops for model in made)
+    assert metrics["cost/models_resident"] == 4  # policy, critic, reference, reward model; the sampler has the policy's
+
+
+def test_a_reward_that_has_changed_is_another_run(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "a_reward_of_this_test.py").write_text(
+        "def score(prompts, completions):\n    return [0.0] * len(prompts)\n"
+    )
+    copy = tmp_path / "reward"
+    shutil.copytree(inputs["reward"], copy)
+    for name, spec, file in (
+        ("function", "a_reward_of_this_test:score", tmp_path / "a_reward_of_this_test.py"),
+        ("model", str(copy), copy / "config.json"),
+    ):
+        train("ppo", inputs, tmp_path / name, reward=spec)
+        assert train("ppo", inputs, tmp_path / name, reward=spec) == tmp_path / name
+        file.write_text(file.read_text() + "\n")
+        with pytest.raises(RunFolderError, match="hash of reward"):
+            train("ppo", inputs, tmp_path / name, reward=spec)
+
+
+@pytest.mark.parametrize(("total_steps", "fits"), [(2, True), (3, False)])
+def test_a_last_round_too_small_for_its_updates_is_refused(
+    total_steps: int, fits: bool, inputs: dict[str, str], tmp_path: Path
+) -> None:
+    """Ten prompts in rounds of four: the third has two."""
+    options = {"num_mini_batches": 3, "total_steps": total_steps, "num_completions": 2}
+    if fits:
+        train("ppo", inputs, tmp_path / "run", **options)
+        return
+    with pytest.raises(ConfigError, match="the last round of a pass") as caught:
+        train("ppo", inputs, tmp_path / "run", **options)
+    assert "the last has 2" in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_reference_that_shares_the_policys_weights_fires_at_the_end(

@@ -93,7 +93,7 @@ class PpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions):
     num_ppo_epochs: Positive = 4
     """Passes over each round's rollouts."""
     num_mini_batches: Positive = 1
-    """Updates per pass."""
+    """Updates per pass, each on a part of the round's prompts."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
     """Factor of the per-token KL penalty (k1) in the reward; the start value where it adapts."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
@@ -130,6 +130,11 @@ class PpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions):
             raise ValueError(
                 f"kl_horizon {horizon:g} is too short for rounds of {completions} completions: "
                 f"give one above {completions / 5:g}"
+            )
+        if self.num_mini_batches > self.batch_size:
+            raise ValueError(
+                f"num_mini_batches ({self.num_mini_batches}) must not be above batch_size ({self.batch_size}): "
+                "each update needs a prompt"
             )
         if self.critic_warmup_steps >= self.total_steps:
             raise ValueError(

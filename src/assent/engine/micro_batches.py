@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from assent.engine.flops import Cost
 from assent.engine.runtime import Runtime
 from assent.errors import OutOfMemoryError
 from assent.models.batch import TokenGroup
+from assent.models.flops import Cost
 from assent.models.packing import split_by_budget
 
 DEFAULT_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}

@@ -9,7 +9,6 @@ Legend: P prompts, K completions of a prompt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,9 +21,10 @@ from assent.evaluation.intervals import mean_interval, proportion_interval
 from assent.evaluation.kl import kl_estimates
 from assent.evaluation.table import Figures, KLFigures, PolicyRow, PolicyTable
 from assent.evaluation.win_rate import win_rate
+from assent.inference.best_of_n import best_of_each, best_of_n_kl_bound
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.packing import pack, split_by_budget
-from assent.rewards.base import Reward, checked_scores
+from assent.rewards.base import Reward, score_rollouts
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.types import PromptGroup, Rollout, Text
 
@@ -110,7 +110,7 @@ def evaluate_policies(
         drawn = _draw(policy, groups, prompt_ids, max_new_tokens=max_new_tokens, k=samples_per_prompt, seed=seed)
         answers[policy.name] = {decoding: _scored(rollouts, groups, scorer) for decoding, rollouts in drawn.items()}
         if isinstance(policy, BestOfN):
-            distances[policy.name] = KLFigures(kind="bound", value=math.log(policy.n) - (policy.n - 1) / policy.n)
+            distances[policy.name] = KLFigures(kind="bound", value=best_of_n_kl_bound(policy.n))
         else:
             distances[policy.name] = _distance(
                 drawn["sampled"], reference, names, max_tokens=max_tokens, confidence=confidence
@@ -207,32 +207,15 @@ def _draw(
         return sampler.sample(prompt_ids, num_completions=number, params=params, seed=key)
 
     if isinstance(policy, BestOfN):
-        return {"sampled": _keep_best(draw("best-of-n", sampling, policy.n), policy, groups)}
+        rollouts = draw("best-of-n", sampling, policy.n)
+        chosen = best_of_each(rollouts, score_rollouts(policy.reward, rollouts, groups), n=policy.n)
+        return {"sampled": [one.best for one in chosen]}
     greedy = SamplingParams(max_new_tokens=max_new_tokens, greedy=True)
     return {"sampled": draw("sampled", sampling, k), "greedy": draw("greedy", greedy, 1)}
 
 
-def _score(rollouts: Sequence[Rollout], groups: Sequence[PromptGroup], reward: Reward) -> list[float]:
-    """One score for each rollout, in their order."""
-    of = [groups[rollout.prompt_index] for rollout in rollouts]
-    prompts, texts = [group.prompt for group in of], [rollout.text for rollout in rollouts]
-    scores = reward.score(prompts, texts, groups=of, rollouts=list(rollouts))
-    return checked_scores(reward.name, scores, prompts, texts)
-
-
 def _scored(rollouts: list[Rollout], groups: Sequence[PromptGroup], scorer: Reward) -> _Answers:
-    return _Answers(rollouts=rollouts, scores=_score(rollouts, groups, scorer))
-
-
-def _keep_best(rollouts: Sequence[Rollout], policy: BestOfN, groups: Sequence[PromptGroup]) -> list[Rollout]:
-    """The rollout that the reward scores highest, for each prompt."""
-    scores = _score(rollouts, groups, policy.reward)
-    best: dict[int, int] = {}
-    for i, rollout in enumerate(rollouts):
-        kept = best.setdefault(rollout.prompt_index, i)
-        if scores[i] > scores[kept]:
-            best[rollout.prompt_index] = i
-    return [rollouts[i] for i in best.values()]
+    return _Answers(rollouts=rollouts, scores=score_rollouts(scorer, rollouts, groups))
 
 
 def _distance(

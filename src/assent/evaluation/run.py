@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,20 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assent.config.evaluation import EvalConfig
-from assent.data.loading import load_groups
+from assent.data.loading import Dataset, load_groups
 from assent.errors import DataError, ModelError
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
 from assent.evaluation.reward_model import reward_model_quality
 from assent.evaluation.table import PolicyTable
-from assent.models.folders import check_revision
+from assent.models.folders import check_revision, content_hash
 from assent.models.loading import load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import Reward
-from assent.rewards.loading import load_reward
+from assent.rewards.loading import load_reward, reward_hash
 from assent.rewards.reward_model import same_ids
 from assent.rollouts.torch_sampler import TorchSampler
+from assent.runs.files import to_json
+from assent.runs.folder import RunFolder
 from assent.runs.progress import Progress, Silent
 from assent.runs.reading import read_run
 from assent.types import PromptGroup
@@ -34,14 +37,49 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Writes evaluation.json and table.txt into `output_dir`; gives their paths and the table as JSON values."""
-    from assent.engine.runtime import Runtime  # evaluation stands below engine: only this function needs a device
+    """Writes evaluation.json and table.txt into `output_dir`; gives their paths and the table as JSON values.
 
+    RunFolderError where the folder holds something else, or an evaluation of other options or other content.
+    """
     progress = progress or Silent()
     check_revision(config.revision, *config.policies.values())
-    groups = list(load_groups(config.data))[: config.num_prompts or None]
     tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)
     _check_tokenizers(config, tokenizer)
+    data = load_groups(config.data)
+    hashes = _hashes(config, data)
+    with RunFolder.open(config.output_dir, config.model_dump(), command="eval", resume=True, hashes=hashes) as folder:
+        if folder.result is not None:
+            progress.line(f"{folder.path}: this evaluation is finished; nothing to do")
+            return folder.result
+        result = _evaluate(config, data, tokenizer, progress)
+        folder.finish(result)
+        return result
+
+
+def _hashes(config: EvalConfig, data: Dataset) -> dict[str, str]:
+    """SHA-256 of everything that is read: other content under the same names is another evaluation."""
+    hashes = {"data": data.sha256, "judge": reward_hash(config.judge)}
+    hashes |= {f"policy {name}": content_hash(path, revision=config.revision) for name, path in config.policies.items()}
+    hashes |= {f"ledger {name}": _digest(to_json(_ledger(folder))) for name, folder in config.ledgers.items()}
+    if config.reward_model is not None:
+        hashes["reward_model"] = reward_hash(config.reward_model)
+    if config.reward_pairs is not None:
+        hashes["reward_pairs"] = load_groups(config.reward_pairs).sha256
+    if config.labels is not None:
+        hashes["labels"] = _digest(Path(config.labels).read_text(encoding="utf-8"))
+    return hashes
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _evaluate(
+    config: EvalConfig, data: Dataset, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> dict[str, Any]:
+    from assent.engine.runtime import Runtime  # evaluation stands below engine: only this function needs a device
+
+    groups = list(data)[: config.num_prompts or None]
     template = _template(config, tokenizer)
     tokenized = tokenize_groups(
         groups,

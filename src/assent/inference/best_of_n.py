@@ -11,46 +11,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assent.errors import ConfigError, DataError
-from assent.rewards.base import Reward
-from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
-from assent.types import PromptGroup, Rollout
+from assent.types import Rollout
 
 
 @dataclass(frozen=True, slots=True)
 class BestOfN:
-    """For each prompt: the best rollout, all N of them and their scores, in the order they were sampled."""
+    """One prompt's n rollouts with their scores, in the order they were sampled, and the best of them."""
 
-    best: list[Rollout]
-    rollouts: list[list[Rollout]]
-    scores: list[list[float]]
+    best: Rollout
+    score: float
+    rollouts: Sequence[Rollout]
+    scores: Sequence[float]
 
 
-def sample_best_of_n(
-    groups: Sequence[PromptGroup],
-    prompt_ids: Sequence[tuple[int, ...]],
-    *,
-    n: int,
-    sampler: Sampler,
-    reward: Reward,
-    params: SamplingParams,
-    seed: SeedKey,
-) -> BestOfN:
-    """Samples n completions of each prompt and scores them. `prompt_ids[i]` are the ids of `groups[i].prompt`.
-
-    ConfigError for greedy sampling, whose n completions are one.
-    """
-    if len(groups) != len(prompt_ids):
-        raise DataError("prompts and their ids differ in number", got=len(prompt_ids), expected=len(groups))
-    if params.greedy and n > 1:
-        raise ConfigError("greedy sampling gives the same completion n times: best-of-n has no effect", got=f"n = {n}")
-    rollouts = sampler.sample(prompt_ids, num_completions=n, params=params, seed=seed)
-    of = [groups[rollout.prompt_index] for rollout in rollouts]
-    scores = reward.score([g.prompt for g in of], [r.text for r in rollouts], groups=of, rollouts=rollouts)
-    by_prompt = [rollouts[start : start + n] for start in range(0, len(rollouts), n)]
-    scores_by_prompt = [scores[start : start + n] for start in range(0, len(scores), n)]
-    best = [mates[best_index(s)] for mates, s in zip(by_prompt, scores_by_prompt, strict=True)]
-    return BestOfN(best, by_prompt, scores_by_prompt)
+def best_of_each(rollouts: Sequence[Rollout], scores: Sequence[float], *, n: int) -> list[BestOfN]:
+    """For each prompt, the best of its n rollouts. `rollouts` (P · n) prompt-major, as a sampler gives them."""
+    chosen = []
+    for start in range(0, len(rollouts), n):
+        mates, theirs = rollouts[start : start + n], scores[start : start + n]
+        i = best_index(theirs)
+        chosen.append(BestOfN(mates[i], theirs[i], mates, theirs))
+    return chosen
 
 
 def best_index(scores: Sequence[float]) -> int:

@@ -7,12 +7,12 @@ V·h weights of the head, H positions the head reads. Recomputed activations cou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from assent.models.batch import TokenGroup
+from assent.models.batch import TokenCompletion, TokenGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,28 @@ class Cost:
         return cls(trunk, head_weights, layers * (heads * head_dim if head_dim else width), shared)
 
     def forward(self, groups: Sequence[TokenGroup]) -> float:
-        """FLOPs of reading the groups once."""
+        """FLOPs of reading the groups once, the head at every counted token."""
+        return self._read(groups, sum(c.num_counted for g in groups for c in g.completions))
+
+    def score(self, groups: Sequence[TokenGroup]) -> float:
+        """FLOPs of reading the groups once, the head at each completion's last token alone."""
+        return self._read(groups, sum(len(g.completions) for g in groups))
+
+    def sample(self, prompt: int, lengths: Sequence[int]) -> float:
+        """FLOPs of sampling completions of these lengths to one prompt of so many tokens, with a cache.
+
+        The prompt is read once for all. A completion's last token is chosen and not read; its first is chosen from
+        what the prompt's last gave. Rows that wait for their batch mates, and reading again where a model has no
+        cache, are not the model's FLOPs.
+        """
+        read = TokenGroup((0,) * prompt, tuple(TokenCompletion((0,) * (length - 1)) for length in lengths))
+        return replace(self, shared=True)._read([read], 1 + sum(lengths) - len(lengths))
+
+    def _read(self, groups: Sequence[TokenGroup], head_positions: int) -> float:
         tokens = sum(g.num_tokens if self.shared else g.num_padded_tokens for g in groups)
-        read = sum(c.num_counted for g in groups for c in g.completions)
         pairs = sum(attended_pairs(g, shared=self.shared) for g in groups)
-        return 2.0 * self.trunk_weights * tokens + 4.0 * self.attention_width * pairs + 2.0 * self.head_weights * read
+        trunk = 2.0 * self.trunk_weights * tokens + 4.0 * self.attention_width * pairs
+        return trunk + 2.0 * self.head_weights * head_positions
 
 
 def attended_pairs(group: TokenGroup, *, shared: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -30,6 +31,22 @@ def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
             "the model folder does not exist", got=path, expected="a folder, or a hub name like owner/name"
         )
     return _fetch(path, revision)
+
+
+def content_hash(path: str | Path, *, revision: str | None = None) -> str:
+    """SHA-256 over names and bytes of all that makes a model: configuration, weights, tokenizer; an adapter's base too.
+
+    Errors: ModelError where there is no such model.
+    """
+    folder = resolve_folder(path, revision=revision)
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in _FETCHED for file in folder.glob(pattern)}):
+        with file.open("rb") as stream:
+            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    adapter = read_json(folder, "adapter_config.json")
+    if base := adapter.get("base_model_name_or_path"):
+        digest.update(content_hash(base, revision=adapter.get("revision")).encode())
+    return digest.hexdigest()
 
 
 def check_revision(revision: str | None, *paths: str) -> None:

@@ -6,7 +6,7 @@ candidates.jsonl    best-of-n: prompt, all N completions and their scores
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,22 @@ import numpy as np
 from assent.config.completions import BestOfNConfig, CompletionOptions, SampleConfig
 from assent.data.loading import load_groups
 from assent.data.texts import as_plain
-from assent.engine.flops import Cost
 from assent.engine.ledger import Ledger
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
-from assent.inference.best_of_n import best_index, best_of_n_kl_bound, expected_best_of_n
-from assent.models.folders import check_revision
+from assent.inference.best_of_n import best_of_each, best_of_n_kl_bound, expected_best_of_n
+from assent.models.folders import check_revision, content_hash
 from assent.models.loading import check_context, load_config, load_policy, load_tokenizer
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
-from assent.rewards.base import Reward
-from assent.rewards.loading import load_reward
+from assent.rewards.base import Reward, score_rollouts
+from assent.rewards.loading import load_reward, reward_hash
+from assent.rewards.reward_model import RewardModel
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import to_json
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
-from assent.stages.rollout_step import to_groups
 from assent.stages.selecting import to_prompts
 from assent.types import Message, PromptGroup, Rollout, Text
 
@@ -73,24 +72,20 @@ def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dic
     )
     job = _Job(config)
     reward = job.reward(config.reward)
-    with job.open("best-of-n", progress) as folder:
+    with job.open("best-of-n", progress, {"reward": reward_hash(config.reward)}) as folder:
         if folder.result is not None:
             return folder.result
         log = RunLog(folder, progress=progress)
         rollouts = job.sample(params, config.n, log)
         scores = job.score(reward, rollouts, log)
-        best, rows, candidates, curves = [], [], [], []
-        for start in range(0, len(rollouts), config.n):
-            mates, theirs = rollouts[start : start + config.n], scores[start : start + config.n]
-            chosen = best_index(theirs)
-            group = job.prompts.groups[mates[0].prompt_index]
-            best.append(mates[chosen])
-            rows.append({**_row(group, mates[chosen]), "score": theirs[chosen]})
-            candidates.append(_candidates(group, mates, theirs))
-            curves.append(expected_best_of_n(theirs))
-        metrics = {**_described(best), "mean_reward": float(np.mean([row["score"] for row in rows]))}
+        chosen = best_of_each(rollouts, scores, n=config.n)
+        groups = [job.prompts.groups[one.best.prompt_index] for one in chosen]
+        rows = [{**_row(group, one.best), "score": one.score} for group, one in zip(groups, chosen, strict=True)]
+        candidates = [_candidates(g, one.rollouts, one.scores) for g, one in zip(groups, chosen, strict=True)]
+        described = _described([one.best for one in chosen])
+        metrics = {**described, "mean_reward": float(np.mean([one.score for one in chosen]))}
         extra = {
-            "expected_score": np.mean(curves, axis=0).tolist(),
+            "expected_score": np.mean([expected_best_of_n(one.scores) for one in chosen], axis=0).tolist(),
             "kl_nats_upper_bound": best_of_n_kl_bound(config.n),
         }
         return job.finish(folder, {"completions": rows, "candidates": candidates}, metrics, **extra)
@@ -116,7 +111,7 @@ class _Job:
             self.runtime.device
         )
         self.sampler = TorchSampler(model, self.tokenizer, eos_ids=template.eos_ids)
-        self.cost = Cost.of(model, shared=True)
+        self.readers: list[TorchSampler | RewardModel] = [self.sampler]
         self.ledger = Ledger(self.runtime.device, models_resident=1)
 
     def _read(self, template: Any) -> _Prompts:
@@ -140,17 +135,20 @@ class _Job:
         reward = load_reward(
             specification, policy_tokenizer=self.tokenizer, device=self.runtime.device, dtype=self.config.dtype
         )
-        if hasattr(reward, "module"):
+        if isinstance(reward, RewardModel):
             self.ledger.models_resident += 1
+            self.readers.append(reward)
         return reward
 
-    def open(self, command: str, progress: Progress | None) -> RunFolder:
+    def open(self, command: str, progress: Progress | None, inputs: Mapping[str, str] | None = None) -> RunFolder:
+        config = self.config
+        model = content_hash(config.model, revision=config.revision)
         folder = RunFolder.open(
-            self.config.output_dir,
-            self.config.model_dump(),
+            config.output_dir,
+            config.model_dump(),
             command=command,
             resume=True,
-            hashes={"data": self.prompts.sha256},
+            hashes={"data": self.prompts.sha256, "model": model, **(inputs or {})},
         )
         log = RunLog(folder, progress=progress)
         if folder.result is not None:
@@ -174,24 +172,18 @@ class _Job:
                     seed=SeedKey(self.config.seed, "sample", 0),
                     prompt_numbers=numbers,
                 )
-                self.ledger.add(
-                    completions_sampled=len(drawn), flops=self.cost.forward(to_groups(drawn, num_completions))
-                )
+                self.ledger.add(completions_sampled=len(drawn))
                 rollouts += [replace(r, prompt_index=r.prompt_index + start) for r in drawn]
                 task.advance(len(drawn))
         return rollouts
 
     def score(self, reward: Reward, rollouts: Sequence[Rollout], log: RunLog) -> list[float]:
         scores: list[float] = []
-        cost = Cost.of(reward.module, shared=False) if hasattr(reward, "module") else None
         with log.progress("scores", len(rollouts)) as task:
             for start in range(0, len(rollouts), CHUNK_PROMPTS):
                 part = rollouts[start : start + CHUNK_PROMPTS]
-                groups = [self.prompts.groups[rollout.prompt_index] for rollout in part]
-                scores += reward.score(
-                    [group.prompt for group in groups], [r.text for r in part], groups=groups, rollouts=part
-                )
-                self.ledger.add(reward_calls=len(part), flops=cost.forward(to_groups(part, 1)) if cost else 0.0)
+                scores += score_rollouts(reward, part, self.prompts.groups)
+                self.ledger.add(reward_calls=len(part))
                 task.advance(len(part))
         return scores
 
@@ -202,6 +194,7 @@ class _Job:
         paths = {name: str(folder.path / f"{name}.jsonl") for name in files}
         for name, rows in files.items():
             _write_lines(Path(paths[name]), rows)
+        self.ledger.add(flops=sum(reader.flops for reader in self.readers))
         metrics = {**metrics, **self.ledger.metrics()}
         RunLog(folder).metrics(0, metrics)
         result = {"output_dir": str(folder.path), **paths, "steps": 0, "metrics": metrics, **extra}

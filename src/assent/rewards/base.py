@@ -30,6 +30,14 @@ class Reward(Protocol):
         """
 
 
+def score_rollouts(reward: Reward, rollouts: Sequence[Rollout], groups: Sequence[PromptGroup]) -> list[float]:
+    """One score for each rollout, in their order; `groups[rollout.prompt_index]` is the row its prompt came from."""
+    of = [groups[rollout.prompt_index] for rollout in rollouts]
+    prompts, texts = [group.prompt for group in of], [rollout.text for rollout in rollouts]
+    scores = reward.score(prompts, texts, groups=of, rollouts=list(rollouts))
+    return checked_scores(reward.name, scores, prompts, texts)
+
+
 def shown(prompt: Text, completion: object) -> str:
     """A prompt and its completion for a message, shortened in the middle."""
     asked = prompt if isinstance(prompt, str) else prompt[-1].content if prompt else ""

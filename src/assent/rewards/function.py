@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from assent.errors import AssentError, ConfigError, RunError
@@ -101,6 +103,19 @@ def load_function(spec: str) -> FunctionReward:
         raise ConfigError("the reward function is async", got=spec, expected="a plain function")
     _check_signature(function, spec)
     return FunctionReward(function, name=spec)
+
+
+def source_hash(spec: str) -> str:
+    """SHA-256 of the source of the module that `spec` names, and of the one in which its function was written.
+
+    What these import is not looked at. ConfigError as of `load_function`.
+    """
+    function = load_function(spec).function
+    digest = hashlib.sha256()
+    for name in dict.fromkeys((spec.partition(":")[0], getattr(function, "__module__", None))):
+        file = getattr(sys.modules.get(name or ""), "__file__", None)
+        digest.update(f"{name}\n".encode() + (Path(file).read_bytes() if file else b""))
+    return digest.hexdigest()
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from assent.errors import DataError, ModelError
 from assent.models.batch import TokenCompletion, TokenGroup
+from assent.models.flops import Cost
 from assent.models.loading import load_config, load_scorer, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack, split_by_budget
@@ -54,6 +55,9 @@ class RewardModel:
         self.reads_ids = policy_tokenizer is not None and same_tokenizer(policy_tokenizer, self.tokenizer)
         model = load_scorer(folder, dtype=dtype, revision=revision)
         self.module = AlignmentModel(model.to(device), kind="scorer").eval()  # type: ignore[arg-type]
+        self.cost = Cost.of(self.module, shared=self.module.tier != "padded")
+        self.flops = 0.0
+        """Model FLOPs of what was scored so far."""
         self.device, self.heads, self.micro_batch_tokens = torch.device(device), heads, micro_batch_tokens
         context = getattr(self.module.config, "max_position_embeddings", None)
         self.max_length = max_length or context or 1 << 20
@@ -120,8 +124,8 @@ class RewardModel:
         """(S,) scores in the order given; completions of one prompt are read together, the prompt once."""
         shared, places = _by_prompt(tokens)
         scores = torch.empty(len(tokens))
-        is_shared = self.module.tier != "padded"
-        for indices in split_by_budget(shared, max_tokens=self.micro_batch_tokens, shared=is_shared):
+        self.flops += self.cost.score(shared)
+        for indices in split_by_budget(shared, max_tokens=self.micro_batch_tokens, shared=self.cost.shared):
             outputs = self.module(pack([shared[i] for i in indices], device=self.device), frozenset({"scores"}))
             assert outputs.scores is not None
             read = outputs.scores.float().cpu()

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from assent.errors import ConfigError, NonFiniteError
+from assent.models.flops import Cost
 from assent.rollouts.choosing import choose
 from assent.rollouts.decoding import DECODERS, probe
 from assent.rollouts.sampler import SamplingParams, SeedKey, check_request
@@ -49,6 +50,9 @@ class TorchSampler:
         self.eos_ids = frozenset(eos_ids)
         self.version = ""
         self.tier, self.tier_reason = "", "not probed yet"
+        self.cost = Cost.of(model, shared=True)
+        self.flops = 0.0
+        """Model FLOPs of what was sampled so far."""
 
     def load(self, named_tensors: Mapping[str, Tensor], version: str) -> None:
         """Notes the version. The weights are shared: tensors that are not the model's own are refused."""
@@ -137,7 +141,12 @@ class TorchSampler:
             [prompts[part.prompt] for part in parts], [part.count for part in parts], params.max_new_tokens
         )
         ids, logprobs = self._decode(decoder, logits, torch.from_numpy(drawn).to(logits.device), params)
-        return self._rollouts(rows, prompts, ids.tolist(), logprobs.tolist())
+        rollouts = self._rollouts(rows, prompts, ids.tolist(), logprobs.tolist())
+        of_part = iter(rollouts)
+        for part in parts:
+            lengths = [len(next(of_part).ids) for _ in range(part.count)]
+            self.flops += self.cost.sample(len(prompts[part.prompt]), lengths)
+        return rollouts
 
     def _decode(self, decoder: Any, logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
         """ids and log-probabilities (S, max_new_tokens); what stands after a row's EOS means nothing."""

@@ -16,14 +16,18 @@ from assent.engine.learner import Learner
 from assent.errors import GateError
 from assent.models.batch import GroupBatch, TokenGroup
 from assent.models.packing import pack
+from assent.rewards.base import Reward, score_rollouts
+from assent.rewards.reward_model import RewardModel
 from assent.runs.log import RunLog
+from assent.types import PromptGroup, Rollout
 
 # About ten times, for bfloat16 twice to eight times, the largest deviation seen on healthy runs: those of the sandbox's
 # base model (1 M parameters) and of a tiny one (tests/unit/test_stages_gate.py measures both), 2 to 1800 tokens, CPU:
 #     float32    token 1.1e-5   sum 1.2e-6 of Σ|logp|   score 1.8e-6
 #     bfloat16   token 0.11     sum 3.7e-4 of Σ|logp|   score 0.013        (under autocast)
 # `token`: of one token's log-probability; `sum`: of a completion's, as a share of Σ|logp|, for rounding grows with it;
-# `least_sum`: what a sum may differ by in any case, in nats; `score`: of a reward model's score.
+# `least_sum`: what a sum may differ by in any case, in nats; `score`: of a reward model's score,
+# as a share of it where it is above 1.
 TOLERANCES: dict[str, dict[str, float]] = {
     "float32": {"token": 1e-4, "sum": 1e-5, "least_sum": 1e-4, "score": 1e-4},
     "bfloat16": {"token": 0.25, "sum": 3e-3, "least_sum": 0.25, "score": 0.1},
@@ -116,6 +120,29 @@ def check_log_ratios(gate: Gate, per_token: Tensor, reference: Tensor, batch: Gr
         cause="policy and reference differ at the start: another checkpoint, dropout, or a stale reference cache",
     )
     return tolerance
+
+
+def check_reward_batch_mates(
+    gate: Gate, reward: Reward, rollouts: Sequence[Rollout], prompts: Sequence[PromptGroup], *, dtype: str
+) -> None:
+    """A reward model gives a completion the score alone that it has among others. `dtype` is that of its weights."""
+    name = "score_alone_or_together"
+    some = [rollout for rollout in rollouts if rollout.prompt_index < 4]
+    if not isinstance(reward, RewardModel):
+        gate.skip(name, reason="the reward is a function, which may look at the whole round")
+        return
+    if len(some) < 2:
+        gate.skip(name, reason="the first round holds a single completion")
+        return
+    together = torch.tensor(score_rollouts(reward, some, prompts))
+    alone = torch.tensor([score_rollouts(reward, [rollout], prompts)[0] for rollout in some])
+    gate.check(
+        name,
+        float((together - alone).abs().max()),
+        expected=0.0,
+        tolerance=TOLERANCES[dtype]["score"] * max(1.0, float(alone.abs().max())),
+        cause="padding, packing or positions leak between rows; report this reward model's architecture",
+    )
 
 
 def check_batch_mates(gate: Gate, learner: Learner, groups: Sequence[TokenGroup], *, want: str) -> None:

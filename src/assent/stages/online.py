@@ -14,14 +14,16 @@ from torch import Tensor
 from assent.config.stages import PpoConfig
 from assent.engine.learner import Learner, Objective, Reference
 from assent.engine.random import permutation
+from assent.errors import ConfigError
 from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.kl import AdaptiveKLController
 from assent.objectives.policy import ppo_loss
 from assent.objectives.value import value_loss
-from assent.rewards.base import Reward
+from assent.rewards.base import Reward, score_rollouts
+from assent.rewards.loading import reward_hash
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import Gate, check_batch_mates, check_positions, precision_of
+from assent.stages.gate import Gate, check_batch_mates, check_positions, check_reward_batch_mates, precision_of
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.selecting import to_prompts
@@ -89,7 +91,9 @@ def train(
         select=to_prompts,
         max_new_tokens=config.max_new_tokens,
     )
-    with open_session(config, text, command="ppo", kind="policy", progress=progress) as session:
+    _check_rounds(config, len(text.train.tokens))
+    inputs = {"reward": reward_hash(config.reward)}
+    with open_session(config, text, command="ppo", kind="policy", inputs=inputs, progress=progress) as session:
         if session.result:
             return session.result
         reward = session.reward(config.reward)
@@ -101,6 +105,20 @@ def train(
         )
         return run(
             config, session.learner, session, session.log, sampler=session.sampler(), reward=reward, critic=critic
+        )
+
+
+def _check_rounds(config: PpoConfig, num_prompts: int) -> None:
+    """ConfigError where the last round of a pass over the prompts is too small for its updates: the learning rate's
+    schedule counts on them."""
+    reaches_last = config.total_steps * config.batch_size >= num_prompts
+    smallest = (num_prompts - 1) % config.batch_size + 1 if reaches_last else config.batch_size
+    if smallest < config.num_mini_batches:
+        raise ConfigError(
+            "the last round of a pass over the prompts has fewer of them than num_mini_batches",
+            got=f"{num_prompts} prompts in rounds of {config.batch_size}: the last has {smallest}",
+            expected=f"at least {config.num_mini_batches}",
+            fix="lower --num-mini-batches, or choose a --batch-size that leaves more",
         )
 
 
@@ -129,15 +147,12 @@ def run(
                 params=params,
                 seed=SeedKey(config.seed, "rollout", step),
             )
-        prompts = [data.train_groups[i] for i in indices for _ in range(config.num_completions)]
-        scores = reward.score(
-            [group.prompt for group in prompts],
-            [rollout.text for rollout in rollouts],
-            groups=prompts,
-            rollouts=rollouts,
-        )
+        prompts = [data.train_groups[i] for i in indices]
+        scores = score_rollouts(reward, rollouts, prompts)
         if step == 0:
-            _gate(config, learner, data, log, rollouts=rollouts, reference=reference)
+            gate = Gate(log, precision=precision_of(config))
+            check_reward_batch_mates(gate, reward, rollouts, prompts, dtype=config.dtype)
+            _gate(config, gate, learner, rollouts=rollouts, reference=reference)
         batch = build_round(config, rollouts, scores, reference=reference, critic=critic, kl_coef=controller.value)
         metrics = _train_round(config, step, batch, learner=learner, critic=critic)
         if isinstance(controller, AdaptiveKLController):
@@ -168,7 +183,7 @@ def _train_round(config: PpoConfig, step: int, batch: Round, *, learner: Learner
     totals: dict[str, list[float]] = {}
     for epoch in range(config.num_ppo_epochs):
         order = permutation(len(batch.groups), config.seed, "minibatch", step, epoch)
-        for part in torch.tensor(order).tensor_split(min(config.num_mini_batches, len(order))):
+        for part in torch.tensor(order).tensor_split(config.num_mini_batches):
             groups = [batch.groups[i] for i in part.tolist()]
             update = {f"critic/{k}": v for k, v in critic.update(groups, value_objective).items()}
             if step >= config.critic_warmup_steps:
@@ -182,16 +197,9 @@ def _train_round(config: PpoConfig, step: int, batch: Round, *, learner: Learner
 
 
 def _gate(
-    config: PpoConfig,
-    learner: Learner,
-    data: Session,
-    log: RunLog,
-    *,
-    rollouts: Sequence[Rollout],
-    reference: Reference,
+    config: PpoConfig, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reference
 ) -> None:
     """Ratio 1 and KL 0 before the first update; log-probabilities independent of batch mates."""
-    gate = Gate(log, precision=precision_of(config))
     groups = to_groups(rollouts, config.num_completions)
     check_positions(gate, groups)
     check_batch_mates(gate, learner, groups, want="logprobs")
@@ -224,19 +232,19 @@ def _sample_rows(
     prompts: Sequence[PromptGroup], rollouts: Sequence[Rollout], scores: Sequence[float]
 ) -> list[dict[str, object]]:
     """The first, the best and the worst of the round, for `samples.jsonl`."""
-    chosen = dict.fromkeys(
+    shown = dict.fromkeys(
         [0, max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)]
     )
     return [
         {
-            "prompt": _shown(prompts[i].prompt),
+            "prompt": _plain(prompts[rollouts[i].prompt_index].prompt),
             "completion": rollouts[i].text,
             "score": scores[i],
             "finish": rollouts[i].finish_reason,
         }
-        for i in chosen
+        for i in shown
     ]
 
 
-def _shown(prompt: Text) -> str | list[dict[str, object]]:
+def _plain(prompt: Text) -> str | list[dict[str, object]]:
     return prompt if isinstance(prompt, str) else [message.as_dict() for message in prompt]

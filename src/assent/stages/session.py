@@ -30,7 +30,7 @@ from assent.models.loading import check_context, load_config, load_policy, load_
 from assent.models.module import AlignmentModel
 from assent.rewards.base import Reward
 from assent.rewards.loading import is_function, load_reward
-from assent.rewards.reward_model import same_tokenizer, tokenizer_hash
+from assent.rewards.reward_model import RewardModel, same_tokenizer, tokenizer_hash
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
@@ -65,9 +65,10 @@ class Session:
         self.last: dict[str, float] = {}
         self.result: StageResult | None = None
         self._fingerprints: dict[str, Any] = {}
-        self._references: list[Reference] = []
+        self._readers: list[Reference | RewardModel | TorchSampler] = []
+        """All that reads models beside the learners."""
         self._flops_before = 0.0
-        """Model FLOPs of references that are not in memory any more, or were read before the run was resumed."""
+        """Model FLOPs of readers that are not in memory any more, or that read before the run was resumed."""
 
     @property
     def _budget(self) -> int:
@@ -110,7 +111,7 @@ class Session:
         """A frozen policy in memory; none given: the start of the policy."""
         module = self._load(path or self.config.model, "policy")
         reference = Reference(module, self.runtime, self._budget)
-        self._references.append(reference)
+        self._readers.append(reference)
         self.ledger.models_resident += 1
         self._note_start("reference", reference.fingerprint())
         return reference
@@ -119,7 +120,9 @@ class Session:
         """A reward-model folder or `module:function`."""
         options = {"device": self.runtime.device, "dtype": self.config.dtype, "policy_tokenizer": self.text.tokenizer}
         reward = load_reward(spec, **options)
-        self.ledger.models_resident += not is_function(spec)
+        if isinstance(reward, RewardModel):
+            self.ledger.models_resident += 1
+            self._readers.append(reward)
         return reward
 
     def critic_start(self, reward: str) -> str:
@@ -130,7 +133,9 @@ class Session:
 
     def sampler(self) -> TorchSampler:
         """Samples with the learner's own weights."""
-        return TorchSampler(_hf(self.learner), self.text.tokenizer, eos_ids=self.text.template.eos_ids)
+        sampler = TorchSampler(_hf(self.learner), self.text.tokenizer, eos_ids=self.text.template.eos_ids)
+        self._readers.append(sampler)
+        return sampler
 
     def reference_logps(self, path: str | None, *parts: Sequence[TokenGroup]) -> list[Tensor]:
         """For each part, (S,) summed log-probabilities of its completions under the reference, cached by content.
@@ -190,7 +195,7 @@ class Session:
         found.load_into(self.learners)
         self.ledger.restore(found.state["ledger"])
         self.state, self.last = found.state["stage"], found.state["last"]
-        self._flops_before = found.state["reference_flops"]
+        self._flops_before = found.state["flops_of_readers"]
         self.step = found.step
         self.log.note(f"resumed after step {found.step}")
 
@@ -223,13 +228,13 @@ class Session:
                 "stage": self.state,
                 "last": self.last,
                 "ledger": self.ledger.state(),
-                "reference_flops": self._reference_flops(),
+                "flops_of_readers": self._flops_of_readers(),
             },
             save_total_limit=self.config.save_total_limit,
         )
 
-    def _reference_flops(self) -> float:
-        return self._flops_before + sum(reference.flops for reference in self._references)
+    def _flops_of_readers(self) -> float:
+        return self._flops_before + sum(reader.flops for reader in self._readers)
 
     def log_step(self, step: int, metrics: Mapping[str, float], **counts: int) -> None:
         """Writes a step's metrics and the ledger; `counts` (completions_sampled, reward_calls) add to that."""
@@ -237,7 +242,7 @@ class Session:
         if self.text.train.labelled:  # a label is paid for once, however often it is read
             self.ledger.counts["labels"] = float(min((step + 1) * self.order.batch_size, self.order.num_rows))
         learned = sum(learner.flops for learner in self.learners.values())
-        self.ledger.counts["flops"] = learned + self._reference_flops()
+        self.ledger.counts["flops"] = learned + self._flops_of_readers()
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
         self.log.metrics(step + 1, self.last)
 
@@ -283,13 +288,22 @@ SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "objective
 
 @contextmanager
 def open_session(
-    config: Any, text: Text, *, command: str, kind: Kind, progress: Progress | None = None
+    config: Any,
+    text: Text,
+    *,
+    command: str,
+    kind: Kind,
+    inputs: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Session]:
-    """Checks what can be checked, opens the run folder, loads the model. Bad input fails before anything is written."""
+    """Checks what can be checked, opens the run folder, loads the model. Bad input fails before anything is written.
+
+    `inputs`: SHA-256 of what the run depends on beside data, tokenizer and models in training, by name.
+    """
     check_context(load_config(config.model, revision=config.revision), config.max_length)
     runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
     hashes = {f"{name} data": part.sha256 for name, part in text.parts.items()}
-    hashes["tokenizer"] = tokenizer_hash(text.tokenizer)
+    hashes |= {"tokenizer": tokenizer_hash(text.tokenizer), **(inputs or {})}
     folder = RunFolder.open(
         config.output_dir,
         config.model_dump(),
