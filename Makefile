@@ -1,6 +1,7 @@
 # make demo    the whole way on the built-in world, in an environment of its own; ends with the path of the report
 # make test    the whole test suite
 # make check   lint, format, types: what a contributor runs
+# make papers  docs/papers.md from the declarations of the losses
 #
 # Needs Python >= 3.11 and a package index; no C compiler, no accelerator. PYTHON=... chooses the interpreter.
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 JOBS ?= 2
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format papers clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/assent demo
@@ -27,6 +28,9 @@ check: $(VENV)/.stamp-dev
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+papers: $(VENV)/.stamp-run
+	$(BIN)/python docs/make_papers.py
 
 clean:
 	rm -rf $(VENV)

@@ -1,53 +1,41 @@
-"""docs/papers.md says of every declared loss what its declaration says. Run this file to write its table anew."""
+"""docs/papers.md says of every declared loss what its declaration says; `make papers` writes it anew."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import importlib.util
+from types import ModuleType
 
-from assent.config.losses import PREFERENCE_LOSSES, LossDeclaration
+import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "papers.md"
-BEGIN, END = "<!-- losses: begin -->\n", "<!-- losses: end -->\n"
+from assent.config.losses import LossDeclaration
+from tests.helpers_docs import ROOT
 
-
-def table() -> str:
-    head = (
-        "| `--loss-type` | what | equation | hyperparameters | reference | at zero margin | source |\n"
-        + "|---" * 7
-        + "|\n"
-    )
-    return head + "".join(_row(loss) for loss in PREFERENCE_LOSSES.values())
+PAGE = ROOT / "docs" / "papers.md"
 
 
-def _row(loss: LossDeclaration) -> str:
-    hyperparameters = [
-        f"`{name}` {known.default:g}, {known.range}: {known.help}" for name, known in loss.hyperparameters.items()
-    ]
-    defaults = {name: known.default for name, known in loss.hyperparameters.items()}
-    cells = [
-        f"`{loss.name}`",
-        loss.summary,
-        f"`{loss.equation}`",
-        "; ".join(hyperparameters) or "none",
-        "needed" if loss.needs_reference else "none",
-        f"{loss.zero_margin_value(**defaults):.4f}",
-        loss.paper,
-    ]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+@pytest.fixture(scope="module")
+def make_papers() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_papers", ROOT / "docs" / "make_papers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def with_table(page: str) -> str:
-    """The page with the table of today between its marks."""
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
-
-
-def test_the_page_of_papers_is_the_declarations() -> None:
+def test_the_page_of_papers_is_the_declarations(make_papers: ModuleType) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == with_table(page), f"write the table anew: python {Path(__file__).name}"
+    assert page == make_papers.with_losses(page), "write it anew: make papers (python docs/make_papers.py)"
 
 
-if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.exit(0)
+def test_the_page_holds_every_declared_loss_and_hyperparameter(make_papers: ModuleType) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    declared = [loss for registry in make_papers.registries().values() for loss in registry.values()]
+    assert declared
+    for loss in declared:
+        assert isinstance(loss, LossDeclaration)
+        said = page.split(f"\n**{loss.name}** ")[1].split("\n**")[0]
+        assert loss.equation in said.replace("\\|", "|")
+        assert loss.paper in said
+        for name, known in loss.hyperparameters.items():
+            assert f"| `{name}` | {known.default:g} | {known.range} |" in said.replace("\\|", "|")
