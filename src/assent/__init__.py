@@ -11,10 +11,22 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from assent.pipelines.functions import Result, best_of_n, dpo, evaluate, new_model, ppo, reward, run, sample, sft
+    from assent.pipelines.functions import (
+        Result,
+        best_of_n,
+        dpo,
+        evaluate,
+        explain,
+        new_model,
+        ppo,
+        reward,
+        run,
+        sample,
+        sft,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Result", "best_of_n", "dpo", "evaluate", "new_model", "ppo", "reward", "run", "sample", "sft"]
+__all__ = ["Result", "best_of_n", "dpo", "evaluate", "explain", "new_model", "ppo", "reward", "run", "sample", "sft"]
 
 
 def __getattr__(name: str) -> object:

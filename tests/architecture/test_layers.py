@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "objectives": frozenset(),
     "runs": DATA,
     "data": DATA,
+    "diagnosis": DATA | {"diagnosis"},
     "reporting": DATA | {"diagnosis"},
     "models": MODELS,
     "engine": MODELS,
@@ -37,14 +38,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "evaluation": STAGES - {"engine"},
     "stages": STAGES,
     "sandbox": STAGES | {"stages"},
-    "pipelines": STAGES | {"stages", "sandbox", "reporting"},
+    "pipelines": STAGES | {"stages", "sandbox", "diagnosis", "reporting"},
     "cli": LOW | {"pipelines"},
     "__init__": frozenset(),
     "__main__": frozenset({"cli"}),
 }
 """Subpackages of assent that each may import at module level, besides itself."""
 
-TORCH_FREE = ("types", "errors", "metrics", "config", "runs", "data", "reporting")
+TORCH_FREE = ("types", "errors", "metrics", "config", "runs", "data", "diagnosis", "reporting")
 HEAVY = {"torch", "transformers", "accelerate", "peft", "safetensors"}
 THIRD_PARTY = {
     "types": set[str](),
@@ -134,7 +135,7 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
 
     taken = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
     assert not taken & set(assent.__all__)
-    functions = ["best_of_n", "dpo", "evaluate", "new_model", "ppo", "reward", "run", "sample", "sft"]
+    functions = ["best_of_n", "dpo", "evaluate", "explain", "new_model", "ppo", "reward", "run", "sample", "sft"]
     assert assent.__all__ == ["Result", *functions]
     assert all(callable(getattr(assent, name)) for name in assent.__all__)
     with pytest.raises(AttributeError, match="no attribute 'dpoo'"):

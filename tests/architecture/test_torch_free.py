@@ -58,7 +58,7 @@ def test_a_mistyped_command_is_told_without_torch_or_extras() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("package", ["types", "errors", "metrics", "config", "runs", "data", "reporting"])
+@pytest.mark.parametrize("package", ["types", "errors", "metrics", "config", "runs", "data", "diagnosis", "reporting"])
 def test_torch_free_layers_load_without_torch(package: str) -> None:
     code = f"""
 import importlib, pkgutil

@@ -42,6 +42,7 @@ COMMANDS = (
     ("run", "assent.cli.pipelines:run", PIPELINES, "A pipeline's stages in order; finished ones are not repeated."),
     ("report", "assent.cli.pipelines:report", PIPELINES, "One page about a run or a pipeline."),
     ("eval", "assent.cli.models:evaluate", MODELS, "Policies on the same prompts: win rates, KL, intervals."),
+    ("explain", "assent.cli.explain:explain", MODELS, "A preference probability, taken apart, from numbers or models."),
     ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),
     ("sample", "assent.cli.models:sample", MODELS, "Completions of a policy, as JSONL."),
     ("best-of-n", "assent.cli.models:best_of_n", MODELS, "Of N completions of each prompt, the best by a reward."),

@@ -183,7 +183,7 @@ def _parse_cell(column: str, cell: str) -> object:
                 f"bad `{column}`", f"the cell `{column}` is not JSON: {error.msg}", got=texts.shorten(cell)
             ) from None
     if column in TEXT_COLUMNS:
-        return _messages_in(cell)
+        return messages_in(cell)
     if column in NUMBER_COLUMNS:
         try:
             return float(cell)
@@ -194,7 +194,7 @@ def _parse_cell(column: str, cell: str) -> object:
     return cell
 
 
-def _messages_in(cell: str) -> object:
+def messages_in(cell: str) -> object:
     """A cell that is JSON of messages is a conversation; every other one is raw text."""
     if not cell.startswith(("[", "{")):
         return cell

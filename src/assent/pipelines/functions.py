@@ -1,7 +1,7 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
-Training (`sft`, `reward`, `dpo`, `ppo`) gives a `Result`; `new_model`, `sample`, `best_of_n` and `evaluate` give what
-their command prints with --json; `run` gives a `PipelineResult`.
+Training (`sft`, `reward`, `dpo`, `ppo`) gives a `Result`; `new_model`, `sample`, `best_of_n`, `evaluate` and `explain`
+give what their command prints with --json; `run` gives a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assent.config.explain import ExplainConfig
 from assent.config.loading import parse_options
 from assent.data.loading import groups_of_rows
+from assent.pipelines.explain import explain as run_explain
 from assent.pipelines.plan import read_plan
 from assent.pipelines.runner import PipelineResult, run_pipeline
 from assent.pipelines.steps import STEPS
@@ -77,6 +79,16 @@ def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, 
 def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Policies on the same prompts: the paths of `evaluation` and `table`. Options: those of `assent eval`."""
     return _outputs("eval", options, progress)
+
+
+def explain(**options: Any) -> dict[str, Any]:
+    """A preference probability, taken apart: `reward_chosen`, `margin`, `preference_probability`, `loss`, `betas` …
+
+    Options: those of `assent explain`: `logps`; `ratios` and `unit`; `scores`; or `model`, `reference` and a text.
+    With numbers alone torch is not imported.
+    """
+    document, _ = run_explain(parse_options(ExplainConfig, _plain(options)))
+    return document
 
 
 def run(

@@ -1,0 +1,1 @@
+"""What went on in a model or a run, and why: numbers taken apart. Torch-free."""

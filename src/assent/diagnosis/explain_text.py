@@ -1,0 +1,161 @@
+"""What `explain` found, for people: plain text of at most 80 columns."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 80
+TOKENS_SHOWN = 24
+"""Tokens of a completion that are shown one by one; of a longer one those with the largest log-ratios."""
+ROWS_SHOWN = 12
+"""Rows of a file that are shown one by one; of a longer one the summary says the rest."""
+SHARES = {
+    "preference_probability": "sigma(margin)",
+    "loss": "-log sigma(margin), nats",
+    "gradient_weight": "|d loss / d logp| = beta * sigma(-margin)",
+}
+
+
+def shown(number: float, *, signed: bool = False) -> str:
+    """Four decimals where they say something, else three digits and an exponent."""
+    plain = number == 0 or 1e-4 <= abs(number) < 1e5
+    return f"{number:{'+' if signed else ''}{'.4f' if plain else '.3g'}}"
+
+
+def lines_of_pair(found: Mapping[str, Any]) -> list[str]:
+    """One comparison: how its probability comes about, and what beta does to it."""
+    out = [*_rewards(found), ""]
+    meanings = dict(SHARES)
+    if "beta" not in found:
+        meanings["gradient_weight"] = "|d loss / d score| = sigma(-margin)"
+    for name, meaning in meanings.items():
+        out.append(f"{name.replace('_', ' '):<24}{shown(found[name]):>11}   {meaning}")
+    out += ["", *_verdict(found)]
+    if "betas" in found:
+        out += ["", "what beta does", *_betas(found["betas"], found["beta"])]
+    return out
+
+
+def _rewards(found: Mapping[str, Any]) -> list[str]:
+    if "beta" not in found:
+        names = {"chosen": "reward_chosen", "rejected": "reward_rejected", "margin": "margin"}
+        return [f"{'':<24}{'score':>11}", *(f"{k:<24}{shown(found[v], signed=True):>11}" for k, v in names.items())]
+    logps = found.get("logps")
+    heads = [*(["policy", "reference"] if logps else []), "log-ratio", "reward"]
+    rows = {}
+    for side in ("chosen", "rejected"):
+        cells = [shown(logps[f"{side}_logps"]), shown(logps[f"ref_{side}_logps"])] if logps else []
+        cells += [shown(found[f"{kind}_{side}"], signed=True) for kind in ("log_ratio", "reward")]
+        rows[side] = cells
+    difference = found["log_ratio_chosen"] - found["log_ratio_rejected"]
+    blank = ["", ""] if logps else []
+    rows["difference"] = [*blank, shown(difference, signed=True), shown(found["margin"], signed=True)]
+    out = [_row("", heads), *(_row(name, cells) for name, cells in rows.items())]
+    return [*out, "", f"reward = beta * log-ratio, beta = {found['beta']:g}; the difference of rewards is the margin"]
+
+
+def _verdict(found: Mapping[str, Any]) -> list[str]:
+    prefers = found["prefers"]
+    if prefers == "neither":
+        text = "Neither is preferred: the loss is ln 2, the gradient's weight half of what it can be."
+    elif prefers == "chosen":
+        text = "Prefers the chosen: the loss is below ln 2, and the surer the pair, the less it moves the model."
+    else:
+        text = "Prefers the rejected: the loss is above ln 2; such pairs move the model most."
+    if "beta" not in found:
+        text += " Only the difference counts: the same number added to both scores changes nothing here."
+    return textwrap.wrap(text, WIDTH)
+
+
+def _betas(rows: Sequence[Mapping[str, float]], asked: float) -> list[str]:
+    heads = ["chosen", "rejected", "margin", "P(chosen)", "loss", "weight"]
+    names = ["reward_chosen", "reward_rejected", "margin", "preference_probability", "loss", "gradient_weight"]
+    out = [_row("beta", heads, width=11, first=10)]
+    for row in rows:
+        cells = [shown(row[name], signed=name in names[:3]) for name in names]
+        mark = "*" if row["beta"] == asked else ""
+        out.append(_row(f"{row['beta']:g}{mark}", cells, width=11, first=10))
+    note = "* asked for. No beta changes which is preferred; it scales the margin."
+    return [*out, note]
+
+
+def lines_of_rows(found: Mapping[str, Any]) -> list[str]:
+    """A file of comparisons: a summary, and its rows where they are few."""
+    count = found["num_rows"]
+    share = f"{100 * found['share_preferred']:.1f}%"
+    out = textwrap.wrap(
+        f"{count} rows, none left out, beta = {found['beta']:g}. The chosen is preferred in {found['preferred']} "
+        f"({share}; {found['ties']} ties, counted half).",
+        WIDTH,
+    )
+    if found.get("columns_not_used"):
+        out += textwrap.wrap(f"columns not used: {', '.join(found['columns_not_used'])}", WIDTH)
+    heads = ["mean", "5%", "25%", "median", "75%", "95%"]
+    out += ["", _row("", heads, width=10, first=20)]
+    for name, summary in found["summary"].items():
+        cells = [shown(summary[key]) for key in ("mean", "q05", "q25", "median", "q75", "q95")]
+        out.append(_row(_short(name), cells, width=10, first=20))
+    if count <= ROWS_SHOWN:
+        out += ["", _row("row", ["log-ratio +", "log-ratio -", "margin", "P(chosen)", "loss"], width=12, first=20)]
+        names = ("log_ratio_chosen", "log_ratio_rejected", "margin", "preference_probability", "loss")
+        for row in found["rows"]:
+            cells = [shown(row[name], signed=name not in names[3:]) for name in names]
+            out.append(_row(_end(row["source"], 20), cells, width=12, first=20))
+        out.append("log-ratio + of the chosen, - of the rejected")
+    else:
+        out += ["", f"lowest margins (--json has all {count} rows)"]
+        lowest = found["lowest_margins"]
+        out += [f"  {shown(row['margin'], signed=True):>11}  {_end(row['source'], 60)}" for row in lowest]
+    return [*out, "", "what beta does, means over the rows", *_betas(found["betas"], found["beta"])]
+
+
+def lines_of_tokens(found: Mapping[str, Any]) -> list[str]:
+    """The tokens of both completions: which of them carry the log-ratio."""
+    out = []
+    for side in ("chosen", "rejected"):
+        tokens = found["tokens"][side]
+        total = sum(abs(token["log_ratio"]) for token in tokens)
+        few = tokens
+        out += ["", f"{side}: {len(tokens)} tokens"]
+        if len(tokens) > TOKENS_SHOWN:
+            largest = sorted(tokens, key=lambda token: -abs(token["log_ratio"]))[:TOKENS_SHOWN]
+            few = sorted(largest, key=lambda token: token["position"])
+            held = sum(abs(token["log_ratio"]) for token in few) / total if total else math.nan
+            out[-1] += f"; the {TOKENS_SHOWN} with the largest log-ratios ({100 * held:.0f}% of sum |log-ratio|)"
+            out[-1] += "; --json has all"
+            out[-1:] = textwrap.wrap(out[-1], WIDTH)
+        out.append(_row("   # token", ["policy", "reference", "log-ratio", "reward", "share"], width=11, first=25))
+        for token in few:
+            share = f"{100 * abs(token['log_ratio']) / total:.0f}%" if total else "-"
+            cells = [shown(token["logprob"]), shown(token["reference_logprob"])]
+            cells += [shown(token["log_ratio"], signed=True), shown(token["reward"], signed=True), share]
+            head = f"{token['position']:>4} " + _cell(repr(token["token"]), 19)
+            out.append(head + " " + "".join(f"{cell:>11}" for cell in cells))
+    return [*out, "", "share: of the sum of |log-ratio| over the completion's tokens"]
+
+
+def _row(name: str, cells: Sequence[str], *, width: int = 12, first: int = 24) -> str:
+    return (f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells)).rstrip()
+
+
+def _short(name: str) -> str:
+    return name.replace("preference_probability", "probability").replace("_", " ")
+
+
+def _end(source: str, width: int) -> str:
+    """A row's name, cut at its start: the line stands at its end."""
+    return source if len(source) <= width - 1 else "…" + source[-(width - 2) :]
+
+
+def _cell(text: str, width: int) -> str:
+    """Cut or filled to so many columns of a terminal; East Asian letters take two."""
+    sizes = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text]
+    if sum(sizes) > width:
+        while sum(sizes) > width - 1:
+            sizes.pop()
+        text, sizes = text[: len(sizes)] + "…", [*sizes, 1]
+    return text + " " * (width - sum(sizes))

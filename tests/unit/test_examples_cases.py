@@ -1,0 +1,129 @@
+"""examples/cases/: each runs, prints, and its numbers are the case's answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.helpers_docs import ROOT
+
+CASES = ROOT / "examples" / "cases"
+FILES = {file.name[:2]: file for file in sorted(CASES.glob("[0-9][0-9]_*.py"))}
+
+
+def case(number: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"case_{number}", FILES[number])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def answer(number: str, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+    """What the case's main gives, and what it printed."""
+    main = case(number).main
+    capsys.readouterr()
+    found = main()
+    return found, capsys.readouterr().out
+
+
+def test_the_page_lists_every_case() -> None:
+    page = (CASES / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (\d+) \| \[.*?\]\((.*?)\)", page, flags=re.MULTILINE) == [
+        (str(int(number)), file.name) for number, file in FILES.items()
+    ]
+
+
+def test_1_the_normaliser_cancels_and_dpo_finds_the_optimum(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("01", capsys)
+    assert found["by_policy"] == pytest.approx(found["by_rewards"], abs=1e-12)
+    assert found["by_rewards"] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-12)  # rewards 1 and 0
+    assert found["largest_gap"] < 1e-12  # r = beta log(optimum / reference) + beta log Z
+    assert abs(found["log_z"]) > 0.1  # there is something to cancel
+    assert found["total_variation"] < 1e-6
+    assert f"Z = {math.exp(found['log_z']):.4f}" in out
+
+
+def test_2_each_of_what_dpo_needs_is_missed_and_a_reward_model_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("02", capsys)
+    assert found["complete"] < 1e-3
+    assert found["no_reference"] > 0.05
+    assert found["other_beta"] > 0.05
+    assert found["no_beta"] == pytest.approx(0, abs=1e-12)
+    assert found["moving_loss"] == pytest.approx(math.log(2), abs=1e-12)
+    assert found["moving_2400"] > found["moving_600"] > 0.1  # it never comes to rest
+    refused = [name for name in found if name.startswith("refused_")]
+    assert sorted(refused) == [f"refused_{what}" for what in ("beta", "pairs", "policy", "reference", "reward")]
+    assert all(found[name] == 1 for name in refused)
+    assert "unknown option: reward" in out
+    assert (found["cost/labels"], found["cost/reward_calls"], found["cost/completions_sampled"]) == (8, 0, 0)
+
+
+def test_3_the_unit_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("03", capsys)
+    assert found["log_ratio"] == pytest.approx(1 / (1 + math.exp(1.2)), abs=1e-12)
+    assert found["ratio"] == pytest.approx(1 / 17, abs=1e-12)  # (0.8 / 0.2)^2 = 16 to 1
+    assert "0.2315" in out
+    assert "0.0588" in out
+    assert "ratios need their unit" in out
+
+
+def test_4_the_implicit_reward_ranks_and_chooses(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = answer("04", capsys)
+    implicit, model, gold = (found[name] for name in ("implicit reward", "reward model", "gold"))
+    assert gold.inside == gold.outside == 1
+    for learned in (implicit, model):
+        assert 0.7 < learned.inside < 1
+        assert found["reference"] < learned.best_of[0] < learned.best_of[-1]  # more candidates, better answers
+        assert all(best <= top for best, top in zip(learned.best_of, gold.best_of, strict=True))
+    assert found["policy"] > found["reference"]
+
+
+def test_5_only_differences_count(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("05", capsys)
+    assert found["A"] == pytest.approx(math.log1p(math.exp(-1.7)), abs=1e-12)
+    assert found["B"] == pytest.approx(math.log1p(math.exp(-1.5)), abs=1e-12)
+    for moved in ("A-100", "A+0", "A+100", "centred_A"):
+        assert found[moved] == pytest.approx(found["A"], abs=1e-12)
+    assert (found["kept_A"], found["kept_B"]) == (2, 0)
+    assert found["margin-3"] > found["margin-1"] > math.log(2) > found["margin+1"]
+    assert "0.2014" in out
+
+
+def test_6_the_penalty_is_a_difference_not_a_low_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = answer("06", capsys)
+    short, long, rare = found.values()
+    assert short["k1"] == pytest.approx(math.log(0.05 / 0.80), abs=1e-12)
+    assert short["k1"] < 0 < short["k3"]
+    assert long["k1"] == pytest.approx(long["log_policy"] - long["log_reference"], abs=1e-12)
+    assert long["penalty"] == pytest.approx(-0.05 * long["k1"], abs=1e-12)
+    assert long["k1"] > 10
+    assert rare["log_reference"] < short["log_reference"]
+    assert rare["k1"] == rare["penalty"] == 0
+
+
+def test_7_a_zero_advantage_still_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = answer("07", capsys)
+    biased, true, low = (found[key] for key in ("[1.0, 0.0, -1.0]", "[1.0, 0.0, -0.4]", "[0.1, 0.0, -1.0]"))
+    for numbers in (biased, true, low):
+        assert numbers[6] < 1e-12  # autograd and p (A - mean A) agree
+    assert biased[:3] == pytest.approx([0.2 * 1.3, 0.3 * 0.3, 0.5 * -0.7], abs=1e-12)
+    assert biased[4] > 0.3  # the logit rises: 0 is above the mean advantage of -0.3
+    assert true[1] == pytest.approx(0, abs=1e-12)  # the logit stands still,
+    assert abs(true[4] - 0.3) > 1e-4  # and the probability moves all the same
+    assert low[3] > 0.2
+    assert found["zero sampled"] == [0, 0, 0]
+
+
+def test_8_the_program_gives_what_stands_on_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = answer("08", capsys)
+    for name, paper in case("08").ON_PAPER.items():
+        assert found[name] == pytest.approx(paper, abs=1e-6), name
+    assert found["gradient of A2C"] == pytest.approx(found["gradient of PPO"], abs=1e-12)
+    assert found["gradient of PPO"] == pytest.approx([-advantage for advantage in found["advantage"]], abs=1e-12)
