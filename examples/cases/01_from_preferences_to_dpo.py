@@ -63,7 +63,9 @@ def train(world: MicroWorld) -> np.ndarray:
     reference, reward = torch.tensor(world.reference), torch.tensor(world.reward)
     first, second = torch.combinations(torch.arange(len(reward))).unbind(1)
     logits = reference.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [logits], max_iter=200, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()

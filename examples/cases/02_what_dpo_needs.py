@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,16 +48,20 @@ def main() -> dict[str, float]:
     without, _ = train(reference=torch.zeros_like)
     found["no_reference"] = away(without)
     print(f"  a constant in its place             TV {found['no_reference']:.4f}: what the reference knew is forgotten")
-    for steps in (STEPS, 4 * STEPS):
+    for steps in (10, 100, STEPS):
         moving, loss = train(reference=Tensor.detach, steps=steps)
         found[f"moving_{steps}"] = kl = WORLD.kl(moving, WORLD.reference)
         found["moving_loss"] = loss
-        print(f"  one that moves along, {steps:>4} steps  TV {away(moving):.4f}, KL to start {kl:.2f}, loss {loss:.4f}")
-    print("    its margin is always 0 and its loss ln 2, while the policy runs away: nothing holds it")
+        print(
+            f"  one that moves along, {steps:>4} steps   TV {away(moving):.4f}, KL to start {kl:.2f}, loss {loss:.4f}"
+        )
+    print("    its margin is always 0 and its loss ln 2, and nothing holds the policy: it ends with one answer for all")
+
+    found["one_answer"] = -WORLD.reference[np.argmax(WORLD.reward)]
 
     print("\nWithout beta:")
     nothing, loss = train(beta=0.0)
-    found["no_beta"] = WORLD.kl(nothing, WORLD.reference)
+    found["no_beta"] = abs(WORLD.kl(nothing, WORLD.reference))
     print(f"  beta = 0: loss {loss:.4f} = ln 2, KL to the start {found['no_beta']:.4f}: nothing is learned")
     found["refused_beta"] = float(refused(lambda: assent.dpo(model="m", data="d", beta=0)))
     other, _ = train(beta=10 * BETA)
@@ -87,7 +92,7 @@ def train(
         )
         (gradient,) = torch.autograd.grad(values.mean(), logits)
         logits = (logits - RATE / BETA * gradient).detach().requires_grad_()
-    return logits.detach().log_softmax(0).numpy(), float(values.mean())
+    return logits.detach().log_softmax(0).numpy(), float(values.detach().mean())
 
 
 def with_a_language_model(folder: Path) -> dict[str, float]:
@@ -123,7 +128,8 @@ def refused(call: Callable[[], object]) -> bool:
     try:
         call()
     except (AssentError, ValueError) as error:
-        print("  refused: " + str(error).replace("\n", "\n         "))
+        lines = [textwrap.shorten(line, 110) for line in str(error).splitlines()]
+        print("\n    ".join([f"  refused: {lines[0]}", *lines[1:]]))
         return True
     return False
 

@@ -10,6 +10,7 @@ drawn evenly from the completions that the reference hardly ever gives.
 
 from __future__ import annotations
 
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from assent.sandbox.microworld import MicroWorld
 
 BETA, SCALE, PAIRS, STEPS, RATE = 0.1, 8.0, 400, 300, 0.05
 NS = (4, 16, 64)
+WORLDS = (0, 1, 2)
 
 
 class Answer(NamedTuple):
@@ -31,44 +33,54 @@ class Answer(NamedTuple):
     best_of: tuple[float, ...]
 
 
-def main(seed: int = 0) -> dict[str, Answer | float]:
+def main() -> dict[str, Answer]:
+    worlds = [in_one_world(seed) for seed in WORLDS]
+    print(f"Means over {len(WORLDS)} worlds with {PAIRS} labelled pairs each; gold is between 0 and 1.\n")
+    print(f"{'':<18}{'in distribution':>16}{'out of it':>12}" + "".join(f"{f'best of {n}':>12}" for n in NS))
+    found = {}
+    for name in worlds[0][0]:
+        answers = [answers[name] for answers, _, _ in worlds]
+        best = tuple(map(mean, zip(*(answer.best_of for answer in answers), strict=True)))
+        answer = Answer(mean(a.inside for a in answers), mean(a.outside for a in answers), best)
+        found[name] = answer
+        print(f"{name:<18}{answer.inside:>16.3f}{answer.outside:>12.3f}" + "".join(f"{gold:>12.3f}" for gold in best))
+    gold, kl = mean(policy for _, policy, _ in worlds), mean(kl for _, _, kl in worlds)
+    implicit, model = found["implicit reward"], found["reward model"]
+    lost, lost_model = implicit.inside - implicit.outside, model.inside - model.outside
+    print(
+        f"\nThe policy itself: gold {gold:.3f} at {kl:.2f} nats from the reference.\n"
+        f"The implicit reward is usable as one: it ranks {100 * implicit.inside:.0f}% of the reference's pairs as gold "
+        f"does (the\nreward model {100 * model.inside:.0f}%), and chooses among its samples. Out of distribution it "
+        f"loses {100 * lost:.0f} points,\nthe reward model {100 * lost_model:.0f}: held-out accuracy does not show it."
+    )
+    return found
+
+
+def in_one_world(seed: int) -> tuple[dict[str, Answer], float, float]:
+    """The answers by name, and the policy's mean gold and KL."""
     world = MicroWorld(vocabulary=6, length=4, seed=seed)
     rng = np.random.default_rng([seed, 3])
     p = np.exp(world.reference)
     first, second = rng.choice(len(p), size=(2, PAIRS), p=p / p.sum())
     wins = rng.random(PAIRS) < 1 / (1 + np.exp(-SCALE * (world.reward[first] - world.reward[second])))
     chosen, rejected = torch.tensor(np.where(wins, (first, second), (second, first)))
-    differ = chosen != rejected
-    policy = learn_policy(world, chosen[differ], rejected[differ])
-    scorers = {
+    policy = learn_policy(world, chosen, rejected)
+    scores = {
+        "reference": np.zeros(len(p)),  # scores that say nothing: the best of N is any of them
         "implicit reward": BETA * (policy - world.reference),
-        "reward model": learn_reward(world, chosen[differ], rejected[differ]),
+        "reward model": learn_reward(world, chosen, rejected),
         "gold": world.reward,
     }
-    print(f"{int(differ.sum())} labelled pairs; {len(p)} completions; gold between 0 and 1, "
-          f"{world.mean_reward(world.reference):.3f} on average under the reference\n")  # fmt: skip
-    heads = "".join(f"{f'best of {n}':>12}" for n in NS)
-    print(f"{'':<18}{'in distribution':>16}{'out of it':>12}{heads}")
-    rare = np.where(p < np.quantile(p, 0.5), 1.0, 0.0)
-    found: dict[str, Answer | float] = {}
-    for name, score in scorers.items():
-        best = tuple(world.mean_reward(world.best_of(n, score)) for n in NS)
-        found[name] = answer = Answer(
-            accuracy(score, world.reward, p), accuracy(score, world.reward, rare / rare.sum()), best
+    rare = (p < np.median(p)) / (p < np.median(p)).sum()
+    found = {
+        name: Answer(
+            accuracy(score, world.reward, p),
+            accuracy(score, world.reward, rare),
+            tuple(world.mean_reward(world.best_of(n, score)) for n in NS),
         )
-        print(f"{name:<18}{answer.inside:>16.3f}{answer.outside:>12.3f}" + "".join(f"{gold:>12.3f}" for gold in best))
-    gold, kl = world.mean_reward(policy), world.kl(policy, world.reference)
-    found |= {"policy": gold, "kl": kl, "reference": world.mean_reward(world.reference)}
-    print(f"\nThe policy itself: gold {gold:.3f} at {kl:.2f} nats from the reference.")
-    implicit, model = found["implicit reward"], found["reward model"]
-    assert isinstance(implicit, Answer)
-    assert isinstance(model, Answer)
-    print(f"Usable as a reward: it ranks {100 * implicit.inside:.0f}% of the reference's pairs as gold does "
-          f"(reward model {100 * model.inside:.0f}%), and chooses among its samples.")  # fmt: skip
-    lost, lost_model = implicit.inside - implicit.outside, model.inside - model.outside
-    print(f"Out of distribution it loses {100 * lost:.0f} points, the reward model {100 * lost_model:.0f}: "
-          "accuracy on held-out pairs says nothing of those.")  # fmt: skip
-    return found
+        for name, score in scores.items()
+    }
+    return found, world.mean_reward(policy), world.kl(policy, world.reference)
 
 
 def accuracy(score: np.ndarray, gold: np.ndarray, weights: np.ndarray) -> float:

@@ -41,7 +41,7 @@ def main() -> dict[str, dict[str, float]]:
         rewards = token_rewards(k1[None], torch.zeros(1, dtype=k1.dtype), mask, kl_coef=KL_COEF)[0]
         print(f'"{name}"\n   token        policy  reference   nats (k1)   penalty -{KL_COEF} * k1')
         for (token, p, q), nats, reward in zip(tokens, k1.tolist(), rewards.tolist(), strict=True):
-            print(f"   {token!r:<12} {p:6.2f} {q:10.2f} {nats:+11.4f} {reward:+13.4f}")
+            print(f"   {token!r:<12} {p:6.3f} {q:10.3f} {nats:+11.4f} {reward:+13.4f}")
         found[name] = {
             "log_policy": float(logps.sum()),
             "log_reference": float(reference.sum()),

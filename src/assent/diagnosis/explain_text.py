@@ -20,10 +20,23 @@ SHARES = {
 }
 
 
+SHORT = {
+    "log_ratio_chosen": "log-ratio +",
+    "log_ratio_rejected": "log-ratio -",
+    "reward_chosen": "reward +",
+    "reward_rejected": "reward -",
+    "margin": "margin",
+    "preference_probability": "P(chosen)",
+    "loss": "loss",
+    "gradient_weight": "weight",
+}
+
+
 def shown(number: float, *, signed: bool = False) -> str:
-    """Four decimals where they say something, else three digits and an exponent."""
-    plain = number == 0 or 1e-4 <= abs(number) < 1e5
-    return f"{number:{'+' if signed else ''}{'.4f' if plain else '.3g'}}"
+    """Decimals where they say something, else three digits and an exponent: at most ten letters."""
+    size = abs(number)
+    form = ".4f" if number == 0 or 1e-4 <= size < 100 else ".2f" if 100 <= size < 1e5 else ".3g"
+    return f"{number:{'+' if signed else ''}{form}}"
 
 
 def lines_of_pair(found: Mapping[str, Any]) -> list[str]:
@@ -95,17 +108,17 @@ def lines_of_rows(found: Mapping[str, Any]) -> list[str]:
     if found.get("columns_not_used"):
         out += textwrap.wrap(f"columns not used: {', '.join(found['columns_not_used'])}", WIDTH)
     heads = ["mean", "5%", "25%", "median", "75%", "95%"]
-    out += ["", _row("", heads, width=10, first=20)]
+    out += ["", _row("", heads, width=11, first=14)]
     for name, summary in found["summary"].items():
         cells = [shown(summary[key]) for key in ("mean", "q05", "q25", "median", "q75", "q95")]
-        out.append(_row(_short(name), cells, width=10, first=20))
+        out.append(_row(SHORT[name], cells, width=11, first=14))
+    out.append("+ of the chosen, - of the rejected completion")
     if count <= ROWS_SHOWN:
         out += ["", _row("row", ["log-ratio +", "log-ratio -", "margin", "P(chosen)", "loss"], width=12, first=20)]
         names = ("log_ratio_chosen", "log_ratio_rejected", "margin", "preference_probability", "loss")
         for row in found["rows"]:
             cells = [shown(row[name], signed=name not in names[3:]) for name in names]
             out.append(_row(_end(row["source"], 20), cells, width=12, first=20))
-        out.append("log-ratio + of the chosen, - of the rejected")
     else:
         out += ["", f"lowest margins (--json has all {count} rows)"]
         lowest = found["lowest_margins"]
@@ -140,10 +153,6 @@ def lines_of_tokens(found: Mapping[str, Any]) -> list[str]:
 
 def _row(name: str, cells: Sequence[str], *, width: int = 12, first: int = 24) -> str:
     return (f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells)).rstrip()
-
-
-def _short(name: str) -> str:
-    return name.replace("preference_probability", "probability").replace("_", " ")
 
 
 def _end(source: str, width: int) -> str:

@@ -96,7 +96,8 @@ class MicroWorld:
         mass = np.bincount(place, weights=probability, minlength=len(levels))
         upper = np.cumsum(mass) / mass.sum()
         lower = np.concatenate([[0.0], upper[:-1]])
-        return self.reference + np.log((upper**n - lower**n) / (upper - lower))[place]
+        with np.errstate(divide="ignore"):  # what hardly ever wins has probability 0
+            return self.reference + np.log((upper**n - lower**n) / (upper - lower))[place]
 
     @staticmethod
     def kl(log_p: Vector, log_q: Vector) -> float:
