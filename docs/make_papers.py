@@ -33,23 +33,28 @@ def with_losses(page: str) -> str:
 def _part(heading: str, declared: Mapping[str, LossDeclaration]) -> str:
     rows = ["| `--loss-type` | what | reference | scope | at zero margin |", "|---" * 5 + "|"]
     for loss in declared.values():
-        defaults = {name: known.default for name, known in loss.hyperparameters.items()}
         reference = "needed" if loss.needs_reference else "none"
-        zero = f"{loss.zero_margin_value(**defaults):.4f}"
+        zero = f"{loss.zero_margin_value(**loss.resolve({})):.4f}" + (" for two" if "many" in loss.accepts else "")
         rows.append(_row(f"`{loss.name}`", loss.summary, reference, loss.scope, zero))
     return "\n".join([f"## {heading}", "", *rows, "", *(_formula(loss) for loss in declared.values())])
 
 
 def _formula(loss: LossDeclaration) -> str:
-    lines = [f"**{loss.name}** `{loss.equation}`", "", f"{loss.paper}", ""]
+    lines = [f"**{loss.name}** `{loss.equation}`", "", loss.paper, ""]
+    if loss.accepts:
+        lines += [f"Of a row it can use: {', '.join(f'`{name}`' for name in sorted(loss.accepts))}.", ""]
     if loss.hyperparameters:
         lines += [_row("hyperparameter", "default", "range", "meaning"), "|---" * 4 + "|"]
         lines += [
-            _row(f"`{name}`", f"{known.default:g}", known.range, known.help)
+            _row(f"`{name}`", _number(known.default), known.range, known.help)
             for name, known in loss.hyperparameters.items()
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _row(*cells: str) -> str:
