@@ -29,9 +29,10 @@ def demonstrations(path: Path, count: int = 6) -> Path:
     return write_rows(path, ({"prompt": question(i), "completion": answer(f"it is {i + 1}")} for i in range(count)))
 
 
-def comparisons(path: Path, count: int = 6) -> Path:
+def comparisons(path: Path, count: int = 6, *, first: int = 0) -> Path:
     rows = (
-        {"prompt": question(i), "chosen": answer(f"it is {i + 1}"), "rejected": answer(f"no {i}")} for i in range(count)
+        {"prompt": question(i), "chosen": answer(f"it is {i + 1}"), "rejected": answer(f"no {i}")}
+        for i in range(first, first + count)
     )
     return write_rows(path, rows)
 

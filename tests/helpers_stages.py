@@ -59,9 +59,15 @@ def tiny_model(folder: Path, *, context: int = 128, seed: int = 0) -> str:
 
 
 def write_inputs(folder: Path) -> dict[str, str]:
-    """`model`, `demonstrations`, `comparisons` and `prompts`: paths."""
+    """`model`, `demonstrations`, `comparisons` and `prompts`: paths; of the first two also `held_out_…`."""
     paths = {"model": tiny_model(folder / "model")}
-    rows = [comparison(i) for i in range(10)]
+    paths |= _write_rows(folder, "", [comparison(i) for i in range(10)])
+    held_out = _write_rows(folder, "held_out_", [comparison(i) for i in range(10, 16)])
+    return paths | {name: path for name, path in held_out.items() if not name.endswith("prompts")}
+
+
+def _write_rows(folder: Path, prefix: str, rows: Sequence[PromptGroup]) -> dict[str, str]:
+    paths = {}
     plain = [([m.as_dict() for m in g.prompt], [[m.as_dict() for m in c] for c in g.completions]) for g in rows]
     contents = {
         "demonstrations": [{"prompt": prompt, "completion": chosen} for prompt, (chosen, _) in plain],
@@ -69,9 +75,9 @@ def write_inputs(folder: Path) -> dict[str, str]:
         "prompts": [{"prompt": prompt} for prompt, _ in plain],
     }
     for name, lines in contents.items():
-        path = folder / f"{name}.jsonl"
+        path = folder / f"{prefix}{name}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        paths[name] = str(path)
+        paths[prefix + name] = str(path)
     return paths
 
 
@@ -83,7 +89,7 @@ def arguments(command: str, inputs: Mapping[str, str], output_dir: Path) -> list
     if command == "ppo":
         common += ["--reward", "tests.helpers_stages:brevity", "--total-steps", "5", "--max-new-tokens", "6"]
         return ["ppo", *common, "--num-ppo-epochs", "2", "--num-mini-batches", "2", "--kl-target", "0.5"]
-    extra = ["--eval-data", inputs[data], "--max-steps", "5"]
+    extra = ["--eval-data", inputs[f"held_out_{data}"], "--max-steps", "5"]
     if command == "dpo":
         extra += ["--reference-cache", str(output_dir.parent / "reference")]
     return [command, *common, *extra]

@@ -2,6 +2,7 @@
 
 Names and meanings are TRL's where TRL has one. A name may hold placeholders (`rewards/<part>`). `eval_NAME` is NAME on
 held-out data; `critic/NAME` is NAME of the critic's learner, where policy and critic are trained side by side.
+`NAME_low` and `NAME_high` are the ends of NAME's 95% interval.
 An undeclared name is an error, so that no figure is written that nobody can look up.
 """
 
@@ -64,7 +65,8 @@ max_reward | reward | none | largest score
 reward_std | reward | none | standard deviation of the scores
 noise_ceiling | fraction | none | accuracy that the labels' own noise allows
 
-kl | nats per completion | none | KL(policy || reference), estimated on the policy's own samples
+kl | nats per completion | none | KL(policy || reference), estimated on the policy's own samples (k1)
+kl_k3 | nats per completion | none | the same by the estimator k3, never negative
 objective/kl | nats per completion | none | Σ log π − log π_ref over the sampled tokens (k1), mean over completions
 objective/kl_<estimator> | nats per completion | none | the same by another estimator (k2, k3)
 objective/kl_coef | 1 | none | coefficient of the KL penalty in this round
@@ -123,6 +125,7 @@ _METRICS = tuple(
     )
 )
 PREFIXES = {"eval_": "on held-out data: ", "critic/": "of the critic: "}
+ENDS = {"_low": "lower", "_high": "upper"}
 
 
 def declared() -> tuple[Metric, ...]:
@@ -132,13 +135,19 @@ def declared() -> tuple[Metric, ...]:
 
 @lru_cache(maxsize=4096)
 def lookup(name: str) -> Metric:
-    """The declaration of `name`, with `name` filled in; exact names win over patterns, and earlier ones over later.
+    """The declaration of `name`, with `name` filled in; exact names and the ends of their intervals win over patterns,
+    and earlier ones over later.
 
     Raises UsageError where nothing declares it, naming the nearest declared one.
     """
     for metric in _METRICS:
         if metric.name == name:
             return metric
+    for end, meaning in ENDS.items():
+        for metric in _METRICS:
+            if metric.name + end == name:
+                definition = f"{meaning} end of the 95% interval, clustered by prompt, of: {metric.definition}"
+                return replace(metric, name=name, definition=definition)
     for metric in _METRICS:
         if "<" in metric.name and _pattern(metric.name).fullmatch(name):
             return replace(metric, name=name)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from assent.data.splitting import conversation_root, overlap, split_by_conversation_root
+from assent.data.splitting import conversation_root, overlap, shared_prompts, split_by_conversation_root
 from assent.errors import DataError, UsageError
 from assent.types import Message, PromptGroup
 
@@ -87,3 +87,10 @@ def test_overlap_by_hand():
         "groups_with_shared_prompt": 2,
         "groups": 5,
     }
+
+
+def test_shared_prompts_are_named_on_both_sides():
+    first = [PromptGroup(prompt=p, source=f"a:{i}") for i, p in enumerate((talk("A"), talk("B"), talk(" a"), "", "x"))]
+    second = [PromptGroup(prompt=p, source=f"b:{i}") for i, p in enumerate((talk("C"), talk("a"), "", talk("x"), "X"))]
+    assert shared_prompts(first, second) == [("a:0", "b:1"), ("a:4", "b:4")]
+    assert shared_prompts([], second) == shared_prompts(first, []) == []

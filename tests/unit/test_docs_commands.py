@@ -54,7 +54,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_model(folder / "my-base", text=text, context=1024)
     _forget_template(folder / "my-base")
     comparisons(folder / "pairs.jsonl")
-    comparisons(folder / "held-out.jsonl", count=2)
+    comparisons(folder / "held-out.jsonl", count=2, first=6)
     comparisons(folder / "prompts.jsonl", count=4)
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
     write_rows(folder / "logps.jsonl", [dict(zip(names, (-9.0, -8.5 + i, -9.5, -8.0), strict=True)) for i in range(3)])
@@ -63,8 +63,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "examples", folder / "examples")
     data = tmp_path / "shared" / "data"
     data.mkdir(parents=True)
-    for split in ("train", "test"):
-        (data / f"hh-harmless.{split}.jsonl.gz").write_bytes(gzip.compress((folder / "pairs.jsonl").read_bytes()))
+    for split, file in (("train", "pairs.jsonl"), ("test", "held-out.jsonl")):
+        (data / f"hh-harmless.{split}.jsonl.gz").write_bytes(gzip.compress((folder / file).read_bytes()))
     return folder
 
 

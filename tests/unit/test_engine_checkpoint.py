@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from assent.engine import checkpoint, weights
-from assent.engine.checkpoint import latest_verified, write_checkpoint
+from assent.engine.checkpoint import latest_verified, verified, write_checkpoint
 from assent.engine.learner import Learner
 from assent.engine.runtime import Runtime
-from assent.errors import RunFolderError, StorageError
+from assent.errors import RunError, RunFolderError, StorageError
 from tests.helpers_engine import Nll, Settings, TinyPolicy, make_groups, make_learner
 
 GROUPS = make_groups(12)
@@ -127,6 +127,25 @@ def test_the_oldest_go_first_and_orphans_are_swept(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 9, learners={"model": learner}, state={"again": 1}, save_total_limit=2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-2", "step-9"]
     assert latest_verified(tmp_path).state == {"again": 1}  # type: ignore[union-attr]
+
+
+def test_the_best_is_kept_for_as_long_as_a_checkpoint_names_it(tmp_path: Path) -> None:
+    learner = make_learner()
+    folder = tmp_path / "checkpoints"
+    for step, best in ((1, None), (2, 2), (3, 2), (4, 2), (5, 5), (6, 5)):
+        write_checkpoint(tmp_path, step, learners={"model": learner}, state={"best": best}, best=best)
+        if step == 5:  # the fourth may yet be fallen back to, and it names the second
+            assert sorted(p.name for p in folder.iterdir()) == ["step-2", "step-4", "step-5"]
+    assert sorted(p.name for p in folder.iterdir()) == ["step-5", "step-6"]
+    write_checkpoint(tmp_path, 7, learners={"model": learner}, state={}, best=5)
+    write_checkpoint(tmp_path, 8, learners={"model": learner}, state={}, best=5)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-5", "step-7", "step-8"]
+    assert verified(tmp_path, 5).state == {"best": 5}
+    # without its best one a checkpoint would not end as the run would have
+    (folder / "step-5" / "model" / "model.safetensors").write_bytes(b"")
+    assert latest_verified(tmp_path) is None
+    with pytest.raises(RunError, match="step-5 is damaged"):
+        verified(tmp_path, 5)
 
 
 def test_other_models_are_refused(tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ def test_patterns_and_prefixes() -> None:
     assert lookup("loss/policy_avg").unit == "1"  # an exact name wins over loss/<term>
 
 
+def test_the_ends_of_an_interval_are_declared_with_their_figure() -> None:
+    low = lookup("eval_rewards/accuracies_low")
+    assert (low.direction, low.unit) == ("higher", "fraction")
+    assert "lower end of the 95% interval" in low.definition
+    assert "comparisons with a positive margin" in low.definition
+    assert "upper end" in lookup("margin_high").definition
+
+
 @pytest.mark.parametrize(
     "name", ["los", "loss/a/b", "rewards/", "cost/coffee", "eval_eval_loss", "gate/", "loss/", "kl_", "val/x"]
 )

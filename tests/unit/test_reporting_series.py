@@ -7,7 +7,8 @@ import math
 import pytest
 
 from assent.reporting import formatting
-from assent.reporting.series import downsample, finite, moving_mean, panels_of
+from assent.reporting.charts import line_chart
+from assent.reporting.series import bands_of, downsample, finite, moving_mean, panels_of
 from assent.runs.reading import Series
 
 
@@ -44,6 +45,21 @@ def test_values_that_cannot_be_drawn_are_left_out():
     assert finite(Series((1, 2, 3), (1.0, math.nan, math.inf))) == Series((1,), (1.0,))
     filled = panels_of({"loss": Series((1, 2), (1.0, math.nan)), "grad_norm": Series((1, 2), (1.0, 2.0))})
     assert [panel.title for panel, _ in filled] == ["Gradient norm"]
+
+
+def test_held_out_figures_stand_beside_the_training_ones_with_their_intervals():
+    steps = (0, 5, 10)
+    metrics = {name: Series(steps, (0.5, 0.6, 0.7)) for name in ("rewards/accuracies", "eval_rewards/accuracies")}
+    metrics |= {f"eval_rewards/accuracies_{end}": Series(steps, (0.4, 0.5, 0.6)) for end in ("low", "high")}
+    ((panel, lines),) = panels_of(metrics)
+    assert (panel.title, list(lines)) == ("Accuracy", ["training", "held out"])
+    low = metrics["eval_rewards/accuracies_low"]
+    assert bands_of(panel, metrics) == {"held out": (low, low)}
+    bare = line_chart(lines, identity="a", description="b")
+    assert line_chart(lines, identity="a", description="b", bands={}) == bare
+    assert line_chart(lines, identity="a", description="b", bands={"held out": (low, low)}) != bare
+    metrics["eval_rewards/accuracies_low"] = Series((0, 5), (0.4, 0.5))
+    assert bands_of(panel, metrics) == {}
 
 
 @pytest.mark.parametrize(

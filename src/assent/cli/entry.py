@@ -56,6 +56,7 @@ DATA_COMMANDS = (
         "Exit status 1 if there is a finding: rows refused, empty or identical completions, contradictions, exact "
         "duplicates, prompts shared with --against; with --model, rows cut or unusable, faults of template and EOS.",
     ),
+    ("split", "assent.cli.data:split", "Two files of one, for training and held out; no conversation is in both."),
 )
 
 

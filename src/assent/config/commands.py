@@ -85,3 +85,20 @@ class DataCheckConfig(TextOptions):
         if self.model is None and idle:
             raise ValueError(f"{', '.join(idle)} has no effect without model: give a model, or leave it out")
         return self
+
+
+class DataSplitConfig(Options):
+    """Two files of one: whole conversations (rows with the same first user turn) go to training or are held out."""
+
+    file: str
+    """A file, a folder or a hub name."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the rows to hold out."""
+    seed: NonNegative = 0
+    """Which conversations are held out is a function of it."""
+    output_dir: str | None = None
+    """Folder for NAME.train.jsonl and NAME.eval.jsonl, which must not exist; none given: that of the file."""
+    layout: str | None = None
+    """Layout of the columns; none given: found from their names."""
+    split: str | None = None
+    """Split of a folder or hub dataset that has several."""

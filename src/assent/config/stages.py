@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from assent.config.losses import preference_loss_declaration
 from assent.config.options import (
     EpochOptions,
+    EvalSampleOptions,
     NonNegative,
     OptimiserOptions,
     Positive,
@@ -16,42 +17,41 @@ from assent.config.options import (
     RunOptions,
     TextOptions,
     TrainingOptions,
+    ValidationOptions,
 )
 
 
-class SftConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions):
+class SftConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, EvalSampleOptions):
     """Instruction tuning: maximum likelihood of the completions, given their prompts."""
 
     model: str
     """Policy to start from: a folder or a hub name."""
     data: str
     """Demonstrations: a file, a folder or a hub name. Of comparisons, the chosen completion is used."""
-    eval_data: str | None = None
-    """Held-out demonstrations, read after the last step."""
     train_on: Literal["all", "last"] = "all"
     """Assistant turns of a `messages` row that the loss is on."""
 
 
-class RewardConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions):
+class RewardConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, ValidationOptions):
     """A reward model from comparisons: Bradley–Terry, with margins where the data has them."""
+
+    MEASURED: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin")
 
     model: str
     """Start: a causal model (gets a fresh head) or a sequence classifier with one label (keeps its head)."""
     data: str
     """Comparisons: a file, a folder or a hub name."""
-    eval_data: str | None = None
-    """Held-out comparisons, read after the last step."""
 
 
-class PreferenceConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions):
+class PreferenceConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, EvalSampleOptions):
     """Direct preference optimisation from comparisons."""
+
+    MEASURED: ClassVar[tuple[str, ...]] = ("loss", "rewards/accuracies", "rewards/margins")
 
     model: str
     """Policy to train: a folder or a hub name."""
     data: str
     """Comparisons: a file, a folder or a hub name."""
-    eval_data: str | None = None
-    """Held-out comparisons, read after the last step."""
     reference: str | None = None
     """Reference policy; none given: the policy as it starts."""
     loss_type: str = "sigmoid"

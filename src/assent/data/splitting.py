@@ -18,6 +18,12 @@ from assent.data import texts
 from assent.errors import DataError, UsageError
 from assent.types import PromptGroup, Text
 
+REMEDY = (
+    "`assent data split FILE` writes two files without a common conversation; "
+    "or train with --eval-fraction in the place of --eval-data"
+)
+"""Of a prompt that training and held-out data have in common."""
+
 _FIRST_HUMAN_TURN = re.compile(r"\s*Human:(.*?)(?=\n\nAssistant:|\Z)", re.DOTALL)
 
 
@@ -93,6 +99,18 @@ class Overlap:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def shared_prompts(first: Iterable[PromptGroup], second: Iterable[PromptGroup]) -> list[tuple[str, str]]:
+    """(source in the first, source in the second) of every group of the second whose prompt the first has too.
+
+    Prompts are compared whole and normalised. An empty prompt is none: it asks nothing that could be remembered.
+    """
+    known: dict[str, str] = {}
+    for group in first:
+        known.setdefault(prompt_key(group.prompt), group.source)
+    found = [(known.get(prompt_key(group.prompt)), group) for group in second]
+    return [(source, group.source) for source, group in found if source is not None and texts.visible(group.prompt)]
 
 
 def overlap(first: Iterable[PromptGroup], second: Iterable[PromptGroup]) -> Overlap:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.engine.learner import Learner
-from assent.errors import RunFolderError
+from assent.errors import RunError, RunFolderError
 from assent.runs.files import fsync, storage_errors, write_json
 
 FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.json"
@@ -53,10 +53,12 @@ def write_checkpoint(
     learners: Mapping[str, Learner],
     state: Mapping[str, Any],
     save_total_limit: int = 2,
+    best: int | None = None,
 ) -> Path:
     """Writes `checkpoints/step-N` and removes the oldest beyond `save_total_limit`. All processes must call it.
 
-    `state` is JSON. Raises StorageError where the disk is full; earlier checkpoints stand.
+    `state` is JSON. `best` is the step of the best checkpoint so far (this one's, maybe): it is kept for as long as a
+    checkpoint that names it is. Raises StorageError where the disk is full; earlier checkpoints stand.
     """
     runtime = next(iter(learners.values())).runtime
     parent = run_folder / FOLDER
@@ -73,7 +75,7 @@ def write_checkpoint(
         if runtime.is_main:
             write_json(temporary / STATE, dict(state))
             _sync_logs(run_folder)
-            _commit(temporary, final, step)
+            _commit(temporary, final, step, best)
             _prune(parent, step, keep=save_total_limit)
     except BaseException:
         if runtime.is_main:
@@ -95,8 +97,17 @@ def latest_verified(run_folder: Path) -> Checkpoint | None:
     return None
 
 
+def verified(run_folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of this step. Raises RunError where it is damaged."""
+    path = run_folder / FOLDER / f"step-{step}"
+    reason = damage(path)
+    if reason is not None:
+        raise RunError(f"{path} is damaged", got=reason, fix="repeat the command: it goes on from an earlier one")
+    return Checkpoint(path, step, json.loads((path / STATE).read_text(encoding="utf-8")))
+
+
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None where nothing is."""
+    """What is wrong with a checkpoint, or with the best one that it names; None where nothing is."""
     try:
         text = (path / MANIFEST).read_bytes()
         manifest = json.loads(text)
@@ -109,6 +120,10 @@ def damage(path: Path) -> str | None:
                 return f"{name} is missing"
             if (path / name).stat().st_size != expected["bytes"] or _sha256(path / name) != expected["sha256"]:
                 return f"{name} is damaged"
+        best = manifest.get("best")
+        if best is not None and best != manifest["step"]:
+            reason = damage(path.with_name(f"step-{best}"))
+            return reason and f"the best checkpoint, step-{best}: {reason}"
     except FileNotFoundError:
         return f"no {MANIFEST}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -116,7 +131,7 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def _commit(temporary: Path, final: Path, step: int) -> None:
+def _commit(temporary: Path, final: Path, step: int, best: int | None) -> None:
     """From files in a temporary folder to a checkpoint."""
     with storage_errors(final):
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -125,7 +140,7 @@ def _commit(temporary: Path, final: Path, step: int) -> None:
             fsync(path)
             name = path.relative_to(temporary).as_posix()
             entries[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries}
+        manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries, "best": best}
         manifest["seal"] = _seal(manifest)
         (temporary / MANIFEST).write_bytes(_serialise(manifest))
         fsync(temporary / MANIFEST)
@@ -142,12 +157,21 @@ def _commit(temporary: Path, final: Path, step: int) -> None:
 
 
 def _prune(parent: Path, step: int, *, keep: int) -> None:
-    """Removes checkpoints beyond the `keep` newest, and those after `step`, which the run fell back from as damaged."""
+    """Removes checkpoints beyond the `keep` newest and those that they name as the best, and those after `step`, which
+    the run fell back from as damaged."""
     ordered = sorted((path for path in parent.glob("step-*") if _step_of(path) <= step), key=_step_of)
-    kept = set(ordered[-keep:])
+    kept = {*ordered[-keep:], *(parent / f"step-{_best_of(path)}" for path in ordered[-keep:])}
     for path in parent.glob("step-*"):
         if path not in kept:
             shutil.rmtree(path)
+
+
+def _best_of(path: Path) -> int | None:
+    """The step of the best checkpoint that one names; None where it names none, or is damaged."""
+    try:
+        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["best"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _sweep(parent: Path) -> None:

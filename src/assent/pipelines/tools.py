@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assent.config.commands import DataCheckConfig, NewModelConfig, ReportConfig
+from assent.config.commands import DataCheckConfig, DataSplitConfig, NewModelConfig, ReportConfig
+from assent.errors import UsageError
 from assent.runs.files import from_json, to_json
 from assent.runs.progress import Progress
 
@@ -40,6 +42,7 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     """The audit of a file as a JSON-able document (`text`, `tokens`, `findings`) and as lines for people."""
     from assent.data.auditing import audit
     from assent.data.loading import load_groups
+    from assent.data.splitting import REMEDY
 
     dataset = load_groups(config.file, layout=config.layout, split=config.split, lenient=True)
     second = None if config.against is None else load_groups(config.against, lenient=True)
@@ -54,12 +57,45 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     document["findings"] = findings
     if findings:
         lines += ["", "findings:", *(f"  {finding}" for finding in findings)]
+    if text.overlap is not None and text.overlap.groups_with_shared_prompt:
+        lines.append(f"  prompts in common: {REMEDY}")
     refused = dataset.refused_by_reason()
     document["refused"] = {reason: sources[:SOURCES_SHOWN] for reason, sources in refused.items()}
     for reason, sources in refused.items():
         more = " …" if len(sources) > SOURCES_SHOWN else ""
         lines += [f"  {reason}: {', '.join(sources[:SOURCES_SHOWN])}{more}"]
     return from_json(to_json(document)), lines
+
+
+def split_data(config: DataSplitConfig) -> dict[str, Any]:
+    """Writes NAME.train.jsonl and NAME.eval.jsonl, gzipped where the file is: their paths and numbers of rows.
+
+    Raises UsageError where one of them exists; then and after any error neither is written.
+    """
+    from assent.data.loading import load_groups, write_groups
+    from assent.data.splitting import split_by_conversation_root
+
+    dataset = load_groups(config.file, layout=config.layout, split=config.split)
+    shares = {"train": 1 - config.fraction, "eval": config.fraction}
+    parts = split_by_conversation_root(dataset, fractions=shares, seed=config.seed)
+    source = Path(config.file)
+    folder = Path(config.output_dir) if config.output_dir is not None else source.parent if source.exists() else Path()
+    suffix = ".jsonl.gz" if source.suffix == ".gz" else ".jsonl"
+    name = source.name.removesuffix(".gz").rsplit(".", 1)[0] if source.is_file() else source.name
+    paths = {part: folder / f"{name}.{part}{suffix}" for part in parts}
+    for path in paths.values():
+        if path.exists():
+            raise UsageError(f"{path} exists already", fix="delete it, or choose another --output-dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for part, path in paths.items():
+            write_groups(path, parts[part], dataset.layout)
+    except BaseException:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        raise
+    rows = {part: len(groups) for part, groups in parts.items()}
+    return {**{part: str(path) for part, path in paths.items()}, "rows": rows, "refused": len(dataset.refused)}
 
 
 def _token_audit(config: DataCheckConfig, model: str, dataset: Dataset) -> dict[str, Any]:

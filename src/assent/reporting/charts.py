@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from assent.reporting.series import downsample, moving_mean
+from assent.reporting.series import Band, downsample, moving_mean
 from assent.runs.reading import Series
 
 # Stand-ins that no picture uses otherwise, replaced by CSS variables after drawing.
@@ -74,15 +74,21 @@ class FrontierPoint:
     """The distance is a bound from above, not an estimate."""
 
 
-def line_chart(lines: Mapping[str, Series], *, identity: str, description: str) -> str:
-    """Curves over steps, with their moving mean where they are long.
+def line_chart(
+    lines: Mapping[str, Series], *, identity: str, description: str, bands: Mapping[str, Band] | None = None
+) -> str:
+    """Curves over steps, with their moving mean where they are long, and `bands`, the intervals of some of them.
 
     `identity` makes ids in the page unique; `description` is what a screen reader says.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 1.75))
         axes = figure.add_axes((0.125, 0.15, 0.855, 0.8))
-        for colour, dashes, line in zip(SERIES, ("-", (0, (4, 2)), (0, (1, 1.5))), lines.values(), strict=False):
+        for colour, dashes, name in zip(SERIES, ("-", (0, (4, 2)), (0, (1, 1.5))), lines, strict=False):
+            line = lines[name]
+            if bands is not None and name in bands:
+                low, high = bands[name]
+                axes.fill_between(low.steps, low.values, high.values, color=colour, alpha=0.15, linewidth=0)
             smooth = moving_mean(line)
             if smooth is None:
                 axes.plot(line.steps, line.values, color=colour, linestyle=dashes)

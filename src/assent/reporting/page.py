@@ -17,7 +17,7 @@ from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
 from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, label, number
 from assent.reporting.lineage import lineage_of
 from assent.reporting.samples import contrasts, last_samples
-from assent.reporting.series import num_not_finite, panels_of
+from assent.reporting.series import bands_of, num_not_finite, panels_of
 from assent.reporting.sources import Source, Stage, read_source
 from assent.reporting.verdict import verdict_of
 
@@ -91,7 +91,12 @@ def _curves(stage: Stage, index: int) -> Curves:
     charts = []
     for n, (panel, lines) in enumerate(panels_of(stage.metrics)):
         described = "; ".join(f"{name} from {number(s.values[0])} to {number(s.last)}" for name, s in lines.items())
-        svg = line_chart(lines, identity=f"s{index}c{n}", description=f"{stage.name}: {panel.title}. {described}")
+        svg = line_chart(
+            lines,
+            identity=f"s{index}c{n}",
+            description=f"{stage.name}: {panel.title}. {described}",
+            bands=bands_of(panel, stage.metrics),
+        )
         labels = tuple(lines) if len(lines) > 1 else ()
         last = number(next(iter(lines.values())).last)
         charts.append(Chart(title=panel.title, unit=panel.unit, last=last, labels=labels, svg=Markup(svg)))

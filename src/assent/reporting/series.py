@@ -23,17 +23,29 @@ class Panel:
 
 PANELS = (
     Panel(title="Reward", unit="score", metrics={"objective/scores": "reward", "objective/rlhf_reward": "less KL"}),
-    Panel(title="KL to the reference", unit="nats per completion", metrics={"objective/kl": "KL"}),
+    Panel(
+        title="KL to the reference", unit="nats per completion", metrics={"objective/kl": "KL", "eval_kl": "held out"}
+    ),
     Panel(title="Loss", unit="nats", metrics={"loss": "training", "eval_loss": "held out"}),
     Panel(
         title="Margin",
         unit="chosen − rejected",
-        metrics={"rewards/margins": "training", "margin": "training", "eval_rewards/margins": "held out"},
+        metrics={
+            "rewards/margins": "training",
+            "margin": "training",
+            "eval_rewards/margins": "held out",
+            "eval_margin": "held out",
+        },
     ),
     Panel(
         title="Accuracy",
         unit="share of pairs",
-        metrics={"rewards/accuracies": "training", "accuracy": "training", "eval_rewards/accuracies": "held out"},
+        metrics={
+            "rewards/accuracies": "training",
+            "accuracy": "training",
+            "eval_rewards/accuracies": "held out",
+            "eval_accuracy": "held out",
+        },
     ),
     Panel(
         title="Implicit reward",
@@ -48,15 +60,27 @@ PANELS = (
     Panel(
         title="Length",
         unit="tokens",
-        metrics={"rollout/completion_length": "sampled", "completions/mean_length": "sampled"},
+        metrics={
+            "rollout/completion_length": "sampled",
+            "completions/mean_length": "sampled",
+            "eval_rollout/completion_length": "held out",
+        },
     ),
-    Panel(title="Ended by itself", unit="share", metrics={"rollout/eos_rate": "sampled"}),
+    Panel(
+        title="Ended by itself",
+        unit="share",
+        metrics={"rollout/eos_rate": "sampled", "eval_rollout/eos_rate": "held out"},
+    ),
     Panel(title="Entropy", unit="nats", metrics={"objective/entropy": "per completion", "entropy": "per token"}),
     Panel(title="Policy change", unit="share clipped", metrics={"policy/clipfrac_avg": "clipped"}),
     Panel(title="Critic", unit="explained variance", metrics={"val/explained_variance": "explained"}),
     Panel(title="Gradient norm", unit="before clipping", metrics={"grad_norm": "gradient"}),
 )
 """Most telling first. A panel is drawn for a stage that logged at least one of its metrics twice."""
+
+
+Band = tuple[Series, Series]
+"""Lower and upper ends of an interval over the steps."""
 
 
 def downsample(series: Series, max_points: int = MAX_POINTS) -> Series:
@@ -111,3 +135,13 @@ def panels_of(metrics: Mapping[str, Series]) -> list[tuple[Panel, dict[str, Seri
         if lines:
             filled.append((panel, lines))
     return filled
+
+
+def bands_of(panel: Panel, metrics: Mapping[str, Series]) -> dict[str, Band]:
+    """label -> the ends of its interval, where NAME_low and NAME_high were logged with NAME."""
+    bands: dict[str, Band] = {}
+    for name, label in panel.metrics.items():
+        ends = [finite(metrics.get(name + end, Series((), ()))) for end in ("_low", "_high")]
+        if name in metrics and metrics[name].steps == ends[0].steps == ends[1].steps:
+            bands.setdefault(label, (ends[0], ends[1]))
+    return bands

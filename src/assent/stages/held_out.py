@@ -1,20 +1,43 @@
-"""An objective's figures on groups it does not train on."""
+"""An objective's figures on groups it does not train on.
+
+Legend: G groups, S completions, N counted completion tokens, as in models/batch.py.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from assent.engine.learner import Learner, Objective
-from assent.models.batch import TokenGroup
+from assent.evaluation.intervals import mean_interval, proportion_interval
+from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
+
+INTERVALS = {
+    "accuracy": proportion_interval,
+    "margin": mean_interval,
+    "rewards/accuracies": proportion_interval,
+    "rewards/margins": mean_interval,
+}
+"""The metrics that get an interval, and how."""
 
 
 def held_out_metrics(
-    learner: Learner, groups: Sequence[TokenGroup], objective: Objective, *, prefix: str = "eval_"
+    learner: Learner,
+    groups: Sequence[TokenGroup],
+    objective: Objective,
+    *,
+    prefix: str = "eval_",
+    intervals: bool = False,
 ) -> dict[str, float]:
-    """Loss and metrics of `objective` over all of `groups` at once, names with `prefix`; empty for no groups."""
+    """Loss and metrics of `objective` over all of `groups` at once, names with `prefix`; empty for no groups.
+
+    `intervals`: also NAME_low and NAME_high, the ends of 95% intervals clustered by prompt, for accuracies and margins
+    of at least two prompts.
+    """
     if not groups:
         return {}
     outputs = learner.read(groups, want=set(objective.want))
@@ -23,4 +46,42 @@ def held_out_metrics(
     counts = objective.counts(batch)
     result = {"loss": sum(float(sums[term]) / counts[term] for term in sums)}
     result |= {name: float(total) / float(count) for name, (total, count) in metrics.items()}
+    if intervals:
+        result |= _ends(outputs, groups, objective, result)
     return {prefix + name: value for name, value in result.items()}
+
+
+def _ends(
+    outputs: Outputs, groups: Sequence[TokenGroup], objective: Objective, whole: dict[str, float]
+) -> dict[str, float]:
+    """The ends of the intervals. Each group is judged alone: its mean counts as often as it has comparisons."""
+    values: dict[str, list[float]] = {name: [] for name in INTERVALS if name in whole}
+    prompts: dict[str, list[tuple[int, ...]]] = {name: [] for name in values}
+    if not values:
+        return {}
+    for group, own in zip(groups, _by_group(outputs, groups), strict=True):
+        _, metrics = objective(own, pack([group], device=torch.device("cpu")))
+        for name in values:
+            total, count = (float(number) for number in metrics[name])
+            repeats = round(count)
+            values[name] += [total / count] * repeats if repeats else []
+            prompts[name] += [group.prompt_ids] * repeats
+    ends: dict[str, float] = {}
+    for name, of_groups in values.items():
+        found = INTERVALS[name](of_groups, clusters=prompts[name])
+        is_mean = math.isclose(found.value, whole[name], rel_tol=1e-4, abs_tol=1e-4)  # not a difference of two, say
+        if is_mean and found.clusters > 1:
+            ends |= {f"{name}_low": found.low, f"{name}_high": found.high}
+    return ends
+
+
+def _by_group(outputs: Outputs, groups: Sequence[TokenGroup]) -> list[Outputs]:
+    """What was read, group by group."""
+    tokens = np.cumsum([sum(c.num_counted for c in group.completions) for group in groups])[:-1].tolist()
+    completions = np.cumsum([len(group.completions) for group in groups])[:-1].tolist()
+    fields = {name: value for name in Outputs.__slots__ if (value := getattr(outputs, name)) is not None}
+    cut = {
+        name: torch.tensor_split(value, completions if name in ("scores", "last_values") else tokens)
+        for name, value in fields.items()
+    }
+    return [Outputs(**{name: pieces[i] for name, pieces in cut.items()}) for i in range(len(groups))]

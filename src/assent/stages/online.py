@@ -161,7 +161,7 @@ def run(
         log.samples(step + 1, _sample_rows(prompts, rollouts, scores))
         data.log_step(step, {**batch.metrics, **metrics}, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     data.check_unchanged(reference)
-    return data.finish({})
+    return data.finish()
 
 
 @dataclass(slots=True)

@@ -88,13 +88,16 @@ def run(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) 
     train_logps, eval_logps = data.reference_logps(config.reference, data.train_tokens, data.eval_tokens)
     data.train_tokens = with_reference(data.train_tokens, train_logps)
     data.eval_tokens = with_reference(data.eval_tokens, eval_logps)
+    data.validate_with(
+        lambda: held_out_metrics(learner, data.eval_tokens, objective, intervals=True), reference=config.reference
+    )
     data.resume()
     if data.step == 0:
         _gate(config, learner, data, log)
     for step in data.steps():
         data.log_step(step, learner.update(data.batch(step), objective))
     data.check_same("reference_logps", digest(train_logps), digest(torch.from_numpy(_stored(data.train_tokens))))
-    return data.finish(held_out_metrics(learner, data.eval_tokens, objective))
+    return data.finish()
 
 
 def digest(values: Tensor) -> str:

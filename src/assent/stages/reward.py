@@ -74,6 +74,7 @@ def train(
 
 def run(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
     objective = RewardObjective()
+    data.validate_with(lambda: held_out_metrics(learner, data.eval_tokens, objective, intervals=True))
     data.resume()
     if data.step == 0:
         gate = Gate(log, precision=precision_of(config))
@@ -83,4 +84,4 @@ def run(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> S
         gate.done()
     for step in data.steps():
         data.log_step(step, learner.update(data.batch(step), objective))
-    return data.finish(held_out_metrics(learner, data.eval_tokens, objective))
+    return data.finish()

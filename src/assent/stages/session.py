@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from assent.engine.checkpoint import latest_verified, write_checkpoint
+from assent.engine.checkpoint import latest_verified, verified, write_checkpoint
 from assent.engine.interrupts import interruptible
 from assent.engine.learner import Learner, Reference
 from assent.engine.ledger import Ledger
@@ -34,8 +34,10 @@ from assent.rewards.reward_model import RewardModel, same_tokenizer, tokenizer_h
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
+from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
 from assent.stages.text import Text
+from assent.stages.validation import Validation
 from assent.types import PromptGroup
 
 Kind = Literal["policy", "scorer"]
@@ -44,8 +46,18 @@ Kind = Literal["policy", "scorer"]
 class Session:
     """One run of one stage. `result` is set where the folder holds the finished run already: then nothing is loaded."""
 
-    def __init__(self, config: Any, text: Text, folder: RunFolder, log: RunLog, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        config: Any,
+        text: Text,
+        folder: RunFolder,
+        log: RunLog,
+        runtime: Runtime,
+        eval_prompts: HeldOutPrompts | None = None,
+    ) -> None:
         self.config, self.text, self.folder, self.log, self.runtime = config, text, folder, log, runtime
+        self.eval_prompts = eval_prompts or HeldOutPrompts([], [], [])
+        self.validation = Validation(config, log)
         self.train_groups: Sequence[PromptGroup] = text.train.groups
         self.train_tokens: Sequence[TokenGroup] = text.train.tokens
         self.eval_tokens: Sequence[TokenGroup] = text.parts["eval"].tokens if "eval" in text.parts else []
@@ -67,6 +79,7 @@ class Session:
         self._fingerprints: dict[str, Any] = {}
         self._readers: list[Reference | RewardModel | TorchSampler] = []
         """All that reads models beside the learners."""
+        self._eval_reference: Reference | None = None
         self._flops_before = 0.0
         """Model FLOPs of readers that are not in memory any more, or that read before the run was resumed."""
 
@@ -107,13 +120,13 @@ class Session:
             model = load_scorer(path, seed=self.config.seed, **options)
         return AlignmentModel(model, kind=kind, temperature=getattr(self.config, "temperature", 1.0))
 
-    def reference_model(self, path: str | None) -> Reference:
-        """A frozen policy in memory; none given: the start of the policy."""
+    def reference_model(self, path: str | None, *, name: str = "reference") -> Reference:
+        """A frozen policy in memory; none given: the start of the policy. run.json has its fingerprint as `name`."""
         module = self._load(path or self.config.model, "policy")
         reference = Reference(module, self.runtime, self._budget)
         self._readers.append(reference)
         self.ledger.models_resident += 1
-        self._note_start("reference", reference.fingerprint())
+        self._note_start(name, reference.fingerprint())
         return reference
 
     def reward(self, spec: str) -> Reward:
@@ -130,6 +143,28 @@ class Session:
         if is_function(reward) or not same_tokenizer(load_tokenizer(reward), self.text.tokenizer):
             return str(self.config.model)
         return reward
+
+    def validate_with(self, measure: Callable[[], dict[str, float]], *, reference: str | None = None) -> None:
+        """Held-out figures are what `measure` gives, when the configuration says; nothing without held-out data.
+
+        With --eval-prompts also answers, and their KL to `reference` (a policy's path; None: the policy as it starts),
+        which stays in memory. Call before `resume`.
+        """
+        if not self.eval_tokens:
+            return
+        self.validation.measure = measure
+        if self.eval_prompts.ids:
+            frozen, sampler = self.reference_model(reference, name="eval_reference"), self.sampler()
+            self._eval_reference = frozen
+            self.validation.measure = lambda: {**measure(), **self._answer(sampler, frozen)}
+
+    def _answer(self, sampler: TorchSampler, reference: Reference) -> dict[str, float]:
+        figures, rows = answers(
+            self.config, self.eval_prompts, sampler=sampler, learner=self.learner, reference=reference
+        )
+        self.log.samples(self.step, rows)
+        self.ledger.add(completions_sampled=len(rows))
+        return figures
 
     def sampler(self) -> TorchSampler:
         """Samples with the learner's own weights."""
@@ -195,25 +230,30 @@ class Session:
         found.load_into(self.learners)
         self.ledger.restore(found.state["ledger"])
         self.state, self.last = found.state["stage"], found.state["last"]
+        self.validation.state = found.state["validation"]
         self._flops_before = found.state["flops_of_readers"]
         self.step = found.step
         self.log.note(f"resumed after step {found.step}")
 
     def steps(self) -> Iterator[int]:
-        """The steps that are left. Between two of them: checkpoints, and Ctrl-C in good order."""
+        """The steps that are left. Between two of them: held-out data, checkpoints, and Ctrl-C in good order."""
         total = self.order.num_steps
         with (
             interruptible() as interrupted,
             self.log.progress(self.folder.manifest["command"], total, done=self.step) as bar,
         ):
-            while self.step < total:
+            if self.step == 0:
+                self.validation.before_the_first_step()
+            while self.step < total and not self.validation.has_to_stop:
                 yield self.step
                 self.step += 1
                 shown = {name: self.last[name] for name in SHOWN if name in self.last}
                 bar.advance(1, **shown)
-                due = self.config.save_steps and self.step % self.config.save_steps == 0 and self.step < total
+                is_best = self.validation.after(self.step, is_last=self.step == total)
+                is_over = self.step == total or self.validation.has_to_stop
+                due = is_best or (self.config.save_steps and self.step % self.config.save_steps == 0)
                 stop = interrupted.anywhere(self.runtime)
-                if due or stop:
+                if (due and not is_over) or stop:
                     self._checkpoint()
                 if stop:
                     self.log.note(f"interrupted after step {self.step}; the same command resumes")
@@ -226,11 +266,13 @@ class Session:
             learners=self.learners,
             state={
                 "stage": self.state,
+                "validation": self.validation.state,
                 "last": self.last,
                 "ledger": self.ledger.state(),
                 "flops_of_readers": self._flops_of_readers(),
             },
             save_total_limit=self.config.save_total_limit,
+            best=self.validation.best_step,
         )
 
     def _flops_of_readers(self) -> float:
@@ -246,10 +288,13 @@ class Session:
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
         self.log.metrics(step + 1, self.last)
 
-    def finish(self, held_out: Mapping[str, float]) -> StageResult:
-        """Saves the model and closes the run."""
-        if held_out:
-            self.log.metrics(self.step, dict(held_out))
+    def finish(self) -> StageResult:
+        """Saves the model, the best one where a metric says which that is, and closes the run."""
+        if self._eval_reference is not None:
+            self.check_same(
+                "eval_reference", self._fingerprints["eval_reference_start"], self._eval_reference.fingerprint()
+            )
+        held_out = self._choose()
         self._save_model()
         for name, learner in self.learners.items():
             self._fingerprints[f"{name}_end"] = learner.fingerprint()
@@ -258,6 +303,18 @@ class Session:
         result = StageResult(self.folder.path, self.folder.model_path, self.step, metrics)
         self.folder.finish(result.as_dict())
         return result
+
+    def _choose(self) -> dict[str, float]:
+        """Puts the learners where the best checkpoint left them; the held-out figures of these weights."""
+        best = self.validation.state.get("best")
+        if best is None:
+            return self.validation.state.get("measured", {})
+        if best["step"] != self.step:
+            verified(self.folder.path, best["step"]).load_into(self.learners)
+        told = {name: best[name] for name in ("step", "metric", "value")}
+        self.folder.record(best=told)
+        self.log.note("the result is the model after step {step}, best by {metric}: {value:.6g}".format(**told))
+        return best["measured"]
 
     def _save_model(self) -> None:
         """The model's folder, by the main process; sharded weights are gathered first, by all."""
@@ -301,6 +358,7 @@ def open_session(
     `inputs`: SHA-256 of what the run depends on beside data, tokenizer and models in training, by name.
     """
     check_context(load_config(config.model, revision=config.revision), config.max_length)
+    eval_prompts = choose_prompts(config, text)
     runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
     hashes = {f"{name} data": part.sha256 for name, part in text.parts.items()}
     hashes |= {"tokenizer": tokenizer_hash(text.tokenizer), **(inputs or {})}
@@ -314,13 +372,13 @@ def open_session(
     )
     with folder:
         log = RunLog(folder, progress=progress)
-        session = Session(config, text, folder, log, runtime)
+        session = Session(config, text, folder, log, runtime, eval_prompts)
         if folder.is_finished and folder.result is not None:
             log.note(f"{folder.path}: this run is finished; nothing to do")
             stored = folder.result
             session.result = StageResult(folder.path, folder.model_path, stored["steps"], stored["metrics"])
         else:
-            for line in text.lines():
+            for line in [*text.lines(), *eval_prompts.lines]:
                 log.note(line)
             session.add_learner("model", config.model, kind=kind)
         yield session

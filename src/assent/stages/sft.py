@@ -60,12 +60,13 @@ def train(
 
 def run(config: SftConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
     objective = SftObjective()
+    data.validate_with(lambda: held_out_metrics(learner, data.eval_tokens, objective, intervals=True))
     data.resume()
     if data.step == 0:
         _gate(config, learner, data, log)
     for step in data.steps():
         data.log_step(step, learner.update(data.batch(step), objective))
-    return data.finish(held_out_metrics(learner, data.eval_tokens, objective))
+    return data.finish()
 
 
 def _gate(config: SftConfig, learner: Learner, data: Session, log: RunLog) -> None:

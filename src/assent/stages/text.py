@@ -9,9 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from assent.config.options import PromptOptions
 from assent.data.loading import load_groups
+<<<<<<< HEAD
 from assent.data.texts import counted
+=======
+from assent.data.splitting import split_by_conversation_root
+>>>>>>> 51ab5d6 (Held-out data during training: intervals, KL and samples, the best checkpoint, early stop; no prompt in both splits; data split)
 from assent.errors import DataError
 from assent.models.batch import TokenGroup
 from assent.models.folders import check_revision
@@ -19,6 +22,7 @@ from assent.models.loading import load_tokenizer
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.stages.selecting import is_judged
+from assent.stages.validation import check_overlap
 from assent.types import PromptGroup
 
 Select = Callable[[Sequence[PromptGroup]], tuple[list[PromptGroup], dict[str, list[str]]]]
@@ -56,7 +60,7 @@ class Text:
 
 
 def read_text(
-    config: PromptOptions,
+    config: Any,
     *,
     model: str,
     sources: dict[str, str | Sequence[PromptGroup] | None],
@@ -65,10 +69,19 @@ def read_text(
 ) -> Text:
     """Reads and tokenizes `sources` (name to path, or to groups at hand; None is left out).
 
-    Raises DataError where a source has no usable row, TemplateError and ModelError from the tokenizer's side.
+    With `eval_fraction`, `eval` is that share of `train`'s conversations. Raises DataError where a source has no usable
+    row and where `train` and `eval` have a prompt in common, TemplateError and ModelError from the tokenizer's side.
     """
     check_revision(config.revision, model)
     raw = {name: _load(source) for name, source in sources.items() if source is not None}
+    fraction = getattr(config, "eval_fraction", None)
+    if fraction is not None:
+        path, groups, sha256, refused = raw["train"]
+        parted = split_by_conversation_root(
+            groups, fractions={"train": 1 - fraction, "eval": fraction}, seed=config.seed
+        )
+        raw["train"] = (path, parted["train"], sha256, refused)
+        raw["eval"] = (f"{path}, {fraction:g} of its conversations", parted["eval"], sha256, 0)
     tokenizer = load_tokenizer(model, revision=config.revision)
     template = resolve_template(
         tokenizer,
@@ -95,6 +108,8 @@ def read_text(
         rows = [kept[i] for i in tokenized.kept]
         labelled = any(is_judged(group) for group in rows)
         parts[name] = Part(name, rows, list(tokenized.groups), sha256, labelled, lines)
+    if "eval" in parts:
+        parts["eval"].lines += check_overlap(parts["train"].groups, parts["eval"].groups)
     return Text(tokenizer, template, parts)
 
 

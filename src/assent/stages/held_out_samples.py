@@ -1,0 +1,100 @@
+"""Answers to held-out prompts during training: samples to read, and the KL to the reference that they show.
+
+The prompts and the random numbers are the same at every measurement, so that two of them differ by the weights alone,
+and training's own randomness is not touched (law 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from assent.data import texts
+from assent.engine.learner import Learner, Reference
+from assent.engine.random import permutation
+from assent.errors import DataError
+from assent.evaluation.kl import kl_estimates
+from assent.models.batch import TokenCompletion, TokenGroup
+from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
+from assent.stages.text import Text
+from assent.types import PromptGroup
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutPrompts:
+    """`ids[i]` belong to `groups[i]`."""
+
+    groups: list[PromptGroup]
+    ids: list[tuple[int, ...]]
+    lines: list[str]
+    """What to tell of their choice."""
+
+
+def choose_prompts(config: Any, text: Text) -> HeldOutPrompts:
+    """`eval_prompts` of the distinct held-out prompts that leave room for an answer, chosen by the seed.
+
+    Fewer where there are fewer, which is told. Raises DataError where none leaves room.
+    """
+    wanted = getattr(config, "eval_prompts", 0)
+    if not wanted:
+        return HeldOutPrompts([], [], [])
+    part, longest = text.parts["eval"], config.eval_max_new_tokens
+    distinct = {own.prompt_ids: group for group, own in zip(part.groups, part.tokens, strict=True)}
+    fitting = [(ids, group) for ids, group in distinct.items() if len(ids) + longest <= config.max_length]
+    if not fitting:
+        raise DataError(
+            "no held-out prompt leaves room for an answer",
+            got=f"prompts of {min(map(len, distinct))} tokens and more, eval_max_new_tokens {longest}",
+            expected=f"at most max_length {config.max_length} together",
+            fix="lower --eval-max-new-tokens, or raise --max-length",
+        )
+    chosen = [fitting[i] for i in sorted(permutation(len(fitting), config.seed, "eval prompts")[:wanted])]
+    lines = []
+    if len(chosen) < wanted:
+        lines = [f"held-out prompts to answer: {len(chosen)} of {len(distinct)}; no others leave room for an answer"]
+    return HeldOutPrompts([group for _, group in chosen], [ids for ids, _ in chosen], lines)
+
+
+def answers(
+    config: Any, prompts: HeldOutPrompts, *, sampler: Sampler, learner: Learner, reference: Reference
+) -> tuple[dict[str, float], list[dict[str, object]]]:
+    """One answer to each prompt at temperature 1: held-out figures, and rows for samples.jsonl."""
+    sampler.load({}, learner.fingerprint_step)
+    with learner.runtime.autocast():
+        rollouts = sampler.sample(
+            prompts.ids,
+            num_completions=1,
+            params=SamplingParams(max_new_tokens=config.eval_max_new_tokens),
+            seed=SeedKey(config.seed, "eval", 0),
+        )
+    lengths = [len(rollout.ids) for rollout in rollouts]
+    ended = [rollout.finish_reason == "stop" for rollout in rollouts]
+    groups = [TokenGroup(rollout.prompt_ids, (TokenCompletion(rollout.ids),)) for rollout in rollouts]
+    # Both read in one way: where the weights agree the KL is zero, and no difference of sampler and trainer is in it.
+    policy, start = (_logprobs(reader, groups, lengths) for reader in (learner, reference))
+    kl = kl_estimates(policy, start)
+    figures = {"eval_kl": kl.k1.value, "eval_kl_k3": kl.k3.value}
+    if len(rollouts) > 1:
+        figures |= {"eval_kl_low": kl.k1.low, "eval_kl_high": kl.k1.high}
+    figures |= {
+        "eval_rollout/completion_length": sum(lengths) / len(lengths),
+        "eval_rollout/eos_rate": sum(ended) / len(ended),
+    }
+    rows: list[dict[str, object]] = [
+        {
+            "prompt": texts.as_plain(group.prompt),
+            "completion": rollout.text,
+            "kl": float((own - reference_own).sum()),
+            "finish": rollout.finish_reason,
+        }
+        for group, rollout, own, reference_own in zip(prompts.groups, rollouts, policy, start, strict=True)
+    ]
+    return figures, rows
+
+
+def _logprobs(reader: Learner | Reference, groups: Sequence[TokenGroup], lengths: Sequence[int]) -> list[Any]:
+    """For each group, the log-probabilities of its completion's tokens."""
+    read = reader.read(groups, want={"logprobs"}).logprobs
+    assert read is not None
+    return [piece.double().numpy() for piece in read.split(list(lengths))]

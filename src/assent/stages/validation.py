@@ -1,0 +1,104 @@
+"""Held-out data during training: what it shares with the training data, which weights are best, when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from assent.data.splitting import REMEDY, overlap, shared_prompts
+from assent.errors import DataError
+from assent.metrics import lookup
+from assent.runs.log import RunLog
+from assent.types import PromptGroup
+
+
+def check_overlap(train: Sequence[PromptGroup], held_out: Sequence[PromptGroup]) -> list[str]:
+    """What to tell of conversations that both have. Raises DataError, naming rows, for a prompt in both."""
+    shared = shared_prompts(train, held_out)
+    if shared:
+        shown = "; ".join(f"{there} is {here}" for here, there in shared[:3])
+        raise DataError(
+            "prompts of the held-out data stand in the training data too: it would measure memory",
+            got=f"{len(shared)} of {len(held_out)} held-out rows: {shown}{' …' if len(shared) > 3 else ''}",
+            expected="no prompt in both",
+            fix=REMEDY,
+        )
+    roots = overlap(train, held_out)
+    if not roots.groups_with_shared_root:
+        return []
+    return [
+        f"  {roots.groups_with_shared_root} of {roots.groups} held-out rows go on from a first user turn that training "
+        "rows have too: their figures may flatter"
+    ]
+
+
+class Validation:
+    """When to measure on held-out data, the best so far, when to stop. Without `measure` there is nothing to do.
+
+    `state` holds JSON values and belongs to the checkpoint:
+
+    measured   the last held-out figures
+    best       step, metric, value and figures of the best so far; absent where no metric was named
+    mark       value that patience counts from: the last improvement by more than the threshold
+    waited     measurements since then
+    """
+
+    def __init__(self, config: Any, log: RunLog, measure: Callable[[], dict[str, float]] | None = None) -> None:
+        self.config, self.log, self.measure = config, log, measure
+        self.state: dict[str, Any] = {}
+
+    @property
+    def best_step(self) -> int | None:
+        return self.state["best"]["step"] if "best" in self.state else None
+
+    @property
+    def has_to_stop(self) -> bool:
+        patience = getattr(self.config, "early_stopping_patience", None)
+        return patience is not None and self.state.get("waited", 0) >= patience
+
+    def before_the_first_step(self) -> None:
+        """Where the curves begin. Not among the weights that are chosen from."""
+        if self.measure is not None and self.config.eval_steps:
+            self.log.metrics(0, self.measure())
+
+    def after(self, step: int, *, is_last: bool) -> bool:
+        """Measures after `step` updates where that is due; True where these weights are the best so far."""
+        if self.measure is None or not (is_last or (self.config.eval_steps and step % self.config.eval_steps == 0)):
+            return False
+        measured = self.measure()
+        self.log.metrics(step, measured)
+        is_best = self.take(step, measured)
+        if self.has_to_stop and not is_last:
+            best = self.state.get("best")
+            than = "and none finite" if best is None else f"none better than {best['value']:.6g} of step {best['step']}"
+            waited = f"{self.state['waited']} measurements of {self.config.metric_for_best_model} in a row"
+            self.log.note(f"stopped after step {step}: {waited}, {than}")
+        return is_best
+
+    def take(self, step: int, measured: Mapping[str, float]) -> bool:
+        """Notes the figures after `step` updates; True where they are the best so far, the first of equals.
+
+        A value that is not finite is no improvement.
+        """
+        self.state["measured"] = dict(measured)
+        if self.config.metric_for_best_model is None:
+            return False
+        name = "eval_" + self.config.metric_for_best_model.removeprefix("eval_")
+        value = measured[name]
+        is_number, best = math.isfinite(value), self.state.get("best", {})
+        if is_number and _gain(name, value, over=self.state.get("mark")) > self.config.early_stopping_threshold:
+            self.state |= {"mark": value, "waited": 0}
+        else:
+            self.state["waited"] = self.state.get("waited", 0) + 1
+        is_best = is_number and _gain(name, value, over=best.get("value")) > 0
+        if is_best:
+            self.state["best"] = {"step": step, "metric": name, "value": value, "measured": dict(measured)}
+        return is_best
+
+
+def _gain(name: str, value: float, *, over: float | None) -> float:
+    """By how much `value` is better, in the metric's own direction; over nothing, by infinitely much."""
+    if over is None:
+        return math.inf
+    return value - over if lookup(name).direction == "higher" else over - value
