@@ -10,11 +10,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from assent.data.loading import load_groups
-<<<<<<< HEAD
-from assent.data.texts import counted
-=======
 from assent.data.splitting import split_by_conversation_root
->>>>>>> 51ab5d6 (Held-out data during training: intervals, KL and samples, the best checkpoint, early stop; no prompt in both splits; data split)
+from assent.data.texts import counted
 from assent.errors import DataError
 from assent.models.batch import TokenGroup
 from assent.models.folders import check_revision
