@@ -54,6 +54,7 @@ rewards/margins | 1 | higher | implicit reward of the chosen minus that of the r
 rewards/accuracies | fraction | higher | comparisons with a positive margin; a tie counts half (noise at equal policies)
 rewards/<part> | 1 | none | one part of a combined reward, mean over completions
 rewards/<part>/<statistic> | 1 | none | a statistic of one part of a combined reward
+nll_loss | nats per token | lower | negative log-likelihood of the chosen completion per token, mean over comparisons
 reference/logps_chosen | nats | none | mean log π_ref(chosen | prompt), summed over tokens
 reference/logps_rejected | nats | none | the same of the rejected completion
 

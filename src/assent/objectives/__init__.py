@@ -7,26 +7,32 @@ whoever reduces divides by the count of the whole step.
 
 from assent.objectives.advantages import Moments, gae, token_rewards, whiten
 from assent.objectives.kl import AdaptiveKLController, kl
+from assent.objectives.pairs import Pairs, Terms
 from assent.objectives.policy import ppo_loss
 from assent.objectives.preference import preference_loss
 from assent.objectives.ranking import bradley_terry, centring_penalty, ranking_loss, score_loss
 from assent.objectives.reduce import as_rows, masked_mean, masked_sum
+from assent.objectives.thumbs import kto_baseline, thumbs_loss
 from assent.objectives.value import value_loss
 
 __all__ = [
     "AdaptiveKLController",
     "Moments",
+    "Pairs",
+    "Terms",
     "as_rows",
     "bradley_terry",
     "centring_penalty",
     "gae",
     "kl",
+    "kto_baseline",
     "masked_mean",
     "masked_sum",
     "ppo_loss",
     "preference_loss",
     "ranking_loss",
     "score_loss",
+    "thumbs_loss",
     "token_rewards",
     "value_loss",
     "whiten",

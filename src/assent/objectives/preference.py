@@ -1,56 +1,19 @@
-"""Losses of comparisons: direct preference optimisation and its family.
-
-Each is declared under the same name in `config/losses.py`; a test compares the two.
-"""
+"""Losses of comparisons by name; the losses themselves stand in `pair_losses.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from assent.objectives.ranking import soft_label_cross_entropy
+from assent.objectives.pair_losses import PREFERENCE_LOSSES
+from assent.objectives.pairs import PairLoss, Pairs, Terms
 
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """B comparisons. All (B,); log-probabilities are sums over the counted tokens of a completion."""
-
-    chosen: Tensor
-    rejected: Tensor
-    reference_chosen: Tensor | None
-    reference_rejected: Tensor | None
-    chosen_lengths: Tensor | None
-    rejected_lengths: Tensor | None
-    margin: Tensor | None
-    chosen_probability: Tensor | None
-
-    def log_ratios(self, loss: str) -> tuple[Tensor, Tensor]:
-        """log(policy / reference) of chosen and of rejected. ValueError without a reference."""
-        if self.reference_chosen is None or self.reference_rejected is None:
-            raise ValueError(f"loss {loss!r} needs reference_chosen and reference_rejected")
-        return self.chosen - self.reference_chosen, self.rejected - self.reference_rejected
-
-
-PreferenceFunction = Callable[..., tuple[Tensor, Tensor, Tensor]]
-"""(pairs, **hyperparameters) -> (values, implicit reward of chosen, of rejected), each (B,)."""
-
-
-def _sigmoid(pairs: Pairs, *, beta: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
-    """DPO (Rafailov et al., arXiv:2305.18290, eq. 7); with a margin, ODPO's offset (Amini et al., arXiv:2402.10571)."""
-    log_ratio_chosen, log_ratio_rejected = pairs.log_ratios("sigmoid")
-    chosen_reward, rejected_reward = beta * log_ratio_chosen, beta * log_ratio_rejected
-    logits = chosen_reward - rejected_reward
-    if pairs.margin is not None:
-        logits = logits - pairs.margin
-    return soft_label_cross_entropy(logits, pairs.chosen_probability), chosen_reward, rejected_reward
-
-
-PREFERENCE_LOSSES: dict[str, PreferenceFunction] = {"sigmoid": _sigmoid}
-"""Name -> function. To add one: write it here, declare it in `config/losses.py`."""
+__all__ = ["PREFERENCE_LOSSES", "preference_loss"]
 
 
 def preference_loss(
@@ -68,38 +31,84 @@ def preference_loss(
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The loss `name` of B comparisons -> values (B,) and metrics (B,) each, to be averaged over pairs.
 
+    name                        a registered one, or `module:function` (see `pairs.py`)
     chosen, rejected            (B,) sums of log-probabilities over each completion's counted tokens
-    reference_*                 (B,) the same under the reference
-    *_lengths                   (B,) counted tokens, for losses that normalise by them
+    reference_*                 (B,) the same under the reference; refused where the loss has none
+    *_lengths                   (B,) counted tokens, for losses that normalise by them; others do without
     margin                      (B,) by how much the first is better; the logits must exceed it
-    chosen_probability          (B,) in [0, 1], probability that the first wins; 1 where none is given
-    hyperparameters             the loss's own: `beta` for sigmoid; their ranges stand in `config/losses.py`
+    chosen_probability          (B,) in [0, 1], probability p that the first wins; 1 where none is given. The value is
+                                the loss's expectation, p times it plus 1 - p times that of the pair swapped
+    hyperparameters             the loss's own: `beta` for sigmoid; their ranges stand in `config/pair_losses.py`
 
-    Metrics, with the loss's implicit rewards: `rewards/chosen`, `rewards/rejected`, `rewards/margins`,
-    `rewards/accuracies` (a tie counts half), `logps/chosen`, `logps/rejected`.
-    ValueError for an unknown name or a missing input, TypeError for an unknown hyperparameter.
+    A loss with scope "step" must be given the whole step's pairs; the values of `aot` and `aot_unpaired` belong to
+    ranks, not to rows.
+    Metrics, with the loss's implicit rewards (under an f-divergence beta * f'(ratio), without a reference those of its
+    likelihoods): `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (a tie counts half),
+    `logps/chosen`, `logps/rejected`; `nll_loss` of chosen, per token, where the loss contains it.
+    ValueError for an unknown name, a missing input and one that the loss cannot use, TypeError for an unknown
+    hyperparameter, OverflowError beyond a loss's range.
     """
+    loss = _find(name)
+    pairs = Pairs(
+        chosen=chosen,
+        rejected=rejected,
+        reference_chosen=reference_chosen,
+        reference_rejected=reference_rejected,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+        margin=margin,
+    )
+    _check_inputs(name, loss, pairs, chosen_probability)
+    terms = Terms(*loss.function(pairs, **hyperparameters))
+    values = terms.values
+    if chosen_probability is not None:
+        if_swapped = loss.function(pairs.swapped(), **hyperparameters)[0]
+        values = chosen_probability * values + (1.0 - chosen_probability) * if_swapped
+    return values, {metric: value.detach() for metric, value in _metrics(pairs, terms).items()}
+
+
+def _metrics(pairs: Pairs, terms: Terms) -> dict[str, Tensor]:
+    margins = terms.chosen_reward - terms.rejected_reward
+    metrics = {
+        "rewards/chosen": terms.chosen_reward,
+        "rewards/rejected": terms.rejected_reward,
+        "rewards/margins": margins,
+        "rewards/accuracies": 0.5 * (1.0 + torch.sign(margins)),
+        "logps/chosen": pairs.chosen,
+        "logps/rejected": pairs.rejected,
+    }
+    return metrics if terms.nll is None else {**metrics, "nll_loss": terms.nll}
+
+
+def _find(name: str) -> PairLoss:
+    if ":" in name:
+        module, _, function_name = name.partition(":")
+        function = reduce(getattr, function_name.split("."), importlib.import_module(module))
+        declared = getattr(function, "declaration", None)  # the defaults are those of `config/losses.py`
+        return PairLoss(
+            function=function,  # type: ignore[arg-type]
+            needs_reference=getattr(declared, "needs_reference", True),
+            uses_lengths=getattr(declared, "uses_lengths", True),
+            accepts=getattr(declared, "accepts", frozenset()),
+        )
     if name not in PREFERENCE_LOSSES:
         raise ValueError(f"no preference loss {name!r}; there are {', '.join(sorted(PREFERENCE_LOSSES))}")
-    pairs = Pairs(
-        chosen,
-        rejected,
-        reference_chosen,
-        reference_rejected,
-        chosen_lengths,
-        rejected_lengths,
-        margin,
-        chosen_probability,
-    )
-    values, chosen_reward, rejected_reward = PREFERENCE_LOSSES[name](pairs, **hyperparameters)
-    with torch.no_grad():
-        margins = chosen_reward - rejected_reward
-        metrics = {
-            "rewards/chosen": chosen_reward,
-            "rewards/rejected": rejected_reward,
-            "rewards/margins": margins,
-            "rewards/accuracies": 0.5 * (1.0 + torch.sign(margins)),
-            "logps/chosen": chosen,
-            "logps/rejected": rejected,
-        }
-    return values, {metric: value.detach() for metric, value in metrics.items()}
+    return PREFERENCE_LOSSES[name]
+
+
+def _check_inputs(name: str, loss: PairLoss, pairs: Pairs, chosen_probability: Tensor | None) -> None:
+    reference = (pairs.reference_chosen, pairs.reference_rejected)
+    if loss.needs_reference and any(given is None for given in reference):
+        raise ValueError(f"loss {name!r} needs reference_chosen and reference_rejected")
+    if not loss.needs_reference and any(given is not None for given in reference):
+        raise ValueError(
+            f"loss {name!r} has no reference: reference_chosen and reference_rejected would have no effect"
+        )
+    if loss.uses_lengths and (pairs.chosen_lengths is None or pairs.rejected_lengths is None):
+        raise ValueError(f"loss {name!r} needs chosen_lengths and rejected_lengths")
+    optional = {"margin": pairs.margin, "chosen_probability": chosen_probability}
+    for given, value in optional.items():
+        if value is not None and given not in loss.accepts:
+            raise ValueError(
+                f"loss {name!r} cannot use {given}; it accepts {', '.join(sorted(loss.accepts)) or 'none'}"
+            )

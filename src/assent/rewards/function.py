@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from assent.config.functions import import_function
 from assent.errors import AssentError, ConfigError, RunError
 from assent.rewards.base import checked_scores, shown
 from assent.types import PromptGroup, Rollout, Text
@@ -81,26 +80,7 @@ class FunctionReward:
 
 def load_function(spec: str) -> FunctionReward:
     """`module:function`, on Python's path or in the working directory. ConfigError where it cannot be imported."""
-    module_name, _, function_name = spec.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module does when it is imported
-        raise ConfigError(
-            f"the reward function's module cannot be imported: {type(error).__name__}: {error}",
-            got=spec,
-            expected="module:function, on Python's path or in the working directory",
-        ) from error
-    finally:
-        sys.path.remove(here)
-    function: Any = module
-    for part in function_name.split("."):
-        function = getattr(function, part, None)
-    if not callable(function):
-        raise ConfigError("the module has no such function", got=spec, expected=f"a function in {module.__file__}")
-    if inspect.iscoroutinefunction(function):
-        raise ConfigError("the reward function is async", got=spec, expected="a plain function")
+    function = import_function(spec, what="reward")
     _check_signature(function, spec)
     return FunctionReward(function, name=spec)
 
