@@ -97,6 +97,9 @@ def sync_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, f
     pad = tokenizer.pad_token_id
     model.config.pad_token_id = pad
     model.config.get_text_config().pad_token_id = pad
+    embedding: Any = model.get_input_embeddings()
+    if getattr(embedding, "padding_idx", None) is not None:
+        embedding.padding_idx = pad  # the row that gets no gradient: the EOS's, in a folder whose pad is the EOS
     if generation is not None:
         generation.pad_token_id = pad
 
