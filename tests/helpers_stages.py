@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -107,30 +109,45 @@ def told(path: Path) -> list[dict[str, Any]]:
 
 
 class Fault:
-    """What befalls a run: a signal after so many steps, or a disk on which no file may exceed so many bytes."""
+    """What befalls a run: a signal after so many steps, SIGKILL while the token of this number is being sampled, or a
+    disk on which no file may exceed so many bytes."""
 
-    def __init__(self, *, after: int = 0, number: int = 0, file_bytes: int = 0) -> None:
-        self.after, self.number, self.file_bytes = after, number, file_bytes
+    def __init__(self, *, after: int = 0, number: int = 0, token: int = 0, file_bytes: int = 0) -> None:
+        self.after, self.number, self.token, self.file_bytes = after, number, token, file_bytes
 
 
 def run(argv: Sequence[str], messages: Path, fault: Fault | None = None) -> int:
-    """`assent ARGV` in a process of its own; its exit status, negative for the signal that killed it.
+    """`assent ARGV` in a process of its own; its exit status, negative for the signal that killed it."""
+    return ended(start(argv, messages, fault), messages)
 
-    The process comes from one that has imported everything already. Its stderr goes to the file `messages`.
+
+def start(
+    argv: Sequence[str], messages: Path, fault: Fault | None = None, environment: Mapping[str, str] | None = None
+) -> BaseProcess:
+    """`assent ARGV` in a process that comes from one that has imported everything already.
+
+    What it prints goes to the file `messages`; `environment` is added to that of the tests.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_main, args=(list(argv), str(messages), fault or Fault()))
+    arguments = (list(argv), str(messages), fault or Fault(), dict(environment or {}))
+    process = context.Process(target=_main, args=arguments)
     process.start()
+    return process
+
+
+def ended(process: BaseProcess, messages: Path) -> int:
+    """The exit status of a process of `start`, when it has one."""
     process.join(timeout=PATIENCE_SECONDS + 30)
     if process.exitcode is None:
         process.kill()
         process.join()
-        raise TimeoutError(f"assent {' '.join(argv)} still runs:\n{messages.read_text()}")
+        raise TimeoutError(f"it still runs:\n{messages.read_text()}")
     return process.exitcode
 
 
-def _main(argv: list[str], messages: str, fault: Fault) -> None:
+def _main(argv: list[str], messages: str, fault: Fault, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     with open(messages, "a", encoding="utf-8") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -149,10 +166,25 @@ def _main(argv: list[str], messages: str, fault: Fault) -> None:
             os.kill(os.getpid(), fault.number)
 
     Session.log_step = log_and_signal  # type: ignore[method-assign]
+    if fault.token:
+        _die_while_sampling(fault.token)
     if fault.file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.file_bytes, resource.RLIM_INFINITY))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(argv))
+
+
+def _die_while_sampling(token: int) -> None:
+    from assent.rollouts import torch_sampler
+
+    numbers, choose = itertools.count(1), torch_sampler.choose
+
+    def choose_or_die(*args: Any) -> Any:
+        if next(numbers) == token:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return choose(*args)
+
+    torch_sampler.choose = choose_or_die  # type: ignore[assignment]
 
 
 def letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:

@@ -54,6 +54,7 @@ def reference_logps(
     values = _compute(groups, reader, on_read)
     if reader.runtime.is_main:
         _store(path, name, values)
+    reader.runtime.barrier()  # so that the same groups, read next, are on disk for every process
     return values, False
 
 

@@ -1,0 +1,51 @@
+"""Law 2 for whole commands: two processes, as torchrun starts them, end as one does."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers_stages import arguments, ended, run, start, tiny_model, told, write_inputs
+
+LEARNING_RATE = 3e-3
+
+
+@pytest.mark.parametrize("command", ["dpo", "ppo"])
+def test_two_processes_end_as_one_does(command: str, tmp_path: Path) -> None:
+    inputs, messages = write_inputs(tmp_path), tmp_path / "messages"
+    other = tiny_model(tmp_path / "other", seed=1)  # with the policy itself, the first margins' signs are rounding
+    one, two = tmp_path / "one" / "run", tmp_path / "two" / "run"
+    options = ["--adam-epsilon", "1e-3", "--reference", other]
+    assert run([*arguments(command, inputs, one), *options], messages) == 0, messages.read_text()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    argv, texts = [*arguments(command, inputs, two), *options], [tmp_path / "rank 0", tmp_path / "rank 1"]
+    started = [
+        start(argv, text, environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, text in enumerate(texts)
+    ]
+    assert [ended(process, text) for process, text in zip(started, texts, strict=True)] == [0, 0], [
+        text.read_text() for text in texts
+    ]
+    assert f"{command}: 5 steps" in texts[0].read_text()
+    assert f"{command}: 5 steps" not in texts[1].read_text()  # one outcome, not one for each process
+
+    found, expected = told(two / "metrics.jsonl"), told(one / "metrics.jsonl")
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            if not name.startswith("gate/"):
+                assert ours[name] == pytest.approx(value, rel=1e-5, abs=2e-5), (theirs["step"], name)
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (two, one)]
+    for name, tensor in weights[1].items():
+        torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=1e-2 * LEARNING_RATE)
+    prints = [json.loads((folder / "run.json").read_text())["facts"]["fingerprints"] for folder in (two, one)]
+    assert prints[0]["reference_end"] == prints[1]["reference_end"] if command == "ppo" else True
