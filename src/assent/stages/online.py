@@ -23,7 +23,14 @@ from assent.rewards.base import Reward, score_rollouts
 from assent.rewards.loading import reward_hash
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import Gate, check_batch_mates, check_positions, check_reward_batch_mates, precision_of
+from assent.stages.gate import (
+    Gate,
+    check_batch_mates,
+    check_positions,
+    check_reward_batch_mates,
+    check_tokens,
+    precision_of,
+)
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.selecting import to_prompts
@@ -206,11 +213,10 @@ def _gate(
     outputs = learner.read(groups, want={"logprobs"})
     assert outputs.logprobs is not None
     sampled = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs])
-    gate.check(
+    check_tokens(
+        gate,
         "ratio",
-        float((outputs.logprobs - sampled).exp().sub(1).abs().max()) + 1.0,
-        expected=1.0,
-        tolerance=gate.tolerances["token"],
+        outputs.logprobs - sampled,
         cause="sampler and trainer disagree: temperature, dropout, positions, or the sampler holds other weights",
     )
     if reference.fingerprint() != learner.fingerprint():
@@ -218,11 +224,10 @@ def _gate(
     else:
         under_reference = reference.read(groups, want={"logprobs"}).logprobs
         assert under_reference is not None
-        gate.check(
+        check_tokens(
+            gate,
             "kl",
-            float((outputs.logprobs - under_reference).abs().max()),
-            expected=0.0,
-            tolerance=gate.tolerances["token"],
+            outputs.logprobs - under_reference,
             cause="the reference does not compute as the policy does: dtype, attention, or adapters",
         )
     gate.done()
