@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from assent.engine.checkpoint import damage
-from tests.helpers_stages import Fault, arguments, run, told, write_inputs
+from tests.helpers_stages import Fault, arguments, ended, run, start, told, write_inputs
 
 COMMANDS = ["sft", "reward", "dpo", "ppo"]
 
@@ -34,7 +36,10 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def steps_logged(folder: Path) -> list[int]:
-    return [row["step"] for row in told(folder / "metrics.jsonl") if "loss" in row or "objective/kl" in row]
+    metrics = folder / "metrics.jsonl"
+    return [
+        row["step"] for row in (told(metrics) if metrics.exists() else []) if "loss" in row or "objective/kl" in row
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -64,6 +69,43 @@ def test_interrupted_and_killed_runs_end_as_one_that_never_was(
             part["result"] = {**part["result"], "cost/flops": None}
     assert found == expected
     assert "resumed after step 2" in messages.read_text()
+
+
+def test_a_run_killed_in_the_middle_of_a_rollout_ends_as_one_that_never_was(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    messages, whole, broken = tmp_path / "messages", tmp_path / "whole", tmp_path / "broken"
+    assert run(arguments("ppo", inputs, whole), messages) == 0, messages.read_text()
+    argv = arguments("ppo", inputs, broken)
+    # six tokens in a round: in the third token of the first round, of the third and, resumed after the second, of that
+    for token, steps in ((3, []), (15, [1, 2]), (3, [1, 2])):
+        assert run(argv, messages, Fault(token=token)) == -signal.SIGKILL
+        assert steps_logged(broken) == steps
+    assert run(argv, messages) == 0, messages.read_text()
+    assert outcome(broken) == outcome(whole)
+    assert messages.read_text().count("resumed after step 2") == 2
+
+
+def test_a_second_process_in_the_same_folder_is_refused_and_the_first_goes_on(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    messages, refusal, folder = tmp_path / "messages", tmp_path / "refusal", tmp_path / "run"
+    argv = arguments("sft", inputs, folder)
+    first = start(argv, messages, Fault(after=3, number=signal.SIGSTOP))
+    try:
+        while first.exitcode is None and 3 not in steps_logged(folder):
+            time.sleep(0.01)
+        assert run(argv, refusal) == 2
+    finally:
+        while first.exitcode is None:
+            os.kill(first.pid or 0, signal.SIGCONT)
+            first.join(timeout=0.1)
+    assert ended(first, messages) == 0, messages.read_text()
+    assert refusal.read_text().count("error: ") == 1
+    assert "in use by another process" in refusal.read_text()
+    assert str(first.pid) in refusal.read_text()
+    assert run(arguments("sft", inputs, tmp_path / "whole"), messages) == 0
+    assert outcome(folder) == outcome(tmp_path / "whole")
 
 
 def test_a_finished_run_is_not_repeated(inputs: dict[str, str], tmp_path: Path) -> None:
