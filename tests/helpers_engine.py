@@ -28,6 +28,7 @@ class Settings:
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
     micro_batch_tokens: int = 0
+    master_weights: bool = False
 
 
 class TinyPolicy(nn.Module):

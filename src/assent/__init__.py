@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         dpo,
         evaluate,
         explain,
+        merge,
         new_model,
         ppo,
         reward,
@@ -26,7 +27,20 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["Result", "best_of_n", "dpo", "evaluate", "explain", "new_model", "ppo", "reward", "run", "sample", "sft"]
+__all__ = [
+    "Result",
+    "best_of_n",
+    "dpo",
+    "evaluate",
+    "explain",
+    "merge",
+    "new_model",
+    "ppo",
+    "reward",
+    "run",
+    "sample",
+    "sft",
+]
 
 
 def __getattr__(name: str) -> object:

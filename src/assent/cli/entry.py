@@ -43,6 +43,7 @@ COMMANDS = (
     ("report", "assent.cli.pipelines:report", PIPELINES, "One page about a run or a pipeline."),
     ("eval", "assent.cli.models:evaluate", MODELS, "Policies on the same prompts: win rates, KL, intervals."),
     ("explain", "assent.cli.explain:explain", MODELS, "A preference probability, taken apart, from numbers or models."),
+    ("merge", "assent.cli.models:merge", MODELS, "An adapter's folder as an ordinary model's folder."),
     ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),
     ("sample", "assent.cli.models:sample", MODELS, "Completions of a policy, as JSONL."),
     ("best-of-n", "assent.cli.models:best_of_n", MODELS, "Of N completions of each prompt, the best by a reward."),

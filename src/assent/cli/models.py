@@ -1,4 +1,4 @@
-"""new-model, sample, best-of-n, eval: a small model from text files; completions of a policy; policies compared."""
+"""new-model, merge, sample, best-of-n, eval: models made and merged; completions of a policy; policies compared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome, figures
-from assent.config.commands import NewModelConfig
+from assent.config.commands import MergeConfig, NewModelConfig
 from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.config.evaluation import EvalConfig
 from assent.pipelines.steps import run_step
@@ -20,6 +20,15 @@ def new_model(config: NewModelConfig) -> Outcome:
         f"from {result['characters']:,} characters -> {result['model_path']}"
     )
     return Outcome({"command": "new-model", **result}, text)
+
+
+@command(MergeConfig, positional="adapter")
+def merge(config: MergeConfig) -> Outcome:
+    result = run_step("merge", config)
+    lines = [f"merge: {config.adapter} into {result['base']} -> {result['model_path']}"]
+    if result["trained_in_4bit"]:
+        lines.append("  it was trained over 4-bit weights and is merged into the full ones: log-probabilities differ")
+    return Outcome({"command": "merge", **result}, "\n".join(lines))
 
 
 @command(SampleConfig)

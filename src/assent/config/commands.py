@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -63,6 +63,17 @@ class NewModelConfig(Options):
     """chatml, or a file with a Jinja template."""
     seed: NonNegative = 0
     """The weights are a function of it."""
+
+
+class MergeConfig(Options):
+    """An adapter's folder (LoRA, DoRA) as an ordinary model's folder: the base with the adapter added in."""
+
+    adapter: str
+    """Adapter of a policy or of a reward model: a folder or a hub name. Its base must be where it was."""
+    output_dir: str
+    """Folder to write; it must not exist, or be empty."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the merged weights are computed and written in."""
 
 
 class DataCheckConfig(TextOptions):

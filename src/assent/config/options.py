@@ -72,8 +72,33 @@ class DeviceOptions(Options):
     """Type the weights are held in."""
 
 
-class TrainingOptions(DeviceOptions):
-    """How a forward and backward pass is computed."""
+class AdapterOptions(Options):
+    """LoRA (Hu et al., arXiv:2106.09685) and its variants, through PEFT. There is no dropout: it is off everywhere."""
+
+    lora_r: NonNegative = 0
+    """Rank of a LoRA adapter, which is trained in the place of the weights; 0: the weights themselves."""
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    """The adapter is scaled by lora_alpha / lora_r; none given: 2 lora_r."""
+    lora_target_modules: Annotated[list[str], Field(min_length=1)] | None = None
+    """Layers that get an adapter, by the ends of their names (q_proj); none given: all linear ones but the head."""
+    use_dora: bool = False
+    """DoRA (arXiv:2402.09353): the length of each weight vector is trained beside its direction."""
+    use_rslora: bool = False
+    """rsLoRA (arXiv:2312.03732): scale by lora_alpha / sqrt(lora_r)."""
+    load_in_4bit: bool = False
+    """QLoRA (arXiv:2305.14314): the frozen weights in 4 bits (NF4). Needs CUDA and the package bitsandbytes."""
+
+    @model_validator(mode="after")
+    def _adapter_options_have_effect(self) -> Self:
+        names = ("lora_alpha", "lora_target_modules", "use_dora", "use_rslora", "load_in_4bit")
+        idle = [name for name in names if getattr(self, name)]
+        if idle and not self.lora_r:
+            raise ValueError(f"{', '.join(idle)} has no effect without lora_r: give a rank, or leave it out")
+        return self
+
+
+class TrainingOptions(DeviceOptions, AdapterOptions):
+    """How a forward and backward pass is computed, and which weights it trains."""
 
     mixed_precision: Literal["no", "bf16"] = "no"
     """bf16: compute in bfloat16 under autocast, weights and optimiser as in --dtype."""
@@ -81,6 +106,18 @@ class TrainingOptions(DeviceOptions):
     """Tokens per forward pass; 0 chooses for the device. Changes memory and speed, never the result."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a quarter more time."""
+    master_weights: bool = False
+    """With --dtype bfloat16: the optimiser keeps a float32 copy of each weight, so that small updates are not lost."""
+
+    @model_validator(mode="after")
+    def _precision_has_effect(self) -> Self:
+        if self.master_weights and self.dtype != "bfloat16":
+            raise ValueError("master_weights has no effect with dtype float32: the weights are float32 themselves")
+        if self.master_weights and self.lora_r:
+            raise ValueError("master_weights has no effect with lora_r: what an adapter run trains is float32 always")
+        if self.load_in_4bit and not self.device.startswith(("auto", "cuda")):
+            raise ValueError(f"load_in_4bit needs CUDA, not device {self.device}: leave it out, or give --device cuda")
+        return self
 
 
 class PromptOptions(Options):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+
+from assent.models.adapters import is_adapted
 
 
 class OptimiserSettings(Protocol):
@@ -32,17 +35,54 @@ class OptimiserSettings(Protocol):
     def gradient_checkpointing(self) -> bool: ...
     @property
     def micro_batch_tokens(self) -> int: ...
+    @property
+    def master_weights(self) -> bool: ...
 
 
-def make_adamw(module: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, fused; weight decay on matrices, not on biases and norms."""
+class MasterAdamW(torch.optim.AdamW):
+    """AdamW that steps float32 copies of the parameters of a lower precision, and rounds them into these.
+
+    A bfloat16 weight has 8 significant bits: an update below 1/512 of it would be lost, each time anew.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], *, masters: Mapping[nn.Parameter, nn.Parameter], **options: Any
+    ) -> None:
+        super().__init__(groups, **options)
+        self.masters = masters
+        """The copy of each such parameter; the optimiser's own parameters and state are those of the copies."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter, master in self.masters.items():
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+        super().step(closure)
+        for parameter, master in self.masters.items():
+            parameter.copy_(master)
+            master.grad = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for parameter in self.masters:
+            parameter.grad = None
+
+
+def make_adamw(module: nn.Module, settings: OptimiserSettings) -> MasterAdamW:
+    """AdamW over the trainable parameters, fused; weight decay on matrices, not on biases and norms.
+
+    What is trained beside an adapter (a head, embeddings) is held in float32 like the adapter itself.
+    """
     trainable = [p for p in module.parameters() if p.requires_grad]
+    low = [p for p in trainable if p.dtype in (torch.bfloat16, torch.float16)]
+    masters = {p: nn.Parameter(p.detach().float()) for p in low if settings.master_weights or is_adapted(module)}
+    stepped = [masters.get(p, p) for p in trainable]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in stepped if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in stepped if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    return MasterAdamW(
         [group for group in groups if group["params"]],
+        masters=masters,
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from assent.engine.runtime import Runtime
+from assent.engine.wrapping import full
+from assent.models.adapters import adapter_off, base_weights
 from assent.models.batch import Outputs, TokenGroup
+from assent.models.loading import fingerprint
 from assent.runs.files import fsync, storage_errors
 
 _BLOCK = 256
@@ -23,11 +26,33 @@ _BLOCK = 256
 
 
 class Reader(Protocol):
-    """A Reference, or a Learner that has not learned yet."""
+    """A Reference, a Learner that has not learned yet, or one that has, its adapter switched off."""
 
     runtime: Runtime
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class AdapterOff:
+    """The start of a policy that is trained by an adapter: the same weights, read with the adapter switched off.
+
+    Its reads count as the learner's own.
+    """
+
+    def __init__(self, learner: Any) -> None:
+        self.learner, self.runtime = learner, learner.runtime
+
+    def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
+        """As `Learner.read`."""
+        with adapter_off(self.learner.module):
+            return self.learner.read(groups, want=want)
+
+    def fingerprint(self) -> str:
+        """That of the same policy without an adapter. All processes must call it."""
+        named = base_weights(dict(self.learner.module.base.named_parameters()))
+        return fingerprint({name: full(weight.detach()) for name, weight in named.items()})
 
 
 def reference_logps(

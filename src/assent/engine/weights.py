@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from assent.engine.optimiser import MasterAdamW
 from assent.engine.wrapping import copy_full, full
 from assent.errors import RunFolderError
 from assent.models.loading import fingerprint
@@ -18,8 +19,10 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters (tied ones once) and persistent buffers, by name."""
-    named: dict[str, Tensor] = dict(module.named_parameters())
+    """Parameters (tied ones once) and persistent buffers, by name. Where some are trained and some are not (beside an
+    adapter, the model's own), those that are."""
+    parameters = dict(module.named_parameters())
+    named: dict[str, Tensor] = {name: p for name, p in parameters.items() if p.requires_grad} or dict(parameters)
     buffers = dict(module.named_buffers())
     return named | {name: buffers[name] for name in module.state_dict() if name in buffers}
 
@@ -46,7 +49,7 @@ def initialise_state(optimiser: torch.optim.AdamW) -> None:
             }
 
 
-def save_weights(folder: Path, module: nn.Module, optimiser: torch.optim.AdamW, *, is_main: bool) -> None:
+def save_weights(folder: Path, module: nn.Module, optimiser: MasterAdamW, *, is_main: bool) -> None:
     """Writes both files into `folder`. All processes must call it; the main one writes. Raises StorageError."""
     for name, tensors in ((MODEL, named_weights(module)), (OPTIMISER, _named_state(module, optimiser))):
         whole = {}
@@ -59,7 +62,7 @@ def save_weights(folder: Path, module: nn.Module, optimiser: torch.optim.AdamW, 
                 save_file(whole, folder / name)
 
 
-def load_weights(folder: Path, module: nn.Module, optimiser: torch.optim.AdamW) -> None:
+def load_weights(folder: Path, module: nn.Module, optimiser: MasterAdamW) -> None:
     """The inverse. Raises RunFolderError where the files hold another model's weights."""
     for name, tensors in ((MODEL, named_weights(module)), (OPTIMISER, _named_state(module, optimiser))):
         stored = load_file(folder / name)
@@ -77,11 +80,12 @@ def load_weights(folder: Path, module: nn.Module, optimiser: torch.optim.AdamW) 
             copy_full(tensor, stored[key])
 
 
-def _named_state(module: nn.Module, optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
-    """AdamW's state by parameter name: `exp_avg/<name>` and so on."""
-    return {
-        f"{moment}/{name}": optimiser.state[parameter][moment]
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-        for moment in _MOMENTS
-    }
+def _named_state(module: nn.Module, optimiser: MasterAdamW) -> dict[str, Tensor]:
+    """AdamW's state by parameter name: `exp_avg/<name>` and so on, and `master/<name>` where it steps a copy."""
+    named: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            stepped = optimiser.masters.get(parameter, parameter)
+            named |= {f"{moment}/{name}": optimiser.state[stepped][moment] for moment in _MOMENTS}
+            named |= {} if stepped is parameter else {f"master/{name}": stepped}
+    return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Mapping
@@ -21,8 +22,10 @@ from transformers import (
 )
 
 from assent.errors import ModelError
+from assent.models import adapters
 from assent.models.folders import check_config, check_weights, has_tokenizer, read_json, resolve_folder
 from assent.models.saving import quiet, save_model
+from assent.models.trunk import trunk_of
 from assent.models.vocabulary import choose_pad, sync_tokens
 
 __all__ = ["check_context", "fingerprint", "load_config", "load_policy", "load_scorer", "load_tokenizer", "save_model"]
@@ -37,25 +40,26 @@ def load_policy(
     revision: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
+    quantised: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A causal language model, on the CPU, in evaluation mode. An adapter folder (PEFT) gives its base, merged.
 
     With `tokenizer`, embedding rows, pad and EOS ids are made to fit it; with `max_length`, the context must hold it.
-    Errors: ModelError says what the folder lacks.
+    `quantised`: what `adapters.quantisation` gives. Errors: ModelError says what the folder lacks.
     """
     folder = resolve_folder(path, revision=revision)
-    if adapter := read_json(folder, "adapter_config.json"):
-        model = _merged(folder, adapter, dtype=dtype)
+    config = load_config(folder)
+    if _is_classifier(config):
+        raise ModelError(
+            "this folder holds a reward model or critic, not a policy",
+            got=f"{folder}: {', '.join(config.architectures)}",
+            expected="a causal language model",
+        )
+    if adapters.is_adapter(folder):
+        model = _merged(folder, AutoModelForCausalLM, dtype=dtype)
     else:
-        config = check_config(folder)
-        if _is_classifier(config):
-            raise ModelError(
-                "this folder holds a reward model or critic, not a policy",
-                got=f"{folder}: {', '.join(config['architectures'])}",
-                expected="a causal language model",
-            )
         check_weights(folder)
-        model = _load(AutoModelForCausalLM, folder, may_miss=set(), dtype=DTYPES[dtype])
+        model = _load(AutoModelForCausalLM, folder, may_miss=set(), dtype=DTYPES[dtype], **(quantised or {}))
     return _ready(model, folder, tokenizer, max_length)
 
 
@@ -68,27 +72,25 @@ def load_scorer(
     revision: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
+    quantised: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A sequence classifier whose linear head is `model.score`. A classifier's folder keeps its head and its labels.
 
     A causal folder gets a fresh head of `num_labels` rows from N(0, 1/sqrt(d + 1)), d the hidden size (Stiennon et al.,
-    arXiv:2009.01325), a function of `seed`. Errors: ModelError.
+    arXiv:2009.01325), a function of `seed`. Adapter folders of either kind give their base, merged. Errors: ModelError.
     """
     folder = resolve_folder(path, revision=revision)
-    config = check_config(folder)
-    check_weights(folder)
-    if _is_classifier(config):
-        model = _load(AutoModelForSequenceClassification, folder, may_miss=set(), dtype=DTYPES[dtype])
-        _check_head(model, folder)
+    has_head = _is_classifier(load_config(folder))
+    if adapters.is_adapter(folder):
+        model = _merged(folder, AutoModelForSequenceClassification if has_head else AutoModelForCausalLM, dtype=dtype)
+        model = model if has_head else _classifier_of(model, num_labels)
     else:
-        model = _load(
-            AutoModelForSequenceClassification,
-            folder,
-            may_miss={"score.weight"},
-            dtype=DTYPES[dtype],
-            num_labels=num_labels,
-        )
-        _check_head(model, folder)
+        check_weights(folder)
+        options = {"dtype": DTYPES[dtype], **(quantised or {}), **({} if has_head else {"num_labels": num_labels})}
+        may_miss = set() if has_head else {"score.weight"}
+        model = _load(AutoModelForSequenceClassification, folder, may_miss=may_miss, **options)
+    _check_head(model, folder)
+    if not has_head:
         head: Any = model.score
         deviation = 1.0 / math.sqrt(head.weight.shape[1] + 1)
         generator = torch.Generator().manual_seed(seed)
@@ -105,9 +107,9 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
     """
     folder = resolve_folder(path, revision=revision)
     if not has_tokenizer(folder):
-        base = read_json(folder, "adapter_config.json").get("base_model_name_or_path")
-        if base:
-            return load_tokenizer(base)
+        if adapters.is_adapter(folder):
+            base = adapters.base_of(folder)
+            return load_tokenizer(base.path, revision=base.revision)
         raise ModelError(
             "the model folder has no tokenizer",
             got=folder,
@@ -177,33 +179,51 @@ def _ready(
     model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None, max_length: int | None
 ) -> PreTrainedModel:
     if tokenizer is not None:
-        new = getattr(tokenizer, "new_tokens", ())
-        if new and has_tokenizer(folder):  # a folder that was trained with them keeps its rows
-            known = load_tokenizer(folder).get_vocab()
-            new = [token for token in new if token not in known]
-        sync_tokens(model, tokenizer, fresh=new)
+        sync_tokens(model, tokenizer, fresh=fresh_tokens(folder, tokenizer))
     if max_length is not None:
         check_context(model.config, max_length)
     return model
 
 
-def _merged(folder: Path, adapter: Mapping[str, Any], *, dtype: str) -> PreTrainedModel:
-    from peft import PeftModel
+def fresh_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Control tokens that were added to `tokenizer` and that the model of `folder` was not trained with."""
+    new = list(getattr(tokenizer, "new_tokens", ()))
+    if new and has_tokenizer(folder):  # a folder that was trained with them keeps its rows
+        known = load_tokenizer(folder).get_vocab()
+        new = [token for token in new if token not in known]
+    return new
 
-    base = adapter.get("base_model_name_or_path")
-    if not base:
-        raise ModelError("the adapter names no base model", got=folder, expected="base_model_name_or_path")
+
+def _merged(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
+    """The base of an adapter folder with the adapter merged. A wrong base is refused before its weights are loaded."""
+    base = adapters.base_of(folder)
+    base_folder = resolve_folder(base.path, revision=base.revision)
     check_weights(folder)
-    model = load_policy(base, dtype=dtype, revision=adapter.get("revision"))
-    try:
-        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"the adapter does not fit its base: {str(error).splitlines()[0]}", got=folder) from error
-    return merged.eval()
+    config = load_config(folder)
+    with quiet(), torch.device("meta"):
+        skeleton = kind.from_config(config)
+    adapters.check_base(folder, base, base_folder, skeleton)
+    if kind is AutoModelForCausalLM:
+        model = load_policy(base_folder, dtype=dtype)
+    else:
+        model = load_scorer(base_folder, dtype=dtype, num_labels=config.num_labels)
+    if has_tokenizer(folder):
+        sync_tokens(model, load_tokenizer(folder))
+    return adapters.merge_adapter(model, folder)
 
 
-def _is_classifier(config: Mapping[str, Any]) -> bool:
-    return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+def _classifier_of(policy: PreTrainedModel, num_labels: int) -> PreTrainedModel:
+    """The policy's trunk with a score head (random) in the place of its own."""
+    config = copy.deepcopy(policy.config)
+    config.num_labels = num_labels
+    with quiet():
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+    trunk_of(model).load_state_dict(trunk_of(policy).state_dict())
+    return model.eval()
+
+
+def _is_classifier(config: Any) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in getattr(config, "architectures", None) or ())
 
 
 def _check_head(model: PreTrainedModel, folder: Path) -> None:
@@ -215,8 +235,32 @@ def _check_head(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_config(path: str | Path, *, revision: str | None = None) -> Any:
-    """The model's configuration alone, without its weights. Errors: ModelError."""
+    """The model's configuration alone, without its weights; of an adapter folder its base's, with the adapter's say.
+
+    Errors: ModelError.
+    """
     folder = resolve_folder(path, revision=revision)
-    check_config(folder)
-    with quiet():
-        return AutoConfig.from_pretrained(folder)
+    if not adapters.is_adapter(folder):
+        check_config(folder)
+        with quiet():
+            return AutoConfig.from_pretrained(folder)
+    base = adapters.base_of(folder)
+    config = load_config(base.path, revision=base.revision)
+    if adapters.is_scorer_adapter(folder):
+        config.architectures = [AutoModelForSequenceClassification._model_mapping[type(config)].__name__]
+        config.num_labels = adapters.num_labels_of(folder)
+    adapters.apply_record(config, folder)
+    return config
+
+
+def merge_folder(path: str | Path, target: str | Path, *, dtype: str = "float32") -> dict[str, Any]:
+    """Writes the base of an adapter folder with the adapter merged to `target`. Errors: ModelError."""
+    folder = resolve_folder(path)
+    if not adapters.is_adapter(folder):
+        raise ModelError("this folder holds no adapter, so there is nothing to merge", got=folder)
+    if Path(target).exists() and (not Path(target).is_dir() or any(Path(target).iterdir())):
+        raise ModelError("the folder is not empty", got=target, fix="give a new folder, or empty this one")
+    load = load_scorer if _is_classifier(load_config(folder)) else load_policy
+    save_model(target, load(folder, dtype=dtype), load_tokenizer(folder))
+    base = adapters.base_of(folder)
+    return {"model_path": str(target), "base": base.path, "trained_in_4bit": base.in_4bit}

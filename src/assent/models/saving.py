@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from assent.errors import StorageError
+from assent.models.adapters import is_adapted, save_adapter
 from assent.models.vocabulary import sync_tokens
 
 
@@ -40,6 +41,7 @@ def save_model(
 ) -> Path:
     """Write a Hugging Face folder: safetensors, configs, tokenizer, chat template. Replaces what stood there.
 
+    Of a model with an adapter, a PEFT folder: the adapter alone, and which base it is for.
     It is written to a sibling, synced and renamed, so a reader sees the old folder or the new one. `state_dict`: the
     weights, where the model's own are sharded. Errors: StorageError.
     """
@@ -52,7 +54,10 @@ def save_model(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         with quiet():
-            model.save_pretrained(part, state_dict=None if state_dict is None else dict(state_dict))
+            if is_adapted(model):
+                save_adapter(part, model, target=target, state_dict=state_dict)
+            else:
+                model.save_pretrained(part, state_dict=None if state_dict is None else dict(state_dict))
             tokenizer.save_pretrained(part)
         for file in part.iterdir():
             _sync(file)

@@ -1,7 +1,7 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
-Training (`sft`, `reward`, `dpo`, `ppo`) gives a `Result`; `new_model`, `sample`, `best_of_n`, `evaluate` and `explain`
-give what their command prints with --json; `run` gives a `PipelineResult`.
+Training (`sft`, `reward`, `dpo`, `ppo`) gives a `Result`; `new_model`, `merge`, `sample`, `best_of_n`, `evaluate` and
+`explain` give what their command prints with --json; `run` gives a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ def ppo(*, progress: Progress | None = None, **options: Any) -> Result:
 def new_model(**options: Any) -> dict[str, Any]:
     """A small model and its tokenizer from text files. Options: those of `assent new-model`."""
     return _outputs("new-model", options, None)
+
+
+def merge(**options: Any) -> dict[str, Any]:
+    """An adapter's folder as an ordinary model's folder. Options: those of `assent merge` (`adapter`, `output_dir`)."""
+    return _outputs("merge", options, None)
 
 
 def sample(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def _imported(location: str) -> Any:
 
 STEPS: dict[str, Step] = {
     "new-model": Step("assent.config.commands:NewModelConfig", "assent.pipelines.tools:new_model"),
+    "merge": Step("assent.config.commands:MergeConfig", "assent.pipelines.tools:merge"),
     "sandbox-world": Step(
         "assent.config.sandbox:SandboxWorldConfig",
         "assent.sandbox.steps:write_world",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assent.config.commands import DataCheckConfig, DataSplitConfig, NewModelConfig, ReportConfig
+from assent.config.commands import DataCheckConfig, DataSplitConfig, MergeConfig, NewModelConfig, ReportConfig
 from assent.errors import UsageError
 from assent.runs.files import from_json, to_json
 from assent.runs.progress import Progress
@@ -29,6 +29,13 @@ def new_model(config: NewModelConfig, *, progress: Progress | None = None) -> di
         "vocab_size": summary.vocab_size,
         "characters": summary.characters,
     }
+
+
+def merge(config: MergeConfig, *, progress: Progress | None = None) -> dict[str, Any]:
+    """An adapter's folder as an ordinary model's folder."""
+    from assent.models.loading import merge_folder
+
+    return {"output_dir": config.output_dir, **merge_folder(config.adapter, config.output_dir, dtype=config.dtype)}
 
 
 def write_report(config: ReportConfig) -> str:

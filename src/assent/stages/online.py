@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from assent.config.stages import PpoConfig
-from assent.engine.learner import Learner, Objective, Reference
+from assent.engine.learner import Learner, Objective
 from assent.engine.random import permutation
+from assent.engine.references import Reader
 from assent.errors import ConfigError
 from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.kl import AdaptiveKLController
@@ -204,7 +205,7 @@ def _train_round(config: PpoConfig, step: int, batch: Round, *, learner: Learner
 
 
 def _gate(
-    config: PpoConfig, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reference
+    config: PpoConfig, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reader
 ) -> None:
     """Ratio 1 and KL 0 before the first update; log-probabilities independent of batch mates."""
     groups = to_groups(rollouts, config.num_completions)
@@ -219,7 +220,7 @@ def _gate(
         outputs.logprobs - sampled,
         cause="sampler and trainer disagree: temperature, dropout, positions, or the sampler holds other weights",
     )
-    if reference.fingerprint() != learner.fingerprint():
+    if config.reference is not None and reference.fingerprint() != learner.fingerprint():
         gate.skip("kl", reason="the reference is not the policy's start")
     else:
         under_reference = reference.read(groups, want={"logprobs"}).logprobs

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from assent.config.stages import PpoConfig
-from assent.engine.learner import Learner, Reference
+from assent.engine.learner import Learner
+from assent.engine.references import Reader
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.objectives.advantages import gae, token_rewards, whiten
 from assent.objectives.kl import kl
@@ -52,7 +53,7 @@ def build_round(
     rollouts: Sequence[Rollout],
     scores: Sequence[float],
     *,
-    reference: Reference,
+    reference: Reader,
     critic: Learner,
     kl_coef: float,
 ) -> Round:

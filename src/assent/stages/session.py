@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from assent.engine.checkpoint import latest_verified, verified, write_checkpoint
 from assent.engine.interrupts import interruptible
 from assent.engine.learner import Learner, Reference
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
-from assent.engine.references import reference_logps
+from assent.engine.references import AdapterOff, Reader, reference_logps
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
 from assent.errors import GateError, RunFolderError
+from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
 from assent.models.loading import check_context, load_config, load_policy, load_scorer, load_tokenizer, save_model
 from assent.models.module import AlignmentModel
@@ -34,6 +34,7 @@ from assent.rewards.reward_model import RewardModel, same_tokenizer, tokenizer_h
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
+from assent.stages.adapting import quantised, save_start, with_adapter
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
 from assent.stages.text import Text
@@ -102,7 +103,7 @@ class Session:
         config = (
             self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
-        module = self._load(path, kind)
+        module = self._load(path, kind, trained_as=name)
         rounds = self.order.num_steps - (getattr(config, "critic_warmup_steps", 0) if name == "model" else 0)
         updates = rounds * getattr(config, "num_ppo_epochs", 1) * getattr(config, "num_mini_batches", 1)
         learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
@@ -112,16 +113,32 @@ class Session:
         self.log.note(f"{name}: {path}, attention {module.tier} ({module.tier_reason})")
         return learner
 
-    def _load(self, path: str, kind: Kind) -> AlignmentModel:
-        options = {"dtype": self.config.dtype, "revision": self.config.revision, "tokenizer": self.text.tokenizer}
+    def _load(self, path: str, kind: Kind, *, trained_as: str | None = None) -> AlignmentModel:
+        """`trained_as`: the name of a learner, which gets an adapter where one is asked for."""
+        config, tokenizer = self.config, self.text.tokenizer
+        options = {"dtype": config.dtype, "revision": config.revision, "tokenizer": tokenizer}
+        if trained_as:
+            options["quantised"] = quantised(config, self.runtime, path)
         if kind == "policy":
             model = load_policy(path, **options)
         else:
-            model = load_scorer(path, seed=self.config.seed, **options)
+            model = load_scorer(path, seed=config.seed, **options)
+        if trained_as and config.lora_r:
+            where = {"path": path, "tokenizer": tokenizer, "run_folder": self.folder.path}
+            model, lines = with_adapter(model, config, name=trained_as, **where)
+            for line in lines:
+                self.log.note(line)
         return AlignmentModel(model, kind=kind, temperature=getattr(self.config, "temperature", 1.0))
 
-    def reference_model(self, path: str | None, *, name: str = "reference") -> Reference:
-        """A frozen policy in memory; none given: the start of the policy. run.json has its fingerprint as `name`."""
+    def reference_model(self, path: str | None, *, name: str = "reference") -> Reference | AdapterOff:
+        """A frozen policy in memory; none given: the start of the policy, which an adapter leaves where it is.
+
+        run.json has its fingerprint as `name`.
+        """
+        if path is None and is_adapted(self.learner.module):
+            start = AdapterOff(self.learner)
+            self._note_start(name, start.fingerprint())
+            return start
         module = self._load(path or self.config.model, "policy")
         reference = Reference(module, self.runtime, self._budget)
         self._readers.append(reference)
@@ -168,7 +185,7 @@ class Session:
 
     def sampler(self) -> TorchSampler:
         """Samples with the learner's own weights."""
-        sampler = TorchSampler(_hf(self.learner), self.text.tokenizer, eos_ids=self.text.template.eos_ids)
+        sampler = TorchSampler(_module(self.learner).base, self.text.tokenizer, eos_ids=self.text.template.eos_ids)
         self._readers.append(sampler)
         return sampler
 
@@ -178,7 +195,11 @@ class Session:
         No path: the policy as it starts. Call before `resume`, which puts the policy where the run was left. A
         reference with weights of its own is in memory until this returns, not while the policy is trained.
         """
-        reader = self.learner if path is None else Reference(self._load(path, "policy"), self.runtime, self._budget)
+        reader: Reader
+        if path is not None:
+            reader = Reference(self._load(path, "policy"), self.runtime, self._budget)
+        else:
+            reader = AdapterOff(self.learner) if is_adapted(self.learner.module) else self.learner
         self.ledger.models_resident += path is not None
         self._note_start("reference", reader.fingerprint())
         folder = Path(self.config.reference_cache) if self.config.reference_cache else user_cache() / "reference"
@@ -187,7 +208,7 @@ class Session:
             self._flops_before += reader.flops
         return found
 
-    def _reference_logps(self, reader: Learner | Reference, groups: Sequence[TokenGroup], folder: Path) -> Tensor:
+    def _reference_logps(self, reader: Reader, groups: Sequence[TokenGroup], folder: Path) -> Tensor:
         if not groups:
             return torch.zeros(0)
         with self.log.progress("reference", len(groups)) as bar:
@@ -200,11 +221,11 @@ class Session:
         self.log.note(f"reference log-probabilities of {len(values)} completions: {how}")
         return values
 
-    def _cache_key(self, reader: Learner | Reference) -> str:
+    def _cache_key(self, reader: Reader) -> str:
         parts = (reader.fingerprint(), self.config.dtype, self.config.mixed_precision, str(self.runtime.device.type))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def check_unchanged(self, reference: Reference) -> None:
+    def check_unchanged(self, reference: Reader) -> None:
         """The reference is at the end what it was at the start (law 4)."""
         self.check_same("reference", self._fingerprints["reference_start"], reference.fingerprint())
 
@@ -318,9 +339,11 @@ class Session:
 
     def _save_model(self) -> None:
         """The model's folder, by the main process; sharded weights are gathered first, by all."""
-        model = _hf(self.learner)
+        model = _module(self.learner).hf
         whole = gathered(model) if self.runtime.is_sharded else None
         if self.runtime.is_main:
+            if is_adapted(model):
+                save_start(model, self.text.tokenizer, whole)
             save_model(self.folder.model_path, model, self.text.tokenizer, state_dict=whole)
         self.runtime.barrier()
 
@@ -384,11 +407,9 @@ def open_session(
         yield session
 
 
-def _hf(learner: Learner) -> PreTrainedModel:
-    """The transformers model inside the learner's module."""
-    module = learner.module
-    assert isinstance(module, AlignmentModel)
-    return module.hf
+def _module(learner: Learner) -> AlignmentModel:
+    assert isinstance(learner.module, AlignmentModel)
+    return learner.module
 
 
 def user_cache() -> Path:

@@ -1,0 +1,316 @@
+"""Adapters through PEFT: LoRA (Hu et al., arXiv:2106.09685), DoRA (arXiv:2402.09353), QLoRA (arXiv:2305.14314).
+
+The adapter stands inside the transformers model's layers, so whatever reads the model reads it: all attention tiers,
+the chunked head, the sampler. Switched off, the same weights are the policy as it started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from assent.config.options import AdapterOptions
+from assent.errors import ConfigError, ModelError
+from assent.models.folders import read_json
+
+CONFIG, RECORD = "adapter_config.json", "assent_adapter.json"
+_PREFIX = "base_model.model."
+_TRAINED = (".lora_", ".modules_to_save.")
+"""What stands in the names of an adapter's weights, and not in those of the model it adapts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What an adapter was trained on. `content`: see `content_of`; "" where it is not known yet."""
+
+    path: str
+    revision: str | None = None
+    content: str = ""
+    in_4bit: bool = False
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether `model` (or the transformers model inside an AlignmentModel) carries an adapter."""
+    return hasattr(getattr(model, "hf", model), "get_base_model")
+
+
+def add_adapter(
+    model: PreTrainedModel, options: AdapterOptions, *, base: Base, seed: int, new_rows: bool = False
+) -> PreTrainedModel:
+    """`model` with a fresh adapter, which changes nothing yet; only the adapter is trainable. A function of `seed`.
+
+    A score head is trained in full, and so are (`new_rows`) the input and output embeddings, as PEFT's
+    `modules_to_save`. Errors: ModelError for a target that the model does not have, or that cannot have an adapter.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    is_scorer = model.get_output_embeddings() is None
+    if options.lora_target_modules is not None:
+        _check_targets(model, options.lora_target_modules)
+    tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False)) and not is_scorer
+    config = LoraConfig(
+        r=options.lora_r,
+        lora_alpha=alpha_of(options),  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=options.lora_target_modules or "all-linear",
+        use_dora=options.use_dora,
+        use_rslora=options.use_rslora,
+        modules_to_save=_embeddings(model, tied=tied) if new_rows else None,
+        ensure_weight_tying=new_rows and tied,
+        task_type="SEQ_CLS" if is_scorer else "CAUSAL_LM",
+        revision=base.revision,
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tied weights, which are looked after above
+        torch.manual_seed(seed)
+        adapted: Any = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = base.path
+    adapted.assent_base = base
+    return adapted
+
+
+def alpha_of(options: AdapterOptions) -> float:
+    return 2.0 * options.lora_r if options.lora_alpha is None else options.lora_alpha
+
+
+def describe(model: PreTrainedModel, options: AdapterOptions) -> dict[str, Any]:
+    """What is trained of an adapted model, for the log and run.json."""
+    layers = sorted({name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name})
+    return {
+        "kind": f"{'rs' * options.use_rslora}{'DoRA' if options.use_dora else 'LoRA'}",
+        "lora_r": options.lora_r,
+        "lora_alpha": alpha_of(options),
+        "layers": len(layers),
+        "target_modules": sorted({layer.rsplit(".", 1)[-1] for layer in layers}),
+        "modules_to_save": sorted(
+            {name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name, _ in _saved_whole(model)}
+        ),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+
+
+def _saved_whole(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, p) for name, p in model.named_parameters() if ".modules_to_save." in name]
+
+
+def _embeddings(model: PreTrainedModel, *, tied: bool) -> list[str]:
+    """Names of the input and output embeddings; of tied ones the first, whose copy PEFT ties to the other."""
+    modules = [model.get_input_embeddings(), None if tied else model.get_output_embeddings()]
+    return [name for name, module in model.named_modules() if any(module is m for m in modules)]
+
+
+def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    named = dict(model.named_modules())
+    heads = {"score", "classifier"}
+    linear = sorted({name.rsplit(".", 1)[-1] for name, m in named.items() if isinstance(m, nn.Linear)} - heads)
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False) and model.get_output_embeddings()
+    ends = (model.get_input_embeddings(), model.get_output_embeddings()) if tied else ()
+    for target in targets:
+        found = [module for name, module in named.items() if f".{name}".endswith(f".{target}")]
+        if not found or target in heads:
+            raise ModelError(
+                "the score head is trained in full and gets no adapter"
+                if target in heads
+                else "the model has no layer of this name for an adapter",
+                got=f"--lora-target-modules {target}",
+                expected=f"linear layers: {', '.join(linear)}",
+            )
+        if any(module is end for module in found for end in ends):
+            raise ModelError(
+                "an adapter on one of two tied embeddings cannot be merged: it would change the other as well",
+                got=f"--lora-target-modules {target}; tie_word_embeddings is true",
+                fix="leave it out",
+            )
+
+
+@contextmanager
+def adapter_off(module: nn.Module) -> Iterator[None]:
+    """Inside the block an adapted AlignmentModel computes as its base does; nothing else changes."""
+    model: Any = getattr(module, "hf", module)
+    with model.disable_adapter():
+        yield
+
+
+def plain_name(name: str) -> str | None:
+    """The name that a weight has in the model without its adapter; None for the adapter's own weights."""
+    if any(part in name for part in _TRAINED):
+        return None
+    name = name.removeprefix(_PREFIX)
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
+
+
+def base_weights(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of an adapted model's weights those of its base, by the names they have there."""
+    return {plain: tensor for name, tensor in named.items() if (plain := plain_name(name)) is not None}
+
+
+def save_adapter(folder: Path, model: Any, *, target: Path, state_dict: Mapping[str, Tensor] | None) -> None:
+    """PEFT's files, and beside them the generation config and `assent_adapter.json`: which base this adapter is for.
+
+    `folder` is where to write, `target` where it will stand. There is no config.json: with one, transformers would
+    take the folder for a whole model.
+    """
+    model.save_pretrained(
+        folder, save_embedding_layers=False, **({} if state_dict is None else {"state_dict": dict(state_dict)})
+    )
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    base: Base = model.assent_base
+    record: dict[str, Any] = {"base": base.path, "base_content": base.content, "trained_in_4bit": base.in_4bit}
+    if Path(base.path).is_dir():
+        record["base_relative"] = Path(os.path.relpath(base.path, target)).as_posix()
+    config = model.get_base_model().config.to_dict()
+    record["config"] = {name: value for name, value in config.items() if name.startswith("assent_")}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if (generation := getattr(model.get_base_model(), "generation_config", None)) is not None:
+        generation.save_pretrained(folder)
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def base_of(folder: Path) -> Base:
+    """The base that an adapter folder names; where that is gone, the one that stands where it stood beside the folder.
+
+    Errors: ModelError.
+    """
+    adapter, record = read_json(folder, CONFIG), read_json(folder, RECORD)
+    path = adapter.get("base_model_name_or_path")
+    if not path:
+        raise ModelError("the adapter names no base model", got=folder, expected="base_model_name_or_path")
+    beside = record.get("base_relative")
+    if beside and not Path(path).is_dir() and (folder / beside).is_dir():
+        path = str(folder / beside)
+    return Base(path, adapter.get("revision"), record.get("base_content", ""), record.get("trained_in_4bit", False))
+
+
+def is_scorer_adapter(folder: Path) -> bool:
+    return read_json(folder, CONFIG).get("task_type") == "SEQ_CLS"
+
+
+def apply_record(config: Any, folder: Path) -> None:
+    """What an adapter's run has put into the model's configuration, a reward model's bias for one."""
+    for name, value in read_json(folder, RECORD).get("config", {}).items():
+        setattr(config, name, value)
+
+
+def num_labels_of(folder: Path) -> int:
+    """Rows of the score head that a reward model's adapter brings along. Errors: ModelError where it brings none."""
+    for name, shape in shapes_of(folder).items():
+        if name.endswith(("score.weight", "classifier.weight")):
+            return shape[0]
+    raise ModelError("the reward model's adapter holds no score head", got=folder, expected="score in modules_to_save")
+
+
+def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a folder's safetensors; no weights are read."""
+    shapes = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            shapes |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    return shapes
+
+
+def content_of(folder: Path) -> str:
+    """SHA-256 over names, types, shapes and bytes of a folder's weights, 16 hex digits, however they are split."""
+    where = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            where |= dict.fromkeys(stored.keys(), file)
+    digest = hashlib.sha256()
+    for name in sorted(where):
+        with safe_open(where[name], framework="pt") as stored:
+            tensor = stored.get_tensor(name)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def check_base(folder: Path, base: Base, base_folder: Path, skeleton: nn.Module) -> None:
+    """ModelError unless the adapter of `folder` belongs to the base. `skeleton`: the base's modules without weights."""
+    modules, parameters = dict(skeleton.named_modules()), dict(skeleton.named_parameters(remove_duplicate=False))
+    for name, shape in shapes_of(folder).items():
+        layer, is_lora, kind = name.removeprefix(_PREFIX).partition(".lora_")
+        expected = tuple(parameters[layer].shape) if layer in parameters else None
+        if is_lora:
+            weight = getattr(modules.get(layer), "weight", None)
+            expected = None if weight is None else tuple(weight.shape)
+            width = {"A": shape[-1], "B": shape[0]}.get(kind[0])  # A (r, in), B (out, r)
+            fits = expected is not None and (width is None or width in expected)
+        else:  # saved whole; of an embedding, whose rows may be more, the width
+            fits = expected is not None and shape[1:] == expected[1:]
+        if not fits:
+            raise ModelError(
+                "the adapter is for another base: its weights do not fit this one",
+                got=f"{name} {shape} in {folder}",
+                expected=f"a layer of {base_folder}" + (f", which has {expected} there" if expected else ""),
+                fix="give the base that the adapter was trained on",
+            )
+    if base.content and (found := content_of(base_folder)) != base.content:
+        raise ModelError(
+            "the adapter is for another base: these are other weights of the same shape",
+            got=f"{base_folder}: content {found}",
+            expected=f"content {base.content}, which {folder} was trained on",
+            fix=f"put that base back; to use these weights all the same, delete {folder / RECORD}",
+        )
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """`model` with the adapter of `folder` added to its weights. Errors: ModelError."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # missing weights are an error, below
+            adapted = PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"the adapter does not fit its base: {str(error).splitlines()[0]}", got=folder) from error
+    missing = sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - shapes_of(folder).keys())
+    if missing:
+        raise ModelError(
+            f"the adapter folder lacks {len(missing)} of the adapter's weights",
+            got=f"{folder}: {', '.join(missing[:3])}",
+            fix="check that adapter_config.json belongs to the weights beside it",
+        )
+    merged: PreTrainedModel = adapted.merge_and_unload()  # type: ignore[operator]
+    apply_record(merged.config, folder)
+    return merged.requires_grad_(True).eval()
+
+
+def check_quantisation(device: torch.device) -> None:
+    """Errors: ConfigError where weights cannot be held in 4 bits here."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "load_in_4bit needs the package bitsandbytes", got="it is not installed", fix="pip install bitsandbytes"
+        )
+    if device.type != "cuda":
+        raise ConfigError(
+            "load_in_4bit needs CUDA", got=f"device {device}", fix="leave it out; LoRA itself runs on any device"
+        )
+
+
+def quantisation(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Options of `from_pretrained`: NF4 with double quantisation (arXiv:2305.14314, §3), heads as they are."""
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head", "score"],
+    )
+    return {"quantization_config": config, "device_map": {"": str(device)}}

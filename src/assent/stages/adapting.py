@@ -1,0 +1,89 @@
+"""The models of a run whose weights stay as they are while an adapter on top of them is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from assent.engine.random import derived_seed
+from assent.engine.runtime import Runtime
+from assent.errors import ConfigError
+from assent.models.adapters import (
+    Base,
+    add_adapter,
+    base_weights,
+    check_quantisation,
+    content_of,
+    describe,
+    is_adapter,
+    quantisation,
+)
+from assent.models.folders import resolve_folder
+from assent.models.loading import DTYPES, fresh_tokens
+from assent.models.saving import save_model
+
+START = "start"
+"""Folder of a run's merged start, where it continues from an adapter."""
+
+
+def quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | None:
+    """How the frozen weights are loaded; None: as they are. ConfigError where 4 bits cannot be had, nothing loaded."""
+    if not config.load_in_4bit:
+        return None
+    check_quantisation(runtime.device)
+    if is_adapter(resolve_folder(path, revision=config.revision)):
+        raise ConfigError(
+            "an adapter's merged weights stand in memory only, and 4-bit weights are read from a folder",
+            got=f"--load-in-4bit with the adapter {path}",
+            fix=f"merge it first: assent merge {path} --output-dir FOLDER",
+        )
+    return quantisation(runtime.device, DTYPES[config.dtype])
+
+
+def with_adapter(
+    model: PreTrainedModel, config: Any, *, name: str, path: str, tokenizer: PreTrainedTokenizerBase, run_folder: Path
+) -> tuple[PreTrainedModel, list[str]]:
+    """`model`, which was loaded from `path`, with a fresh adapter; and lines that say what is trained."""
+    folder = resolve_folder(path, revision=config.revision)
+    lines = []
+    if is_adapter(folder):
+        base = Base(str((run_folder / START).resolve()))
+        lines.append(f"{name}: {path} is an adapter itself: merged into its base, the new one goes on top of that")
+    elif Path(path).expanduser().is_dir():
+        base = Base(str(folder.resolve()), content=content_of(folder))
+    else:
+        base = Base(path, config.revision, content_of(folder))
+    fresh = fresh_tokens(folder, tokenizer)
+    adapted = add_adapter(
+        model,
+        config,
+        base=replace(base, in_4bit=config.load_in_4bit),
+        seed=derived_seed(config.seed, f"adapter of {name}"),
+        new_rows=bool(fresh),
+    )
+    facts = describe(adapted, config)
+    whole = f"; in full: {', '.join(facts['modules_to_save'])}" if facts["modules_to_save"] else ""
+    lines.append(
+        f"{name}: {facts['kind']} of rank {facts['lora_r']}, alpha {facts['lora_alpha']:g} on {facts['layers']} layers "
+        f"({', '.join(facts['target_modules'])}){whole}; {facts['trained_parameters']:,} parameters are trained"
+    )
+    if fresh:
+        lines.append(
+            f"{name}: the embeddings are trained and saved whole, for they have new tokens: {', '.join(fresh)}"
+        )
+    return adapted, lines
+
+
+def save_start(model: Any, tokenizer: PreTrainedTokenizerBase, state_dict: Mapping[str, Tensor] | None) -> None:
+    """The merged start of a run that continued from an adapter, as a folder: the base of the adapter it trained."""
+    base: Base = model.assent_base
+    if base.content:  # it is a folder of its own
+        return
+    weights = base_weights(model.state_dict() if state_dict is None else state_dict)
+    save_model(base.path, model.get_base_model(), tokenizer, state_dict=weights)
+    model.assent_base = replace(base, content=content_of(Path(base.path)))

@@ -1,0 +1,91 @@
+"""With float32 copies in the optimiser, bfloat16 weights follow updates that are too small for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from assent.engine import weights
+from assent.engine.learner import Learner
+from assent.engine.optimiser import make_adamw
+from assent.engine.runtime import Runtime
+from assent.models.module import AlignmentModel
+from tests.helpers_adapters import adapted
+from tests.helpers_engine import Nll, Settings, make_groups
+from tests.helpers_engine_models import tiny_llama
+
+GROUPS = make_groups(8)
+
+
+@pytest.mark.parametrize("master_weights", [True, False])
+def test_a_hundred_updates_of_a_ten_thousandth(master_weights: bool) -> None:
+    """Under a constant gradient Adam's update is the learning rate itself: after n of them, 1 becomes 1 − n · lr."""
+    layer = nn.Linear(4, 2, bias=False, dtype=torch.bfloat16)
+    nn.init.ones_(layer.weight)
+    optimiser = make_adamw(layer, Settings(learning_rate=1e-4, weight_decay=0.0, master_weights=master_weights))
+    for _ in range(100):
+        layer.weight.grad = torch.full_like(layer.weight, 0.5)
+        optimiser.step()
+        optimiser.zero_grad()
+        assert layer.weight.grad is None
+    expected = torch.tensor(0.99 if master_weights else 1.0).bfloat16()
+    assert (layer.weight == expected).all()
+    assert expected.item() == (0.98828125 if master_weights else 1.0)
+
+
+def learner(*, seed: int = 0, **settings: object) -> Learner:
+    model = tiny_llama(seed=seed).hf.to(torch.bfloat16)
+    assert isinstance(model, LlamaForCausalLM)
+    return Learner(
+        AlignmentModel(model, kind="policy"),
+        runtime=Runtime("cpu"),
+        optim=Settings(learning_rate=1e-4, weight_decay=0.0, lr_scheduler_type="constant", **settings),  # type: ignore[arg-type]
+        total_steps=30,
+    )
+
+
+def norms(found: Learner) -> torch.Tensor:
+    return found.module.hf.model.norm.weight.detach().float()
+
+
+def test_a_run_of_tiny_updates_moves_with_them_and_does_not_without() -> None:
+    moved, stuck = learner(master_weights=True), learner()
+    for _ in range(30):
+        for found in (moved, stuck):
+            found.update(GROUPS[:4], Nll())
+    assert torch.equal(norms(stuck), torch.ones(16))
+    copy = moved.optimiser.masters[moved.module.hf.model.norm.weight]
+    assert 2e-3 < (copy - 1).abs().max() < 2 * 30 * 1e-4
+    assert not torch.equal(norms(moved), torch.ones(16))
+    assert torch.equal(norms(moved), copy.bfloat16().float())
+    assert copy.dtype == moved.optimiser.state[copy]["exp_avg"].dtype == torch.float32
+
+
+def test_a_resumed_run_is_bit_identical(tmp_path: Path) -> None:
+    whole, first, second = (learner(master_weights=True, seed=seed) for seed in (0, 0, 7))
+    for step in range(4):
+        whole.update(GROUPS[step * 2 : step * 2 + 2], Nll())
+    for step in range(2):
+        first.update(GROUPS[step * 2 : step * 2 + 2], Nll())
+    first.save(tmp_path)
+    second.load(tmp_path)
+    for step in range(2, 4):
+        second.update(GROUPS[step * 2 : step * 2 + 2], Nll())
+    expected = weights._named_state(whole.module, whole.optimiser)
+    assert any(name.startswith("master/") for name in expected)
+    found = weights._named_state(second.module, second.optimiser)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert second.fingerprint() == whole.fingerprint()
+
+
+def test_what_is_trained_whole_beside_an_adapter_is_held_in_float32() -> None:
+    scorer = tiny_llama(kind="scorer").hf.to(torch.bfloat16)
+    module = AlignmentModel(adapted(scorer), kind="scorer")
+    optimiser = make_adamw(module, Settings())
+    assert {p.dtype for group in optimiser.param_groups for p in group["params"]} == {torch.float32}
+    assert [tuple(p.shape) for p in optimiser.masters] == [(1, 16)]
