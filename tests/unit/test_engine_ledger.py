@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from assent.engine.runtime import Runtime
 from assent.metrics import lookup
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.flops import Cost, attended_pairs
+from assent.models.module import AlignmentModel
+from tests.helpers_adapters import adapted
 from tests.helpers_engine import Nll, make_groups, make_learner
 from tests.helpers_engine_models import tiny_llama
 
@@ -59,6 +62,21 @@ def test_training_costs_three_forward_passes_and_reading_one() -> None:
     assert learner.flops == learner.cost.forward(groups) > 0
     learner.update(groups, Nll())
     assert learner.flops == 4 * learner.cost.forward(groups)
+
+
+def test_weights_beside_an_adapter_cost_no_gradients_of_their_own() -> None:
+    groups = make_groups(3)
+    plain = Cost.of(tiny_llama(), shared=True)
+    cost = Cost.of(AlignmentModel(adapted(tiny_llama().hf), kind="policy"), shared=True)
+    per_layer = 3 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 32))  # rank 3: q, o; k, v; gate, up, down
+    assert cost.trunk_weights == plain.trunk_weights + 2 * per_layer
+    assert cost.head_weights == plain.head_weights
+    trained = 2 * per_layer / (cost.trunk_weights + cost.head_weights)
+    attention = plain.forward(groups) - replace(plain, attention_width=0).forward(groups)
+    weights = cost.forward(groups) - attention
+    assert cost.update(groups) == pytest.approx(2 * cost.forward(groups) + trained * weights + attention)
+    scorer = Cost.of(AlignmentModel(adapted(tiny_llama(kind="scorer").hf), kind="scorer"), shared=True)
+    assert scorer.head_weights == 16  # the trained copy alone
 
 
 def test_the_ledger_goes_on_where_it_was() -> None:

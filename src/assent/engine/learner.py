@@ -136,7 +136,7 @@ class Learner:
         tokens = sum(group.num_tokens for group in groups)
         self.step += 1
         self.num_tokens += tokens
-        flops = 3.0 * self.cost.forward(groups)
+        flops = self.cost.update(groups)
         self.flops += flops
         seconds = time.perf_counter() - started
         return {

@@ -1,4 +1,5 @@
-"""Model FLOPs by the roofline formula: F = 2·N·T + 4·L·d·A + 2·V·h·H for a forward pass, three times that for training.
+"""Model FLOPs by the roofline formula: F = 2·N·T + 4·L·d·A + 2·V·h·H for a forward pass, three times that for training
+(where weights stay as they are, twice 2·N·T and 2·V·h·H).
 
 Legend: N matrix weights of the trunk, T tokens, L layers, d attention width, A attended pairs of positions,
 V·h weights of the head, H positions the head reads. Recomputed activations count as hardware's FLOPs, not the model's.
@@ -24,6 +25,8 @@ class Cost:
     attention_width: int
     """L · d: 0 where the configuration does not say, and attention is then left out."""
     shared: bool
+    trained_share: float = 1.0
+    """Of the weights above, those that get gradients of their own: few where an adapter is trained."""
 
     @classmethod
     def of(cls, module: nn.Module, *, shared: bool) -> Cost:
@@ -31,19 +34,29 @@ class Cost:
         hf = getattr(module, "hf", module)
         config: Any = getattr(hf, "config", None)
         head = _head(hf)
-        skipped = {id(p) for m in hf.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        head_weights = 0 if head is None else sum(p.numel() for p in head.parameters() if p.ndim == 2)
-        if head is not None:
-            skipped |= {id(p) for p in head.parameters()}
-        trunk = sum(_active(p, config) for p in hf.parameters() if p.ndim >= 2 and id(p) not in skipped)
+        # beside an adapter, a head that is trained whole is a copy: the original is not read
+        unread = {id(p) for name, p in hf.named_parameters() if ".original_module." in name}
+        heads_own = [] if head is None else [p for p in head.parameters() if p.ndim == 2 and id(p) not in unread]
+        skipped = {id(p) for m in hf.modules() if isinstance(m, nn.Embedding) for p in m.parameters()} | unread
+        skipped |= {id(p) for p in heads_own}
+        trunks_own = [p for p in hf.parameters() if p.ndim >= 2 and id(p) not in skipped]
+        head_weights = sum(p.numel() for p in heads_own)
+        trunk = sum(_active(p, config) for p in trunks_own)
+        trained = sum(_active(p, config) for p in [*trunks_own, *heads_own] if p.requires_grad)
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         layers, width = getattr(text, "num_hidden_layers", 0), getattr(text, "hidden_size", 0)
         heads, head_dim = getattr(text, "num_attention_heads", 0), getattr(text, "head_dim", None)
-        return cls(trunk, head_weights, layers * (heads * head_dim if head_dim else width), shared)
+        attention = layers * (heads * head_dim if head_dim else width)
+        return cls(trunk, head_weights, attention, shared, trained / max(1.0, trunk + head_weights))
 
     def forward(self, groups: Sequence[TokenGroup]) -> float:
         """FLOPs of reading the groups once, the head at every counted token."""
         return self._read(groups, sum(c.num_counted for g in groups for c in g.completions))
+
+    def update(self, groups: Sequence[TokenGroup]) -> float:
+        """FLOPs of a forward and a backward pass: thrice the forward, less the gradients of weights that stay."""
+        products = replace(self, attention_width=0).forward(groups)
+        return 3.0 * self.forward(groups) - (1.0 - self.trained_share) * products
 
     def score(self, groups: Sequence[TokenGroup]) -> float:
         """FLOPs of reading the groups once, the head at each completion's last token alone."""
@@ -80,7 +93,9 @@ def _head(hf: nn.Module) -> nn.Module | None:
 
 
 def _active(parameter: nn.Parameter, config: Any) -> float:
-    """Weights a token meets: of stacked experts (3-D), the share that is routed to."""
+    """Weights a token meets: of stacked experts (3-D), the share routed to; of 4-bit ones, what they stand for."""
+    if (packed := getattr(parameter, "quant_state", None)) is not None:
+        return packed.shape.numel()
     if parameter.ndim < 3:
         return parameter.numel()
     routed = getattr(config, "num_experts_per_tok", None)
