@@ -217,7 +217,7 @@ def num_labels_of(folder: Path) -> int:
 
 def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes in a folder's safetensors; no weights are read."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stored:
             shapes |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
@@ -226,7 +226,7 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def content_of(folder: Path) -> str:
     """SHA-256 over names, types, shapes and bytes of a folder's weights, 16 hex digits, however they are split."""
-    where = {}
+    where: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stored:
             where |= dict.fromkeys(stored.keys(), file)
@@ -285,7 +285,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             got=f"{folder}: {', '.join(missing[:3])}",
             fix="check that adapter_config.json belongs to the weights beside it",
         )
-    merged: PreTrainedModel = adapted.merge_and_unload()  # type: ignore[operator]
+    merged: PreTrainedModel = adapted.merge_and_unload()
     apply_record(merged.config, folder)
     return merged.requires_grad_(True).eval()
 

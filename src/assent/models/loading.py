@@ -247,7 +247,8 @@ def load_config(path: str | Path, *, revision: str | None = None) -> Any:
     base = adapters.base_of(folder)
     config = load_config(base.path, revision=base.revision)
     if adapters.is_scorer_adapter(folder):
-        config.architectures = [AutoModelForSequenceClassification._model_mapping[type(config)].__name__]
+        kind: Any = AutoModelForSequenceClassification._model_mapping[type(config)]
+        config.architectures = [kind.__name__]
         config.num_labels = adapters.num_labels_of(folder)
     adapters.apply_record(config, folder)
     return config

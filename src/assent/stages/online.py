@@ -204,9 +204,7 @@ def _train_round(config: PpoConfig, step: int, batch: Round, *, learner: Learner
     }
 
 
-def _gate(
-    config: PpoConfig, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reader
-) -> None:
+def _gate(config: PpoConfig, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reader) -> None:
     """Ratio 1 and KL 0 before the first update; log-probabilities independent of batch mates."""
     groups = to_groups(rollouts, config.num_completions)
     check_positions(gate, groups)

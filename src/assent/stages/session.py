@@ -124,8 +124,9 @@ class Session:
         else:
             model = load_scorer(path, seed=config.seed, **options)
         if trained_as and config.lora_r:
-            where = {"path": path, "tokenizer": tokenizer, "run_folder": self.folder.path}
-            model, lines = with_adapter(model, config, name=trained_as, **where)
+            model, lines = with_adapter(
+                model, config, name=trained_as, path=path, tokenizer=tokenizer, run_folder=self.folder.path
+            )
             for line in lines:
                 self.log.note(line)
         return AlignmentModel(model, kind=kind, temperature=getattr(self.config, "temperature", 1.0))
