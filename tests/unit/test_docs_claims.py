@@ -31,7 +31,7 @@ def all_flags() -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_option_that_a_page_names_exists(page: Path) -> None:
     text = [*quoted(page), *(" ".join(words) for words in commands(page))]
-    named = {option for part in text for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", part)}
+    named = {option for part in text for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", part)}
     assert named <= all_flags(), sorted(named - all_flags())
 
 
