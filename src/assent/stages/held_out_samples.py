@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from assent.data import texts
-from assent.engine.learner import Learner, Reference
+from assent.engine.learner import Learner
 from assent.engine.random import permutation
+from assent.engine.references import Reader
 from assent.errors import DataError
 from assent.evaluation.kl import kl_estimates
 from assent.models.batch import TokenCompletion, TokenGroup
@@ -57,7 +58,7 @@ def choose_prompts(config: Any, text: Text) -> HeldOutPrompts:
 
 
 def answers(
-    config: Any, prompts: HeldOutPrompts, *, sampler: Sampler, learner: Learner, reference: Reference
+    config: Any, prompts: HeldOutPrompts, *, sampler: Sampler, learner: Learner, reference: Reader
 ) -> tuple[dict[str, float], list[dict[str, object]]]:
     """One answer to each prompt at temperature 1: held-out figures, and rows for samples.jsonl."""
     sampler.load({}, learner.fingerprint_step)
@@ -93,7 +94,7 @@ def answers(
     return figures, rows
 
 
-def _logprobs(reader: Learner | Reference, groups: Sequence[TokenGroup], lengths: Sequence[int]) -> list[Any]:
+def _logprobs(reader: Reader, groups: Sequence[TokenGroup], lengths: Sequence[int]) -> list[Any]:
     """For each group, the log-probabilities of its completion's tokens."""
     read = reader.read(groups, want={"logprobs"}).logprobs
     assert read is not None

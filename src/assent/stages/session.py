@@ -80,7 +80,7 @@ class Session:
         self._fingerprints: dict[str, Any] = {}
         self._readers: list[Reference | RewardModel | TorchSampler] = []
         """All that reads models beside the learners."""
-        self._eval_reference: Reference | None = None
+        self._eval_reference: Reader | None = None
         self._flops_before = 0.0
         """Model FLOPs of readers that are not in memory any more, or that read before the run was resumed."""
 
@@ -176,7 +176,7 @@ class Session:
             self._eval_reference = frozen
             self.validation.measure = lambda: {**measure(), **self._answer(sampler, frozen)}
 
-    def _answer(self, sampler: TorchSampler, reference: Reference) -> dict[str, float]:
+    def _answer(self, sampler: TorchSampler, reference: Reader) -> dict[str, float]:
         figures, rows = answers(
             self.config, self.eval_prompts, sampler=sampler, learner=self.learner, reference=reference
         )
