@@ -83,6 +83,11 @@ def reference_logps(
     return values, False
 
 
+def user_cache() -> Path:
+    """ASSENT_CACHE, or `assent` in the user's cache folder."""
+    return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
+
+
 def content_key(groups: Sequence[TokenGroup], key: str) -> str:
     """SHA-256 of `key` and of the rows' ids, masks and boundaries, in their order."""
     digest = hashlib.sha256(f"assent reference 1\n{key}\n".encode())

@@ -6,11 +6,10 @@ A stage reads from top to bottom; the session holds what would otherwise stand i
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,28 +19,27 @@ from assent.engine.interrupts import interruptible
 from assent.engine.learner import Learner, Reference
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
-from assent.engine.references import AdapterOff, Reader, reference_logps
+from assent.engine.references import AdapterOff, Reader, reference_logps, user_cache
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
 from assent.errors import GateError, RunFolderError
 from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
-from assent.models.loading import check_context, load_config, load_policy, load_scorer, load_tokenizer, save_model
+from assent.models.loading import check_context, load_config, load_tokenizer, save_model
 from assent.models.module import AlignmentModel
+from assent.models.tiers import Kind
 from assent.rewards.base import Reward
 from assent.rewards.loading import is_function, load_reward
 from assent.rewards.reward_model import RewardModel, same_tokenizer, tokenizer_hash
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
-from assent.stages.adapting import quantised, save_start, with_adapter
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
+from assent.stages.run_models import load_module, load_trained_module, save_start
 from assent.stages.text import Text
 from assent.stages.validation import Validation
 from assent.types import PromptGroup
-
-Kind = Literal["policy", "scorer"]
 
 
 class Session:
@@ -103,33 +101,18 @@ class Session:
         config = (
             self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
-        module = self._load(path, kind, trained_as=name)
+        module, lines = load_trained_module(
+            self.config, path, kind, self.text.tokenizer, name=name, runtime=self.runtime, run=self.folder.path
+        )
         rounds = self.order.num_steps - (getattr(config, "critic_warmup_steps", 0) if name == "model" else 0)
         updates = rounds * getattr(config, "num_ppo_epochs", 1) * getattr(config, "num_mini_batches", 1)
         learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
         self.learners[name] = learner
         self.ledger.models_resident += 1
         self._note_start(name, learner.fingerprint())
-        self.log.note(f"{name}: {path}, attention {module.tier} ({module.tier_reason})")
+        for line in [f"{name}: {path}, attention {module.tier} ({module.tier_reason})", *lines]:
+            self.log.note(line)
         return learner
-
-    def _load(self, path: str, kind: Kind, *, trained_as: str | None = None) -> AlignmentModel:
-        """`trained_as`: the name of a learner, which gets an adapter where one is asked for."""
-        config, tokenizer = self.config, self.text.tokenizer
-        options = {"dtype": config.dtype, "revision": config.revision, "tokenizer": tokenizer}
-        if trained_as:
-            options["quantised"] = quantised(config, self.runtime, path)
-        if kind == "policy":
-            model = load_policy(path, **options)
-        else:
-            model = load_scorer(path, seed=config.seed, **options)
-        if trained_as and config.lora_r:
-            model, lines = with_adapter(
-                model, config, name=trained_as, path=path, tokenizer=tokenizer, run_folder=self.folder.path
-            )
-            for line in lines:
-                self.log.note(line)
-        return AlignmentModel(model, kind=kind, temperature=getattr(self.config, "temperature", 1.0))
 
     def reference_model(self, path: str | None, *, name: str = "reference") -> Reference | AdapterOff:
         """A frozen policy in memory; none given: the start of the policy, which an adapter leaves where it is.
@@ -140,7 +123,7 @@ class Session:
             start = AdapterOff(self.learner)
             self._note_start(name, start.fingerprint())
             return start
-        module = self._load(path or self.config.model, "policy")
+        module = load_module(self.config, path or self.config.model, "policy", self.text.tokenizer)
         reference = Reference(module, self.runtime, self._budget)
         self._readers.append(reference)
         self.ledger.models_resident += 1
@@ -198,7 +181,8 @@ class Session:
         """
         reader: Reader
         if path is not None:
-            reader = Reference(self._load(path, "policy"), self.runtime, self._budget)
+            module = load_module(self.config, path, "policy", self.text.tokenizer)
+            reader = Reference(module, self.runtime, self._budget)
         else:
             reader = AdapterOff(self.learner) if is_adapted(self.learner.module) else self.learner
         self.ledger.models_resident += path is not None
@@ -411,8 +395,3 @@ def open_session(
 def _module(learner: Learner) -> AlignmentModel:
     assert isinstance(learner.module, AlignmentModel)
     return learner.module
-
-
-def user_cache() -> Path:
-    """ASSENT_CACHE, or `assent` in the user's cache folder."""
-    return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")

@@ -1,4 +1,4 @@
-"""The models of a run whose weights stay as they are while an adapter on top of them is trained."""
+"""The models of a run: as they are in their folders, or with an adapter on top that is trained in their place."""
 
 from __future__ import annotations
 
@@ -24,14 +24,44 @@ from assent.models.adapters import (
     quantisation,
 )
 from assent.models.folders import resolve_folder
-from assent.models.loading import DTYPES, fresh_tokens
+from assent.models.loading import DTYPES, fresh_tokens, load_policy, load_scorer
+from assent.models.module import AlignmentModel
 from assent.models.saving import save_model
+from assent.models.tiers import Kind
 
 START = "start"
 """Folder of a run's merged start, where it continues from an adapter."""
 
 
-def quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | None:
+def load_module(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase) -> AlignmentModel:
+    """A policy or a scorer with the weights of its folder."""
+    return _module(_load(config, path, kind, tokenizer), config, kind)
+
+
+def load_trained_module(
+    config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, *, name: str, runtime: Runtime, run: Path
+) -> tuple[AlignmentModel, list[str]]:
+    """The same for a learner of this name, with an adapter where one is asked for; and lines that say what is trained.
+
+    `run` is the run's folder.
+    """
+    model = _load(config, path, kind, tokenizer, quantised=_quantised(config, runtime, path))
+    lines: list[str] = []
+    if config.lora_r:
+        model, lines = _with_adapter(model, config, name=name, path=path, tokenizer=tokenizer, run=run)
+    return _module(model, config, kind), lines
+
+
+def _load(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, **more: Any) -> PreTrainedModel:
+    options = {"dtype": config.dtype, "revision": config.revision, "tokenizer": tokenizer, **more}
+    return load_policy(path, **options) if kind == "policy" else load_scorer(path, seed=config.seed, **options)
+
+
+def _module(model: PreTrainedModel, config: Any, kind: Kind) -> AlignmentModel:
+    return AlignmentModel(model, kind=kind, temperature=getattr(config, "temperature", 1.0))
+
+
+def _quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | None:
     """How the frozen weights are loaded; None: as they are. ConfigError where 4 bits cannot be had, nothing loaded."""
     if not config.load_in_4bit:
         return None
@@ -45,14 +75,14 @@ def quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | None
     return quantisation(runtime.device, DTYPES[config.dtype])
 
 
-def with_adapter(
-    model: PreTrainedModel, config: Any, *, name: str, path: str, tokenizer: PreTrainedTokenizerBase, run_folder: Path
+def _with_adapter(
+    model: PreTrainedModel, config: Any, *, name: str, path: str, tokenizer: PreTrainedTokenizerBase, run: Path
 ) -> tuple[PreTrainedModel, list[str]]:
     """`model`, which was loaded from `path`, with a fresh adapter; and lines that say what is trained."""
     folder = resolve_folder(path, revision=config.revision)
     lines = []
     if is_adapter(folder):
-        base = Base(str((run_folder / START).resolve()))
+        base = Base(str((run / START).resolve()))
         lines.append(f"{name}: {path} is an adapter itself: merged into its base, the new one goes on top of that")
     elif Path(path).expanduser().is_dir():
         base = Base(str(folder.resolve()), content=content_of(folder))
