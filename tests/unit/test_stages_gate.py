@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,7 @@ def test_a_sampler_that_disagrees_with_the_trainer_fires(
         options = {"model": str(base_folder(0))}  # an untrained model's distribution is flat: no temperature matters
     else:
         other = load_policy(inputs["other"])
-        monkeypatch.setattr(session, "_hf", lambda learner: other)
+        monkeypatch.setattr(session, "_module", lambda learner: SimpleNamespace(base=other))
         options = {}
     assert "sampler" in fires("ratio", "ppo", inputs, tmp_path, **options)
 
