@@ -64,6 +64,9 @@ min_reward | reward | none | smallest score
 mean_reward | reward | none | mean score
 max_reward | reward | none | largest score
 reward_std | reward | none | standard deviation of the scores
+label_accuracy | fraction | higher | completions or steps whose score has their label's sign; a zero counts half
+label_error | reward² | lower | squared difference of score and label, mean over completions or steps
+ensemble_std | reward | none | deviation of an ensemble's members' scores from one another, mean over completions
 noise_ceiling | fraction | none | accuracy that the labels' own noise allows
 
 kl | nats per completion | none | KL(policy || reference), estimated on the policy's own samples (k1)

@@ -16,7 +16,7 @@ from assent.models.packing import pack
 from assent.stages.held_out import held_out_metrics
 from assent.stages.online import PpoPolicyObjective, PpoValueObjective
 from assent.stages.preference import REFERENCE, PreferenceObjective, with_reference
-from assent.stages.reward import RewardObjective
+from assent.stages.scoring import RankingObjective
 from assent.stages.sft import SftObjective
 from tests.helpers_engine import Settings
 from tests.helpers_engine_models import tiny_llama
@@ -33,7 +33,7 @@ def two_pairs(*, value: tuple[dict[str, float], dict[str, float]] = ({}, {})) ->
         TokenGroup(
             prompt_ids=(3,),
             completions=tuple(TokenCompletion((4,) * n) for n in ns),
-            completion={REFERENCE: np.array([-3.0, -2.0], np.float32)},
+            completion={REFERENCE: np.array([-3.0, -2.0], np.float32), "rank": np.array([1, 2])},
             value=extra,
         )
         for ns, extra in zip(lengths, value, strict=True)
@@ -78,13 +78,13 @@ def test_columns_of_comparisons_have_their_effect(column: str, first: float, sec
     loss, _ = loss_of(PreferenceObjective("sigmoid", beta=0.2), Outputs(logprobs=LOGPROBS), groups)
     assert loss == pytest.approx(expected(0.5, 0.1))
     scores = torch.tensor([1.5, 1.0, 0.3, 0.2])
-    loss, metrics = loss_of(RewardObjective(), Outputs(scores=scores), groups)
+    loss, metrics = loss_of(RankingObjective(), Outputs(scores=scores), groups)
     assert loss == pytest.approx(expected(0.5, 0.1))
     assert metrics == {"accuracy": 1.0, "margin": pytest.approx(0.3), "mean_reward": pytest.approx(0.75)}
 
 
 def test_a_tie_of_scores_is_half_right() -> None:
-    _, metrics = loss_of(RewardObjective(), Outputs(scores=torch.tensor([1.0, 1.0, 0.0, 2.0])), two_pairs())
+    _, metrics = loss_of(RankingObjective(), Outputs(scores=torch.tensor([1.0, 1.0, 0.0, 2.0])), two_pairs())
     assert metrics["accuracy"] == 0.25
 
 
@@ -136,12 +136,12 @@ def test_held_out_figures_are_the_training_objectives_own(kind: str) -> None:
         TokenGroup(
             tuple(numbers.integers(1, 17, 4).tolist()),
             tuple(TokenCompletion(tuple(numbers.integers(1, 17, 2 + 3 * k + i).tolist())) for k in range(2)),
-            completion={REFERENCE: numbers.normal(-10, 3, 2).astype(np.float32)},
+            completion={REFERENCE: numbers.normal(-10, 3, 2).astype(np.float32), "rank": np.array([1, 2])},
             value={"weight": float(i + 1), "margin": 0.1 * i},
         )
         for i in range(5)
     ]
-    objective = PreferenceObjective("sigmoid", beta=0.1) if kind == "policy" else RewardObjective()
+    objective = PreferenceObjective("sigmoid", beta=0.1) if kind == "policy" else RankingObjective()
     learner = Learner(
         tiny_llama(kind=kind), runtime=Runtime("cpu"), optim=Settings(micro_batch_tokens=24), total_steps=1
     )

@@ -44,7 +44,8 @@ def best_of_n(config: BestOfNConfig) -> Outcome:
 @command(EvalConfig)
 def evaluate(config: EvalConfig) -> Outcome:
     result = run_step("eval", config)
-    return Outcome({"command": "eval", **result}, "\n".join([*result["lines"], "", f"eval -> {result['evaluation']}"]))
+    written = ["", f"eval -> {result['evaluation']}"] if result["evaluation"] else []
+    return Outcome({"command": "eval", **result}, "\n".join([*result["lines"], *written]))
 
 
 def _complete(name: str, config: BaseModel) -> Outcome:

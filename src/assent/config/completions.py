@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
 
 
@@ -50,7 +51,7 @@ class SampleConfig(CompletionOptions):
         return self
 
 
-class BestOfNConfig(CompletionOptions):
+class BestOfNConfig(CompletionOptions, EnsembleOptions):
     """Samples N completions of each prompt and keeps the one that the reward scores highest (arXiv:2009.01325)."""
 
     reward: str

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
+from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
 
 
-class EvalConfig(DeviceOptions, PromptOptions):
-    """Several policies on the same prompts, judged by one scorer: scores, win rates, KL and lengths, with intervals."""
+class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions):
+    """Several policies on the same prompts, judged by one scorer: scores, win rates, KL and lengths, with intervals.
 
-    output_dir: str
-    """Folder to write evaluation.json and table.txt to."""
-    policies: Annotated[dict[str, str], Field(min_length=1)]
+    Without --policies: --reward-model on the comparisons and rankings of --data: accuracy, calibration, length, slices.
+    """
+
+    output_dir: str | None = None
+    """Folder to write evaluation.json (of a reward model reward_model.json) and table.txt to; policies need one."""
+    policies: dict[str, str] = Field(default_factory=dict)
     """Name to model folder."""
     data: str
-    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
-    judge: str
-    """What scores the answers: a reward-model folder, or module:function."""
-    baseline: str
+    """Prompts (completions are not used); without --policies comparisons or rankings: a file, folder or hub name."""
+    judge: str | None = None
+    """What scores the policies' answers: a reward-model folder, or module:function."""
+    baseline: str | None = None
     """Name of the policy that win rates are against."""
     reference: str | None = None
     """Name of the policy that KL is measured to; none given: the baseline."""
     ledgers: dict[str, str] = Field(default_factory=dict)
     """Name of a policy to the run folder whose costs stand in its row."""
     reward_model: str | None = None
-    """Reward-model folder: chooses the best of n, and is judged itself on held-out comparisons."""
+    """Reward-model folder: judged on held-out comparisons; beside policies it chooses the best of n."""
     best_of_n: NonNegative = 0
     """Add best-of-n of the baseline by --reward-model; 0: none."""
     reward_pairs: str | None = None
     """Held-out comparisons to judge --reward-model on."""
+    slices: list[str] = Field(default_factory=list)
+    """Columns of the comparisons to show the reward model's accuracy by."""
     labels: str | None = None
     """labels.json of the sandbox's labelling step: its noise ceiling stands beside the reward model's accuracy."""
     num_prompts: NonNegative = 0
@@ -45,6 +51,11 @@ class EvalConfig(DeviceOptions, PromptOptions):
 
     @model_validator(mode="after")
     def _names_and_pairs_of_options(self) -> Self:
+        if not self.policies:
+            return self._check_without_policies()
+        lacking = [name for name in ("output_dir", "judge", "baseline") if getattr(self, name) is None]
+        if lacking:
+            raise ValueError(f"policies need {', '.join(lacking)}")
         for option in ("baseline", "reference"):
             name = getattr(self, option)
             if name is not None and name not in self.policies:
@@ -54,10 +65,19 @@ class EvalConfig(DeviceOptions, PromptOptions):
                 raise ValueError(
                     f"ledgers names {name!r}, which is not among the policies ({', '.join(self.policies)})"
                 )
-        if self.reward_model is None and (self.best_of_n or self.reward_pairs):
-            raise ValueError("best_of_n and reward_pairs need reward_model")
+        if self.reward_model is None and (self.best_of_n or self.reward_pairs or self.reward_ensemble):
+            raise ValueError("best_of_n, reward_pairs and reward_ensemble need reward_model")
         if self.reward_model is not None and not (self.best_of_n or self.reward_pairs):
             raise ValueError("reward_model has no effect without best_of_n or reward_pairs")
-        if self.labels is not None and self.reward_pairs is None:
-            raise ValueError("labels has no effect without reward_pairs")
+        if self.reward_pairs is None and (self.labels is not None or self.slices):
+            raise ValueError("labels and slices have no effect without reward_pairs")
+        return self
+
+    def _check_without_policies(self) -> Self:
+        if self.reward_model is None:
+            raise ValueError("nothing to evaluate: give policies (with judge and baseline), or reward_model")
+        used = {"output_dir", "data", "reward_model", "reward_ensemble", "slices", "seed", "policies"}
+        used |= set(DeviceOptions.model_fields) | set(PromptOptions.model_fields)
+        if idle := sorted(self.model_fields_set - used):
+            raise ValueError(f"{', '.join(idle)} has no effect without policies")
         return self

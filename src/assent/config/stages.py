@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from assent.config.losses import preference_loss_declaration
+from assent.config.ensembles import EnsembleOptions
+from assent.config.losses import SCORE_LOSSES, preference_loss_declaration, reward_loss_declaration
 from assent.config.options import (
     EpochOptions,
     EvalSampleOptions,
@@ -33,14 +34,53 @@ class SftConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, Epoc
 
 
 class RewardConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, ValidationOptions):
-    """A reward model from comparisons: Bradley–Terry, with margins where the data has them."""
+    """A reward model from comparisons, rankings, ratings, thumbs, or labels of steps."""
 
-    MEASURED: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin")
+    MEASURED: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "label_accuracy", "label_error")
 
     model: str
-    """Start: a causal model (gets a fresh head) or a sequence classifier with one label (keeps its head)."""
+    """Start: a causal model (gets a fresh head) or a sequence classifier with as many labels as heads (keeps them)."""
     data: str
-    """Comparisons: a file, a folder or a hub name."""
+    """Comparisons, or what --loss-type takes: a file, a folder or a hub name."""
+    loss_type: str = "bradley_terry"
+    """Comparisons: bradley_terry; rankings: plackett_luce, all_pairs, davidson or rao_kupper (the last two and
+    plackett_luce know ties); ratings: mse; thumbs and probabilities: bce."""
+    hyperparameters: dict[str, float] = Field(default_factory=dict)
+    """The loss's own numbers, by name (--hyperparameters.label_smoothing 0.1); docs/papers.md lists them."""
+    supervision: Literal["outcome", "process"] = "outcome"
+    """outcome: a score for a completion, read at its end; process: for each step (prompt, completions, labels)."""
+    center_rewards_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Adds so much times (sum of a comparison's scores)^2, which holds their level at zero (arXiv:2312.09244)."""
+    num_heads: Positive = 1
+    """Members of an ensemble on one trunk, each with its own initial head; one label each in the saved model."""
+    bootstrap: bool = False
+    """Each member of the ensemble learns from its own resample of the rows (Poisson weights)."""
+    normalize_rewards: bool = False
+    """Scores of mean 0 and deviation 1 on the training completions: gain folded into the head, bias in the config."""
+    normalize_data: str | None = None
+    """Normalise on these prompts and completions instead: a file, a folder or a hub name."""
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> Self:
+        reward_loss_declaration(self.loss_type).resolve(self.hyperparameters)
+        pointwise = self.loss_type in SCORE_LOSSES
+        figures = ("label_accuracy" if self.loss_type == "bce" else "label_error",) if pointwise else self.MEASURED[1:3]
+        best = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if best not in ("loss", *figures):
+            raise ValueError(f"metric_for_best_model: {self.loss_type} has no {best}, but loss, {', '.join(figures)}")
+        if self.supervision == "process" and not pointwise:
+            raise ValueError(
+                f"supervision process needs a loss of single labels ({', '.join(SCORE_LOSSES)}), not {self.loss_type}"
+            )
+        if self.center_rewards_coefficient and pointwise:
+            raise ValueError(f"center_rewards_coefficient is for rankings: labels of {self.loss_type} fix the level")
+        if self.bootstrap and self.num_heads == 1:
+            raise ValueError("bootstrap has no effect without num_heads above 1")
+        if self.normalize_data is not None and not self.normalize_rewards:
+            raise ValueError("normalize_data has no effect without normalize_rewards")
+        if self.normalize_rewards and self.supervision == "process":
+            raise ValueError("normalize_rewards is for scores of completions, not of steps (supervision process)")
+        return self
 
 
 class PreferenceConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, EvalSampleOptions):
@@ -67,7 +107,7 @@ class PreferenceConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOption
         return self
 
 
-class PpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions):
+class PpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, EnsembleOptions):
     """PPO (arXiv:1707.06347) against a reward, with a KL penalty to the reference (arXiv:1909.08593)."""
 
     model: str

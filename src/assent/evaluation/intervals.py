@@ -174,16 +174,21 @@ def _finite(values: Values) -> np.ndarray:
 
 
 def _cluster_codes(y: np.ndarray, clusters: Clusters | None, second: Clusters | None) -> list[np.ndarray]:
-    """One array (N,) of codes 0 … C - 1 for each way of clustering; names may be anything hashable."""
+    """One array (N,) of codes for each way of clustering."""
     named: list[Clusters] = [np.arange(len(y)) if clusters is None else clusters]
     named += [] if second is None else [second]
     ways = []
     for names in named:
         if len(names) != len(y):
             raise DataError("every value needs a cluster", got=f"{len(names)} clusters for {len(y)} values")
-        order: dict[Hashable, int] = {}
-        ways.append(np.array([order.setdefault(name, len(order)) for name in names]))
+        ways.append(cluster_codes(names))
     return ways
+
+
+def cluster_codes(names: Clusters) -> np.ndarray:
+    """(N,) names of clusters, anything hashable -> codes 0 … C - 1 in the order they appear."""
+    order: dict[Hashable, int] = {}
+    return np.array([order.setdefault(name, len(order)) for name in names], dtype=np.int64)
 
 
 def _variance_of_mean(y: np.ndarray, ways: list[np.ndarray]) -> float:

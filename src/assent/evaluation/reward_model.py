@@ -1,21 +1,33 @@
-"""How good a reward model is on comparisons it has not seen: accuracy and calibration, with intervals.
+"""How good a reward model is on comparisons it has not seen: accuracy, calibration, length, slices, with intervals.
 
 Legend: B pairs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from assent.errors import DataError
+from assent.evaluation.calibration import (
+    ReliabilityBin,
+    cluster_bootstrap,
+    expected_calibration_error,
+    fit_temperature,
+    length_bias,
+    reliability,
+    rightness,
+    tempered,
+)
 from assent.evaluation.intervals import (
     Clusters,
     Estimate,
     Values,
+    cluster_codes,
     mean_interval,
     paired_difference,
     proportion_interval,
@@ -24,7 +36,7 @@ from assent.evaluation.intervals import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelQuality:
-    """What held-out comparisons say of a reward model."""
+    """What held-out comparisons say of a reward model. None: the data does not say."""
 
     accuracy: Estimate
     """Share of pairs whose chosen completion scores higher; equal scores count half."""
@@ -34,9 +46,34 @@ class RewardModelQuality:
     """What the model itself expects to get right: mean of σ(|margin|), Bradley-Terry."""
     overconfidence: Estimate
     """Stated minus actual accuracy, paired: above zero the model is surer than it is right."""
+    brier: Estimate
+    """Mean of (1 − σ(margin))²; ¼ for a model that says a half everywhere."""
+    ece: Estimate
+    """Expected calibration error, interval by bootstrap over prompts."""
+    temperature: Estimate | None
+    """The T that makes σ(margin / T) likeliest on these pairs: above 1 the model is too sure."""
+    ece_tempered: Estimate | None
+    """Calibration error after a temperature fitted on the other half of the prompts."""
+    reliability: tuple[ReliabilityBin, ...]
+    length_bias: Estimate | None
+    """Partial correlation of score difference and length difference, given the label."""
+    longer_is_worse: Estimate | None
+    """Accuracy where the chosen completion is the shorter one."""
+    longer_is_better: Estimate | None
+    """Accuracy where it is the longer one."""
+    slices: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    """Column to value to accuracy."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name).as_dict() for name in self.__slots__}
+        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return None if value is None else value.as_dict()
 
 
 def reward_model_quality(
@@ -44,22 +81,106 @@ def reward_model_quality(
     rejected_scores: Values,
     *,
     clusters: Clusters | None = None,
+    chosen_lengths: Values | None = None,
+    rejected_lengths: Values | None = None,
+    slices: Mapping[str, Sequence[str]] | None = None,
     confidence: float = 0.95,
+    seed: int = 0,
 ) -> RewardModelQuality:
-    """Judges scores (B,) of held-out pairs; `clusters` (B,) is each pair's prompt.
+    """Judges scores (B,) of held-out pairs.
 
+    clusters   (B,) each pair's prompt
+    *_lengths  (B,) of the completions, in any unit
+    slices     column to its value in each pair (B,)
+    seed       of the bootstrap
     Raises DataError for unequal lengths, no pairs, scores that are not finite.
     """
     chosen, rejected = np.asarray(chosen_scores, dtype=np.float64), np.asarray(rejected_scores, dtype=np.float64)
     if chosen.shape != rejected.shape:
         raise DataError("accuracy needs a score for both of each pair", got=f"{chosen.shape} and {rejected.shape}")
-    margin = mean_interval(chosen - rejected, clusters=clusters, confidence=confidence)
+    names = cluster_codes(np.arange(len(chosen)) if clusters is None else clusters).tolist()
+    options: dict[str, Any] = {"clusters": names, "confidence": confidence}
     difference = chosen - rejected
-    right = (difference > 0) + 0.5 * (difference == 0)
-    stated = expit(np.abs(difference))
+    margin = mean_interval(difference, **options)
+    right, stated = rightness(difference), expit(np.abs(difference))
+    cooled = tempered(difference, clusters=names)
+    lengths: dict[str, Estimate | None] = dict.fromkeys(("length_bias", "longer_is_worse", "longer_is_better"))
+    if chosen_lengths is not None and rejected_lengths is not None:
+        longer = np.asarray(chosen_lengths, dtype=np.float64) - np.asarray(rejected_lengths, dtype=np.float64)
+        bias = cluster_bootstrap(length_bias, difference, longer, seed=seed, **options)
+        lengths = {
+            "length_bias": bias if np.isfinite(bias.value) else None,
+            "longer_is_worse": _accuracy(right, longer < 0, names, confidence),
+            "longer_is_better": _accuracy(right, longer > 0, names, confidence),
+        }
     return RewardModelQuality(
-        accuracy=proportion_interval(right, clusters=clusters, confidence=confidence),
+        accuracy=proportion_interval(right, **options),
         margin=margin,
-        stated_accuracy=proportion_interval(stated, clusters=clusters, confidence=confidence),
-        overconfidence=paired_difference(stated, right, clusters=clusters, confidence=confidence),
+        stated_accuracy=proportion_interval(stated, **options),
+        overconfidence=paired_difference(stated, right, **options),
+        brier=mean_interval(expit(-difference) ** 2, **options),
+        ece=cluster_bootstrap(expected_calibration_error, difference, seed=seed, **options),
+        temperature=fit_temperature(difference, **options),
+        ece_tempered=None
+        if cooled is None
+        else cluster_bootstrap(expected_calibration_error, cooled, seed=seed, **options),
+        reliability=reliability(difference, **options),
+        **lengths,
+        slices={
+            column: _by_value(right, np.asarray(values, dtype=str), names, confidence)
+            for column, values in (slices or {}).items()
+        },
     )
+
+
+def _by_value(right: np.ndarray, values: np.ndarray, names: list[int], confidence: float) -> dict[str, Estimate]:
+    found = {str(value): _accuracy(right, values == value, names, confidence) for value in np.unique(values)}
+    return {value: estimate for value, estimate in found.items() if estimate is not None}
+
+
+def _accuracy(right: np.ndarray, where: np.ndarray, names: list[int], confidence: float) -> Estimate | None:
+    if not where.any():
+        return None
+    return proportion_interval(right[where], clusters=np.asarray(names)[where].tolist(), confidence=confidence)
+
+
+def quality_lines(quality: Mapping[str, Any]) -> list[str]:
+    """Plain text within 80 columns of `RewardModelQuality.as_dict()`, with what `judge_reward` adds to it."""
+    lines = [_row(text, quality.get(name)) for name, text in _SHOWN.items() if quality.get(name) is not None]
+    if quality.get("noise_ceiling") is not None:
+        lines.append(f"{'accuracy that the labels’ noise allows':<46}{quality['noise_ceiling']:.3f}")
+    lines += ["", f"{'states':<16}{'is right':<30}{'pairs':>6}"]
+    lines += [f"{b['stated']:<16.3f}{_interval(b['right']):<30}{b['right']['n']:>6}" for b in quality["reliability"]]
+    for column, values in quality["slices"].items():
+        lines += ["", f"accuracy by {column}"]
+        lines += [f"  {_cut(name):<44}{_interval(e):<26}{e['n']:>6}" for name, e in values.items()]
+    return lines
+
+
+_SHOWN = {
+    "accuracy": "accuracy",
+    "longer_is_worse": "accuracy where the longer completion is worse",
+    "longer_is_better": "accuracy where the longer completion is better",
+    "agreement": "agreement of a label with the other annotators",
+    "length_bias": "score with length, given the label (partial r)",
+    "margin": "margin",
+    "stated_accuracy": "accuracy that its scores state",
+    "overconfidence": "stated less actual",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+    "temperature": "temperature that fits best",
+    "ece_tempered": "calibration error with it (cross-fitted)",
+    "ensemble_std": "deviation of the ensemble's members",
+}
+
+
+def _row(text: str, estimate: Any) -> str:
+    return f"{text:<46}{estimate if isinstance(estimate, str) else _interval(estimate)}"
+
+
+def _interval(estimate: Mapping[str, Any] | float) -> str:
+    return f"{estimate:.3f}" if isinstance(estimate, float) else Estimate.from_dict(dict(estimate)).text(digits=3)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 42 else text[:41] + "…"

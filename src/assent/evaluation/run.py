@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from assent.config.evaluation import EvalConfig
 from assent.data.loading import Dataset, load_groups
 from assent.errors import DataError, ModelError
+from assent.evaluation.pairs import judge_reward, judge_reward_model, pairs_of
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
-from assent.evaluation.reward_model import reward_model_quality
+from assent.evaluation.reward_model import quality_lines
 from assent.evaluation.table import PolicyTable
 from assent.models.folders import check_revision, content_hash
 from assent.models.loading import load_policy, load_tokenizer
@@ -28,7 +29,6 @@ from assent.runs.files import to_json
 from assent.runs.folder import RunFolder
 from assent.runs.progress import Progress, Silent
 from assent.runs.reading import read_run
-from assent.types import PromptGroup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,11 +37,16 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Writes evaluation.json and table.txt into `output_dir`; gives their paths and the table as JSON values.
+    """Policies: writes evaluation.json and table.txt into `output_dir`; gives their paths and the table's lines.
 
+    Without policies a reward model is judged on comparisons: see `judge_reward_model`.
     RunFolderError where the folder holds something else, or an evaluation of other options or other content.
     """
     progress = progress or Silent()
+    if not config.policies:
+        return judge_reward_model(config, progress=progress)
+    assert config.baseline is not None
+    assert config.output_dir is not None
     check_revision(config.revision, *config.policies.values())
     tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)
     _check_tokenizers(config, tokenizer)
@@ -58,6 +63,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
 
 def _hashes(config: EvalConfig, data: Dataset) -> dict[str, str]:
     """SHA-256 of everything that is read: other content under the same names is another evaluation."""
+    assert config.judge is not None
     hashes = {"data": data.sha256, "judge": reward_hash(config.judge)}
     hashes |= {f"policy {name}": content_hash(path, revision=config.revision) for name, path in config.policies.items()}
     hashes |= {f"ledger {name}": _digest(to_json(_ledger(folder))) for name, folder in config.ledgers.items()}
@@ -79,6 +85,8 @@ def _evaluate(
 ) -> dict[str, Any]:
     from assent.engine.runtime import Runtime  # evaluation stands below engine: only this function needs a device
 
+    assert config.baseline is not None
+    assert config.judge is not None
     groups = list(data)[: config.num_prompts or None]
     template = _template(config, tokenizer)
     tokenized = tokenize_groups(
@@ -94,7 +102,10 @@ def _evaluate(
         raise DataError(f"{config.data}: no usable prompt is left")
     runtime = Runtime(config.device, seed=config.seed)
     options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
-    reward = None if config.reward_model is None else load_reward(config.reward_model, **options)
+    if config.reward_model is None:
+        reward = None
+    else:
+        reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
     judge = load_reward(config.judge, **options)
     reference_name = config.reference or config.baseline
     policies = _policies(config, runtime, reward)
@@ -174,33 +185,16 @@ def _open_reference(config: EvalConfig, path: str, runtime: Runtime) -> Alignmen
 def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
     """Accuracy and calibration of the reward model on held-out comparisons, with the labels' noise ceiling."""
     assert config.reward_pairs is not None
-    pairs = [_chosen_first(group) for group in load_groups(config.reward_pairs)]
-    scores = [
-        reward.score(
-            [group.prompt for group in pairs], [_plain(group.completions[side]) for group in pairs], groups=pairs
-        )
-        for side in (0, 1)
-    ]
-    quality: dict[str, Any] = reward_model_quality(*scores, clusters=[repr(group.prompt) for group in pairs]).as_dict()
+    groups = load_groups(config.reward_pairs)
+    quality = judge_reward(reward, groups, pairs_of(groups, slices=config.slices), seed=config.seed)
     if config.labels is not None:
         facts = json.loads(Path(config.labels).read_text(encoding="utf-8"))
         quality["noise_ceiling"] = facts["noise_ceiling"]
     return quality
 
 
-def _chosen_first(group: PromptGroup) -> PromptGroup:
-    ranking = None if group.preference is None else group.preference.ranking
-    if len(group.completions) != 2 or ranking != (1, 2):
-        raise DataError(f"{group.source} is no comparison", expected="prompt, chosen, rejected")
-    return group
-
-
-def _plain(completion: Any) -> str:
-    """The text of a completion of one assistant turn."""
-    return completion if isinstance(completion, str) else "".join(message.content for message in completion)
-
-
 def _write(config: EvalConfig, table: PolicyTable, extra: dict[str, Any]) -> dict[str, Any]:
+    assert config.output_dir is not None
     table = replace(table, extra={**table.extra, **extra})
     path = table.write(config.output_dir)
     lines: Sequence[str] = table.lines() + _quality_lines(extra)
@@ -212,8 +206,4 @@ def _write(config: EvalConfig, table: PolicyTable, extra: dict[str, Any]) -> dic
 def _quality_lines(extra: dict[str, Any]) -> list[str]:
     if "reward_model" not in extra:
         return []
-    accuracy = extra["reward_model"]["accuracy"]
-    line = f"reward model on held-out comparisons: {accuracy['value']:.1%} right"
-    line += f" ({accuracy['low']:.1%} to {accuracy['high']:.1%})"
-    ceiling = extra["reward_model"].get("noise_ceiling")
-    return ["", line, *([] if ceiling is None else [f"the labels' noise allows {ceiling:.1%}"])]
+    return ["", "reward model on held-out comparisons", *quality_lines(extra["reward_model"])]

@@ -17,11 +17,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TokenCompletion:
-    """`ids` of one completion, EOS included where it ends with one. `mask[t]` True: token t counts (None: all do)."""
+    """`ids` of one completion, EOS included where it ends with one. `mask[t]` True: token t counts (None: all do).
+
+    `step_ends`: the last token of each of its successive steps, where the data has steps.
+    """
 
     ids: tuple[int, ...]
     mask: tuple[bool, ...] | None = None
     truncated: bool = False
+    step_ends: tuple[int, ...] = ()
 
     @property
     def num_counted(self) -> int:

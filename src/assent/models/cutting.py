@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
+from assent.data.rows_read import STEP_SEPARATOR
 from assent.errors import TemplateError
 from assent.models.encoding import CLOSE, OPEN
 from assent.models.templates import REMEDIES, Template
@@ -28,6 +30,7 @@ class RefusedRowError(Exception):
 class Piece:
     text: str
     counted: bool
+    ends_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def row_text(group: PromptGroup, template: Template) -> RowText:
         raw = [_raw(str(c), template) for c in group.completions]
         spelled = [group.prompt, *(p.text.removesuffix(eos) for c, eos in raw for p in c.pieces)]
         controls = sum(map(template.encoder.spells_control, spelled))
-        return RowText(group.prompt, tuple(c for c, _ in raw), raw=True, literals=controls)
+        return RowText(group.prompt, _in_steps([c for c, _ in raw], group), raw=True, literals=controls)
     if not group.prompt:
         raise RefusedRowError("the conversation begins with an assistant turn")
     literals = _Literals(template)
@@ -84,8 +87,26 @@ def row_text(group: PromptGroup, template: Template) -> RowText:
         "chat_template_kwargs": group.chat_template_kwargs,
     }
     rendered = template.render(prompt, add_generation_prompt=True, **options)
-    completions = tuple(_conversation(prompt, t, rendered, template, options) for t in turns)
-    return RowText(rendered, completions, raw=False, literals=literals.count)
+    completions = [_conversation(prompt, t, rendered, template, options) for t in turns]
+    return RowText(rendered, _in_steps(completions, group), raw=False, literals=literals.count)
+
+
+def _in_steps(completions: Sequence[CompletionText], group: PromptGroup) -> tuple[CompletionText, ...]:
+    """Completions cut after each step and its separator, so that a token ends where a step does; the last step goes on
+    to the completion's end, EOS included."""
+    if group.steps is None:
+        return tuple(completions)
+    out = []
+    for completion, steps in zip(completions, group.steps, strict=True):
+        text, answer = completion.pieces[-1].text, STEP_SEPARATOR.join(steps)
+        start = text.find(answer.strip()) - (len(answer) - len(answer.lstrip()))
+        if len(completion.pieces) > 1 or answer.strip() not in text:
+            raise RefusedRowError("its steps do not stand in the text that the template writes")
+        lengths = accumulate(len(step) + len(STEP_SEPARATOR) for step in steps[:-1])
+        cuts = [0, *(start + length for length in lengths), len(text)]
+        pieces = tuple(Piece(text[a:b], True, ends_step=True) for a, b in pairwise(cuts))
+        out.append(replace(completion, pieces=pieces))
+    return tuple(out)
 
 
 def _as_turns(completion: Text) -> tuple[Message, ...]:

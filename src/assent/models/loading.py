@@ -66,7 +66,7 @@ def load_policy(
 def load_scorer(
     path: str | Path,
     *,
-    num_labels: int = 1,
+    num_labels: int | None = None,
     seed: int = 0,
     dtype: str = "float32",
     revision: str | None = None,
@@ -74,13 +74,24 @@ def load_scorer(
     max_length: int | None = None,
     quantised: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A sequence classifier whose linear head is `model.score`. A classifier's folder keeps its head and its labels.
+    """A sequence classifier whose linear head is `model.score`. A classifier's folder keeps its head and its labels,
+    which must be `num_labels` where that is given.
 
-    A causal folder gets a fresh head of `num_labels` rows from N(0, 1/sqrt(d + 1)), d the hidden size (Stiennon et al.,
-    arXiv:2009.01325), a function of `seed`. Adapter folders of either kind give their base, merged. Errors: ModelError.
+    A causal folder gets a fresh head of `num_labels` rows (one, if none is given) from N(0, 1/sqrt(d + 1)), d the
+    hidden size (Stiennon et al., arXiv:2009.01325), a function of `seed`. Adapter folders of either kind give their
+    base, merged. Errors: ModelError.
     """
     folder = resolve_folder(path, revision=revision)
-    has_head = _is_classifier(load_config(folder))
+    config = load_config(folder)
+    has_head = _is_classifier(config)
+    if has_head and num_labels not in (None, config.num_labels):
+        raise ModelError(
+            "the classifier has another number of heads than asked for",
+            got=f"{folder}: {config.num_labels}",
+            expected=num_labels,
+            fix=f"--num-heads {config.num_labels} (of assent reward), or start from a causal model with fresh heads",
+        )
+    num_labels = num_labels or 1
     if adapters.is_adapter(folder):
         model = _merged(folder, AutoModelForSequenceClassification if has_head else AutoModelForCausalLM, dtype=dtype)
         model = model if has_head else _classifier_of(model, num_labels)

@@ -128,6 +128,7 @@ def encode_rows(texts: Sequence[RowText], template: Template) -> list[RowIds]:
     chains = [(row, c) for row, text in enumerate(texts) for c in text.completions]
     ids: list[list[int]] = [[] for _ in chains]
     masks: list[list[bool]] = [[] for _ in chains]
+    ends: list[list[int]] = [[] for _ in chains]
     for depth in range(max((len(c.pieces) for _, c in chains), default=0)):
         at = [n for n, (_, c) in enumerate(chains) if depth < len(c.pieces)]
         before = [ids[n] or prompts[chains[n][0]] for n in at]
@@ -135,9 +136,10 @@ def encode_rows(texts: Sequence[RowText], template: Template) -> list[RowIds]:
         for n, piece_ids in zip(at, encoded, strict=True):
             ids[n] += piece_ids
             masks[n] += [chains[n][1].pieces[depth].counted] * len(piece_ids)
+            ends[n] += [len(ids[n]) - 1] if chains[n][1].pieces[depth].ends_step else []
     completions: list[list[TokenCompletion]] = [[] for _ in texts]
-    for (row, text), i, m in zip(chains, ids, masks, strict=True):
-        completions[row].append(_completion(text, i, m, template))
+    for (row, text), i, m, e in zip(chains, ids, masks, ends, strict=True):
+        completions[row].append(_completion(text, i, m, e, template))
     return [RowIds(tuple(p), tuple(c)) for p, c in zip(prompts, completions, strict=True)]
 
 
@@ -152,10 +154,13 @@ def _with_start(ids: list[int], text: RowText, template: Template) -> list[int]:
     return ids
 
 
-def _completion(text: CompletionText, ids: list[int], mask: list[bool], template: Template) -> TokenCompletion:
+def _completion(
+    text: CompletionText, ids: list[int], mask: list[bool], ends: list[int], template: Template
+) -> TokenCompletion:
     if text.append_eos:
         ids, mask = [*ids, template.eos_id], [*mask, True]
-    return TokenCompletion(tuple(ids), None if all(mask) else tuple(mask))
+    step_ends = (*ends[:-1], len(ids) - 1) if ends else ()
+    return TokenCompletion(tuple(ids), None if all(mask) else tuple(mask), step_ends=step_ends)
 
 
 def _prompt_only(group: PromptGroup) -> PromptGroup:
@@ -227,7 +232,18 @@ def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> 
                 value[name] = float(number)
     if len(completion.get("rank", row.completions)) != len(row.completions):
         raise DataError(f"ranks and completions differ in number ({source})")
-    return TokenGroup(row.prompt, row.completions, completion=completion, value=value, source=source)
+    token = _step_labels(row, preference.step_labels) if preference and group.steps and preference.step_labels else {}
+    return TokenGroup(row.prompt, row.completions, token=token, completion=completion, value=value, source=source)
+
+
+def _step_labels(row: RowIds, labels: Sequence[Sequence[float]]) -> dict[str, list[np.ndarray]]:
+    """`step_label`: each step's label at its last token, NaN elsewhere. Steps that were cut off have none."""
+    if not all(completion.step_ends for completion in row.completions):
+        raise RefusedRowError("its first step does not end within max_length")
+    arrays = [np.full(len(completion.ids), np.nan) for completion in row.completions]
+    for array, completion, given in zip(arrays, row.completions, labels, strict=True):
+        array[list(completion.step_ends)] = given[: len(completion.step_ends)]
+    return {"step_label": arrays}
 
 
 def _with_the_same_fields(groups: list[TokenGroup]) -> list[TokenGroup]:

@@ -101,4 +101,5 @@ def _cut(completion: TokenCompletion, length: int) -> TokenCompletion:
     if len(completion.ids) <= length:
         return completion
     mask = None if completion.mask is None else completion.mask[:length]
-    return TokenCompletion(completion.ids[:length], mask, truncated=True)
+    step_ends = tuple(end for end in completion.step_ends if end < length)
+    return TokenCompletion(completion.ids[:length], mask, truncated=True, step_ends=step_ends)

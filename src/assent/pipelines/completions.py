@@ -25,7 +25,7 @@ from assent.models.loading import check_context, load_config, load_policy, load_
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import Reward, score_rollouts
-from assent.rewards.loading import load_reward, reward_hash
+from assent.rewards.loading import check_reward, load_reward, reward_hash
 from assent.rewards.reward_model import RewardModel
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
@@ -70,8 +70,9 @@ def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dic
     params = SamplingParams(
         max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k
     )
+    check_reward(config.reward, ensemble=config.reward_ensemble)
     job = _Job(config)
-    reward = job.reward(config.reward)
+    reward = job.reward(config.reward, ensemble=config.reward_ensemble)
     with job.open("best-of-n", progress, {"reward": reward_hash(config.reward)}) as folder:
         if folder.result is not None:
             return folder.result
@@ -131,10 +132,9 @@ class _Job:
         kept = [groups[i] for i in tokenized.kept]
         return _Prompts(kept, [group.prompt_ids for group in tokenized.groups], dataset.sha256, lines)
 
-    def reward(self, specification: str) -> Reward:
-        reward = load_reward(
-            specification, policy_tokenizer=self.tokenizer, device=self.runtime.device, dtype=self.config.dtype
-        )
+    def reward(self, specification: str, *, ensemble: str | None) -> Reward:
+        options = {"device": self.runtime.device, "dtype": self.config.dtype, "policy_tokenizer": self.tokenizer}
+        reward = load_reward(specification, ensemble=ensemble, **options)
         if isinstance(reward, RewardModel):
             self.ledger.models_resident += 1
             self.readers.append(reward)

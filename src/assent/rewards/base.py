@@ -38,6 +38,11 @@ def score_rollouts(reward: Reward, rollouts: Sequence[Rollout], groups: Sequence
     return checked_scores(reward.name, scores, prompts, texts)
 
 
+def statistics_of(reward: Reward) -> dict[str, float]:
+    """More figures of the reward's last call, as metrics, where it has any: an ensemble's `ensemble_std`."""
+    return dict(getattr(reward, "statistics", {}))
+
+
 def shown(prompt: Text, completion: object) -> str:
     """A prompt and its completion for a message, shortened in the middle."""
     asked = prompt if isinstance(prompt, str) else prompt[-1].content if prompt else ""

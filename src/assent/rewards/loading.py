@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assent.config.ensembles import Combination
 from assent.rewards.base import Reward
 from assent.rewards.function import load_function, source_hash
 
@@ -32,13 +33,34 @@ def reward_hash(spec: str) -> str:
     return content_hash(spec)
 
 
-def load_reward(spec: str, *, policy_tokenizer: PreTrainedTokenizerBase | None = None, **options: Any) -> Reward:
+def load_reward(
+    spec: str,
+    *,
+    policy_tokenizer: PreTrainedTokenizerBase | None = None,
+    ensemble: str | None = None,
+    **options: Any,
+) -> Reward:
     """`module:function`, or a reward model's folder or hub name. `options` are those of `RewardModel`.
 
-    ConfigError for a function that cannot be imported, ModelError for a folder that is no reward model.
+    ensemble   how the members of an ensemble make one score (config/ensembles.py); None: their mean
+    ConfigError for a function that cannot be imported, and for `ensemble` where there is none; ModelError for a folder
+    that is no reward model.
     """
     if is_function(spec):
+        check_reward(spec, ensemble=ensemble)
         return load_function(spec)
     from assent.rewards.reward_model import RewardModel
 
-    return RewardModel(spec, policy_tokenizer=policy_tokenizer, **options)
+    combination = None if ensemble is None else Combination.parse(ensemble)
+    return RewardModel(spec, policy_tokenizer=policy_tokenizer, combination=combination, **options)
+
+
+def check_reward(spec: str, *, ensemble: str | None = None, revision: str | None = None) -> None:
+    """What `load_reward` would refuse of a folder or of `ensemble`, without reading weights."""
+    members = 1
+    if not is_function(spec):
+        from assent.rewards.reward_model import check_reward_model
+
+        members = check_reward_model(spec, revision=revision)
+    if ensemble is not None:
+        Combination.parse(ensemble).check(members, name=spec)

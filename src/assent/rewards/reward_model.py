@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from assent.config.ensembles import Combination
 from assent.errors import DataError, ModelError
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.flops import Cost
@@ -32,8 +33,10 @@ class RewardModel:
                         ids; else the decoded text is read in the reward model's template
     max_length          tokens of prompt and completion; longer texts lose the prompt's oldest turns (law 8)
     micro_batch_tokens  tokens per forward pass: memory and speed, not the result
+    combination         of an ensemble's members; None: their mean
 
-    `reads_ids` says which. Errors: ModelError before any weights are read.
+    `reads_ids` says which. `statistics` holds figures of the last call's scores: of an ensemble, `ensemble_std`.
+    Errors: ModelError before any weights are read; ConfigError for a combination that does not fit.
     """
 
     def __init__(
@@ -47,9 +50,14 @@ class RewardModel:
         max_length: int | None = None,
         micro_batch_tokens: int = 8192,
         template_options: Mapping[str, Any] | None = None,
+        combination: Combination | None = None,
     ) -> None:
         self.name = folder
+        self.statistics: dict[str, float] = {}
         heads = check_reward_model(folder, revision=revision)
+        if combination is not None:
+            combination.check(heads, name=folder)
+        self.combination = combination or Combination()
         self.tokenizer = load_tokenizer(folder, revision=revision)
         self.template: Template = resolve_template(self.tokenizer, **(template_options or {}))
         self.reads_ids = policy_tokenizer is not None and same_tokenizer(policy_tokenizer, self.tokenizer)
@@ -70,16 +78,29 @@ class RewardModel:
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
     ) -> list[float]:
-        """See `Reward.score`. Several heads are an ensemble: the score is their mean."""
+        """See `Reward.score`. Several heads are an ensemble, combined as asked for."""
+        members = self.score_members(prompts, completions, groups=groups, rollouts=rollouts)
+        if members.shape[1] > 1:
+            self.statistics = {"ensemble_std": float(members.std(1, correction=0).mean())}
+        return checked_scores(self.name, combine(members, self.combination).tolist(), prompts, completions)
+
+    def score_members(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        *,
+        groups: Sequence[PromptGroup] | None = None,
+        rollouts: Sequence[Rollout] | None = None,
+    ) -> Tensor:
+        """(S, M) every head's score of each completion, in order; arguments as for `score`."""
         if not completions:
-            return []
+            return torch.zeros(0, self.heads)
         tokens = (
             _ids_of(rollouts)
             if rollouts is not None and self.reads_ids
             else self._encode(prompts, completions, groups, rollouts)
         )
-        scores = self._read(tokens)
-        return checked_scores(self.name, scores.tolist(), prompts, completions)
+        return self._read(tokens)
 
     def _encode(
         self,
@@ -121,16 +142,26 @@ class RewardModel:
 
     @torch.no_grad()
     def _read(self, tokens: Sequence[TokenGroup]) -> Tensor:
-        """(S,) scores in the order given; completions of one prompt are read together, the prompt once."""
+        """(S, M) scores in the order given; completions of one prompt are read together, the prompt once."""
         shared, places = _by_prompt(tokens)
-        scores = torch.empty(len(tokens))
+        scores = torch.empty(len(tokens), self.heads)
         self.flops += self.cost.score(shared)
         for indices in split_by_budget(shared, max_tokens=self.micro_batch_tokens, shared=self.cost.shared):
             outputs = self.module(pack([shared[i] for i in indices], device=self.device), frozenset({"scores"}))
             assert outputs.scores is not None
             read = outputs.scores.float().cpu()
-            scores[[place for i in indices for place in places[i]]] = read if read.ndim == 1 else read.mean(dim=1)
+            scores[[place for i in indices for place in places[i]]] = read.view(-1, self.heads)
         return scores
+
+
+def combine(members: Tensor, combination: Combination) -> Tensor:
+    """(S, M) scores of an ensemble's members -> (S,)."""
+    if combination.kind == "min":
+        return members.min(dim=1).values
+    if combination.kind == "weights":
+        return members @ torch.tensor(combination.weights, dtype=members.dtype)
+    mean = members.mean(dim=1)
+    return mean if combination.kind == "mean" else mean - combination.k * members.std(dim=1, correction=0)
 
 
 def check_reward_model(folder: str, *, revision: str | None = None) -> int:

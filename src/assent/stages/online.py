@@ -20,8 +20,8 @@ from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.kl import AdaptiveKLController
 from assent.objectives.policy import ppo_loss
 from assent.objectives.value import value_loss
-from assent.rewards.base import Reward, score_rollouts
-from assent.rewards.loading import reward_hash
+from assent.rewards.base import Reward, score_rollouts, statistics_of
+from assent.rewards.loading import check_reward, reward_hash
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import (
@@ -92,6 +92,7 @@ def train(
     config: PpoConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything `assent ppo` does: prompts, policy, critic, reference, reward, run folder, the saved policy."""
+    check_reward(config.reward, ensemble=config.reward_ensemble)
     text = read_text(
         config,
         model=config.model,
@@ -157,6 +158,7 @@ def run(
             )
         prompts = [data.train_groups[i] for i in indices]
         scores = score_rollouts(reward, rollouts, prompts)
+        statistics = statistics_of(reward)
         if step == 0:
             gate = Gate(log, precision=precision_of(config))
             check_reward_batch_mates(gate, reward, rollouts, prompts, dtype=config.dtype)
@@ -167,7 +169,8 @@ def run(
             controller.update(batch.kl_nats, len(rollouts))
         data.state["kl_coef"] = controller.value
         log.samples(step + 1, _sample_rows(prompts, rollouts, scores))
-        data.log_step(step, {**batch.metrics, **metrics}, completions_sampled=len(rollouts), reward_calls=len(rollouts))
+        found = {**batch.metrics, **statistics, **metrics}
+        data.log_step(step, found, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     data.check_unchanged(reference)
     return data.finish()
 

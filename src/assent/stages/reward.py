@@ -1,61 +1,31 @@
-"""A reward model from comparisons (Bradley and Terry 1952; Ouyang et al., arXiv:2203.02155, eq. 1)."""
+"""Reward models: of comparisons (Bradley and Terry 1952; Ouyang et al., arXiv:2203.02155, eq. 1), rankings, ratings,
+thumbs and steps (Lightman et al., arXiv:2305.20050), by the losses of `objectives/ranking.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from assent.config.losses import RANKING_LOSSES, SCORE_LOSSES, reward_loss_declaration
 from assent.config.stages import RewardConfig
 from assent.engine.learner import Learner
-from assent.models.batch import GroupBatch, Outputs
-from assent.objectives.ranking import bradley_terry
+from assent.errors import RunError
+from assent.models.batch import Outputs, TokenGroup
+from assent.models.module import AlignmentModel
+from assent.models.packing import pack
+from assent.models.tiers import score_head
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import Gate, check_batch_mates, check_positions, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
-from assent.stages.selecting import to_comparisons
+from assent.stages.scored_data import to_completions, to_labelled, to_rankings
+from assent.stages.scoring import RankingObjective, ScoreObjective, group_weights, with_bootstrap, with_step_targets
 from assent.stages.session import Session, open_session
-from assent.stages.text import read_text
+from assent.stages.text import Select, read_text
 from assent.types import PromptGroup
-
-
-class RewardObjective:
-    """−log σ(r_chosen − r_rejected − margin) per comparison, averaged over the step; weights as given."""
-
-    want = frozenset({"scores"})
-
-    def counts(self, batch: GroupBatch) -> dict[str, float]:
-        return {"bradley_terry": float(pair_weights(batch).sum())}
-
-    def __call__(
-        self, outputs: Outputs, batch: GroupBatch
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
-        assert outputs.scores is not None
-        chosen, rejected = outputs.scores.float().view(-1, 2).unbind(1)
-        losses = bradley_terry(
-            chosen,
-            rejected,
-            margin=batch.value.get("margin"),
-            chosen_probability=batch.value.get("chosen_probability"),
-        )
-        with torch.no_grad():
-            count = chosen.new_tensor(float(chosen.shape[0]))
-            right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-            metrics = {
-                "accuracy": (right.sum(), count),
-                "margin": ((chosen - rejected).sum(), count),
-                "mean_reward": (outputs.scores.float().sum(), 2 * count),
-            }
-        return {"bradley_terry": (losses * pair_weights(batch)).sum()}, metrics
-
-
-def pair_weights(batch: GroupBatch) -> Tensor:
-    """(G,) the comparisons' weights; 1 where the data gives none."""
-    if "weight" in batch.value:
-        return batch.value["weight"]
-    return torch.ones(batch.num_groups, device=batch.input_ids.device)
 
 
 def train(
@@ -66,22 +36,122 @@ def train(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
-        select=to_comparisons,
+        select=_select(config),
     )
+    if config.normalize_data is not None:
+        sources: dict[str, str | Sequence[PromptGroup] | None] = {"normalize": config.normalize_data}
+        whole = config.model_copy(update={"eval_fraction": None})
+        text.parts |= read_text(whole, model=config.model, sources=sources, select=to_completions).parts
     with open_session(config, text, command="reward", kind="scorer", progress=progress) as session:
         return session.result or run(config, session.learner, session, session.log)
 
 
 def run(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
-    objective = RewardObjective()
+    objective = objective_of(config)
+    if config.supervision == "process":
+        data.train_tokens = [with_step_targets(group) for group in data.train_tokens]
+        data.eval_tokens = [with_step_targets(group) for group in data.eval_tokens]
+    if config.num_heads > 1:
+        _model(learner).config.assent_ensemble_size = config.num_heads
     data.validate_with(lambda: held_out_metrics(learner, data.eval_tokens, objective, intervals=True))
     data.resume()
     if data.step == 0:
-        gate = Gate(log, precision=precision_of(config))
-        gate.skip("loss_at_zero_margin", reason="a fresh or loaded head gives margins of its own")
-        check_positions(gate, data.batch(0))
-        check_batch_mates(gate, learner, data.batch(0), want="scores")
-        gate.done()
+        _gate(config, learner, data, log)
+    if config.bootstrap:
+        data.train_tokens = with_bootstrap(data.train_tokens, members=config.num_heads, seed=config.seed)
     for step in data.steps():
         data.log_step(step, learner.update(data.batch(step), objective))
-    return data.finish()
+    return data.finish(partial(_normalise, config, data) if config.normalize_rewards else None)
+
+
+def objective_of(config: RewardConfig) -> RankingObjective | ScoreObjective:
+    if config.loss_type in SCORE_LOSSES:
+        return ScoreObjective(config.loss_type, process=config.supervision == "process")
+    hyperparameters = reward_loss_declaration(config.loss_type).resolve(config.hyperparameters)
+    return RankingObjective(config.loss_type, centring=config.center_rewards_coefficient, **hyperparameters)
+
+
+def _select(config: RewardConfig) -> Select:
+    if config.loss_type in SCORE_LOSSES:
+        return partial(to_labelled, loss=config.loss_type, process=config.supervision == "process")
+    return partial(to_rankings, loss=config.loss_type, accepts=RANKING_LOSSES[config.loss_type].accepts)
+
+
+def _normalise(config: RewardConfig, data: Session) -> None:
+    normalise(data.learner, data.text.parts["train" if config.normalize_data is None else "normalize"].tokens, data.log)
+
+
+def normalise(learner: Learner, groups: Sequence[TokenGroup], log: RunLog) -> None:
+    """Scores of mean 0 and standard deviation 1 over the groups' completions, each head by itself (law 10).
+
+    The gain is folded into the head; the bias goes to the configuration, and everything of ours adds it. RunError
+    where a head gives every completion the same score.
+    """
+    scores = learner.read(groups, want={"scores"}).scores
+    assert scores is not None
+    scores = scores.double().view(len(scores), -1)
+    mean, deviation = scores.mean(0), scores.std(0, correction=0)
+    if not bool((deviation > 0).all()):
+        raise RunError(
+            "the rewards cannot be normalised: a head gives every completion the same score",
+            got=f"{len(scores)} completions, standard deviations {', '.join(f'{d:.3g}' for d in deviation.tolist())}",
+            expected="scores that differ",
+        )
+    model = _model(learner)
+    head = score_head(model.base)
+    assert isinstance(head.weight, nn.Parameter)
+    with torch.no_grad():
+        head.weight.mul_((1 / deviation)[:, None].to(head.weight))
+    before: Tensor = torch.as_tensor(getattr(model.config, "assent_score_bias", 0.0), dtype=torch.float64)
+    bias = ((before - mean) / deviation).tolist()
+    model.config.assent_score_bias = bias[0] if len(bias) == 1 else bias
+    log.note(f"rewards normalised on {len(scores)} completions: their mean was {mean.tolist()}, their standard "
+             f"deviation {deviation.tolist()}")  # fmt: skip
+
+
+def _model(learner: Learner) -> AlignmentModel:
+    assert isinstance(learner.module, AlignmentModel)
+    return learner.module
+
+
+def _gate(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> None:
+    gate = Gate(log, precision=precision_of(config))
+    first = data.batch(0)
+    _check_equal_scores(gate, config, first)
+    check_positions(gate, first)
+    check_batch_mates(gate, learner, first, want="scores")
+    gate.done()
+
+
+def _check_equal_scores(gate: Gate, config: RewardConfig, groups: Sequence[TokenGroup]) -> None:
+    """A fresh or loaded head gives margins of its own, so zero margin is tried without it: with scores of zero."""
+    name = "loss_at_zero_margin"
+    batch = pack(groups, device="cpu")
+    ranks = batch.completion.get("rank")
+    if config.loss_type == "mse":
+        return gate.skip(name, reason="the value of a regression depends on its labels")
+    if any(column in batch.value for column in ("chosen_probability", "margin")):
+        return gate.skip(name, reason="the data gives soft labels or margins of its own")
+    if ranks is not None and any(
+        len(set(group.completion["rank"].tolist())) < len(group.completions) for group in groups
+    ):
+        return gate.skip(name, reason="the first batch has ties")
+    objective = objective_of(config)
+    shape = {"scores": batch.num_completions, "values": batch.num_counted, "last_values": batch.num_completions}
+    zeros = {want: torch.zeros(shape[want], config.num_heads) for want in objective.want}
+    sums, _ = objective(Outputs(**zeros), batch)
+    declaration = reward_loss_declaration(config.loss_type)
+    hyperparameters = declaration.resolve(config.hyperparameters)
+    values = [declaration.zero_margin_value(num_completions=len(g.completions), **hyperparameters) for g in groups]
+    weights = group_weights(batch).tolist()
+    if config.loss_type in SCORE_LOSSES:
+        expected = values[0]
+    else:
+        expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    gate.check(
+        name,
+        float(sums[config.loss_type]) / objective.counts(batch)[config.loss_type],
+        expected=expected,
+        tolerance=1e-5 * max(1.0, expected),
+        cause="the loss is not the one that its declaration describes, or weights and signs are applied wrongly",
+    )

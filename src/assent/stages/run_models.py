@@ -54,7 +54,9 @@ def load_trained_module(
 
 def _load(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, **more: Any) -> PreTrainedModel:
     options = {"dtype": config.dtype, "revision": config.revision, "tokenizer": tokenizer, **more}
-    return load_policy(path, **options) if kind == "policy" else load_scorer(path, seed=config.seed, **options)
+    if kind == "policy":
+        return load_policy(path, **options)
+    return load_scorer(path, num_labels=getattr(config, "num_heads", 1), seed=config.seed, **options)
 
 
 def _module(model: PreTrainedModel, config: Any, kind: Kind) -> AlignmentModel:

@@ -22,33 +22,40 @@ def to_comparisons(groups: Sequence[PromptGroup]) -> Selected:
     refused: dict[str, list[str]] = {}
     for group in groups:
         preference = group.preference or Preference()
-        ranks = _ranks(preference)
+        ranks = ranks_of(preference)
         if len(group.completions) != 2 or ranks is None:
             raise DataError(
                 f"{group.source or 'a row'} is no comparison",
-                got=f"{len(group.completions)} completion(s), {_kind(preference)}",
+                got=f"{len(group.completions)} completion(s), {kind_of(preference)}",
                 expected="two completions and which of them is better (prompt, chosen, rejected)",
                 fix="for demonstrations use `assent sft`",
             )
         if ranks[0] == ranks[1]:
             refused.setdefault("a tie: neither completion is better", []).append(group.source)
             continue
-        order = (0, 1) if ranks[0] < ranks[1] else (1, 0)
-        probability = preference.chosen_probability
-        comparisons.append(
-            replace(
-                group,
-                completions=tuple(group.completions[i] for i in order),
-                logps=None if group.logps is None else tuple(group.logps[i] for i in order),
-                preference=replace(
-                    preference,
-                    ranking=(1, 2),
-                    scores=None if preference.scores is None else tuple(preference.scores[i] for i in order),
-                    chosen_probability=probability if probability is None or order == (0, 1) else 1 - probability,
-                ),
-            )
-        )
+        comparisons.append(best_first(group))
     return comparisons, refused
+
+
+def best_first(group: PromptGroup) -> PromptGroup:
+    """A ranked group with its completions in order, `ranking` from 1 and without gaps; among ties the order stays."""
+    preference = group.preference or Preference()
+    ranks = ranks_of(preference)
+    assert ranks is not None
+    places = sorted(set(ranks))
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    probability = preference.chosen_probability
+    return replace(
+        group,
+        completions=tuple(group.completions[i] for i in order),
+        logps=None if group.logps is None else tuple(group.logps[i] for i in order),
+        preference=replace(
+            preference,
+            ranking=tuple(places.index(ranks[i]) + 1 for i in order),
+            scores=None if preference.scores is None else tuple(preference.scores[i] for i in order),
+            chosen_probability=probability if probability is None or order[0] == 0 else 1 - probability,
+        ),
+    )
 
 
 def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
@@ -66,11 +73,11 @@ def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
             else:
                 demonstrations.append(group)
             continue
-        ranks = _ranks(judged)
+        ranks = ranks_of(judged)
         if len(group.completions) != 2 or ranks is None or ranks[0] == ranks[1]:
             raise DataError(
                 f"{group.source or 'a row'} is no demonstration",
-                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
+                got=f"{len(group.completions)} completion(s), {kind_of(judged)}",
                 expected="one completion (prompt, completion; or messages), or a comparison, whose chosen one is used",
             )
         best = 0 if ranks[0] < ranks[1] else 1
@@ -86,15 +93,17 @@ def to_prompts(groups: Sequence[PromptGroup]) -> Selected:
 
 def is_judged(group: PromptGroup) -> bool:
     """Whether somebody has said how good its completions are (a weight alone says nothing of that)."""
-    return group.preference is not None and _kind(group.preference) != "no preference"
+    return group.preference is not None and kind_of(group.preference) != "no preference"
 
 
-def _ranks(preference: Preference) -> tuple[float, ...] | None:
+def ranks_of(preference: Preference) -> tuple[float, ...] | None:
+    """The completions' ranks, the lowest best: the ranking, or the scores turned round; None where there is neither."""
     if preference.ranking is not None:
         return preference.ranking
     return None if preference.scores is None else tuple(-score for score in preference.scores)
 
 
-def _kind(preference: Preference) -> str:
+def kind_of(preference: Preference) -> str:
+    """What is said of the completions, for messages."""
     kinds = ("ranking", "scores", "thumbs", "step_labels")
     return next((kind for kind in kinds if getattr(preference, kind) is not None), "no preference")

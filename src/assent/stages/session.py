@@ -133,15 +133,19 @@ class Session:
     def reward(self, spec: str) -> Reward:
         """A reward-model folder or `module:function`."""
         options = {"device": self.runtime.device, "dtype": self.config.dtype, "policy_tokenizer": self.text.tokenizer}
-        reward = load_reward(spec, **options)
+        reward = load_reward(spec, ensemble=getattr(self.config, "reward_ensemble", None), **options)
         if isinstance(reward, RewardModel):
             self.ledger.models_resident += 1
             self._readers.append(reward)
         return reward
 
     def critic_start(self, reward: str) -> str:
-        """The reward model where its weights read the policy's tokens, else the policy (which gets a fresh head)."""
+        """The reward model where its weights read the policy's tokens, else the policy (which gets a fresh head).
+
+        An ensemble has no single head to begin with."""
         if is_function(reward) or not same_tokenizer(load_tokenizer(reward), self.text.tokenizer):
+            return str(self.config.model)
+        if load_config(reward).num_labels != 1:
             return str(self.config.model)
         return reward
 
@@ -294,13 +298,18 @@ class Session:
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
         self.log.metrics(step + 1, self.last)
 
-    def finish(self) -> StageResult:
-        """Saves the model, the best one where a metric says which that is, and closes the run."""
+    def finish(self, before_saving: Callable[[], None] | None = None) -> StageResult:
+        """Saves the model, the best one where a metric says which that is, and closes the run.
+
+        `before_saving`: what is still done to the model then.
+        """
         if self._eval_reference is not None:
             self.check_same(
                 "eval_reference", self._fingerprints["eval_reference_start"], self._eval_reference.fingerprint()
             )
         held_out = self._choose()
+        if before_saving is not None:
+            before_saving()
         self._save_model()
         for name, learner in self.learners.items():
             self._fingerprints[f"{name}_end"] = learner.fingerprint()

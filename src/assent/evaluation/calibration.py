@@ -1,0 +1,192 @@
+"""Does a reward model know how sure it may be, and does length decide in the place of quality?
+
+d is the score of the chosen minus that of the rejected completion of a pair, σ(d) the probability that the model gives
+the label (Bradley and Terry). Legend: B pairs, C clusters (prompts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.special import expit
+
+from assent.errors import DataError
+from assent.evaluation.intervals import Clusters, Estimate, cluster_codes, proportion_interval
+
+RESAMPLES = 1000
+NUM_BINS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityBin:
+    """Pairs whose stated probability of being right lies in [low, high): how often they are."""
+
+    low: float
+    high: float
+    stated: float
+    right: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high, "stated": self.stated, "right": self.right.as_dict()}
+
+
+def rightness(differences: np.ndarray) -> np.ndarray:
+    """(B,) 1 where the chosen completion scores higher, a half where both score the same."""
+    return 0.5 * (1.0 + np.sign(differences))
+
+
+def _bins(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) stated probability of being right, σ(|d|) in [½, 1], and its bin of NUM_BINS equal ones."""
+    stated = expit(np.abs(differences))
+    return stated, np.minimum(((stated - 0.5) * 2 * NUM_BINS).astype(int), NUM_BINS - 1)
+
+
+def reliability(
+    differences: np.ndarray, *, clusters: Clusters | None = None, confidence: float = 0.95
+) -> tuple[ReliabilityBin, ...]:
+    """The reliability curve, of the bins that hold pairs, from the least sure to the surest."""
+    stated, bins = _bins(differences)
+    names = np.arange(len(differences)) if clusters is None else np.asarray(cluster_codes(clusters))
+    curve = []
+    for b in np.unique(bins):
+        inside = bins == b
+        right = proportion_interval(
+            rightness(differences)[inside], clusters=names[inside].tolist(), confidence=confidence
+        )
+        low, width = 0.5 + b * 0.5 / NUM_BINS, 0.5 / NUM_BINS
+        curve.append(ReliabilityBin(low=low, high=low + width, stated=float(stated[inside].mean()), right=right))
+    return tuple(curve)
+
+
+def expected_calibration_error(differences: np.ndarray) -> float:
+    """Σ_b n_b/B · |share right − mean stated probability| over equal bins of the latter (Guo et al., arXiv:1706.04599,
+    eq. 3). An average of absolute values: chance alone gives a little more than zero."""
+    stated, bins = _bins(differences)
+    gaps = np.bincount(bins, weights=rightness(differences) - stated, minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / len(differences))
+
+
+def fit_temperature(
+    differences: np.ndarray, *, clusters: Clusters | None = None, confidence: float = 0.95
+) -> Estimate | None:
+    """T of σ(d/T) by maximum likelihood (Guo et al., §4.2), its interval that of 1/T with cluster-robust variance.
+
+    None where no positive, finite T is best: every pair right (or none wrong enough), or no better than chance.
+    """
+    d = differences[differences != 0]
+    right, wrong = bool((d > 0).any()), bool((d < 0).any())
+    if not (right and wrong) or d.sum() <= 0:  # the likelihood's slope at 1/T = 0 is Σd/2
+        return None
+    import statsmodels.api as sm
+
+    codes = cluster_codes(np.arange(len(differences)) if clusters is None else clusters)
+    # Half of the pairs are turned round, which leaves the likelihood as it is: both labels must occur.
+    turned = np.where(np.arange(len(differences)) % 2 == 0, 1.0, -1.0)
+    scale = float(np.abs(differences).max())
+    model = sm.Logit((turned > 0).astype(float), (turned * differences / scale)[:, None])
+    num_clusters = int(codes.max()) + 1
+    if num_clusters < 2:
+        value, error = float(model.fit(disp=0).params[0]) / scale, math.inf
+    else:
+        fitted = model.fit(disp=0, cov_type="cluster", cov_kwds={"groups": codes})
+        value, error = float(fitted.params[0]) / scale, float(fitted.bse[0]) / scale
+    reach = float(stats.t.ppf((1 + confidence) / 2, num_clusters - 1)) * error if num_clusters > 1 else math.inf
+    return Estimate(
+        value=1 / value,
+        low=1 / (value + reach),
+        high=1 / (value - reach) if value > reach else math.inf,
+        n=len(differences),
+        clusters=num_clusters,
+        standard_error=error / value**2,
+        confidence=confidence,
+    )
+
+
+def tempered(differences: np.ndarray, *, clusters: Clusters | None = None) -> np.ndarray | None:
+    """(B,) differences over a temperature that was fitted on the other half of the clusters; None where none fits."""
+    codes = cluster_codes(np.arange(len(differences)) if clusters is None else clusters)
+    half = codes % 2
+    result = np.empty(len(differences))
+    for this in (0, 1):
+        if not (half == this).any() or not (half != this).any():
+            return None
+        fitted = fit_temperature(differences[half != this], clusters=codes[half != this].tolist())
+        if fitted is None:
+            return None
+        result[half == this] = differences[half == this] / fitted.value
+    return result
+
+
+def length_bias(differences: np.ndarray, length_differences: np.ndarray) -> float:
+    """Partial correlation of the score difference and the length difference, given the label; nan where one is
+    constant.
+
+    Both are chosen minus rejected, so that the label is the same in every pair: given it, the partial correlation is
+    the plain one. Zero: beyond what the label explains, longer completions do not score higher.
+    """
+    if np.ptp(differences) == 0 or np.ptp(length_differences) == 0:
+        return math.nan
+    return float(stats.pearsonr(differences, length_differences).statistic)
+
+
+def cluster_bootstrap(
+    statistic: Callable[..., float],
+    *arrays: np.ndarray,
+    clusters: Clusters | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """`statistic(*arrays)` with a percentile interval over resampled clusters (Efron and Tibshirani 1993, ch. 13).
+
+    Resamples in which the statistic is not finite are left out. Raises DataError for no values.
+    """
+    number = len(arrays[0])
+    if not number:
+        raise DataError("an interval needs at least one value", got="none")
+    codes = cluster_codes(np.arange(number) if clusters is None else clusters)
+    num_clusters = int(codes.max()) + 1
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(RESAMPLES if num_clusters > 1 else 0):
+        rows = np.concatenate([members[c] for c in generator.integers(num_clusters, size=num_clusters)])
+        found.append(statistic(*(array[rows] for array in arrays)))
+    finite = np.array(found)[np.isfinite(found)] if found else np.zeros(0)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(finite, [tail, 1 - tail]) if len(finite) > 1 else (-math.inf, math.inf)
+    return Estimate(
+        value=float(statistic(*arrays)),
+        low=float(low),
+        high=float(high),
+        n=number,
+        clusters=num_clusters,
+        standard_error=float(finite.std(ddof=1)) if len(finite) > 1 else math.inf,
+        confidence=confidence,
+    )
+
+
+def annotators_agreement(
+    items: Sequence[Hashable], votes: Sequence[bool], clusters: Sequence[Hashable], *, confidence: float = 0.95
+) -> Estimate | None:
+    """How often a label agrees with the majority of the item's other labels (a split majority counts half).
+
+    items (L,) the pair that each label is of, votes (L,) which of the two it prefers, clusters (L,) its prompt. Of
+    items with one label nothing is known; None where there are no others. It is what a model that knew the other
+    annotators' opinion would score on these labels: the ceiling of accuracy, from below where annotators are few.
+    """
+    totals: dict[Hashable, list[int]] = {}
+    for item, vote in zip(items, votes, strict=True):
+        counts = totals.setdefault(item, [0, 0])
+        counts[bool(vote)] += 1
+    values, of = [], []
+    for item, vote, cluster in zip(items, votes, clusters, strict=True):
+        same, other = totals[item][bool(vote)] - 1, totals[item][not vote]
+        if same + other:
+            values.append(0.5 * (1 + np.sign(same - other)))
+            of.append(cluster)
+    return proportion_interval(values, clusters=of, confidence=confidence) if values else None

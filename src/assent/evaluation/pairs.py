@@ -1,0 +1,177 @@
+"""Comparisons and rankings, taken apart into the ordered pairs that a reward is judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from assent.config.evaluation import EvalConfig
+from assent.config.options import PromptOptions
+from assent.data.loading import Dataset, load_groups
+from assent.errors import ConfigError, DataError
+from assent.evaluation.calibration import annotators_agreement
+from assent.evaluation.reward_model import quality_lines, reward_model_quality
+from assent.models.folders import check_revision
+from assent.rewards.base import Reward, statistics_of
+from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
+from assent.runs.files import write_json
+from assent.runs.folder import RunFolder
+from assent.runs.progress import Progress
+from assent.types import PromptGroup, Text
+
+MAX_SLICES = 50
+"""More values than this are no slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """B ordered pairs: `rows[b]` is the group, `chosen[b]` and `rejected[b]` its completions. `slices`: column to (B,)
+    values; `num_tied` pairs were left out, for their labels tie."""
+
+    rows: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    prompts: list[str]
+    slices: dict[str, list[str]]
+    num_tied: int
+
+    def describe(self) -> str:
+        """How many, in words."""
+        ties = f" ({self.num_tied} ties left out)" if self.num_tied else ""
+        return f"{len(self.rows):,} pairs of {len(set(self.prompts)):,} prompts{ties}"
+
+
+def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pairs:
+    """All ordered pairs of the groups' rankings.
+
+    Raises DataError for a group that is no comparison and no ranking, and where no pair is ordered; ConfigError for a
+    column of `slices` that a row lacks, or that has more than 50 values.
+    """
+    rows: list[int] = []
+    sides: list[tuple[int, int]] = []
+    num_tied = 0
+    for n, group in enumerate(groups):
+        preference = group.preference
+        ranks: Sequence[float] | None = None if preference is None else preference.ranking
+        if ranks is None and preference is not None and preference.scores is not None:
+            ranks = [-score for score in preference.scores]
+        if ranks is None or len(group.completions) < 2:
+            raise DataError(
+                f"{group.source or 'a row'} is no comparison and no ranking",
+                got=f"{len(group.completions)} completion(s)",
+                expected="prompt, chosen, rejected; or prompt, completions and ranking or scores",
+            )
+        for i, j in combinations(range(len(ranks)), 2):
+            if ranks[i] == ranks[j]:
+                num_tied += 1
+                continue
+            rows.append(n)
+            sides.append((i, j) if ranks[i] < ranks[j] else (j, i))
+    if not rows:
+        raise DataError("no two completions are ordered", got=f"{num_tied} ties")
+    found = {column: [_value(groups[n], column) for n in rows] for column in slices}
+    for column, values in found.items():
+        if len(set(values)) > MAX_SLICES:
+            raise ConfigError(
+                f"slices: the column {column} has too many values", got=len(set(values)), expected=f"up to {MAX_SLICES}"
+            )
+    prompts = [repr(groups[n].prompt) for n in rows]
+    return Pairs(rows, [i for i, _ in sides], [j for _, j in sides], prompts, found, num_tied)
+
+
+def _value(group: PromptGroup, column: str) -> str:
+    if column == "annotator" and group.preference is not None and group.preference.annotator is not None:
+        return group.preference.annotator
+    if column not in group.columns:
+        known = ", ".join(sorted(group.columns)) or "none"
+        raise ConfigError(f"slices: {group.source or 'a row'} has no column {column}", expected=f"one of: {known}")
+    return str(group.columns[column])
+
+
+def judge_reward(reward: Reward, groups: Sequence[PromptGroup], pairs: Pairs, *, seed: int = 0) -> dict[str, Any]:
+    """`RewardModelQuality.as_dict()` of the reward on the pairs, lengths in characters, intervals clustered by prompt;
+    with `agreement` of the annotators where pairs have several labels, and `ensemble_std` of an ensemble."""
+    flat = [(group, text(completion)) for group in groups for completion in group.completions]
+    scores = np.array(
+        reward.score([group.prompt for group, _ in flat], [t for _, t in flat], groups=[group for group, _ in flat])
+    )
+    lengths = np.array([len(t) for _, t in flat], dtype=np.float64)
+    starts = np.cumsum([0, *(len(group.completions) for group in groups)])
+    chosen, rejected = (starts[pairs.rows] + np.array(side) for side in (pairs.chosen, pairs.rejected))
+    quality = reward_model_quality(
+        scores[chosen],
+        scores[rejected],
+        clusters=pairs.prompts,
+        chosen_lengths=lengths[chosen],
+        rejected_lengths=lengths[rejected],
+        slices=pairs.slices,
+        seed=seed,
+    )
+    texts = [(flat[a][1], flat[b][1]) for a, b in zip(chosen, rejected, strict=True)]
+    items = [(prompt, *sorted(both)) for prompt, both in zip(pairs.prompts, texts, strict=True)]
+    agreement = annotators_agreement(items, [a < b for a, b in texts], pairs.prompts)
+    return {
+        **quality.as_dict(),
+        "agreement": None if agreement is None else agreement.as_dict(),
+        **statistics_of(reward),
+    }
+
+
+def text(completion: Text) -> str:
+    """The text of a completion of one assistant turn."""
+    return completion if isinstance(completion, str) else "".join(message.content for message in completion)
+
+
+def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, Any]:
+    """`reward_model`: the figures of `config.reward_model` on `config.data`; `lines`: the same as text. Where there is
+    an `output_dir`, it gets reward_model.json and table.txt.
+
+    RunFolderError where the folder holds something else, or an evaluation of other options or other content.
+    """
+    assert config.reward_model is not None
+    check_reward(config.reward_model, ensemble=config.reward_ensemble, revision=config.revision)
+    reading = sorted(config.model_fields_set & {*PromptOptions.model_fields, "dtype"})
+    if not is_function(config.reward_model):
+        check_revision(config.revision, config.reward_model)
+    elif reading:
+        raise ConfigError(f"{', '.join(reading)} has no effect on a function", got=config.reward_model)
+    data = load_groups(config.data)
+    pairs = pairs_of(data, slices=config.slices)
+    if config.output_dir is None:
+        return _judged(config, data, pairs, progress)
+    hashes = {"data": data.sha256, "reward_model": reward_hash(config.reward_model)}
+    with RunFolder.open(config.output_dir, config.model_dump(), command="eval", resume=True, hashes=hashes) as folder:
+        if folder.result is not None:
+            progress.line(f"{folder.path}: this evaluation is finished; nothing to do")
+            return folder.result
+        result = _judged(config, data, pairs, progress)
+        paths = {"evaluation": folder.path / "reward_model.json", "table": folder.path / "table.txt"}
+        write_json(paths["evaluation"], {"schema": 1, "data": config.data, "reward_model": result["reward_model"]})
+        paths["table"].write_text("\n".join(result["lines"]) + "\n", encoding="utf-8")
+        result |= {name: str(path) for name, path in paths.items()}
+        folder.finish(result)
+        return result
+
+
+def _judged(config: EvalConfig, data: Dataset, pairs: Pairs, progress: Progress) -> dict[str, Any]:
+    from assent.engine.runtime import Runtime  # evaluation stands below engine: only what computes needs a device
+
+    assert config.reward_model is not None
+    progress.line(f"{config.data}: {pairs.describe()}")
+    options: dict[str, Any] = {}
+    if not is_function(config.reward_model):
+        device = Runtime(config.device, seed=config.seed).device
+        options = {"device": device, "dtype": config.dtype, "revision": config.revision}
+        names = ("chat_template", "system", "chat_template_kwargs")
+        options |= {
+            "max_length": config.max_length,
+            "template_options": {name: getattr(config, name) for name in names},
+        }
+    reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
+    quality = judge_reward(reward, data, pairs, seed=config.seed)
+    lines = [f"{config.reward_model} on {pairs.describe()}; 95% intervals over prompts", "", *quality_lines(quality)]
+    return {"reward_model": quality, "lines": lines, "evaluation": None, "table": None}
