@@ -30,13 +30,13 @@ def drawn(count: int, *, temperature: float, seed: int = 0) -> np.ndarray:
 
 
 def test_calibration_error_by_hand() -> None:
-    """σ(|d|) of 0.7, 0.7 and 0.9; right, wrong and right: 2/3 |0.5 - 0.7| + 1/3 |1 - 0.9|."""
-    d = np.array([logit(0.7), -logit(0.7), logit(0.9) + 1e-9])
-    assert expected_calibration_error(d) == pytest.approx(2 / 3 * 0.2 + 1 / 3 * 0.1, abs=1e-6)
+    """σ(|d|) of 0.72, 0.72 and 0.93; right, wrong and right: 2/3 |0.5 - 0.72| + 1/3 |1 - 0.93|."""
+    d = np.array([logit(0.72), -logit(0.72), logit(0.93)])
+    assert expected_calibration_error(d) == pytest.approx(2 / 3 * 0.22 + 1 / 3 * 0.07)
     curve = reliability(d)
     assert [(b.low, b.stated, b.right.value, b.right.n) for b in curve] == [
-        (pytest.approx(0.7), pytest.approx(0.7), 0.5, 2),
-        (pytest.approx(0.9), pytest.approx(0.9), 1.0, 1),
+        (pytest.approx(0.7), pytest.approx(0.72), 0.5, 2),
+        (pytest.approx(0.9), pytest.approx(0.93), 1.0, 1),
     ]
 
 

@@ -85,7 +85,7 @@ def gate_lines(folder: Path) -> dict[str, float]:
     ("command", "checks"),
     [
         ("sft", {"loss_tokens", "positions", *MATES}),
-        ("reward", {"positions", "score_alone_or_together"}),
+        ("reward", {"loss_at_zero_margin", "positions", "score_alone_or_together"}),
         ("dpo", {"loss_tokens", "positions", *MATES, "log_ratios", "loss_at_zero_margin"}),
         ("ppo", {"positions", *MATES, "ratio", "ratio_max", "kl", "kl_max"}),
     ],

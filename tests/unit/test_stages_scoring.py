@@ -12,7 +12,7 @@ import torch
 from assent.errors import DataError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
-from assent.stages.scored_data import to_completions, to_labelled, to_rankings
+from assent.stages.scored_data import rankings_for, to_completions, to_labelled
 from assent.stages.scoring import BOOTSTRAP, RankingObjective, ScoreObjective, with_bootstrap, with_step_targets
 from assent.types import Preference, PromptGroup
 from tests.helpers_stages import group
@@ -112,7 +112,7 @@ def test_steps_are_scored_after_their_last_token() -> None:
 
 def test_rankings_are_put_in_order_with_ties() -> None:
     given = group(0, "a", "b", "c", preference=Preference(scores=(0.5, 3.0, 0.5), weight=2.0))
-    (found,), refused = to_rankings([given], loss="all_pairs", accepts=frozenset({"many"}))
+    (found,), refused = rankings_for([given], loss="all_pairs", accepts=frozenset({"many"}))
     assert [text[0].content for text in found.completions] == ["b", "a", "c"]  # type: ignore[union-attr]
     assert found.preference is not None
     assert (found.preference.ranking, found.preference.weight, refused) == ((1, 2, 2), 2.0, {})
@@ -120,10 +120,10 @@ def test_rankings_are_put_in_order_with_ties() -> None:
 
 def test_a_ranking_of_ties_alone_needs_a_loss_that_knows_ties() -> None:
     tie = group(0, "a", "b", preference=Preference(ranking=(1, 1)))
-    assert to_rankings([tie], loss="x", accepts=frozenset())[1] == {
+    assert rankings_for([tie], loss="x", accepts=frozenset())[1] == {
         "a tie: neither completion is better": ["rows.jsonl:1"]
     }
-    (found,), refused = to_rankings([tie], loss="x", accepts=frozenset({"tied"}))
+    (found,), refused = rankings_for([tie], loss="x", accepts=frozenset({"tied"}))
     assert (found.preference, refused) == (Preference(ranking=(1, 1)), {})
 
 
@@ -139,7 +139,7 @@ def test_a_ranking_of_ties_alone_needs_a_loss_that_knows_ties() -> None:
 )
 def test_what_a_loss_of_rankings_cannot_use_is_refused(given: PromptGroup, message: str) -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl:1") as caught:
-        to_rankings([given], loss="x", accepts=frozenset())
+        rankings_for([given], loss="x", accepts=frozenset())
     assert message in str(caught.value)
 
 

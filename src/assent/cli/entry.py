@@ -35,13 +35,13 @@ PIPELINES, TRAINING, MODELS, DATA = "The whole way", "Training", "Models and ans
 COMMANDS = (
     # name, where it is, group, help: nothing is imported before its command is named
     ("sft", "assent.cli.training:sft", TRAINING, "Instruction tuning from demonstrations."),
-    ("reward", "assent.cli.training:reward", TRAINING, "A reward model from comparisons."),
+    ("reward", "assent.cli.training:reward", TRAINING, "A reward model from comparisons, rankings, ratings or steps."),
     ("dpo", "assent.cli.training:dpo", TRAINING, "Direct preference optimisation from comparisons."),
     ("ppo", "assent.cli.training:ppo", TRAINING, "PPO against a reward, with a KL penalty to the reference."),
     ("demo", "assent.cli.pipelines:demo", PIPELINES, "The whole way on the built-in world, ending in a report."),
     ("run", "assent.cli.pipelines:run", PIPELINES, "A pipeline's stages in order; finished ones are not repeated."),
     ("report", "assent.cli.pipelines:report", PIPELINES, "One page about a run or a pipeline."),
-    ("eval", "assent.cli.models:evaluate", MODELS, "Policies on the same prompts: win rates, KL, intervals."),
+    ("eval", "assent.cli.models:evaluate", MODELS, "Policies on the same prompts, or a reward model, with intervals."),
     ("explain", "assent.cli.explain:explain", MODELS, "A preference probability, taken apart, from numbers or models."),
     ("merge", "assent.cli.models:merge", MODELS, "An adapter's folder as an ordinary model's folder."),
     ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),

@@ -58,7 +58,7 @@ def reliability(
         right = proportion_interval(
             rightness(differences)[inside], clusters=names[inside].tolist(), confidence=confidence
         )
-        low, width = 0.5 + b * 0.5 / NUM_BINS, 0.5 / NUM_BINS
+        low, width = 0.5 + int(b) * 0.5 / NUM_BINS, 0.5 / NUM_BINS
         curve.append(ReliabilityBin(low=low, high=low + width, stated=float(stated[inside].mean()), right=right))
     return tuple(curve)
 

@@ -92,7 +92,6 @@ def train(
     config: PpoConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything `assent ppo` does: prompts, policy, critic, reference, reward, run folder, the saved policy."""
-    check_reward(config.reward, ensemble=config.reward_ensemble)
     text = read_text(
         config,
         model=config.model,
@@ -100,6 +99,7 @@ def train(
         select=to_prompts,
         max_new_tokens=config.max_new_tokens,
     )
+    check_reward(config.reward, ensemble=config.reward_ensemble)
     _check_rounds(config, len(text.train.tokens))
     inputs = {"reward": reward_hash(config.reward)}
     with open_session(config, text, command="ppo", kind="policy", inputs=inputs, progress=progress) as session:

@@ -28,7 +28,7 @@ from assent.stages.gate import (
 )
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
-from assent.stages.scoring import group_weights
+from assent.stages.reward import pair_weights
 from assent.stages.selecting import to_comparisons
 from assent.stages.session import Session, open_session
 from assent.stages.text import read_text
@@ -46,7 +46,7 @@ class PreferenceObjective:
         self.loss_type, self.hyperparameters = loss_type, hyperparameters
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
-        return {self.loss_type: float(group_weights(batch).sum())}
+        return {self.loss_type: float(pair_weights(batch).sum())}
 
     def __call__(
         self, outputs: Outputs, batch: GroupBatch
@@ -66,7 +66,7 @@ class PreferenceObjective:
         )
         count = chosen.new_tensor(float(batch.num_groups))
         sums = {name: (values.sum(), count) for name, values in metrics.items()}
-        return {self.loss_type: (losses * group_weights(batch)).sum()}, sums
+        return {self.loss_type: (losses * pair_weights(batch)).sum()}, sums
 
 
 def train(

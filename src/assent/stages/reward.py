@@ -21,8 +21,8 @@ from assent.runs.log import Progress, RunLog
 from assent.stages.gate import Gate, check_batch_mates, check_positions, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
-from assent.stages.scored_data import to_completions, to_labelled, to_rankings
-from assent.stages.scoring import RankingObjective, ScoreObjective, group_weights, with_bootstrap, with_step_targets
+from assent.stages.scored_data import rankings_for, to_completions, to_labelled
+from assent.stages.scoring import RankingObjective, ScoreObjective, pair_weights, with_bootstrap, with_step_targets
 from assent.stages.session import Session, open_session
 from assent.stages.text import Select, read_text
 from assent.types import PromptGroup
@@ -74,7 +74,7 @@ def objective_of(config: RewardConfig) -> RankingObjective | ScoreObjective:
 def _select(config: RewardConfig) -> Select:
     if config.loss_type in SCORE_LOSSES:
         return partial(to_labelled, loss=config.loss_type, process=config.supervision == "process")
-    return partial(to_rankings, loss=config.loss_type, accepts=RANKING_LOSSES[config.loss_type].accepts)
+    return partial(rankings_for, loss=config.loss_type, accepts=RANKING_LOSSES[config.loss_type].accepts)
 
 
 def _normalise(config: RewardConfig, data: Session) -> None:
@@ -143,7 +143,7 @@ def _check_equal_scores(gate: Gate, config: RewardConfig, groups: Sequence[Token
     declaration = reward_loss_declaration(config.loss_type)
     hyperparameters = declaration.resolve(config.hyperparameters)
     values = [declaration.zero_margin_value(num_completions=len(g.completions), **hyperparameters) for g in groups]
-    weights = group_weights(batch).tolist()
+    weights = pair_weights(batch).tolist()
     if config.loss_type in SCORE_LOSSES:
         expected = values[0]
     else:

@@ -6,27 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from assent.errors import DataError
-from assent.stages.selecting import Selected, best_first, kind_of, ranks_of
+from assent.stages.selecting import Selected, to_rankings
 from assent.types import Preference, PromptGroup
 
 
-def to_rankings(groups: Sequence[PromptGroup], *, loss: str, accepts: frozenset[str]) -> Selected:
-    """Every group of two or more, best first, `ranking` from 1; those whose completions all tie are refused, unless
-    the loss knows ties.
+def rankings_for(groups: Sequence[PromptGroup], *, loss: str, accepts: frozenset[str]) -> Selected:
+    """Every group of two or more, best first; those whose completions all tie are refused, unless the loss knows ties.
 
     accepts   what the loss can use, as in its declaration: many, tied, margin, chosen_probability
     Raises DataError for a group that is no ranking, or has what the loss would ignore.
     """
-    kept: list[PromptGroup] = []
-    refused: dict[str, list[str]] = {}
     for group in groups:
-        preference = group.preference or Preference()
-        ranks = ranks_of(preference)
+        judged = group.preference or Preference()
         number = len(group.completions)
-        if number < 2 or ranks is None:
+        if number < 2 or (judged.ranking is None and judged.scores is None):
             raise DataError(
                 f"{group.source or 'a row'} is no comparison and no ranking",
-                got=f"{number} completion(s), {kind_of(preference)}",
+                got=f"{number} completion(s), {_said(judged)}",
                 expected="two completions or more and their order (prompt, chosen, rejected; ranking; scores)",
                 fix="for thumbs and single scores use --loss-type bce or mse; for demonstrations `assent sft`",
             )
@@ -38,17 +34,18 @@ def to_rankings(groups: Sequence[PromptGroup], *, loss: str, accepts: frozenset[
                 fix="--loss-type plackett_luce, or all_pairs",
             )
         for column in ("margin", "chosen_probability"):
-            if getattr(preference, column) is not None and column not in accepts:
+            if getattr(judged, column) is not None and column not in accepts:
                 raise DataError(
                     f"{group.source or 'a row'} has a {column}, which the loss {loss} does not use",
-                    got=getattr(preference, column),
+                    got=getattr(judged, column),
                     fix=f"use a loss that does (bradley_terry), or take the column {column} out of the data",
                 )
-        if len(set(ranks)) == 1 and "tied" not in accepts:
-            refused.setdefault("a tie: neither completion is better", []).append(group.source)
-            continue
-        kept.append(best_first(group))
-    return kept, refused
+    return to_rankings(groups, ties="tied" in accepts)
+
+
+def _said(judged: Preference) -> str:
+    kinds = ("ranking", "scores", "thumbs", "step_labels")
+    return next((kind for kind in kinds if getattr(judged, kind) is not None), "no preference")
 
 
 def to_labelled(groups: Sequence[PromptGroup], *, loss: str, process: bool) -> Selected:
@@ -64,7 +61,7 @@ def to_labelled(groups: Sequence[PromptGroup], *, loss: str, process: bool) -> S
         if labels is None or not group.completions:
             raise DataError(
                 f"{group.source or 'a row'} has no label for {'each step' if process else 'each completion'}",
-                got=f"{len(group.completions)} completion(s), {kind_of(preference)}",
+                got=f"{len(group.completions)} completion(s), {_said(preference)}",
                 expected="prompt, completions, labels (one for each step)"
                 if process
                 else "prompt, completion, label or score; prompt, completions, scores or labels",

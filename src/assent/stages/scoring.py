@@ -35,7 +35,7 @@ class RankingObjective:
         self.loss, self.centring, self.hyperparameters = loss, centring, hyperparameters
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
-        total = float(group_weights(batch).sum())
+        total = float(pair_weights(batch).sum())
         return {self.loss: total, "centring": total} if self.centring else {self.loss: total}
 
     def __call__(self, outputs: Outputs, batch: GroupBatch) -> Sums:
@@ -52,7 +52,7 @@ class RankingObjective:
             **{name: numbers.repeat(members) for name, numbers in optional.items()},
             **self.hyperparameters,
         )
-        weights = group_weights(batch) * member_weights(batch, members) / members  # (M, G)
+        weights = pair_weights(batch) * member_weights(batch, members) / members  # (M, G)
         sums = {self.loss: (values.view(members, -1) * weights).sum()}
         if self.centring:
             penalty = centring_penalty(scores.T.reshape(-1), group).view(members, -1)
@@ -73,7 +73,7 @@ class ScoreObjective:
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         targets, group = self._targets(batch)
-        return {self.loss: float(group_weights(batch)[group[~targets.isnan()]].sum())}
+        return {self.loss: float(pair_weights(batch)[group[~targets.isnan()]].sum())}
 
     def __call__(self, outputs: Outputs, batch: GroupBatch) -> Sums:
         targets, group = self._targets(batch)
@@ -82,7 +82,7 @@ class ScoreObjective:
         scores, targets, group = scores[labelled], targets[labelled], group[labelled]
         members = scores.shape[1]
         values, found = score_loss(self.loss, scores=scores.T.reshape(-1), targets=targets.repeat(members))
-        weights = (group_weights(batch) * member_weights(batch, members) / members)[:, group]  # (M, labels)
+        weights = (pair_weights(batch) * member_weights(batch, members) / members)[:, group]  # (M, labels)
         count = values.new_tensor(float(len(values)))
         metrics = {name: (metric.sum(), count) for name, metric in found.items()}
         return {self.loss: (values.view(members, -1) * weights).sum()}, metrics | _reward_metrics(scores)
@@ -104,7 +104,7 @@ class ScoreObjective:
         return torch.cat([outputs.values.float(), outputs.last_values.float()])
 
 
-def group_weights(batch: GroupBatch) -> Tensor:
+def pair_weights(batch: GroupBatch) -> Tensor:
     """(G,) the rows' weights; 1 where the data gives none."""
     if "weight" in batch.value:
         return batch.value["weight"]

@@ -12,47 +12,63 @@ Selected = tuple[list[PromptGroup], dict[str, list[str]]]
 """The groups a stage uses, and by reason the sources of those it refused."""
 
 
-def to_comparisons(groups: Sequence[PromptGroup]) -> Selected:
-    """Every group of two, the better completion first, `ranking` (1, 2). Ties are refused.
+TIE = "a tie: neither completion is better"
+
+
+def to_comparisons(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selected:
+    """Every group of two, the better completion first, `ranking` (1, 2); ties (1, 1) if `ties`, else refused.
 
     Raises DataError for a group that is no comparison at all (a demonstration, thumbs, more than two completions):
     such a file belongs to another command.
     """
-    comparisons: list[PromptGroup] = []
-    refused: dict[str, list[str]] = {}
     for group in groups:
-        preference = group.preference or Preference()
-        ranks = ranks_of(preference)
-        if len(group.completions) != 2 or ranks is None:
+        judged = group.preference or Preference()
+        if len(group.completions) != 2 or _ranks(judged) is None:
             raise DataError(
                 f"{group.source or 'a row'} is no comparison",
-                got=f"{len(group.completions)} completion(s), {kind_of(preference)}",
+                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
                 expected="two completions and which of them is better (prompt, chosen, rejected)",
                 fix="for demonstrations use `assent sft`",
             )
-        if ranks[0] == ranks[1]:
-            refused.setdefault("a tie: neither completion is better", []).append(group.source)
-            continue
-        comparisons.append(best_first(group))
-    return comparisons, refused
+    return to_rankings(groups, ties=ties)
 
 
-def best_first(group: PromptGroup) -> PromptGroup:
-    """A ranked group with its completions in order, `ranking` from 1 and without gaps; among ties the order stays."""
-    preference = group.preference or Preference()
-    ranks = ranks_of(preference)
-    assert ranks is not None
-    places = sorted(set(ranks))
-    order = sorted(range(len(ranks)), key=ranks.__getitem__)
-    probability = preference.chosen_probability
+def to_rankings(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selected:
+    """Every group of two or more, the best completion first, `ranking` counted from 1, equal ranks for ties.
+
+    Groups in which all tie are refused unless `ties`. Raises DataError for a group that is no ranking.
+    """
+    rankings: list[PromptGroup] = []
+    refused: dict[str, list[str]] = {}
+    for group in groups:
+        judged = group.preference or Preference()
+        ranks = _ranks(judged)
+        if len(group.completions) < 2 or ranks is None:
+            raise DataError(
+                f"{group.source or 'a row'} is no ranking",
+                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
+                expected="two or more completions and their order (ranking, or scores)",
+                fix="for demonstrations use `assent sft`",
+            )
+        if len(set(ranks)) == 1 and not ties:
+            refused.setdefault(TIE, []).append(group.source)
+        else:
+            rankings.append(_best_first(group, judged, ranks))
+    return rankings, refused
+
+
+def _best_first(group: PromptGroup, judged: Preference, ranks: tuple[float, ...]) -> PromptGroup:
+    order = sorted(range(len(ranks)), key=lambda i: ranks[i])
+    place = {rank: 1 + i for i, rank in enumerate(sorted(set(ranks)))}
+    probability = judged.chosen_probability
     return replace(
         group,
         completions=tuple(group.completions[i] for i in order),
         logps=None if group.logps is None else tuple(group.logps[i] for i in order),
         preference=replace(
-            preference,
-            ranking=tuple(places.index(ranks[i]) + 1 for i in order),
-            scores=None if preference.scores is None else tuple(preference.scores[i] for i in order),
+            judged,
+            ranking=tuple(place[ranks[i]] for i in order),
+            scores=None if judged.scores is None else tuple(judged.scores[i] for i in order),
             chosen_probability=probability if probability is None or order[0] == 0 else 1 - probability,
         ),
     )
@@ -73,11 +89,11 @@ def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
             else:
                 demonstrations.append(group)
             continue
-        ranks = ranks_of(judged)
+        ranks = _ranks(judged)
         if len(group.completions) != 2 or ranks is None or ranks[0] == ranks[1]:
             raise DataError(
                 f"{group.source or 'a row'} is no demonstration",
-                got=f"{len(group.completions)} completion(s), {kind_of(judged)}",
+                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
                 expected="one completion (prompt, completion; or messages), or a comparison, whose chosen one is used",
             )
         best = 0 if ranks[0] < ranks[1] else 1
@@ -93,17 +109,15 @@ def to_prompts(groups: Sequence[PromptGroup]) -> Selected:
 
 def is_judged(group: PromptGroup) -> bool:
     """Whether somebody has said how good its completions are (a weight alone says nothing of that)."""
-    return group.preference is not None and kind_of(group.preference) != "no preference"
+    return group.preference is not None and _kind(group.preference) != "no preference"
 
 
-def ranks_of(preference: Preference) -> tuple[float, ...] | None:
-    """The completions' ranks, the lowest best: the ranking, or the scores turned round; None where there is neither."""
+def _ranks(preference: Preference) -> tuple[float, ...] | None:
     if preference.ranking is not None:
         return preference.ranking
     return None if preference.scores is None else tuple(-score for score in preference.scores)
 
 
-def kind_of(preference: Preference) -> str:
-    """What is said of the completions, for messages."""
+def _kind(preference: Preference) -> str:
     kinds = ("ranking", "scores", "thumbs", "step_labels")
     return next((kind for kind in kinds if getattr(preference, kind) is not None), "no preference")
