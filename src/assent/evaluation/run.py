@@ -164,6 +164,7 @@ def _policies(config: EvalConfig, runtime: Runtime, reward: Reward | None) -> li
     ]
     if config.best_of_n:
         assert reward is not None
+        assert config.baseline is not None
         name = f"best-of-{config.best_of_n}"
         start = opener(config.policies[config.baseline])
         policies.append(BestOfN(name=name, open=start, n=config.best_of_n, reward=reward, ledger=ledgers.get(name, {})))
