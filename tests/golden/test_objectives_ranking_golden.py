@@ -128,14 +128,14 @@ def test_centring_has_the_right_sign() -> None:
 
 
 def test_score_losses_by_hand() -> None:
-    scores, targets = tensor([2.0, -1.0, 0.0], dtype=F64), tensor([1.0, 1.0, 0.25], dtype=F64)
+    scores, targets = tensor([2.0, -1.0, 0.0, 1.0], dtype=F64), tensor([1.0, 1.0, 0.25, 0.25], dtype=F64)
     values, metrics = score_loss("mse", scores=scores, targets=targets)
-    torch.testing.assert_close(values, tensor([1.0, 4.0, 0.0625], dtype=F64))
+    torch.testing.assert_close(values, tensor([1.0, 4.0, 0.0625, 0.5625], dtype=F64))
     torch.testing.assert_close(metrics["label_error"], values)
     values, metrics = score_loss("bce", scores=scores, targets=targets)
-    expected = [softplus(-2), softplus(1), math.log(2)]
+    expected = [softplus(-2), softplus(1), math.log(2), 0.25 * softplus(-1) + 0.75 * softplus(1)]
     torch.testing.assert_close(values, tensor(expected, dtype=F64))
-    assert metrics["label_accuracy"].tolist() == [1.0, 0.0, 0.5]
+    assert metrics["label_accuracy"].tolist() == [1.0, 0.0, 0.5, 0.0]
 
 
 def test_what_a_loss_cannot_use_is_refused() -> None:

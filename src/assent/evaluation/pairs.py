@@ -16,6 +16,7 @@ from assent.errors import ConfigError, DataError
 from assent.evaluation.calibration import annotators_agreement
 from assent.evaluation.reward_model import quality_lines, reward_model_quality
 from assent.models.folders import check_revision
+from assent.models.loading import check_context, load_config
 from assent.rewards.base import Reward, statistics_of
 from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
 from assent.runs.files import write_json
@@ -137,6 +138,7 @@ def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, A
     reading = sorted(config.model_fields_set & {*PromptOptions.model_fields, "dtype"})
     if not is_function(config.reward_model):
         check_revision(config.revision, config.reward_model)
+        check_context(load_config(config.reward_model, revision=config.revision), config.max_length)
     elif reading:
         raise ConfigError(f"{', '.join(reading)} has no effect on a function", got=config.reward_model)
     data = load_groups(config.data)

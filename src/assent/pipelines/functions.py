@@ -47,7 +47,7 @@ def sft(*, progress: Progress | None = None, **options: Any) -> Result:
 
 
 def reward(*, progress: Progress | None = None, **options: Any) -> Result:
-    """A reward model from comparisons. Options: those of `assent reward` (`model`, `data`, `learning_rate` …)."""
+    """A reward model. Options: those of `assent reward` (`model`, `data`, `learning_rate` …)."""
     return _run("reward", options, progress)
 
 

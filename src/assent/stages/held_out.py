@@ -45,7 +45,7 @@ def held_out_metrics(
     sums, metrics = objective(outputs, batch)
     counts = objective.counts(batch)
     result = {"loss": sum(float(sums[term]) / counts[term] for term in sums)}
-    result |= {name: float(total) / float(count) for name, (total, count) in metrics.items()}
+    result |= {name: float(total) / float(count) for name, (total, count) in metrics.items() if float(count)}
     if intervals:
         result |= _ends(outputs, groups, objective, result)
     return {prefix + name: value for name, value in result.items()}
