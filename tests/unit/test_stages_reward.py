@@ -97,6 +97,15 @@ def test_normalised_ensemble_opens_in_plain_transformers_with_the_same_scores_le
     assert (our_scores(other, data) - ours).abs().max() > 1e-3  # and the bootstrap has an effect
 
 
+def test_the_gain_of_an_adapters_head_is_saved_with_the_adapter(start: str, tmp_path: Path) -> None:
+    data = rankings()
+    options = {"loss_type": "plackett_luce", "num_heads": 2, "normalize_rewards": True, "lora_r": 2}
+    folder = str(train(start, tmp_path / "run", data, **options).model_path)
+    ours = our_scores(folder, data)
+    np.testing.assert_allclose(ours.mean(0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(ours.std(0, correction=0), 1.0, atol=1e-3)
+
+
 def test_rewards_can_be_normalised_on_other_completions(start: str, tmp_path: Path) -> None:
     data = [comparison(i) for i in range(8)]
     others = tmp_path / "demonstrations.jsonl"
