@@ -140,14 +140,10 @@ class Session:
         return reward
 
     def critic_start(self, reward: str) -> str:
-        """The reward model where its weights read the policy's tokens, else the policy (which gets a fresh head).
-
-        An ensemble has no single head to begin with."""
-        if is_function(reward) or not same_tokenizer(load_tokenizer(reward), self.text.tokenizer):
+        """The reward model if it has one head and reads the policy's tokens, else the policy, with a fresh head."""
+        if is_function(reward) or load_config(reward).num_labels != 1:
             return str(self.config.model)
-        if load_config(reward).num_labels != 1:
-            return str(self.config.model)
-        return reward
+        return reward if same_tokenizer(load_tokenizer(reward), self.text.tokenizer) else str(self.config.model)
 
     def validate_with(self, measure: Callable[[], dict[str, float]], *, reference: str | None = None) -> None:
         """Held-out figures are what `measure` gives, when the configuration says; nothing without held-out data.
@@ -299,10 +295,7 @@ class Session:
         self.log.metrics(step + 1, self.last)
 
     def finish(self, before_saving: Callable[[], None] | None = None) -> StageResult:
-        """Saves the model, the best one where a metric says which that is, and closes the run.
-
-        `before_saving`: what is still done to the model then.
-        """
+        """Saves the model, the best one where a metric says so, after `before_saving`, and closes the run."""
         if self._eval_reference is not None:
             self.check_same(
                 "eval_reference", self._fingerprints["eval_reference_start"], self._eval_reference.fingerprint()
