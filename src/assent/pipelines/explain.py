@@ -43,7 +43,8 @@ def _of_numbers(config: ExplainConfig) -> dict[str, Any]:
         return diagnosis.document(diagnosis.of_scores(*config.scores), input="scores")
     if config.ratios is not None:
         assert config.unit is not None
-        explained = diagnosis.of_ratios(*config.ratios, config.beta, unit=config.unit)
+        chosen, rejected = config.ratios
+        explained = diagnosis.of_ratios(chosen, rejected, config.beta, unit=config.unit)
         return diagnosis.document(explained, input="ratios", unit=config.unit)
     assert isinstance(config.logps, list)
     return _of_logps(config.logps, config.beta, input="logps")
@@ -55,19 +56,27 @@ def _of_logps(logps: list[float], beta: float, **more: Any) -> dict[str, Any]:
 
 
 def _of_models(config: ExplainConfig) -> tuple[dict[str, Any], list[str]]:
+    from assent.models.loading import check_context, load_config, load_tokenizer
+    from assent.rewards.reward_model import same_ids
     from assent.stages.selecting import to_comparisons
     from assent.stages.text import read_text
 
     assert config.model is not None
     assert config.reference is not None
+    for path in (config.model, config.reference):
+        check_context(load_config(path, revision=config.revision), config.max_length)
     text = read_text(config, model=config.model, sources={"comparison": [_comparison(config)]}, select=to_comparisons)
+    if not same_ids(load_tokenizer(config.reference, revision=config.revision), text.tokenizer):
+        raise ModelError(
+            "the reference has another tokenizer than the policy",
+            got=config.reference,
+            expected="one tokenizer: the two are compared token by token",
+        )
     part = text.parts["comparison"]
     policy, reference = (_read(path, config, text) for path in (config.model, config.reference))
     tokens = {
-        side: _tokens(text.tokenizer, completion, *pair, config.beta)
-        for side, completion, *pair in zip(
-            ("chosen", "rejected"), part.tokens[0].completions, policy, reference, strict=True
-        )
+        side: _tokens(text.tokenizer, part.tokens[0].completions[i], policy[i], reference[i], config.beta)
+        for i, side in enumerate(("chosen", "rejected"))
     }
     logps = [sum(logprobs) for logprobs in (*policy, *reference)]
     found = _of_logps(logps, config.beta, input="model", model=config.model, reference=config.reference)
@@ -97,17 +106,10 @@ def _read(path: str, config: ExplainConfig, text: Text) -> list[list[float]]:
     import torch
 
     from assent.engine.runtime import Runtime
-    from assent.models.loading import load_policy, load_tokenizer
+    from assent.models.loading import load_policy
     from assent.models.module import AlignmentModel
     from assent.models.packing import pack
-    from assent.rewards.reward_model import same_ids
 
-    if not same_ids(load_tokenizer(path, revision=config.revision), text.tokenizer):
-        raise ModelError(
-            "the reference has another tokenizer than the policy",
-            got=path,
-            expected="one tokenizer: the two are compared token by token",
-        )
     device = Runtime(config.device).device
     model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=text.tokenizer)
     group = text.parts["comparison"].tokens[0]
@@ -144,7 +146,7 @@ def _tokens(
 def _token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """What the token writes; the vocabulary's own spelling where alone it is no text (part of a letter's bytes)."""
     piece = str(tokenizer.convert_ids_to_tokens(token_id))
-    text = str(tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
     if not text or "\ufffd" in text:
         return piece
     return " " + text if piece.startswith("▁") and not text.startswith(" ") else text
