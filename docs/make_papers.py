@@ -43,6 +43,8 @@ def _formula(loss: LossDeclaration) -> str:
     lines = [f"**{loss.name}** `{loss.equation}`", "", loss.paper, ""]
     if loss.accepts:
         lines += [f"Of a row it can use: {', '.join(f'`{name}`' for name in sorted(loss.accepts))}.", ""]
+    if weight := loss.nll_weight(**loss.resolve({})):
+        lines += [f"Plus {weight:g} times the chosen completion's negative log-likelihood per token, by default.", ""]
     if loss.hyperparameters:
         lines += [_row("hyperparameter", "default", "range", "meaning"), "|---" * 4 + "|"]
         lines += [
