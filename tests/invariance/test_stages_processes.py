@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.helpers_stages import arguments, ended, run, start, tiny_model, told, write_inputs
 
 LEARNING_RATE = 3e-3
+WATCHED = ["--eval-steps", "2", "--metric-for-best-model", "loss", "--eval-prompts", "2", "--eval-max-new-tokens", "4"]
 
 
 @pytest.mark.parametrize("command", ["dpo", "ppo"])
@@ -20,7 +21,7 @@ def test_two_processes_end_as_one_does(command: str, tmp_path: Path) -> None:
     inputs, messages = write_inputs(tmp_path), tmp_path / "messages"
     other = tiny_model(tmp_path / "other", seed=1)  # with the policy itself, the first margins' signs are rounding
     one, two = tmp_path / "one" / "run", tmp_path / "two" / "run"
-    options = ["--adam-epsilon", "1e-3", "--reference", other]
+    options = ["--adam-epsilon", "1e-3", "--reference", other, *(WATCHED if command == "dpo" else [])]
     assert run([*arguments(command, inputs, one), *options], messages) == 0, messages.read_text()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
