@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -98,7 +99,8 @@ def test_a_second_process_in_the_same_folder_is_refused_and_the_first_goes_on(
         assert run(argv, refusal) == 2
     finally:
         while first.exitcode is None:
-            os.kill(first.pid or 0, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(first.pid or 0, signal.SIGCONT)
             first.join(timeout=0.1)
     assert ended(first, messages) == 0, messages.read_text()
     assert refusal.read_text().count("error: ") == 1
