@@ -16,6 +16,7 @@ from assent.pipelines import steps
 from assent.pipelines.plan import read_plan
 from assent.pipelines.runner import run_pipeline
 from assent.pipelines.steps import Step
+from assent.runs.folder import lock_folder
 from assent.runs.progress import Silent
 from tests.helpers_cli import files_in, said
 
@@ -237,6 +238,14 @@ def test_fast_without_a_fast_section_and_a_missing_output_folder_are_refused(tmp
         run(tmp_path, TWO.replace("    fast: {times: 1}\n", ""), fast=True)
     with pytest.raises(ConfigError, match="no output folder"):
         read_plan(written(tmp_path))
+
+
+def test_a_pipeline_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:
+    with lock_folder(tmp_path / "out"), pytest.raises(RunFolderError, match="in use by another process"):
+        run(tmp_path)
+    assert names() == []
+    run(tmp_path)
+    assert names() == ["first", "second"]
 
 
 def test_a_broken_record_is_refused(tmp_path: Path) -> None:

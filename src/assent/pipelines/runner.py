@@ -15,6 +15,7 @@ from typing import Any
 from assent.errors import RunFolderError, UsageError
 from assent.pipelines.plan import Plan, Stage
 from assent.runs.files import from_json, write_json
+from assent.runs.folder import LOCK, lock_folder
 from assent.runs.progress import Progress, progress_for_stderr
 
 STATE = "pipeline.json"
@@ -42,12 +43,18 @@ class PipelineResult:
 def run_pipeline(plan: Plan, *, progress: Progress | None = None) -> PipelineResult:
     """Runs what is not finished, and writes report.html.
 
-    RunFolderError, before anything runs, if the folder holds another pipeline or stages run with other options.
+    RunFolderError, before anything runs, if the folder holds another pipeline or stages run with other options, or if
+    another process is at it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("a pipeline runs in one process", fix="start single training commands with torchrun")
     progress = progress or progress_for_stderr()
-    state = _State.open(plan)
+    _State.open(plan)  # a folder of something else gets no lock
+    with lock_folder(plan.output_dir):
+        return _run(plan, _State.open(plan), progress)
+
+
+def _run(plan: Plan, state: _State, progress: Progress) -> PipelineResult:
     outputs: dict[str, dict[str, Any]] = {}
     with progress.task(plan.name, total=len(plan.stages)) as task:
         for number, stage in enumerate(plan.stages, start=1):
@@ -77,7 +84,7 @@ class _State:
     def open(cls, plan: Plan) -> _State:
         path = plan.output_dir / STATE
         if not path.exists():
-            if plan.output_dir.exists() and any(plan.output_dir.iterdir()):
+            if plan.output_dir.exists() and any(path.name != LOCK for path in plan.output_dir.iterdir()):
                 raise RunFolderError(
                     f"{plan.output_dir} holds something else", expected=f"a new folder, or one with {STATE}"
                 )

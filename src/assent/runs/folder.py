@@ -61,7 +61,7 @@ class RunFolder:
         _check_owner(path, existing, identity, resume=resume)
         if not is_main:
             return cls(path, existing or _new_manifest(identity, parents), None)
-        lock = _lock(path)
+        lock = lock_folder(path)
         try:
             existing = _read_manifest(path)  # again, now that nobody else writes
             _check_owner(path, existing, identity, resume=resume)
@@ -235,8 +235,11 @@ def differences(existing: Mapping[str, Any], identity: Mapping[str, Any]) -> dic
     return found
 
 
-def _lock(path: Path) -> IO[str]:
-    """An exclusive lock on the folder, held until the file is closed or the process ends (however it ends)."""
+def lock_folder(path: Path) -> IO[str]:
+    """An exclusive lock on the folder, which is made; held until the file is closed or the process ends (however).
+
+    Raises RunFolderError where another process holds it, or where nothing can be written.
+    """
     try:
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
