@@ -174,6 +174,10 @@ def test_an_output_folder_of_another_run(here: Path, capsys: pytest.CaptureFixtu
     refused([*argv, "--learning-rate", "1e-2"], here, capsys, "out", "learning_rate")
     refused(["dpo", *options(here)], here, capsys, "out")
     refused([*argv, "--no-resume"], here, capsys, "out")
+    config = here / "model" / "generation_config.json"
+    config.write_text(config.read_text() + "\n")  # another model under the same name is another run, finished or not
+    refused(argv, here, capsys, "out", "hash of model")
+    config.write_text(config.read_text()[:-1])
     demonstrations(here / "demonstrations.jsonl", count=5)  # other data under the same name is another run
     refused(argv, here, capsys, "out")
 

@@ -25,6 +25,7 @@ from assent.engine.weights import gathered
 from assent.errors import GateError, RunFolderError
 from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
+from assent.models.folders import content_hash
 from assent.models.loading import check_context, load_config, load_tokenizer, save_model
 from assent.models.module import AlignmentModel
 from assent.models.tiers import Kind
@@ -365,13 +366,14 @@ def open_session(
 ) -> Iterator[Session]:
     """Checks what can be checked, opens the run folder, loads the model. Bad input fails before anything is written.
 
-    `inputs`: SHA-256 of what the run depends on beside data, tokenizer and models in training, by name.
+    `inputs`: SHA-256 of what the run depends on beside data, tokenizer and model, by name.
     """
     check_context(load_config(config.model, revision=config.revision), config.max_length)
     eval_prompts = choose_prompts(config, text)
     runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
     hashes = {f"{name} data": part.sha256 for name, part in text.parts.items()}
-    hashes |= {"tokenizer": tokenizer_hash(text.tokenizer), **(inputs or {})}
+    model = content_hash(config.model, revision=config.revision)
+    hashes |= {"model": model, "tokenizer": tokenizer_hash(text.tokenizer), **(inputs or {})}
     folder = RunFolder.open(
         config.output_dir,
         config.model_dump(),
