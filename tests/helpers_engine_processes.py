@@ -45,6 +45,16 @@ class Small(TinyPolicy):
         return super().forward(batch, want)
 
 
+class WholeStep(Nll):
+    """Not a sum over groups: the largest of its completions' log-probabilities counts most, and most are cut off."""
+
+    scope = "step"
+
+    def __call__(self, outputs: Outputs, batch: GroupBatch):  # type: ignore[no-untyped-def]
+        sums = batch.sum_by_completion(outputs.logprobs)
+        return {"nll": -10 * torch.relu(sums - sums.detach().median()).logsumexp(0)}, {}
+
+
 class Poisoned(Nll):
     def __call__(self, outputs: Outputs, batch: GroupBatch):  # type: ignore[no-untyped-def]
         terms, metrics = super().__call__(outputs, batch)
@@ -70,7 +80,7 @@ def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None
     found = latest_verified(out)
     assert found is not None
     found.load_into({"model": learner})
-    logged.append(learner.update(GROUPS, Nll()))
+    logged += [learner.update(GROUPS, Nll()), learner.update(GROUPS, WholeStep())]
     facts["metrics"] = [{k: v for k, v in step.items() if not k.startswith("perf/")} for step in logged]
 
     before = learner.fingerprint()

@@ -16,14 +16,24 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from assent.engine.learner import Learner
+from assent.engine.runtime import Runtime
 from assent.errors import RunError, RunFolderError
 from assent.runs.files import fsync, storage_errors, write_json
 
 FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.json"
 FORMAT = 1
+
+
+class Kept(Protocol):
+    """What a checkpoint is made of: a Learner, or a Reference that moves."""
+
+    runtime: Runtime
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,7 @@ class Checkpoint:
     state: dict[str, Any]
     refused: tuple[str, ...] = ()
 
-    def load_into(self, learners: Mapping[str, Learner]) -> None:
+    def load_into(self, learners: Mapping[str, Kept]) -> None:
         """Weights, optimiser and step of every learner. Raises RunFolderError where the learners are others."""
         stored = sorted(path.name for path in self.path.iterdir() if path.is_dir())
         if stored != sorted(learners):
@@ -50,7 +60,7 @@ def write_checkpoint(
     run_folder: Path,
     step: int,
     *,
-    learners: Mapping[str, Learner],
+    learners: Mapping[str, Kept],
     state: Mapping[str, Any],
     save_total_limit: int = 2,
     best: int | None = None,

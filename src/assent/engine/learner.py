@@ -30,9 +30,11 @@ from assent.engine.micro_batches import (
 from assent.engine.optimiser import OptimiserSettings, learning_rate, make_adamw
 from assent.engine.reading import _sharded_out_of_memory, read_groups
 from assent.engine.runtime import Runtime
+from assent.engine.sums import Sums, global_counts
 from assent.engine.weights import fingerprint_of, initialise_state, load_weights, save_weights
+from assent.engine.whole_step import groups_not_finite, looks_at_the_step, propagated
 from assent.engine.wrapping import full, wrap
-from assent.errors import NonFiniteError, RunError
+from assent.errors import NonFiniteError
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.packing import pack
 from assent.runs.files import write_json
@@ -41,7 +43,11 @@ STATE = "state.json"
 
 
 class Objective(Protocol):
-    """What a stage binds its pure functions into."""
+    """What a stage binds its pure functions into.
+
+    One that has `scope = "step"` looks at the whole step at once: it is called with all of the step's groups, and what
+    it gives does not depend on how the Learner cuts them (engine/whole_step.py).
+    """
 
     @property
     def want(self) -> frozenset[str]:
@@ -57,7 +63,7 @@ class Objective(Protocol):
 
 
 class Reference:
-    """A model that is read and never trained."""
+    """A model that is read and never trained; it may be moved towards one that is."""
 
     def __init__(self, module: nn.Module, runtime: Runtime, micro_batch_tokens: int = 0) -> None:
         self.module = module.to(runtime.device).requires_grad_(False).eval()
@@ -77,6 +83,20 @@ class Reference:
     def fingerprint(self) -> str:
         """SHA-256 of the weights, 16 hex digits. All processes must call it."""
         return fingerprint_of(self.module)
+
+    @torch.no_grad()
+    def move_towards(self, module: nn.Module, share: float) -> None:
+        """weights <- (1 - share) · weights + share · the weights of `module`, which has the same parameters."""
+        for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
+            mine.lerp_(theirs.detach(), share)
+
+    def save(self, folder: Path) -> None:
+        """Weights into `folder`, which exists. All processes must call it; the main one writes."""
+        save_weights(folder, self.module, is_main=self.runtime.is_main)
+
+    def load(self, folder: Path) -> None:
+        """The inverse of `save`."""
+        load_weights(folder, self.module)
 
 
 class Learner:
@@ -120,13 +140,13 @@ class Learner:
         # transformers recompute activations in training mode only; AlignmentModel's dropouts are zero in it as well.
         self.module.train(self.optim.gradient_checkpointing)
         try:
-            while (step := self._accumulate(groups, objective)) is None:
+            while (step := self._attempt(groups, objective)) is None:
                 self._discard_gradients()
                 free_memory(self.runtime.device)
                 self.budget.halve(groups)
         finally:
             self.module.eval()
-        self._check_losses(step, groups, objective)
+        self._check_losses(step, objective)
         grad_norm = self._clip(groups, objective)
         rate = learning_rate(self.step, self.total_steps, self.optim)
         for group in self.optimiser.param_groups:
@@ -136,8 +156,7 @@ class Learner:
         tokens = sum(group.num_tokens for group in groups)
         self.step += 1
         self.num_tokens += tokens
-        flops = self.cost.update(groups)
-        self.flops += flops
+        self.flops += step.flops
         seconds = time.perf_counter() - started
         return {
             **step.metrics,
@@ -146,21 +165,21 @@ class Learner:
             "num_tokens": float(self.num_tokens),
             "perf/tokens_per_second": tokens / seconds,
             "perf/step_seconds": seconds,
-            "perf/mfu": flops / seconds / self._matmul_rate,
+            "perf/mfu": step.flops / seconds / self._matmul_rate,
             "perf/padding_fraction": padding_fraction(self.module, groups, self.budget.bins(groups)),
             "perf/micro_batches": float(step.num_micro_batches),
         }
 
     def save(self, folder: Path) -> None:
         """Weights, optimiser and step into `folder`, which exists. All processes must call it; the main one writes."""
-        save_weights(folder, self.module, self.optimiser, is_main=self.runtime.is_main)
+        save_weights(folder, self.module, optimiser=self.optimiser, is_main=self.runtime.is_main)
         if self.runtime.is_main:
             state = {"step": self.step, "num_tokens": self.num_tokens, "flops": self.flops}
             write_json(folder / STATE, {**state, "budget": self.budget.state()})
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`: the next update is bit for bit the one that would have followed (law 7)."""
-        load_weights(folder, self.module, self.optimiser)
+        load_weights(folder, self.module, optimiser=self.optimiser)
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.step, self.num_tokens, self.flops = state["step"], state["num_tokens"], state["flops"]
         self.budget.restore(state["budget"])
@@ -174,13 +193,27 @@ class Learner:
         """A cheap name of the weights within this run, for rollouts: they change with each update only."""
         return f"step-{self.step}"
 
-    def _accumulate(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
+    def _attempt(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
         """Gradients of the whole step in `.grad`; None where memory ran out on some process."""
+        in_one_pass = self.runtime.num_processes == 1 and len(self.budget.bins(groups)) == 1
+        if in_one_pass or not looks_at_the_step(objective):
+            return self._accumulate(groups, objective)
+        outputs = self.read(groups, want=objective.want)
+        if suspects := groups_not_finite(groups, outputs, objective.want):
+            return _Step({}, suspects, 0, 0.0)
+        parts, propagation, metrics = propagated(groups, objective, outputs)
+        step = self._accumulate(parts, propagation)
+        if step is None:
+            return None
+        return _Step(metrics, list(groups) if step.suspects else [], step.num_micro_batches, step.flops)
+
+    def _accumulate(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
+        """`_attempt` for an objective that is a sum over groups."""
         runtime = self.runtime
         bins = self.budget.bins(groups)
         mine = share(bins, rank=runtime.rank, num_processes=runtime.num_processes)
-        counts = _global_counts(bins, groups, objective)
-        sums = _Sums()
+        counts = global_counts(bins, groups, objective)
+        sums = Sums()
         not_finite = torch.zeros(len(bins))
         failed = False
         for number, indices in enumerate(mine):
@@ -201,11 +234,13 @@ class Learner:
         flags = runtime.max(torch.cat([torch.tensor([float(failed)]), not_finite]))
         if flags[0]:
             return None
-        suspects = [indices for indices, flag in zip(bins, flags[1:].tolist(), strict=True) if flag]
+        flagged = [indices for indices, flag in zip(bins, flags[1:].tolist(), strict=True) if flag]
+        suspects = [groups[i] for indices in flagged for i in indices]
         if runtime.num_processes > 1 and not runtime.is_sharded and not suspects:
             self._backward(groups, [], objective, counts, sums, reduce=True)
-        metrics = {} if suspects else sums.metrics(counts, runtime)
-        return _Step(metrics, suspects, len(mine))
+        wide = torch.float32 if runtime.device.type == "mps" else torch.float64
+        metrics = {} if suspects else sums.metrics(counts, runtime.sum, wide=wide)
+        return _Step(metrics, suspects, len(mine), self.cost.update(groups))
 
     def _backward(
         self,
@@ -213,7 +248,7 @@ class Learner:
         indices: Sequence[int],
         objective: Objective,
         counts: Mapping[str, float],
-        sums: _Sums,
+        sums: Sums,
         *,
         reduce: bool = False,
     ) -> float:
@@ -238,12 +273,11 @@ class Learner:
         sums.add(terms, metrics, weight=weight)
         return float(total.detach()) * weight
 
-    def _check_losses(self, step: _Step, groups: Sequence[TokenGroup], objective: Objective) -> None:
+    def _check_losses(self, step: _Step, objective: Objective) -> None:
         if not step.suspects:
             return
         self._discard_gradients()
-        suspects = [groups[i] for indices in step.suspects for i in indices]
-        raise self._not_finite("the loss", suspects, objective)
+        raise self._not_finite("the loss", step.suspects, objective)
 
     def _clip(self, groups: Sequence[TokenGroup], objective: Objective) -> float:
         """Scales gradients down to max_grad_norm and returns the norm they had."""
@@ -286,55 +320,12 @@ class Learner:
 
 
 class _Step:
-    """What the passes of one step gave. `suspects`: micro-batches (of any process) whose loss is not finite."""
+    """What the passes of one step gave. `suspects`: groups (of any process) among which the loss is not finite."""
 
-    def __init__(self, metrics: dict[str, float], suspects: list[list[int]], num_micro_batches: int) -> None:
-        self.metrics, self.suspects, self.num_micro_batches = metrics, suspects, num_micro_batches
-
-
-class _Sums:
-    """Sums over a step's micro-batches, in float64 on the CPU."""
-
-    def __init__(self) -> None:
-        self.terms: dict[str, float] = {}
-        self.values: dict[str, tuple[float, float]] = {}
-
-    def add(self, terms: Mapping[str, Tensor], metrics: Mapping[str, tuple[Tensor, Tensor]], *, weight: float) -> None:
-        flat = [*terms.values(), *(part for pair in metrics.values() for part in pair)]
-        device = flat[0].device
-        numbers = torch.stack([x.detach().to(device, torch.float32).reshape(()) for x in flat]).tolist()
-        numbers = [weight * number if weight else 0.0 for number in numbers]
-        for name, number in zip(terms, numbers, strict=False):
-            self.terms[name] = self.terms.get(name, 0.0) + number
-        pairs = numbers[len(terms) :]
-        for name, total, count in zip(metrics, pairs[::2], pairs[1::2], strict=True):
-            old_total, old_count = self.values.get(name, (0.0, 0.0))
-            self.values[name] = (old_total + total, old_count + count)
-
-    def metrics(self, counts: Mapping[str, float], runtime: Runtime) -> dict[str, float]:
-        """Loss, terms and metrics of the whole step. A metric that counted nothing has no mean and is left out."""
-        terms, values = sorted(self.terms), sorted(self.values)
-        local = [self.terms[name] for name in terms] + [part for name in values for part in self.values[name]]
-        wide = torch.float32 if runtime.device.type == "mps" else torch.float64
-        numbers = runtime.sum(torch.tensor(local, dtype=wide)).tolist()
-        losses = {f"loss/{name}": number / counts[name] for name, number in zip(terms, numbers, strict=False)}
-        pairs = numbers[len(terms) :]
-        means = {n: total / count for n, total, count in zip(values, pairs[::2], pairs[1::2], strict=True) if count}
-        return {"loss": sum(losses.values()), **losses, **means}
-
-
-def _global_counts(
-    bins: Sequence[Sequence[int]], groups: Sequence[TokenGroup], objective: Objective
-) -> dict[str, float]:
-    """The step's denominators. Every process has all groups and counts them all, so nothing needs to be exchanged."""
-    counts: dict[str, float] = {}
-    for indices in bins:
-        for name, count in objective.counts(pack([groups[i] for i in indices], device="cpu")).items():
-            counts[name] = counts.get(name, 0.0) + float(count)
-    empty = sorted(name for name, count in counts.items() if not count > 0)
-    if empty:
-        raise RunError(f"nothing in this step counts for the loss term {empty[0]}", got="count 0", expected="above 0")
-    return counts
+    def __init__(
+        self, metrics: dict[str, float], suspects: list[TokenGroup], num_micro_batches: int, flops: float
+    ) -> None:
+        self.metrics, self.suspects, self.num_micro_batches, self.flops = metrics, suspects, num_micro_batches, flops
 
 
 def _enable_recomputation(module: nn.Module) -> None:

@@ -13,8 +13,8 @@ from assent.errors import OutOfMemoryError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
 
-_PER_TOKEN = ("logprobs", "entropy", "values")
-_PER_COMPLETION = ("last_values", "scores")
+PER_COMPLETION = ("last_values", "scores")
+"""Outputs with one number for each completion; the others have one for each counted token."""
 
 
 def read_groups(
@@ -80,7 +80,7 @@ def _in_order(
 
 
 def _size(group: TokenGroup, name: str) -> int:
-    return len(group.completions) if name in _PER_COMPLETION else sum(c.num_counted for c in group.completions)
+    return len(group.completions) if name in PER_COMPLETION else sum(c.num_counted for c in group.completions)
 
 
 def _sharded_out_of_memory(budget: Budget) -> OutOfMemoryError:

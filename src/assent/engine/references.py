@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ def reference_logps(
 ) -> tuple[Tensor, bool]:
     """(S,) float32 sums of log-probabilities over each completion's counted tokens, and whether they were on disk.
 
-    `key` stands for what the numbers depend on beside the rows' ids: the reader's fingerprint, its dtype and precision.
+    `key` stands for what the numbers depend on beside the rows' ids: the reader's fingerprint, its model's
+    configuration, its dtype and precision.
     A file whose content is not what it was written as is computed again. All processes must call it. `on_read` is
     given the number of groups done. Raises StorageError where the disk is full.
     """
@@ -76,7 +78,7 @@ def reference_logps(
     missing = reader.runtime.max(torch.tensor(float(cached is None)))
     if cached is not None and not missing:  # on every process: otherwise they all read, together
         return cached, True
-    values = _compute(groups, reader, on_read)
+    values = completion_sums(groups, reader, on_read=on_read)
     if reader.runtime.is_main:
         _store(path, name, values)
     reader.runtime.barrier()  # so that the same groups, read next, are on disk for every process
@@ -86,6 +88,15 @@ def reference_logps(
 def user_cache() -> Path:
     """ASSENT_CACHE, or `assent` in the user's cache folder."""
     return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
+
+
+def configuration_of(reader: Any) -> str:
+    """JSON of what of a Reader's model its numbers may depend on beside the weights: the configuration's content."""
+    module = reader.learner.module if isinstance(reader, AdapterOff) else reader.module
+    described = module.base.config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):  # where it came from, not what it is
+        described.pop(name, None)
+    return json.dumps(described, sort_keys=True, default=str)
 
 
 def content_key(groups: Sequence[TokenGroup], key: str) -> str:
@@ -102,7 +113,10 @@ def content_key(groups: Sequence[TokenGroup], key: str) -> str:
     return digest.hexdigest()
 
 
-def _compute(groups: Sequence[TokenGroup], reader: Reader, on_read: Callable[[int], object] | None) -> Tensor:
+def completion_sums(
+    groups: Sequence[TokenGroup], reader: Reader, *, on_read: Callable[[int], object] | None = None
+) -> Tensor:
+    """(S,) float32 sums of log-probabilities over each completion's counted tokens, read now, in the groups' order."""
     sums = []
     for start in range(0, len(groups), _BLOCK):
         block = groups[start : start + _BLOCK]

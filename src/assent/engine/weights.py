@@ -49,9 +49,9 @@ def initialise_state(optimiser: torch.optim.AdamW) -> None:
             }
 
 
-def save_weights(folder: Path, module: nn.Module, optimiser: MasterAdamW, *, is_main: bool) -> None:
-    """Writes both files into `folder`. All processes must call it; the main one writes. Raises StorageError."""
-    for name, tensors in ((MODEL, named_weights(module)), (OPTIMISER, _named_state(module, optimiser))):
+def save_weights(folder: Path, module: nn.Module, *, is_main: bool, optimiser: MasterAdamW | None = None) -> None:
+    """Writes the files into `folder`. All processes must call it; the main one writes. Raises StorageError."""
+    for name, tensors in _files(module, optimiser):
         whole = {}
         for key, tensor in tensors.items():
             gathered = full(tensor.detach())
@@ -62,9 +62,9 @@ def save_weights(folder: Path, module: nn.Module, optimiser: MasterAdamW, *, is_
                 save_file(whole, folder / name)
 
 
-def load_weights(folder: Path, module: nn.Module, optimiser: MasterAdamW) -> None:
+def load_weights(folder: Path, module: nn.Module, *, optimiser: MasterAdamW | None = None) -> None:
     """The inverse. Raises RunFolderError where the files hold another model's weights."""
-    for name, tensors in ((MODEL, named_weights(module)), (OPTIMISER, _named_state(module, optimiser))):
+    for name, tensors in _files(module, optimiser):
         stored = load_file(folder / name)
         expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         found = {key: tuple(tensor.shape) for key, tensor in stored.items()}
@@ -78,6 +78,12 @@ def load_weights(folder: Path, module: nn.Module, optimiser: MasterAdamW) -> Non
             )
         for key, tensor in tensors.items():
             copy_full(tensor, stored[key])
+
+
+def _files(module: nn.Module, optimiser: MasterAdamW | None) -> list[tuple[str, dict[str, Tensor]]]:
+    """What is stored under which name; without an optimiser, the weights alone."""
+    files = [(MODEL, named_weights(module))]
+    return files if optimiser is None else [*files, (OPTIMISER, _named_state(module, optimiser))]
 
 
 def _named_state(module: nn.Module, optimiser: MasterAdamW) -> dict[str, Tensor]:

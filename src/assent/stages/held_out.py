@@ -35,6 +35,7 @@ def held_out_metrics(
 ) -> dict[str, float]:
     """Loss and metrics of `objective` over all of `groups` at once, names with `prefix`; empty for no groups.
 
+    A metric that counts nothing there has no mean and is left out.
     `intervals`: also NAME_low and NAME_high, the ends of 95% intervals clustered by prompt, for accuracies and margins
     of at least two prompts.
     """
@@ -61,13 +62,15 @@ def _ends(
         return {}
     for group, own in zip(groups, _by_group(outputs, groups), strict=True):
         _, metrics = objective(own, pack([group], device=torch.device("cpu")))
-        for name in values:
+        for name in values.keys() & metrics.keys():  # what compares groups has no value of one alone
             total, count = (float(number) for number in metrics[name])
             repeats = round(count)
             values[name] += [total / count] * repeats if repeats else []
             prompts[name] += [group.prompt_ids] * repeats
     ends: dict[str, float] = {}
     for name, of_groups in values.items():
+        if not of_groups:
+            continue
         found = INTERVALS[name](of_groups, clusters=prompts[name])
         is_mean = math.isclose(found.value, whole[name], rel_tol=1e-4, abs_tol=1e-4)  # not a difference of two, say
         if is_mean and found.clusters > 1:

@@ -19,7 +19,7 @@ from assent.engine.interrupts import interruptible
 from assent.engine.learner import Learner, Reference
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
-from assent.engine.references import AdapterOff, Reader, reference_logps, user_cache
+from assent.engine.references import AdapterOff, Reader, configuration_of, reference_logps, user_cache
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
 from assent.errors import GateError, RunFolderError
@@ -70,6 +70,8 @@ class Session:
             shuffle=config.shuffle,
         )
         self.learners: dict[str, Learner] = {}
+        self.moving: dict[str, Reference] = {}
+        """References that follow the policy: they are part of every checkpoint."""
         self.state: dict[str, Any] = {}
         """A stage's own numbers that belong to a checkpoint (JSON values)."""
         self.ledger = Ledger(runtime.device, models_resident=0)
@@ -208,7 +210,13 @@ class Session:
         return values
 
     def _cache_key(self, reader: Reader) -> str:
-        parts = (reader.fingerprint(), self.config.dtype, self.config.mixed_precision, str(self.runtime.device.type))
+        parts = (
+            reader.fingerprint(),
+            configuration_of(reader),
+            self.config.dtype,
+            self.config.mixed_precision,
+            str(self.runtime.device.type),
+        )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def check_unchanged(self, reference: Reader) -> None:
@@ -234,7 +242,7 @@ class Session:
             return
         for reason in found.refused:
             self.log.note(f"a damaged checkpoint was passed over: {reason}")
-        found.load_into(self.learners)
+        found.load_into({**self.learners, **self.moving})
         self.ledger.restore(found.state["ledger"])
         self.state, self.last = found.state["stage"], found.state["last"]
         self.validation.state = found.state["validation"]
@@ -270,7 +278,7 @@ class Session:
         write_checkpoint(
             self.folder.path,
             self.step,
-            learners=self.learners,
+            learners={**self.learners, **self.moving},
             state={
                 "stage": self.state,
                 "validation": self.validation.state,

@@ -1,0 +1,127 @@
+"""Losses that look at the whole step, cut into micro-batches all the same (law 2).
+
+A loss L of all numbers x that the model gives in a step (log-probabilities, scores …) changes by dL = Σ (∂L/∂x)·dx.
+So the step's numbers are read once without gradient, ∂L/∂x is computed from them with no model in sight, and each
+micro-batch then propagates Σ x·(∂L/∂x) over its own: a sum, which may be cut anywhere and dealt to any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from assent.engine.reading import PER_COMPLETION
+from assent.engine.sums import Sums, global_counts
+from assent.models.batch import GroupBatch, Outputs, TokenGroup
+from assent.models.packing import pack
+
+PREFIX = "gradient_of_"
+
+
+def looks_at_the_step(objective: object) -> bool:
+    return getattr(objective, "scope", "row") == "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Propagation:
+    """The objective Σ x·(∂L/∂x), which stands for L when its gradients are taken."""
+
+    want: frozenset[str]
+    num_groups: int
+    """Of the whole step."""
+
+    def counts(self, batch: GroupBatch) -> dict[str, float]:
+        return {"step": batch.num_groups / self.num_groups}  # together 1: ∂L/∂x is divided already
+
+    def __call__(
+        self, outputs: Outputs, batch: GroupBatch
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+        parts = []
+        for name in self.want:
+            fields = batch.completion if name in PER_COMPLETION else batch.token
+            parts.append((getattr(outputs, name).float() * fields[PREFIX + name]).sum())
+        return {"step": torch.stack(parts).sum()}, {}
+
+
+def propagated(
+    groups: Sequence[TokenGroup], objective: Any, outputs: Outputs
+) -> tuple[list[TokenGroup], Propagation, dict[str, float]]:
+    """The groups with ∂L/∂x beside their tokens, the objective that propagates it, and L's metrics of the step.
+
+    `outputs` are those of `groups`, in their order, on the CPU, one number for each token or completion. A completion
+    that L does not depend on (KTO's mismatched ones) is left out: it was read and is not passed through again.
+    """
+    numbers = {name: getattr(outputs, name).requires_grad_() for name in objective.want}
+    terms, metrics = objective(Outputs(**numbers), pack(groups, device="cpu"))
+    counts = global_counts([range(len(groups))], groups, objective)
+    sums = Sums()
+    sums.add(terms, metrics)
+    loss = torch.stack([terms[name].float() / counts[name] for name in terms]).sum()
+    gradients = {name: torch.zeros(len(values)) for name, values in numbers.items()}
+    if loss.requires_grad:  # not where no token counts
+        found = torch.autograd.grad(loss, list(numbers.values()), allow_unused=True)
+        gradients |= {name: found for name, found in zip(numbers, found, strict=True) if found is not None}
+    whole = [_with_gradients(group, own) for group, own in zip(groups, by_group(groups, gradients), strict=True)]
+    parts = [part for part in map(_depended_on, whole) if part.completions] or whole[:1]
+    return parts, Propagation(frozenset(numbers), len(parts)), sums.metrics(counts, lambda local: local)
+
+
+def by_group(groups: Sequence[TokenGroup], numbers: Mapping[str, Tensor]) -> Iterator[dict[str, list[np.ndarray]]]:
+    """(N,) and (S,) numbers in the order of the groups: for each group and name, an array for each completion."""
+    done = dict.fromkeys(numbers, 0)
+    for group in groups:
+        own: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
+        for completion in group.completions:
+            for name, values in numbers.items():
+                start = done[name]
+                done[name] += 1 if name in PER_COMPLETION else completion.num_counted
+                own[name].append(values[start : done[name]].numpy())
+        yield own
+
+
+def groups_not_finite(groups: Sequence[TokenGroup], outputs: Outputs, want: frozenset[str]) -> list[TokenGroup]:
+    """The groups for which the model gave a number that is not finite."""
+    numbers = {name: getattr(outputs, name) for name in want}
+    return [
+        group
+        for group, own in zip(groups, by_group(groups, numbers), strict=True)
+        if not all(np.isfinite(array).all() for arrays in own.values() for array in arrays)
+    ]
+
+
+def _with_gradients(group: TokenGroup, own: Mapping[str, Sequence[np.ndarray]]) -> TokenGroup:
+    """The group with ∂L/∂x as fields; a token that does not count gets 0."""
+    token, completion = dict(group.token), dict(group.completion)
+    for name, arrays in own.items():
+        if name in PER_COMPLETION:
+            completion[PREFIX + name] = np.concatenate(arrays)
+        else:
+            token[PREFIX + name] = [_placed(a, c.mask) for a, c in zip(arrays, group.completions, strict=True)]
+    return replace(group, token=token, completion=completion)
+
+
+def _placed(counted: np.ndarray, mask: tuple[bool, ...] | None) -> np.ndarray:
+    if mask is None:
+        return counted
+    whole = np.zeros(len(mask), np.float32)
+    whole[np.asarray(mask)] = counted
+    return whole
+
+
+def _depended_on(group: TokenGroup) -> TokenGroup:
+    """Without the completions whose every ∂L/∂x is zero."""
+    numbers = [arrays for name, arrays in (*group.token.items(), *group.completion.items()) if name.startswith(PREFIX)]
+    kept = [k for k in range(len(group.completions)) if any(np.any(arrays[k]) for arrays in numbers)]
+    if len(kept) == len(group.completions):
+        return group
+    return replace(
+        group,
+        completions=tuple(group.completions[k] for k in kept),
+        token={name: [arrays[k] for k in kept] for name, arrays in group.token.items()},
+        completion={name: array[kept] for name, array in group.completion.items()},
+    )
