@@ -37,6 +37,13 @@ def comparisons(path: Path, count: int = 6, *, first: int = 0) -> Path:
     return write_rows(path, rows)
 
 
+def thumbs(path: Path, count: int = 6) -> Path:
+    rows = (
+        {"prompt": question(i), "completion": answer(f"it is {i + i % 2}"), "label": i % 2 == 1} for i in range(count)
+    )
+    return write_rows(path, rows)
+
+
 def tiny_model(folder: Path, *, text: Path, context: int = 128) -> Path:
     from assent.models.new_model import new_model
 

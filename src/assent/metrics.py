@@ -55,6 +55,7 @@ rewards/accuracies | fraction | higher | comparisons with a positive margin; a t
 rewards/<part> | 1 | none | one part of a combined reward, mean over completions
 rewards/<part>/<statistic> | 1 | none | a statistic of one part of a combined reward
 nll_loss | nats per token | lower | negative log-likelihood of the chosen completion per token, mean over comparisons
+kl_baseline | nats per completion | none | KTO's baseline: mean log-ratio of the step's mismatched completions, or 0
 reference/logps_chosen | nats | none | mean log π_ref(chosen | prompt), summed over tokens
 reference/logps_rejected | nats | none | the same of the rejected completion
 

@@ -135,7 +135,7 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
 
     taken = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
     assert not taken & set(assent.__all__)
-    made = ["merge", "new_model", "ppo", "reward", "run", "sample", "sft"]
+    made = ["kto", "merge", "new_model", "ppo", "reward", "run", "sample", "sft"]
     assert assent.__all__ == ["Result", "best_of_n", "dpo", "evaluate", "explain", *made]
     assert all(callable(getattr(assent, name)) for name in assent.__all__)
     with pytest.raises(AttributeError, match="no attribute 'dpoo'"):

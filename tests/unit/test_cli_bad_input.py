@@ -110,6 +110,30 @@ def test_comparisons_where_demonstrations_are_needed_the_other_way_round(
     refused(["dpo", *options(here, data="demonstrations.jsonl")], here, capsys, "no comparison", "chosen")
 
 
+def test_thumbs_for_a_loss_of_pairs_and_pairs_for_a_loss_of_thumbs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(
+        here / "thumbs.jsonl", ({"prompt": question(i), "completion": answer("a"), "label": True} for i in (1, 2))
+    )
+    refused(["dpo", *options(here, data="thumbs.jsonl")], here, capsys, "no comparison", "thumbs", "assent kto")
+    refused(["kto", *options(here)], here, capsys, "has no thumb", "--split-comparisons")
+    refused(["kto", *options(here, data="thumbs.jsonl"), "--loss-type", "ipo"], here, capsys, "not of thumbs")
+
+
+def test_rankings_need_a_loss_of_rankings_and_may_differ_in_length(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(i: int, count: int) -> dict[str, object]:
+        completions = [answer("a" * (k + 1)) for k in range(count)]
+        return {"prompt": question(i), "completions": completions, "ranking": list(range(1, count + 1))}
+
+    write_rows(here / "rankings.jsonl", (row(i, 2 + i) for i in range(3)))
+    argv = ["dpo", *options(here, data="rankings.jsonl")]
+    refused(argv, here, capsys, "no comparison", "3 completion(s)", "--loss-type plackett_luce")
+    assert said([*argv, "--loss-type", "plackett_luce", "--max-steps", 1], capsys)[0] == 0
+
+
 def test_a_model_folder_that_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(["dpo", *options(here, model="modle")], here, capsys, "modle")
 
@@ -199,7 +223,16 @@ def test_an_output_folder_with_foreign_files(here: Path, capsys: pytest.CaptureF
         (lambda argv: [*argv, "--bta", "0.3"], ["--bta", "--beta"]),
         (lambda argv: [*argv, "--loss-type", "sigmod"], ["sigmod", "sigmoid"]),
         (lambda argv: [*argv, "--device", "gpu"], ["--device", "'gpu'"]),
-        (lambda argv: [*argv, "--beta", "0"], ["--beta", "greater than 0"]),
+        (lambda argv: [*argv, "--beta", "0"], ["beta of loss 'sigmoid'", "(0, inf)"]),
+        (lambda argv: [*argv, "--loss-type", "slic", "--beta", "0.1"], ["slic", "no hyperparameter 'beta'"]),
+        (lambda argv: [*argv, "--hyperparameters.label_smoothing", "0.9"], ["label_smoothing", "[0, 0.5]"]),
+        (lambda argv: [*argv, "--loss-type", "simpo", "--reference", "model"], ["reference", "simpo", "no reference"]),
+        (lambda argv: [*argv, "--losses", "sigmoid", "ipo", "--beta", "1"], ["beta has no effect beside losses"]),
+        (lambda argv: [*argv, "--losses", '{"name": "ipo", "weight": 0}'], ["losses", "weight", "greater than 0"]),
+        (lambda argv: [*argv, "--loss-type", "kto"], ["kto is a loss of thumbs", "assent kto"]),
+        (lambda argv: [*argv, "--reference-mixup-alpha", "0.5"], ["reference_mixup_alpha", "reference_sync_steps"]),
+        (lambda argv: [*argv, "--reference", "logged"], ["no usable row", "no logged log-probabilities"]),
+        (lambda argv: [*argv, "--reference", "nowhere"], ["nowhere"]),
         (lambda argv: [*argv, "--chat-template", "none.jinja"], ["none.jinja"]),
     ],
 )

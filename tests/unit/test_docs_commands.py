@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from assent.config.loading import read_yaml
-from tests.helpers_cli import comparisons, demonstrations, said, tiny_model, write_rows
+from tests.helpers_cli import comparisons, demonstrations, said, thumbs, tiny_model, write_rows
 from tests.helpers_docs import PAGES, ROOT, blocks, commands
 
 STEPS = ["--max-steps", "1"]
@@ -23,6 +23,7 @@ SHORTER = {
     "sft": STEPS,
     "reward": STEPS,
     "dpo": STEPS,
+    "kto": STEPS,
     "ppo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
     "eval": ["--num-prompts", "2", "--samples-per-prompt", "2", *ANSWERS],
     "eval --reward-model": [],
@@ -55,6 +56,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_model(folder / "my-base", text=text, context=1024)
     _forget_template(folder / "my-base")
     comparisons(folder / "pairs.jsonl")
+    thumbs(folder / "thumbs.jsonl")
     comparisons(folder / "held-out.jsonl", count=2, first=6)
     comparisons(folder / "prompts.jsonl", count=4)
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")

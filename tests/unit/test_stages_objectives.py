@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from assent.config.loss_options import LossEntry
 from assent.engine.learner import Learner
 from assent.engine.runtime import Runtime
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
 from assent.stages.held_out import held_out_metrics
 from assent.stages.online import PpoPolicyObjective, PpoValueObjective
-from assent.stages.preference import REFERENCE, PreferenceObjective, with_reference
+from assent.stages.preference import PreferenceObjective
+from assent.stages.references import REFERENCE, with_reference
 from assent.stages.scoring import RankingObjective
 from assent.stages.sft import SftObjective
 from tests.helpers_engine import Settings
@@ -24,6 +26,10 @@ from tests.helpers_engine_models import tiny_llama
 
 def softplus(x: float) -> float:
     return log(1 + exp(x))
+
+
+def sigmoid(beta: float) -> PreferenceObjective:
+    return PreferenceObjective([LossEntry(name="sigmoid", hyperparameters={"beta": beta})])
 
 
 def two_pairs(*, value: tuple[dict[str, float], dict[str, float]] = ({}, {})) -> list[TokenGroup]:
@@ -53,7 +59,7 @@ def loss_of(objective: Any, outputs: Outputs, groups: list[TokenGroup]) -> tuple
 
 
 def test_dpo_by_hand() -> None:
-    loss, metrics = loss_of(PreferenceObjective("sigmoid", beta=0.2), Outputs(logprobs=LOGPROBS), two_pairs())
+    loss, metrics = loss_of(sigmoid(0.2), Outputs(logprobs=LOGPROBS), two_pairs())
     assert loss == pytest.approx((softplus(-0.5) + softplus(-0.1)) / 2)
     assert metrics["rewards/margins"] == pytest.approx(0.3)
     assert metrics["rewards/accuracies"] == 1.0
@@ -75,7 +81,7 @@ COLUMNS = [
 @pytest.mark.parametrize(("column", "first", "second", "expected"), COLUMNS)
 def test_columns_of_comparisons_have_their_effect(column: str, first: float, second: float, expected: Any) -> None:
     groups = two_pairs(value=({column: first}, {column: second}))
-    loss, _ = loss_of(PreferenceObjective("sigmoid", beta=0.2), Outputs(logprobs=LOGPROBS), groups)
+    loss, _ = loss_of(sigmoid(0.2), Outputs(logprobs=LOGPROBS), groups)
     assert loss == pytest.approx(expected(0.5, 0.1))
     scores = torch.tensor([1.5, 1.0, 0.3, 0.2])
     loss, metrics = loss_of(RankingObjective(), Outputs(scores=scores), groups)
@@ -141,7 +147,7 @@ def test_held_out_figures_are_the_training_objectives_own(kind: str) -> None:
         )
         for i in range(5)
     ]
-    objective = PreferenceObjective("sigmoid", beta=0.1) if kind == "policy" else RankingObjective()
+    objective = sigmoid(0.1) if kind == "policy" else RankingObjective()
     learner = Learner(
         tiny_llama(kind=kind), runtime=Runtime("cpu"), optim=Settings(micro_batch_tokens=24), total_steps=1
     )

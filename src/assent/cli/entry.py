@@ -36,7 +36,8 @@ COMMANDS = (
     # name, where it is, group, help: nothing is imported before its command is named
     ("sft", "assent.cli.training:sft", TRAINING, "Instruction tuning from demonstrations."),
     ("reward", "assent.cli.training:reward", TRAINING, "A reward model from comparisons, rankings, ratings or steps."),
-    ("dpo", "assent.cli.training:dpo", TRAINING, "Direct preference optimisation from comparisons."),
+    ("dpo", "assent.cli.training:dpo", TRAINING, "Direct preference optimisation from comparisons or rankings."),
+    ("kto", "assent.cli.training:kto", TRAINING, "Preference optimisation from thumbs up and down."),
     ("ppo", "assent.cli.training:ppo", TRAINING, "PPO against a reward, with a KL penalty to the reference."),
     ("demo", "assent.cli.pipelines:demo", PIPELINES, "The whole way on the built-in world, ending in a report."),
     ("run", "assent.cli.pipelines:run", PIPELINES, "A pipeline's stages in order; finished ones are not repeated."),

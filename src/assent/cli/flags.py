@@ -104,7 +104,7 @@ def _annotation(name: str, field: FieldInfo, *, is_positional: bool) -> Any:
         notes.append("one of " + ", ".join(map(str, get_args(kind))))
     if field.is_required():
         notes.append("required")
-    elif field.get_default(call_default_factory=True) not in (None, {}, ()):
+    elif field.get_default(call_default_factory=True) not in (None, {}, (), []):
         notes.append(f"default {field.get_default(call_default_factory=True)}")
     help_text += f" [{'; '.join(notes)}]" if notes else ""
     parameter: dict[str, Any] = {"help": help_text, "show_default": False, "show_choices": False}

@@ -1,4 +1,4 @@
-"""sft, reward, dpo, ppo: a configuration in, a trained model's folder out."""
+"""sft, reward, dpo, kto, ppo: a configuration in, a trained model's folder out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome, figures
-from assent.config.stages import PpoConfig, PreferenceConfig, RewardConfig, SftConfig
+from assent.config.stages import KtoConfig, PpoConfig, PreferenceConfig, RewardConfig, SftConfig
 from assent.pipelines.steps import run_step
 
 
@@ -23,6 +23,11 @@ def reward(config: RewardConfig) -> Outcome:
 @command(PreferenceConfig)
 def dpo(config: PreferenceConfig) -> Outcome:
     return _train("dpo", config)
+
+
+@command(KtoConfig)
+def kto(config: KtoConfig) -> Outcome:
+    return _train("kto", config)
 
 
 @command(PpoConfig)

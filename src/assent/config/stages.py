@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
-from assent.config.losses import SCORE_LOSSES, preference_loss_declaration, reward_loss_declaration
+from assent.config.loss_options import LOGGED, LossOptions, ReferenceOptions
+from assent.config.losses import SCORE_LOSSES, reward_loss_declaration, thumbs_loss_declaration
 from assent.config.options import (
     EpochOptions,
     EvalSampleOptions,
@@ -20,6 +21,7 @@ from assent.config.options import (
     TrainingOptions,
     ValidationOptions,
 )
+from assent.errors import ConfigError
 
 
 class SftConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, EvalSampleOptions):
@@ -83,28 +85,75 @@ class RewardConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, E
         return self
 
 
-class PreferenceConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, EvalSampleOptions):
-    """Direct preference optimisation from comparisons."""
+class PreferenceConfig(
+    RunOptions,
+    TrainingOptions,
+    TextOptions,
+    OptimiserOptions,
+    EpochOptions,
+    EvalSampleOptions,
+    LossOptions,
+    ReferenceOptions,
+):
+    """Direct preference optimisation and its family, from comparisons or rankings."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss", "rewards/accuracies", "rewards/margins")
 
     model: str
     """Policy to train: a folder or a hub name."""
     data: str
-    """Comparisons: a file, a folder or a hub name."""
-    reference: str | None = None
-    """Reference policy; none given: the policy as it starts."""
-    loss_type: str = "sigmoid"
-    """The loss; sigmoid is DPO (arXiv:2305.18290)."""
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull to the reference."""
-    reference_cache: str | None = None
-    """Folder of cached reference log-probabilities, keyed by content; none given: inside the user's cache folder."""
+    """Comparisons, or rankings for a loss of rankings: a file, a folder or a hub name."""
+
+    @model_validator(mode="after")
+    def _reference_is_used(self) -> Self:
+        if not any(entry.declaration.needs_reference for entry in self.entries):
+            names = ", ".join(entry.name for entry in self.entries)
+            self.refuse_reference_options(f"loss {names}")
+        return self
+
+
+class KtoConfig(
+    RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, EvalSampleOptions, ReferenceOptions
+):
+    """Preference optimisation from thumbs: single completions, each desirable or not (KTO, arXiv:2402.01306)."""
+
+    model: str
+    """Policy to train: a folder or a hub name."""
+    data: str
+    """Thumbs (prompt, completion, label): a file, a folder or a hub name."""
+    split_comparisons: bool = False
+    """Take comparisons too: the chosen completion as a thumb up, the rejected one as a thumb down."""
+    loss_type: str = "kto"
+    """The loss: kto, or apo_zero_unpaired (arXiv:2408.06266), which has no KL baseline."""
+    beta: float | None = None
+    """Strength of the pull to the reference; none given: the loss's default."""
+    desirable_weight: float | None = None
+    """Weight of completions with a thumb up; none given: 1."""
+    undesirable_weight: float | None = None
+    """Weight of completions with a thumb down; none given: 1."""
 
     @model_validator(mode="after")
     def _loss_is_declared(self) -> Self:
-        preference_loss_declaration(self.loss_type).resolve({"beta": self.beta})
+        declared = thumbs_loss_declaration(self.loss_type)
+        given = {name: getattr(self, name) for name in KTO_HYPERPARAMETERS}
+        values = declared.resolve({name: value for name, value in given.items() if value is not None})
+        if values["desirable_weight"] == 0 == values["undesirable_weight"]:
+            raise ConfigError("desirable_weight and undesirable_weight are both 0: nothing would be learned")
+        self.__dict__.update(values)
+        if self.reference == LOGGED and "kl_baseline" in declared.accepts:
+            raise ConfigError(
+                f"loss {self.loss_type!r} reads completions under other rows' prompts, which nobody has logged",
+                fix="leave --reference out, give a model, or use --loss-type apo_zero_unpaired",
+            )
         return self
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """Of the loss, all of them."""
+        return {name: getattr(self, name) for name in KTO_HYPERPARAMETERS}
+
+
+KTO_HYPERPARAMETERS = ("beta", "desirable_weight", "undesirable_weight")
 
 
 class PpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, EnsembleOptions):

@@ -90,13 +90,14 @@ def user_cache() -> Path:
     return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
 
 
-def configuration_of(reader: Any) -> str:
-    """JSON of what of a Reader's model its numbers may depend on beside the weights: the configuration's content."""
+def reader_key(reader: Any, *precision: str) -> str:
+    """SHA-256 of what a Reader's numbers depend on beside the rows: weights, configuration, and how it computes."""
     module = reader.learner.module if isinstance(reader, AdapterOff) else reader.module
-    described = module.base.config.to_dict()
+    described = module.config.to_dict()
     for name in ("_name_or_path", "transformers_version"):  # where it came from, not what it is
         described.pop(name, None)
-    return json.dumps(described, sort_keys=True, default=str)
+    configuration = json.dumps(described, sort_keys=True, default=str)
+    return hashlib.sha256("\n".join((reader.fingerprint(), configuration, *precision)).encode()).hexdigest()
 
 
 def content_key(groups: Sequence[TokenGroup], key: str) -> str:

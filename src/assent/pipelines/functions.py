@@ -1,7 +1,7 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
-Training (`sft`, `reward`, `dpo`, `ppo`) gives a `Result`; `new_model`, `merge`, `sample`, `best_of_n`, `evaluate` and
-`explain` give what their command prints with --json; `run` gives a `PipelineResult`.
+Training (`sft`, `reward`, `dpo`, `kto`, `ppo`) gives a `Result`; `new_model`, `merge`, `sample`, `best_of_n`,
+`evaluate` and `explain` give what their command prints with --json; `run` gives a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def reward(*, progress: Progress | None = None, **options: Any) -> Result:
 def dpo(*, progress: Progress | None = None, **options: Any) -> Result:
     """Direct preference optimisation. Options: those of `assent dpo` (`model`, `data`, `beta` …)."""
     return _run("dpo", options, progress)
+
+
+def kto(*, progress: Progress | None = None, **options: Any) -> Result:
+    """Preference optimisation from thumbs. Options: those of `assent kto` (`model`, `data`, `beta` …)."""
+    return _run("kto", options, progress)
 
 
 def ppo(*, progress: Progress | None = None, **options: Any) -> Result:

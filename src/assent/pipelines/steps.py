@@ -60,6 +60,7 @@ STEPS: dict[str, Step] = {
     "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
     "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),
+    "kto": Step("assent.config.stages:KtoConfig", "assent.stages.kto:train"),
     "ppo": Step("assent.config.stages:PpoConfig", "assent.stages.online:train"),
     "eval": Step(
         "assent.config.evaluation:EvalConfig", "assent.evaluation.run:evaluate", outputs=("evaluation", "table")

@@ -1,22 +1,23 @@
-"""Direct preference optimisation (Rafailov et al., arXiv:2305.18290, eq. 7) and the losses registered beside it."""
+"""Direct preference optimisation (Rafailov et al., arXiv:2305.18290, eq. 7) and its family, from pairs or rankings."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from assent.config.losses import PREFERENCE_LOSSES
+from assent.config.loss_options import LOGGED, LossEntry
 from assent.config.stages import PreferenceConfig
 from assent.engine.learner import Learner
-from assent.models.batch import GroupBatch, Outputs, TokenGroup
+from assent.errors import DataError
+from assent.models.batch import GroupBatch, Outputs
 from assent.models.packing import pack
 from assent.objectives.preference import preference_loss
+from assent.objectives.ranking import ranking_loss
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import (
     Gate,
@@ -27,46 +28,101 @@ from assent.stages.gate import (
     precision_of,
 )
 from assent.stages.held_out import held_out_metrics
+from assent.stages.references import REFERENCE, StageReference, open_reference
 from assent.stages.result import StageResult
-from assent.stages.reward import pair_weights
-from assent.stages.selecting import to_comparisons
+from assent.stages.scoring import pair_weights
+from assent.stages.selecting import Select, only_logged, to_comparisons, to_rankings, without_logged
 from assent.stages.session import Session, open_session
-from assent.stages.text import read_text
+from assent.stages.text import Text, read_text
 from assent.types import PromptGroup
 
-REFERENCE = "reference_logps"
+COLUMNS = ("margin", "chosen_probability")
+SORTING = ("aot", "aot_unpaired")
+"""Their values belong to ranks of the step, not to rows, which a weight could be of."""
+COMPARED = ("rewards/margins", "rewards/accuracies")
+"""Metrics of groups in which something is better than something else."""
+Computed = tuple[Tensor, Mapping[str, Tensor], Tensor]
+"""Values (G,), metrics (G,), and 1 where the group has an order (a tied pair has none), (G,)."""
 
 
 class PreferenceObjective:
-    """A registered loss of the completions' summed log-probabilities, averaged over the step's comparisons."""
+    """The weighted sum of registered losses of the completions' summed log-probabilities, averaged over the step.
+
+    In each group the best completion comes first. Metrics are those of the first loss.
+    """
 
     want = frozenset({"logprobs"})
 
-    def __init__(self, loss_type: str, **hyperparameters: Any) -> None:
-        self.loss_type, self.hyperparameters = loss_type, hyperparameters
+    def __init__(self, losses: Sequence[LossEntry]) -> None:
+        self.losses = list(losses)
+        self.declared = {entry.name: entry.declaration for entry in losses}
+        self.needs_reference = any(declared.needs_reference for declared in self.declared.values())
+        self.scope = "step" if any(declared.scope == "step" for declared in self.declared.values()) else "row"
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
-        return {self.loss_type: float(pair_weights(batch).sum())}
+        return {entry.name: float(pair_weights(batch).sum()) for entry in self.losses}
 
     def __call__(
         self, outputs: Outputs, batch: GroupBatch
     ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
         assert outputs.logprobs is not None
-        chosen, rejected = batch.sum_by_completion(outputs.logprobs).view(-1, 2).unbind(1)
-        reference_chosen, reference_rejected = batch.completion[REFERENCE].view(-1, 2).unbind(1)
-        losses, metrics = preference_loss(
-            self.loss_type,
-            chosen=chosen,
-            rejected=rejected,
-            reference_chosen=reference_chosen,
-            reference_rejected=reference_rejected,
-            margin=batch.value.get("margin"),
-            chosen_probability=batch.value.get("chosen_probability"),
-            **self.hyperparameters,
+        logps = batch.sum_by_completion(outputs.logprobs)
+        return self.of_sums(logps, batch)
+
+    def of_sums(
+        self, logps: Tensor, batch: GroupBatch
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+        """The same from each completion's summed log-probability, (S,)."""
+        sums: dict[str, Tensor] = {}
+        means: dict[str, tuple[Tensor, Tensor]] = {}
+        for entry in self.losses:
+            compute = self._ranking if entry.is_ranking else self._pairs
+            values, metrics, is_ordered = compute(entry, logps, batch)
+            sums[entry.name] = entry.weight * (values * pair_weights(batch)).sum()
+            every = torch.ones_like(is_ordered)
+            counted = {name: is_ordered if name in COMPARED else every for name in metrics}
+            means = means or {name: ((metrics[name] * of).sum(), of.sum()) for name, of in counted.items()}
+        return sums, means
+
+    def _pairs(self, entry: LossEntry, logps: Tensor, batch: GroupBatch) -> Computed:
+        declared = self.declared[entry.name]
+        fields: dict[str, Tensor | None] = {
+            name: batch.value[name] for name in COLUMNS if name in batch.value and name in declared.accepts
+        }
+        if declared.needs_reference:
+            fields |= _halves(batch.completion[REFERENCE], "reference_chosen", "reference_rejected")
+        if declared.uses_lengths:
+            lengths = torch.bincount(batch.sequence, minlength=batch.num_completions).to(logps)
+            fields |= _halves(lengths, "chosen_lengths", "rejected_lengths")
+        halves = _halves(logps, "chosen", "rejected")
+        values, metrics = preference_loss(entry.name, **halves, **fields, **entry.hyperparameters)
+        return values, metrics, torch.ones_like(values)
+
+    def _ranking(self, entry: LossEntry, logps: Tensor, batch: GroupBatch) -> Computed:
+        """The implicit rewards stand for a reward model's scores (arXiv:2305.18290, appendix A.3)."""
+        hyperparameters: dict[str, Any] = dict(entry.hyperparameters)
+        rewards = hyperparameters.pop("beta") * (logps - batch.completion[REFERENCE])
+        values, found = ranking_loss(
+            entry.name, scores=rewards, ranks=batch.completion["rank"], group=batch.group, **hyperparameters
         )
-        count = chosen.new_tensor(float(batch.num_groups))
-        sums = {name: (values.sum(), count) for name, values in metrics.items()}
-        return {self.loss_type: (losses * pair_weights(batch)).sum()}, sums
+        is_last = torch.ones_like(batch.group, dtype=torch.bool)
+        is_last[:-1] = batch.group[1:] != batch.group[:-1]
+        best, worst = is_last.roll(1), is_last  # groups lie one after the other
+        metrics = {
+            "rewards/chosen": rewards[best],
+            "rewards/rejected": rewards[worst],
+            "rewards/margins": rewards[best] - rewards[worst],
+            "rewards/accuracies": found["accuracy"],
+            "logps/chosen": logps[best],
+            "logps/rejected": logps[worst],
+        }
+        return values, {name: value.detach() for name, value in metrics.items()}, found["ordered"]
+
+
+def _halves(values: Tensor, first: str, second: str) -> dict[str, Tensor]:
+    """(2B,) of pairs as two (B,)."""
+    one, other = values.view(-1, 2).unbind(1)
+    return {first: one, second: other}
 
 
 def train(
@@ -77,70 +133,125 @@ def train(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
-        select=to_comparisons,
+        select=_select(config),
     )
+    _check_columns(config, text)
     with open_session(config, text, command="dpo", kind="policy", progress=progress) as session:
         return session.result or run(config, session.learner, session, session.log)
 
 
+def _select(config: PreferenceConfig) -> Select:
+    """Pairs, unless all losses are of rankings; ties where all losses know what they mean."""
+    entries = config.entries
+    ties = all(entry.is_ranking and "tied" in entry.declaration.accepts for entry in entries)
+    select = partial(to_rankings if all(entry.is_ranking for entry in entries) else to_comparisons, ties=ties)
+    return only_logged(select) if config.reference == LOGGED else without_logged(select)
+
+
+def _check_columns(config: PreferenceConfig, text: Text) -> None:
+    """DataError for a column of numbers that no loss would read, or that has no meaning with one."""
+    names = ", ".join(entry.name for entry in config.entries)
+    used = {name for entry in config.entries for name in entry.declaration.accepts}
+    sorts = any(entry.name in SORTING for entry in config.entries)
+    for part in text.parts.values():
+        idle = {name for group in part.tokens for name in group.value if name in COLUMNS} - used
+        if sorts and any(group.value.get("weight", 1.0) != 1.0 for group in part.tokens):
+            idle.add("weight")
+        if idle:
+            raise DataError(
+                f"the {part.name} data has a column that the loss cannot use",
+                got=f"{min(idle)}, with loss {names}",
+                fix="drop the column, or choose a loss that uses it: docs/papers.md says which do",
+            )
+
+
 def run(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
-    objective = PreferenceObjective(config.loss_type, beta=config.beta)
-    train_logps, eval_logps = data.reference_logps(config.reference, data.train_tokens, data.eval_tokens)
-    data.train_tokens = with_reference(data.train_tokens, train_logps)
-    data.eval_tokens = with_reference(data.eval_tokens, eval_logps)
+    objective = PreferenceObjective(config.entries)
+    reference = open_reference(config, data, needed=objective.needs_reference)
     data.validate_with(
-        lambda: held_out_metrics(learner, data.eval_tokens, objective, intervals=True), reference=config.reference
+        lambda: held_out_metrics(learner, reference.read(data.eval_tokens), objective, intervals=True),
+        reference=reference.path,
     )
     data.resume()
     if data.step == 0:
-        _gate(config, learner, data, log)
+        _gate(config, learner, data, log, objective, reference)
     for step in data.steps():
-        data.log_step(step, learner.update(data.batch(step), objective))
-    data.check_same("reference_logps", digest(train_logps), digest(torch.from_numpy(_stored(data.train_tokens))))
+        metrics = learner.update(reference.read(data.batch(step)), objective)
+        reference.follow(step + 1)
+        data.log_step(step, metrics)
+    reference.finish()
     return data.finish()
 
 
-def digest(values: Tensor) -> str:
-    """SHA-256 of the numbers' bytes, 16 hex digits."""
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:16]
-
-
-def _stored(groups: Sequence[TokenGroup]) -> np.ndarray:
-    return np.concatenate([group.completion[REFERENCE] for group in groups])
-
-
-def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGroup]:
-    """Groups that carry the reference's summed log-probabilities, (S,) in the groups' order."""
-    result, start = [], 0
-    for group in groups:
-        end = start + len(group.completions)
-        result.append(replace(group, completion={**group.completion, REFERENCE: logps[start:end].numpy()}))
-        start = end
-    return result
-
-
-def _gate(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) -> None:
+def _gate(
+    config: PreferenceConfig,
+    learner: Learner,
+    data: Session,
+    log: RunLog,
+    objective: PreferenceObjective,
+    reference: StageReference,
+) -> None:
     gate = Gate(log, precision=precision_of(config))
-    first = data.batch(0)
+    first = reference.read(data.batch(0))
     outputs = learner.read(first, want={"logprobs"})
     assert outputs.logprobs is not None
     check_loss_tokens(gate, first, outputs.logprobs.shape[0])
     check_positions(gate, first)
     check_batch_mates(gate, learner, first, want="logprobs")
-    if config.reference is not None:
+    if reference.origin == "none":
+        gate.skip("loss_at_zero_margin", reason="the loss takes no reference: its margins are not zero at the start")
+    elif reference.origin != "start":
         gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")
-        return gate.done()
-    batch = pack(first, device="cpu")
-    tolerance = check_log_ratios(gate, outputs.logprobs, batch.completion[REFERENCE], batch)
-    if any(name in group.value for group in first for name in ("chosen_probability", "margin")):
+    else:
+        batch = pack(first, device="cpu")
+        tolerance = check_log_ratios(gate, outputs.logprobs, batch.completion[REFERENCE], batch)
+        check_zero_margin(gate, objective, outputs.logprobs, batch, tolerance)
+    gate.done()
+
+
+def check_zero_margin(
+    gate: Gate, objective: PreferenceObjective, logprobs: Tensor, batch: GroupBatch, tolerance: float
+) -> None:
+    """The loss is the one declared where all log-ratios are zero; of several with a reference, the weighted sum.
+
+    tolerance: nats by which a completion's sum may be off; what that makes of the loss follows from its gradient.
+    """
+    if any(name in batch.value for name in COLUMNS):
         gate.skip("loss_at_zero_margin", reason="the data gives soft labels or margins of its own")
-        return gate.done()
-    metrics = held_out_metrics(learner, first, PreferenceObjective(config.loss_type, beta=config.beta), prefix="")
+        return
+    ranks = torch.stack([batch.group.float(), batch.completion.get("rank", torch.arange(batch.num_completions))])
+    if ranks.unique(dim=1).shape[1] < batch.num_completions:
+        gate.skip("loss_at_zero_margin", reason="the first batch has ties")
+        return
+    at_start = [entry for entry in objective.losses if objective.declared[entry.name].needs_reference]
+    sums = batch.sum_by_completion(logprobs).requires_grad_()
+    expected = sum(entry.weight * _declared_value(entry, sums.detach(), batch) for entry in at_start)
+    if math.isnan(expected):
+        gate.skip("loss_at_zero_margin", reason="a loss does not declare its value there")
+        return
+    terms, _ = PreferenceObjective(at_start).of_sums(sums, batch)
+    counts = objective.counts(batch)
+    loss = torch.stack([terms[name] / counts[name] for name in terms]).sum()
+    (slope,) = torch.autograd.grad(loss, sums)
     gate.check(
         "loss_at_zero_margin",
-        metrics["loss"],
-        expected=PREFERENCE_LOSSES[config.loss_type].zero_margin_value(beta=config.beta),
-        tolerance=2 * config.beta * tolerance,  # both sums of a pair may be off
+        float(loss.detach()),
+        expected=expected,
+        tolerance=2 * tolerance * float(slope.abs().sum()) + 1e-5 * abs(expected),
         cause="the loss is not the one that its declaration describes, or weights and signs are applied wrongly",
     )
-    gate.done()
+
+
+def _declared_value(entry: LossEntry, logps: Tensor, batch: GroupBatch) -> float:
+    """The loss's declared value where policy and reference agree, its likelihood term included; mean over groups."""
+    declared, weights = entry.declaration, pair_weights(batch)
+    hyperparameters: dict[str, Any] = dict(entry.hyperparameters)
+    if entry.is_ranking:
+        hyperparameters.pop("beta")
+        sizes = torch.bincount(batch.group, minlength=batch.num_groups).tolist()
+        values = torch.tensor([declared.zero_margin_value(num_completions=k, **hyperparameters) for k in sizes])
+    else:
+        lengths = torch.bincount(batch.sequence, minlength=batch.num_completions)
+        nll = -(logps / lengths).view(-1, 2)[:, 0]
+        values = declared.zero_margin_value(**hyperparameters) + declared.nll_weight(**hyperparameters) * nll
+    return float((values * weights).sum() / weights.sum())

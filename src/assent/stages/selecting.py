@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from assent.errors import DataError
@@ -10,6 +10,8 @@ from assent.types import Preference, PromptGroup
 
 Selected = tuple[list[PromptGroup], dict[str, list[str]]]
 """The groups a stage uses, and by reason the sources of those it refused."""
+Select = Callable[[Sequence[PromptGroup]], Selected]
+"""Keeps the groups a stage can use, and names the sources of those it refuses by reason."""
 
 
 TIE = "a tie: neither completion is better"
@@ -28,7 +30,7 @@ def to_comparisons(groups: Sequence[PromptGroup], *, ties: bool = False) -> Sele
                 f"{group.source or 'a row'} is no comparison",
                 got=f"{len(group.completions)} completion(s), {_kind(judged)}",
                 expected="two completions and which of them is better (prompt, chosen, rejected)",
-                fix="for demonstrations use `assent sft`",
+                fix=_OTHER_COMMAND.get(_kind(judged), "for demonstrations use `assent sft`"),
             )
     return to_rankings(groups, ties=ties)
 
@@ -48,13 +50,20 @@ def to_rankings(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selecte
                 f"{group.source or 'a row'} is no ranking",
                 got=f"{len(group.completions)} completion(s), {_kind(judged)}",
                 expected="two or more completions and their order (ranking, or scores)",
-                fix="for demonstrations use `assent sft`",
+                fix=_OTHER_COMMAND.get(_kind(judged), "for demonstrations use `assent sft`"),
             )
         if len(set(ranks)) == 1 and not ties:
             refused.setdefault(TIE, []).append(group.source)
         else:
             rankings.append(_best_first(group, judged, ranks))
     return rankings, refused
+
+
+_OTHER_COMMAND = {
+    "thumbs": "for thumbs use `assent kto`",
+    "ranking": "rankings of more than two need a loss of rankings: --loss-type plackett_luce",
+    "scores": "rankings of more than two need a loss of rankings: --loss-type plackett_luce",
+}
 
 
 def _best_first(group: PromptGroup, judged: Preference, ranks: tuple[float, ...]) -> PromptGroup:
@@ -72,6 +81,69 @@ def _best_first(group: PromptGroup, judged: Preference, ranks: tuple[float, ...]
             chosen_probability=probability if probability is None or order[0] == 0 else 1 - probability,
         ),
     )
+
+
+def to_thumbs(groups: Sequence[PromptGroup], *, split_comparisons: bool = False) -> Selected:
+    """K = 1 groups with a thumb up or down; of a comparison, if asked for, the chosen one up and the rejected one down.
+
+    A pair without a better completion is refused. Raises DataError for anything else.
+    """
+    thumbs: list[PromptGroup] = []
+    refused: dict[str, list[str]] = {}
+    for group in groups:
+        judged = group.preference or Preference()
+        ranks = _ranks(judged)
+        if len(group.completions) == 1 and judged.thumbs is not None:
+            thumbs.append(group)
+        elif split_comparisons and len(group.completions) == 2 and ranks is not None:
+            if ranks[0] == ranks[1]:
+                refused.setdefault(TIE, []).append(group.source)
+            else:
+                thumbs += [_thumb(group, judged, k, up=ranks[k] == min(ranks)) for k in range(2)]
+        else:
+            compared = len(group.completions) == 2 and ranks is not None
+            raise DataError(
+                f"{group.source or 'a row'} has no thumb",
+                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
+                expected="one completion and whether it is desirable (prompt, completion, label)",
+                fix="--split-comparisons takes the chosen one as a thumb up, the other as a thumb down"
+                if compared
+                else None,
+            )
+    return thumbs, refused
+
+
+def _thumb(group: PromptGroup, judged: Preference, k: int, *, up: bool) -> PromptGroup:
+    return replace(
+        group,
+        completions=(group.completions[k],),
+        preference=Preference(thumbs=(up,), weight=judged.weight, annotator=judged.annotator),
+        logps=None if group.logps is None else (group.logps[k],),
+        source=f"{group.source} ({'chosen' if up else 'rejected'})",
+    )
+
+
+def only_logged(select: Select) -> Select:
+    """`select`, and rows without logged log-probabilities are refused."""
+
+    def selected(groups: Sequence[PromptGroup]) -> Selected:
+        kept, refused = select(groups)
+        without = [group.source for group in kept if group.logps is None]
+        if without:
+            refused = {**refused, "no logged log-probabilities (chosen_logps, rejected_logps)": without}
+        return [group for group in kept if group.logps is not None], refused
+
+    return selected
+
+
+def without_logged(select: Select) -> Select:
+    """`select`; logged log-probabilities are left out, for the reference is read from a model."""
+
+    def selected(groups: Sequence[PromptGroup]) -> Selected:
+        kept, refused = select(groups)
+        return [replace(group, logps=None) for group in kept], refused
+
+    return selected
 
 
 def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:

@@ -5,7 +5,6 @@ A stage reads from top to bottom; the session holds what would otherwise stand i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from assent.engine.interrupts import interruptible
 from assent.engine.learner import Learner, Reference
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
-from assent.engine.references import AdapterOff, Reader, configuration_of, reference_logps, user_cache
+from assent.engine.references import AdapterOff, Reader, reader_key, reference_logps, user_cache
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
 from assent.errors import GateError, RunFolderError
@@ -200,24 +199,13 @@ class Session:
         if not groups:
             return torch.zeros(0)
         with self.log.progress("reference", len(groups)) as bar:
-            values, was_cached = reference_logps(
-                groups, reader, key=self._cache_key(reader), cache_dir=folder, on_read=bar.advance
-            )
+            key = reader_key(reader, self.config.dtype, self.config.mixed_precision, self.runtime.device.type)
+            values, was_cached = reference_logps(groups, reader, key=key, cache_dir=folder, on_read=bar.advance)
             if was_cached:
                 bar.advance(len(groups))
         how = "read from the cache" if was_cached else "computed"
         self.log.note(f"reference log-probabilities of {len(values)} completions: {how}")
         return values
-
-    def _cache_key(self, reader: Reader) -> str:
-        parts = (
-            reader.fingerprint(),
-            configuration_of(reader),
-            self.config.dtype,
-            self.config.mixed_precision,
-            str(self.runtime.device.type),
-        )
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def check_unchanged(self, reference: Reader) -> None:
         """The reference is at the end what it was at the start (law 4)."""
@@ -327,7 +315,7 @@ class Session:
         if best is None:
             return self.validation.state.get("measured", {})
         if best["step"] != self.step:
-            verified(self.folder.path, best["step"]).load_into(self.learners)
+            verified(self.folder.path, best["step"]).load_into({**self.learners, **self.moving})
         told = {name: best[name] for name in ("step", "metric", "value")}
         self.folder.record(best=told)
         self.log.note("the result is the model after step {step}, best by {metric}: {value:.6g}".format(**told))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,9 @@ from assent.models.folders import check_revision
 from assent.models.loading import load_tokenizer
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
-from assent.stages.selecting import is_judged
+from assent.stages.selecting import Select, is_judged
 from assent.stages.validation import check_overlap
 from assent.types import PromptGroup
-
-Select = Callable[[Sequence[PromptGroup]], tuple[list[PromptGroup], dict[str, list[str]]]]
-"""Keeps the groups a stage can use, and names the sources of those it refuses by reason."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,198 @@
+"""Options that name losses and references: one loss by flags, or a weighted sum of several. Checked before any data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from assent.config.loss_declaration import unknown
+from assent.config.losses import (
+    PREFERENCE_LOSSES,
+    RANKING_LOSSES,
+    THUMBS_LOSSES,
+    LossDeclaration,
+    preference_loss_declaration,
+    ranking_loss_declaration,
+)
+from assent.config.options import NonNegative, Options
+from assent.errors import ConfigError
+
+
+def _number(value: Any) -> Any:
+    """A flag's text as a number, where it is one: some hyperparameters are names."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+Hyperparameters = dict[str, Annotated[float | str, BeforeValidator(_number)]]
+
+
+class LossEntry(Options):
+    """One loss of a weighted sum. As text: its name, or JSON with these keys."""
+
+    name: str
+    """Which loss."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its factor in the sum."""
+    hyperparameters: Hyperparameters = Field(default_factory=dict)
+    """Its own; what is not given has its default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value) if value.lstrip().startswith("{") else {"name": value}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"a loss is its name, or JSON: {error}") from None
+
+    @property
+    def is_ranking(self) -> bool:
+        """A loss of whole rankings; the others are of pairs."""
+        return is_ranking_loss(self.name)
+
+    @property
+    def declaration(self) -> LossDeclaration:
+        return comparison_loss_declaration(self.name)
+
+
+def is_ranking_loss(name: str) -> bool:
+    """A name that both registries have is of pairs here."""
+    return name in RANKING_LOSSES and name not in PREFERENCE_LOSSES
+
+
+def comparison_loss_declaration(name: str) -> LossDeclaration:
+    """The declaration of a loss that `dpo` can train with: of pairs, or of rankings.
+
+    A loss of rankings is given implicit rewards for scores (Rafailov et al., arXiv:2305.18290, appendix A.3), and so
+    has a beta and needs a reference. ConfigError for another name, with the nearest.
+    """
+    if not is_ranking_loss(name):
+        if ":" not in name and name not in {**PREFERENCE_LOSSES, **THUMBS_LOSSES}:
+            raise unknown(f"no loss {name!r}", name, {**PREFERENCE_LOSSES, **RANKING_LOSSES})
+        return preference_loss_declaration(name)
+    declared = ranking_loss_declaration(name)
+    if "many" not in declared.accepts:
+        raise ConfigError(
+            f"loss {name!r} compares two: with implicit rewards for scores it is sigmoid", fix="use sigmoid"
+        )
+    beta = preference_loss_declaration("sigmoid").hyperparameters["beta"]
+    return replace(declared, hyperparameters={"beta": beta, **declared.hyperparameters}, needs_reference=True)
+
+
+class LossOptions(Options):
+    """The loss, by its name and hyperparameters, or several with weights."""
+
+    loss_type: str | None = None
+    """The loss; default sigmoid, which is DPO (arXiv:2305.18290). docs/papers.md lists all."""
+    beta: float | None = None
+    """Of losses that have one: strength of the pull to the reference; none given: the loss's default."""
+    hyperparameters: Hyperparameters = Field(default_factory=dict)
+    """Further hyperparameters of the loss: --hyperparameters.label_smoothing 0.1."""
+    losses: list[LossEntry] = Field(default_factory=list)
+    """Instead of --loss-type: a weighted sum; each a name, or {"name": …, "weight": …, "hyperparameters": …}."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_losses(self) -> Self:
+        given = [name for name in ("loss_type", "beta", "hyperparameters") if getattr(self, name) not in (None, {})]
+        if self.losses and given:
+            raise ConfigError(
+                f"{given[0]} has no effect beside losses, whose entries have their own",
+                fix=f"leave {given[0]} out, or put it into an entry of losses",
+            )
+        if self.losses:
+            names = [entry.name for entry in self.losses]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ConfigError(f"loss {twice[0]!r} stands twice in losses", fix="give it once, with its weight")
+            self._set(losses=[_resolved(entry) for entry in self.losses])
+            return self
+        if "beta" in self.hyperparameters:
+            raise ConfigError("beta is an option of its own", fix="give --beta")
+        beta = {} if self.beta is None else {"beta": self.beta}
+        entry = _resolved(LossEntry(name=self.loss_type or "sigmoid", hyperparameters={**self.hyperparameters, **beta}))
+        rest = {name: value for name, value in entry.hyperparameters.items() if name != "beta"}
+        self._set(loss_type=entry.name, beta=entry.hyperparameters.get("beta"), hyperparameters=rest)
+        return self
+
+    def _set(self, **values: Any) -> None:
+        """Writes what was not given into the configuration, so that the run's record has it."""
+        self.__dict__.update(values)
+
+    @property
+    def entries(self) -> list[LossEntry]:
+        """The losses with all their hyperparameters."""
+        if self.losses:
+            return self.losses
+        assert self.loss_type is not None
+        beta = {} if self.beta is None else {"beta": self.beta}
+        return [LossEntry(name=self.loss_type, hyperparameters={**beta, **self.hyperparameters})]
+
+
+def _resolved(entry: LossEntry) -> LossEntry:
+    """With the defaults of all hyperparameters that have an effect. ConfigError as `LossDeclaration.resolve`."""
+    return entry.model_copy(update={"hyperparameters": entry.declaration.resolve(entry.hyperparameters)})
+
+
+class ReferenceOptions(Options):
+    """What the policy is compared with."""
+
+    reference: str | None = None
+    """Reference policy; `logged`: the data's own log-probabilities; none given: the policy as it starts."""
+    reference_cache: str | None = None
+    """Folder of cached reference log-probabilities, keyed by content; none given: inside the user's cache folder."""
+    reference_sync_steps: NonNegative = 0
+    """TR-DPO (arXiv:2404.09656): move the reference towards the policy every so many steps; 0: it stays."""
+    reference_mixup_alpha: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The policy's share in the moved weights; 1 replaces them. Needs --reference-sync-steps. Default 0.6."""
+
+    @model_validator(mode="after")
+    def _no_reference_option_without_effect(self) -> Self:
+        moves = self.reference_sync_steps > 0
+        if self.reference_mixup_alpha is not None and not moves:
+            raise ConfigError(
+                "reference_mixup_alpha has no effect without reference_sync_steps", fix="give both, or none"
+            )
+        if moves and self.reference == LOGGED:
+            raise ConfigError("logged log-probabilities cannot follow the policy", fix="leave reference_sync_steps out")
+        if self.reference_cache is not None and (moves or self.reference == LOGGED):
+            why = "is read anew at every step" if moves else "is in the data already"
+            raise ConfigError(f"reference_cache has no effect: the reference {why}", fix="leave it out")
+        if moves and getattr(self, "lora_r", 0):
+            raise ConfigError(
+                "reference_sync_steps moves all weights, and lora_r trains an adapter beside them", fix="leave one out"
+            )
+        if moves and getattr(self, "metric_for_best_model", None) is not None:
+            raise ConfigError(
+                "metric_for_best_model would compare figures against a reference that moves between them",
+                fix="leave it or reference_sync_steps out",
+            )
+        if moves and self.reference_mixup_alpha is None:
+            self.__dict__["reference_mixup_alpha"] = 0.6
+        return self
+
+    def refuse_reference_options(self, losses: str) -> None:
+        """ConfigError where one is given. For losses that take no reference."""
+        given = {name: value for name, value in _given(self, ReferenceOptions).items() if value}
+        if given:
+            name = next(iter(given))
+            raise ConfigError(
+                f"{name} has no effect: {losses} takes no reference", got=given[name], fix=f"leave {name} out"
+            )
+
+
+LOGGED = "logged"
+"""`reference` of rows that bring the reference's numbers with them."""
+
+
+def _given(config: Options, options: type[Options]) -> Mapping[str, Any]:
+    return {name: getattr(config, name) for name in options.model_fields}

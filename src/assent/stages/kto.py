@@ -1,0 +1,187 @@
+"""KTO (Ethayarajh et al., arXiv:2402.01306): preference optimisation from thumbs, single completions up or down.
+
+Its value of a completion is measured from a baseline, the policy's KL to the reference, which is estimated by the mean
+log-ratio of mismatched completions: another row's completion under this row's prompt (eq. 8 and section 4.1). So each
+group holds two completions that share the prompt: its own, and the mismatched one, which is read without gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from assent.config.loss_options import LOGGED
+from assent.config.losses import thumbs_loss_declaration
+from assent.config.stages import KtoConfig
+from assent.engine.learner import Learner
+from assent.engine.random import permutation
+from assent.errors import DataError
+from assent.models.batch import GroupBatch, Outputs, TokenCompletion, TokenGroup
+from assent.models.packing import pack
+from assent.objectives.thumbs import kto_baseline, thumbs_loss
+from assent.runs.log import Progress, RunLog
+from assent.stages.gate import (
+    Gate,
+    check_batch_mates,
+    check_log_ratios,
+    check_loss_tokens,
+    check_positions,
+    precision_of,
+)
+from assent.stages.held_out import held_out_metrics
+from assent.stages.references import REFERENCE, StageReference, open_reference
+from assent.stages.result import StageResult
+from assent.stages.scoring import pair_weights
+from assent.stages.selecting import only_logged, to_thumbs, without_logged
+from assent.stages.session import Session, open_session
+from assent.stages.text import read_text
+from assent.types import PromptGroup
+
+
+class KtoObjective:
+    """A registered loss of thumbs, averaged over the step's rows."""
+
+    want = frozenset({"logprobs"})
+
+    def __init__(self, loss_type: str, **hyperparameters: float) -> None:
+        self.loss_type, self.hyperparameters = loss_type, hyperparameters
+        self.declared = thumbs_loss_declaration(loss_type)
+        self.scope = self.declared.scope
+        self.has_baseline = "kl_baseline" in self.declared.accepts
+        """Each group then holds a mismatched completion after its own."""
+
+    def counts(self, batch: GroupBatch) -> dict[str, float]:
+        return {self.loss_type: float(pair_weights(batch).sum())}
+
+    def __call__(
+        self, outputs: Outputs, batch: GroupBatch
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+        assert outputs.logprobs is not None
+        logps, reference = batch.sum_by_completion(outputs.logprobs), batch.completion[REFERENCE]
+        every = 2 if self.has_baseline else 1
+        baseline = kto_baseline(logps[1::2], reference[1::2]) if self.has_baseline else None
+        values, vectors = thumbs_loss(
+            self.loss_type,
+            logprobs=logps[::every],
+            reference_logprobs=reference[::every],
+            desirable=batch.completion["thumb"][::every] > 0,
+            kl_baseline=baseline,
+            **self.hyperparameters,
+        )
+        one = logps.new_tensor(1.0)
+        means = {name: (vector.sum(), one * vector.numel()) for name, vector in vectors.items()}
+        if baseline is not None:
+            means["kl_baseline"] = (baseline, one)
+        chosen, rejected = vectors["rewards/chosen"], vectors["rewards/rejected"]
+        if self.scope == "step" and chosen.numel() and rejected.numel():  # of the whole step, or it would be no mean
+            means["rewards/margins"] = (chosen.mean() - rejected.mean(), one)
+        return {self.loss_type: (values * pair_weights(batch)).sum()}, means
+
+
+def with_mismatched(groups: Sequence[TokenGroup], *, max_length: int, seed: int) -> list[TokenGroup]:
+    """Each group with another row's completion after its own, cut to `max_length` tokens with the prompt.
+
+    The other row is the next with another prompt in an order drawn from `seed`: the same for the whole run, so that
+    the reference reads both at once. DataError where all prompts are one.
+    """
+    order = permutation(len(groups), seed, "mismatched")
+    result = list(groups)
+    for place, i in enumerate(order):
+        later = (groups[order[(place + k) % len(order)]] for k in range(1, len(order)))
+        other = next((group for group in later if group.prompt_ids != groups[i].prompt_ids), None)
+        if other is None:
+            raise DataError(
+                "KTO's baseline reads completions under other rows' prompts, and all rows have the same one",
+                got=f"{len(groups)} rows",
+                fix="give rows of several prompts, or use --loss-type apo_zero_unpaired",
+            )
+        result[i] = _joined(groups[i], other.completions[0], max_length)
+    return result
+
+
+def _joined(group: TokenGroup, other: TokenCompletion, max_length: int) -> TokenGroup:
+    room = max_length - len(group.prompt_ids)
+    mask = None if other.mask is None else other.mask[:room]
+    cut = TokenCompletion(other.ids[:room], mask, truncated=other.truncated or len(other.ids) > room)
+    fields = {name: np.append(values, np.nan) for name, values in group.completion.items()}
+    return replace(group, completions=(*group.completions, cut), completion=fields)
+
+
+def train(
+    config: KtoConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
+) -> StageResult:
+    """Everything `assent kto` does: data, model, reference, run folder, training, the saved model."""
+    select = partial(to_thumbs, split_comparisons=config.split_comparisons)
+    text = read_text(
+        config,
+        model=config.model,
+        sources={"train": data if data is not None else config.data, "eval": config.eval_data},
+        select=only_logged(select) if config.reference == LOGGED else without_logged(select),
+    )
+    if "kl_baseline" in thumbs_loss_declaration(config.loss_type).accepts:
+        for part in text.parts.values():
+            part.tokens = with_mismatched(part.tokens, max_length=config.max_length, seed=config.seed)
+    with open_session(config, text, command="kto", kind="policy", progress=progress) as session:
+        return session.result or run(config, session.learner, session, session.log)
+
+
+def run(config: KtoConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
+    objective = KtoObjective(config.loss_type, **config.hyperparameters)
+    log.note(_balance(data.train_tokens))
+    reference = open_reference(config, data, needed=True)
+    data.validate_with(
+        lambda: held_out_metrics(learner, reference.read(data.eval_tokens), objective, intervals=True),
+        reference=reference.path,
+    )
+    data.resume()
+    if data.step == 0:
+        _gate(config, learner, data, log, objective, reference)
+    for step in data.steps():
+        metrics = learner.update(reference.read(data.batch(step)), objective)
+        reference.follow(step + 1)
+        data.log_step(step, metrics)
+    reference.finish()
+    return data.finish()
+
+
+def _balance(groups: Sequence[TokenGroup]) -> str:
+    up = sum(bool(group.completion["thumb"][0]) for group in groups)
+    return f"thumbs: {up} up, {len(groups) - up} down"
+
+
+def _gate(
+    config: KtoConfig,
+    learner: Learner,
+    data: Session,
+    log: RunLog,
+    objective: KtoObjective,
+    reference: StageReference,
+) -> None:
+    gate = Gate(log, precision=precision_of(config))
+    first = reference.read(data.batch(0))
+    outputs = learner.read(first, want={"logprobs"})
+    assert outputs.logprobs is not None
+    check_loss_tokens(gate, first, outputs.logprobs.shape[0])
+    check_positions(gate, first)
+    check_batch_mates(gate, learner, first, want="logprobs")
+    if reference.origin != "start":
+        gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")
+        return gate.done()
+    batch = pack(first, device="cpu")
+    tolerance = check_log_ratios(gate, outputs.logprobs, batch.completion[REFERENCE], batch)
+    weights, up = pair_weights(batch), batch.completion["thumb"][:: 2 if objective.has_baseline else 1] > 0
+    fraction = float(weights[up].sum() / weights.sum())
+    sums, _ = objective(outputs, batch)
+    largest = max(config.hyperparameters["desirable_weight"], config.hyperparameters["undesirable_weight"])
+    gate.check(
+        "loss_at_zero_margin",
+        float(sums[config.loss_type] / weights.sum()),
+        expected=objective.declared.zero_margin_value(**config.hyperparameters, desirable_fraction=fraction),
+        tolerance=0.5 * largest * config.hyperparameters["beta"] * 2 * tolerance + 1e-6,  # sigma' <= 1/4, two sums
+        cause="the loss is not the one that its declaration describes, or weights and signs are applied wrongly",
+    )
+    gate.done()

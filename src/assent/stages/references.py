@@ -1,0 +1,188 @@
+"""Where a preference stage's reference log-probabilities come from, and how they reach the groups.
+
+none        the losses take no reference: no pass, no second model
+logged      the data brings them: no reference model is ever loaded
+fixed       the policy as it starts, or a second model: read once before training, cached by content
+following   TR-DPO (Gorbatovski et al., arXiv:2404.09656): a second model in memory, read at every step, that moves
+            towards the policy every so many steps
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from assent.config.loss_options import LOGGED, ReferenceOptions
+from assent.engine.learner import Learner, Reference
+from assent.engine.references import completion_sums
+from assent.errors import ConfigError, DataError
+from assent.models.adapters import is_adapted
+from assent.models.batch import TokenGroup
+from assent.stages.session import Session
+
+REFERENCE = "reference_logps"
+
+
+class StageReference(Protocol):
+    """What a preference stage asks of its reference."""
+
+    origin: str
+    """As in this file's table; `start` where it is the policy as it starts."""
+    path: str | None
+    """Of a model to measure the policy's distance from; None: the policy as it starts."""
+
+    def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        """Groups that carry the reference's summed log-probabilities."""
+
+    def follow(self, updates: int) -> None:
+        """Called after every update, with their number so far."""
+
+    def finish(self) -> None:
+        """Law 4: at the end the reference is what it should be. GateError where it is not."""
+
+
+def open_reference(config: ReferenceOptions, data: Session, *, needed: bool) -> StageReference:
+    """The reference of a run that has not been resumed yet: its policy is as it starts."""
+    if not needed:
+        return NoReference()
+    if config.reference_sync_steps:
+        return FollowingReference(config, data)
+    return FixedReference(config, data)
+
+
+class NoReference:
+    origin = "none"
+    path: str | None = None
+
+    def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        return list(groups)
+
+    def follow(self, updates: int) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class FixedReference(NoReference):
+    """Log-probabilities that are known before the first update, and stand in the session's groups from then on."""
+
+    def __init__(self, config: ReferenceOptions, data: Session) -> None:
+        self.data = data
+        if config.reference == LOGGED:
+            self.origin = "logged"
+            train, held_out = _logged(data.train_tokens), _logged(data.eval_tokens)
+            check_logged(data.train_tokens, train, data.learner)
+        else:
+            self.origin = "start" if config.reference is None else "fixed"
+            self.path = config.reference
+            train, held_out = data.reference_logps(config.reference, data.train_tokens, data.eval_tokens)
+        self.digest = digest(train)
+        data.train_tokens = with_reference(data.train_tokens, train)
+        data.eval_tokens = with_reference(data.eval_tokens, held_out)
+
+    def finish(self) -> None:
+        stored = np.concatenate([group.completion[REFERENCE] for group in self.data.train_tokens])
+        self.data.check_same(REFERENCE, self.digest, digest(torch.from_numpy(stored)))
+
+
+class FollowingReference:
+    """A model in memory; part of every checkpoint. Held-out figures are against the reference as it then is."""
+
+    LAST = "reference_after_last_sync"
+
+    def __init__(self, config: ReferenceOptions, data: Session) -> None:
+        self.data = data
+        self.origin = "start" if config.reference is None else "following"
+        self.path = config.reference
+        self.every, self.share = config.reference_sync_steps, float(config.reference_mixup_alpha or 1.0)
+        if is_adapted(data.learner.module):
+            raise ConfigError(
+                "a reference that follows the policy would have to take over its adapter",
+                fix="train the weights themselves (no adapter), or leave --reference-sync-steps out",
+            )
+        model = data.reference_model(config.reference)
+        assert isinstance(model, Reference)
+        self.model = data.moving["reference"] = model
+        data.state[self.LAST] = self.model.fingerprint()
+        data.state["reference_syncs"] = 0
+
+    def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        return with_reference(groups, completion_sums(groups, self.model)) if groups else []
+
+    def follow(self, updates: int) -> None:
+        if updates % self.every:
+            return
+        self.model.move_towards(self.data.learner.module, self.share)
+        self.data.state["reference_syncs"] += 1
+        self.data.state[self.LAST] = self.model.fingerprint()  # nothing but this may change it
+
+    def finish(self) -> None:
+        syncs = self.data.state["reference_syncs"]
+        self.data.log.note(f"the reference was moved towards the policy {syncs} times (TR-DPO, share {self.share:g})")
+        self.data.check_same(self.LAST, self.data.state[self.LAST], self.model.fingerprint())
+
+
+def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGroup]:
+    """Groups that carry the reference's summed log-probabilities, (S,) in the groups' order."""
+    result, start = [], 0
+    for group in groups:
+        end = start + len(group.completions)
+        result.append(replace(group, completion={**group.completion, REFERENCE: logps[start:end].numpy()}))
+        start = end
+    return result
+
+
+def digest(values: Tensor) -> str:
+    """SHA-256 of the numbers' bytes, 16 hex digits."""
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def _logged(groups: Sequence[TokenGroup]) -> Tensor:
+    numbers: list[Any] = [group.completion["logp"] for group in groups] or [np.zeros(0)]
+    return torch.from_numpy(np.concatenate(numbers)).float()
+
+
+SAMPLED_GROUPS = 32
+"""Of the data, to compare logged numbers with the policy's own."""
+FACTOR = 4.0
+"""Logged and own log-probabilities of the sample, summed, may differ by this factor, and no more."""
+
+
+def check_logged(groups: Sequence[TokenGroup], logged: Tensor, learner: Learner) -> None:
+    """Whether the logged sums can be a reference's over these tokens. DataError where they cannot.
+
+    Compared with the policy's own sums on a sample: a reference worth the name gives the same completions within a
+    small factor as many nats, and more of them to the longer and stranger. Sums over another tokenizer's tokens of a
+    like model would pass, for a text's log-probability hardly depends on how it is cut; means per token, other rows'
+    numbers, other units do not.
+    """
+    starts = np.cumsum([0, *(len(group.completions) for group in groups)])
+    sample = sorted({round(i) for i in np.linspace(0, len(groups) - 1, min(SAMPLED_GROUPS, len(groups)))})
+    own = completion_sums([groups[i] for i in sample], learner).double()
+    given = torch.cat([logged[starts[i] : starts[i + 1]] for i in sample]).double()
+    ratio = float(given.sum() / own.sum().clamp(max=-1e-6))
+    fix = "log sums over the completion's tokens, EOS included, with this model's tokenizer; or leave --reference out"
+    if not 1 / FACTOR <= ratio <= FACTOR:
+        raise DataError(
+            "the logged log-probabilities cannot be sums over these completions' tokens",
+            got=f"{float(given.mean()):.4g} nats per completion, mean over a sample of {len(given)}",
+            expected=f"within a factor of {FACTOR:g} of the policy's own, {float(own.mean()):.4g}",
+            fix=fix,
+        )
+    if len(own) < 16 or float(own.std()) < 0.05 * float(own.mean().abs()):
+        return  # too few, or too much alike, to tell rows apart
+    correlation = float(torch.corrcoef(torch.stack([given, own]))[0, 1])
+    if not correlation > 2 / len(own) ** 0.5:  # a NaN (all logged alike) is no correlation either
+        raise DataError(
+            "the logged log-probabilities do not belong to these completions",
+            got=f"a correlation of {correlation:.2f} with the policy's own over {len(own)} completions",
+            expected="a clearly positive one",
+            fix=fix,
+        )
