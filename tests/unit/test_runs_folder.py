@@ -217,3 +217,15 @@ def test_checkpoints_are_listed_by_number(tmp_path: Path) -> None:
         for name in ("step-10", "step-9", ".step-11.tmp", "step-x"):
             (tmp_path / "checkpoints" / name).mkdir(parents=True)
         assert [p.name for p in folder.checkpoints()] == ["step-9", "step-10"]
+
+
+def test_a_run_that_was_started_from_other_weights_is_refused(tmp_path: Path) -> None:
+    for fingerprint in ("a", "a"):
+        with open_folder(tmp_path / "run") as folder:
+            folder.record_start("model", fingerprint)
+            folder.record_start("reference", "r")
+    with open_folder(tmp_path / "run") as folder:
+        with pytest.raises(RunFolderError, match="started from other weights") as caught:
+            folder.record_start("model", "b")
+        assert (caught.value.got, caught.value.expected) == ("model b", "model a")
+        assert folder.manifest["facts"]["start"] == {"model_start": "a", "reference_start": "r"}

@@ -111,6 +111,19 @@ class RunFolder:
         self.manifest["facts"].update(fields)
         self._save()
 
+    def record_start(self, name: str, fingerprint: str) -> None:
+        """Keeps the fingerprint of weights the run starts from. RunFolderError where it was started from others."""
+        started = self.manifest["facts"].get("start", {})
+        known = started.get(f"{name}_start", fingerprint)
+        if known != fingerprint:
+            raise RunFolderError(
+                f"{self.path} was started from other weights",
+                got=f"{name} {fingerprint}",
+                expected=f"{name} {known}",
+                fix="choose another --output-dir, or put the model back that the run was started from",
+            )
+        self.record(start={**started, f"{name}_start": fingerprint})
+
     def rewind(self, step: int | None) -> None:
         """Cuts metrics and samples to those written when at most `step` updates were done; None: to nothing.
 

@@ -21,7 +21,7 @@ from assent.engine.random import Batches
 from assent.engine.references import AdapterOff, Reader, reader_key, reference_logps, user_cache
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
-from assent.errors import GateError, RunFolderError
+from assent.errors import GateError
 from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
 from assent.models.folders import content_hash
@@ -332,18 +332,8 @@ class Session:
         self.runtime.barrier()
 
     def _note_start(self, name: str, fingerprint: str) -> None:
-        """Records the weights a run starts from; a resumed run must start from the same."""
-        key = f"{name}_start"
-        known = self.folder.manifest["facts"].get("start", {}).get(key)
-        if known is not None and known != fingerprint:
-            raise RunFolderError(
-                f"{self.folder.path} was started from other weights",
-                got=f"{name} {fingerprint}",
-                expected=f"{name} {known}",
-                fix="choose another --output-dir, or put the model back that the run was started from",
-            )
-        self._fingerprints[key] = fingerprint
-        self.folder.record(start={**self.folder.manifest["facts"].get("start", {}), key: fingerprint})
+        self._fingerprints[f"{name}_start"] = fingerprint
+        self.folder.record_start(name, fingerprint)
 
 
 SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "objective/scores", "objective/kl")
