@@ -28,6 +28,13 @@ PRELOADED = [
 ]
 PATIENCE_SECONDS = 240
 """A run of one second on an idle machine; longer than this, and it says where it hangs."""
+ONLINE = {
+    "ppo": ["--num-ppo-epochs", "2", "--num-mini-batches", "2", "--scale-scores"],
+    "a2c": ["--bootstrap-truncated"],
+    "grpo": ["--num-completions", "2", "--num-mini-batches", "2", "--entropy-coef", "0.01"],
+    "rloo": ["--num-completions", "2", "--num-ppo-epochs", "2"],
+}
+"""Commands that sample, and options for them."""
 UNTOLD = ("perf/", "critic/perf/", "cost/seconds", "cost/peak_memory_bytes")
 """Metrics that measure the machine, not the run."""
 
@@ -84,13 +91,14 @@ def _write_rows(folder: Path, prefix: str, rows: Sequence[PromptGroup]) -> dict[
 
 
 def arguments(command: str, inputs: Mapping[str, str], output_dir: Path) -> list[str]:
-    """`assent COMMAND` on these inputs: five steps, a checkpoint after every second."""
-    data = {"sft": "demonstrations", "ppo": "prompts"}.get(command, "comparisons")
+    """`assent COMMAND` (which may have options) on these inputs: five steps, a checkpoint after every second."""
+    name = command.split(maxsplit=1)[0]
+    data = {"sft": "demonstrations", **dict.fromkeys(ONLINE, "prompts")}.get(name, "comparisons")
     common = ["--model", inputs["model"], "--data", inputs[data], "--output-dir", str(output_dir), "--max-length", "64"]
     common += ["--learning-rate", "3e-3", "--warmup-ratio", "0.2", "--batch-size", "4", "--save-steps", "2"]
-    if command == "ppo":
+    if name in ONLINE:
         common += ["--reward", "tests.helpers_stages:brevity", "--total-steps", "5", "--max-new-tokens", "6"]
-        return ["ppo", *common, "--num-ppo-epochs", "2", "--num-mini-batches", "2", "--kl-target", "0.5"]
+        return [*command.split(), *common, "--kl-target", "0.5", *ONLINE[name]]
     extra = ["--eval-data", inputs[f"held_out_{data}"], "--max-steps", "5"]
     if command == "dpo":
         extra += ["--reference-cache", str(output_dir.parent / "reference")]

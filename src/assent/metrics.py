@@ -73,13 +73,19 @@ noise_ceiling | fraction | none | accuracy that the labels' own noise allows
 kl | nats per completion | none | KL(policy || reference), estimated on the policy's own samples (k1)
 kl_k3 | nats per completion | none | the same by the estimator k3, never negative
 objective/kl | nats per completion | none | Σ log π − log π_ref over the sampled tokens (k1), mean over completions
+objective/kl_se | nats per completion | none | standard error of objective/kl over prompts
+objective/kl_<estimator>_se | nats per completion | none | standard error of objective/kl_<estimator> over prompts
 objective/kl_<estimator> | nats per completion | none | the same by another estimator (k2, k3)
 objective/kl_coef | 1 | none | coefficient of the KL penalty in this round
+loss/kl_avg | nats | none | KL penalty in the loss, its coefficient included
+loss/entropy_avg | nats | none | entropy bonus, negated, its coefficient included
 objective/entropy | nats per completion | none | −Σ log π of the sampled tokens, mean over completions
 objective/non_score_reward | reward | none | −kl_coef · KL, mean over completions
 objective/rlhf_reward | reward | higher | score plus KL penalty, mean over completions
 objective/scores | reward | higher | the reward's score, mean over completions
 objective/scores_std | reward | none | standard deviation of the scores over completions
+policy/updates | updates | none | updates of the policy in the round
+frac_reward_zero_std | fraction | lower | prompts whose completions all have the same score: they teach nothing
 policy/approxkl_avg | nats per token | lower | ½ mean (log-ratio)² of the policy to the one that sampled
 policy/approxkl | nats per token | lower | ½ mean (log-ratio)² of the policy to the one that sampled
 policy/clipfrac_avg | fraction | none | tokens whose ratio the clip binds

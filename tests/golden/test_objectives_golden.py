@@ -226,7 +226,7 @@ def test_value_loss_by_hand() -> None:
     close(loss, [0.845, 0.5, 0.08])
     close(metrics["val/clipfrac_avg"], [1.0, 0.0, 0.0])
     close(metrics["val/error"], [1.0, 1.0, 0.16])
-    close(value_loss(values, old, returns, mask, cliprange_value=None)[0], [0.5, 0.5, 0.08])
+    close(value_loss(values, old, returns, mask, cliprange_value=0.0)[0], [0.5, 0.5, 0.08])
 
 
 def test_whiten_by_hand() -> None:

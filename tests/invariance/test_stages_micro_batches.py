@@ -15,7 +15,7 @@ from tests.helpers_stages import arguments, tiny_model, told, write_inputs
 LEARNING_RATE = 3e-3
 
 
-@pytest.mark.parametrize("command", ["sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("command", ["sft", "reward", "dpo", "ppo", "a2c", "grpo", "rloo"])
 def test_micro_batches_change_speed_and_memory_only(command: str, tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path)
     other = tiny_model(tmp_path / "other", seed=1)  # with the policy itself, the first margins' signs are rounding

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from assent.config.stages import PpoConfig, PreferenceConfig, RewardConfig
+from assent.config.online import PpoConfig
+from assent.config.stages import PreferenceConfig, RewardConfig
 from assent.data.loading import write_groups
 from assent.evaluation.intervals import proportion_interval
 from assent.sandbox.base_model import base_folder

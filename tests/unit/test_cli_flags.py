@@ -10,10 +10,12 @@ import pytest
 
 from assent.cli import training
 from assent.cli.flags import flag
-from assent.config.stages import PpoConfig, PreferenceConfig, RewardConfig, SftConfig
+from assent.config.online import A2cConfig, GrpoConfig, PpoConfig, RlooConfig
+from assent.config.stages import PreferenceConfig, RewardConfig, SftConfig
 from tests.helpers_cli import said
 
 CONFIGS = {"sft": SftConfig, "reward": RewardConfig, "dpo": PreferenceConfig, "ppo": PpoConfig}
+CONFIGS |= {"a2c": A2cConfig, "grpo": GrpoConfig, "rloo": RlooConfig}
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_a_flag_wins_over_yaml_and_yaml_over_the_default(
         (["sft", "--learnin-rate", "1"], ["--learnin-rate", "Did you mean --learning-rate"]),
         (["sftt"], ["sftt", 'Did you mean "sft"']),
         (["data", "chek"], ["chek", "check"]),
-        ([], ["no command given", "sft, reward, dpo, kto, ppo"]),
+        ([], ["no command given", "sft, reward, dpo, kto, ppo, a2c, grpo, rloo"]),
         (["sft"], ["options missing: --output-dir, --model, --data"]),
         (["sft", "--batch-size", "-1"], ["--batch-size", "'-1'", "greater than or equal to 1", "--model"]),
         (["sft", "--learning-rate"], ["--learning-rate"]),

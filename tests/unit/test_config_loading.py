@@ -10,8 +10,9 @@ from pydantic import Field
 
 from assent.config import loading
 from assent.config.loading import parse_options, read_value, read_yaml
+from assent.config.online import PpoConfig
 from assent.config.options import Options
-from assent.config.stages import PpoConfig, SftConfig
+from assent.config.stages import SftConfig
 from assent.errors import ConfigError
 
 GIVEN = {"model": "m", "data": "d", "output_dir": "o"}

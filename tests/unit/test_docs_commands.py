@@ -25,6 +25,7 @@ SHORTER = {
     "dpo": STEPS,
     "kto": STEPS,
     "ppo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
+    "rloo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
     "eval": ["--num-prompts", "2", "--samples-per-prompt", "2", *ANSWERS],
     "eval --reward-model": [],
     "sample": ANSWERS,

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from assent.config.stages import PpoConfig, PreferenceConfig, RewardConfig, SftConfig
+from assent.config.online import PpoConfig
+from assent.config.stages import PreferenceConfig, RewardConfig, SftConfig
 from assent.engine.learner import Learner, Reference
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, GateError, RunFolderError
@@ -48,8 +49,6 @@ STAGES: dict[str, tuple[Callable[..., Any], type]] = {
     "dpo": (preference.train, PreferenceConfig),
     "ppo": (online.train, PpoConfig),
 }
-
-
 MATES = ("logprobs_alone_or_together", "logprobs_alone_or_together_max")
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
-from assent.config.stages import PpoConfig, PreferenceConfig, RewardConfig, SftConfig
+from assent.config.online import PpoConfig
+from assent.config.stages import PreferenceConfig, RewardConfig, SftConfig
 from assent.stages import online, preference, reward, sft
 from tests.helpers_stages import told, write_inputs
 

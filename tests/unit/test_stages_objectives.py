@@ -15,7 +15,7 @@ from assent.engine.runtime import Runtime
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
 from assent.stages.held_out import held_out_metrics
-from assent.stages.online import PpoPolicyObjective, PpoValueObjective
+from assent.stages.online_objectives import PolicyObjective, ValueObjective
 from assent.stages.preference import PreferenceObjective
 from assent.stages.references import REFERENCE, with_reference
 from assent.stages.scoring import RankingObjective
@@ -119,12 +119,12 @@ def test_ppo_clips_ratio_and_value_by_hand() -> None:
     }
     groups = [TokenGroup((3,), (TokenCompletion((4, 4)), TokenCompletion((4,))), token=fields)]
     ratios = torch.tensor([1.5, 1.5, 0.9])
-    loss, metrics = loss_of(PpoPolicyObjective(0.2), Outputs(logprobs=(ratios * 0.5).log()), groups)
+    loss, metrics = loss_of(PolicyObjective(options={"cliprange": 0.2}), Outputs(logprobs=(ratios * 0.5).log()), groups)
     assert loss == pytest.approx((-1.2 + 1.5 - 1.8) / 3)  # the gain is clipped, the harm is not
     assert metrics["policy/clipfrac_avg"] == pytest.approx(1 / 3)
     assert metrics["val/ratio"] == pytest.approx(1.3)
     values = torch.tensor([0.5, 1.1, -1.0])
-    loss, _ = loss_of(PpoValueObjective(0.2), Outputs(values=values), groups)
+    loss, _ = loss_of(ValueObjective(options={"cliprange_value": 0.2}), Outputs(values=values), groups)
     assert loss == pytest.approx(0.5 * (max(0.25, 0.64) + 0.01 + max(9.0, 2.2**2)) / 3)
 
 

@@ -15,7 +15,7 @@ import pytest
 from assent.engine.checkpoint import damage
 from tests.helpers_stages import Fault, arguments, ended, run, start, told, write_inputs
 
-COMMANDS = ["sft", "reward", "dpo", "ppo"]
+COMMANDS = ["sft", "reward", "dpo", "ppo", "a2c", "grpo", "rloo", "ppo --algorithm reinforce++"]
 
 
 @pytest.fixture(scope="module")

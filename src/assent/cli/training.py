@@ -1,4 +1,4 @@
-"""sft, reward, dpo, kto, ppo: a configuration in, a trained model's folder out."""
+"""sft, reward, dpo, kto, ppo, a2c, grpo, rloo: a configuration in, a trained model's folder out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pydantic import BaseModel
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome, figures
-from assent.config.stages import KtoConfig, PpoConfig, PreferenceConfig, RewardConfig, SftConfig
+from assent.config.online import A2cConfig, GrpoConfig, PpoConfig, RlooConfig
+from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
 from assent.pipelines.steps import run_step
 
 
@@ -33,6 +34,21 @@ def kto(config: KtoConfig) -> Outcome:
 @command(PpoConfig)
 def ppo(config: PpoConfig) -> Outcome:
     return _train("ppo", config)
+
+
+@command(A2cConfig)
+def a2c(config: A2cConfig) -> Outcome:
+    return _train("a2c", config)
+
+
+@command(GrpoConfig)
+def grpo(config: GrpoConfig) -> Outcome:
+    return _train("grpo", config)
+
+
+@command(RlooConfig)
+def rloo(config: RlooConfig) -> Outcome:
+    return _train("rloo", config)
 
 
 def _train(name: str, config: BaseModel) -> Outcome:

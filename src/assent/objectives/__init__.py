@@ -5,10 +5,10 @@ Nothing here averages over a batch or draws a random number: a function gives on
 whoever reduces divides by the count of the whole step.
 """
 
-from assent.objectives.advantages import Moments, gae, token_rewards, whiten
-from assent.objectives.kl import AdaptiveKLController, kl
+from assent.objectives.advantages import Moments, gae, group_advantages, leave_one_out, token_rewards, whiten
+from assent.objectives.kl import AdaptiveKLController, kl, kl_loss
 from assent.objectives.pairs import Pairs, Terms
-from assent.objectives.policy import ppo_loss
+from assent.objectives.policy import policy_gradient_loss, ppo_loss
 from assent.objectives.preference import preference_loss
 from assent.objectives.ranking import bradley_terry, centring_penalty, ranking_loss, score_loss
 from assent.objectives.reduce import as_rows, masked_mean, masked_sum
@@ -24,10 +24,14 @@ __all__ = [
     "bradley_terry",
     "centring_penalty",
     "gae",
+    "group_advantages",
     "kl",
+    "kl_loss",
     "kto_baseline",
+    "leave_one_out",
     "masked_mean",
     "masked_sum",
+    "policy_gradient_loss",
     "ppo_loss",
     "preference_loss",
     "ranking_loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -84,3 +85,106 @@ def whiten(x: Tensor, mask: Tensor, *, mean: bool, std: bool, moments: Moments |
     scale = 1.0 if constant or not std else float(torch.rsqrt(variance + 1e-8))
     centre = float(average) if mean else 0.0
     return torch.where(mask, (x - centre) * scale, torch.zeros_like(x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episodes:
+    """A round's S completions as rows of L tokens: what an advantage is made from.
+
+    rewards, mask   (S, L): reward of each counted token
+    prompt          (S,): number of the prompt that a completion answers, 0 to G - 1
+    values          (S, L): the critic's, of the state before each token; None without a critic
+    last_values     (S,): the critic's of the state after the last token, zero where the completion ended; None: zeros
+    """
+
+    rewards: Tensor
+    mask: Tensor
+    prompt: Tensor
+    values: Tensor | None = None
+    last_values: Tensor | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """(S,): the rewards' sums."""
+        return torch.where(self.mask, self.rewards, torch.zeros_like(self.rewards)).sum(1)
+
+
+def group_advantages(scores: Tensor, prompt: Tensor, *, scale_rewards: str = "group") -> Tensor:
+    """(S,): distance from the mean of the prompt's completions (Shao et al., arXiv:2402.03300, section 4.1.2).
+
+    scores (S,); prompt (S,) the number of each one's prompt. Divided by a standard deviation (of K - 1 degrees of
+    freedom, plus 1e-4, as in TRL) of the `group`, of the `batch`, that is all scores given, or by `none`
+    (Dr. GRPO: Liu et al., arXiv:2503.20783). Zero where a group does not vary.
+    """
+    count = _per_prompt(torch.ones_like(scores), prompt)
+    centred = scores - (_per_prompt(scores, prompt) / count)[prompt]
+    match scale_rewards:
+        case "group":
+            variance = _per_prompt(centred.square(), prompt) / (count - 1).clamp(min=1)
+            return centred / (variance.sqrt() + 1e-4)[prompt]
+        case "batch":
+            return centred / (scores.std() + 1e-4) if len(scores) > 1 else centred
+        case "none":
+            return centred
+    raise ValueError(f"no scale {scale_rewards!r}; there are group, batch, none")
+
+
+def leave_one_out(scores: Tensor, prompt: Tensor) -> Tensor:
+    """(S,): score minus the mean of the prompt's other completions (Ahmadian et al., arXiv:2402.14740, eq. 8).
+
+    scores (S,); prompt (S,). ValueError for a completion without mates: there is nothing to compare it with.
+    """
+    others = (_per_prompt(torch.ones_like(scores), prompt) - 1)[prompt]
+    if bool((others < 1).any()):
+        raise ValueError("a prompt has a single completion: leave-one-out needs two")
+    return scores - (_per_prompt(scores, prompt)[prompt] - scores) / others
+
+
+def _per_prompt(x: Tensor, prompt: Tensor) -> Tensor:
+    """(S,) -> (G,): sums."""
+    return x.new_zeros(int(prompt.max()) + 1).index_add(0, prompt, x)
+
+
+def _gae(episodes: Episodes, *, gamma: float, lam: float, whiten_advantages: bool) -> tuple[Tensor, Tensor]:
+    assert episodes.values is not None
+    advantages, returns = gae(
+        episodes.rewards, episodes.values, episodes.mask, gamma=gamma, lam=lam, last_values=episodes.last_values
+    )
+    if whiten_advantages:
+        advantages = whiten(advantages, episodes.mask, mean=True, std=True)
+    return advantages, returns
+
+
+def _td(episodes: Episodes, *, gamma: float) -> tuple[Tensor, Tensor]:
+    """A2C: r + gamma V(s') - V(s), and the critic's target r + gamma V(s')."""
+    return _gae(episodes, gamma=gamma, lam=0.0, whiten_advantages=False)
+
+
+def _group(episodes: Episodes, *, scale_rewards: str) -> tuple[Tensor, None]:
+    return _spread(group_advantages(episodes.scores, episodes.prompt, scale_rewards=scale_rewards), episodes.mask), None
+
+
+def _leave_one_out(episodes: Episodes) -> tuple[Tensor, None]:
+    return _spread(leave_one_out(episodes.scores, episodes.prompt), episodes.mask), None
+
+
+def _whitened_return(episodes: Episodes, *, gamma: float) -> tuple[Tensor, None]:
+    """REINFORCE++ (Hu, arXiv:2501.03262, section 3): discounted rewards to come, normalised over all of the round."""
+    to_come, _ = gae(episodes.rewards, torch.zeros_like(episodes.rewards), episodes.mask, gamma=gamma, lam=1.0)
+    return whiten(to_come, episodes.mask, mean=True, std=True), None
+
+
+def _spread(per_completion: Tensor, mask: Tensor) -> Tensor:
+    """(S,) -> (S, L): a completion's advantage is that of each of its tokens."""
+    return torch.where(mask, per_completion[:, None], torch.zeros_like(per_completion)[:, None])
+
+
+Advantage = Callable[..., tuple[Tensor, Tensor | None]]
+ADVANTAGES: Mapping[str, Advantage] = {
+    "gae": _gae,
+    "td": _td,
+    "group": _group,
+    "leave_one_out": _leave_one_out,
+    "whitened_return": _whitened_return,
+}
+"""By the names of config/algorithms.py: Episodes -> advantages (S, L), and the critic's targets where there is one."""

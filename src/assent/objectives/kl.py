@@ -26,6 +26,25 @@ def kl(estimator: str, logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     raise ValueError(f"no KL estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
 
 
+def kl_loss(estimator: str, logprobs: Tensor, reference_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """KL penalty of the loss, per token: on the rollout's tokens its gradient is, at each state, in expectation
+
+        k2, k3+   that of KL(policy || reference):    E[log(policy / reference) grad log policy]
+        k3        that of KL(reference || policy):    E[(1 - reference / policy) grad log policy]
+
+    An estimator of the value need not have a gradient that estimates the gradient: k3 as GRPO differentiates it (Shao
+    et al., arXiv:2402.03300, eq. 4) pulls to the reference in the other direction. k3+ differentiates the sampling too:
+    k3 times the ratio of the policy to what it was (DeepSeek-V3.2, arXiv:2512.02556: unbiased KL estimate). The ratio
+    also corrects for tokens that an older policy sampled; for k2 and k3 it is a constant.
+    All are gradients with the states held fixed: what a token does to the KL of later ones is left out (in the reward
+    it is not). ValueError for another estimator.
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    if estimator == "k3+":
+        return ratio * kl("k3", logprobs, reference_logprobs)
+    return ratio.detach() * kl(estimator, logprobs, reference_logprobs)
+
+
 class AdaptiveKLController:
     """Moves the KL coefficient so that the KL tends to `target` nats per completion (Ziegler et al., arXiv:1909.08593).
 

@@ -1,7 +1,7 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
-Training (`sft`, `reward`, `dpo`, `kto`, `ppo`) gives a `Result`; `new_model`, `merge`, `sample`, `best_of_n`,
-`evaluate` and `explain` give what their command prints with --json; `run` gives a `PipelineResult`.
+Training (`sft`, `reward`, `dpo`, `kto`, `ppo`, `a2c`, `grpo`, `rloo`) gives a `Result`; `new_model`, `merge`, `sample`,
+`best_of_n`, `evaluate` and `explain` give what their command prints with --json; `run` gives a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,21 @@ def kto(*, progress: Progress | None = None, **options: Any) -> Result:
 def ppo(*, progress: Progress | None = None, **options: Any) -> Result:
     """PPO against a reward. Options: those of `assent ppo` (`model`, `data`, `reward`, `kl_coef` …)."""
     return _run("ppo", options, progress)
+
+
+def a2c(*, progress: Progress | None = None, **options: Any) -> Result:
+    """Advantage actor-critic. Options: those of `assent a2c` (`model`, `data`, `reward`, `kl_coef` …)."""
+    return _run("a2c", options, progress)
+
+
+def grpo(*, progress: Progress | None = None, **options: Any) -> Result:
+    """GRPO against a reward. Options: those of `assent grpo` (`model`, `data`, `reward`, `scale_rewards` …)."""
+    return _run("grpo", options, progress)
+
+
+def rloo(*, progress: Progress | None = None, **options: Any) -> Result:
+    """REINFORCE leave-one-out. Options: those of `assent rloo` (`model`, `data`, `reward`, `num_completions` …)."""
+    return _run("rloo", options, progress)
 
 
 def new_model(**options: Any) -> dict[str, Any]:

@@ -61,7 +61,10 @@ STEPS: dict[str, Step] = {
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
     "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),
     "kto": Step("assent.config.stages:KtoConfig", "assent.stages.kto:train"),
-    "ppo": Step("assent.config.stages:PpoConfig", "assent.stages.online:train"),
+    "ppo": Step("assent.config.online:PpoConfig", "assent.stages.online:train"),
+    "a2c": Step("assent.config.online:A2cConfig", "assent.stages.online:train"),
+    "grpo": Step("assent.config.online:GrpoConfig", "assent.stages.online:train"),
+    "rloo": Step("assent.config.online:RlooConfig", "assent.stages.online:train"),
     "eval": Step(
         "assent.config.evaluation:EvalConfig", "assent.evaluation.run:evaluate", outputs=("evaluation", "table")
     ),

@@ -1,25 +1,21 @@
-"""RLHF: sample, score, train, repeat. PPO (Schulman et al., arXiv:1707.06347) as in Ziegler et al., arXiv:1909.08593.
+"""RLHF: sample, score, train, repeat. One function for all algorithms of config/algorithms.py.
 
 Three policies: the one in training, the one that sampled (ratio), the reference (KL).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from assent.config.stages import PpoConfig
-from assent.engine.learner import Learner, Objective
+from assent.config.online import CriticOptions, OnlineOptions
+from assent.engine.learner import Learner
 from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.errors import ConfigError
-from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.kl import AdaptiveKLController
-from assent.objectives.policy import ppo_loss
-from assent.objectives.value import value_loss
 from assent.rewards.base import Reward, score_rollouts, statistics_of
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
@@ -32,6 +28,7 @@ from assent.stages.gate import (
     check_tokens,
     precision_of,
 )
+from assent.stages.online_objectives import PolicyObjective, ValueObjective
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.selecting import to_prompts
@@ -39,59 +36,11 @@ from assent.stages.session import Session, open_session
 from assent.stages.text import read_text
 from assent.types import PromptGroup, Rollout, Text
 
-Sums = Mapping[str, tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class PpoPolicyObjective:
-    """Clipped surrogate, averaged over the mini-batch's completion tokens."""
-
-    cliprange: float
-    want = frozenset({"logprobs"})
-
-    def counts(self, batch: GroupBatch) -> dict[str, float]:
-        return {"policy_avg": float(batch.num_counted)}
-
-    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
-        assert outputs.logprobs is not None
-        values, metrics = ppo_loss(
-            outputs.logprobs.float(),
-            batch.token["old_logprobs"],
-            batch.token["advantages"],
-            torch.ones_like(outputs.logprobs, dtype=torch.bool),
-            cliprange=self.cliprange,
-        )
-        count = values.new_tensor(float(batch.num_counted))
-        return {"policy_avg": values.sum()}, {name: (metric.sum(), count) for name, metric in metrics.items()}
-
-
-@dataclass(frozen=True)
-class PpoValueObjective:
-    """Clipped squared error of the critic, averaged over the mini-batch's completion tokens."""
-
-    cliprange_value: float
-    want = frozenset({"values"})
-
-    def counts(self, batch: GroupBatch) -> dict[str, float]:
-        return {"value_avg": float(batch.num_counted)}
-
-    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
-        assert outputs.values is not None
-        values, metrics = value_loss(
-            outputs.values.float(),
-            batch.token["old_values"],
-            batch.token["returns"],
-            torch.ones_like(outputs.values, dtype=torch.bool),
-            cliprange_value=self.cliprange_value,
-        )
-        count = values.new_tensor(float(batch.num_counted))
-        return {"value_avg": values.sum()}, {name: (metric.sum(), count) for name, metric in metrics.items()}
-
 
 def train(
-    config: PpoConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
+    config: OnlineOptions, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
-    """Everything `assent ppo` does: prompts, policy, critic, reference, reward, run folder, the saved policy."""
+    """Everything an online command does: prompts, policy, critic, reference, reward, run folder, the saved policy."""
     text = read_text(
         config,
         model=config.model,
@@ -102,44 +51,46 @@ def train(
     check_reward(config.reward, ensemble=config.reward_ensemble)
     _check_rounds(config, len(text.train.tokens))
     inputs = {"reward": reward_hash(config.reward)}
-    with open_session(config, text, command="ppo", kind="policy", inputs=inputs, progress=progress) as session:
+    with open_session(config, text, command=config.command, kind="policy", inputs=inputs, progress=progress) as session:
         if session.result:
             return session.result
         reward = session.reward(config.reward)
-        critic = session.add_learner(
-            "critic",
-            config.critic or session.critic_start(config.reward),
-            kind="scorer",
-            learning_rate=config.critic_learning_rate,
-        )
+        critic = _critic(config, session) if config.triple.value else None
         return run(
             config, session.learner, session, session.log, sampler=session.sampler(), reward=reward, critic=critic
         )
 
 
-def _check_rounds(config: PpoConfig, num_prompts: int) -> None:
+def _check_rounds(config: OnlineOptions, num_prompts: int) -> None:
     """ConfigError where the last round of a pass over the prompts is too small for its updates: the learning rate's
     schedule counts on them."""
+    _, num_mini_batches = config.passes
     reaches_last = config.total_steps * config.batch_size >= num_prompts
     smallest = (num_prompts - 1) % config.batch_size + 1 if reaches_last else config.batch_size
-    if smallest < config.num_mini_batches:
+    if smallest < num_mini_batches:
         raise ConfigError(
             "the last round of a pass over the prompts has fewer of them than num_mini_batches",
             got=f"{num_prompts} prompts in rounds of {config.batch_size}: the last has {smallest}",
-            expected=f"at least {config.num_mini_batches}",
+            expected=f"at least {num_mini_batches}",
             fix="lower --num-mini-batches, or choose a --batch-size that leaves more",
         )
 
 
+def _critic(config: OnlineOptions, session: Session) -> Learner:
+    assert isinstance(config, CriticOptions)
+    start = config.critic or session.critic_start(config.reward)
+    return session.add_learner("critic", start, kind="scorer", learning_rate=config.critic_learning_rate)
+
+
 def run(
-    config: PpoConfig,
+    config: OnlineOptions,
     learner: Learner,
     data: Session,
     log: RunLog,
     *,
     sampler: Sampler,
     reward: Reward,
-    critic: Learner,
+    critic: Learner | None,
 ) -> StageResult:
     reference = data.reference_model(config.reference)
     controller = _controller(config)
@@ -163,11 +114,20 @@ def run(
             gate = Gate(log, precision=precision_of(config))
             check_reward_batch_mates(gate, reward, rollouts, prompts, dtype=config.dtype)
             _gate(config, gate, learner, rollouts=rollouts, reference=reference)
-        batch = build_round(config, rollouts, scores, reference=reference, critic=critic, kl_coef=controller.value)
-        metrics = _train_round(config, step, batch, learner=learner, critic=critic)
+        batch = build_round(
+            config,
+            rollouts,
+            scores,
+            reference=reference,
+            critic=critic,
+            kl_coef=controller.value,
+            score_moments=data.state.get("score_moments", (0.0, 0.0, 0.0)),
+        )
+        policy_objective = PolicyObjective.of(config, kl_coef=controller.value)
+        metrics = _train_round(config, step, batch, policy_objective, learner=learner, critic=critic)
         if isinstance(controller, AdaptiveKLController):
             controller.update(batch.kl_nats, len(rollouts))
-        data.state["kl_coef"] = controller.value
+        data.state |= {"kl_coef": controller.value, "score_moments": batch.score_moments}
         log.samples(step + 1, _sample_rows(prompts, rollouts, scores))
         found = {**batch.metrics, **statistics, **metrics}
         data.log_step(step, found, completions_sampled=len(rollouts), reward_calls=len(rollouts))
@@ -180,34 +140,48 @@ class _FixedKL:
     value: float
 
 
-def _controller(config: PpoConfig) -> AdaptiveKLController | _FixedKL:
+def _controller(config: OnlineOptions) -> AdaptiveKLController | _FixedKL:
     if config.kl_target is None:
         return _FixedKL(config.kl_coef)
     return AdaptiveKLController(config.kl_coef, config.kl_target, config.kl_horizon or 1000.0)
 
 
-def _train_round(config: PpoConfig, step: int, batch: Round, *, learner: Learner, critic: Learner) -> dict[str, float]:
+def _train_round(
+    config: OnlineOptions,
+    step: int,
+    batch: Round,
+    policy_objective: PolicyObjective,
+    *,
+    learner: Learner,
+    critic: Learner | None,
+) -> dict[str, float]:
     """`num_ppo_epochs` passes over the round in `num_mini_batches` updates each; the mean of the updates' metrics
-    (of what is a state, the last)."""
-    policy_objective: Objective = PpoPolicyObjective(config.cliprange)
-    value_objective: Objective = PpoValueObjective(config.cliprange_value)
+    (of what is a state, the last). The policy's updates end early where `target_kl` says so; the critic's do not."""
+    epochs, num_mini_batches = config.passes
+    value_objective = None if critic is None else ValueObjective.of(config)
+    target_kl = getattr(config, "target_kl", None)
+    policy_learns = step >= getattr(config, "critic_warmup_steps", 0)
     totals: dict[str, list[float]] = {}
-    for epoch in range(config.num_ppo_epochs):
+    for epoch in range(epochs):
         order = permutation(len(batch.groups), config.seed, "minibatch", step, epoch)
-        for part in torch.tensor(order).tensor_split(config.num_mini_batches):
+        for part in torch.tensor(order).tensor_split(num_mini_batches):
             groups = [batch.groups[i] for i in part.tolist()]
-            update = {f"critic/{k}": v for k, v in critic.update(groups, value_objective).items()}
-            if step >= config.critic_warmup_steps:
+            update: dict[str, float] = {}
+            if critic is not None and value_objective is not None:
+                update |= {f"critic/{k}": v for k, v in critic.update(groups, value_objective).items()}
+            if policy_learns:
                 update |= learner.update(groups, policy_objective)
+                policy_learns = target_kl is None or update["policy/approxkl_k3"] <= target_kl
             for name, value in update.items():
                 totals.setdefault(name, []).append(value)
     means = {name: sum(values) / len(values) for name, values in totals.items()}
-    return means | {
-        name: values[-1] for name, values in totals.items() if name.endswith(("num_tokens", "learning_rate"))
-    }
+    states = {name: values[-1] for name, values in totals.items() if name.endswith(("num_tokens", "learning_rate"))}
+    return {**means, **states, "policy/updates": float(len(totals.get("grad_norm", [])))}
 
 
-def _gate(config: PpoConfig, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reader) -> None:
+def _gate(
+    config: OnlineOptions, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reader
+) -> None:
     """Ratio 1 and KL 0 before the first update; log-probabilities independent of batch mates."""
     groups = to_groups(rollouts, config.num_completions)
     check_positions(gate, groups)

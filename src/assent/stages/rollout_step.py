@@ -5,18 +5,19 @@ Legend: S completions of the round, L tokens of the longest, N tokens of all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from assent.config.stages import PpoConfig
+from assent.config.algorithms import ADVANTAGES as PARTS
+from assent.config.online import OnlineOptions
 from assent.engine.learner import Learner
 from assent.engine.references import Reader
 from assent.models.batch import TokenCompletion, TokenGroup
-from assent.objectives.advantages import gae, token_rewards, whiten
+from assent.objectives.advantages import ADVANTAGES, Episodes, Moments, token_rewards, whiten
 from assent.objectives.kl import kl
 from assent.objectives.reduce import as_rows
 from assent.types import Rollout
@@ -24,12 +25,15 @@ from assent.types import Rollout
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """`groups` carry, per token, what the objectives read: old_logprobs, advantages, old_values, returns."""
+    """`groups` carry, per token, what the objectives read: old_logprobs, advantages; for a critic old_values, returns;
+    reference_logprobs where the KL penalty stands in the loss."""
 
     groups: list[TokenGroup]
     metrics: dict[str, float]
     kl_nats: float
     """Mean KL to the reference in nats per completion (k1): what the adaptive controller steers."""
+    score_moments: list[float]
+    """Count, sum and sum of squares of the scores so far, where they are scaled: for the next round."""
 
 
 def to_groups(rollouts: Sequence[Rollout], num_completions: int) -> list[TokenGroup]:
@@ -49,54 +53,111 @@ def to_groups(rollouts: Sequence[Rollout], num_completions: int) -> list[TokenGr
 
 
 def build_round(
-    config: PpoConfig,
+    config: OnlineOptions,
     rollouts: Sequence[Rollout],
     scores: Sequence[float],
     *,
     reference: Reader,
-    critic: Learner,
+    critic: Learner | None,
     kl_coef: float,
+    score_moments: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Round:
-    """Scores, KL, values and advantages of one round. `scores` are the reward's, one for each rollout, in order."""
+    """Scores, KL, values and advantages of one round. `scores` are the reward's, one for each rollout, in order.
+
+    score_moments: count, sum and sum of squares of the scores of earlier rounds. Every process builds the whole round,
+    so what is averaged or whitened here is over all processes.
+    """
     groups = to_groups(rollouts, config.num_completions)
     old = torch.from_numpy(np.concatenate([array for group in groups for array in group.token["old_logprobs"]]))
     lengths = torch.tensor([len(rollout.ids) for rollout in rollouts])
     sequence = torch.repeat_interleave(torch.arange(len(rollouts)), lengths)
     under_reference = reference.read(groups, want={"logprobs"}).logprobs
-    old_values = critic.read(groups, want={"values"}).values
     assert under_reference is not None
-    assert old_values is not None
-
     ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
     raw = torch.tensor(scores, dtype=torch.float32)
     penalised = raw - config.missing_eos_penalty * (~ended).float()
-    divergence = kl("k1", old, under_reference)  # of the policy that sampled, from its own samples
-    rows, mask = as_rows(divergence, sequence, len(rollouts))
-    rewards = token_rewards(rows, penalised, mask, kl_coef=kl_coef)
-    values, _ = as_rows(old_values, sequence, len(rollouts))
-    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
-    if config.whiten_advantages:
-        advantages = whiten(advantages, mask, mean=True, std=True)
+    scaled, moments = _scaled(config, penalised, score_moments)
 
-    per_completion = rows.sum(1)
-    k3, _ = as_rows(kl("k3", old, under_reference), sequence, len(rollouts))
-    error = (returns - values)[mask]
-    metrics = {
-        "objective/kl": float(per_completion.mean()),
-        "objective/kl_k3": float(k3.sum(1).mean()),
+    in_reward = config.kl_penalty == "reward"
+    # of the policy that sampled, from its own samples
+    kl_rows = {name: as_rows(kl(name, old, under_reference), sequence, len(rollouts))[0] for name in KL_METRICS}
+    _, mask = as_rows(old, sequence, len(rollouts))
+    fields: dict[str, Tensor] = {} if in_reward else {"reference_logprobs": under_reference}
+    values = last_values = None
+    if critic is not None:
+        read = critic.read(groups, want={"values", "last_values"})
+        assert read.values is not None
+        assert read.last_values is not None
+        fields["old_values"] = read.values
+        values, _ = as_rows(read.values, sequence, len(rollouts))
+        if config.applies("bootstrap_truncated") and getattr(config, "bootstrap_truncated"):  # noqa: B009
+            last_values = torch.where(ended, 0.0, read.last_values)
+            scaled = torch.where(ended, scaled, 0.0)  # its end was not seen, so nor was its score
+    episodes = Episodes(
+        rewards=token_rewards(kl_rows["k1"], scaled, mask, kl_coef=kl_coef if in_reward else 0.0),
+        mask=mask,
+        prompt=torch.arange(len(rollouts)) // config.num_completions,
+        values=values,
+        last_values=last_values,
+    )
+    advantage = config.triple.advantage
+    advantages, returns = ADVANTAGES[advantage](episodes, **config.options_of(PARTS[advantage]))
+    fields["advantages"] = advantages[mask]
+    metrics = _kl_metrics(kl_rows, config.num_completions) | _score_metrics(config, raw, ended, lengths)
+    if values is not None and returns is not None:
+        fields["returns"] = returns[mask]
+        error = (returns - values)[mask].var(correction=0)
+        metrics["val/explained_variance"] = float(1 - error / returns[mask].var(correction=0).clamp(min=1e-8))
+    nats = metrics["objective/kl"]
+    metrics |= {
         "objective/entropy": float(-old.sum() / len(rollouts)),
-        "objective/non_score_reward": float(-kl_coef * per_completion.mean()),
-        "objective/rlhf_reward": float((penalised - kl_coef * per_completion).mean()),
+        "objective/non_score_reward": -kl_coef * nats,
+        "objective/rlhf_reward": float(penalised.mean()) - kl_coef * nats,
+        "objective/kl_coef": kl_coef,
+    }
+    return Round(_with_token_fields(groups, fields, lengths), metrics, nats, moments)
+
+
+def _scaled(config: OnlineOptions, scores: Tensor, before: Sequence[float]) -> tuple[Tensor, list[float]]:
+    """(S,) scores over their running standard deviation where `scale_scores` asks for it, and the moments to keep."""
+    if not (config.applies("scale_scores") and getattr(config, "scale_scores", False)):
+        return scores, list(before)
+    everything = torch.ones_like(scores, dtype=torch.bool)
+    moments = Moments(*(torch.tensor(x, dtype=torch.float64) for x in before)) + Moments.of(scores, everything)
+    kept = [float(x) for x in (moments.count, moments.total, moments.squares)]
+    return whiten(scores, everything, mean=False, std=True, moments=moments), kept
+
+
+KL_METRICS = {"k1": "objective/kl", "k2": "objective/kl_k2", "k3": "objective/kl_k3"}
+
+
+def _kl_metrics(kl_rows: Mapping[str, Tensor], num_completions: int) -> dict[str, float]:
+    """Each estimator's mean over completions, and its standard error where there are two prompts or more.
+
+    Completions of one prompt are not independent, prompts are: the error is that of the mean of the prompts' means.
+    """
+    metrics: dict[str, float] = {}
+    for name, rows in kl_rows.items():
+        by_prompt = rows.sum(1).view(-1, num_completions).mean(1)
+        label = KL_METRICS[name]
+        metrics[label] = float(by_prompt.mean())
+        if len(by_prompt) > 1:
+            metrics[f"{label}_se"] = float(by_prompt.std() / len(by_prompt) ** 0.5)
+    return metrics
+
+
+def _score_metrics(config: OnlineOptions, raw: Tensor, ended: Tensor, lengths: Tensor) -> dict[str, float]:
+    metrics = {
         "objective/scores": float(raw.mean()),
         "objective/scores_std": float(raw.std(correction=0)),
-        "objective/kl_coef": kl_coef,
         "val/num_eos_tokens": float(ended.sum()),
-        "val/explained_variance": float(1 - error.var(correction=0) / returns[mask].var(correction=0).clamp(min=1e-8)),
         "rollout/completion_length": float(lengths.float().mean()),
         "rollout/eos_rate": float(ended.float().mean()),
     }
-    fields = {"advantages": advantages[mask], "returns": returns[mask], "old_values": old_values}
-    return Round(_with_token_fields(groups, fields, lengths), metrics, float(per_completion.mean()))
+    if config.triple.needs_mates:
+        groups = raw.view(-1, config.num_completions)
+        metrics["frac_reward_zero_std"] = float((groups == groups[:, :1]).all(1).float().mean())
+    return metrics
 
 
 def _with_token_fields(groups: Sequence[TokenGroup], fields: dict[str, Tensor], lengths: Tensor) -> list[TokenGroup]:

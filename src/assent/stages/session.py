@@ -5,6 +5,7 @@ A stage reads from top to bottom; the session holds what would otherwise stand i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +108,7 @@ class Session:
             self.config, path, kind, self.text.tokenizer, name=name, runtime=self.runtime, run=self.folder.path
         )
         rounds = self.order.num_steps - (getattr(config, "critic_warmup_steps", 0) if name == "model" else 0)
-        updates = rounds * getattr(config, "num_ppo_epochs", 1) * getattr(config, "num_mini_batches", 1)
+        updates = rounds * math.prod(getattr(config, "passes", (1,)))
         learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
         self.learners[name] = learner
         self.ledger.models_resident += 1

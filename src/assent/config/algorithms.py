@@ -1,0 +1,175 @@
+"""RLHF's algorithms, torch-free: each is a triple of advantage, policy objective and value objective.
+
+The parts are implemented under the same names in `objectives/` (ADVANTAGES, POLICY_OBJECTIVES, VALUE_OBJECTIVES); a
+test compares the two. An option that no part of the chosen triple reads is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from assent.config.loading import unknown_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One of the three.
+
+    options       the configuration's fields that its function takes, under the same names
+    around        fields that the stage reads on its behalf
+    needs_mates   it compares a prompt's completions: there must be two or more
+    """
+
+    summary: str
+    options: tuple[str, ...] = ()
+    around: tuple[str, ...] = ()
+    needs_mates: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.options + self.around
+
+
+ADVANTAGES: Mapping[str, Part] = {
+    "gae": Part(
+        summary="generalised advantage estimation, whitened over the round",
+        options=("gamma", "lam", "whiten_advantages"),
+        around=("scale_scores", "bootstrap_truncated"),
+    ),
+    "td": Part(
+        summary="the residual of one step, r + gamma V(s') - V(s)",
+        options=("gamma",),
+        around=("scale_scores", "bootstrap_truncated"),
+    ),
+    "group": Part(
+        summary="reward minus the mean of the prompt's completions, over a standard deviation",
+        options=("scale_rewards",),
+        needs_mates=True,
+    ),
+    "leave_one_out": Part(
+        summary="reward minus the mean of the prompt's other completions",
+        around=("scale_scores",),
+        needs_mates=True,
+    ),
+    "whitened_return": Part(
+        summary="discounted rewards to come, whitened over the round",
+        options=("gamma",),
+        around=("scale_scores",),
+    ),
+}
+
+POLICY_OBJECTIVES: Mapping[str, Part] = {
+    "clip": Part(
+        summary="clipped surrogate",
+        options=("cliprange", "cliprange_high", "dual_clip"),
+        around=("num_ppo_epochs", "num_mini_batches", "target_kl"),
+    ),
+    "policy_gradient": Part(summary="advantage times log-probability, one update per round"),
+}
+
+_CRITIC = ("critic", "critic_learning_rate", "critic_warmup_steps")
+VALUE_OBJECTIVES: Mapping[str, Part] = {
+    "clipped": Part(
+        summary="squared error, clipped around the rollout's values", options=("cliprange_value",), around=_CRITIC
+    ),
+    "squared_error": Part(summary="squared error", around=_CRITIC),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """A registered triple.
+
+    value     None: no critic
+    options   fields that the algorithm reads beside its parts' (`loss_type`)
+    optimum   what the objective is largest at, for completions of any length, r their score and B the KL coefficient
+    """
+
+    name: str
+    summary: str
+    advantage: str
+    policy: str
+    value: str | None = None
+    options: tuple[str, ...] = ()
+    paper: str
+    optimum: str
+
+    @property
+    def reads(self) -> frozenset[str]:
+        value = VALUE_OBJECTIVES[self.value].reads if self.value else ()
+        return frozenset(
+            (*self.options, *ADVANTAGES[self.advantage].reads, *POLICY_OBJECTIVES[self.policy].reads, *value)
+        )
+
+    @property
+    def needs_mates(self) -> bool:
+        return ADVANTAGES[self.advantage].needs_mates
+
+
+_TILTED = "π_ref·exp(r/B)/Z with the KL in the reward"
+_DECLARED = (
+    Algorithm(
+        name="ppo",
+        summary="several clipped updates per round, with a critic",
+        advantage="gae",
+        policy="clip",
+        value="clipped",
+        paper="Schulman et al. 2017, arXiv:1707.06347; 2016, arXiv:1506.02438; Ziegler et al. 2019, arXiv:1909.08593",
+        optimum=_TILTED,
+    ),
+    Algorithm(
+        name="a2c",
+        summary="one update per round with the advantage r + gamma V(s') - V(s), with a critic",
+        advantage="td",
+        policy="policy_gradient",
+        value="squared_error",
+        paper="Mnih et al. 2016, arXiv:1602.01783 (synchronous)",
+        optimum=f"{_TILTED}, as far as the critic is right",
+    ),
+    Algorithm(
+        name="grpo",
+        summary="no critic: rewards within each prompt's group of completions, normalised",
+        advantage="group",
+        policy="clip",
+        options=("loss_type",),
+        paper="Shao et al. 2024, arXiv:2402.03300; Dr. GRPO: Liu et al. 2025, arXiv:2503.20783; "
+        "DAPO: Yu et al. 2025, arXiv:2503.14476",
+        optimum="completions of one token, large groups, k2 or k3+: π_ref·exp(r/(Bσ))/Z, σ the standard deviation of r "
+        "under the policy (scale_rewards none: π_ref·exp(r/B)/Z; k3: π_ref/(1 - (r - r̄)/(Bσ)))",
+    ),
+    Algorithm(
+        name="rloo",
+        summary="no critic: the mean reward of the prompt's other completions is the baseline",
+        advantage="leave_one_out",
+        policy="clip",
+        paper="Ahmadian et al. 2024, arXiv:2402.14740; Kool et al. 2019",
+        optimum=_TILTED,
+    ),
+    Algorithm(
+        name="reinforce++",
+        summary="no critic, no groups: returns whitened over the whole round",
+        advantage="whitened_return",
+        policy="clip",
+        paper="Hu 2025, arXiv:2501.03262",
+        optimum=_TILTED,
+    ),
+)
+
+ALGORITHMS: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in _DECLARED}
+"""Registered triples, by name."""
+
+GOVERNED = frozenset(
+    name
+    for parts in (ADVANTAGES, POLICY_OBJECTIVES, VALUE_OBJECTIVES)
+    for part in parts.values()
+    for name in part.reads
+) | frozenset(name for algorithm in _DECLARED for name in algorithm.options)
+"""Options that only some algorithms read."""
+
+
+def algorithm_declaration(name: str) -> Algorithm:
+    """The registered triple; ConfigError that names the nearest where there is none."""
+    if name not in ALGORITHMS:
+        raise unknown_name("algorithm", name, ALGORITHMS)
+    return ALGORITHMS[name]

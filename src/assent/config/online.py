@@ -1,0 +1,243 @@
+"""RLHF's commands, one configuration class each: what all share, and the options of the parts that they are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from assent.config.algorithms import GOVERNED, Algorithm, Part, algorithm_declaration
+from assent.config.ensembles import EnsembleOptions
+from assent.config.options import (
+    NonNegative,
+    OptimiserOptions,
+    Positive,
+    PromptOptions,
+    RunOptions,
+    TrainingOptions,
+)
+
+
+class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, EnsembleOptions):
+    """What every online command has: prompts, a reward, how completions are sampled, the pull to the reference."""
+
+    command: ClassVar[str]
+    """Its name is also that of its algorithm, unless the class has an option `algorithm`."""
+
+    model: str
+    """Policy to train: a folder or a hub name."""
+    data: str
+    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
+    reward: str
+    """A reward-model folder, or module:function of prompts and completions."""
+    reference: str | None = None
+    """Reference policy; none given: the policy as it starts."""
+    total_steps: Positive = 50
+    """Rounds of sampling and training."""
+    batch_size: Positive = 64
+    """Prompts per round, over all processes."""
+    num_completions: Positive = 1
+    """Completions sampled per prompt."""
+    max_new_tokens: Positive = 64
+    """Longest completion, in tokens."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of sampling; log-probabilities are of the tempered policy."""
+    kl_penalty: Literal["reward", "k2", "k3", "k3+"] = "reward"
+    """Where the KL penalty stands. reward: k1 of each token, in the reward. The others stand in the loss, per token:
+    k2 and k3+ with the gradient of KL(policy || reference), k3 (GRPO's) with that of KL(reference || policy)."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.05
+    """Factor of the KL penalty; the start value where it adapts."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """Nats per completion; given: kl_coef adapts towards it (arXiv:1909.08593, eq. 3)."""
+    kl_horizon: Annotated[float, Field(gt=0)] | None = None
+    """Completions over which the adaptive coefficient moves; needs --kl-target. Default 1000."""
+    entropy_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Factor of the entropy bonus (arXiv:1602.01783, section 4), mean over completion tokens."""
+    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Taken off the score of a completion that did not end."""
+    shuffle: bool = True
+    """A new order of prompts each pass; without it, the file's order."""
+
+    @property
+    def triple(self) -> Algorithm:
+        """The registered triple of advantage, policy objective and value objective."""
+        return algorithm_declaration(getattr(self, "algorithm", self.command))
+
+    def applies(self, name: str) -> bool:
+        """Whether the algorithm reads the option."""
+        return name not in GOVERNED or name in self.triple.reads
+
+    def options_of(self, part: Part) -> dict[str, Any]:
+        """What the part's function takes."""
+        return {name: getattr(self, name) for name in part.options}
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Passes over a round's rollouts, and updates in each."""
+        if not self.applies("num_ppo_epochs"):
+            return 1, 1
+        return getattr(self, "num_ppo_epochs"), getattr(self, "num_mini_batches")  # noqa: B009
+
+    @model_serializer(mode="wrap")
+    def _only_what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if self.applies(name)}
+
+    @model_validator(mode="after")
+    def _options_belong_to_the_algorithm(self) -> Self:
+        algorithm = self.triple
+        if missing := sorted(algorithm.reads - set(type(self).model_fields)):
+            raise ValueError(f"algorithm {algorithm.name} needs options that this command lacks: {', '.join(missing)}")
+        if idle := sorted((self.model_fields_set & GOVERNED) - algorithm.reads):
+            raise ValueError(f"{', '.join(idle)} has no effect with algorithm {algorithm.name}: leave it out")
+        if algorithm.needs_mates and self.num_completions < 2:
+            raise ValueError(
+                f"algorithm {algorithm.name} compares a prompt's completions: give num_completions of at least 2, "
+                f"not {self.num_completions}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kl_can_adapt(self) -> Self:
+        if self.kl_horizon is not None and self.kl_target is None:
+            raise ValueError("kl_horizon has no effect without kl_target: give both, or neither for a fixed kl_coef")
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_coef 0 cannot adapt, for it is multiplied: give one above 0, or leave kl_target out")
+        if self.kl_coef == 0 and "kl_penalty" in self.model_fields_set:
+            raise ValueError("kl_penalty has no effect with kl_coef 0: leave it out")
+        completions, horizon = self.batch_size * self.num_completions, self.kl_horizon or 1000.0
+        if self.kl_target is not None and completions >= 5 * horizon:
+            raise ValueError(
+                f"kl_horizon {horizon:g} is too short for rounds of {completions} completions: "
+                f"give one above {completions / 5:g}"
+            )
+        return self
+
+
+class ClipOptions(OnlineOptions):
+    """Of the clipped surrogate, and of the updates that it allows."""
+
+    num_ppo_epochs: Positive = 1
+    """Passes over each round's rollouts."""
+    num_mini_batches: Positive = 1
+    """Updates per pass, each on a part of the round's prompts."""
+    cliprange: Annotated[float, Field(ge=0)] = 0.2
+    """The ratio is clipped to 1 ± this; 0: no clip."""
+    cliprange_high: Annotated[float, Field(gt=0)] | None = None
+    """Clip-higher (arXiv:2503.14476): the upper side; none given: as the lower."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Dual clip (arXiv:1912.09729): where the advantage is negative, the ratio counts up to this; none given: fully."""
+    target_kl: Annotated[float, Field(gt=0)] | None = None
+    """Nats per token: the policy's updates of a round end once one finds it farther than this from the policy that
+    sampled (k3). The learning rate's schedule counts the updates made."""
+
+    @model_validator(mode="after")
+    def _clip_has_effect(self) -> Self:
+        if self.cliprange == 0 and (self.cliprange_high or self.dual_clip):
+            raise ValueError("cliprange_high and dual_clip have no effect with cliprange 0: leave them out")
+        if self.num_mini_batches > self.batch_size:
+            raise ValueError(
+                f"num_mini_batches ({self.num_mini_batches}) must not be above batch_size ({self.batch_size}): "
+                "each update needs a prompt"
+            )
+        if self.target_kl is not None and self.passes == (1, 1):
+            raise ValueError("target_kl has no effect on a single update per round: give more epochs or mini-batches")
+        return self
+
+
+class ScoreScaleOptions(OnlineOptions):
+    """Of advantages whose scale is the reward's."""
+
+    scale_scores: bool = False
+    """Divide scores by their standard deviation over all rounds so far; their mean is not shifted."""
+
+    @model_validator(mode="after")
+    def _scale_has_effect(self) -> Self:
+        if self.scale_scores and self.triple.advantage == "whitened_return" and self.kl_penalty != "reward":
+            raise ValueError("scale_scores has no effect where nothing but scores is whitened: leave it out")
+        return self
+
+
+class CriticOptions(ScoreScaleOptions):
+    """Of algorithms with a critic."""
+
+    critic: str | None = None
+    """Start of the critic; none given: the reward model where it is one of ours, else the policy with a fresh head."""
+    critic_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """The critic's peak rate; default: the policy's."""
+    critic_warmup_steps: NonNegative = 0
+    """First rounds in which only the critic learns."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Discount per token."""
+    bootstrap_truncated: bool = False
+    """A completion that was cut at max_new_tokens goes on, in the critic's estimate: it gets the critic's value of its
+    last state in the place of a score. Without this, it ends where it was cut and is scored as it stands."""
+
+    @model_validator(mode="after")
+    def _critic_options_have_effect(self) -> Self:
+        if self.critic_warmup_steps >= self.total_steps:
+            raise ValueError(
+                f"critic_warmup_steps ({self.critic_warmup_steps}) must be below total_steps ({self.total_steps})"
+            )
+        if self.bootstrap_truncated and self.missing_eos_penalty:
+            raise ValueError(
+                "missing_eos_penalty has no effect with bootstrap_truncated, which gives a cut completion no score: "
+                "choose one"
+            )
+        return self
+
+
+class PpoConfig(CriticOptions, ClipOptions):
+    """PPO (arXiv:1707.06347) against a reward, with a KL penalty to the reference (arXiv:1909.08593)."""
+
+    command: ClassVar[str] = "ppo"
+
+    algorithm: str = "ppo"
+    """ppo, or another registered triple made of this command's options: reinforce++, rloo, a2c. An option that it does
+    not read is refused."""
+    num_ppo_epochs: Positive = 4
+    """Passes over each round's rollouts."""
+    cliprange_value: Annotated[float, Field(ge=0)] = 0.2
+    """The value is clipped to this around the rollout's; 0: no clip."""
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """GAE's lambda (arXiv:1506.02438)."""
+    whiten_advantages: bool = True
+    """Advantages to mean 0 and variance 1 over the whole round."""
+
+
+class A2cConfig(CriticOptions):
+    """Advantage actor-critic (arXiv:1602.01783), synchronous: one update per round, r + gamma V(s') - V(s)."""
+
+    command: ClassVar[str] = "a2c"
+
+
+class GrpoConfig(ClipOptions):
+    """GRPO (arXiv:2402.03300): no critic, rewards normalised within each prompt's group of completions."""
+
+    command: ClassVar[str] = "grpo"
+
+    batch_size: Positive = 16
+    """Prompts per round, over all processes."""
+    num_completions: Positive = 8
+    """Completions sampled per prompt: the group."""
+    kl_penalty: Literal["reward", "k2", "k3", "k3+"] = "k3"
+    """Where the KL penalty stands. reward: k1 of each token, in the reward. The others stand in the loss, per token:
+    k2 and k3+ with the gradient of KL(policy || reference), k3 (GRPO's) with that of KL(reference || policy)."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.04
+    """Factor of the KL penalty; the start value where it adapts."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Standard deviation that a reward's distance from its group's mean is divided by: the group's, the whole round's,
+    none (Dr. GRPO, arXiv:2503.20783)."""
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = "grpo"
+    """grpo: mean over each completion's tokens, then over completions; dapo: mean over all tokens of the update
+    (arXiv:2503.14476); dr_grpo: sum over tokens, over completions times max_new_tokens (arXiv:2503.20783)."""
+
+
+class RlooConfig(ScoreScaleOptions, ClipOptions):
+    """REINFORCE leave-one-out (arXiv:2402.14740): no critic, the other completions' mean reward is the baseline."""
+
+    command: ClassVar[str] = "rloo"
+
+    batch_size: Positive = 16
+    """Prompts per round, over all processes."""
+    num_completions: Positive = 4
+    """Completions sampled per prompt."""

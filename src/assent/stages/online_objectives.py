@@ -1,0 +1,121 @@
+"""What the online stage binds its objectives into: the policy's with its penalties, and the critic's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from assent.config.algorithms import POLICY_OBJECTIVES as POLICY_PARTS
+from assent.config.algorithms import VALUE_OBJECTIVES as VALUE_PARTS
+from assent.config.online import OnlineOptions
+from assent.models.batch import GroupBatch, Outputs
+from assent.objectives.kl import kl_loss
+from assent.objectives.policy import POLICY_OBJECTIVES
+from assent.objectives.value import VALUE_OBJECTIVES
+
+Sums = Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyObjective:
+    """The policy's loss, the KL penalty where it stands in the loss, and the entropy bonus.
+
+    loss_type: dapo averages over the update's completion tokens, grpo over each completion's tokens and then over
+    completions, dr_grpo divides the sum by completions times max_new_tokens.
+    """
+
+    name: str = "clip"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    loss_type: str = "dapo"
+    max_new_tokens: int = 1
+    kl_penalty: str = "reward"
+    kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+
+    @classmethod
+    def of(cls, config: OnlineOptions, *, kl_coef: float) -> PolicyObjective:
+        name = config.triple.policy
+        return cls(
+            name=name,
+            options=config.options_of(POLICY_PARTS[name]),
+            loss_type=getattr(config, "loss_type", "dapo"),
+            max_new_tokens=config.max_new_tokens,
+            kl_penalty=config.kl_penalty,
+            kl_coef=kl_coef,
+            entropy_coef=config.entropy_coef,
+        )
+
+    @property
+    def want(self) -> frozenset[str]:
+        return frozenset({"logprobs", "entropy"} if self.entropy_coef else {"logprobs"})
+
+    @property
+    def _terms(self) -> tuple[str, ...]:
+        penalty = ("kl_avg",) if self.kl_penalty != "reward" and self.kl_coef else ()
+        return ("policy_avg", *penalty, *(("entropy_avg",) if self.entropy_coef else ()))
+
+    def counts(self, batch: GroupBatch) -> dict[str, float]:
+        count = {
+            "dapo": batch.num_counted,
+            "grpo": batch.num_completions,
+            "dr_grpo": batch.num_completions * self.max_new_tokens,
+        }[self.loss_type]
+        return dict.fromkeys(self._terms, float(count))
+
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
+        assert outputs.logprobs is not None
+        logprobs, old = outputs.logprobs.float(), batch.token["old_logprobs"]
+        everything = torch.ones_like(logprobs, dtype=torch.bool)
+        values, metrics = POLICY_OBJECTIVES[self.name](
+            logprobs, old, batch.token["advantages"], everything, **self.options
+        )
+        per_token = {"policy_avg": values}
+        if "kl_avg" in self._terms:
+            penalty = kl_loss(self.kl_penalty, logprobs, batch.token["reference_logprobs"], old)
+            per_token["kl_avg"] = self.kl_coef * penalty
+        if outputs.entropy is not None and self.entropy_coef:
+            per_token["entropy_avg"] = -self.entropy_coef * outputs.entropy.float()
+            metrics = {**metrics, "policy/entropy_avg": outputs.entropy.float().detach()}
+        if self.loss_type == "grpo":
+            lengths = torch.bincount(batch.sequence, minlength=batch.num_completions)
+            share = (1.0 / lengths)[batch.sequence]
+            per_token = {term: value * share for term, value in per_token.items()}
+        count = values.new_tensor(float(batch.num_counted))
+        return (
+            {term: value.sum() for term, value in per_token.items()},
+            {name: (metric.sum(), count) for name, metric in metrics.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueObjective:
+    """The critic's loss, averaged over the mini-batch's completion tokens."""
+
+    name: str = "clipped"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    want = frozenset({"values"})
+
+    @classmethod
+    def of(cls, config: OnlineOptions) -> ValueObjective:
+        name = config.triple.value
+        assert name is not None
+        return cls(name=name, options=config.options_of(VALUE_PARTS[name]))
+
+    def counts(self, batch: GroupBatch) -> dict[str, float]:
+        return {"value_avg": float(batch.num_counted)}
+
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
+        assert outputs.values is not None
+        values, metrics = VALUE_OBJECTIVES[self.name](
+            outputs.values.float(),
+            batch.token["old_values"],
+            batch.token["returns"],
+            torch.ones_like(outputs.values, dtype=torch.bool),
+            **self.options,
+        )
+        count = values.new_tensor(float(batch.num_counted))
+        return {"value_avg": values.sum()}, {name: (metric.sum(), count) for name, metric in metrics.items()}

@@ -1,0 +1,194 @@
+"""The details of RLHF that decide whether it works (Huang et al., arXiv:2403.17031), and what went wrong elsewhere.
+
+Here are those of a round between sampling and training, and of its updates. The others, by their subject: reward model
+and critic read prompt and completion, score at the last real token: test_rewards_reward_model, invariance/
+test_models_forward_invariance; distinct pad and EOS, head's initialisation: test_models_loading; dropout off:
+invariance/test_engine_update; temperature, positions, batch mates: test_stages_gate; clips, GAE, whitening, KL,
+adaptive KL: golden/test_objectives_golden; micro-batches count tokens: invariance/test_stages_micro_batches; killed
+runs: test_stages_resume.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
+from assent.models.batch import Outputs, TokenGroup
+from assent.rollouts.sampler import SamplingParams
+from assent.stages.online import _train_round
+from assent.stages.online_objectives import PolicyObjective
+from assent.stages.rollout_step import Round, build_round
+from assent.types import Rollout
+
+GIVEN = {"model": "m", "data": "d", "reward": "r", "output_dir": "o"}
+
+
+class Fixed:
+    """A reference or critic that gives the same numbers whatever it reads; it keeps what its updates were given."""
+
+    def __init__(self, *, approxkl: Sequence[float] = (), **outputs: list[float]) -> None:
+        self.outputs = Outputs(**{name: torch.tensor(numbers) for name, numbers in outputs.items()})
+        self.approxkl, self.updates = list(approxkl), []
+
+    def read(self, groups: Sequence[TokenGroup], *, want: set[str]) -> Outputs:
+        assert all(getattr(self.outputs, name) is not None for name in want)
+        return self.outputs
+
+    def update(self, groups: Sequence[TokenGroup], objective: Any) -> dict[str, float]:
+        self.updates.append([group.source for group in groups])
+        k3 = self.approxkl[len(self.updates) - 1] if self.approxkl else 0.0
+        return {"loss": 1.0, "grad_norm": 1.0, "policy/approxkl_k3": k3, "num_tokens": float(len(self.updates))}
+
+
+def rollout(number: int, logprobs: list[float], *, cut: bool = False) -> Rollout:
+    return Rollout(
+        prompt_ids=(3,),
+        ids=(4,) * len(logprobs),
+        logprobs=tuple(logprobs),
+        finish_reason="length" if cut else "stop",
+        text="",
+        prompt_index=number,
+        completion_index=0,
+        policy_version="step-0",
+    )
+
+
+ROLLOUTS = [rollout(0, [-1.0, -2.0]), rollout(1, [-0.5], cut=True)]
+REFERENCE = [-1.5, -1.0, -0.5]
+VALUES = {"values": [0.1, 0.2, 0.3], "last_values": [5.0, 0.6]}
+
+
+def the_round(config: OnlineOptions, *, scores: Sequence[float] = (2.0, 1.0), **options: Any) -> Round:
+    critic: Any = Fixed(**VALUES) if config.triple.value else None
+    reference: Any = Fixed(logprobs=REFERENCE)
+    options = {"kl_coef": config.kl_coef, "rollouts": ROLLOUTS, **options}
+    return build_round(config, options.pop("rollouts"), scores, reference=reference, critic=critic, **options)
+
+
+def field(batch: Round, name: str) -> list[float]:
+    return np.concatenate([array for group in batch.groups for array in group.token[name]]).tolist()
+
+
+def test_the_kl_is_taken_off_each_token_and_the_score_given_at_the_last() -> None:
+    """k1 0.5 and -1, coefficient 0.1: returns -0.05 + 0.1 + 2 and 0.1 + 2; the cut one ends: 1 - 0.4."""
+    config = PpoConfig(**GIVEN, kl_coef=0.1, lam=1.0, whiten_advantages=False, missing_eos_penalty=0.4)
+    batch = the_round(config)
+    assert field(batch, "returns") == pytest.approx([2.05, 2.1, 0.6])
+    assert field(batch, "advantages") == pytest.approx([1.95, 1.9, 0.3])
+    assert batch.metrics["objective/scores"] == 1.5  # as the reward gave it
+    assert batch.metrics["objective/rlhf_reward"] == pytest.approx((2.0 + 0.6) / 2 - 0.1 * -0.25)
+    assert "reference_logprobs" not in batch.groups[0].token
+
+
+def test_a_cut_completion_goes_on_in_the_critics_estimate() -> None:
+    """The cut one: KL 0, then V = 0.6 of its last state instead of a score of 1; the ended one has no V behind it."""
+    config = A2cConfig(**GIVEN, kl_coef=0.1, bootstrap_truncated=True, gamma=0.5)
+    batch = the_round(config)
+    assert field(batch, "returns") == pytest.approx([-0.05 + 0.5 * 0.2, 0.1 + 2.0, 0.5 * 0.6])
+    ended = the_round(A2cConfig(**GIVEN, kl_coef=0.1, gamma=0.5))
+    assert field(ended, "returns")[2] == pytest.approx(1.0)
+
+
+def test_scores_are_scaled_by_their_running_deviation_and_not_shifted() -> None:
+    """Scores 2 and 1, then 3 and 6. First deviation 0.5; all four: mean 3, variance (1 + 4 + 0 + 9) / 4."""
+    config = PpoConfig(**GIVEN, kl_coef=0.0, lam=1.0, whiten_advantages=False, scale_scores=True)
+    first = the_round(config)
+    assert field(first, "returns") == pytest.approx([4.0, 4.0, 2.0], rel=1e-6)
+    assert first.score_moments == [2.0, 3.0, 5.0]
+    second = the_round(config, scores=(3.0, 6.0), score_moments=first.score_moments)
+    assert field(second, "returns") == pytest.approx([x / math.sqrt(3.5) for x in (3.0, 3.0, 6.0)], rel=1e-6)
+    assert second.metrics["objective/scores"] == 4.5
+
+
+def test_advantages_are_whitened_over_the_tokens_of_the_round() -> None:
+    found = field(the_round(PpoConfig(**GIVEN)), "advantages")
+    assert np.mean(found) == pytest.approx(0.0, abs=1e-6)
+    assert np.std(found) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_kls_estimators_have_standard_errors_over_prompts() -> None:
+    """Two prompts of two completions: k1 sums -0.5, 0 and 1, 2; the prompts' means -0.25 and 1.5, error 1.75 / 2."""
+    rollouts = [*ROLLOUTS, rollout(2, [-1.0]), rollout(3, [-1.0])]
+    reference: Any = Fixed(logprobs=[*REFERENCE, -2.0, -3.0])
+    config = RlooConfig(**GIVEN, num_completions=2)
+    found = build_round(config, rollouts, [1.0, 1.0, 2.0, 3.0], reference=reference, critic=None, kl_coef=0.1).metrics
+    assert found["objective/kl"] == pytest.approx(0.625)
+    assert found["objective/kl_se"] == pytest.approx(0.875)
+    k2 = ((0.125 + 0.5 + 0.0) / 2, (0.5 + 2.0) / 2)
+    assert found["objective/kl_k2"] == pytest.approx(sum(k2) / 2)
+    assert found["objective/kl_k2_se"] == pytest.approx((k2[1] - k2[0]) / 2)
+    k3 = [math.exp(-x) - 1 + x for x in (0.5, -1.0, 0.0, 1.0, 2.0)]
+    assert found["objective/kl_k3"] == pytest.approx(sum(k3) / 4)
+    assert found["frac_reward_zero_std"] == 0.5
+    assert "val/explained_variance" not in found
+    few: Any = Fixed(logprobs=REFERENCE)
+    alone = build_round(config, rollouts[:2], [1.0, 1.0], reference=few, critic=None, kl_coef=0.1)
+    assert "objective/kl_se" not in alone.metrics  # one prompt has no spread
+
+
+def test_a_kl_in_the_loss_is_not_in_the_reward_too() -> None:
+    config = GrpoConfig(**GIVEN, num_completions=2, scale_rewards="none")
+    batch = the_round(config)
+    assert field(batch, "advantages") == pytest.approx([0.5, 0.5, -0.5])
+    assert field(batch, "reference_logprobs") == pytest.approx(REFERENCE)
+    in_reward = the_round(
+        GrpoConfig(**GIVEN, num_completions=2, scale_rewards="none", kl_penalty="reward", kl_coef=1.0)
+    )
+    assert field(in_reward, "advantages") == pytest.approx([0.75, 0.75, -0.75])  # sums 2 + 0.5 and 1
+
+
+def updates_of(config: OnlineOptions, policy: Fixed, critic: Fixed | None = None, *, step: int = 0) -> dict[str, float]:
+    groups = [TokenGroup((3,), (), source=str(i)) for i in range(6)]
+    objective = PolicyObjective.of(config, kl_coef=config.kl_coef)
+    given: Any = {"learner": policy, "critic": critic}
+    return _train_round(config, step, Round(groups, {}, 0.0, []), objective, **given)
+
+
+def test_mini_batches_are_shuffled_in_each_pass_and_hold_every_prompt_once() -> None:
+    policy, critic = Fixed(), Fixed()
+    metrics = updates_of(PpoConfig(**GIVEN, num_ppo_epochs=3, num_mini_batches=2), policy, critic)
+    assert policy.updates == critic.updates
+    passes = [policy.updates[i] + policy.updates[i + 1] for i in (0, 2, 4)]
+    assert all(sorted(order) == list("012345") for order in passes)
+    assert len({tuple(order) for order in passes}) == 3
+    assert [len(update) for update in policy.updates] == [3] * 6
+    assert metrics["policy/updates"] == 6.0
+    assert metrics["num_tokens"] == 6.0  # a state: the last; a loss would be the mean
+
+
+def test_target_kl_ends_the_policys_updates_and_not_the_critics() -> None:
+    policy, critic = Fixed(approxkl=[0.0, 0.01, 0.03, 0.0]), Fixed()
+    metrics = updates_of(PpoConfig(**GIVEN, target_kl=0.02, num_ppo_epochs=6), policy, critic)
+    assert (len(policy.updates), len(critic.updates)) == (3, 6)
+    assert metrics["policy/updates"] == 3.0
+
+
+def test_in_the_warm_up_only_the_critic_learns() -> None:
+    policy, critic = Fixed(), Fixed()
+    config = PpoConfig(**GIVEN, critic_warmup_steps=1)
+    assert updates_of(config, policy, critic, step=0)["policy/updates"] == 0.0
+    assert (len(policy.updates), len(critic.updates)) == (0, 4)
+    updates_of(config, policy, critic, step=1)
+    assert len(policy.updates) == 4
+
+
+def test_defaults_are_the_ones_that_work() -> None:
+    ppo = PpoConfig(**GIVEN)
+    assert (ppo.gamma, ppo.lam, ppo.cliprange, ppo.cliprange_value) == (1.0, 0.95, 0.2, 0.2)
+    assert (ppo.num_ppo_epochs, ppo.max_grad_norm, ppo.temperature) == (4, 1.0, 1.0)
+    assert A2cConfig(**GIVEN).passes == GrpoConfig(**GIVEN).passes == RlooConfig(**GIVEN).passes == (1, 1)
+    params = SamplingParams(max_new_tokens=1)
+    assert (params.temperature, params.top_k, params.top_p) == (1.0, 0, 1.0)
+    assert not {"top_k", "top_p", "min_length"} & set(PpoConfig.model_fields)  # a truncated sampler is another policy
+
+
+def test_generated_ids_are_trained_on_as_they_were_sampled() -> None:
+    batch = the_round(RlooConfig(**GIVEN, num_completions=2))
+    assert [completion.ids for completion in batch.groups[0].completions] == [r.ids for r in ROLLOUTS]
+    assert field(batch, "old_logprobs") == pytest.approx([-1.0, -2.0, -0.5])
