@@ -72,6 +72,7 @@ def test_a_policy_that_is_its_reference_prefers_neither(shared: Path) -> None:
     assert found["prefers"] == "neither"
     assert found["loss"] == pytest.approx(0.6931471805599453, abs=1e-15)
     assert found["source"].endswith("pairs.jsonl:2")
+    assert any("1 of 1 used" in note for note in found["notes"])
 
 
 def test_messages_as_json_are_the_row_of_a_file(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:

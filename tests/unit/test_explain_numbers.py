@@ -202,6 +202,15 @@ def test_a_file_that_cannot_be_read(name: str, part: str, tmp_path: Path) -> Non
         assent.explain(logps=tmp_path / "empty.jsonl")
 
 
+@pytest.mark.parametrize(("chosen", "said_so"), [(-0.25, True), (0.25, False)])
+def test_a_chosen_completion_that_became_less_likely_is_told(
+    chosen: float, said_so: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = said(["explain", "--ratios", chosen, -3, "--unit", "log_ratio"], capsys)
+    assert "Prefers the chosen" in out
+    assert ("less likely than under the reference, by 0.2500 nats" in " ".join(out.split())) == said_so
+
+
 INPUTS = {
     "logps": ["--logps", "-42.5", "-37.5", "-4e1", "-36", "--beta", "2.5"],
     "huge": ["--logps", "-1e300", "-1", "-1", "-1e300", "--beta", "1e-3"],

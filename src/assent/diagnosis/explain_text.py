@@ -79,6 +79,8 @@ def _verdict(found: Mapping[str, Any]) -> list[str]:
         text = "Prefers the chosen: the loss is below ln 2, and the surer the pair, the less it moves the model."
     else:
         text = "Prefers the rejected: the loss is above ln 2; such pairs move the model most."
+    if found.get("log_ratio_chosen", 0) < 0:
+        text += f" The chosen is less likely than under the reference, by {shown(-found['log_ratio_chosen'])} nats."
     if "beta" not in found:
         text += " Only the difference counts: the same number added to both scores changes nothing here."
     return textwrap.wrap(text, WIDTH)

@@ -80,8 +80,9 @@ def _of_models(config: ExplainConfig) -> tuple[dict[str, Any], list[str]]:
     }
     logps = [sum(logprobs) for logprobs in (*policy, *reference)]
     found = _of_logps(logps, config.beta, input="model", model=config.model, reference=config.reference)
-    found = {**found, "source": part.groups[0].source, "notes": part.lines, "tokens": tokens}
-    return found, [*part.lines, "", *lines_of_pair(found), *lines_of_tokens(found)]
+    found = {**found, "source": part.groups[0].source, "notes": part.lines[1:], "tokens": tokens}
+    heads = [f"comparison: {found['source']}", *found["notes"], ""]
+    return found, [*heads, *lines_of_pair(found), *lines_of_tokens(found)]
 
 
 def _comparison(config: ExplainConfig) -> PromptGroup:
