@@ -52,6 +52,8 @@ def test_intervals_are_clustered_by_prompt() -> None:
     assert found["eval_rewards/accuracies_high"] < 1
     plain = held_out_metrics(learner, groups, objective)
     assert plain == {name: value for name, value in found.items() if not name.endswith(("_low", "_high"))}
+    diverged: Any = Known([float("nan"), -1.0, -5.0, -1.0, -2.0, -1.0, -3.0, -4.0, -2.0])
+    assert "eval_rewards/margins_low" not in held_out_metrics(diverged, groups, objective, intervals=True)
     alone: Any = Known([-1.0, -1.0, -5.0])
     assert "eval_rewards/margins_low" not in held_out_metrics(alone, groups[:1], objective, intervals=True)
 

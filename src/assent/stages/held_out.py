@@ -18,6 +18,7 @@ from assent.models.packing import pack
 
 INTERVALS = {
     "accuracy": proportion_interval,
+    "label_accuracy": proportion_interval,
     "margin": mean_interval,
     "rewards/accuracies": proportion_interval,
     "rewards/margins": mean_interval,
@@ -55,8 +56,11 @@ def held_out_metrics(
 def _ends(
     outputs: Outputs, groups: Sequence[TokenGroup], objective: Objective, whole: dict[str, float]
 ) -> dict[str, float]:
-    """The ends of the intervals. Each group is judged alone: its mean counts as often as it has comparisons."""
-    values: dict[str, list[float]] = {name: [] for name in INTERVALS if name in whole}
+    """The ends of the intervals. Each group is judged alone: its mean counts as often as it has comparisons.
+
+    A figure that is not finite has none, nor one that is no mean over groups (a difference of two means, say).
+    """
+    values: dict[str, list[float]] = {name: [] for name in INTERVALS if math.isfinite(whole.get(name, math.nan))}
     prompts: dict[str, list[tuple[int, ...]]] = {name: [] for name in values}
     if not values:
         return {}
@@ -69,11 +73,10 @@ def _ends(
             prompts[name] += [group.prompt_ids] * repeats
     ends: dict[str, float] = {}
     for name, of_groups in values.items():
-        if not of_groups:
+        if not of_groups or not math.isclose(np.mean(of_groups), whole[name], rel_tol=1e-4, abs_tol=1e-4):
             continue
         found = INTERVALS[name](of_groups, clusters=prompts[name])
-        is_mean = math.isclose(found.value, whole[name], rel_tol=1e-4, abs_tol=1e-4)  # not a difference of two, say
-        if is_mean and found.clusters > 1:
+        if found.clusters > 1:
             ends |= {f"{name}_low": found.low, f"{name}_high": found.high}
     return ends
 
