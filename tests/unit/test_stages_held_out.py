@@ -12,11 +12,13 @@ import pytest
 import torch
 from scipy import stats
 
+from assent.config.loss_options import LossEntry
 from assent.engine.runtime import Runtime
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
-from assent.stages import preference
 from assent.stages.held_out import held_out_metrics
 from assent.stages.held_out_samples import HeldOutPrompts, answers
+from assent.stages.preference import PreferenceObjective
+from assent.stages.references import REFERENCE
 from assent.types import Rollout
 from tests.helpers_stages import group
 
@@ -32,7 +34,7 @@ class Known:
 
 
 def pair(prompt: int, chosen: tuple[int, ...], mask: tuple[bool, ...] | None = None) -> TokenGroup:
-    zero = {preference.REFERENCE: np.zeros(2, np.float32)}
+    zero = {REFERENCE: np.zeros(2, np.float32)}
     return TokenGroup((prompt,), (TokenCompletion(chosen, mask), TokenCompletion((4,))), completion=zero)
 
 
@@ -40,7 +42,7 @@ def test_intervals_are_clustered_by_prompt() -> None:
     """Margins 3, 1 of one prompt and 2, -2 of two others: three clusters."""
     groups = [pair(5, (4, 4)), pair(5, (4, 4), (True, False)), pair(6, (4,)), pair(7, (4,))]
     learner: Any = Known([-1.0, -1.0, -5.0, -1.0, -2.0, -1.0, -3.0, -4.0, -2.0])
-    objective = preference.PreferenceObjective("sigmoid", beta=1.0)
+    objective = PreferenceObjective([LossEntry(name="sigmoid", hyperparameters={"beta": 1.0})])
     found = held_out_metrics(learner, groups, objective, intervals=True)
     assert found["eval_rewards/margins"] == pytest.approx(1.0)
     # Liang and Zeger: residuals 2 and 0 of the first prompt, 1 and -3 of the others, summed within prompts
