@@ -158,6 +158,15 @@ def test_process_rewards_tell_right_steps_from_wrong_ones(start: str, tmp_path: 
         assert (model.score(states)[ends, 0] > 0).tolist() == row["labels"]
 
 
+def test_a_weighted_sum_of_losses_is_trained_and_checked_at_zero_margin(start: str, tmp_path: Path) -> None:
+    losses = ["plackett_luce", {"name": "all_pairs", "weight": 0.5, "hyperparameters": {"label_smoothing": 0.1}}]
+    ordered = [g for g in rankings() if len(set(g.preference.ranking)) == len(g.completions)]  # type: ignore[union-attr,arg-type]
+    train(start, tmp_path / "run", ordered, losses=losses)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("gate/loss_at_zero_margin" in row for row in rows)
+    assert any({"loss/plackett_luce", "loss/all_pairs"} <= set(row) for row in rows)
+
+
 @pytest.mark.parametrize("preference", ["thumbs", "scores"])
 def test_labels_of_single_completions_are_learned(start: str, tmp_path: Path, preference: str) -> None:
     given = [(text, good) for text, good in zip(ANSWERS, (True, False, True, False), strict=True)]
@@ -201,6 +210,13 @@ def test_the_gate_stops_a_loss_that_is_not_the_declared_one(
     [
         ({"loss_type": "placket_luce"}, "did you mean plackett_luce"),
         ({"hyperparameters": {"label_smoothing": 0.7}}, "out of range"),
+        ({"losses": ["all_pairs"], "loss_type": "all_pairs"}, "loss_type has no effect beside losses"),
+        ({"losses": ["all_pairs", "all_pairs"]}, "stands twice"),
+        ({"losses": ["all_pairs", "bce"]}, "single labels have one loss"),
+        (
+            {"loss_type": "bce", "eval_data": "e", "eval_steps": 1, "metric_for_best_model": "accuracy"},
+            "has no accuracy",
+        ),
         ({"hyperparameters": {"beta": 0.1}}, "no hyperparameter 'beta'"),
         ({"supervision": "process"}, "needs a loss of single labels"),
         ({"loss_type": "bce", "center_rewards_coefficient": 0.01}, "is for rankings"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from assent.config.loss_options import LossEntry
 from assent.errors import DataError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
@@ -41,11 +42,20 @@ def test_rankings_of_unequal_size_weigh_as_one_times_their_weight() -> None:
     """Scores 2, 1, 0 in order: softplus(-1), softplus(-2), softplus(-1) over three; and 0, 1 in the wrong order."""
     groups = [tokens((1, 2, 3), value={"weight": 1.0}), tokens((1, 2), value={"weight": 3.0})]
     first = (2 * softplus(-1) + softplus(-2)) / 3
-    loss, metrics = loss_of(RankingObjective("all_pairs"), groups, scores=[2.0, 1.0, 0.0, 0.0, 1.0])
+    loss, metrics = loss_of(RankingObjective(LossEntry(name="all_pairs")), groups, scores=[2.0, 1.0, 0.0, 0.0, 1.0])
     assert loss == pytest.approx((first + 3 * softplus(1)) / 4)
     assert metrics["accuracy"] == pytest.approx(0.5)
     assert metrics["margin"] == pytest.approx((4 / 3 - 1) / 2)
     assert metrics["mean_reward"] == pytest.approx(0.8)
+
+
+def test_a_sum_of_losses_by_hand() -> None:
+    """Twice bradley_terry, which uses the margin of 0.5, and half of plackett_luce, which has no use for it."""
+    losses = LossEntry(name="bradley_terry", weight=2.0), LossEntry(name="plackett_luce", weight=0.5)
+    groups = [tokens((1, 2), value={"margin": 0.5})]
+    loss, metrics = loss_of(RankingObjective(*losses), groups, scores=[1.0, 0.0])
+    assert loss == pytest.approx(2 * softplus(-0.5) + 0.5 * softplus(-1.0))
+    assert metrics["margin"] == 1.0
 
 
 def test_centring_is_added() -> None:

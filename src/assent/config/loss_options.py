@@ -13,10 +13,12 @@ from assent.config.loss_declaration import unknown
 from assent.config.losses import (
     PREFERENCE_LOSSES,
     RANKING_LOSSES,
+    SCORE_LOSSES,
     THUMBS_LOSSES,
     LossDeclaration,
     preference_loss_declaration,
     ranking_loss_declaration,
+    reward_loss_declaration,
 )
 from assent.config.options import NonNegative, Options
 from assent.errors import ConfigError
@@ -141,6 +143,57 @@ class LossOptions(Options):
 def _resolved(entry: LossEntry) -> LossEntry:
     """With the defaults of all hyperparameters that have an effect. ConfigError as `LossDeclaration.resolve`."""
     return entry.model_copy(update={"hyperparameters": entry.declaration.resolve(entry.hyperparameters)})
+
+
+class RewardLossOptions(Options):
+    """The loss of a reward model, by its name and hyperparameters, or several of rankings with weights."""
+
+    loss_type: str | None = None
+    """Comparisons: bradley_terry (the default); rankings: plackett_luce, all_pairs, davidson or rao_kupper (the last
+    two and plackett_luce know ties); ratings: mse; thumbs and probabilities: bce."""
+    hyperparameters: Hyperparameters = Field(default_factory=dict)
+    """The loss's own numbers, by name (--hyperparameters.label_smoothing 0.1); docs/papers.md lists them."""
+    losses: list[LossEntry] = Field(default_factory=list)
+    """Instead of --loss-type: a weighted sum; each a name, or {"name": …, "weight": …, "hyperparameters": …}."""
+
+    @model_validator(mode="after")
+    def _losses_are_declared(self) -> Self:
+        given = [name for name in ("loss_type", "hyperparameters") if getattr(self, name) not in (None, {})]
+        if self.losses and given:
+            raise ConfigError(f"{given[0]} has no effect beside losses, whose entries have their own")
+        name = self.loss_type or "bradley_terry"
+        entries = self.losses or [LossEntry(name=name, hyperparameters=self.hyperparameters)]
+        resolved = [
+            entry.model_copy(
+                update={"hyperparameters": reward_loss_declaration(entry.name).resolve(entry.hyperparameters)}
+            )
+            for entry in entries
+        ]
+        names = [entry.name for entry in resolved]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                "a loss stands twice in losses", got=", ".join(names), fix="give it once, with its weight"
+            )
+        if len(names) > 1 and any(name in SCORE_LOSSES for name in names):
+            raise ConfigError(
+                "a sum of losses is of rankings: single labels have one loss", got=", ".join(names), fix="--loss-type"
+            )
+        self.__dict__.update(
+            {"losses": resolved}
+            if self.losses
+            else {"loss_type": names[0], "hyperparameters": resolved[0].hyperparameters}
+        )
+        return self
+
+    @property
+    def entries(self) -> list[LossEntry]:
+        """The losses with all their hyperparameters."""
+        return self.losses or [LossEntry(name=str(self.loss_type), hyperparameters=self.hyperparameters)]
+
+    @property
+    def score_loss(self) -> str | None:
+        """The loss of single labels; None for losses of rankings."""
+        return self.loss_type if self.loss_type in SCORE_LOSSES else None
 
 
 class ReferenceOptions(Options):

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from assent.config.loss_options import LOGGED, LossOptions, ReferenceOptions
-from assent.config.losses import SCORE_LOSSES, reward_loss_declaration, thumbs_loss_declaration
+from assent.config.loss_options import LOGGED, LossOptions, ReferenceOptions, RewardLossOptions
+from assent.config.losses import SCORE_LOSSES, thumbs_loss_declaration
 from assent.config.options import (
     EpochOptions,
     EvalSampleOptions,
@@ -32,7 +32,9 @@ class SftConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, Epoc
     """Assistant turns of a `messages` row that the loss is on."""
 
 
-class RewardConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, ValidationOptions):
+class RewardConfig(
+    RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, ValidationOptions, RewardLossOptions
+):
     """A reward model from comparisons, rankings, ratings, thumbs, or labels of steps."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "label_accuracy", "label_error")
@@ -41,11 +43,6 @@ class RewardConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, E
     """Start: a causal model (gets a fresh head) or a sequence classifier with as many labels as heads (keeps them)."""
     data: str
     """Comparisons, or what --loss-type takes: a file, a folder or a hub name."""
-    loss_type: str = "bradley_terry"
-    """Comparisons: bradley_terry; rankings: plackett_luce, all_pairs, davidson or rao_kupper (the last two and
-    plackett_luce know ties); ratings: mse; thumbs and probabilities: bce."""
-    hyperparameters: dict[str, float] = Field(default_factory=dict)
-    """The loss's own numbers, by name (--hyperparameters.label_smoothing 0.1); docs/papers.md lists them."""
     supervision: Literal["outcome", "process"] = "outcome"
     """outcome: a score for a completion, read at its end; process: for each step (prompt, completions, labels)."""
     center_rewards_coefficient: Annotated[float, Field(ge=0)] = 0.0
@@ -61,18 +58,17 @@ class RewardConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, E
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:
-        reward_loss_declaration(self.loss_type).resolve(self.hyperparameters)
-        pointwise = self.loss_type in SCORE_LOSSES
-        figures = ("label_accuracy" if self.loss_type == "bce" else "label_error",) if pointwise else self.MEASURED[1:3]
+        name = self.entries[0].name
+        figures = {"bce": ("label_accuracy",), "mse": ("label_error",)}.get(name, ("accuracy", "margin"))
         best = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if best not in ("loss", *figures):
-            raise ValueError(f"metric_for_best_model: {self.loss_type} has no {best}, but loss, {', '.join(figures)}")
-        if self.supervision == "process" and not pointwise:
+            raise ValueError(f"metric_for_best_model: {name} has no {best}, but loss, {', '.join(figures)}")
+        if self.supervision == "process" and self.score_loss is None:
             raise ValueError(
-                f"supervision process needs a loss of single labels ({', '.join(SCORE_LOSSES)}), not {self.loss_type}"
+                f"supervision process needs a loss of single labels ({', '.join(SCORE_LOSSES)}), not {name}"
             )
-        if self.center_rewards_coefficient and pointwise:
-            raise ValueError(f"center_rewards_coefficient is for rankings: labels of {self.loss_type} fix the level")
+        if self.center_rewards_coefficient and self.score_loss is not None:
+            raise ValueError(f"center_rewards_coefficient is for rankings: labels of {name} fix the level")
         if self.bootstrap and self.num_heads == 1:
             raise ValueError("bootstrap has no effect without num_heads above 1")
         if self.normalize_data is not None and not self.normalize_rewards:

@@ -148,7 +148,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     """Plain text within 80 columns of `RewardModelQuality.as_dict()`, with what `judge_reward` adds to it."""
     lines = [_row(text, quality.get(name)) for name, text in _SHOWN.items() if quality.get(name) is not None]
     if quality.get("noise_ceiling") is not None:
-        lines.append(f"{'accuracy that the labels’ noise allows':<46}{quality['noise_ceiling']:.3f}")
+        lines.append(f"{'accuracy that the labels’ noise allows':<49}{quality['noise_ceiling']:.3f}")
     lines += ["", f"{'states':<16}{'is right':<30}{'pairs':>6}"]
     lines += [f"{b['stated']:<16.3f}{_interval(b['right']):<30}{b['right']['n']:>6}" for b in quality["reliability"]]
     for column, values in quality["slices"].items():
@@ -175,7 +175,7 @@ _SHOWN = {
 
 
 def _row(text: str, estimate: Any) -> str:
-    return f"{text:<46}{estimate if isinstance(estimate, str) else _interval(estimate)}"
+    return f"{text:<49}{estimate if isinstance(estimate, str) else _interval(estimate)}"
 
 
 def _interval(estimate: Mapping[str, Any] | float) -> str:

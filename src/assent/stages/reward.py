@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from assent.config.losses import RANKING_LOSSES, SCORE_LOSSES, reward_loss_declaration
+from assent.config.losses import RANKING_LOSSES, reward_loss_declaration
 from assent.config.stages import RewardConfig
 from assent.engine.learner import Learner
 from assent.errors import RunError
@@ -65,16 +65,18 @@ def run(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> S
 
 
 def objective_of(config: RewardConfig) -> RankingObjective | ScoreObjective:
-    if config.loss_type in SCORE_LOSSES:
-        return ScoreObjective(config.loss_type, process=config.supervision == "process")
-    hyperparameters = reward_loss_declaration(config.loss_type).resolve(config.hyperparameters)
-    return RankingObjective(config.loss_type, centring=config.center_rewards_coefficient, **hyperparameters)
+    if config.score_loss is not None:
+        return ScoreObjective(config.score_loss, process=config.supervision == "process")
+    return RankingObjective(*config.entries, centring=config.center_rewards_coefficient)
 
 
 def _select(config: RewardConfig) -> Select:
-    if config.loss_type in SCORE_LOSSES:
-        return partial(to_labelled, loss=config.loss_type, process=config.supervision == "process")
-    return partial(rankings_for, loss=config.loss_type, accepts=RANKING_LOSSES[config.loss_type].accepts)
+    if config.score_loss is not None:
+        return partial(to_labelled, loss=config.score_loss, process=config.supervision == "process")
+    accepts = [RANKING_LOSSES[entry.name].accepts for entry in config.entries]
+    # Of a sum every loss must be able to read the row, and one at least must use what stands in it.
+    usable = frozenset.union(*accepts) - {"many"} | frozenset.intersection(*accepts)
+    return partial(rankings_for, loss=" + ".join(entry.name for entry in config.entries), accepts=usable)
 
 
 def _normalise(config: RewardConfig, data: Session) -> None:
@@ -128,7 +130,7 @@ def _check_equal_scores(gate: Gate, config: RewardConfig, groups: Sequence[Token
     name = "loss_at_zero_margin"
     batch = pack(groups, device="cpu")
     ranks = batch.completion.get("rank")
-    if config.loss_type == "mse":
+    if config.score_loss == "mse":
         return gate.skip(name, reason="the value of a regression depends on its labels")
     if any(column in batch.value for column in ("chosen_probability", "margin")):
         return gate.skip(name, reason="the data gives soft labels or margins of its own")
@@ -140,17 +142,15 @@ def _check_equal_scores(gate: Gate, config: RewardConfig, groups: Sequence[Token
     shape = {"scores": batch.num_completions, "values": batch.num_counted, "last_values": batch.num_completions}
     zeros = {want: torch.zeros(shape[want], config.num_heads) for want in objective.want}
     sums, _ = objective(Outputs(**zeros), batch)
-    declaration = reward_loss_declaration(config.loss_type)
-    hyperparameters = declaration.resolve(config.hyperparameters)
-    values = [declaration.zero_margin_value(num_completions=len(g.completions), **hyperparameters) for g in groups]
-    weights = pair_weights(batch).tolist()
-    if config.loss_type in SCORE_LOSSES:
-        expected = values[0]
-    else:
-        expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    weights, expected = pair_weights(batch).tolist(), 0.0
+    for entry in config.entries:
+        at_zero = partial(reward_loss_declaration(entry.name).zero_margin_value, **entry.hyperparameters)
+        values = [at_zero(num_completions=len(group.completions)) for group in groups]
+        expected += entry.weight * sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    counts = objective.counts(batch)
     gate.check(
         name,
-        float(sums[config.loss_type]) / objective.counts(batch)[config.loss_type],
+        sum(float(total) / counts[term] for term, total in sums.items()),
         expected=expected,
         tolerance=1e-5 * max(1.0, expected),
         cause="the loss is not the one that its declaration describes, or weights and signs are applied wrongly",

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from assent.config.loss_options import LossEntry
+from assent.config.losses import RANKING_LOSSES
 from assent.engine.random import generator
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.objectives.ranking import centring_penalty, ranking_loss, score_loss
@@ -23,7 +24,8 @@ BOOTSTRAP = "bootstrap_{}"
 
 
 class RankingObjective:
-    """A registered loss of rankings, averaged over the step's groups; a group weighs as one, times its weight.
+    """The weighted sum of registered losses of rankings (none named: bradley_terry), averaged over the step's groups;
+    a group weighs as one, times its weight.
 
     An ensemble's loss is the mean over its members, each with its own bootstrap weights where there are some; accuracy
     and margin are of the members' mean score.
@@ -31,34 +33,36 @@ class RankingObjective:
 
     want = frozenset({"scores"})
 
-    def __init__(self, loss: str = "bradley_terry", *, centring: float = 0.0, **hyperparameters: Any) -> None:
-        self.loss, self.centring, self.hyperparameters = loss, centring, hyperparameters
+    def __init__(self, *losses: LossEntry, centring: float = 0.0) -> None:
+        self.losses, self.centring = losses or (LossEntry(name="bradley_terry"),), centring
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
-        total = float(pair_weights(batch).sum())
-        return {self.loss: total, "centring": total} if self.centring else {self.loss: total}
+        names = [entry.name for entry in self.losses] + (["centring"] if self.centring else [])
+        return dict.fromkeys(names, float(pair_weights(batch).sum()))
 
     def __call__(self, outputs: Outputs, batch: GroupBatch) -> Sums:
         assert outputs.scores is not None
         scores = outputs.scores.float().view(batch.num_completions, -1)  # (S, M)
-        members, ranks, optional = scores.shape[1], batch.completion["rank"], _optional(batch)
+        members, ranks = scores.shape[1], batch.completion["rank"]
         # M copies of the batch, one after another: member m's groups are m G … (m + 1) G - 1.
         group = torch.cat([batch.group + m * batch.num_groups for m in range(members)])
-        values, _ = ranking_loss(
-            self.loss,
-            scores=scores.T.reshape(-1),
-            ranks=ranks.repeat(members),
-            group=group,
-            **{name: numbers.repeat(members) for name, numbers in optional.items()},
-            **self.hyperparameters,
-        )
         weights = pair_weights(batch) * member_weights(batch, members) / members  # (M, G)
-        sums = {self.loss: (values.view(members, -1) * weights).sum()}
+        sums: dict[str, Tensor] = {}
+        for entry in self.losses:
+            values, _ = ranking_loss(
+                entry.name,
+                scores=scores.T.reshape(-1),
+                ranks=ranks.repeat(members),
+                group=group,
+                **{name: numbers.repeat(members) for name, numbers in _optional(batch, entry.name).items()},
+                **entry.hyperparameters,
+            )
+            sums[entry.name] = entry.weight * (values.view(members, -1) * weights).sum()
         if self.centring:
             penalty = centring_penalty(scores.T.reshape(-1), group).view(members, -1)
             sums["centring"] = self.centring * (penalty * weights).sum()
         mean = scores.detach().mean(1)
-        _, found = ranking_loss(self.loss, scores=mean, ranks=ranks, group=batch.group, **self.hyperparameters)
+        _, found = ranking_loss("all_pairs", scores=mean, ranks=ranks, group=batch.group)  # all have the same metrics
         ordered = found["ordered"].sum()
         metrics = {name: (found[name].sum(), ordered) for name in ("accuracy", "margin")}
         return sums, metrics | _reward_metrics(scores)
@@ -136,8 +140,9 @@ def with_step_targets(group: TokenGroup) -> TokenGroup:
     return replace(group, token={STEP_TARGET: moved}, completion={**group.completion, LAST_STEP_TARGET: last})
 
 
-def _optional(batch: GroupBatch) -> dict[str, Tensor]:
-    return {name: batch.value[name] for name in ("margin", "chosen_probability") if name in batch.value}
+def _optional(batch: GroupBatch, loss: str) -> dict[str, Tensor]:
+    accepted = RANKING_LOSSES[loss].accepts & {"margin", "chosen_probability"}
+    return {name: batch.value[name] for name in accepted if name in batch.value}
 
 
 def _reward_metrics(scores: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
