@@ -59,11 +59,14 @@ def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:
             "0",
             "--keep-template-tail",
         ]
-        command += ["--reference-cache", f"{folder}/cache"] if method == "dpo" else []
+        command += ["--reference-cache", str(args.cache or f"{folder}/cache")] if method == "dpo" else []
         command += ["--mixed-precision", "bf16"] if args.bf16 else []
         out, peak = measured(command)
         metrics = json.loads(out)["metrics"]
-    return {"pairs_per_s": args.pairs / metrics["cost/seconds"], "peak_bytes": peak, "last_loss": metrics["loss"]}
+        rows = [json.loads(line) for line in Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    speed = args.pairs / metrics["cost/seconds"]
+    return {"pairs_per_s": speed, "peak_bytes": peak, "loss": losses, "mfu": metrics["perf/mfu"]}
 
 
 def run_trl(method: str, args: argparse.Namespace, per_device: int) -> dict[str, object]:
@@ -76,18 +79,26 @@ def run_trl(method: str, args: argparse.Namespace, per_device: int) -> dict[str,
         args.data,
     ]
     command += ["--pairs", str(args.pairs), "--per-device", str(per_device), "--bf16", str(int(args.bf16))]
+    command += ["--precompute", "1"] if args.cached and method == "dpo" else []
     out, peak = measured(command)
     result = json.loads(out.strip().splitlines()[-1])
-    return {"pairs_per_s": result["pairs_per_s"], "peak_bytes": peak, "last_loss": result["loss"][-1]}
+    return {"pairs_per_s": result["pairs_per_s"], "peak_bytes": peak, "loss": result["loss"]}
 
 
 def compare(method: str, args: argparse.Namespace) -> dict[str, object]:
     rounds = []
+    if method == "dpo" and args.cached:
+        run_assent(method, args)  # fills the cache
     for number in range(args.repeats):
         row = {"assent": run_assent(method, args)}
         row |= {f"trl_{size}": run_trl(method, args, size) for size in args.per_device}
         rounds.append(row)
-        print(f"{method} round {number + 1}: {json.dumps(row)}", file=sys.stderr)
+        for peer in row.values():
+            losses = zip(row["assent"]["loss"], peer["loss"], strict=True)
+            peer["loss_differs_by"] = max(abs(a - b) for a, b in losses)
+        shown = {name: {k: v for k, v in run.items() if k != "loss"} for name, run in row.items()}
+        print(f"{method} round {number + 1}: {json.dumps(shown)}", file=sys.stderr)
+        rounds[-1] = shown
     medians = {}
     for size in args.per_device:
         peer = f"trl_{size}"
@@ -111,9 +122,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument(
+        "--cached", action="store_true", help="the reference's log-probabilities before the clock starts"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         args.pairs_file = Path(folder) / "pairs.jsonl"
+        args.cache = Path(folder) / "cache" if args.cached else None
         with open(args.data, encoding="utf-8") as lines:
             args.pairs_file.write_text("".join(line for _, line in zip(range(args.pairs), lines, strict=False)))
         results = {method: compare(method, args) for method in args.methods}
