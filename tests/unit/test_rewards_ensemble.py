@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from assent.config.ensembles import Combination
-from assent.config.stages import PpoConfig, RewardConfig
+from assent.config.online import PpoConfig
+from assent.config.stages import RewardConfig
 from assent.errors import ConfigError
 from assent.rewards.loading import check_reward, load_reward
 from assent.rewards.reward_model import RewardModel, combine
