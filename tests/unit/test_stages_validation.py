@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from assent.config.loading import parse_options
-from assent.config.stages import PreferenceConfig, RewardConfig, SftConfig
+from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
 from assent.data.splitting import conversation_root
 from assent.engine.checkpoint import damage
 from assent.errors import ConfigError, DataError
 from assent.metrics import lookup
 from assent.runs.files import from_json, to_json
-from assent.stages import preference, reward, sft
+from assent.stages import kto, preference, reward, sft
 from assent.stages.session import Session
 from assent.stages.validation import Validation, check_overlap
 from assent.types import PromptGroup
@@ -29,6 +29,7 @@ STAGES: dict[str, tuple[Any, Any]] = {
     "sft": (SftConfig, sft),
     "reward": (RewardConfig, reward),
     "dpo": (PreferenceConfig, preference),
+    "kto": (KtoConfig, kto),
 }
 
 
@@ -41,7 +42,9 @@ def given(command: str, inputs: Mapping[str, str], out: Path, **options: Any) ->
     rows = "demonstrations" if command == "sft" else "comparisons"
     common = {"model": inputs["model"], "data": inputs[rows], "eval_data": inputs[f"held_out_{rows}"], "device": "cpu"}
     common |= {"output_dir": str(out), "max_length": 64, "batch_size": 4, "learning_rate": 3e-3, "max_steps": 7}
-    if command == "dpo":
+    if command == "kto":
+        common["split_comparisons"] = True
+    if command in ("dpo", "kto"):
         common["reference_cache"] = str(out.parent / "cache")
     chosen = {name: value for name, value in (common | options).items() if value is not None}
     return parse_options(STAGES[command][0], chosen)
@@ -160,7 +163,7 @@ def test_a_run_on_its_own_training_rows_is_refused_and_nothing_is_written(
     config = given(command, inputs, tmp_path / "run")
     config = config.model_copy(update={"eval_data": config.data})
     monkeypatch.setattr(Session, "add_learner", None)  # no weights are loaded
-    with pytest.raises(DataError, match="10 of 10 held-out rows"):
+    with pytest.raises(DataError, match="20 of 20" if command == "kto" else "10 of 10"):
         STAGES[command][1].train(config)
     assert not (tmp_path / "run").exists()
 
@@ -205,7 +208,7 @@ def test_held_out_data_is_measured_from_before_the_first_step_to_after_the_last(
     rows = held_out_rows(tmp_path / "run")
     assert [row["step"] for row in rows] == [0, 3, 6, 7]
     measured = choosable(command, inputs, tmp_path)
-    assert len(measured) == (1 if command == "sft" else 3)
+    assert len(measured) == {"sft": 1, "kto": 1}.get(command, 3)
     for name in measured:  # what a checkpoint may be chosen by is there, and has a direction
         assert f"eval_{name}" in rows[0]
         assert lookup(name).direction != "none"
