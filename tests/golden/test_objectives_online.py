@@ -11,7 +11,15 @@ from torch import Tensor, tensor
 
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
-from assent.objectives import group_advantages, kl_loss, leave_one_out, policy_gradient_loss, ppo_loss
+from assent.objectives import (
+    gae,
+    group_advantages,
+    kl_loss,
+    leave_one_out,
+    policy_gradient_loss,
+    ppo_loss,
+    shaped_rewards,
+)
 from assent.objectives.advantages import ADVANTAGES, Episodes
 from assent.stages.online_objectives import PolicyObjective
 
@@ -91,6 +99,25 @@ def test_one_step_advantages_by_hand() -> None:
     close(advantages, [[0.5 + 0.2 - 0.2, 1.0 + 0.3 - 0.4, 1.4], [1.0 + 0.15 - 0.1, -1.0 + 1.0 - 0.3, 0.0]])
     assert returns is not None
     close(returns, [[0.7, 1.3, 2.0], [1.15, 0.0, 0.0]])
+
+
+def test_shaped_rewards_by_hand() -> None:
+    """gamma 0.5: r + gamma Phi' - Phi; behind the end it is zero, or 2 where the second goes on."""
+    last = tensor([0.0, 2.0], dtype=F64)
+    shaped = shaped_rewards(REWARDS, VALUES, MASK, gamma=0.5, last_potentials=last)
+    close(shaped, [[0.5 + 0.2 - 0.2, 1.0 + 0.3 - 0.4, 1.4], [1.0 + 0.15 - 0.1, -1.0 + 1.0 - 0.3, 0.0]])
+    close(shaped_rewards(REWARDS, VALUES, MASK, gamma=0.5)[1], [1.05, -1.3, 0.0])
+
+
+def test_shaping_is_a_critic_that_starts_at_the_potential() -> None:
+    """Advantages of shaped rewards under V - Phi are those of the plain ones under V (Wiewiora 2003), every lambda."""
+    generator = torch.Generator().manual_seed(0)
+    values, potentials = (torch.randn(2, 3, generator=generator, dtype=F64) for _ in range(2))
+    shaped = shaped_rewards(REWARDS, potentials, MASK, gamma=0.9)
+    for lam in (0.0, 0.5, 1.0):
+        plain, _ = gae(REWARDS, values, MASK, gamma=0.9, lam=lam)
+        moved, _ = gae(shaped, values - potentials, MASK, gamma=0.9, lam=lam)
+        torch.testing.assert_close(moved, plain)
 
 
 def test_whitened_returns_by_hand() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from assent.config.online import PpoConfig
+from assent.config.online import GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
 from assent.config.stages import PreferenceConfig, RewardConfig
 from assent.data.loading import write_groups
 from assent.evaluation.intervals import proportion_interval
@@ -81,22 +81,34 @@ def test_shuffled_labels_teach_nothing(train: Train) -> None:
     assert low <= 0.5 <= high, found
 
 
+ONLINE: dict[str, tuple[type[OnlineOptions], dict[str, Any]]] = {
+    "ppo": (PpoConfig, {"num_ppo_epochs": 2}),
+    "grpo": (GrpoConfig, {}),
+    "rloo": (RlooConfig, {}),
+    "reinforce++": (PpoConfig, {"algorithm": "reinforce++", "num_ppo_epochs": 2}),
+}
+
+
 @pytest.mark.parametrize(("rule", "sign"), [("letters", 1), ("no_letters", -1)])
-def test_ppo_follows_its_reward_up_and_turned_round_down(rule: str, sign: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ONLINE)
+def test_online_algorithms_follow_their_reward_up_and_turned_round_down(
+    algorithm: str, rule: str, sign: int, tmp_path: Path
+) -> None:
     inputs = write_inputs(tmp_path)
-    config = PpoConfig(
+    config_class, options = ONLINE[algorithm]
+    config = config_class(
         model=tiny_model(tmp_path / "start"),
         data=inputs["prompts"],
         reward=f"tests.helpers_stages:{rule}",
         output_dir=str(tmp_path / "run"),
-        total_steps=25,
         batch_size=10,
         num_completions=8,
         max_new_tokens=8,
         max_length=64,
         learning_rate=1e-2,
-        num_ppo_epochs=2,
         kl_coef=0.01,
+        total_steps=25,
+        **options,
     )
     online.train(config)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -95,6 +95,16 @@ def test_a_cut_completion_goes_on_in_the_critics_estimate() -> None:
     assert field(ended, "returns")[2] == pytest.approx(1.0)
 
 
+def test_a_potentials_rise_is_added_to_each_tokens_reward() -> None:
+    """No KL: 1 - 0.5, 2 - 1; the cut one's token: 1 - 0.25, or 0.75 - 0.25 where it goes on, with V = 0.6 behind it."""
+    potential: Any = Fixed(values=[0.5, 1.0, 0.25], last_values=[9.0, 0.75])
+    options: dict[str, Any] = {"kl_coef": 0.0, "potential": "p"}
+    ended = the_round(A2cConfig(**GIVEN, **options), potential=potential)
+    assert field(ended, "returns") == pytest.approx([0.5 + 0.2, 1.0, 0.75])
+    goes_on = the_round(A2cConfig(**GIVEN, **options, bootstrap_truncated=True), potential=potential)
+    assert field(goes_on, "returns")[2] == pytest.approx(0.75 - 0.25 + 0.6)
+
+
 def test_scores_are_scaled_by_their_running_deviation_and_not_shifted() -> None:
     """Scores 2 and 1, then 3 and 6. First deviation 0.5; all four: mean 3, variance (1 + 4 + 0 + 9) / 4."""
     config = PpoConfig(**GIVEN, kl_coef=0.0, lam=1.0, whiten_advantages=False, scale_scores=True)

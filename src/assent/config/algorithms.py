@@ -35,12 +35,12 @@ ADVANTAGES: Mapping[str, Part] = {
     "gae": Part(
         summary="generalised advantage estimation, whitened over the round",
         options=("gamma", "lam", "whiten_advantages"),
-        around=("scale_scores", "bootstrap_truncated"),
+        around=("scale_scores", "bootstrap_truncated", "potential"),
     ),
     "td": Part(
         summary="the residual of one step, r + gamma V(s') - V(s)",
         options=("gamma",),
-        around=("scale_scores", "bootstrap_truncated"),
+        around=("scale_scores", "bootstrap_truncated", "potential"),
     ),
     "group": Part(
         summary="reward minus the mean of the prompt's completions, over a standard deviation",

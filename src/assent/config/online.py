@@ -171,6 +171,9 @@ class CriticOptions(ScoreScaleOptions):
     bootstrap_truncated: bool = False
     """A completion that was cut at max_new_tokens goes on, in the critic's estimate: it gets the critic's value of its
     last state in the place of a score. Without this, it ends where it was cut and is scored as it stands."""
+    potential: str | None = None
+    """Shaping: a reward model of the policy's tokenizer, read at every token. Its rise, gamma Phi(s') - Phi(s), is
+    added to each token's reward; the optimum stays where it is."""
 
     @model_validator(mode="after")
     def _critic_options_have_effect(self) -> Self:

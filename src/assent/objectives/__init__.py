@@ -5,7 +5,15 @@ Nothing here averages over a batch or draws a random number: a function gives on
 whoever reduces divides by the count of the whole step.
 """
 
-from assent.objectives.advantages import Moments, gae, group_advantages, leave_one_out, token_rewards, whiten
+from assent.objectives.advantages import (
+    Moments,
+    gae,
+    group_advantages,
+    leave_one_out,
+    shaped_rewards,
+    token_rewards,
+    whiten,
+)
 from assent.objectives.kl import AdaptiveKLController, kl, kl_loss
 from assent.objectives.pairs import Pairs, Terms
 from assent.objectives.policy import policy_gradient_loss, ppo_loss
@@ -36,6 +44,7 @@ __all__ = [
     "preference_loss",
     "ranking_loss",
     "score_loss",
+    "shaped_rewards",
     "thumbs_loss",
     "token_rewards",
     "value_loss",

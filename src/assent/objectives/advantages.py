@@ -24,6 +24,17 @@ def token_rewards(kl_per_token: Tensor, scores: Tensor, mask: Tensor, *, kl_coef
     return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
 
 
+def shaped_rewards(
+    rewards: Tensor, potentials: Tensor, mask: Tensor, *, gamma: float, last_potentials: Tensor | None = None
+) -> Tensor:
+    """(S, L): r + gamma Phi(s') - Phi(s), dense rewards with the sparse ones' optimum (Ng et al. 1999, theorem 1).
+
+    rewards, potentials, mask (S, L), potentials of the state before each counted token; last_potentials (S,) of the
+    state after the last, zero where the completion ended there, as for all where none are given.
+    """
+    return gae(rewards, potentials, mask, gamma=gamma, lam=0.0, last_values=last_potentials)[0]  # the same residual
+
+
 def gae(
     rewards: Tensor,
     values: Tensor,

@@ -15,9 +15,11 @@ from assent.engine.learner import Learner
 from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.errors import ConfigError
+from assent.models.loading import load_tokenizer
 from assent.objectives.kl import AdaptiveKLController
 from assent.rewards.base import Reward, score_rollouts, statistics_of
 from assent.rewards.loading import check_reward, reward_hash
+from assent.rewards.reward_model import check_reward_model, same_tokenizer
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import (
@@ -33,6 +35,7 @@ from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
+from assent.stages.text import Text as Prompts
 from assent.stages.text import read_text
 from assent.types import PromptGroup, Rollout, Text
 
@@ -51,6 +54,9 @@ def train(
     check_reward(config.reward, ensemble=config.reward_ensemble)
     _check_rounds(config, len(text.train.tokens))
     inputs = {"reward": reward_hash(config.reward)}
+    if potential := getattr(config, "potential", None):
+        _check_potential(potential, text)
+        inputs["potential"] = reward_hash(potential)
     with open_session(config, text, command=config.command, kind="policy", inputs=inputs, progress=progress) as session:
         if session.result:
             return session.result
@@ -76,6 +82,18 @@ def _check_rounds(config: OnlineOptions, num_prompts: int) -> None:
         )
 
 
+def _check_potential(path: str, text: Prompts) -> None:
+    """It is read at the policy's tokens, by one head."""
+    heads = check_reward_model(path)
+    if heads != 1:
+        raise ConfigError(f"potential {path} has several heads", got=heads, expected="1")
+    if not same_tokenizer(load_tokenizer(path), text.tokenizer):
+        raise ConfigError(
+            f"potential {path} has another tokenizer than the policy, whose tokens it would read",
+            fix="train a reward model that starts from the policy's model",
+        )
+
+
 def _critic(config: OnlineOptions, session: Session) -> Learner:
     assert isinstance(config, CriticOptions)
     start = config.critic or session.critic_start(config.reward)
@@ -93,6 +111,8 @@ def run(
     critic: Learner | None,
 ) -> StageResult:
     reference = data.reference_model(config.reference)
+    path = getattr(config, "potential", None)
+    potential = data.reference_model(path, name="potential", kind="scorer") if path else None
     controller = _controller(config)
     data.resume()
     controller.value = data.state.get("kl_coef", controller.value)
@@ -120,6 +140,7 @@ def run(
             scores,
             reference=reference,
             critic=critic,
+            potential=potential,
             kl_coef=controller.value,
             score_moments=data.state.get("score_moments", (0.0, 0.0, 0.0)),
         )

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from assent.config.algorithms import ADVANTAGES as PARTS
-from assent.config.online import OnlineOptions
+from assent.config.online import CriticOptions, OnlineOptions
 from assent.engine.learner import Learner
 from assent.engine.references import Reader
-from assent.models.batch import TokenCompletion, TokenGroup
-from assent.objectives.advantages import ADVANTAGES, Episodes, Moments, token_rewards, whiten
+from assent.models.batch import Outputs, TokenCompletion, TokenGroup
+from assent.objectives.advantages import ADVANTAGES, Episodes, Moments, shaped_rewards, token_rewards, whiten
 from assent.objectives.kl import kl
 from assent.objectives.reduce import as_rows
 from assent.types import Rollout
@@ -59,6 +59,7 @@ def build_round(
     *,
     reference: Reader,
     critic: Learner | None,
+    potential: Reader | None = None,
     kl_coef: float,
     score_moments: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Round:
@@ -90,11 +91,16 @@ def build_round(
         assert read.last_values is not None
         fields["old_values"] = read.values
         values, _ = as_rows(read.values, sequence, len(rollouts))
-        if config.applies("bootstrap_truncated") and getattr(config, "bootstrap_truncated"):  # noqa: B009
+        if getattr(config, "bootstrap_truncated", False):
             last_values = torch.where(ended, 0.0, read.last_values)
             scaled = torch.where(ended, scaled, 0.0)  # its end was not seen, so nor was its score
+    rewards = token_rewards(kl_rows["k1"], scaled, mask, kl_coef=kl_coef if in_reward else 0.0)
+    if potential is not None:
+        rewards = _shaped(
+            config, rewards, mask, potential.read(groups, want={"values", "last_values"}), ended, sequence
+        )
     episodes = Episodes(
-        rewards=token_rewards(kl_rows["k1"], scaled, mask, kl_coef=kl_coef if in_reward else 0.0),
+        rewards=rewards,
         mask=mask,
         prompt=torch.arange(len(rollouts)) // config.num_completions,
         values=values,
@@ -116,6 +122,18 @@ def build_round(
         "objective/kl_coef": kl_coef,
     }
     return Round(_with_token_fields(groups, fields, lengths), metrics, nats, moments)
+
+
+def _shaped(
+    config: OnlineOptions, rewards: Tensor, mask: Tensor, read: Outputs, ended: Tensor, sequence: Tensor
+) -> Tensor:
+    """(S, L) with the rise of the potential. Where an episode ends it is zero; a bootstrapped one goes on."""
+    assert isinstance(config, CriticOptions)
+    assert read.values is not None
+    assert read.last_values is not None
+    potentials, _ = as_rows(read.values, sequence, len(rewards))
+    last = torch.where(ended, 0.0, read.last_values) if config.bootstrap_truncated else None
+    return shaped_rewards(rewards, potentials, mask, gamma=config.gamma, last_potentials=last)
 
 
 def _scaled(config: OnlineOptions, scores: Tensor, before: Sequence[float]) -> tuple[Tensor, list[float]]:

@@ -117,8 +117,10 @@ class Session:
             self.log.note(line)
         return learner
 
-    def reference_model(self, path: str | None, *, name: str = "reference") -> Reference | AdapterOff:
-        """A frozen policy in memory; none given: the start of the policy, which an adapter leaves where it is.
+    def reference_model(
+        self, path: str | None, *, name: str = "reference", kind: Kind = "policy"
+    ) -> Reference | AdapterOff:
+        """A frozen model in memory; none given: the start of the policy, which an adapter leaves where it is.
 
         run.json has its fingerprint as `name`.
         """
@@ -126,7 +128,7 @@ class Session:
             start = AdapterOff(self.learner)
             self._note_start(name, start.fingerprint())
             return start
-        module = load_module(self.config, path or self.config.model, "policy", self.text.tokenizer)
+        module = load_module(self.config, path or self.config.model, kind, self.text.tokenizer)
         reference = Reference(module, self.runtime, self._budget)
         self._readers.append(reference)
         self.ledger.models_resident += 1
