@@ -14,6 +14,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from assent.models.loading import fingerprint, load_policy, load_scorer, load_tokenizer
+from assent.rewards.reward_model import RewardModel
+from assent.types import Message
 from tests.helpers_cli import said
 from tests.helpers_stages import Fault, arguments, run, told, write_inputs
 
@@ -136,6 +138,22 @@ def test_an_adapter_is_merged_and_a_new_one_goes_on_top(train: Any, inputs: dict
     assert fingerprint(load_policy(ppo / "start")) == start
 
 
+def test_an_ensembles_heads_gains_and_biases_come_back_with_its_adapter(train: Any, inputs: dict[str, str]) -> None:
+    folder = train("reward", "run", *LORA, "--num-heads", "2", "--normalize-rewards")
+    scorer = load_scorer(folder / "model")
+    assert scorer.score.weight.shape == (2, 32)
+    assert len(scorer.config.assent_score_bias) == scorer.config.assent_ensemble_size == 2
+    rows = [json.loads(line) for line in Path(inputs["comparisons"]).read_text().splitlines()]
+    pairs = [
+        (tuple(Message(**m) for m in row["prompt"]), row[side][0]["content"])
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
+    scores = RewardModel(str(folder / "model")).score(*zip(*pairs, strict=True))
+    assert sum(scores) / len(scores) == pytest.approx(0.0, abs=1e-4)  # the mean of two members of mean 0 each
+    assert max(scores) - min(scores) > 0.5
+
+
 def test_new_control_tokens_are_trained_with_the_adapter(train: Any, inputs: dict[str, str], tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -147,8 +165,9 @@ def test_new_control_tokens_are_trained_with_the_adapter(train: Any, inputs: dic
     template.write_text(known.replace("<|im_start|>", "<|turn|>").replace("<|im_end|>", "<|done|>"))
     folder = train("sft", "run", *LORA, "--chat-template", str(template), model=str(bare))
     adapter = json.loads((folder / "model/adapter_config.json").read_text())
-    if "in full" in notes(folder):
-        assert "embed_tokens" in str(adapter["modules_to_save"])
+    assert "in full: embed_tokens" in notes(folder)
+    assert "new tokens: <|" in notes(folder)
+    assert "embed_tokens" in str(adapter["modules_to_save"])
     merged = load_policy(folder / "model")
     tokenizer = load_tokenizer(folder / "model")
     assert merged.get_input_embeddings().weight.shape[0] >= len(tokenizer)
