@@ -18,8 +18,9 @@ from assent.config.loss_options import LossEntry
 from assent.config.losses import PREFERENCE_LOSSES
 from assent.config.stages import PreferenceConfig
 from assent.engine.learner import Reference
-from assent.errors import DataError
+from assent.errors import ConfigError, DataError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
+from assent.models.new_model import new_model
 from assent.models.packing import pack
 from assent.stages import preference
 from assent.stages.preference import PreferenceObjective
@@ -266,3 +267,12 @@ def test_the_reference_cache_knows_the_models_configuration(run: Run, inputs: di
     found = run("edited-run", reference=str(other))
     assert "read from the cache" not in notes(found)
     assert steps(found)[0]["loss"] != steps(tmp_path / "first")[0]["loss"]
+
+
+def test_a_reference_of_another_tokenizer_is_refused_before_anything_is_loaded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_model(tmp_path / "alien", texts=["wholly other words"] * 9, vocab_size=300, hidden_size=32, layers=1, heads=2)
+    monkeypatch.setattr(preference, "open_session", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        run(reference=str(tmp_path / "alien"))

@@ -147,3 +147,23 @@ def test_a_disk_that_is_full_from_the_start_gives_status_3(inputs: dict[str, str
     assert run(argv, messages, Fault(file_bytes=1000)) == 3
     assert messages.read_text().startswith("error: cannot write")
     assert run(argv, messages) == 0, messages.read_text()
+
+
+@pytest.mark.parametrize(
+    "command", [["dpo", "--reference-sync-steps", "2", "--loss-type", "bco_pair"], ["kto", "--split-comparisons"]]
+)
+def test_a_reference_that_follows_and_losses_of_the_whole_step_resume(
+    command: list[str], inputs: dict[str, str], tmp_path: Path
+) -> None:
+    messages, found = tmp_path / "messages", []
+    for name in ("whole", "broken"):
+        argv = [*arguments("reward", inputs, tmp_path / name), *command[1:], "--micro-batch-tokens", "40"]
+        argv = [command[0], *argv[1:]]
+        if name == "broken":
+            assert run(argv, messages, Fault(after=3, number=signal.SIGTERM)) == 130, messages.read_text()
+        assert run(argv, messages) == 0, messages.read_text()
+        found.append(outcome(tmp_path / name))
+    for part in found:  # a broken run has read its reference from the cache
+        part["metrics"] = [{**row, "cost/flops": None} for row in part["metrics"]]
+        part["result"] = {**part["result"], "cost/flops": None}
+    assert found[0] == found[1]

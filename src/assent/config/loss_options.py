@@ -220,7 +220,7 @@ class ReferenceOptions(Options):
         if self.reference_cache is not None and (moves or self.reference == LOGGED):
             why = "is read anew at every step" if moves else "is in the data already"
             raise ConfigError(f"reference_cache has no effect: the reference {why}", fix="leave it out")
-        if moves and getattr(self, "lora_r", 0):
+        if moves and getattr(self, "lora_r", None):
             raise ConfigError(
                 "reference_sync_steps moves all weights, and lora_r trains an adapter beside them", fix="leave one out"
             )

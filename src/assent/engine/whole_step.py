@@ -115,7 +115,8 @@ def _placed(counted: np.ndarray, mask: tuple[bool, ...] | None) -> np.ndarray:
 
 def _depended_on(group: TokenGroup) -> TokenGroup:
     """Without the completions whose every ∂L/∂x is zero."""
-    numbers = [arrays for name, arrays in (*group.token.items(), *group.completion.items()) if name.startswith(PREFIX)]
+    fields: dict[str, Any] = {**group.token, **group.completion}
+    numbers = [arrays for name, arrays in fields.items() if name.startswith(PREFIX)]
     kept = [k for k in range(len(group.completions)) if any(np.any(arrays[k]) for arrays in numbers)]
     if len(kept) == len(group.completions):
         return group

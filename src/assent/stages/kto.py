@@ -33,7 +33,7 @@ from assent.stages.gate import (
     precision_of,
 )
 from assent.stages.held_out import held_out_metrics
-from assent.stages.references import REFERENCE, StageReference, open_reference
+from assent.stages.references import REFERENCE, StageReference, check_reference, open_reference
 from assent.stages.result import StageResult
 from assent.stages.scoring import pair_weights
 from assent.stages.selecting import only_logged, to_thumbs, without_logged
@@ -122,6 +122,7 @@ def train(
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=only_logged(select) if config.reference == LOGGED else without_logged(select),
     )
+    check_reference(config, text)
     if "kl_baseline" in thumbs_loss_declaration(config.loss_type).accepts:
         for part in text.parts.values():
             part.tokens = with_mismatched(part.tokens, max_length=config.max_length, seed=config.seed)

@@ -28,7 +28,7 @@ from assent.stages.gate import (
     precision_of,
 )
 from assent.stages.held_out import held_out_metrics
-from assent.stages.references import REFERENCE, StageReference, open_reference
+from assent.stages.references import REFERENCE, StageReference, check_reference, open_reference
 from assent.stages.result import StageResult
 from assent.stages.scoring import pair_weights
 from assent.stages.selecting import Select, only_logged, to_comparisons, to_rankings, without_logged
@@ -86,7 +86,7 @@ class PreferenceObjective:
 
     def _pairs(self, entry: LossEntry, logps: Tensor, batch: GroupBatch) -> Computed:
         declared = self.declared[entry.name]
-        fields: dict[str, Tensor | None] = {
+        fields: dict[str, Any] = {
             name: batch.value[name] for name in COLUMNS if name in batch.value and name in declared.accepts
         }
         if declared.needs_reference:
@@ -94,8 +94,8 @@ class PreferenceObjective:
         if declared.uses_lengths:
             lengths = torch.bincount(batch.sequence, minlength=batch.num_completions).to(logps)
             fields |= _halves(lengths, "chosen_lengths", "rejected_lengths")
-        halves = _halves(logps, "chosen", "rejected")
-        values, metrics = preference_loss(entry.name, **halves, **fields, **entry.hyperparameters)
+        fields |= {**_halves(logps, "chosen", "rejected"), **entry.hyperparameters}
+        values, metrics = preference_loss(entry.name, **fields)
         return values, metrics, torch.ones_like(values)
 
     def _ranking(self, entry: LossEntry, logps: Tensor, batch: GroupBatch) -> Computed:
@@ -135,6 +135,7 @@ def train(
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=_select(config),
     )
+    check_reference(config, text)
     _check_columns(config, text)
     with open_session(config, text, command="dpo", kind="policy", progress=progress) as session:
         return session.result or run(config, session.learner, session, session.log)

@@ -21,12 +21,34 @@ from torch import Tensor
 from assent.config.loss_options import LOGGED, ReferenceOptions
 from assent.engine.learner import Learner, Reference
 from assent.engine.references import completion_sums
-from assent.errors import ConfigError, DataError
+from assent.errors import ConfigError, DataError, ModelError
 from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
+from assent.models.loading import check_context, load_config, load_tokenizer
 from assent.stages.session import Session
+from assent.stages.text import Text
 
 REFERENCE = "reference_logps"
+
+
+def check_reference(config: Any, text: Text) -> None:
+    """ModelError or ConfigError where the reference's folder cannot serve, before any weights are loaded."""
+    if config.reference in (None, LOGGED):
+        return
+    check_context(load_config(config.reference, revision=config.revision), config.max_length)
+    try:
+        theirs = load_tokenizer(config.reference, revision=config.revision).get_vocab()
+    except ModelError:
+        return  # weights alone: nothing says that they are of other tokens
+    ours = text.tokenizer.get_vocab()  # which may have control tokens that were added for a template
+    shared = ours.keys() & theirs.keys()
+    if len(shared) < 0.9 * len(theirs) or any(ours[token] != theirs[token] for token in shared):
+        raise ConfigError(
+            "the reference has another tokenizer than the policy",
+            got=config.reference,
+            expected="one that gives the same tokens the same ids",
+            fix="give the model that the policy was trained from, or its log-probabilities with the data",
+        )
 
 
 class StageReference(Protocol):
