@@ -25,6 +25,7 @@ PRELOADED = [
     "assent.stages.reward",
     "assent.stages.preference",
     "assent.stages.online",
+    "assent.stages.online_preference",
 ]
 PATIENCE_SECONDS = 240
 """A run of one second on an idle machine; longer than this, and it says where it hangs."""
@@ -93,12 +94,15 @@ def _write_rows(folder: Path, prefix: str, rows: Sequence[PromptGroup]) -> dict[
 def arguments(command: str, inputs: Mapping[str, str], output_dir: Path) -> list[str]:
     """`assent COMMAND` (which may have options) on these inputs: five steps, a checkpoint after every second."""
     name = command.split(maxsplit=1)[0]
-    data = {"sft": "demonstrations", **dict.fromkeys(ONLINE, "prompts")}.get(name, "comparisons")
+    data = {"sft": "demonstrations", **dict.fromkeys([*ONLINE, "online-dpo"], "prompts")}.get(name, "comparisons")
     common = ["--model", inputs["model"], "--data", inputs[data], "--output-dir", str(output_dir), "--max-length", "64"]
     common += ["--learning-rate", "3e-3", "--warmup-ratio", "0.2", "--batch-size", "4", "--save-steps", "2"]
     if name in ONLINE:
         common += ["--reward", "tests.helpers_stages:brevity", "--total-steps", "5", "--max-new-tokens", "6"]
         return [*command.split(), *common, "--kl-target", "0.5", *ONLINE[name]]
+    if name == "online-dpo":
+        common += ["--reward", "tests.helpers_stages:letters", "--total-steps", "5", "--max-new-tokens", "6"]
+        return [name, *common, "--num-completions", "3", "--updates-per-round", "2"]
     extra = ["--eval-data", inputs[f"held_out_{data}"], "--max-steps", "5"]
     if command == "dpo":
         extra += ["--reference-cache", str(output_dir.parent / "reference")]

@@ -84,6 +84,7 @@ objective/non_score_reward | reward | none | −kl_coef · KL, mean over complet
 objective/rlhf_reward | reward | higher | score plus KL penalty, mean over completions
 objective/scores | reward | higher | the reward's score, mean over completions
 objective/scores_std | reward | none | standard deviation of the scores over completions
+objective/scores_margin | reward | none | score of a prompt's best completion minus that of its worst, mean over prompts
 policy/updates | updates | none | updates of the policy in the round
 frac_reward_zero_std | fraction | lower | prompts whose completions all have the same score: they teach nothing
 policy/approxkl_avg | nats per token | lower | ½ mean (log-ratio)² of the policy to the one that sampled
@@ -100,6 +101,8 @@ val/error | reward² | lower | squared error of the values before clipping, mean
 rollout/completion_length | tokens | none | mean length of the sampled completions
 rollout/completion_length_<statistic> | tokens | none | a statistic of the lengths of the sampled completions
 rollout/eos_rate | fraction | none | sampled completions that ended by themselves
+rollout/not_compared | prompts | lower | prompts of the round whose completions gave no comparison: a tie, or all alike
+rollout/blank | completions | lower | completions of the round without a visible character
 rollout/unique | fraction | none | distinct completions among those sampled
 rollout/tokens_per_second | tokens per second | higher | sampled tokens over the time that sampling took
 episode | completions | none | completions sampled so far

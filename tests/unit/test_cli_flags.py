@@ -68,7 +68,7 @@ def test_a_flag_wins_over_yaml_and_yaml_over_the_default(
         (["sft", "--learnin-rate", "1"], ["--learnin-rate", "Did you mean --learning-rate"]),
         (["sftt"], ["sftt", 'Did you mean "sft"']),
         (["data", "chek"], ["chek", "check"]),
-        ([], ["no command given", "sft, reward, dpo, kto, ppo, a2c, grpo, rloo"]),
+        ([], ["no command given", "sft, reward, dpo, kto, online-dpo, ppo, a2c, grpo, rloo"]),
         (["sft"], ["options missing: --output-dir, --model, --data"]),
         (["sft", "--batch-size", "-1"], ["--batch-size", "'-1'", "greater than or equal to 1", "--model"]),
         (["sft", "--learning-rate"], ["--learning-rate"]),

@@ -15,7 +15,7 @@ import pytest
 from assent.engine.checkpoint import damage
 from tests.helpers_stages import Fault, arguments, ended, run, start, told, write_inputs
 
-COMMANDS = ["sft", "reward", "dpo", "ppo", "a2c", "grpo", "rloo", "ppo --algorithm reinforce++"]
+COMMANDS = ["sft", "reward", "dpo", "online-dpo", "ppo", "a2c", "grpo", "rloo", "ppo --algorithm reinforce++"]
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything a run leaves that does not depend on how long it took."""
-    samples = folder / "samples.jsonl"
+    written = {name: folder / f"{name}.jsonl" for name in ("samples", "preferences")}
     result = json.loads((folder / "run.json").read_text())["result"]["metrics"]
     return {
         "weights": (folder / "model" / "model.safetensors").read_bytes(),
         "metrics": told(folder / "metrics.jsonl"),
-        "samples": samples.read_text() if samples.exists() else None,
+        **{name: path.read_text() if path.exists() else None for name, path in written.items()},
         "result": {name: value for name, value in result.items() if not name.startswith(("perf/", "critic/perf/"))}
         | dict.fromkeys(("cost/seconds", "cost/peak_memory_bytes"), None),
     }

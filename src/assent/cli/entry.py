@@ -38,6 +38,12 @@ COMMANDS = (
     ("reward", "assent.cli.training:reward", TRAINING, "A reward model from comparisons, rankings, ratings or steps."),
     ("dpo", "assent.cli.training:dpo", TRAINING, "Direct preference optimisation from comparisons or rankings."),
     ("kto", "assent.cli.training:kto", TRAINING, "Preference optimisation from thumbs up and down."),
+    (
+        "online-dpo",
+        "assent.cli.training:online_dpo",
+        TRAINING,
+        "DPO on completions that the policy samples and a reward ranks.",
+    ),
     ("ppo", "assent.cli.training:ppo", TRAINING, "PPO against a reward, with a KL penalty to the reference."),
     ("a2c", "assent.cli.training:a2c", TRAINING, "Advantage actor-critic: one update per round, with a critic."),
     (

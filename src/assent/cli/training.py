@@ -1,4 +1,4 @@
-"""sft, reward, dpo, kto, ppo, a2c, grpo, rloo: a configuration in, a trained model's folder out."""
+"""sft, reward, dpo, kto, online-dpo, ppo, a2c, grpo, rloo: a configuration in, a trained model's folder out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome, figures
 from assent.config.online import A2cConfig, GrpoConfig, PpoConfig, RlooConfig
+from assent.config.online_dpo import OnlineDpoConfig
 from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
 from assent.pipelines.steps import run_step
 
@@ -29,6 +30,11 @@ def dpo(config: PreferenceConfig) -> Outcome:
 @command(KtoConfig)
 def kto(config: KtoConfig) -> Outcome:
     return _train("kto", config)
+
+
+@command(OnlineDpoConfig)
+def online_dpo(config: OnlineDpoConfig) -> Outcome:
+    return _train("online-dpo", config)
 
 
 @command(PpoConfig)

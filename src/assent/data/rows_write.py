@@ -117,3 +117,14 @@ def scores(group: PromptGroup) -> dict[str, Any]:
 
 def prompt_only(group: PromptGroup) -> dict[str, Any]:
     return {"prompt": texts.as_plain(group.prompt)}
+
+
+def context(group: PromptGroup) -> dict[str, Any]:
+    """The prompt with all that was beside it in its row: what a row of sampled completions begins with."""
+    optional = {"tools": group.tools and list(group.tools), "chat_template_kwargs": dict(group.chat_template_kwargs)}
+    return {**group.columns, **{k: v for k, v in optional.items() if v}, "prompt": texts.as_plain(group.prompt)}
+
+
+def as_prompt_is(prompt: Text, completion: str) -> Any:
+    """A sampled text as a column holds it: text after text; an assistant turn after a conversation."""
+    return completion if isinstance(prompt, str) else texts.as_plain((Message("assistant", completion),))

@@ -15,7 +15,7 @@ import numpy as np
 
 from assent.config.completions import BestOfNConfig, CompletionOptions, SampleConfig
 from assent.data.loading import load_groups
-from assent.data.texts import as_plain
+from assent.data.rows_write import as_prompt_is, context
 from assent.engine.ledger import Ledger
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
@@ -33,7 +33,7 @@ from assent.runs.files import to_json
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
 from assent.stages.selecting import to_prompts
-from assent.types import Message, PromptGroup, Rollout, Text
+from assent.types import PromptGroup, Rollout
 
 CHUNK_PROMPTS = 64
 """Prompts between two movements of the progress bar; what is sampled does not depend on it."""
@@ -211,8 +211,8 @@ def _described(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 def _row(group: PromptGroup, rollout: Rollout) -> dict[str, Any]:
     return {
-        **_context(group),
-        "completion": _as_prompt_is(group.prompt, rollout.text),
+        **context(group),
+        "completion": as_prompt_is(group.prompt, rollout.text),
         "completion_index": rollout.completion_index,
         "finish_reason": rollout.finish_reason,
         "tokens": len(rollout.ids),
@@ -221,19 +221,8 @@ def _row(group: PromptGroup, rollout: Rollout) -> dict[str, Any]:
 
 
 def _candidates(group: PromptGroup, rollouts: Sequence[Rollout], scores: Sequence[float]) -> dict[str, Any]:
-    completions = [_as_prompt_is(group.prompt, rollout.text) for rollout in rollouts]
-    return {**_context(group), "completions": completions, "scores": list(scores)}
-
-
-def _context(group: PromptGroup) -> dict[str, Any]:
-    """The prompt with all that was beside it in its row."""
-    optional = {"tools": group.tools and list(group.tools), "chat_template_kwargs": dict(group.chat_template_kwargs)}
-    return {**group.columns, **{k: v for k, v in optional.items() if v}, "prompt": as_plain(group.prompt)}
-
-
-def _as_prompt_is(prompt: Text, completion: str) -> Any:
-    """Text after text; an assistant turn after a conversation."""
-    return completion if isinstance(prompt, str) else as_plain((Message("assistant", completion),))
+    completions = [as_prompt_is(group.prompt, rollout.text) for rollout in rollouts]
+    return {**context(group), "completions": completions, "scores": list(scores)}
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
-Training (`sft`, `reward`, `dpo`, `kto`, `ppo`, `a2c`, `grpo`, `rloo`) gives a `Result`; `new_model`, `merge`, `sample`,
-`best_of_n`, `evaluate` and `explain` give what their command prints with --json; `run` gives a `PipelineResult`.
+Training (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) gives a `Result`; `new_model`,
+`merge`, `sample`, `best_of_n`, `evaluate` and `explain` give what their command prints with --json; `run` gives a
+`PipelineResult`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ def dpo(*, progress: Progress | None = None, **options: Any) -> Result:
 def kto(*, progress: Progress | None = None, **options: Any) -> Result:
     """Preference optimisation from thumbs. Options: those of `assent kto` (`model`, `data`, `beta` …)."""
     return _run("kto", options, progress)
+
+
+def online_dpo(*, progress: Progress | None = None, **options: Any) -> Result:
+    """DPO on completions sampled as it goes. Options: those of `assent online-dpo` (`model`, `data`, `reward` …)."""
+    return _run("online-dpo", options, progress)
 
 
 def ppo(*, progress: Progress | None = None, **options: Any) -> Result:

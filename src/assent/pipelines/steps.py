@@ -61,6 +61,7 @@ STEPS: dict[str, Step] = {
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
     "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),
     "kto": Step("assent.config.stages:KtoConfig", "assent.stages.kto:train"),
+    "online-dpo": Step("assent.config.online_dpo:OnlineDpoConfig", "assent.stages.online_preference:train"),
     "ppo": Step("assent.config.online:PpoConfig", "assent.stages.online:train"),
     "a2c": Step("assent.config.online:A2cConfig", "assent.stages.online:train"),
     "grpo": Step("assent.config.online:GrpoConfig", "assent.stages.online:train"),

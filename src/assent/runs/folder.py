@@ -2,6 +2,7 @@
 
 run.json        manifest: configuration, versions, git revision, hashes, parent runs, notes, result
 metrics.jsonl   one line per logged step          samples.jsonl   prompts and completions to look at
+preferences.jsonl   of online-dpo: what was sampled and scored
 checkpoints/    step-N/, written by the engine    model/          the result, an ordinary Hugging Face folder
 """
 
@@ -21,6 +22,7 @@ from assent.runs.files import from_json, keep_lines, read_lines, storage_errors,
 
 FORMAT = 1
 MANIFEST, METRICS, SAMPLES, LOCK = "run.json", "metrics.jsonl", "samples.jsonl", ".lock"
+PREFERENCES = "preferences.jsonl"
 
 RESULT_NEUTRAL = frozenset(
     {"output_dir", "resume", "save_steps", "save_total_limit", "micro_batch_tokens", "reference_cache"}
@@ -125,13 +127,13 @@ class RunFolder:
         self.record(start={**started, f"{name}_start": fingerprint})
 
     def rewind(self, step: int | None) -> None:
-        """Cuts metrics and samples to those written when at most `step` updates were done; None: to nothing.
+        """Cuts what is written line by line to what was when at most `step` updates were done; None: to nothing.
 
         Called when a run resumes, so that the lines after its checkpoint are not written twice.
         """
         if not self.is_main:
             return
-        for name in (METRICS, SAMPLES):
+        for name in (METRICS, SAMPLES, PREFERENCES):
             path = self.path / name
             if path.exists():
                 keep_lines(path, [row for row in read_lines(path) if step is not None and row["step"] <= step])

@@ -9,7 +9,7 @@ from typing import Any
 from assent.errors import UsageError
 from assent.metrics import lookup
 from assent.runs.files import append_line
-from assent.runs.folder import METRICS, SAMPLES, RunFolder
+from assent.runs.folder import METRICS, PREFERENCES, SAMPLES, RunFolder
 from assent.runs.progress import Progress, Silent, Task
 
 __all__ = ["Progress", "RunLog", "Task"]
@@ -36,9 +36,16 @@ class RunLog:
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Lines of samples.jsonl."""
+        self._append(SAMPLES, step, rows)
+
+    def preferences(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Lines of preferences.jsonl: what was sampled and ranked, as a file of scores."""
+        self._append(PREFERENCES, step, rows)
+
+    def _append(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         if self.folder.is_main:
             for row in rows:
-                append_line(self.folder.path / SAMPLES, {"step": step, **row})
+                append_line(self.folder.path / name, {"step": step, **row} | {"step": step})
 
     def note(self, text: str) -> None:
         """A line for people: on stderr, and kept in run.json."""

@@ -14,7 +14,7 @@ from assent.config.loss_options import LOGGED, LossEntry
 from assent.config.stages import PreferenceConfig
 from assent.engine.learner import Learner
 from assent.errors import DataError
-from assent.models.batch import GroupBatch, Outputs
+from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.packing import pack
 from assent.objectives.preference import preference_loss
 from assent.objectives.ranking import ranking_loss
@@ -28,7 +28,7 @@ from assent.stages.gate import (
     precision_of,
 )
 from assent.stages.held_out import held_out_metrics
-from assent.stages.references import REFERENCE, StageReference, check_reference, open_reference
+from assent.stages.references import REFERENCE, check_reference, open_reference
 from assent.stages.result import StageResult
 from assent.stages.scoring import pair_weights
 from assent.stages.selecting import Select, only_logged, to_comparisons, to_rankings, without_logged
@@ -175,7 +175,9 @@ def run(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) 
     )
     data.resume()
     if data.step == 0:
-        _gate(config, learner, data, log, objective, reference)
+        gate = Gate(log, precision=precision_of(config))
+        check_start(gate, learner, reference.read(data.batch(0)), objective, origin=reference.origin)
+        gate.done()
     for step in data.steps():
         metrics = learner.update(reference.read(data.batch(step)), objective)
         reference.follow(step + 1)
@@ -184,30 +186,23 @@ def run(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) 
     return data.finish()
 
 
-def _gate(
-    config: PreferenceConfig,
-    learner: Learner,
-    data: Session,
-    log: RunLog,
-    objective: PreferenceObjective,
-    reference: StageReference,
+def check_start(
+    gate: Gate, learner: Learner, first: Sequence[TokenGroup], objective: PreferenceObjective, *, origin: str
 ) -> None:
-    gate = Gate(log, precision=precision_of(config))
-    first = reference.read(data.batch(0))
+    """Law 5 on the first step's groups, which carry the reference's sums; `origin` is the reference's."""
     outputs = learner.read(first, want={"logprobs"})
     assert outputs.logprobs is not None
     check_loss_tokens(gate, first, outputs.logprobs.shape[0])
     check_positions(gate, first)
     check_batch_mates(gate, learner, first, want="logprobs")
-    if reference.origin == "none":
+    if origin == "none":
         gate.skip("loss_at_zero_margin", reason="the loss takes no reference: its margins are not zero at the start")
-    elif reference.origin != "start":
+    elif origin != "start":
         gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")
     else:
         batch = pack(first, device="cpu")
         tolerance = check_log_ratios(gate, outputs.logprobs, batch.completion[REFERENCE], batch)
         check_zero_margin(gate, objective, outputs.logprobs, batch, tolerance)
-    gate.done()
 
 
 def check_zero_margin(

@@ -114,6 +114,21 @@ class FixedReference(NoReference):
         self.data.check_same(REFERENCE, self.digest, digest(torch.from_numpy(stored)))
 
 
+class ReadReference(NoReference):
+    """A fixed policy in memory, or the policy with its adapter off, read anew: its groups are sampled on the way."""
+
+    def __init__(self, path: str | None, data: Session) -> None:
+        self.data, self.path = data, path
+        self.origin = "start" if path is None else "fixed"
+        self.model = data.reference_model(path)
+
+    def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        return with_reference(groups, completion_sums(groups, self.model))
+
+    def finish(self) -> None:
+        self.data.check_unchanged(self.model)
+
+
 class FollowingReference:
     """A model in memory; part of every checkpoint. Held-out figures are against the reference as it then is."""
 

@@ -1,0 +1,65 @@
+"""`assent online-dpo`: what it samples, what ranks it, which losses learn from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from assent.config.ensembles import EnsembleOptions
+from assent.config.loss_options import LossOptions
+from assent.config.options import OptimiserOptions, Positive, PromptOptions, RunOptions, TrainingOptions
+from assent.errors import ConfigError
+
+
+class OnlineDpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, LossOptions, EnsembleOptions):
+    """Online DPO (arXiv:2402.04792): comparisons of completions that the policy in training has sampled."""
+
+    model: str
+    """Policy to train: a folder or a hub name."""
+    data: str
+    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
+    reward: str
+    """What ranks the completions: a reward-model folder, or module:function of prompts and completions."""
+    reference: str | None = None
+    """Reference policy, fixed for the run; none given: the policy as it starts."""
+    total_steps: Positive = 50
+    """Rounds of sampling, ranking and training."""
+    batch_size: Positive = 16
+    """Prompts per round, over all processes."""
+    num_completions: Annotated[int, Field(ge=2)] = 2
+    """Completions sampled per prompt. Losses of pairs compare the best with the worst, losses of rankings all."""
+    max_new_tokens: Positive = 64
+    """Longest completion, in tokens."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of sampling; log-probabilities are of the tempered policy."""
+    updates_per_round: Positive = 1
+    """Updates on each round's comparisons, each on all of them."""
+    shuffle: bool = True
+    """A new order of prompts each pass; without it, the file's order."""
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Passes over a round's comparisons, and updates in each."""
+        return self.updates_per_round, 1
+
+    @property
+    def compares_all(self) -> bool:
+        """Every completion of a prompt is ranked; otherwise the best and the worst are a pair."""
+        return all(entry.is_ranking for entry in self.entries)
+
+    @property
+    def uses_ties(self) -> bool:
+        """All losses know what equal scores mean."""
+        return all(entry.is_ranking and "tied" in entry.declaration.accepts for entry in self.entries)
+
+    @model_validator(mode="after")
+    def _reference_is_used(self) -> Self:
+        if self.reference is not None and not any(entry.declaration.needs_reference for entry in self.entries):
+            names = ", ".join(entry.name for entry in self.entries)
+            raise ConfigError(
+                f"reference has no effect: loss {names} takes no reference",
+                got=self.reference,
+                fix="leave reference out",
+            )
+        return self

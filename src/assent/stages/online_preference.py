@@ -1,0 +1,195 @@
+"""Online DPO (Guo et al., arXiv:2402.04792): sample K completions, rank them, train on what was sampled, repeat.
+
+What was sampled is kept in `preferences.jsonl`, a file of scores that `dpo` and `reward` read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from assent.config.online_dpo import OnlineDpoConfig
+from assent.data.rows_write import as_prompt_is, context
+from assent.engine.learner import Learner
+from assent.errors import RunError
+from assent.models.batch import TokenGroup
+from assent.rewards.base import Reward, score_rollouts, statistics_of
+from assent.rewards.loading import check_reward, reward_hash
+from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
+from assent.runs.log import Progress, RunLog
+from assent.stages.gate import Gate, check_reward_batch_mates, check_tokens, precision_of
+from assent.stages.preference import PreferenceObjective, check_start
+from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference
+from assent.stages.result import StageResult
+from assent.stages.rollout_step import to_groups
+from assent.stages.selecting import to_prompts
+from assent.stages.session import Session, open_session
+from assent.stages.text import read_text
+from assent.types import PromptGroup, Rollout
+
+
+def train(
+    config: OnlineDpoConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
+) -> StageResult:
+    """Everything `assent online-dpo` does: prompts, policy, reference, reward, run folder, the saved policy."""
+    check_reward(config.reward, ensemble=config.reward_ensemble)
+    inputs = {"reward": reward_hash(config.reward)}
+    text = read_text(
+        config,
+        model=config.model,
+        sources={"train": data if data is not None else config.data},
+        select=to_prompts,
+        max_new_tokens=config.max_new_tokens,
+    )
+    with open_session(config, text, command="online-dpo", kind="policy", inputs=inputs, progress=progress) as session:
+        if session.result:
+            return session.result
+        reward = session.reward(config.reward)
+        return run(config, session.learner, session, session.log, sampler=session.sampler(), reward=reward)
+
+
+def run(
+    config: OnlineDpoConfig, learner: Learner, data: Session, log: RunLog, *, sampler: Sampler, reward: Reward
+) -> StageResult:
+    objective = PreferenceObjective(config.entries)
+    reference = ReadReference(config.reference, data) if objective.needs_reference else NoReference()
+    data.resume()
+    params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
+    for step in data.steps():
+        indices = data.indices(step)
+        prompts = [data.train_groups[i] for i in indices]
+        sampler.load({}, learner.fingerprint_step)
+        with data.runtime.autocast():  # in the arithmetic of the updates
+            rollouts = sampler.sample(
+                [data.train_tokens[i].prompt_ids for i in indices],
+                num_completions=config.num_completions,
+                params=params,
+                seed=SeedKey(config.seed, "rollout", step),
+            )
+        scores = score_rollouts(reward, rollouts, prompts)
+        statistics = statistics_of(reward)  # of these scores: the gate scores again
+        sampled = reference.read(to_groups(rollouts, config.num_completions))
+        rows = [scores[i : i + config.num_completions] for i in range(0, len(scores), config.num_completions)]
+        ranked = [ranking_of(config, group, row) for group, row in zip(sampled, rows, strict=True)]
+        compared = [group for group in ranked if group is not None]
+        log.preferences(step + 1, _records(config, prompts, rollouts, scores, policy=learner.fingerprint()))
+        if compared and learner.step == 0:
+            _gate(config, learner, log, rollouts, prompts, compared, reward, objective, reference)
+        metrics = {**_of_round(rollouts, rows, sampled, num_compared=len(compared)), **statistics}
+        for _ in range(config.updates_per_round if compared else 0):
+            metrics |= learner.update(compared, objective)
+        log.samples(step + 1, _shown(prompts[0], rollouts[: config.num_completions], scores))
+        data.log_step(step, metrics, completions_sampled=len(rollouts), reward_calls=len(rollouts))
+    if learner.step == 0:
+        raise RunError(
+            "in no round did a prompt's completions differ in score, so nothing was learned",
+            got=f"{config.total_steps} rounds of {config.batch_size} prompts, rewarded by {config.reward}",
+            fix="see the scores in preferences.jsonl; raise --num-completions or --temperature",
+        )
+    reference.finish()
+    return data.finish()
+
+
+def ranking_of(config: OnlineDpoConfig, group: TokenGroup, scores: Sequence[float]) -> TokenGroup | None:
+    """The completions to compare, the best first, with their `rank` from 1; equal scores have equal ranks.
+
+    None where they say nothing: all have one score and no loss knows what a tie means, or all are the same tokens.
+    """
+    order = sorted(range(len(scores)), key=lambda k: -scores[k])  # of equals, the one sampled first
+    chosen = order if config.compares_all else [order[0], order[-1]]
+    levels = sorted({scores[k] for k in chosen}, reverse=True)
+    completions = tuple(group.completions[k] for k in chosen)
+    if len({completion.ids for completion in completions}) == 1 or (len(levels) == 1 and not config.uses_ties):
+        return None
+    fields = {name: values[chosen] for name, values in group.completion.items()}
+    fields["rank"] = np.array([1 + levels.index(scores[k]) for k in chosen])
+    return replace(group, completions=completions, completion=fields, token={})
+
+
+def _gate(
+    config: OnlineDpoConfig,
+    learner: Learner,
+    log: RunLog,
+    rollouts: Sequence[Rollout],
+    prompts: Sequence[PromptGroup],
+    compared: Sequence[TokenGroup],
+    reward: Reward,
+    objective: PreferenceObjective,
+    reference: StageReference,
+) -> None:
+    """What `dpo` checks, on the first comparisons; and that sampler and trainer are one policy."""
+    gate = Gate(log, precision=precision_of(config))
+    check_reward_batch_mates(gate, reward, rollouts, prompts, dtype=config.dtype)
+    read = learner.read(to_groups(rollouts, config.num_completions), want={"logprobs"}).logprobs
+    assert read is not None
+    check_tokens(
+        gate,
+        "ratio",
+        read - torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs]),
+        cause="sampler and trainer disagree: temperature, dropout, positions, or the sampler holds other weights",
+    )
+    check_start(gate, learner, compared, objective, origin=reference.origin)
+    gate.done()
+
+
+def _of_round(
+    rollouts: Sequence[Rollout], scores: Sequence[Sequence[float]], sampled: Sequence[TokenGroup], *, num_compared: int
+) -> dict[str, float]:
+    """Figures of what was sampled; `scores` prompt by prompt."""
+    metrics = {
+        "objective/scores": float(np.mean(scores)),
+        "objective/scores_std": float(np.std(scores)),
+        "objective/scores_margin": float(np.mean([max(row) - min(row) for row in scores])),
+        "rollout/completion_length": float(np.mean([len(rollout.ids) for rollout in rollouts])),
+        "rollout/eos_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in rollouts])),
+        "rollout/not_compared": float(len(scores) - num_compared),
+        "rollout/blank": float(sum(not rollout.text.strip() for rollout in rollouts)),
+    }
+    if REFERENCE in sampled[0].completion:
+        under_reference = np.concatenate([group.completion[REFERENCE] for group in sampled])
+        metrics["objective/kl"] = float(np.mean([sum(r.logprobs) for r in rollouts] - under_reference))
+    return metrics
+
+
+def _records(
+    config: OnlineDpoConfig,
+    prompts: Sequence[PromptGroup],
+    rollouts: Sequence[Rollout],
+    scores: Sequence[float],
+    *,
+    policy: str,
+) -> list[dict[str, object]]:
+    """Rows of `preferences.jsonl`, one for each prompt, ties included. `policy`: fingerprint of what sampled them.
+
+    A completion without a visible character is no text that a file of completions may hold, and is left out there; of
+    a prompt with fewer than two others there is no row. `rollout/blank` counts them.
+    """
+    rows: list[dict[str, object]] = []
+    for number, group in enumerate(prompts):
+        start = number * config.num_completions
+        kept = [i for i in range(start, start + config.num_completions) if rollouts[i].text.strip()]
+        if len(kept) < 2:
+            continue
+        rows.append(
+            {
+                **context(group),
+                "completions": [as_prompt_is(group.prompt, rollouts[i].text) for i in kept],
+                "scores": [scores[i] for i in kept],
+                "finish_reasons": [rollouts[i].finish_reason for i in kept],
+                "policy": policy,
+                "reward": config.reward,
+            }
+        )
+    return rows
+
+
+def _shown(group: PromptGroup, rollouts: Sequence[Rollout], scores: Sequence[float]) -> list[dict[str, object]]:
+    """The first prompt's completions, for `samples.jsonl`."""
+    prompt = context(group)["prompt"]
+    return [
+        {"prompt": prompt, "completion": rollout.text, "score": score, "finish": rollout.finish_reason}
+        for rollout, score in zip(rollouts, scores, strict=False)
+    ]
