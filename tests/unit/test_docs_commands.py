@@ -24,7 +24,7 @@ SHORTER = {
     "reward": STEPS,
     "dpo": STEPS,
     "kto": STEPS,
-    "online-dpo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
+    "online-dpo": ["--total-steps", "1", "--batch-size", "4", *ANSWERS],
     "ppo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
     "rloo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
     "eval": ["--num-prompts", "2", "--samples-per-prompt", "2", *ANSWERS],

@@ -14,15 +14,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assent.config.online_dpo import OnlineDpoConfig
-from assent.config.stages import PreferenceConfig
+from assent.config.stages import PreferenceConfig, RewardConfig
 from assent.data.loading import load_groups
 from assent.engine.learner import Learner
 from assent.engine.random import Batches
 from assent.errors import ConfigError, GateError, RunError
 from assent.models.batch import TokenCompletion, TokenGroup
-from assent.stages import online_preference, preference
-from assent.stages.online_preference import ranking_of
+from assent.stages import online_preference, preference, reward
+from assent.stages.online_preference import ranking_of, records
 from assent.stages.references import ReadReference
+from assent.types import PromptGroup, Rollout
+from tests.helpers_cli import write_rows
 from tests.helpers_stages import tiny_model, write_inputs
 
 Run = Callable[..., Path]
@@ -197,6 +199,33 @@ def test_what_was_sampled_is_a_file_that_dpo_reads_and_says_where_it_comes_from(
         PreferenceConfig(**given, output_dir=str(tmp_path / "dpo"), reference_cache=str(tmp_path / "cache"))
     )
     assert result.steps == 1
+    assert reward.train(RewardConfig(**given, output_dir=str(tmp_path / "reward"))).metrics["cost/labels"] == 4
+
+
+def test_the_file_leaves_out_completions_that_no_file_may_hold(tmp_path: Path) -> None:
+    config = OnlineDpoConfig(model="m", data="d", reward="r:f", output_dir="o", num_completions=3)
+    texts = ["yes", " ", "no", "", "\n", "well"]
+    sampled = [
+        Rollout(
+            prompt_ids=(1,),
+            ids=(2,),
+            logprobs=(-1.0,),
+            finish_reason="stop",
+            text=text,
+            prompt_index=i // 3,
+            completion_index=i % 3,
+            policy_version="step-0",
+        )
+        for i, text in enumerate(texts)
+    ]
+    prompts = [PromptGroup(prompt=text, columns={"topic": "t", "scores": "mine"}) for text in ("first", "second")]
+    (row,) = records(config, prompts, sampled, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], policy="p")
+    assert row == {
+        **{"topic": "t", "prompt": "first", "completions": ["yes", "no"], "scores": [1.0, 3.0]},
+        **{"finish_reasons": ["stop", "stop"], "policy": "p", "reward": "r:f"},
+    }
+    write_rows(tmp_path / "rows.jsonl", [row])
+    assert load_groups(str(tmp_path / "rows.jsonl"))[0].completions == ("yes", "no")
 
 
 def test_without_a_difference_in_score_nothing_is_learned_and_the_run_says_so(run: Run, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def run(
         rows = [scores[i : i + config.num_completions] for i in range(0, len(scores), config.num_completions)]
         ranked = [ranking_of(config, group, row) for group, row in zip(sampled, rows, strict=True)]
         compared = [group for group in ranked if group is not None]
-        log.preferences(step + 1, _records(config, prompts, rollouts, scores, policy=learner.fingerprint()))
+        log.preferences(step + 1, records(config, prompts, rollouts, scores, policy=learner.fingerprint()))
         if compared and learner.step == 0:
             _gate(config, learner, log, rollouts, prompts, compared, reward, objective, reference)
         metrics = {**_of_round(rollouts, rows, sampled, num_compared=len(compared)), **statistics}
@@ -154,7 +154,7 @@ def _of_round(
     return metrics
 
 
-def _records(
+def records(
     config: OnlineDpoConfig,
     prompts: Sequence[PromptGroup],
     rollouts: Sequence[Rollout],
