@@ -252,6 +252,7 @@ def test_it_follows_its_reward_up_and_turned_round_down(rule: str, sign: int, ru
         ({"reward": "no_such_module:score"}, "cannot be imported"),
         ({"reward": "tests.helpers_stages:no_such"}, "no such function"),
         ({"loss_type": "simpo", "reference": "x"}, "takes no reference"),
+        ({"reference": "logged"}, "yet to be sampled"),
         ({"loss_type": "bradley_terry"}, "sigmoid"),
         ({"beta": -1.0}, "out of range"),
         ({"eval_data": "x"}, "eval_data"),

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
-from assent.config.loss_options import LossOptions
+from assent.config.loss_options import LOGGED, LossOptions
 from assent.config.options import OptimiserOptions, Positive, PromptOptions, RunOptions, TrainingOptions
 from assent.errors import ConfigError
 
@@ -55,6 +55,12 @@ class OnlineDpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptio
 
     @model_validator(mode="after")
     def _reference_is_used(self) -> Self:
+        if self.reference == LOGGED:
+            raise ConfigError(
+                "nobody has logged log-probabilities of completions that are yet to be sampled",
+                got=f"reference {LOGGED}",
+                fix="leave reference out, or give a model",
+            )
         if self.reference is not None and not any(entry.declaration.needs_reference for entry in self.entries):
             names = ", ".join(entry.name for entry in self.entries)
             raise ConfigError(

@@ -22,7 +22,7 @@ from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import Gate, check_reward_batch_mates, check_tokens, precision_of
 from assent.stages.preference import PreferenceObjective, check_start
-from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference
+from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference, check_reference
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import to_groups
 from assent.stages.selecting import to_prompts
@@ -44,6 +44,7 @@ def train(
         select=to_prompts,
         max_new_tokens=config.max_new_tokens,
     )
+    check_reference(config, text)
     with open_session(config, text, command="online-dpo", kind="policy", inputs=inputs, progress=progress) as session:
         if session.result:
             return session.result
