@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -83,7 +84,10 @@ def test_with_json_stdout_is_one_document_whoever_else_prints(tmp_path: Path) ->
         f"status = main({[*ARGV, '--json']!r})\n"
         "print('afterwards'); sys.exit(status)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # C's stdout too
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=buffered
+    )
     assert done.returncode == 0, done.stderr
     document, afterwards = done.stdout.splitlines()
     assert json.loads(document)["command"] == "sft"
