@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,13 +50,14 @@ class RankingObjective:
         weights = pair_weights(batch) * member_weights(batch, members) / members  # (M, G)
         sums: dict[str, Tensor] = {}
         for entry in self.losses:
+            hyperparameters: dict[str, Any] = dict(entry.hyperparameters)
             values, _ = ranking_loss(
                 entry.name,
                 scores=scores.T.reshape(-1),
                 ranks=ranks.repeat(members),
                 group=group,
                 **{name: numbers.repeat(members) for name, numbers in _optional(batch, entry.name).items()},
-                **entry.hyperparameters,
+                **hyperparameters,
             )
             sums[entry.name] = entry.weight * (values.view(members, -1) * weights).sum()
         if self.centring:
