@@ -80,7 +80,7 @@ class RewardModel:
     ) -> list[float]:
         """See `Reward.score`. Several heads are an ensemble, combined as asked for."""
         members = self.score_members(prompts, completions, groups=groups, rollouts=rollouts)
-        if members.shape[1] > 1:
+        if len(members) and members.shape[1] > 1:
             self.statistics = {"ensemble_std": float(members.std(1, correction=0).mean())}
         return checked_scores(self.name, combine(members, self.combination).tolist(), prompts, completions)
 
