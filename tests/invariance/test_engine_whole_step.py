@@ -60,7 +60,10 @@ def step(objective: object, tokens: int, *, groups: list[TokenGroup] = GROUPS) -
     learner = make_learner(micro_batch_tokens=tokens, max_grad_norm=1e9)
     found: list[Tensor] = []
     parameters = list(learner.module.parameters())
-    learner.optimiser.register_step_pre_hook(lambda *_: found.extend(p.grad.clone() for p in parameters))
+    # Set, not appended: torch runs a hook twice where another test has wrapped the optimiser's class.
+    learner.optimiser.register_step_pre_hook(
+        lambda *_: found.__setitem__(slice(None), [p.grad.clone() for p in parameters])
+    )
     return learner.update(groups, objective), found  # type: ignore[arg-type]
 
 
