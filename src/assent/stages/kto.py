@@ -151,7 +151,9 @@ def run(config: KtoConfig, learner: Learner, data: Session, log: RunLog) -> Stag
 
 def _balance(groups: Sequence[TokenGroup]) -> str:
     up = sum(bool(group.completion["thumb"][0]) for group in groups)
-    return f"thumbs: {up} up, {len(groups) - up} down"
+    cut = sum(completion.truncated for group in groups for completion in group.completions[1:])
+    told = f"; {cut} mismatched completions are cut to fit max_length" if cut else ""
+    return f"thumbs: {up} up, {len(groups) - up} down{told}"
 
 
 def _gate(
