@@ -103,7 +103,7 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.jsonl.gz"])
 @pytest.mark.parametrize("content", [b"", b"\n"])
 def test_an_empty_file_is_an_error(tmp_path, name, content):
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith("gz") else content)
     with pytest.raises(DataError, match="is empty"):
         load_groups(tmp_path / name)
 
@@ -146,7 +146,7 @@ def test_lenient_loading_of_nothing_but_bad_rows_is_an_error(tmp_path):
         ("x.csv", b'prompt,completion\n"two\nlines",c\np,\n', r"x\.csv:4: `completion` is empty"),
         ("x.csv", b"prompt,completions,ranking\np,[1,[]\n", r"x\.csv:2: .*not JSON"),
         ("x.jsonl.gz", b"plain", "cannot be unpacked"),
-        ("x.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 99)[:-20], "cannot be unpacked"),
+        ("x.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 99, mtime=0)[:-20], "cannot be unpacked"),
         ("x.parquet", b"PAR1", "not a readable Parquet file"),
         ("x.tsv", b"", "of no known kind"),
     ],
