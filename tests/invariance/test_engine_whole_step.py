@@ -15,7 +15,7 @@ from assent.engine.learner import Learner
 from assent.engine.runtime import Runtime
 from assent.engine.whole_step import propagated
 from assent.errors import NonFiniteError
-from assent.models.batch import GroupBatch, Outputs, TokenGroup
+from assent.models.batch import GroupBatch, Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
 from tests.helpers_engine import Settings, TinyPolicy, make_groups, make_learner
 
@@ -164,3 +164,23 @@ def test_memory_that_runs_out_changes_nothing_but_the_budget() -> None:
     assert metrics["grad_norm"] == pytest.approx(expected.update(GROUPS, Sorted())["grad_norm"], rel=1e-5)
     for ours, theirs in zip(learner.module.parameters(), expected.module.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+class Smaller(TinyPolicy):
+    """Runs out of memory when gradients are taken of more than 20 tokens."""
+
+    def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
+        if torch.is_grad_enabled() and len(batch.input_ids) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(batch, want)
+
+
+def test_memory_is_halved_for_what_gradients_are_taken_of() -> None:
+    """Each group fills a micro-batch while it is read; without its second completion six of them fit into one."""
+    groups = [
+        TokenGroup((1, 2, 3, 4), (TokenCompletion((5, 6, 7, i)), TokenCompletion((8,) * 40)), source=f"rows.jsonl:{i}")
+        for i in range(6)
+    ]
+    learner, expected = learner_of(Smaller(), 50), learner_of(TinyPolicy(), 50)
+    found = learner.update(groups, Baseline())
+    assert found["grad_norm"] == pytest.approx(expected.update(groups, Baseline())["grad_norm"], rel=1e-5)

@@ -45,6 +45,25 @@ def weights_of(learner: Learner) -> dict[str, Tensor]:
     return state | {name: p.detach().clone() for name, p in learner.module.named_parameters()}
 
 
+class Bounded(Weighted):
+    """A loss that ends where a factor is above 1."""
+
+    def __call__(
+        self, outputs: Outputs, batch: GroupBatch
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+        if bool((batch.value["factor"] > 1).any()):
+            raise OverflowError("beyond its range")
+        return super().__call__(outputs, batch)
+
+
+def test_a_loss_beyond_its_range_names_its_row_and_changes_nothing() -> None:
+    learner = make_learner(micro_batch_tokens=30)
+    before = weights_of(learner)
+    with pytest.raises(NonFiniteError, match=r"(?s)the loss of step 1.*beyond the loss's range with rows\.jsonl:4\n"):
+        learner.update(groups_with({3: 2.0}), Bounded())
+    assert all(torch.equal(before[name], value) for name, value in weights_of(learner).items())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("tokens", [30, 10_000])
 def test_a_loss_that_is_not_finite_names_its_row_and_changes_nothing(bad: float, tokens: int) -> None:

@@ -142,8 +142,15 @@ def test_comparisons_are_split_when_asked() -> None:
     assert [g.preference for g in kept[:2]] == [Preference(thumbs=(up,), weight=2.0) for up in (True, False)]
     assert kept[2] is ROWS[0]
     assert kept[0].source != kept[1].source
+
     with pytest.raises(DataError, match="has no thumb"):
         to_thumbs([pair])
+
+
+@pytest.mark.parametrize("column", [{"chosen_probability": 0.1}, {"margin": 1.0}])
+def test_what_a_thumb_cannot_carry_is_refused(column: dict[str, float]) -> None:
+    with pytest.raises(DataError, match=f"a column that thumbs cannot carry\n.*{next(iter(column))}"):
+        to_thumbs([comparison(1, **column)], split_comparisons=True)
 
 
 def test_a_run_starts_at_one_half_and_learns(run: Callable[..., Path]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,15 @@ import pytest
 import torch
 
 from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
+from assent.errors import ConfigError
 from assent.models.batch import Outputs, TokenGroup
+from assent.models.new_model import new_model
 from assent.rollouts.sampler import SamplingParams
+from assent.stages import online
 from assent.stages.online import _train_round
 from assent.stages.online_objectives import PolicyObjective
 from assent.stages.rollout_step import Round, build_round
-from assent.types import Rollout
+from assent.types import PromptGroup, Rollout
 
 GIVEN = {"model": "m", "data": "d", "reward": "r", "output_dir": "o"}
 
@@ -202,3 +206,16 @@ def test_generated_ids_are_trained_on_as_they_were_sampled() -> None:
     batch = the_round(RlooConfig(**GIVEN, num_completions=2))
     assert [completion.ids for completion in batch.groups[0].completions] == [r.ids for r in ROLLOUTS]
     assert field(batch, "old_logprobs") == pytest.approx([-1.0, -2.0, -0.5])
+
+
+@pytest.mark.parametrize("option", ["reference", "critic"])
+def test_models_of_other_tokens_are_refused_before_anything_is_loaded(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("policy", "tell me of the sea"), ("alien", "wholly other words")):
+        new_model(tmp_path / name, texts=[text] * 9, vocab_size=300, hidden_size=32, layers=1, heads=2)
+    monkeypatch.setattr(online, "open_session", lambda *_, **__: pytest.fail("too late"))
+    given = {"model": str(tmp_path / "policy"), "data": "d", "reward": "builtins:len", "output_dir": "o"}
+    config = PpoConfig(**given, max_length=64, max_new_tokens=8, batch_size=1, **{option: str(tmp_path / "alien")})
+    with pytest.raises(ConfigError, match=f"the {option} has another tokenizer"):
+        online.train(config, data=[PromptGroup(prompt="tell me")])

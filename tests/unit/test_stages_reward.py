@@ -213,6 +213,7 @@ def test_the_gate_stops_a_loss_that_is_not_the_declared_one(
         ({"losses": ["all_pairs"], "loss_type": "all_pairs"}, "loss_type has no effect beside losses"),
         ({"losses": ["all_pairs", "all_pairs"]}, "stands twice"),
         ({"losses": ["all_pairs", "bce"]}, "single labels have one loss"),
+        ({"losses": ["mse"]}, "single labels have one loss"),
         (
             {"loss_type": "bce", "eval_data": "e", "eval_steps": 1, "metric_for_best_model": "accuracy"},
             "has no accuracy",

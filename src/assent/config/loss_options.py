@@ -174,7 +174,7 @@ class RewardLossOptions(Options):
             raise ConfigError(
                 "a loss stands twice in losses", got=", ".join(names), fix="give it once, with its weight"
             )
-        if len(names) > 1 and any(name in SCORE_LOSSES for name in names):
+        if self.losses and any(name in SCORE_LOSSES for name in names):
             raise ConfigError(
                 "a sum of losses is of rankings: single labels have one loss", got=", ".join(names), fix="--loss-type"
             )

@@ -152,7 +152,8 @@ class ScoreScaleOptions(OnlineOptions):
 
     @model_validator(mode="after")
     def _scale_has_effect(self) -> Self:
-        if self.scale_scores and self.triple.advantage == "whitened_return" and self.kl_penalty != "reward":
+        alone = self.kl_penalty != "reward" or self.kl_coef == 0
+        if self.scale_scores and self.triple.advantage == "whitened_return" and alone:
             raise ValueError("scale_scores has no effect where nothing but scores is whitened: leave it out")
         return self
 

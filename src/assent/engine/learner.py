@@ -123,6 +123,8 @@ class Learner:
         self._called = wrap(self.module, runtime)
         self.optimiser = make_adamw(self.module, optim)
         initialise_state(self.optimiser)
+        self._passed: Sequence[TokenGroup] = ()
+        """What the last pass was given: where memory runs out, micro-batches of these become smaller."""
         self._matmul_rate = runtime.matmul_rate(next(module.parameters()).dtype)
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
@@ -143,7 +145,7 @@ class Learner:
             while (step := self._attempt(groups, objective)) is None:
                 self._discard_gradients()
                 free_memory(self.runtime.device)
-                self.budget.halve(groups)
+                self.budget.halve(self._passed)
         finally:
             self.module.eval()
         self._check_losses(step, objective)
@@ -209,7 +211,7 @@ class Learner:
 
     def _accumulate(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
         """`_attempt` for an objective that is a sum over groups."""
-        runtime = self.runtime
+        runtime, self._passed = self.runtime, groups
         bins = self.budget.bins(groups)
         mine = share(bins, rank=runtime.rank, num_processes=runtime.num_processes)
         counts = global_counts(bins, groups, objective)
@@ -221,6 +223,8 @@ class Learner:
                 continue
             try:
                 loss = self._backward(groups, indices, objective, counts, sums)
+            except OverflowError:  # a loss with an exponential, beyond its range
+                loss = math.nan
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -297,7 +301,7 @@ class Learner:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         return NonFiniteError(
             f"{what} of step {self.step + 1} is not finite; weights and optimiser are as before the step",
-            got=f"NaN or Inf with {', '.join(names[:8])}{more}",
+            got=f"NaN, Inf or beyond the loss's range with {', '.join(names[:8])}{more}",
             fix="look at these rows; otherwise lower the learning rate, or compute in float32",
         )
 
@@ -305,7 +309,10 @@ class Learner:
         batch = pack([group], device=self.runtime.device)
         with self.runtime.autocast():
             outputs = self.module(batch, frozenset(objective.want))
-        terms, _ = objective(outputs, batch)
+        try:
+            terms, _ = objective(outputs, batch)
+        except OverflowError:
+            return False
         total = torch.stack([term.float() for term in terms.values()]).sum()
         finite = bool(torch.isfinite(total))
         if finite and total.requires_grad:

@@ -13,7 +13,7 @@ from assent.models.batch import TokenGroup
 from assent.models.flops import Cost
 from assent.models.packing import split_by_budget
 
-DEFAULT_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
+DEFAULT_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 
 _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
 

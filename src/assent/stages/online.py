@@ -31,6 +31,7 @@ from assent.stages.gate import (
     precision_of,
 )
 from assent.stages.online_objectives import PolicyObjective, ValueObjective
+from assent.stages.references import check_reference, check_same_tokens
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.selecting import to_prompts
@@ -51,6 +52,9 @@ def train(
         select=to_prompts,
         max_new_tokens=config.max_new_tokens,
     )
+    check_reference(config, text)
+    if critic_start := getattr(config, "critic", None):
+        check_same_tokens(critic_start, config, text, what="the critic")
     check_reward(config.reward, ensemble=config.reward_ensemble)
     _check_rounds(config, len(text.train.tokens))
     inputs = {"reward": reward_hash(config.reward)}
@@ -146,7 +150,8 @@ def run(
         )
         policy_objective = PolicyObjective.of(config, kl_coef=controller.value)
         metrics = _train_round(config, step, batch, policy_objective, learner=learner, critic=critic)
-        if isinstance(controller, AdaptiveKLController):
+        learned = step >= getattr(config, "critic_warmup_steps", 0)  # before that, the policy stands still
+        if learned and isinstance(controller, AdaptiveKLController):
             controller.update(batch.kl_nats, len(rollouts))
         data.state |= {"kl_coef": controller.value, "score_moments": batch.score_moments}
         log.samples(step + 1, _sample_rows(prompts, rollouts, scores))

@@ -37,8 +37,6 @@ from assent.stages.text import Text, read_text
 from assent.types import PromptGroup
 
 COLUMNS = ("margin", "chosen_probability")
-SORTING = ("aot", "aot_unpaired")
-"""Their values belong to ranks of the step, not to rows, which a weight could be of."""
 COMPARED = ("rewards/margins", "rewards/accuracies")
 """Metrics of groups in which something is better than something else."""
 Computed = tuple[Tensor, Mapping[str, Tensor], Tensor]
@@ -153,7 +151,7 @@ def _check_columns(config: PreferenceConfig, text: Text) -> None:
     """DataError for a column of numbers that no loss would read, or that has no meaning with one."""
     names = ", ".join(entry.name for entry in config.entries)
     used = {name for entry in config.entries for name in entry.declaration.accepts}
-    sorts = any(entry.name in SORTING for entry in config.entries)
+    sorts = any(not entry.declaration.row_weights for entry in config.entries)
     for part in text.parts.values():
         idle = {name for group in part.tokens for name in group.value if name in COLUMNS} - used
         if sorts and any(group.value.get("weight", 1.0) != 1.0 for group in part.tokens):

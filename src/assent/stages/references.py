@@ -33,19 +33,23 @@ REFERENCE = "reference_logps"
 
 def check_reference(config: Any, text: Text) -> None:
     """ModelError or ConfigError where the reference's folder cannot serve, before any weights are loaded."""
-    if config.reference in (None, LOGGED):
-        return
-    check_context(load_config(config.reference, revision=config.revision), config.max_length)
+    if config.reference not in (None, LOGGED):
+        check_same_tokens(config.reference, config, text, what="the reference")
+
+
+def check_same_tokens(path: str, config: Any, text: Text, *, what: str) -> None:
+    """ModelError or ConfigError where the model at `path` cannot read the policy's tokens, as long as they are."""
+    check_context(load_config(path, revision=config.revision), config.max_length)
     try:
-        theirs = load_tokenizer(config.reference, revision=config.revision).get_vocab()
+        theirs = load_tokenizer(path, revision=config.revision).get_vocab()
     except ModelError:
         return  # weights alone: nothing says that they are of other tokens
     ours = text.tokenizer.get_vocab()  # which may have control tokens that were added for a template
     shared = ours.keys() & theirs.keys()
     if len(shared) < 0.9 * len(theirs) or any(ours[token] != theirs[token] for token in shared):
         raise ConfigError(
-            "the reference has another tokenizer than the policy",
-            got=config.reference,
+            f"{what} has another tokenizer than the policy",
+            got=path,
             expected="one that gives the same tokens the same ids",
             fix="give the model that the policy was trained from, or its log-probabilities with the data",
         )

@@ -98,6 +98,12 @@ def to_thumbs(groups: Sequence[PromptGroup], *, split_comparisons: bool = False)
         elif split_comparisons and len(group.completions) == 2 and ranks is not None:
             if ranks[0] == ranks[1]:
                 refused.setdefault(TIE, []).append(group.source)
+            elif idle := [n for n in ("margin", "chosen_probability") if getattr(judged, n) is not None]:
+                raise DataError(
+                    f"{group.source or 'a row'} has a column that thumbs cannot carry",
+                    got=idle[0],
+                    fix="drop the column, or train on the comparisons themselves with `assent dpo`",
+                )
             else:
                 thumbs += [_thumb(group, judged, k, up=ranks[k] == min(ranks)) for k in range(2)]
         else:

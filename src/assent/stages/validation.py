@@ -85,7 +85,7 @@ class Validation:
         if self.config.metric_for_best_model is None:
             return False
         name = "eval_" + self.config.metric_for_best_model.removeprefix("eval_")
-        value = measured[name]
+        value = measured.get(name, math.nan)  # of what counts nothing there is no figure
         is_number, best = math.isfinite(value), self.state.get("best", {})
         if is_number and _gain(name, value, over=self.state.get("mark")) > self.config.early_stopping_threshold:
             self.state |= {"mark": value, "waited": 0}
