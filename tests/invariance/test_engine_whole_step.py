@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,3 +185,25 @@ def test_memory_is_halved_for_what_gradients_are_taken_of() -> None:
     learner, expected = learner_of(Smaller(), 50), learner_of(TinyPolicy(), 50)
     found = learner.update(groups, Baseline())
     assert found["grad_norm"] == pytest.approx(expected.update(groups, Baseline())["grad_norm"], rel=1e-5)
+
+
+def test_several_heads_propagate_each_their_own() -> None:
+    groups = [TokenGroup((1,), (TokenCompletion((2,)),)) for _ in range(3)]
+    scores = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+
+    class Product:
+        want, scope = frozenset({"scores"}), "step"
+
+        def counts(self, batch: GroupBatch) -> dict[str, float]:
+            return {"product": 1.0}
+
+        def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+            assert outputs.scores is not None
+            return {"product": (outputs.scores[:, 0] * outputs.scores[:, 1]).sum()}, {}
+
+    parts, propagation, _ = propagated(groups, Product(), Outputs(scores=scores.clone()))
+    leaf = scores.clone().requires_grad_()
+    for i, part in enumerate(parts):
+        propagation(Outputs(scores=leaf[i : i + 1]), pack([part], device="cpu"))[0]["step"].backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad, scores.flip(1))

@@ -56,11 +56,16 @@ class Bounded(Weighted):
         return super().__call__(outputs, batch)
 
 
-def test_a_loss_beyond_its_range_names_its_row_and_changes_nothing() -> None:
+class BoundedStep(Bounded):
+    scope = "step"
+
+
+@pytest.mark.parametrize("objective", [Bounded(), BoundedStep()], ids=["row", "step"])
+def test_a_loss_beyond_its_range_names_its_row_and_changes_nothing(objective: Bounded) -> None:
     learner = make_learner(micro_batch_tokens=30)
     before = weights_of(learner)
-    with pytest.raises(NonFiniteError, match=r"(?s)the loss of step 1.*beyond the loss's range with rows\.jsonl:4\n"):
-        learner.update(groups_with({3: 2.0}), Bounded())
+    with pytest.raises(NonFiniteError, match=r"(?s)the loss of step 1.*beyond its range, with rows\.jsonl:4\n"):
+        learner.update(groups_with({3: 2.0}), objective)
     assert all(torch.equal(before[name], value) for name, value in weights_of(learner).items())
 
 

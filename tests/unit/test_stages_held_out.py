@@ -14,6 +14,7 @@ from scipy import stats
 
 from assent.config.loss_options import LossEntry
 from assent.engine.runtime import Runtime
+from assent.errors import NonFiniteError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.stages.held_out import held_out_metrics
 from assent.stages.held_out_samples import HeldOutPrompts, answers
@@ -83,3 +84,17 @@ def test_the_kl_of_answers_is_that_of_their_own_tokens() -> None:
     assert (figures["eval_rollout/completion_length"], figures["eval_rollout/eos_rate"]) == (1.5, 0.5)
     assert [row["kl"] for row in rows] == pytest.approx([1.0, 1.0])
     assert [row["completion"] for row in rows] == ["answer 0", "answer 1"]
+
+
+class Bounded:
+    want = frozenset({"logprobs"})
+
+    def __call__(self, outputs: Outputs, batch: Any) -> Any:
+        raise OverflowError("it ends at 88")
+
+
+def test_a_loss_beyond_its_range_says_so() -> None:
+    learner: Any = Known([-1.0, -2.0])
+    objective: Any = Bounded()
+    with pytest.raises(NonFiniteError, match=r"(?s)held-out data is beyond its range.*it ends at 88"):
+        held_out_metrics(learner, [pair(1, (2,))], objective)

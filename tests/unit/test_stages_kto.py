@@ -142,7 +142,6 @@ def test_comparisons_are_split_when_asked() -> None:
     assert [g.preference for g in kept[:2]] == [Preference(thumbs=(up,), weight=2.0) for up in (True, False)]
     assert kept[2] is ROWS[0]
     assert kept[0].source != kept[1].source
-
     with pytest.raises(DataError, match="has no thumb"):
         to_thumbs([pair])
 

@@ -29,6 +29,7 @@ from assent.stages.online import _train_round
 from assent.stages.online_objectives import PolicyObjective
 from assent.stages.rollout_step import Round, build_round
 from assent.types import PromptGroup, Rollout
+from tests.helpers_stages import told, write_inputs
 
 GIVEN = {"model": "m", "data": "d", "reward": "r", "output_dir": "o"}
 
@@ -219,3 +220,15 @@ def test_models_of_other_tokens_are_refused_before_anything_is_loaded(
     config = PpoConfig(**given, max_length=64, max_new_tokens=8, batch_size=1, **{option: str(tmp_path / "alien")})
     with pytest.raises(ConfigError, match=f"the {option} has another tokenizer"):
         online.train(config, data=[PromptGroup(prompt="tell me")])
+
+
+def test_the_kls_coefficient_waits_until_the_policy_learns(tmp_path: Path) -> None:
+    """While it stands still its KL is 0, which says nothing of the coefficient."""
+    inputs = write_inputs(tmp_path)
+    given = {"model": inputs["model"], "data": inputs["prompts"], "reward": "tests.helpers_stages:brevity"}
+    given |= {"output_dir": str(tmp_path / "run")}
+    sizes: dict[str, Any] = {"max_length": 64, "max_new_tokens": 6, "batch_size": 4, "total_steps": 4}
+    online.train(PpoConfig(**given, **sizes, kl_coef=0.5, kl_target=5.0, critic_warmup_steps=2))
+    found = [row["objective/kl_coef"] for row in told(tmp_path / "run" / "metrics.jsonl") if "objective/kl_coef" in row]
+    assert found[:3] == [0.5, 0.5, 0.5]
+    assert found[3] < 0.5

@@ -78,6 +78,13 @@ def course(values: Sequence[float], *, metric: str = "loss", **options: Any) -> 
     return best, validation, len(best)
 
 
+def test_a_figure_that_counts_nothing_is_no_improvement() -> None:
+    _, validation, _ = course([0.5], metric="accuracy", patience=1)
+    assert not validation.take(2, {"eval_loss": 1.0})
+    assert validation.has_to_stop
+    assert validation.state["best"]["step"] == 1
+
+
 @pytest.mark.parametrize(
     ("metric", "values", "best"),
     [

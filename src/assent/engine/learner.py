@@ -203,7 +203,10 @@ class Learner:
         outputs = self.read(groups, want=objective.want)
         if suspects := groups_not_finite(groups, outputs, objective.want):
             return _Step({}, suspects, 0, 0.0)
-        parts, propagation, metrics = propagated(groups, objective, outputs)
+        try:
+            parts, propagation, metrics = propagated(groups, objective, outputs)
+        except OverflowError as error:
+            return _Step({}, list(groups), 0, 0.0, beyond=str(error))
         step = self._accumulate(parts, propagation)
         if step is None:
             return None
@@ -217,14 +220,14 @@ class Learner:
         counts = global_counts(bins, groups, objective)
         sums = Sums()
         not_finite = torch.zeros(len(bins))
-        failed = False
+        failed, beyond = False, ""
         for number, indices in enumerate(mine):
             if not indices and not runtime.is_sharded:
                 continue
             try:
                 loss = self._backward(groups, indices, objective, counts, sums)
-            except OverflowError:  # a loss with an exponential, beyond its range
-                loss = math.nan
+            except OverflowError as error:  # a loss with an exponential, beyond its range
+                loss, beyond = math.nan, str(error)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -244,7 +247,7 @@ class Learner:
             self._backward(groups, [], objective, counts, sums, reduce=True)
         wide = torch.float32 if runtime.device.type == "mps" else torch.float64
         metrics = {} if suspects else sums.metrics(counts, runtime.sum, wide=wide)
-        return _Step(metrics, suspects, len(mine), self.cost.update(groups))
+        return _Step(metrics, suspects, len(mine), self.cost.update(groups), beyond=beyond)
 
     def _backward(
         self,
@@ -281,7 +284,7 @@ class Learner:
         if not step.suspects:
             return
         self._discard_gradients()
-        raise self._not_finite("the loss", step.suspects, objective)
+        raise self._not_finite("the loss", step.suspects, objective, beyond=step.beyond)
 
     def _clip(self, groups: Sequence[TokenGroup], objective: Objective) -> float:
         """Scales gradients down to max_grad_norm and returns the norm they had."""
@@ -292,7 +295,9 @@ class Learner:
             raise self._not_finite("the gradient", groups, objective)
         return norm
 
-    def _not_finite(self, what: str, suspects: Sequence[TokenGroup], objective: Objective) -> NonFiniteError:
+    def _not_finite(
+        self, what: str, suspects: Sequence[TokenGroup], objective: Objective, *, beyond: str = ""
+    ) -> NonFiniteError:
         """Names the rows: with one process each suspect is tried alone, else all that share the micro-batch."""
         guilty = list(suspects)
         if self.runtime.num_processes == 1:
@@ -301,7 +306,7 @@ class Learner:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         return NonFiniteError(
             f"{what} of step {self.step + 1} is not finite; weights and optimiser are as before the step",
-            got=f"NaN, Inf or beyond the loss's range with {', '.join(names[:8])}{more}",
+            got=f"{beyond or 'NaN or Inf'}, with {', '.join(names[:8])}{more}",
             fix="look at these rows; otherwise lower the learning rate, or compute in float32",
         )
 
@@ -327,12 +332,20 @@ class Learner:
 
 
 class _Step:
-    """What the passes of one step gave. `suspects`: groups (of any process) among which the loss is not finite."""
+    """What the passes of one step gave. `suspects`: groups (of any process) among which the loss is not finite;
+    `beyond`: what a loss said that was asked beyond its range."""
 
     def __init__(
-        self, metrics: dict[str, float], suspects: list[TokenGroup], num_micro_batches: int, flops: float
+        self,
+        metrics: dict[str, float],
+        suspects: list[TokenGroup],
+        num_micro_batches: int,
+        flops: float,
+        *,
+        beyond: str = "",
     ) -> None:
         self.metrics, self.suspects, self.num_micro_batches, self.flops = metrics, suspects, num_micro_batches, flops
+        self.beyond = beyond
 
 
 def _enable_recomputation(module: nn.Module) -> None:

@@ -44,7 +44,7 @@ class Propagation:
         parts = []
         for name in self.want:
             fields = batch.completion if name in PER_COMPLETION else batch.token
-            parts.append((getattr(outputs, name).float() * fields[PREFIX + name]).sum())
+            parts.append((getattr(outputs, name).float().reshape(-1) * fields[PREFIX + name]).sum())
         return {"step": torch.stack(parts).sum()}, {}
 
 

@@ -36,6 +36,8 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "bfloat16": {"mean": 0.03, "token": 1.0, "sum": 3e-3, "least_sum": 0.25, "score": 0.1},
 }
 
+LEAK = "padding, packing or positions leak between rows; report this {model}'s architecture"
+
 
 class Gate:
     """Collects the checks of one run. `precision` is the arithmetic of the forward pass: float32 or bfloat16."""
@@ -107,6 +109,16 @@ def check_positions(gate: Gate, groups: Sequence[TokenGroup]) -> None:
     )
 
 
+def check_policy(gate: Gate, learner: Learner, groups: Sequence[TokenGroup]) -> Tensor:
+    """What holds of every policy that learns from given completions. Returns its log-probabilities, (N,)."""
+    logprobs = learner.read(groups, want={"logprobs"}).logprobs
+    assert logprobs is not None
+    check_loss_tokens(gate, groups, logprobs.shape[0])
+    check_positions(gate, groups)
+    check_batch_mates(gate, learner, groups, want="logprobs")
+    return logprobs
+
+
 def check_log_ratios(gate: Gate, per_token: Tensor, reference: Tensor, batch: GroupBatch) -> float:
     """Policy and reference give every completion of `batch` the same log-probability: margins are zero.
 
@@ -146,12 +158,18 @@ def check_reward_batch_mates(
         return
     together = torch.tensor(score_rollouts(reward, some, prompts))
     alone = torch.tensor([score_rollouts(reward, [rollout], prompts)[0] for rollout in some])
+    cause = LEAK.format(model="reward model")
+    _check_scores(gate, name, together, alone, tolerance=TOLERANCES[dtype]["score"], cause=cause)
+
+
+def _check_scores(gate: Gate, name: str, together: Tensor, alone: Tensor, *, tolerance: float, cause: str) -> None:
+    """`tolerance` is a share of the largest score where that is above 1."""
     gate.check(
         name,
         float((together - alone).abs().max()),
         expected=0.0,
-        tolerance=TOLERANCES[dtype]["score"] * max(1.0, float(alone.abs().max())),
-        cause="padding, packing or positions leak between rows; report this reward model's architecture",
+        tolerance=tolerance * max(1.0, float(alone.abs().max())),
+        cause=cause,
     )
 
 
@@ -164,9 +182,7 @@ def check_batch_mates(gate: Gate, learner: Learner, groups: Sequence[TokenGroup]
         return
     together = getattr(learner.read(groups, want={want}), want)
     alone = torch.cat([getattr(learner.read([group], want={want}), want) for group in groups])
-    cause = "padding, packing or positions leak between rows; report this model's architecture"
+    cause = LEAK.format(model="model")
     if want == "logprobs":
         return check_tokens(gate, name, together - alone, cause=cause)
-    deviation = float((together - alone).abs().max())
-    tolerance = gate.tolerances["score"] * max(1.0, float(alone.abs().max()))
-    gate.check(name, deviation, expected=0.0, tolerance=tolerance, cause=cause)
+    _check_scores(gate, name, together, alone, tolerance=gate.tolerances["score"], cause=cause)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from assent.engine.learner import Learner, Objective
+from assent.errors import NonFiniteError
 from assent.evaluation.intervals import mean_interval, proportion_interval
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
@@ -44,7 +45,10 @@ def held_out_metrics(
         return {}
     outputs = learner.read(groups, want=set(objective.want))
     batch = pack(groups, device=torch.device("cpu"))
-    sums, metrics = objective(outputs, batch)
+    try:
+        sums, metrics = objective(outputs, batch)
+    except OverflowError as error:
+        raise NonFiniteError("the loss of the held-out data is beyond its range", got=str(error)) from error
     counts = objective.counts(batch)
     result = {"loss": sum(float(sums[term]) / counts[term] for term in sums)}
     result |= {name: float(total) / float(count) for name, (total, count) in metrics.items() if float(count)}

@@ -24,14 +24,7 @@ from assent.models.batch import GroupBatch, Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
 from assent.objectives.thumbs import kto_baseline, thumbs_loss
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import (
-    Gate,
-    check_batch_mates,
-    check_log_ratios,
-    check_loss_tokens,
-    check_positions,
-    precision_of,
-)
+from assent.stages.gate import Gate, check_log_ratios, check_policy, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.references import REFERENCE, StageReference, check_reference, open_reference
 from assent.stages.result import StageResult
@@ -166,19 +159,15 @@ def _gate(
 ) -> None:
     gate = Gate(log, precision=precision_of(config))
     first = reference.read(data.batch(0))
-    outputs = learner.read(first, want={"logprobs"})
-    assert outputs.logprobs is not None
-    check_loss_tokens(gate, first, outputs.logprobs.shape[0])
-    check_positions(gate, first)
-    check_batch_mates(gate, learner, first, want="logprobs")
+    logprobs = check_policy(gate, learner, first)
     if reference.origin != "start":
         gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")
         return gate.done()
     batch = pack(first, device="cpu")
-    tolerance = check_log_ratios(gate, outputs.logprobs, batch.completion[REFERENCE], batch)
+    tolerance = check_log_ratios(gate, logprobs, batch.completion[REFERENCE], batch)
     weights, up = pair_weights(batch), batch.completion["thumb"][:: 2 if objective.has_baseline else 1] > 0
     fraction = float(weights[up].sum() / weights.sum())
-    sums, _ = objective(outputs, batch)
+    sums, _ = objective(Outputs(logprobs=logprobs), batch)
     largest = max(config.hyperparameters["desirable_weight"], config.hyperparameters["undesirable_weight"])
     gate.check(
         "loss_at_zero_margin",

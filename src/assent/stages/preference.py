@@ -19,14 +19,7 @@ from assent.models.packing import pack
 from assent.objectives.preference import preference_loss
 from assent.objectives.ranking import ranking_loss
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import (
-    Gate,
-    check_batch_mates,
-    check_log_ratios,
-    check_loss_tokens,
-    check_positions,
-    precision_of,
-)
+from assent.stages.gate import Gate, check_log_ratios, check_policy, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.references import REFERENCE, check_reference, open_reference
 from assent.stages.result import StageResult
@@ -188,19 +181,15 @@ def check_start(
     gate: Gate, learner: Learner, first: Sequence[TokenGroup], objective: PreferenceObjective, *, origin: str
 ) -> None:
     """Law 5 on the first step's groups, which carry the reference's sums; `origin` is the reference's."""
-    outputs = learner.read(first, want={"logprobs"})
-    assert outputs.logprobs is not None
-    check_loss_tokens(gate, first, outputs.logprobs.shape[0])
-    check_positions(gate, first)
-    check_batch_mates(gate, learner, first, want="logprobs")
+    logprobs = check_policy(gate, learner, first)
     if origin == "none":
         gate.skip("loss_at_zero_margin", reason="the loss takes no reference: its margins are not zero at the start")
     elif origin != "start":
         gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")
     else:
         batch = pack(first, device="cpu")
-        tolerance = check_log_ratios(gate, outputs.logprobs, batch.completion[REFERENCE], batch)
-        check_zero_margin(gate, objective, outputs.logprobs, batch, tolerance)
+        tolerance = check_log_ratios(gate, logprobs, batch.completion[REFERENCE], batch)
+        check_zero_margin(gate, objective, logprobs, batch, tolerance)
 
 
 def check_zero_margin(

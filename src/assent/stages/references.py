@@ -22,7 +22,6 @@ from assent.config.loss_options import LOGGED, ReferenceOptions
 from assent.engine.learner import Learner, Reference
 from assent.engine.references import completion_sums
 from assent.errors import ConfigError, DataError, ModelError
-from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
 from assent.models.loading import check_context, load_config, load_tokenizer
 from assent.stages.session import Session
@@ -51,7 +50,7 @@ def check_same_tokens(path: str, config: Any, text: Text, *, what: str) -> None:
             f"{what} has another tokenizer than the policy",
             got=path,
             expected="one that gives the same tokens the same ids",
-            fix="give the model that the policy was trained from, or its log-probabilities with the data",
+            fix="give a model of the policy's own family, with its tokenizer",
         )
 
 
@@ -143,11 +142,6 @@ class FollowingReference:
         self.origin = "start" if config.reference is None else "following"
         self.path = config.reference
         self.every, self.share = config.reference_sync_steps, float(config.reference_mixup_alpha or 1.0)
-        if is_adapted(data.learner.module):
-            raise ConfigError(
-                "a reference that follows the policy would have to take over its adapter",
-                fix="train the weights themselves (no adapter), or leave --reference-sync-steps out",
-            )
         model = data.reference_model(config.reference)
         assert isinstance(model, Reference)
         self.model = data.moving["reference"] = model
