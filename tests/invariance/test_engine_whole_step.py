@@ -188,8 +188,8 @@ def test_memory_is_halved_for_what_gradients_are_taken_of() -> None:
 
 
 def test_several_heads_propagate_each_their_own() -> None:
-    groups = [TokenGroup((1,), (TokenCompletion((2,)),)) for _ in range(3)]
-    scores = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    groups = [TokenGroup((1,), (TokenCompletion((2,)), TokenCompletion((3,)))) for _ in range(2)]
+    scores = torch.arange(1.0, 9.0).reshape(4, 2)
 
     class Product:
         want, scope = frozenset({"scores"}), "step"
@@ -204,6 +204,6 @@ def test_several_heads_propagate_each_their_own() -> None:
     parts, propagation, _ = propagated(groups, Product(), Outputs(scores=scores.clone()))
     leaf = scores.clone().requires_grad_()
     for i, part in enumerate(parts):
-        propagation(Outputs(scores=leaf[i : i + 1]), pack([part], device="cpu"))[0]["step"].backward()
+        propagation(Outputs(scores=leaf[2 * i : 2 * i + 2]), pack([part], device="cpu"))[0]["step"].backward()
     assert leaf.grad is not None
     torch.testing.assert_close(leaf.grad, scores.flip(1))
