@@ -50,7 +50,7 @@ class Chromium:
             [PROGRAM, *FLAGS, f"--user-data-dir={profile}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=pipes_as_3_and_4,
+            preexec_fn=pipes_as_3_and_4,  # noqa: PLW1509  # pass_fds keeps numbers, and Chromium wants these
             close_fds=False,
         )
         os.close(to_browser)
