@@ -1,0 +1,108 @@
+"""JSON over HTTP: one request, with patience for a server that is busy. What judges and rewards at an address use."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from assent.errors import ConfigError, RunError
+
+BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may succeed."""
+LONGEST_WAIT_SECONDS = 30.0
+MAX_ANSWER_BYTES = 32_000_000
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A key must not travel to an address that nobody named."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirects)
+
+
+def is_address(spec: str) -> bool:
+    """Whether `spec` is an address rather than a folder or a function."""
+    return spec.startswith(("http://", "https://"))
+
+
+def check_address(url: str) -> str:
+    """The address; ConfigError where it names no server, or holds a password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
+        raise ConfigError(
+            "this is no address of a server",
+            got=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+            expected="http://HOST[:PORT]/PATH or https://…; a key stands in the environment, not in the address",
+        )
+    return url
+
+
+def post_json(
+    url: str,
+    body: Mapping[str, Any],
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout_seconds: float = 60.0,
+    retries: int = 4,
+) -> Any:
+    """The JSON that the server answers with.
+
+    A busy or unreachable server is asked again, `retries` times, after 1, 2, 4, … seconds or after what its
+    Retry-After says. RunError for any other status, for a server that stays busy, and for an answer that is no JSON.
+    """
+    request = urllib.request.Request(
+        check_address(url),
+        data=json.dumps(body, ensure_ascii=False, allow_nan=False).encode(),
+        headers={"Content-Type": "application/json", **(headers or {})},
+        method="POST",
+    )
+    for attempt in range(retries + 1):
+        try:
+            with _opener.open(request, timeout=timeout_seconds) as response:
+                content = response.read(MAX_ANSWER_BYTES + 1)
+            break
+        except urllib.error.HTTPError as error:
+            problem, wait = _said(error), _retry_after(error)
+            if error.code not in BUSY:
+                raise RunError(f"{url} refused the request", got=problem, fix=_remedy(error.code)) from None
+        except (OSError, urllib.error.URLError) as error:  # a time-out is an OSError
+            problem, wait = str(getattr(error, "reason", None) or error or type(error).__name__), None
+        if attempt == retries:
+            raise RunError(
+                f"{url} did not answer",
+                got=f"{problem}, {attempt + 1} times",
+                fix="check that the server runs and is reachable, then repeat the command",
+            )
+        time.sleep(min(wait if wait is not None else 2.0**attempt, LONGEST_WAIT_SECONDS))
+    try:
+        if len(content) > MAX_ANSWER_BYTES:
+            raise ValueError("longer than 32 MB")
+        return json.loads(content)
+    except ValueError as error:
+        shown = content[:200].decode(errors="replace")
+        raise RunError(f"{url} did not answer with JSON: {error}", got=repr(shown)) from None
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    text = " ".join(error.read(400).decode(errors="replace").split())
+    return f"status {error.code}" + (f": {text}" if text else "")
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float | None:
+    try:
+        return max(0.0, float(error.headers.get("Retry-After", "")))
+    except ValueError:  # absent, or a date
+        return None
+
+
+def _remedy(status: int) -> str:
+    named = {401: "check the key", 403: "check the key", 404: "check the address and the model's name"}
+    return named.get(status, "see what the server says")

@@ -1,0 +1,63 @@
+"""JSON over HTTP: what is asked again, what is refused at once, and what the messages say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from assent.errors import ConfigError, RunError
+from assent.rewards.http import check_address, is_address, post_json
+from tests.helpers_http import server
+
+
+def test_the_request_arrives_and_a_busy_server_is_asked_again() -> None:
+    seen: list[tuple[str, dict[str, Any], str]] = []
+
+    def answer(path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        seen.append((path, body, headers["Authorization"]))
+        return (503, "busy") if len(seen) < 3 else (200, {"is": "well"})
+
+    with server(answer) as url:
+        got = post_json(f"{url}/score", {"text": "für"}, headers={"Authorization": "Bearer k"})
+    assert got == {"is": "well"}
+    assert seen == [("/score", {"text": "für"}, "Bearer k")] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "message"),
+    [
+        (401, {"error": "no such key"}, "no such key.*\n.*check the key"),
+        (302, "", "status 302"),  # a key does not follow a redirection
+        (200, "<html>", "did not answer with JSON"),
+        (429, "slow down", "status 429: slow down, 3 times"),
+    ],
+)
+def test_what_the_server_says_stands_in_the_message(status: int, document: Any, message: str) -> None:
+    asked: list[str] = []
+
+    def answer(path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        asked.append(path)
+        return status, document
+
+    with server(answer) as url, pytest.raises(RunError, match=message):
+        post_json(url, {}, retries=2)
+    assert len(asked) == (3 if status == 429 else 1)
+
+
+def test_nobody_there() -> None:
+    with server(lambda *_: (200, {})) as url:
+        pass
+    with pytest.raises(RunError, match="did not answer"):
+        post_json(url, {}, retries=0)
+
+
+def test_addresses() -> None:
+    assert is_address("https://a.b/c")
+    assert not is_address("module:function")
+    for wrong in ("http://", "ftp://a.b"):
+        with pytest.raises(ConfigError, match="no address"):
+            check_address(wrong)
+    with pytest.raises(ConfigError) as caught:
+        check_address("https://me:secret@a.b")
+    assert "secret" not in str(caught.value)
