@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from assent.errors import DataError
 from assent.evaluation.calibration import (
     annotators_agreement,
+    calibration_error,
     cluster_bootstrap,
     expected_calibration_error,
     fit_temperature,
@@ -52,6 +53,27 @@ def test_a_calibrated_model_has_no_error_and_an_overconfident_one_has_its_temper
     cooled = tempered(loud)
     assert cooled is not None
     assert expected_calibration_error(cooled) < 0.02
+
+
+def test_the_calibration_errors_interval_holds_its_figure_and_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The truth of an honest model is 0, which no percentile interval reaches: its resamples are noisier still."""
+    monkeypatch.setattr("assent.evaluation.calibration.RESAMPLES", 200)
+    honest = [calibration_error(drawn(150, temperature=1.0, seed=seed)) for seed in range(40)]
+    assert all(estimate.low <= estimate.value <= estimate.high for estimate in honest)
+    assert sum(estimate.low == 0 for estimate in honest) >= 36
+    percentile = cluster_bootstrap(expected_calibration_error, drawn(150, temperature=1.0, seed=0))
+    assert percentile.low > 0
+    truth = expected_calibration_error(drawn(400_000, temperature=2.0, seed=7))
+    loud = [calibration_error(drawn(300, temperature=2.0, seed=seed)) for seed in range(40)]
+    assert sum(estimate.low <= truth <= estimate.high for estimate in loud) >= 34
+    assert sum(estimate.low > 0 for estimate in loud) >= 36  # it can tell
+
+
+def test_calibration_errors_noise_is_that_of_whole_clusters() -> None:
+    """Ten copies of each pair say no more than one: without clusters the same figure would not pass for chance."""
+    d = np.repeat(drawn(40, temperature=1.0, seed=3), 10)
+    assert calibration_error(d).low > 0
+    assert calibration_error(d, clusters=np.repeat(np.arange(40), 10)).low == 0
 
 
 def test_temperature_is_the_maximum_of_the_likelihood() -> None:

@@ -15,8 +15,8 @@ from scipy.special import expit
 from assent.errors import DataError
 from assent.evaluation.calibration import (
     ReliabilityBin,
+    calibration_error,
     cluster_bootstrap,
-    expected_calibration_error,
     fit_temperature,
     length_bias,
     reliability,
@@ -119,11 +119,9 @@ def reward_model_quality(
         stated_accuracy=proportion_interval(stated, **options),
         overconfidence=paired_difference(stated, right, **options),
         brier=mean_interval(expit(-difference) ** 2, **options),
-        ece=cluster_bootstrap(expected_calibration_error, difference, seed=seed, **options),
+        ece=calibration_error(difference, seed=seed, **options),
         temperature=fit_temperature(difference, **options),
-        ece_tempered=None
-        if cooled is None
-        else cluster_bootstrap(expected_calibration_error, cooled, seed=seed, **options),
+        ece_tempered=None if cooled is None else calibration_error(cooled, seed=seed, **options),
         reliability=reliability(difference, **options),
         **lengths,
         slices={
