@@ -24,6 +24,9 @@ from assent.models.segments import Bucket, Segments
 NAME = "assent_segments"
 """Name of the attention function, and of the keyword that carries the segments."""
 
+LAST_LAYER = "assent_last_layer"
+"""Where the last layer's attention has the hooks that are told of a pass (`last_layer.py`)."""
+
 _NEUTRAL = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"})
 """Keywords that say nothing about which keys a query sees, nor with what weight (positions are applied before)."""
 
@@ -62,6 +65,8 @@ def attention(
     segments = assent_segments
     segments.calls += 1
     segments.windows.append(sliding_window)
+    if (last := vars(module).get(LAST_LAYER)) is not None and segments.read is not None:
+        last.segments = segments
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     if softcap is None and s_aux is None and varlen.serves(query, value):
         rows = varlen.attend(segments, query, key, value, scale=scale, window=sliding_window)

@@ -2,7 +2,8 @@
 (where weights stay as they are, twice 2·N·T and 2·V·h·H).
 
 Legend: N matrix weights of the trunk, T tokens, L layers, d attention width, A attended pairs of positions,
-V·h weights of the head, H positions the head reads. Recomputed activations count as hardware's FLOPs, not the model's.
+V·h weights of the head, H positions the head reads. Recomputed activations count as hardware's FLOPs, not the model's;
+the formula counts the last layer's MLP at every token, which `last_layer.py` leaves out where nothing reads it.
 """
 
 from __future__ import annotations

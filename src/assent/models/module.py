@@ -20,7 +20,7 @@ from assent.errors import ModelError
 from assent.models.batch import GroupBatch, Outputs
 from assent.models.head import Logits, log_probabilities
 from assent.models.tiers import Kind, probe_tier, score_head
-from assent.models.trunk import Tier, read
+from assent.models.trunk import Only, Tier, read
 
 _WANTS: dict[str, frozenset[str]] = {
     "policy": frozenset({"logprobs", "entropy"}),
@@ -46,6 +46,7 @@ class AlignmentModel(nn.Module):
         turn_dropout_off(model)
         probe = probe_tier(self.base, kind=kind, tier=tier)
         self.tier, self.tier_reason, self.has_chunked_head = probe.tier, probe.reason, probe.has_chunked_head
+        self.is_short = probe.is_short
         self.logits = Logits.of(self.base.config, temperature=temperature)
         self.longest = longest_fixed_length(self.base.config)
 
@@ -70,7 +71,8 @@ class AlignmentModel(nn.Module):
 
     def _read_policy(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
         entropy: Tensor | None
-        result = read(self.base, batch, tier=self.tier, logits=not self.has_chunked_head)
+        only: Only | None = "completions" if self.is_short else None
+        result = read(self.base, batch, tier=self.tier, logits=not self.has_chunked_head, only=only)
         states = result.states.index_select(0, result.read_at)
         if self.has_chunked_head:
             head = self.base.get_output_embeddings()
@@ -85,7 +87,8 @@ class AlignmentModel(nn.Module):
         return Outputs(logprobs=logprobs if "logprobs" in want else None, entropy=entropy)
 
     def _read_scorer(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
-        result = read(self.base, batch, tier=self.tier)
+        only: Only = "completions" if "values" in want else "ends"
+        result = read(self.base, batch, tier=self.tier, only=only if self.is_short else None)
         places = {"scores": result.last_at, "values": result.read_at, "last_values": result.last_at}
         return Outputs(**{name: self._score(result.states.index_select(0, places[name])) for name in want})
 

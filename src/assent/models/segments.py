@@ -74,6 +74,7 @@ class Segments:
     calls: int = 0  # how often attention was asked for since the batch began
     windows: list[int | None] = field(default_factory=list)
     varlen: Any = None  # index tensors of the variable-length kernel, made when it is first asked for
+    read: tuple[Tensor, Tensor, Tensor] | None = None  # rows read (M,), of each row which of them (T,), the unread ones
 
     def gather_queries(self, rows: Tensor) -> Tensor:
         """(T, F) -> (Mq, F)"""
@@ -86,6 +87,17 @@ class Segments:
     def scatter(self, gathered: Tensor) -> Tensor:
         """(Mq, F) -> (T, F)"""
         return _Gather.apply(gathered, self.query_of, self.query_at, self.query_padding, None, None)
+
+    def gather_read(self, rows: Tensor) -> Tensor:
+        """(T, F) -> (M, F)"""
+        assert self.read is not None
+        return _Gather.apply(rows, *self.read, None, None)
+
+    def spread_read(self, rows: Tensor) -> Tensor:
+        """(M, F) -> (T, F); rows that are not read get those of another."""
+        assert self.read is not None
+        read, inverse, _ = self.read
+        return _Gather.apply(rows, inverse, read, None, None, None)
 
 
 class _Gather(torch.autograd.Function):

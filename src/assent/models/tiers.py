@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 from assent.errors import ModelError
 from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
 from assent.models.head import Logits, log_probabilities
+from assent.models.last_layer import install
 from assent.models.packing import pack
 from assent.models.segments import Segments
-from assent.models.trunk import Read, Tier, read
+from assent.models.trunk import Only, Read, Tier, read, trunk_of
 
 Kind = Literal["policy", "scorer"]
 
@@ -30,6 +31,8 @@ class Probe:
     tier: Tier
     reason: str
     has_chunked_head: bool
+    is_short: bool
+    """Whether the last layer's MLP can be computed for the tokens alone that are read."""
 
 
 def probe_tier(model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | None = None) -> Probe:
@@ -45,7 +48,10 @@ def probe_tier(model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | No
         for candidate in ("segments", "mask", "padded") if tier is None else (tier,):
             reason = _refusal(model, batch, expected, kind=kind, tier=candidate, chunked=has_chunked_head)
             if reason is None:
-                return Probe(candidate, "; ".join([*refused, _ACCEPTED[candidate]]), has_chunked_head)
+                is_short = candidate == "segments" and _is_short(
+                    model, batch, expected, kind=kind, chunked=has_chunked_head
+                )
+                return Probe(candidate, "; ".join([*refused, _ACCEPTED[candidate]]), has_chunked_head, is_short)
             refused.append(f"{candidate}: {reason}")
     raise ModelError(
         f"{type(model).__name__} cannot be read in packed batches",
@@ -62,12 +68,28 @@ _ACCEPTED = {
 }
 
 
+def _is_short(model: PreTrainedModel, batch: GroupBatch, expected: Tensor, *, kind: Kind, chunked: bool) -> bool:
+    """Whether the last layer can be shortened (`last_layer.py`), with the same numbers."""
+    ways: tuple[Only, ...] = ("completions",) if kind == "policy" else ("completions", "ends")
+    return install(model, trunk_of(model)) and all(
+        _refusal(model, batch, expected, kind=kind, tier="segments", chunked=chunked, only=only) is None
+        for only in ways
+    )
+
+
 def _refusal(
-    model: PreTrainedModel, batch: GroupBatch, expected: Tensor, *, kind: Kind, tier: Tier, chunked: bool
+    model: PreTrainedModel,
+    batch: GroupBatch,
+    expected: Tensor,
+    *,
+    kind: Kind,
+    tier: Tier,
+    chunked: bool,
+    only: Only | None = None,
 ) -> str | None:
     """Why `tier` may not be used; None: it may. Any error is a no."""
     try:
-        result = read(model, batch, tier=tier, logits=kind == "policy" and not chunked)
+        result = read(model, batch, tier=tier, logits=kind == "policy" and not chunked, only=only)
         if result.segments is not None and (reason := _miscounted(model, result.segments)):
             return reason
         got = _numbers(model, result, batch, kind=kind, chunked=chunked)

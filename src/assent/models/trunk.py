@@ -22,6 +22,7 @@ from assent.models.batch import GroupBatch
 from assent.models.segments import Segments, make_segments
 
 Tier = Literal["segments", "mask", "padded"]
+Only = Literal["completions", "ends"]
 
 
 @dataclass(slots=True)
@@ -39,11 +40,17 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
     return getattr(model, model.base_model_prefix)
 
 
-def read(model: PreTrainedModel, batch: GroupBatch, *, tier: Tier, logits: bool = False) -> Read:
-    """Last hidden states of `batch`, or (`logits`) what the whole model makes of them."""
+def read(
+    model: PreTrainedModel, batch: GroupBatch, *, tier: Tier, logits: bool = False, only: Only | None = None
+) -> Read:
+    """Last hidden states of `batch`, or (`logits`) what the whole model makes of them.
+
+    only   the last layer's MLP is computed only where completions' tokens are predicted or read ("completions"), or at
+           their ends ("ends"); the states of other tokens are then not those of the model. Of the segments tier.
+    """
     module = model if logits else trunk_of(model)
     if tier == "segments":
-        return _segments(model, module, batch, logits=logits)
+        return _segments(model, module, batch, logits=logits, only=only)
     make = _mask_inputs if tier == "mask" else _padded_inputs
     inputs, read_at, last_at = make(batch, dtype=model.dtype)
     return Read(_states(module(**inputs, use_cache=False), logits=logits), read_at, last_at)
@@ -53,16 +60,34 @@ def _states(output: Any, *, logits: bool) -> Tensor:
     return (output.logits if logits else output.last_hidden_state).flatten(0, 1)
 
 
-def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, logits: bool) -> Read:
+def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, logits: bool, only: Only | None) -> Read:
     total, device = len(batch.input_ids), batch.input_ids.device
     features = int(model.config.get_text_config().hidden_size)
     segments = make_segments(batch.prompts, batch.completions, num_tokens=total, device=device, features=features)
+    if only and batch.completions:
+        segments.read = _only(batch, only)
     if model.training:
         guard_checkpointing(model)
     inputs = {"input_ids": batch.input_ids[None], "position_ids": batch.position_ids[None], NAME: segments}
     with selected(model):
         output = module(**inputs, use_cache=False)
     return Read(_states(output, logits=logits), batch.read_at, batch.last_at, segments)
+
+
+def _only(batch: GroupBatch, only: Only) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows that are read (M,), which of them each row is (T,), and the other rows."""
+    prompt, completion = _spans(batch)
+    is_read = np.zeros(len(batch.input_ids), bool)
+    if only == "ends":
+        is_read[completion[:, 1] - 1] = True
+    else:  # all but the prompts, and their last tokens, which predict the completions' first
+        is_read[:] = True
+        is_read[_runs(prompt[:, 0], prompt[:, 1] - prompt[:, 0])] = False
+        is_read[prompt[:, 1] - 1] = True
+    inverse = np.where(is_read, np.cumsum(is_read) - 1, 0)
+    arrays = np.flatnonzero(is_read), inverse, np.flatnonzero(~is_read)
+    read, which, unread = (torch.from_numpy(array).to(batch.input_ids.device) for array in arrays)
+    return read, which, unread
 
 
 def _mask_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:
