@@ -75,7 +75,6 @@ def test_a_copy_has_hooks_of_its_own() -> None:
     other = copy.deepcopy(module)
     mine, theirs = (getattr(m.hf.model.layers[-1].self_attn, LAST_LAYER) for m in (module, other))
     assert mine is not theirs
-    assert theirs.config is other.config
     seen, seen_of_copy = seen_by_last_mlp(model), seen_by_last_mlp(other.hf)
     with torch.no_grad():
         other(pack(GROUPS, device="cpu"), frozenset({"logprobs"}))

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from assent.models.attention import LAST_LAYER, NAME
+from assent.models.attention import LAST_LAYER
 from assent.models.segments import Segments
 
 
@@ -25,8 +25,7 @@ class LastLayer:
     are bound methods, so that a copy of the model has hooks that speak of its own layer.
     """
 
-    def __init__(self, config: Any, layer: nn.Module, attention: nn.Module, mlp: nn.Module) -> None:
-        self.config = config
+    def __init__(self, layer: nn.Module, attention: nn.Module, mlp: nn.Module) -> None:
         self.segments: Segments | None = None
         setattr(attention, LAST_LAYER, self)
         layer.register_forward_pre_hook(self._begin)
@@ -34,21 +33,18 @@ class LastLayer:
         mlp.register_forward_hook(self._spread)
 
     def _begin(self, layer: nn.Module, args: Any) -> None:
+        """A recomputation may end early, before the MLP, and leave its segments behind."""
         self.segments = None
-
-    def _is_short(self) -> bool:
-        """A recomputation may end early and leave its segments here: the model's own attention says that it is over."""
-        return self.segments is not None and self.config._attn_implementation == NAME
 
     def _choose(self, mlp: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """(1, T, d) -> (1, M, d)"""
-        if self.segments is None or not self._is_short():
+        if self.segments is None:
             return None
         return (self.segments.gather_read(args[0][0])[None], *args[1:])
 
     def _spread(self, mlp: nn.Module, args: Any, output: Any) -> Tensor | None:
         """(1, M, d) -> (1, T, d), with anything finite where nothing reads."""
-        if self.segments is None or not self._is_short():
+        if self.segments is None:
             return None
         if not isinstance(output, Tensor):
             raise TypeError("the last layer's MLP gives more than states")
@@ -69,5 +65,5 @@ def install(model: PreTrainedModel, trunk: nn.Module) -> bool:
     if not isinstance(attention, nn.Module) or not isinstance(mlp, nn.Module):
         return False
     if not hasattr(attention, LAST_LAYER):
-        LastLayer(model.config, layer, attention, mlp)
+        LastLayer(layer, attention, mlp)
     return True
