@@ -263,6 +263,30 @@ def test_the_best_checkpoint_is_kept_and_becomes_the_result_and_the_run_stops_ea
     assert any(not torch.equal(best[name], last[name]) for name in best)
 
 
+@pytest.mark.parametrize("kill", [None, ("_checkpoint", 1)])
+def test_where_training_makes_nothing_better_the_start_is_the_result(
+    kill: tuple[str, int] | None, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = given("sft", inputs, tmp_path / "run", eval_steps=1, metric_for_best_model="loss", max_steps=3)
+    if kill is not None:
+        with pytest.MonkeyPatch.context() as patched:
+            scripted(patched, [1.0, 3.0, 2.0, 4.0])
+            kill_after(patched, *kill)
+            with pytest.raises(KilledError):
+                sft.train(config)
+    scripted(monkeypatch, [1.0, 3.0, 2.0, 4.0])
+    result = sft.train(config)
+    assert (result.steps, result.metrics["eval_loss"]) == (3, 1.0)
+    start, end = (from_file(folder / "model.safetensors") for folder in (Path(inputs["model"]), result.model_path))
+    assert start.keys() == end.keys()
+    assert all(torch.equal(start[name], value) for name, value in end.items())
+    assert [row["eval_loss"] for row in told(tmp_path / "run" / "metrics.jsonl") if "eval_loss" in row] == [
+        *[1.0, 3.0, 2.0, 4.0]
+    ]
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert any("that the run began with: training made none better" in note for note in manifest["notes"])
+
+
 def from_file(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 

@@ -193,7 +193,7 @@ class ValidationOptions(Options):
     """Measure before the first step, after every so many, and after the last; 0: only after the last."""
     metric_for_best_model: str | None = None
     """Write a checkpoint at every new best of this held-out figure (loss, say) and keep it; its weights become the
-    result."""
+    result. The start is among them: where training makes nothing better, it is the result."""
     early_stopping_patience: Positive | None = None
     """Stop when so many measurements in a row have not improved the metric for the best model."""
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0

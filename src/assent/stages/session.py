@@ -228,6 +228,8 @@ class Session:
     def resume(self) -> None:
         """Puts learners, ledger and state where the newest verified checkpoint left them, if there is one."""
         found = latest_verified(self.folder.path)
+        if found is not None and found.step == 0:  # the start, kept as the best so far: nothing is lost
+            found = None
         self.folder.rewind(None if found is None else found.step)
         if found is None:
             return
@@ -248,8 +250,8 @@ class Session:
             interruptible() as interrupted,
             self.log.progress(self.folder.manifest["command"], total, done=self.step) as bar,
         ):
-            if self.step == 0:
-                self.validation.before_the_first_step()
+            if self.step == 0 and self.validation.before_the_first_step():
+                self._checkpoint()
             while self.step < total and not self.validation.has_to_stop:
                 yield self.step
                 self.step += 1
@@ -321,7 +323,8 @@ class Session:
             verified(self.folder.path, best["step"]).load_into({**self.learners, **self.moving})
         told = {name: best[name] for name in ("step", "metric", "value")}
         self.folder.record(best=told)
-        self.log.note("the result is the model after step {step}, best by {metric}: {value:.6g}".format(**told))
+        which = f"after step {best['step']}" if best["step"] else "that the run began with: training made none better"
+        self.log.note("the result is the model {which}, best by {metric}: {value:.6g}".format(**told, which=which))
         return best["measured"]
 
     def _save_model(self) -> None:

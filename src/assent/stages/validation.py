@@ -57,10 +57,13 @@ class Validation:
         patience = getattr(self.config, "early_stopping_patience", None)
         return patience is not None and self.state.get("waited", 0) >= patience
 
-    def before_the_first_step(self) -> None:
-        """Where the curves begin. Not among the weights that are chosen from."""
-        if self.measure is not None and self.config.eval_steps:
-            self.log.metrics(0, self.measure())
+    def before_the_first_step(self) -> bool:
+        """Measures where the curves begin; True where a best is looked for: training may make nothing better."""
+        if self.measure is None or not self.config.eval_steps:
+            return False
+        measured = self.measure()
+        self.log.metrics(0, measured)
+        return self.take(0, measured)
 
     def after(self, step: int, *, is_last: bool) -> bool:
         """Measures after `step` updates where that is due; True where these weights are the best so far."""
