@@ -9,10 +9,11 @@ import transformers
 from scipy.stats import chisquare
 
 from assent.errors import ConfigError, NonFiniteError
-from assent.rollouts import decoding
+from assent.rollouts import cohorts, decoding
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.types import Rollout
+from tests.helpers_models_forward import ARCHITECTURES, make_model
 from tests.helpers_rollouts import IdTokenizer, plain_logprobs, tiny
 
 PROMPTS = [(3, 4, 5), (6, 7, 8, 9, 10, 11, 12), (5,), (3, 4, 5, 20, 21), (9, 9, 1, 30)]
@@ -37,7 +38,7 @@ def test_recorded_logprobs_are_those_of_a_full_read(temperature: float) -> None:
     made = sampler()
     params = SamplingParams(max_new_tokens=20, temperature=temperature)
     rollouts = made.sample(PROMPTS, num_completions=3, params=params, seed=KEY)
-    assert made.tier == "buffer"
+    assert made.tier == "cohorts"
     assert [(r.prompt_index, r.completion_index) for r in rollouts] == [(p, k) for p in range(5) for k in range(3)]
     assert len({len(r.ids) for r in rollouts}) > 3, "rows end at different times, so some were dropped on the way"
     for r in rollouts:
@@ -145,20 +146,44 @@ def test_the_seed_key_is_what_matters() -> None:
         assert all(a != b for a, b in zip(first, drawn(other), strict=True))
 
 
-def test_each_prompt_is_read_once_and_batches_hold_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tier", ["cohorts", "dynamic"])
+def test_each_prompt_is_read_once_and_the_budget_holds(monkeypatch: pytest.MonkeyPatch, tier: str) -> None:
     made = sampler(eos_ids=(), max_batch_tokens=60)
-    made.tier = "buffer"
+    made.tier = tier
     seen: list[tuple[int, ...]] = []
-    original = decoding.BufferDecoder.prefill
+    decoder = decoding.DECODERS[tier]
+    original = decoder.admit
 
-    def spy(self: decoding.BufferDecoder, prompts: decoding.Prompts, repeats: list[int], room: int) -> torch.Tensor:
-        assert sum(repeats) * (max(map(len, prompts)) + room) <= 60
+    def spy(self: decoding.Decoder, prompts: decoding.Prompts, repeats: list[int], room: int) -> torch.Tensor:
+        read = original(self, prompts, repeats, room)  # type: ignore[arg-type]
+        assert self.tokens <= 60
         seen.extend(prompts)
-        return original(self, prompts, repeats, room)
+        return read
 
-    monkeypatch.setattr(decoding.BufferDecoder, "prefill", spy)
+    monkeypatch.setattr(decoder, "admit", spy)
     made.sample(PROMPTS, num_completions=4, params=SamplingParams(max_new_tokens=5), seed=KEY)
     assert sorted(seen) == sorted(PROMPTS)
+
+
+@pytest.mark.parametrize("budget", [90, 200])
+def test_rows_that_end_make_room_for_others(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    """Prompts are admitted while rows are in flight, rows of several ages decode together, and nothing else changes."""
+    params = SamplingParams(max_new_tokens=16)
+    prompts = [tuple(3 + (5 * i + j) % 29 for j in range(1 + i % 6)) for i in range(14)]
+    apart = sampler(eos_ids=(2, 30, 31)).sample(prompts, num_completions=3, params=params, seed=KEY)
+    made = sampler(eos_ids=(2, 30, 31), max_batch_tokens=budget)
+    made.tier = "cohorts"
+    ages: list[set[int]] = []
+    original = decoding.CohortDecoder.step
+
+    def spy(self: decoding.CohortDecoder, ids: torch.Tensor) -> torch.Tensor:
+        ages.append({cohort.age for cohort in self.flight.cohorts})
+        assert len(ids) == sum(cohort.rows for cohort in self.flight.cohorts)
+        return original(self, ids)
+
+    monkeypatch.setattr(decoding.CohortDecoder, "step", spy)
+    same(apart, made.sample(prompts, num_completions=3, params=params, seed=KEY))
+    assert max(map(len, ages)) > 1, "rows of several ages at once"
 
 
 def architectures() -> dict[str, tuple[transformers.PretrainedConfig, str]]:
@@ -169,17 +194,17 @@ def architectures() -> dict[str, tuple[transformers.PretrainedConfig, str]]:
     }  # fmt: skip
     t = transformers
     return {
-        "gpt2": (t.GPT2Config(**size, n_embd=16, n_layer=2, n_head=2, n_positions=64), "buffer"),
+        "gpt2": (t.GPT2Config(**size, n_embd=16, n_layer=2, n_head=2, n_positions=64), "cohorts"),
         "opt": (
             t.OPTConfig(**{**size, "pad_token_id": 1}, hidden_size=16, ffn_dim=32, num_hidden_layers=2,
-                        num_attention_heads=2, word_embed_proj_dim=16, max_position_embeddings=64), "buffer",
+                        num_attention_heads=2, word_embed_proj_dim=16, max_position_embeddings=64), "cohorts",
         ),
-        "qwen3": (t.Qwen3Config(**llama_like), "buffer"),
+        "qwen3": (t.Qwen3Config(**llama_like), "cohorts"),
         "gemma3": (
             t.Gemma3TextConfig(**llama_like, sliding_window=6, layer_types=["sliding_attention", "full_attention"]),
-            "dynamic",
+            "cohorts",
         ),
-        "mistral": (t.MistralConfig(**llama_like, sliding_window=6), "dynamic"),
+        "mistral": (t.MistralConfig(**llama_like, sliding_window=6), "cohorts"),
         "bloom": (t.BloomConfig(**size, hidden_size=16, n_layer=2, n_head=2), "dynamic"),
         "mamba": (t.MambaConfig(**size, hidden_size=16, num_hidden_layers=2, state_size=4), "reread"),
         "recurrent_gemma": (
@@ -199,19 +224,17 @@ def test_every_architecture_gets_a_tier_that_is_exact(name: str) -> None:
         np.testing.assert_allclose(r.logprobs, plain_logprobs(made.model, r.prompt_ids, r.ids), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [n for n, (_, _, tier) in ARCHITECTURES.items() if tier == "segments"])
+def test_what_reads_packed_rows_shares_its_prompts(name: str) -> None:
+    assert decoding.probe(make_model(name)) == ("cohorts", "fastest")
+
+
 def test_probe_refuses_a_tier_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A buffer that forgets the padding mask is found out."""
-    original = decoding.BufferDecoder.prefill
-
-    def unmasked(self: decoding.BufferDecoder, *given: object) -> torch.Tensor:
-        logits = original(self, *given)  # type: ignore[arg-type]
-        self.bias = torch.zeros_like(self.bias)
-        return logits
-
-    monkeypatch.setattr(decoding.BufferDecoder, "prefill", unmasked)
+    """One that forgets to mask the padding of shorter prompts is found out."""
+    monkeypatch.setattr(cohorts.Cohort, "prompt_bias", lambda *_: None)
     tier, reason = decoding.probe(tiny())
     assert tier == "dynamic"
-    assert "buffer: differs by" in reason
+    assert "cohorts: differs by" in reason
 
 
 def test_training_mode_is_put_back_and_dropout_is_off() -> None:
@@ -250,7 +273,7 @@ def test_load_takes_only_the_shared_weights() -> None:
 def test_non_finite_weights_are_reported() -> None:
     model = tiny()
     made = sampler(model)
-    made.tier = "buffer"
+    made.tier = "cohorts"
     with torch.no_grad():
         model.lm_head.weight[3, 0] = torch.nan
     with pytest.raises(NonFiniteError, match="non-finite log-probability"):
@@ -259,15 +282,15 @@ def test_non_finite_weights_are_reported() -> None:
 
 def test_finished_rows_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     made = sampler(eos_ids=tuple(range(2, 12)))
-    made.tier = "buffer"
+    made.tier = "cohorts"
     widths: list[int] = []
-    original = decoding.BufferDecoder.step
+    original = decoding.CohortDecoder.step
 
-    def spy(self: decoding.BufferDecoder, ids: torch.Tensor) -> torch.Tensor:
+    def spy(self: decoding.CohortDecoder, ids: torch.Tensor) -> torch.Tensor:
         widths.append(len(ids))
         return original(self, ids)
 
-    monkeypatch.setattr(decoding.BufferDecoder, "step", spy)
+    monkeypatch.setattr(decoding.CohortDecoder, "step", spy)
     rollouts = made.sample(PROMPTS, num_completions=8, params=SamplingParams(max_new_tokens=24), seed=KEY)
     needed = [sum(len(r.ids) > t + 1 for r in rollouts) for t in range(len(widths))]
     assert widths[0] <= 40
@@ -279,6 +302,6 @@ def test_autocast_changes_the_precision_and_nothing_else() -> None:
     made = sampler(tiny(scale=3.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rollouts = made.sample(PROMPTS, num_completions=2, params=SamplingParams(max_new_tokens=12), seed=KEY)
-    assert made.tier == "buffer", made.tier_reason
+    assert made.tier == "cohorts", made.tier_reason
     for r in rollouts:
         np.testing.assert_allclose(r.logprobs, plain_logprobs(made.model, r.prompt_ids, r.ids), atol=0.1)

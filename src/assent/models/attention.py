@@ -53,7 +53,7 @@ def attention(
     softcap          scores become softcap · tanh(scores / softcap) (Gemma 2)
     s_aux            (H,) a score for each head that takes part in the softmax and carries no value (gpt-oss's sinks)
     """
-    given = sorted(n for n, v in others.items() if n not in _NEUTRAL and v is not None and v is not False)
+    given = unsupported(others)
     if assent_segments is None or attention_mask is not None or dropout or is_causal is False or given:
         raise ValueError(
             f"attention over segments cannot serve this call: segments {'given' if assent_segments else 'missing'}, "
@@ -75,6 +75,11 @@ def attention(
     options = Options(scale, sliding_window, softcap, s_aux)
     rows = over_buckets(segments, query, key, value, options=options)
     return rows, None
+
+
+def unsupported(keywords: dict[str, Any]) -> list[str]:
+    """Names of those that could change what attention gives and are not implemented here."""
+    return sorted(n for n, v in keywords.items() if n not in _NEUTRAL and v is not None and v is not False)
 
 
 class Options(NamedTuple):

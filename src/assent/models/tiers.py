@@ -90,7 +90,7 @@ def _refusal(
     """Why `tier` may not be used; None: it may. Any error is a no."""
     try:
         result = read(model, batch, tier=tier, logits=kind == "policy" and not chunked, only=only)
-        if result.segments is not None and (reason := _miscounted(model, result.segments)):
+        if result.segments is not None and (reason := miscounted(model, result.segments)):
             return reason
         got = _numbers(model, result, batch, kind=kind, chunked=chunked)
     except Exception as error:  # whatever a model does with what it was not made for
@@ -98,7 +98,7 @@ def _refusal(
     return _difference(got, expected)
 
 
-def _miscounted(model: PreTrainedModel, segments: Segments) -> str | None:
+def miscounted(model: PreTrainedModel, segments: Segments) -> str | None:
     """Whether each layer asked our function exactly once, with the windows that the configuration declares."""
     config = model.config.get_text_config()
     layers = int(config.num_hidden_layers)

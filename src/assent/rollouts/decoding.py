@@ -1,10 +1,11 @@
 """Three ways to decode with any causal model of transformers, and the probe that decides which one a model gets.
 
-buffer    full attention in every layer: keys and values go into buffers of the final length, the mask is built once
-dynamic   the model's own DynamicCache (sliding windows) and a 2-D mask
+cohorts   keys and values of a prompt stand once for all its completions, rows of several ages decode together, our
+          attention function (`cohorts.py`): every model that reads packed rows
+dynamic   the model's own DynamicCache and a 2-D mask
 reread    no cache: every step reads the whole row again, rows of one length together (recurrent and hybrid models)
 
-Legend: P prompts, S rows (completions in flight), V vocabulary.
+Legend: P prompts, S rows (completions in flight), V vocabulary, d hidden width.
 """
 
 from __future__ import annotations
@@ -13,26 +14,135 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+
+from assent.models.attention import selected
+from assent.models.head import Logits
+from assent.models.segments import make_segments
+from assent.models.tiers import miscounted
+from assent.models.trunk import trunk_of
+from assent.rollouts.cohorts import NAME, Cohort, Flight
 
 Prompts = Sequence[tuple[int, ...]]
 CPU_PREFILL_TOKENS = 1024
+"""Read together; on a CPU few at a time, so that activations stay in its cache."""
 
 
 class Decoder(Protocol):
-    """One batch in flight."""
+    """Rows in flight. What it returns for each row is what `logits` takes: the logits of all rows at once would be
+    large, so they are made in parts."""
 
-    def prefill(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        """Reads each prompt once, makes repeats[p] rows of it with room for `room` tokens; next-token logits (S, V)."""
+    refills: bool
+    """Whether prompts can be admitted while rows are in flight."""
+    shares_prompts: bool
+    """Whether a prompt stands in the cache once for all its rows."""
+
+    @property
+    def tokens(self) -> int:
+        """Of cache, in flight; 0 where nothing is."""
+
+    def admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
+        """Reads each prompt once and adds, behind the rows in flight, repeats[p] rows of it with room for `room`
+        tokens each. (new rows, …)"""
 
     def step(self, ids: Tensor) -> Tensor:
-        """Appends ids (S,) to the rows; next-token logits (S, V)."""
+        """Appends ids (S,) to the rows. (S, …)"""
+
+    def logits(self, read: Tensor) -> Tensor:
+        """Next-token logits (S, V)."""
 
     def keep(self, rows: Tensor) -> None:
         """Drops all rows but these, ascending."""
+
+
+class CohortDecoder:
+    """Trunk and head apart: the head reads each prompt's last token and each row's newest."""
+
+    refills = shares_prompts = True
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.device = model, model.device
+        self.features = int(model.config.get_text_config().hidden_size)
+        self.scale = Logits.of(model.config)
+        self.flight = Flight()
+        self.positions = torch.zeros(0, dtype=torch.long, device=self.device)
+
+    @property
+    def tokens(self) -> int:
+        return sum(cohort.tokens for cohort in self.flight.cohorts)
+
+    def admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        of = torch.arange(len(prompts)).repeat_interleave(torch.tensor(repeats)).to(self.device)
+        cohort = Cohort(lengths, of, room)
+        states = torch.cat([self._fill(cohort, prompts, part) for part in self._chunks(prompts)])
+        self.flight.cohorts.append(cohort)
+        self.positions = torch.cat([self.positions, lengths[of]])
+        return states[of]
+
+    def _fill(self, cohort: Cohort, prompts: Prompts, part: slice) -> Tensor:
+        """Reads some of the cohort's prompts in one packed row; the last state of each."""
+        ends = np.cumsum([len(prompt) for prompt in prompts[part]])
+        starts = np.append(0, ends[:-1])
+        within = np.minimum(np.arange(cohort.longest), (ends - starts - 1)[:, None])
+        spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
+        total = int(ends[-1])
+        flight = Flight(
+            segments=make_segments(spans, (), num_tokens=total, device=self.device, features=self.features),
+            filling=cohort,
+            gather=torch.from_numpy(starts[:, None] + within).to(self.device),
+            first=part.start,
+        )
+        ids = torch.tensor([i for prompt in prompts[part] for i in prompt], device=self.device)
+        positions = torch.from_numpy(np.concatenate([np.arange(end - start) for start, end in spans])).to(self.device)
+        states = self._read(ids, positions, flight)
+        assert flight.segments is not None
+        if reason := miscounted(self.model, flight.segments):
+            raise ValueError(reason)
+        return states[torch.from_numpy(ends - 1).to(self.device)]
+
+    def _chunks(self, prompts: Prompts) -> list[slice]:
+        limit = CPU_PREFILL_TOKENS if self.device.type == "cpu" else sum(map(len, prompts))
+        chunks, start = [], 0
+        for end in range(1, len(prompts) + 1):
+            if end == len(prompts) or sum(map(len, prompts[start : end + 1])) > limit:
+                chunks.append(slice(start, end))
+                start = end
+        return chunks
+
+    def step(self, ids: Tensor) -> Tensor:
+        states = self._read(ids, self.positions, self.flight)
+        self.positions = self.positions + 1
+        for cohort in self.flight.cohorts:
+            cohort.age += 1
+            cohort.biases.clear()
+        return states
+
+    def _read(self, ids: Tensor, positions: Tensor, flight: Flight) -> Tensor:
+        """(T,), (T,) -> (T, d)"""
+        flight.calls = 0
+        inputs: dict[str, Any] = {"input_ids": ids[None], "position_ids": positions[None], NAME: flight}
+        with selected(self.model, NAME):
+            return trunk_of(self.model)(**inputs, use_cache=False).last_hidden_state[0]
+
+    def logits(self, read: Tensor) -> Tensor:
+        return self.scale.apply(self.model.get_output_embeddings()(read))
+
+    def keep(self, rows: Tensor) -> None:
+        self.positions = self.positions[rows]
+        kept, start = [], 0
+        for cohort in self.flight.cohorts:
+            end = start + cohort.rows
+            own = rows[(rows >= start) & (rows < end)] - start
+            if 0 < len(own) < cohort.rows:
+                cohort.keep(own)
+            if len(own):
+                kept.append(cohort)
+            start = end
+        self.flight.cohorts = kept
 
 
 class _Forward:
@@ -50,55 +160,16 @@ class _Forward:
         return self.model(input_ids=ids, **keywords, **self.last_only).logits[:, -1]
 
 
-class _BufferLayer(DynamicLayer):
-    """Keys and values in a buffer of the final length: an append is a copy of one token, not of the whole cache."""
+class DynamicDecoder:
+    """Left-padded rows of one age; each row's positions count its own tokens."""
 
-    def fill(self, states: tuple[Any, Any], source: Tensor, rows: int, longest: int, room: int) -> None:
-        """The next len(source) of `rows` rows begin as rows `source` of keys and values (P, heads, length, size)."""
-        length, count = states[0].shape[2], len(source)
-        if not self.is_initialized:
-            self.dtype, self.device, self.is_initialized = states[0].dtype, states[0].device, True
-            self.filled, self.length = 0, longest
-            # zeros: what stands left of a short prompt is masked, but zero times NaN is NaN
-            self.buffers = [x.new_zeros(rows, x.shape[1], longest + room, x.shape[3]) for x in states]
-        for buffer, x in zip(self.buffers, states, strict=True):
-            target = buffer[self.filled : self.filled + count, :, longest - length : longest]
-            target.copy_(x if count == len(x) else x.index_select(0, source))
-        self.filled += count
-        self._show()
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def _show(self) -> None:
-        keys, values = self.buffers
-        self.keys, self.values = keys[:, :, : self.length], values[:, :, : self.length]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.length += 1
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, self.length - 1 : self.length].copy_(states)
-        self._show()
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
-
-    def keep(self, rows: Tensor) -> None:
-        for i, buffer in enumerate(self.buffers):
-            filled = buffer[:, :, : self.length]
-            filled[: len(rows)] = filled[rows]
-            self.buffers[i] = buffer[: len(rows)]
-        self._show()
-
-
-class _CachedDecoder:
-    """Left-padded rows; each row's positions count its own tokens."""
+    refills = shares_prompts = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.forward, self.device = model, _Forward(model), model.device
+        self.tokens = 0
 
-    def _read_prompts(self, prompts: Prompts) -> tuple[Tensor, Tensor, DynamicCache]:
-        """Logits (P, V), mask (P, longest), the cache."""
+    def admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
         longest = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -106,74 +177,18 @@ class _CachedDecoder:
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
-        cache = DynamicCache(config=self.model.config)
+        self.cache = DynamicCache(config=self.model.config)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         padding = None if bool(mask.all()) else mask
-        logits = self.forward(ids, positions=positions, attention_mask=padding, past_key_values=cache, use_cache=True)
-        return logits, mask, cache
-
-    def _sources(self, repeats: Sequence[int]) -> Tensor:
-        counts = torch.tensor(repeats, device=self.device)
-        return torch.arange(len(repeats), device=self.device).repeat_interleave(counts)
-
-
-class BufferDecoder(_CachedDecoder):
-    def prefill(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        rows, longest = sum(repeats), max(len(prompt) for prompt in prompts)
-        self.cache, self.layers = DynamicCache(), list[_BufferLayer]()
-        logits = []
-        for chunk in self._chunks(prompts):
-            source = self._sources(repeats[chunk])
-            read, _, prompt_cache = self._read_prompts(prompts[chunk])
-            for i, prompt_layer in enumerate(prompt_cache.layers):
-                if type(prompt_layer) is not DynamicLayer:
-                    raise TypeError(f"a {type(prompt_layer).__name__} is not full attention")
-                if i == len(self.layers):
-                    self.layers.append(_BufferLayer())
-                self.layers[i].fill((prompt_layer.keys, prompt_layer.values), source, rows, longest, room)
-            logits.append(read[source])
-        self.cache.layers = list(self.layers)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)[self._sources(repeats)]
-        self.positions = lengths[:, None]
-        closed = torch.arange(longest + room, device=self.device) < longest - lengths[:, None]
-        dtype = self.model.dtype
-        self.bias = torch.where(closed, torch.finfo(dtype).min, 0.0).to(dtype)[:, None, None, :]
-        self.length = longest
-        return torch.cat(logits)
-
-    def _chunks(self, prompts: Prompts) -> list[slice]:
-        """Neighbours, read together; on CPU few at a time, so that activations stay in its cache."""
-        limit = CPU_PREFILL_TOKENS if self.device.type == "cpu" else sum(map(len, prompts))
-        chunks, start = [], 0
-        for end in range(1, len(prompts) + 1):
-            if end == len(prompts) or (end + 1 - start) * max(map(len, prompts[start : end + 1])) > limit:
-                chunks.append(slice(start, end))
-                start = end
-        return chunks
-
-    def step(self, ids: Tensor) -> Tensor:
-        self.length += 1
-        bias = self.bias[..., : self.length]
         logits = self.forward(
-            ids[:, None], positions=self.positions, attention_mask=bias, past_key_values=self.cache, use_cache=True
+            ids, positions=positions, attention_mask=padding, past_key_values=self.cache, use_cache=True
         )
-        self.positions = self.positions + 1
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        for layer in self.layers:
-            layer.keep(rows)
-        self.positions, self.bias = self.positions[rows], self.bias[rows]
-
-
-class DynamicDecoder(_CachedDecoder):
-    def prefill(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        logits, mask, self.cache = self._read_prompts(prompts)
-        source = self._sources(repeats)
+        source = torch.arange(len(repeats)).repeat_interleave(torch.tensor(repeats)).to(self.device)
         self.cache.batch_select_indices(source)
         self.positions = mask.sum(-1)[source][:, None]
         self.mask = torch.nn.functional.pad(mask[source], (0, room), value=1)
-        self.length = mask.shape[1]
+        self.length = longest
+        self.tokens = self.mask.numel()
         return logits[source]
 
     def step(self, ids: Tensor) -> Tensor:
@@ -185,26 +200,43 @@ class DynamicDecoder(_CachedDecoder):
         self.positions = self.positions + 1
         return logits
 
+    def logits(self, read: Tensor) -> Tensor:
+        return read
+
     def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
+        if len(rows):
+            self.cache.batch_select_indices(rows)
         self.positions, self.mask = self.positions[rows], self.mask[rows]
+        self.tokens = self.mask.numel()
 
 
 class RereadDecoder:
     """No padding anywhere: what a recurrent layer does with it differs from model to model."""
 
+    refills, shares_prompts = True, False
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.forward, self.device = _Forward(model), model.device
+        self.rows: list[Tensor] = []
+        self.room = 0
 
-    def prefill(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        once = self._read([torch.tensor(prompt, device=self.device) for prompt in prompts])
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.rows)) + self.room * len(self.rows)
+
+    def admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
+        self.room = room
+        read = [torch.tensor(prompt, device=self.device) for prompt in prompts]
         source = [p for p, count in enumerate(repeats) for _ in range(count)]
-        self.rows = [torch.tensor(prompts[p], device=self.device) for p in source]
-        return once[torch.tensor(source, device=self.device)]
+        self.rows += [read[p] for p in source]
+        return self._read(read)[torch.tensor(source, device=self.device)]
 
     def step(self, ids: Tensor) -> Tensor:
         self.rows = [torch.cat([row, new]) for row, new in zip(self.rows, ids[:, None], strict=True)]
         return self._read(self.rows)
+
+    def logits(self, read: Tensor) -> Tensor:
+        return read
 
     def keep(self, rows: Tensor) -> None:
         self.rows = [self.rows[i] for i in rows.tolist()]
@@ -219,8 +251,8 @@ class RereadDecoder:
         return torch.empty_like(logits).index_copy_(0, order, logits)
 
 
-DECODERS: dict[str, type[BufferDecoder] | type[DynamicDecoder] | type[RereadDecoder]] = {
-    "buffer": BufferDecoder,
+DECODERS: dict[str, type[CohortDecoder] | type[DynamicDecoder] | type[RereadDecoder]] = {
+    "cohorts": CohortDecoder,
     "dynamic": DynamicDecoder,
     "reread": RereadDecoder,
 }
@@ -232,14 +264,12 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> tuple[str, str]:
     """The fastest way that gives the numbers of plain, unpadded reads, and why the faster ones do not."""
-    size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    prompts = [tuple((7 * i + 3) % size for i in range(11)), tuple((5 * i + 1) % size for i in range(4))]
-    appended = [(2 + 11 * t) % size for t in range(3)]
-    expected = _decode(RereadDecoder(model), prompts, appended)
     reasons = []
-    for name in ("buffer", "dynamic"):
+    for name in ("cohorts", "dynamic"):
+        decoder = DECODERS[name]
+        expected = _decode(RereadDecoder(model), model, refill=decoder.refills)
         try:
-            difference = float((_decode(DECODERS[name](model), prompts, appended) - expected).abs().max())
+            difference = float((_decode(decoder(model), model, refill=decoder.refills) - expected).abs().max())
         except Exception as error:  # whatever a model raises on what it does not support is a "no"
             reasons.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             continue
@@ -249,12 +279,17 @@ def probe(model: PreTrainedModel) -> tuple[str, str]:
     return "reread", "; ".join(reasons)
 
 
-def _decode(decoder: Decoder, prompts: Prompts, appended: Sequence[int]) -> Tensor:
-    """Log-probabilities of a short decode that expands the prompts unevenly, and drops a row."""
-    read = [decoder.prefill(prompts, [2, 1], len(appended))]
-    device = read[0].device
-    for t, token in enumerate(appended):
+def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> Tensor:
+    """Log-probabilities of a short decode that expands the prompts unevenly, drops rows and (`refill`) admits more."""
+    size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    prompts = [tuple((7 * i + 3 + n) % size for i in range(n)) for n in (11, 6, 4)]
+    rows, read = 4, [decoder.admit(prompts, [2, 1, 1], 5)]
+    for t in range(5):
         if t == 2:
-            decoder.keep(torch.tensor([0, 2], device=device))
-        read.append(decoder.step(torch.full((3 if t < 2 else 2,), token, device=device)))
-    return torch.cat([logits.log_softmax(-1) for logits in read])
+            rows = 2
+            decoder.keep(torch.tensor([1, 2], device=read[0].device))
+        elif t == 3 and refill:
+            rows += 3
+            read.append(decoder.admit(prompts[1:], [2, 1], 2))
+        read.append(decoder.step((torch.arange(rows, device=read[0].device) * 5 + 2 + 11 * t) % size))
+    return torch.cat([decoder.logits(x).log_softmax(-1) for x in read])

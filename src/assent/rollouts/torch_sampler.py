@@ -13,8 +13,10 @@ from transformers import PreTrainedModel
 
 from assent.errors import ConfigError, NonFiniteError
 from assent.models.flops import Cost
+from assent.models.head import chunk_size
+from assent.models.module import longest_fixed_length
 from assent.rollouts.choosing import choose
-from assent.rollouts.decoding import DECODERS, probe
+from assent.rollouts.decoding import DECODERS, Decoder, probe
 from assent.rollouts.sampler import SamplingParams, SeedKey, check_request
 from assent.types import Rollout
 
@@ -37,8 +39,8 @@ class TorchSampler:
     model             the policy; its weights are read where they are, so they are always the learner's newest
     tokenizer         decodes completions
     eos_ids           ids that end a completion (model's generation config and tokenizer, from the template)
-    max_batch_tokens  tokens of cache in flight: rows x (prompt + max_new_tokens). Changes speed and memory, not the
-                      result (up to rounding)
+    max_batch_tokens  tokens of cache in flight: prompts, each once, and rows x max_new_tokens (rows x both where the
+                      model's own cache is used). Changes speed and memory, not the result (up to rounding)
 
     The way of decoding (`decoding.py`) is chosen by a probe at the first call; `tier` and `tier_reason` say which.
     """
@@ -51,6 +53,7 @@ class TorchSampler:
         self.version = ""
         self.tier, self.tier_reason = "", "not probed yet"
         self.cost = Cost.of(model, shared=True)
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
         self.flops = 0.0
         """Model FLOPs of what was sampled so far."""
 
@@ -83,16 +86,21 @@ class TorchSampler:
         try:
             if not self.tier:
                 self.tier, self.tier_reason = probe(self.model)
-            rollouts: list[Rollout] = []
-            for parts in self._batches(prompts, num_completions, params.max_new_tokens):
-                rollouts += self._sample_batch(parts, prompts, numbers, params, seed)
+            parts = self._parts(prompts, num_completions, params.max_new_tokens)
+            rows = [(part.prompt, k) for part in parts for k in range(part.first, part.first + part.count)]
+            ids, logprobs = self._decode(parts, prompts, self._uniforms(rows, numbers, params, seed), params)
+            rollouts = self._rollouts(rows, prompts, ids.tolist(), logprobs.tolist())
         finally:
             if was_training:
                 self.model.train()
+        drawn = iter(rollouts)
+        for part in parts:
+            self.flops += self.cost.sample(len(prompts[part.prompt]), [len(next(drawn).ids) for _ in range(part.count)])
         return sorted(rollouts, key=lambda rollout: (rollout.prompt_index, rollout.completion_index))
 
     def _check_context(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> None:
-        context = getattr(self.model.config, "max_position_embeddings", None)
+        limits = getattr(self.model.config, "max_position_embeddings", None), longest_fixed_length(self.model.config)
+        context = min((limit for limit in limits if limit is not None), default=None)
         longest = max((len(prompt) for prompt in prompts), default=0)
         if context is not None and longest + max_new_tokens > context:
             raise ConfigError(
@@ -102,78 +110,91 @@ class TorchSampler:
                 fix=f"lower max_new_tokens, or shorten prompts to {max(context - max_new_tokens, 0)} tokens",
             )
 
-    def _batches(
-        self, prompts: Sequence[tuple[int, ...]], num_completions: int, max_new_tokens: int
-    ) -> list[list[_Part]]:
-        """Parts in batches of at most max_batch_tokens, longest prompts first, so that little is padded.
-
-        A prompt's completions stay together where they fit: it is read once for all of them.
-        """
-        batches: list[list[_Part]] = []
-        room, width = 0, 0
+    def _parts(self, prompts: Sequence[tuple[int, ...]], num_completions: int, room: int) -> list[_Part]:
+        """Longest prompts first, so that little is padded. A prompt's completions stay together where they fit the
+        budget: it is read once for all of them."""
+        parts = []
         for prompt in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)):
-            first = 0
-            while first < num_completions:
-                length = len(prompts[prompt]) + max_new_tokens
-                fits_empty = max(1, self.max_batch_tokens // length)
-                count = min(num_completions - first, fits_empty)
-                if count > room:
-                    batches.append([])
-                    width = length
-                    room = max(1, self.max_batch_tokens // width)
-                batches[-1].append(_Part(prompt, first, count))
-                room -= count
-                first += count
-        return batches
+            fits = max(1, (self.max_batch_tokens - len(prompts[prompt])) // room)
+            for first in range(0, num_completions, fits):
+                parts.append(_Part(prompt, first, min(fits, num_completions - first)))
+        return parts
 
-    def _sample_batch(
+    def _fitting(self, queue: Sequence[_Part], lengths: Sequence[int], decoder: Decoder, room: int) -> int:
+        """How many parts of the queue can be admitted now; at least one where nothing is in flight. Prompts that are
+        admitted together are padded to the first one's length."""
+        used, count = decoder.tokens, 0
+        if used and not decoder.refills:
+            return 0
+        for part in queue:
+            prompts_held = 1 if decoder.shares_prompts else part.count
+            used += part.count * room + prompts_held * lengths[queue[0].prompt]
+            if used > self.max_batch_tokens and (count or decoder.tokens):
+                break
+            count += 1
+        return count
+
+    def _uniforms(
+        self, rows: Sequence[tuple[int, int]], numbers: Sequence[int], params: SamplingParams, seed: SeedKey
+    ) -> Tensor:
+        """(S, max_new_tokens) on the model's device."""
+        drawn = [seed.uniforms(numbers[prompt], k, params.max_new_tokens) for prompt, k in rows]
+        empty = np.zeros((0, params.max_new_tokens), dtype=np.float32)
+        return torch.from_numpy(np.stack(drawn) if drawn else empty).to(self.model.device)
+
+    def _decode(
         self,
         parts: Sequence[_Part],
         prompts: Sequence[tuple[int, ...]],
-        numbers: Sequence[int],
+        uniforms: Tensor,
         params: SamplingParams,
-        seed: SeedKey,
-    ) -> list[Rollout]:
-        rows = [(part.prompt, k) for part in parts for k in range(part.first, part.first + part.count)]
-        drawn = np.stack([seed.uniforms(numbers[prompt], k, params.max_new_tokens) for prompt, k in rows])
-        decoder = DECODERS[self.tier](self.model)
-        logits = decoder.prefill(
-            [prompts[part.prompt] for part in parts], [part.count for part in parts], params.max_new_tokens
-        )
-        ids, logprobs = self._decode(decoder, logits, torch.from_numpy(drawn).to(logits.device), params)
-        rollouts = self._rollouts(rows, prompts, ids.tolist(), logprobs.tolist())
-        of_part = iter(rollouts)
-        for part in parts:
-            lengths = [len(next(of_part).ids) for _ in range(part.count)]
-            self.flops += self.cost.sample(len(prompts[part.prompt]), lengths)
-        return rollouts
-
-    def _decode(self, decoder: Any, logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-        """ids and log-probabilities (S, max_new_tokens); what stands after a row's EOS means nothing."""
-        rows, device = logits.shape[0], logits.device
-        ids = torch.zeros(rows, params.max_new_tokens, dtype=torch.long, device=device)
-        logprobs = torch.zeros(rows, params.max_new_tokens, device=device)
-        ends = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
-        ends[[i for i in self.eos_ids if i < logits.shape[1]]] = True
-        alive = torch.arange(rows, device=device)  # the row of `ids` that each row in flight belongs to
-        finished = torch.zeros(rows, dtype=torch.bool, device=device)
+    ) -> tuple[Tensor, Tensor]:
+        """ids and log-probabilities (S, max_new_tokens) of all parts' rows; what stands after a row's end means
+        nothing. Rows that ended are dropped when enough have; others take their room."""
+        decoder, device, room = DECODERS[self.tier](self.model), uniforms.device, params.max_new_tokens
+        ids = torch.zeros(uniforms.shape, dtype=torch.long, device=device)
+        logprobs = torch.zeros(uniforms.shape, device=device)
+        ends = torch.zeros(self.vocabulary, dtype=torch.bool, device=device)
+        ends[[i for i in self.eos_ids if i < self.vocabulary]] = True
+        lengths, queue = [len(prompt) for prompt in prompts], list(parts)
+        # of each row in flight: its row of `ids`, the tokens it has, whether it ended, what its next is drawn from
+        alive = age = torch.zeros(0, dtype=torch.long, device=device)
+        finished = torch.zeros(0, dtype=torch.bool, device=device)
+        read: Tensor | None = None
         check_every = 1 if device.type == "cpu" else 8  # a check is a synchronisation with the device
-        for t in range(params.max_new_tokens):
-            chosen, logprob = choose(logits, uniforms[alive, t], params)
-            ids[alive, t], logprobs[alive, t] = chosen, logprob
-            if t == params.max_new_tokens - 1:
-                break
+        steps, admitted, full = 0, 0, set[int]()
+        while queue or len(alive):
+            count = self._fitting(queue, lengths, decoder, room)
+            if count:
+                now, queue = queue[:count], queue[count:]
+                new = decoder.admit([prompts[part.prompt] for part in now], [part.count for part in now], room)
+                read = new if read is None else torch.cat([read, new])
+                alive = torch.cat([alive, torch.arange(admitted, admitted + len(new), device=device)])
+                age = torch.cat([age, age.new_zeros(len(new))])
+                finished = torch.cat([finished, finished.new_zeros(len(new))])
+                admitted += len(new)
+                full.add(steps + room)  # when these rows have all their tokens
+            assert read is not None
+            chosen, logprob = self._draw(decoder, read, uniforms[alive, age], params)
+            ids[alive, age], logprobs[alive, age] = chosen, logprob
+            steps, age = steps + 1, age + 1
             finished |= ends[chosen]
-            if t % check_every == check_every - 1:
-                left = len(alive) - int(finished.sum())
-                if left == 0:
-                    break
-                if left <= COMPACT_BELOW * len(alive):
-                    keep = torch.nonzero(~finished).squeeze(-1)
+            if steps in full or steps % check_every == 0:
+                keep = torch.nonzero(~finished & (age < room)).squeeze(-1)
+                if steps in full or len(keep) <= COMPACT_BELOW * len(alive):
                     decoder.keep(keep)
-                    alive, finished, chosen = alive[keep], finished[keep], chosen[keep]
-            logits = decoder.step(chosen)
+                    alive, age, finished, chosen = alive[keep], age[keep], finished[keep], chosen[keep]
+            read = decoder.step(chosen) if len(alive) else None
         return ids.cpu(), logprobs.cpu()
+
+    def _draw(self, decoder: Decoder, read: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+        """Ids and log-probabilities (S,); so many rows at a time that their logits stay in a CPU's cache."""
+        size = chunk_size(self.vocabulary, read.device)
+        drawn = [
+            choose(decoder.logits(part), numbers, params)
+            for part, numbers in zip(read.split(size), uniforms.split(size), strict=True)
+        ]
+        return torch.cat([ids for ids, _ in drawn]), torch.cat([logprobs for _, logprobs in drawn])
 
     def _rollouts(
         self,
