@@ -29,6 +29,7 @@ class Settings:
     gradient_checkpointing: bool = False
     micro_batch_tokens: int = 0
     master_weights: bool = False
+    optim: str = "adamw"
 
 
 class TinyPolicy(nn.Module):
@@ -95,3 +96,8 @@ def make_learner(*, seed: int = 0, total_steps: int = 10, **settings: object) ->
         optim=Settings(**settings),  # type: ignore[arg-type]
         total_steps=total_steps,
     )
+
+
+def state_of(learner: Learner) -> dict[str, Tensor]:
+    """The optimiser's state by name."""
+    return learner.optimiser.named_state({p: name for name, p in learner.module.named_parameters()})

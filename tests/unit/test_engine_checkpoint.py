@@ -21,7 +21,7 @@ from assent.engine.checkpoint import latest_verified, verified, write_checkpoint
 from assent.engine.learner import Learner
 from assent.engine.runtime import Runtime
 from assent.errors import RunError, RunFolderError, StorageError
-from tests.helpers_engine import Nll, Settings, TinyPolicy, make_groups, make_learner
+from tests.helpers_engine import Nll, Settings, TinyPolicy, make_groups, make_learner, state_of
 
 GROUPS = make_groups(12)
 
@@ -35,7 +35,7 @@ def train(learner: Learner, steps: range) -> list[dict[str, float]]:
 
 
 def bits(learner: Learner) -> dict[str, torch.Tensor]:
-    return {**weights.named_weights(learner.module), **weights._named_state(learner.module, learner.optimiser)}
+    return {**weights.named_weights(learner.module), **state_of(learner)}
 
 
 @pytest.mark.parametrize("cut", range(1, 6))

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from assent.engine import weights
 from assent.engine.learner import Learner
 from assent.engine.optimiser import make_adamw
 from assent.engine.runtime import Runtime
 from assent.models.module import AlignmentModel
 from tests.helpers_adapters import adapted
-from tests.helpers_engine import Nll, Settings, make_groups
+from tests.helpers_engine import Nll, Settings, make_groups, state_of
 from tests.helpers_engine_models import tiny_llama
 
 GROUPS = make_groups(8)
@@ -75,9 +74,9 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path) -> None:
     second.load(tmp_path)
     for step in range(2, 4):
         second.update(GROUPS[step * 2 : step * 2 + 2], Nll())
-    expected = weights._named_state(whole.module, whole.optimiser)
+    expected = state_of(whole)
     assert any(name.startswith("master/") for name in expected)
-    found = weights._named_state(second.module, second.optimiser)
+    found = state_of(second)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert second.fingerprint() == whole.fingerprint()

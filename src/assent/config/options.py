@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -108,6 +109,9 @@ class TrainingOptions(DeviceOptions, AdapterOptions):
     """Recompute activations in the backward pass: less memory, about a quarter more time."""
     master_weights: bool = False
     """With --dtype bfloat16: the optimiser keeps a float32 copy of each weight, so that small updates are not lost."""
+    optim: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: moments of 8 bits (arXiv:2110.02861), two bytes for a weight instead of eight. Needs the package
+    bitsandbytes."""
 
     @model_validator(mode="after")
     def _precision_has_effect(self) -> Self:
@@ -115,6 +119,10 @@ class TrainingOptions(DeviceOptions, AdapterOptions):
             raise ValueError("master_weights has no effect with dtype float32: the weights are float32 themselves")
         if self.master_weights and self.lora_r:
             raise ValueError("master_weights has no effect with lora_r: what an adapter run trains is float32 always")
+        if self.optim == "adamw_8bit" and self.master_weights:
+            raise ValueError("master_weights and optim adamw_8bit pull apart: four bytes more for a weight, six fewer")
+        if self.optim == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError("optim adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
         if self.load_in_4bit and not self.device.startswith(("auto", "cuda")):
             raise ValueError(f"load_in_4bit needs CUDA, not device {self.device}: leave it out, or give --device cuda")
         return self

@@ -31,10 +31,10 @@ from assent.engine.optimiser import OptimiserSettings, learning_rate, make_adamw
 from assent.engine.reading import _sharded_out_of_memory, read_groups
 from assent.engine.runtime import Runtime
 from assent.engine.sums import Sums, global_counts
-from assent.engine.weights import fingerprint_of, initialise_state, load_weights, save_weights
+from assent.engine.weights import fingerprint_of, load_weights, save_weights
 from assent.engine.whole_step import groups_not_finite, looks_at_the_step, propagated
 from assent.engine.wrapping import full, wrap
-from assent.errors import NonFiniteError
+from assent.errors import ConfigError, NonFiniteError
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.packing import pack
 from assent.runs.files import write_json
@@ -120,9 +120,13 @@ class Learner:
         self.module.eval()
         if optim.gradient_checkpointing:
             _enable_recomputation(self.module)
+        if optim.optim == "adamw_8bit" and runtime.is_sharded:
+            raise ConfigError(
+                "optim adamw_8bit cannot step sharded weights",
+                fix="leave it out: the shards hold a part of the state each",
+            )
         self._called = wrap(self.module, runtime)
         self.optimiser = make_adamw(self.module, optim)
-        initialise_state(self.optimiser)
         self._passed: Sequence[TokenGroup] = ()
         """What the last pass was given: where memory runs out, micro-batches of these become smaller."""
         self._matmul_rate = runtime.matmul_rate(next(module.parameters()).dtype)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from assent.models.adapters import is_adapted
 
@@ -37,6 +37,24 @@ class OptimiserSettings(Protocol):
     def micro_batch_tokens(self) -> int: ...
     @property
     def master_weights(self) -> bool: ...
+    @property
+    def optim(self) -> str: ...
+
+
+class Optimiser(Protocol):
+    """What the learner needs of AdamW, however it holds its state."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any: ...
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def named_state(self, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+        """The state of the parameters that have names here, as tensors that a checkpoint may be loaded into."""
+        ...
+
+    def loaded(self) -> None:
+        """Called when tensors of `named_state` have new values."""
 
 
 class MasterAdamW(torch.optim.AdamW):
@@ -51,6 +69,25 @@ class MasterAdamW(torch.optim.AdamW):
         super().__init__(groups, **options)
         self.masters = masters
         """The copy of each such parameter; the optimiser's own parameters and state are those of the copies."""
+        # The moments' memory is taken at once, so that the first step cannot fail halfway through its parameters.
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            self.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+
+    def named_state(self, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+        """`exp_avg/<name>` and so on, and `master/<name>` where a copy is stepped."""
+        named: dict[str, Tensor] = {}
+        for parameter, name in names.items():
+            stepped = self.masters.get(parameter, parameter)
+            named |= {f"{moment}/{name}": value for moment, value in self.state[stepped].items()}
+            named |= {} if stepped is parameter else {f"master/{name}": stepped}
+        return named
+
+    def loaded(self) -> None:
+        """The tensors are the state itself."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -67,8 +104,9 @@ class MasterAdamW(torch.optim.AdamW):
             parameter.grad = None
 
 
-def make_adamw(module: nn.Module, settings: OptimiserSettings) -> MasterAdamW:
-    """AdamW over the trainable parameters, fused; weight decay on matrices, not on biases and norms.
+def make_adamw(module: nn.Module, settings: OptimiserSettings) -> Optimiser:
+    """AdamW over the trainable parameters, fused or with moments of 8 bits; weight decay on matrices, not on biases
+    and norms.
 
     What is trained beside an adapter (a head, embeddings) is held in float32 like the adapter itself.
     """
@@ -80,14 +118,17 @@ def make_adamw(module: nn.Module, settings: OptimiserSettings) -> MasterAdamW:
         {"params": [p for p in stepped if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in stepped if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return MasterAdamW(
-        [group for group in groups if group["params"]],
-        masters=masters,
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    options: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "eps": settings.adam_epsilon,
+    }
+    if settings.optim == "adamw_8bit":
+        from assent.engine.optimiser_8bit import AdamW8bit  # bitsandbytes is an option
+
+        return AdamW8bit(groups, **options)
+    return MasterAdamW(groups, masters=masters, **options, fused=True)
 
 
 def learning_rate(step: int, total_steps: int, settings: OptimiserSettings) -> float:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from assent.engine.optimiser import MasterAdamW
+from assent.engine.optimiser import Optimiser
 from assent.engine.wrapping import copy_full, full
 from assent.errors import RunFolderError
 from assent.models.loading import fingerprint
 from assent.runs.files import storage_errors
 
 MODEL, OPTIMISER = "model.safetensors", "optimiser.safetensors"
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -38,18 +36,7 @@ def fingerprint_of(module: nn.Module) -> str:
     return fingerprint({name: full(p.detach()) for name, p in model.named_parameters()})
 
 
-def initialise_state(optimiser: torch.optim.AdamW) -> None:
-    """Takes the memory of the moments at once, so that the first step cannot fail halfway through its parameters."""
-    for group in optimiser.param_groups:
-        for parameter in group["params"]:
-            optimiser.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            }
-
-
-def save_weights(folder: Path, module: nn.Module, *, is_main: bool, optimiser: MasterAdamW | None = None) -> None:
+def save_weights(folder: Path, module: nn.Module, *, is_main: bool, optimiser: Optimiser | None = None) -> None:
     """Writes the files into `folder`. All processes must call it; the main one writes. Raises StorageError."""
     for name, tensors in _files(module, optimiser):
         whole = {}
@@ -62,7 +49,7 @@ def save_weights(folder: Path, module: nn.Module, *, is_main: bool, optimiser: M
                 save_file(whole, folder / name)
 
 
-def load_weights(folder: Path, module: nn.Module, *, optimiser: MasterAdamW | None = None) -> None:
+def load_weights(folder: Path, module: nn.Module, *, optimiser: Optimiser | None = None) -> None:
     """The inverse. Raises RunFolderError where the files hold another model's weights."""
     for name, tensors in _files(module, optimiser):
         stored = load_file(folder / name)
@@ -78,20 +65,14 @@ def load_weights(folder: Path, module: nn.Module, *, optimiser: MasterAdamW | No
             )
         for key, tensor in tensors.items():
             copy_full(tensor, stored[key])
+    if optimiser is not None:
+        optimiser.loaded()
 
 
-def _files(module: nn.Module, optimiser: MasterAdamW | None) -> list[tuple[str, dict[str, Tensor]]]:
+def _files(module: nn.Module, optimiser: Optimiser | None) -> list[tuple[str, dict[str, Tensor]]]:
     """What is stored under which name; without an optimiser, the weights alone."""
     files = [(MODEL, named_weights(module))]
-    return files if optimiser is None else [*files, (OPTIMISER, _named_state(module, optimiser))]
-
-
-def _named_state(module: nn.Module, optimiser: MasterAdamW) -> dict[str, Tensor]:
-    """AdamW's state by parameter name: `exp_avg/<name>` and so on, and `master/<name>` where it steps a copy."""
-    named: dict[str, Tensor] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            stepped = optimiser.masters.get(parameter, parameter)
-            named |= {f"{moment}/{name}": optimiser.state[stepped][moment] for moment in _MOMENTS}
-            named |= {} if stepped is parameter else {f"master/{name}": stepped}
-    return named
+    if optimiser is None:
+        return files
+    trained = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return [*files, (OPTIMISER, optimiser.named_state(trained))]
