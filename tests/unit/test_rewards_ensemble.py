@@ -13,6 +13,7 @@ from assent.config.ensembles import Combination
 from assent.config.online import PpoConfig
 from assent.config.stages import RewardConfig
 from assent.errors import ConfigError
+from assent.rewards.base import Scores
 from assent.rewards.loading import check_reward, load_reward
 from assent.rewards.reward_model import RewardModel, combine
 from assent.stages import online, reward
@@ -57,11 +58,10 @@ def test_a_reward_model_combines_its_members_and_tells_their_disagreement(ensemb
     assert members.shape == (2, 3)
     for text in ("mean", "min", "mean-std:1", "weights:1,0,2"):
         found = load_reward(ensemble, ensemble=text)
-        np.testing.assert_allclose(
-            found.score(prompts, texts), combine(members, Combination.parse(text)).tolist(), atol=1e-6
-        )
-        assert isinstance(found, RewardModel)
-        assert found.statistics == {"ensemble_std": pytest.approx(float(members.std(1, correction=0).mean()))}
+        scores = found.score(prompts, texts)
+        np.testing.assert_allclose(scores, combine(members, Combination.parse(text)).tolist(), atol=1e-6)
+        assert isinstance(scores, Scores)
+        assert scores.statistics == {"ensemble_std": pytest.approx(float(members.std(1, correction=0).mean()))}
 
 
 def test_a_combination_that_does_not_fit_is_refused_before_weights_are_read(ensemble: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from pathlib import Path
 
@@ -88,7 +89,6 @@ def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatc
     (tmp_path / "my_rewards_xyz.py").write_text(
         "def score(prompts, completions):\n    return [float(len(c)) for c in completions]\n"
         "def one(prompts):\n    return []\n"
-        "async def later(prompts, completions):\n    return []\n"
         "number = 3\n"
     )
     (tmp_path / "broken_rewards_xyz.py").write_text("import no_such_module_xyz\n")
@@ -100,12 +100,29 @@ def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatc
         "my_rewards_xyz:absent": "has no such function",
         "my_rewards_xyz:number": "has no such function",
         "my_rewards_xyz:one": "cannot be called with prompts and completions",
-        "my_rewards_xyz:later": "async",
         "broken_rewards_xyz:score": "No module named 'no_such_module_xyz'",
         "absent_rewards_xyz:score": "No module named 'absent_rewards_xyz'",
     }.items():
         with pytest.raises(ConfigError, match=message):
             load_function(spec)
+
+
+def test_an_async_function_is_awaited_also_where_a_loop_is_running() -> None:
+    async def later(prompts: list, completions: list[str]) -> list[int]:
+        await asyncio.sleep(0)
+        if "bad" in completions:
+            raise ValueError("no")
+        return [len(c) for c in completions]
+
+    reward = FunctionReward(later, name="later")
+    assert reward.score(PROMPTS, ["xyz", "x"]) == [3.0, 1.0]
+
+    async def in_a_notebook() -> list[float]:
+        return reward.score(PROMPTS, ["xyz", "x"])
+
+    assert asyncio.run(in_a_notebook()) == [3.0, 1.0]
+    with pytest.raises(RunError, match=r"raised ValueError: no\n.*completion 'bad'"):
+        reward.score(PROMPTS, ["fine", "bad"])
 
 
 def test_what_names_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,14 @@ class Part:
     options       the configuration's fields that its function takes, under the same names
     around        fields that the stage reads on its behalf
     needs_mates   it compares a prompt's completions: there must be two or more
+    credits_steps of an advantage: a reward counts for the tokens up to where it stands, not for the whole completion
     """
 
     summary: str
     options: tuple[str, ...] = ()
     around: tuple[str, ...] = ()
     needs_mates: bool = False
+    credits_steps: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -36,16 +38,19 @@ ADVANTAGES: Mapping[str, Part] = {
         summary="generalised advantage estimation, whitened over the round",
         options=("gamma", "lam", "whiten_advantages"),
         around=("scale_scores", "bootstrap_truncated", "potential"),
+        credits_steps=True,
     ),
     "td": Part(
         summary="the residual of one step, r + gamma V(s') - V(s)",
         options=("gamma",),
         around=("scale_scores", "bootstrap_truncated", "potential"),
+        credits_steps=True,
     ),
     "group": Part(
         summary="reward minus the mean of the prompt's completions, over a standard deviation",
         options=("scale_rewards",),
         needs_mates=True,
+        credits_steps=True,
     ),
     "leave_one_out": Part(
         summary="reward minus the mean of the prompt's other completions",
@@ -56,6 +61,7 @@ ADVANTAGES: Mapping[str, Part] = {
         summary="discounted rewards to come, whitened over the round",
         options=("gamma",),
         around=("scale_scores",),
+        credits_steps=True,
     ),
 }
 
@@ -105,6 +111,10 @@ class Algorithm:
     @property
     def needs_mates(self) -> bool:
         return ADVANTAGES[self.advantage].needs_mates
+
+    @property
+    def credits_steps(self) -> bool:
+        return ADVANTAGES[self.advantage].credits_steps
 
 
 _TILTED = "π_ref·exp(r/B)/Z with the KL in the reward"

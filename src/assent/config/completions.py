@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
+from assent.config.rewards import OutcomeRewards
 
 
 class CompletionOptions(DeviceOptions, PromptOptions):
@@ -54,8 +55,9 @@ class SampleConfig(CompletionOptions):
 class BestOfNConfig(CompletionOptions, EnsembleOptions):
     """Samples N completions of each prompt and keeps the one that the reward scores highest (arXiv:2009.01325)."""
 
-    reward: str
-    """What chooses: a reward-model folder, or module:function of prompts and completions."""
+    reward: OutcomeRewards
+    """What chooses: a reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE; or several,
+    with weights (docs/rewards.md)."""
     n: Annotated[int, Field(ge=2)] = 16
     """Completions of each prompt among which the best is kept."""
     temperature: Annotated[float, Field(gt=0)] = 1.0

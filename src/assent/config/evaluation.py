@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
+from assent.config.rewards import OutcomeRewards
 
 
 class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions):
@@ -22,8 +23,9 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions):
     """Name to model folder."""
     data: str
     """Prompts (completions are not used); without --policies comparisons or rankings: a file, folder or hub name."""
-    judge: str | None = None
-    """What scores the policies' answers: a reward-model folder, or module:function."""
+    judge: OutcomeRewards | None = None
+    """What scores the policies' answers: a reward-model folder, module:function, a rule, an address, implicit:POLICY,
+    REFERENCE; or several, with weights (docs/rewards.md)."""
     baseline: str | None = None
     """Name of the policy that win rates are against."""
     reference: str | None = None

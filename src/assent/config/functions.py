@@ -12,10 +12,10 @@ from typing import Any
 from assent.errors import ConfigError
 
 
-def import_function(spec: str, *, what: str) -> Callable[..., Any]:
+def import_function(spec: str, *, what: str, may_be_async: bool = False) -> Callable[..., Any]:
     """`module:function`, on Python's path or in the working directory; `what` it is stands in the messages.
 
-    ConfigError where it cannot be imported, is not callable, or is async.
+    ConfigError where it cannot be imported, is not callable, or is async where it may not be.
     """
     module_name, _, function_name = spec.partition(":")
     here = os.getcwd()
@@ -35,7 +35,7 @@ def import_function(spec: str, *, what: str) -> Callable[..., Any]:
         function = getattr(function, part, None)
     if not callable(function):
         raise ConfigError("the module has no such function", got=spec, expected=f"a function in {module.__file__}")
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) and not may_be_async:
         raise ConfigError(f"the {what} function is async", got=spec, expected="a plain function")
     resolved: Callable[..., Any] = function
     return resolved

@@ -71,12 +71,14 @@ def _readable(error: ValidationError, *, show: Callable[[str], str], where: str)
             f"{'options' if len(missing) > 1 else 'option'}{where} missing: {listed}", fix=f"give {listed}"
         )
     first = wrong[0]
+    cause = first.get("ctx", {}).get("error")
     if not first["loc"]:  # a rule about several options: its message says which, and what to do
-        cause = first.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
             return ConfigError(cause.what + where, got=cause.got, expected=cause.expected, fix=cause.fix)
         return ConfigError(_rule(first["msg"]) + where)
     name = show(str(first["loc"][0])) + "".join(f"[{part}]" for part in first["loc"][1:])
+    if isinstance(cause, ConfigError):
+        return ConfigError(f"{name}{where}: {cause.what}", got=cause.got, expected=cause.expected, fix=cause.fix)
     others = [show(str(d["loc"][0])) for d in wrong[1:] if d["loc"] and d["loc"][0] != first["loc"][0]] + missing
     also = f"also look at {', '.join(dict.fromkeys(others))}" if others else None
     return ConfigError(f"{name}{where} is not right", got=repr(first["input"]), expected=_expected(first), fix=also)

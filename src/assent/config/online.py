@@ -16,6 +16,7 @@ from assent.config.options import (
     RunOptions,
     TrainingOptions,
 )
+from assent.config.rewards import Rewards
 
 
 class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, EnsembleOptions):
@@ -28,8 +29,9 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
     """Policy to train: a folder or a hub name."""
     data: str
     """Prompts: a file, a folder or a hub name. Completions in it are not used."""
-    reward: str
-    """A reward-model folder, or module:function of prompts and completions."""
+    reward: Rewards
+    """A reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE; or several, with weights
+    (docs/rewards.md)."""
     reference: str | None = None
     """Reference policy; none given: the policy as it starts."""
     total_steps: Positive = 50
@@ -94,6 +96,19 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
                 f"algorithm {algorithm.name} compares a prompt's completions: give num_completions of at least 2, "
                 f"not {self.num_completions}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_have_effect(self) -> Self:
+        process = [source.reward for source in self.reward if source.is_process]
+        if process and not self.triple.credits_steps:
+            raise ValueError(
+                f"supervision process of reward {process[0]} has no effect: algorithm {self.triple.name} has one "
+                "advantage for all of a completion; choose ppo, a2c, grpo or reinforce++, or leave it out"
+            )
+        if process and self.triple.advantage == "group" and self.kl_penalty == "reward" and self.kl_coef:
+            raise ValueError("grpo normalises the rewards of steps, where a KL penalty in the reward has no place: "
+                             "choose kl_penalty k2, k3 or k3+")  # fmt: skip
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from assent.config.ensembles import EnsembleOptions
 from assent.config.loss_options import LOGGED, LossOptions
 from assent.config.options import OptimiserOptions, Positive, PromptOptions, RunOptions, TrainingOptions
+from assent.config.rewards import OutcomeRewards
 from assent.errors import ConfigError
 
 
@@ -19,8 +20,9 @@ class OnlineDpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptio
     """Policy to train: a folder or a hub name."""
     data: str
     """Prompts: a file, a folder or a hub name. Completions in it are not used."""
-    reward: str
-    """What ranks the completions: a reward-model folder, or module:function of prompts and completions."""
+    reward: OutcomeRewards
+    """What ranks the completions: a reward-model folder, module:function, a rule, an address, implicit:POLICY,
+    REFERENCE; or several, with weights (docs/rewards.md)."""
     reference: str | None = None
     """Reference policy, fixed for the run; none given: the policy as it starts."""
     total_steps: Positive = 50

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -72,6 +73,18 @@ class Runtime:
     def max(self, tensor: Tensor) -> Tensor:
         """Elementwise maximum over the processes."""
         return self._reduce(tensor, torch.distributed.ReduceOp.MAX) if self.num_processes > 1 else tensor
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's `value`, on every process: numbers, text, lists and mappings, as JSON has them."""
+        if self.num_processes == 1:
+            return value
+        content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        size = int(self.max(torch.tensor(len(content) if self.is_main else 0)))
+        told = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        if self.is_main:
+            told.copy_(content)
+        torch.distributed.broadcast(told, src=0)
+        return json.loads(bytes(told.tolist()))
 
     def barrier(self) -> None:
         """Waits for all processes."""

@@ -17,7 +17,7 @@ from assent.evaluation.calibration import annotators_agreement
 from assent.evaluation.reward_model import quality_lines, reward_model_quality
 from assent.models.folders import check_revision
 from assent.models.loading import check_context, load_config
-from assent.rewards.base import Reward, statistics_of
+from assent.rewards.base import Reward, Scores
 from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
 from assent.runs.files import write_json
 from assent.runs.folder import RunFolder
@@ -97,9 +97,9 @@ def judge_reward(reward: Reward, groups: Sequence[PromptGroup], pairs: Pairs, *,
     """`RewardModelQuality.as_dict()` of the reward on the pairs, lengths in characters, intervals clustered by prompt;
     with `agreement` of the annotators where pairs have several labels, and `ensemble_std` of an ensemble."""
     flat = [(group, text(completion)) for group in groups for completion in group.completions]
-    scores = np.array(
-        reward.score([group.prompt for group, _ in flat], [t for _, t in flat], groups=[group for group, _ in flat])
-    )
+    given = [group.prompt for group, _ in flat], [t for _, t in flat]
+    found = reward.score(*given, groups=[group for group, _ in flat])
+    scores = np.array(found)
     lengths = np.array([len(t) for _, t in flat], dtype=np.float64)
     starts = np.cumsum([0, *(len(group.completions) for group in groups)])
     chosen, rejected = (starts[pairs.rows] + np.array(side) for side in (pairs.chosen, pairs.rejected))
@@ -118,7 +118,7 @@ def judge_reward(reward: Reward, groups: Sequence[PromptGroup], pairs: Pairs, *,
     return {
         **quality.as_dict(),
         "agreement": None if agreement is None else agreement.as_dict(),
-        **statistics_of(reward),
+        **(found.statistics if isinstance(found, Scores) else {}),
     }
 
 

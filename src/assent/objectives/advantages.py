@@ -12,16 +12,23 @@ from torch import Tensor
 def token_rewards(kl_per_token: Tensor, scores: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
     """(S, L): -kl_coef * KL at each counted token, plus the completion's score at its last counted token.
 
-    kl_per_token, mask (S, L); scores (S,). Stiennon et al., arXiv:2009.01325, section 3.4: the penalty is a reward of
-    each token, the reward model's score belongs to the end of the episode.
+    kl_per_token, mask (S, L); scores (S,), or (S, L) where they stand at tokens of their own. Stiennon et al.,
+    arXiv:2009.01325, section 3.4: the penalty is a reward of each token, the reward model's score belongs to the end of
+    the episode.
     ValueError for a completion without a counted token: its score would have nowhere to go.
     """
     if not bool(mask.any(dim=1).all()):
         raise ValueError("a completion has no counted token, so its score has nowhere to go")
     rewards = torch.where(mask, -kl_coef * kl_per_token, torch.zeros_like(kl_per_token))
+    placed = scores if scores.ndim == 2 else at_the_end(scores, mask)
+    return rewards + torch.where(mask, placed, 0.0).to(rewards.dtype)
+
+
+def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
+    """(S,) -> (S, L): each at its row's last counted token, zeros elsewhere."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, positions, -1).amax(dim=1, keepdim=True)
-    return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
+    return torch.where(positions == last, scores[:, None], 0.0)
 
 
 def shaped_rewards(
@@ -106,6 +113,7 @@ class Episodes:
     prompt          (S,): number of the prompt that a completion answers, 0 to G - 1
     values          (S, L): the critic's, of the state before each token; None without a critic
     last_values     (S,): the critic's of the state after the last token, zero where the completion ended; None: zeros
+    step_ends       (S, L): where the steps of a process reward end; None: a score at the end alone
     """
 
     rewards: Tensor
@@ -113,6 +121,7 @@ class Episodes:
     prompt: Tensor
     values: Tensor | None = None
     last_values: Tensor | None = None
+    step_ends: Tensor | None = None
 
     @property
     def scores(self) -> Tensor:
@@ -138,6 +147,21 @@ def group_advantages(scores: Tensor, prompt: Tensor, *, scale_rewards: str = "gr
         case "none":
             return centred
     raise ValueError(f"no scale {scale_rewards!r}; there are group, batch, none")
+
+
+def group_step_advantages(
+    rewards: Tensor, step_ends: Tensor, prompt: Tensor, *, scale_rewards: str = "group"
+) -> Tensor:
+    """(S, L): of each token, the normalised rewards of the steps that end there or later, summed (Shao et al.,
+    arXiv:2402.03300, section 4.1.3).
+
+    rewards, step_ends (S, L), the latter true where a step ends; prompt (S,). Normalised as in `group_advantages`, over
+    all steps of the prompt's completions.
+    """
+    of = prompt[:, None].expand_as(rewards)[step_ends]
+    normalised = torch.zeros_like(rewards)
+    normalised[step_ends] = group_advantages(rewards[step_ends], of, scale_rewards=scale_rewards)
+    return normalised.flip(1).cumsum(1).flip(1)
 
 
 def leave_one_out(scores: Tensor, prompt: Tensor) -> Tensor:
@@ -172,6 +196,11 @@ def _td(episodes: Episodes, *, gamma: float) -> tuple[Tensor, Tensor]:
 
 
 def _group(episodes: Episodes, *, scale_rewards: str) -> tuple[Tensor, None]:
+    if episodes.step_ends is not None:
+        advantages = group_step_advantages(
+            episodes.rewards, episodes.step_ends, episodes.prompt, scale_rewards=scale_rewards
+        )
+        return torch.where(episodes.mask, advantages, 0.0), None
     return _spread(group_advantages(episodes.scores, episodes.prompt, scale_rewards=scale_rewards), episodes.mask), None
 
 

@@ -24,9 +24,9 @@ from assent.models.folders import check_revision, content_hash
 from assent.models.loading import check_context, load_config, load_policy, load_tokenizer
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
-from assent.rewards.base import Reward, score_rollouts
-from assent.rewards.loading import check_reward, load_reward, reward_hash
-from assent.rewards.reward_model import RewardModel
+from assent.rewards.base import Reward, Scores, joined, score_rollouts
+from assent.rewards.loading import Spec, check_reward, load_reward, readers_of, reward_hash
+from assent.rewards.reading import ModelReader
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import to_json
@@ -82,9 +82,15 @@ def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dic
         chosen = best_of_each(rollouts, scores, n=config.n)
         groups = [job.prompts.groups[one.best.prompt_index] for one in chosen]
         rows = [{**_row(group, one.best), "score": one.score} for group, one in zip(groups, chosen, strict=True)]
-        candidates = [_candidates(g, one.rollouts, one.scores) for g, one in zip(groups, chosen, strict=True)]
+        parts = [
+            {name: each[i : i + config.n] for name, each in scores.parts.items()}
+            for i in range(0, len(scores), config.n)
+        ]
+        candidates = [
+            _candidates(g, one.rollouts, one.scores, part) for g, one, part in zip(groups, chosen, parts, strict=True)
+        ]
         described = _described([one.best for one in chosen])
-        metrics = {**described, "mean_reward": float(np.mean([one.score for one in chosen]))}
+        metrics = {**described, **scores.metrics(), "mean_reward": float(np.mean([one.score for one in chosen]))}
         extra = {
             "expected_score": np.mean([expected_best_of_n(one.scores) for one in chosen], axis=0).tolist(),
             "kl_nats_upper_bound": best_of_n_kl_bound(config.n),
@@ -112,7 +118,7 @@ class _Job:
             self.runtime.device
         )
         self.sampler = TorchSampler(model, self.tokenizer, eos_ids=template.eos_ids)
-        self.readers: list[TorchSampler | RewardModel] = [self.sampler]
+        self.readers: list[TorchSampler | ModelReader] = [self.sampler]
         self.ledger = Ledger(self.runtime.device, models_resident=1)
 
     def _read(self, template: Any) -> _Prompts:
@@ -132,12 +138,12 @@ class _Job:
         kept = [groups[i] for i in tokenized.kept]
         return _Prompts(kept, [group.prompt_ids for group in tokenized.groups], dataset.sha256, lines)
 
-    def reward(self, specification: str, *, ensemble: str | None) -> Reward:
+    def reward(self, specification: Spec, *, ensemble: str | None) -> Reward:
         options = {"device": self.runtime.device, "dtype": self.config.dtype, "policy_tokenizer": self.tokenizer}
         reward = load_reward(specification, ensemble=ensemble, **options)
-        if isinstance(reward, RewardModel):
-            self.ledger.models_resident += 1
-            self.readers.append(reward)
+        models = readers_of(reward)
+        self.ledger.models_resident += len(models)
+        self.readers += models
         return reward
 
     def open(self, command: str, progress: Progress | None, inputs: Mapping[str, str] | None = None) -> RunFolder:
@@ -177,15 +183,15 @@ class _Job:
                 task.advance(len(drawn))
         return rollouts
 
-    def score(self, reward: Reward, rollouts: Sequence[Rollout], log: RunLog) -> list[float]:
-        scores: list[float] = []
+    def score(self, reward: Reward, rollouts: Sequence[Rollout], log: RunLog) -> Scores:
+        parts: list[Scores] = []
         with log.progress("scores", len(rollouts)) as task:
             for start in range(0, len(rollouts), CHUNK_PROMPTS):
                 part = rollouts[start : start + CHUNK_PROMPTS]
-                scores += score_rollouts(reward, part, self.prompts.groups)
+                parts.append(score_rollouts(reward, part, self.prompts.groups))
                 self.ledger.add(reward_calls=len(part))
                 task.advance(len(part))
-        return scores
+        return joined(parts)
 
     def finish(
         self, folder: RunFolder, files: dict[str, list[dict[str, Any]]], metrics: dict[str, float], **extra: Any
@@ -220,9 +226,12 @@ def _row(group: PromptGroup, rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _candidates(group: PromptGroup, rollouts: Sequence[Rollout], scores: Sequence[float]) -> dict[str, Any]:
+def _candidates(
+    group: PromptGroup, rollouts: Sequence[Rollout], scores: Sequence[float], parts: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
     completions = [as_prompt_is(group.prompt, rollout.text) for rollout in rollouts]
-    return {**context(group), "completions": completions, "scores": list(scores)}
+    row = {**context(group), "completions": completions, "scores": list(scores)}
+    return {**row, "rewards": parts} if parts else row
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

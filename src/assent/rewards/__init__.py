@@ -1,1 +1,1 @@
-"""Where a reward comes from: a reward model's folder, or a Python function."""
+"""Where a reward comes from: a reward model, a Python function, a rule, a server, a DPO policy; or several of them."""

@@ -3,11 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from assent.errors import NonFiniteError, RunError
+from assent.errors import AssentError, NonFiniteError, RunError
 from assent.types import PromptGroup, Rollout, Text
+
+
+class Scores(list[float]):
+    """One finite score for each completion, in order, and what they were made of.
+
+    parts       of several sources: the scores of each, by name, before their weights
+    steps       of a process reward: for each completion, one number for each of its steps (`rewards/steps.py`), a part
+                of its score; None: the score belongs to the end
+    statistics  more figures, as metrics: an ensemble's `ensemble_std`
+    """
+
+    def __init__(
+        self,
+        scores: Iterable[float] = (),
+        *,
+        parts: Mapping[str, Sequence[float]] | None = None,
+        steps: Sequence[Sequence[float]] | None = None,
+        statistics: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(scores)
+        self.parts = {name: list(numbers) for name, numbers in (parts or {}).items()}
+        self.steps = None if steps is None else [list(numbers) for numbers in steps]
+        self.statistics = dict(statistics or {})
+
+    def metrics(self) -> dict[str, float]:
+        """`rewards/<part>` and its deviation, for each part; and the statistics."""
+        found = dict(self.statistics)
+        for name, numbers in self.parts.items():
+            found[f"rewards/{name}"] = statistics.fmean(numbers)
+            found[f"rewards/{name}/std"] = statistics.pstdev(numbers)
+        return found
+
+    def of(self, i: int) -> dict[str, Any]:
+        """Of one completion, for a file: `score`, of several sources the `rewards` of each, of steps `step_rewards`."""
+        row: dict[str, Any] = {"score": self[i]}
+        if self.parts:
+            row["rewards"] = {name: numbers[i] for name, numbers in self.parts.items()}
+        return row if self.steps is None else {**row, "step_rewards": self.steps[i]}
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of several calls of one reward, as if it had been one; figures that are none of a completion's go."""
+    if not parts:
+        return Scores()
+    names = parts[0].parts
+    steps = [numbers for part in parts for numbers in part.steps or []]
+    return Scores(
+        (score for part in parts for score in part),
+        parts={name: [score for part in parts for score in part.parts[name]] for name in names},
+        steps=steps if parts[0].steps is not None else None,
+    )
 
 
 class Reward(Protocol):
@@ -23,24 +75,84 @@ class Reward(Protocol):
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
     ) -> list[float]:
-        """One finite score for each completion, in order.
+        """One finite score for each completion, in order; `Scores`, where there is more to say.
 
         prompts[i], groups[i] (the row it came from, with its columns) and rollouts[i] (its ids) belong to
         completions[i]: a prompt with K completions stands there K times. RunError says which completion failed.
         """
 
 
-def score_rollouts(reward: Reward, rollouts: Sequence[Rollout], groups: Sequence[PromptGroup]) -> list[float]:
+def score_rollouts(reward: Reward, rollouts: Sequence[Rollout], groups: Sequence[PromptGroup]) -> Scores:
     """One score for each rollout, in their order; `groups[rollout.prompt_index]` is the row its prompt came from."""
     of = [groups[rollout.prompt_index] for rollout in rollouts]
     prompts, texts = [group.prompt for group in of], [rollout.text for rollout in rollouts]
     scores = reward.score(prompts, texts, groups=of, rollouts=list(rollouts))
-    return checked_scores(reward.name, scores, prompts, texts)
+    checked = checked_scores(reward.name, scores, prompts, texts)
+    return scores if isinstance(scores, Scores) else Scores(checked)
 
 
-def statistics_of(reward: Reward) -> dict[str, float]:
-    """More figures of the reward's last call, as metrics, where it has any: an ensemble's `ensemble_std`."""
-    return dict(getattr(reward, "statistics", {}))
+Call = Callable[[Sequence[Text], Sequence[str], "Sequence[PromptGroup] | None"], Any]
+
+
+def score_each(
+    name: str,
+    call: Call,
+    prompts: Sequence[Text],
+    completions: Sequence[str],
+    groups: Sequence[PromptGroup] | None,
+    *,
+    check: Callable[[str, Any, Sequence[Text], Sequence[str]], Any],
+    alone: Call | None = None,
+) -> Any:
+    """`check` of what `call` answers for all completions.
+
+    Where it raises or `check` refuses, each completion is tried alone (by `alone`, where that is another way to call),
+    and the RunError names the first one that fails then too.
+    """
+    try:
+        answer = call(prompts, completions, groups)
+    except AssentError as error:
+        if not isinstance(error, RunError):
+            raise
+        fault: Exception = error
+    except Exception as error:
+        fault = error
+    else:
+        try:
+            return check(name, answer, prompts, completions)
+        except RunError as error:
+            fault = error
+    culprit = _culprit(name, alone or call, prompts, completions, groups, check)
+    if not isinstance(fault, AssentError):
+        raise RunError(
+            f"reward {name} raised {type(fault).__name__}: {fault}",
+            got=f"a batch of {len(completions)}, on none of them alone" if culprit is None else shown(*culprit),
+            fix="run the function on this completion by hand",
+        ) from fault
+    if culprit is None or shown(*culprit) in str(fault):
+        raise fault
+    told = f"{fault.got}; " if fault.got is not None else ""
+    raise type(fault)(
+        fault.what, got=f"{told}so too for {shown(*culprit)} alone", expected=fault.expected, fix=fault.fix
+    ) from fault
+
+
+def _culprit(
+    name: str,
+    call: Call,
+    prompts: Sequence[Text],
+    completions: Sequence[str],
+    groups: Sequence[PromptGroup] | None,
+    check: Callable[[str, Any, Sequence[Text], Sequence[str]], Any],
+) -> tuple[Text, str] | None:
+    """The first completion that fails alone; None where none does."""
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        try:
+            answer = call([prompt], [completion], None if groups is None else [groups[i]])
+            check(name, answer, [prompt], [completion])
+        except Exception:  # whatever the reward does wrong is what is looked for
+            return prompt, completion
+    return None
 
 
 def shown(prompt: Text, completion: object) -> str:

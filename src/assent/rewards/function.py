@@ -1,26 +1,35 @@
-"""A reward that is a plain Python function of prompts and completions."""
+"""A reward that is a Python function of prompts and completions, sync or async."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from assent.config.functions import import_function
-from assent.errors import AssentError, ConfigError, RunError
-from assent.rewards.base import checked_scores, shown
+from assent.errors import ConfigError
+from assent.rewards.base import Scores, checked_scores, score_each
+from assent.rewards.steps import checked_steps, steps_of
 from assent.types import PromptGroup, Rollout, Text
+
+EXTRAS = ("groups", "steps")
 
 
 class FunctionReward:
-    """`function(prompts, completions) -> scores`; one with a parameter `groups` gets the rows, with their columns."""
+    """`function(prompts, completions) -> scores`, or an async one.
 
-    def __init__(self, function: Callable[..., Any], *, name: str) -> None:
-        self.function, self.name = function, name
-        self._takes_groups = _takes(function, "groups")
+    One with a parameter `groups` gets the rows, with their columns; one with a parameter `steps` gets the lines of each
+    completion. With `process` it gives a list for each completion, one number for each step.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, name: str, process: bool = False) -> None:
+        self.function, self.name, self.process = function, name, process
+        self._extras = [extra for extra in EXTRAS if _takes(function, extra)]
 
     def score(
         self,
@@ -31,58 +40,34 @@ class FunctionReward:
         rollouts: Sequence[Rollout] | None = None,
     ) -> list[float]:
         if not completions:
-            return []
-        try:
-            answer = self._call(prompts, completions, groups)
-        except AssentError:
-            raise
-        except Exception as error:
-            raise self._failed(error, prompts, completions, groups) from error
-        try:
-            return checked_scores(self.name, answer, prompts, completions)
-        except RunError as error:
-            culprit = self._culprit(prompts, completions, groups)
-            if culprit is None or shown(*culprit) in str(error):
-                raise
-            raise RunError(error.what, got=f"so too for {shown(*culprit)} alone", expected=error.expected) from error
+            return Scores(steps=[] if self.process else None)
+        check = checked_steps if self.process else checked_scores
+        found: list[float] = score_each(self.name, self._call, prompts, completions, groups, check=check)
+        return found
 
     def _call(self, prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup] | None) -> Any:
-        extra = {"groups": groups} if self._takes_groups else {}
-        return self.function(list(prompts), list(completions), **extra)
-
-    def _failed(
-        self,
-        error: Exception,
-        prompts: Sequence[Text],
-        completions: Sequence[str],
-        groups: Sequence[PromptGroup] | None,
-    ) -> RunError:
-        culprit = self._culprit(prompts, completions, groups)
-        where = f"a batch of {len(completions)}, on none of them alone" if culprit is None else shown(*culprit)
-        return RunError(
-            f"reward {self.name} raised {type(error).__name__}: {error}",
-            got=where,
-            fix="run the function on this completion by hand",
-        )
-
-    def _culprit(
-        self, prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup] | None
-    ) -> tuple[Text, str] | None:
-        """The first completion that fails alone; None where none does."""
-        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            try:
-                answer = self._call([prompt], [completion], None if groups is None else [groups[i]])
-                checked_scores(self.name, answer, [prompt], [completion])
-            except Exception:  # the function's own errors are what is looked for
-                return prompt, completion
-        return None
+        values = {"groups": groups, "steps": [steps_of(text) for text in completions]}
+        extra = {name: values[name] for name in self._extras}
+        return _run(self.function, list(prompts), list(completions), **extra)
 
 
-def load_function(spec: str) -> FunctionReward:
+def _run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """The function's answer; an async one's when it is there."""
+    if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(type(function).__call__):
+        return function(*arguments, **keywords)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(function(*arguments, **keywords))
+    with ThreadPoolExecutor(1) as thread:  # a notebook's loop is running in this one
+        return thread.submit(lambda: asyncio.run(function(*arguments, **keywords))).result()
+
+
+def load_function(spec: str, *, process: bool = False) -> FunctionReward:
     """`module:function`, on Python's path or in the working directory. ConfigError where it cannot be imported."""
-    function = import_function(spec, what="reward")
+    function = import_function(spec, what="reward", may_be_async=True)
     _check_signature(function, spec)
-    return FunctionReward(function, name=spec)
+    return FunctionReward(function, name=spec, process=process)
 
 
 def source_hash(spec: str) -> str:
@@ -113,10 +98,10 @@ def _check_signature(function: Callable[..., Any], spec: str) -> None:
     except (TypeError, ValueError):
         return
     try:
-        signature.bind([], [], **({"groups": None} if _takes(function, "groups") else {}))
+        signature.bind([], [], **{name: None for name in EXTRAS if _takes(function, name)})
     except TypeError as error:
         raise ConfigError(
             f"the reward function cannot be called with prompts and completions: {error}",
             got=f"{spec}{signature}",
-            expected="(prompts, completions) or (prompts, completions, groups)",
+            expected="(prompts, completions), and groups and steps, where it wants them",
         ) from None

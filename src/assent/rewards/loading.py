@@ -1,66 +1,159 @@
-"""`--reward`: what a specification means."""
+"""`--reward`: what a specification means. Sources are declared in `config/rewards.py`."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from assent.config.ensembles import Combination
+from assent.config.rewards import (
+    EndpointSource,
+    EnsembleSource,
+    FunctionSource,
+    ImplicitSource,
+    ModelSource,
+    RewardSource,
+    is_function,
+    read_sources,
+    written,
+)
+from assent.errors import ConfigError
 from assent.rewards.base import Reward
 from assent.rewards.function import load_function, source_hash
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from assent.rewards.reading import ModelReader
 
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+__all__ = ["check_reward", "is_function", "judges_alone", "load_reward", "readers_of", "reward_hash"]
 
-
-def is_function(spec: str) -> bool:
-    """Whether `spec` names `module:function`; a folder of that name comes first."""
-    return _FUNCTION.fullmatch(spec) is not None and not Path(spec).is_dir()
+Spec = str | Sequence[RewardSource]
+"""As an option has it, or one source's text."""
 
 
-def reward_hash(spec: str) -> str:
-    """SHA-256 of what scores: of a reward model's files, of the source of a function's module.
+def reward_hash(spec: Spec) -> str:
+    """SHA-256 of what scores: of models' files, of the source of a function's module, of the options.
 
-    A run is tied to it: the same path or name with other content is another reward. Errors as of `load_reward`.
+    A run is tied to it: the same path or name with other content is another reward. Of an endpoint only its address is
+    known. Errors as of `load_reward`.
     """
-    if is_function(spec):
-        return source_hash(spec)
+    sources = read_sources(spec)
+    hashes = [_hash(leaf) for source in sources for leaf in source.leaves()]
+    if len(hashes) == 1 and isinstance(written(sources), str):
+        return hashes[0]
+    return hashlib.sha256(repr((written(sources), hashes)).encode()).hexdigest()
+
+
+def _hash(source: RewardSource) -> str:
     from assent.models.folders import content_hash
 
-    return content_hash(spec)
+    if isinstance(source, FunctionSource):
+        return source_hash(source.reward)
+    if isinstance(source, ImplicitSource):
+        return " ".join(map(content_hash, source.models))
+    return content_hash(source.reward) if isinstance(source, ModelSource) else source.kind
 
 
-def load_reward(
-    spec: str,
-    *,
-    policy_tokenizer: PreTrainedTokenizerBase | None = None,
-    ensemble: str | None = None,
-    **options: Any,
-) -> Reward:
-    """`module:function`, or a reward model's folder or hub name. `options` are those of `RewardModel`.
+def load_reward(spec: Spec, *, ensemble: str | None = None, **options: Any) -> Reward:
+    """One source, or the weighted sum of several. `options` are those of `RewardModel`.
 
-    ensemble   how the members of an ensemble make one score (config/ensembles.py); None: their mean
+    ensemble   how the heads of a reward model make one score (config/ensembles.py); None: their mean
     ConfigError for a function that cannot be imported, and for `ensemble` where there is none; ModelError for a folder
     that is no reward model.
     """
-    if is_function(spec):
-        check_reward(spec, ensemble=ensemble)
-        return load_function(spec)
-    from assent.rewards.reward_model import RewardModel
-
-    combination = None if ensemble is None else Combination.parse(ensemble)
-    return RewardModel(spec, policy_tokenizer=policy_tokenizer, combination=combination, **options)
+    sources = _with_ensemble(read_sources(spec), ensemble)
+    check_reward(sources, revision=options.get("revision"))
+    if len(sources) == 1 and sources[0].weight == 1:
+        return _open(sources[0], options)
+    return _sum(sources, options)
 
 
-def check_reward(spec: str, *, ensemble: str | None = None, revision: str | None = None) -> None:
-    """What `load_reward` would refuse of a folder or of `ensemble`, without reading weights."""
-    members = 1
-    if not is_function(spec):
+def _sum(sources: Sequence[RewardSource], options: dict[str, Any]) -> Reward:
+    from assent.rewards.combined import WeightedReward
+
+    return WeightedReward(_parts(sources, options), name=" + ".join(source.label for source in sources))
+
+
+def _parts(sources: Sequence[RewardSource], options: dict[str, Any]) -> dict[str, tuple[float, Reward]]:
+    return {source.label: (source.weight, _open(source, options)) for source in sources}
+
+
+def _open(source: RewardSource, options: dict[str, Any]) -> Reward:
+    """Models and torch are imported only where they are needed."""
+    if isinstance(source, FunctionSource):
+        return load_function(source.reward, process=source.is_process)
+    if isinstance(source, EndpointSource):
+        from assent.rewards.endpoint import EndpointReward
+
+        return EndpointReward(source)
+    if isinstance(source, ImplicitSource):
+        from assent.rewards.implicit import ImplicitReward
+
+        known = ("policy_tokenizer", "device", "dtype", "micro_batch_tokens")
+        return ImplicitReward(source, **{name: value for name, value in options.items() if name in known})
+    if isinstance(source, EnsembleSource):
+        from assent.rewards.combined import EnsembleReward
+
+        combination = Combination.parse(source.combine)
+        return EnsembleReward(_parts(source.members, options), combination=combination, name=source.label)
+    if isinstance(source, ModelSource):
+        from assent.rewards.reward_model import RewardModel
+
+        how = None if source.combine is None else Combination.parse(source.combine)
+        return RewardModel(source.reward, combination=how, process=source.is_process, **options)
+    from assent.rewards.rules import rule_of
+
+    return rule_of(source)
+
+
+def _with_ensemble(sources: Sequence[RewardSource], ensemble: str | None) -> list[RewardSource]:
+    """`ensemble` is of a single reward model; ConfigError for it beside other sources."""
+    if ensemble is None:
+        return list(sources)
+    if len(sources) > 1 or getattr(sources[0], "combine", None) is not None:
+        raise ConfigError(
+            "reward_ensemble is of a single reward model with several heads",
+            got=", ".join(source.reward for source in sources),
+            fix="give `combine` with the source that has them: {reward: …, combine: min}",
+        )
+    if not isinstance(sources[0], ModelSource):
+        Combination.parse(ensemble).check(1, name=sources[0].reward)
+    return [sources[0].model_copy(update={"combine": ensemble})]
+
+
+def check_reward(spec: Spec, *, ensemble: str | None = None, revision: str | None = None) -> None:
+    """What `load_reward` would refuse of sources or of `ensemble`, without reading weights."""
+    for source in _with_ensemble(read_sources(spec), ensemble):
+        for leaf in source.leaves():
+            _check(leaf, revision)
+
+
+def _check(source: RewardSource, revision: str | None) -> None:
+    if isinstance(source, FunctionSource):
+        load_function(source.reward)
+    elif isinstance(source, EndpointSource):
+        from assent.rewards.endpoint import key_of
+
+        key_of(source)
+    elif isinstance(source, ImplicitSource):
+        from assent.rewards.implicit import check_implicit
+
+        check_implicit(source)
+    elif isinstance(source, ModelSource):
         from assent.rewards.reward_model import check_reward_model
 
-        members = check_reward_model(spec, revision=revision)
-    if ensemble is not None:
-        Combination.parse(ensemble).check(members, name=spec)
+        heads = check_reward_model(source.reward, revision=revision)
+        if source.combine is not None:
+            Combination.parse(source.combine).check(heads, name=source.reward)
+
+
+def judges_alone(reward: Reward) -> bool:
+    """Whether a completion's score is a function of itself and its prompt: of models and rules, not of functions."""
+    members: Sequence[Reward] = getattr(reward, "members", ())
+    return all(map(judges_alone, members)) if members else bool(getattr(reward, "judges_alone", False))
+
+
+def readers_of(reward: Reward) -> list[ModelReader]:
+    """The models that the reward holds in memory."""
+    members: Sequence[Reward] = getattr(reward, "members", ())
+    return [*getattr(reward, "readers", ()), *(reader for member in members for reader in readers_of(member))]

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from assent.config.ensembles import Combination
-from assent.errors import DataError, ModelError
-from assent.models.batch import TokenCompletion, TokenGroup
-from assent.models.flops import Cost
+from assent.errors import ModelError
 from assent.models.loading import load_config, load_scorer, load_tokenizer
 from assent.models.module import AlignmentModel
-from assent.models.packing import pack, split_by_budget
 from assent.models.templates import Template, resolve_template
-from assent.models.tokenizing import tokenize_groups
-from assent.rewards.base import checked_scores
+from assent.rewards.base import Scores, checked_scores
+from assent.rewards.reading import Encoding, ModelReader
+from assent.rewards.steps import checked_steps
 from assent.types import PromptGroup, Rollout, Text
 
 if TYPE_CHECKING:
@@ -34,10 +32,13 @@ class RewardModel:
     max_length          tokens of prompt and completion; longer texts lose the prompt's oldest turns (law 8)
     micro_batch_tokens  tokens per forward pass: memory and speed, not the result
     combination         of an ensemble's members; None: their mean
+    process             a process model: each step has a score, read at its last token
 
-    `reads_ids` says which. `statistics` holds figures of the last call's scores: of an ensemble, `ensemble_std`.
-    Errors: ModelError before any weights are read; ConfigError for a combination that does not fit.
+    `reads_ids` says which. Errors: ModelError before any weights are read; ConfigError for a combination that does not
+    fit.
     """
+
+    judges_alone = True
 
     def __init__(
         self,
@@ -51,9 +52,9 @@ class RewardModel:
         micro_batch_tokens: int = 8192,
         template_options: Mapping[str, Any] | None = None,
         combination: Combination | None = None,
+        process: bool = False,
     ) -> None:
-        self.name = folder
-        self.statistics: dict[str, float] = {}
+        self.name, self.process = folder, process
         heads = check_reward_model(folder, revision=revision)
         if combination is not None:
             combination.check(heads, name=folder)
@@ -63,12 +64,27 @@ class RewardModel:
         self.reads_ids = policy_tokenizer is not None and same_tokenizer(policy_tokenizer, self.tokenizer)
         model = load_scorer(folder, dtype=dtype, revision=revision)
         self.module = AlignmentModel(model.to(device), kind="scorer").eval()  # type: ignore[arg-type]
-        self.cost = Cost.of(self.module, shared=self.module.tier != "padded")
-        self.flops = 0.0
-        """Model FLOPs of what was scored so far."""
-        self.device, self.heads, self.micro_batch_tokens = torch.device(device), heads, micro_batch_tokens
+        self.heads = heads
         context = getattr(self.module.config, "max_position_embeddings", None)
-        self.max_length = max_length or context or 1 << 20
+        self._encoding = Encoding(
+            self.tokenizer,
+            self.template,
+            reads_ids=self.reads_ids,
+            max_length=max_length or context or 1 << 20,
+            name=folder,
+            in_steps=process,
+        )
+        self.reader = ModelReader(self.module, device=torch.device(device), micro_batch_tokens=micro_batch_tokens)
+
+    @property
+    def readers(self) -> list[ModelReader]:
+        """The models in memory."""
+        return [self.reader]
+
+    @property
+    def flops(self) -> float:
+        """Model FLOPs of what was scored so far."""
+        return self.reader.flops
 
     def score(
         self,
@@ -77,12 +93,13 @@ class RewardModel:
         *,
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
-    ) -> list[float]:
+    ) -> Scores:
         """See `Reward.score`. Several heads are an ensemble, combined as asked for."""
+        if self.process:
+            return self._score_steps(prompts, completions, groups, rollouts)
         members = self.score_members(prompts, completions, groups=groups, rollouts=rollouts)
-        if len(members) and members.shape[1] > 1:
-            self.statistics = {"ensemble_std": float(members.std(1, correction=0).mean())}
-        return checked_scores(self.name, combine(members, self.combination).tolist(), prompts, completions)
+        checked = checked_scores(self.name, combine(members, self.combination).tolist(), prompts, completions)
+        return Scores(checked, statistics=_disagreement(members))
 
     def score_members(
         self,
@@ -95,63 +112,31 @@ class RewardModel:
         """(S, M) every head's score of each completion, in order; arguments as for `score`."""
         if not completions:
             return torch.zeros(0, self.heads)
-        tokens = (
-            _ids_of(rollouts)
-            if rollouts is not None and self.reads_ids
-            else self._encode(prompts, completions, groups, rollouts)
-        )
-        return self._read(tokens)
+        return torch.stack(self.reader.read(self._encoding.tokens(prompts, completions, groups, rollouts), "scores"))
 
-    def _encode(
+    def _score_steps(
         self,
         prompts: Sequence[Text],
         completions: Sequence[str],
         groups: Sequence[PromptGroup] | None,
         rollouts: Sequence[Rollout] | None,
-    ) -> list[TokenGroup]:
-        """One group for each completion, in the reward model's own template.
-
-        A completion that was cut at max_new_tokens does not end: the EOS that a text gets is taken off again.
-        """
-        rows = [
-            PromptGroup(
-                prompt=prompt,
-                completions=(completion,),
-                tools=None if groups is None else groups[i].tools,
-                chat_template_kwargs={} if groups is None else groups[i].chat_template_kwargs,
-                source=f"completion {i}",
-            )
-            for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
-        ]
-        done = tokenize_groups(rows, tokenizer=self.tokenizer, template=self.template, max_length=self.max_length)
-        if len(done.groups) != len(rows):
-            reason, sources = next(iter(done.report.refused.items()))
-            raise DataError(f"reward model {self.name} cannot read {sources[0]}: {reason}")
-        if rollouts is None:
-            return done.groups
-        return [
-            self._without_eos(group) if rollout.finish_reason == "length" else group
-            for group, rollout in zip(done.groups, rollouts, strict=True)
-        ]
-
-    def _without_eos(self, group: TokenGroup) -> TokenGroup:
-        ids = group.completions[0].ids
-        if len(ids) > 1 and ids[-1] in self.template.eos_ids:
-            return TokenGroup(prompt_ids=group.prompt_ids, completions=(TokenCompletion(ids=ids[:-1]),))
-        return group
-
-    @torch.no_grad()
-    def _read(self, tokens: Sequence[TokenGroup]) -> Tensor:
-        """(S, M) scores in the order given; completions of one prompt are read together, the prompt once."""
-        shared, places = _by_prompt(tokens)
-        scores = torch.empty(len(tokens), self.heads)
-        self.flops += self.cost.score(shared)
-        for indices in split_by_budget(shared, max_tokens=self.micro_batch_tokens, shared=self.cost.shared):
-            outputs = self.module(pack([shared[i] for i in indices], device=self.device), frozenset({"scores"}))
-            assert outputs.scores is not None
-            read = outputs.scores.float().cpu()
-            scores[[place for i in indices for place in places[i]]] = read.view(-1, self.heads)
+    ) -> Scores:
+        if not completions:
+            return Scores(steps=[])
+        tokens = self._encoding.tokens(prompts, completions, groups, rollouts)
+        ends = [list(group.completions[0].step_ends) for group in tokens]
+        values = self.reader.read(tokens, "values")
+        members = [read[at] for read, at in zip(values, ends, strict=True)]  # (steps, M) each
+        steps = [combine(some, self.combination).tolist() for some in members]
+        scores = checked_steps(self.name, steps, prompts, completions)
+        scores.statistics = _disagreement(torch.cat(members))
         return scores
+
+
+def _disagreement(members: Tensor) -> dict[str, float]:
+    if len(members) == 0 or members.shape[1] == 1:
+        return {}
+    return {"ensemble_std": float(members.std(1, correction=0).mean())}
 
 
 def combine(members: Tensor, combination: Combination) -> Tensor:
@@ -210,19 +195,3 @@ def _content(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Any] | None:
         return {"not fast": tokenizer.name_or_path}
     content: dict[str, Any] = json.loads(backend.to_str())
     return {name: value for name, value in content.items() if name not in ("padding", "truncation")}
-
-
-def _ids_of(rollouts: Sequence[Rollout]) -> list[TokenGroup]:
-    return [TokenGroup(prompt_ids=r.prompt_ids, completions=(TokenCompletion(ids=r.ids),)) for r in rollouts]
-
-
-def _by_prompt(tokens: Sequence[TokenGroup]) -> tuple[list[TokenGroup], list[list[int]]]:
-    """One group per prompt with all its completions, and where each of these stood."""
-    places: dict[tuple[int, ...], list[int]] = {}
-    for place, group in enumerate(tokens):
-        places.setdefault(group.prompt_ids, []).append(place)
-    shared = [
-        TokenGroup(prompt_ids=prompt, completions=tuple(tokens[i].completions[0] for i in at))
-        for prompt, at in places.items()
-    ]
-    return shared, list(places.values())

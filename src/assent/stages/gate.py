@@ -17,7 +17,7 @@ from assent.errors import GateError
 from assent.models.batch import GroupBatch, TokenGroup
 from assent.models.packing import pack
 from assent.rewards.base import Reward, score_rollouts
-from assent.rewards.reward_model import RewardModel
+from assent.rewards.loading import judges_alone
 from assent.runs.log import RunLog
 from assent.types import PromptGroup, Rollout
 
@@ -150,8 +150,8 @@ def check_reward_batch_mates(
     """A reward model gives a completion the score alone that it has among others. `dtype` is that of its weights."""
     name = "score_alone_or_together"
     some = [rollout for rollout in rollouts if rollout.prompt_index < 4]
-    if not isinstance(reward, RewardModel):
-        gate.skip(name, reason="the reward is a function, which may look at the whole round")
+    if not judges_alone(reward):
+        gate.skip(name, reason="the reward is a function or a server, which may look at the whole round")
         return
     if len(some) < 2:
         gate.skip(name, reason="the first round holds a single completion")

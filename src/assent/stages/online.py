@@ -11,15 +11,18 @@ from dataclasses import dataclass
 import torch
 
 from assent.config.online import CriticOptions, OnlineOptions
+from assent.config.rewards import ModelSource
 from assent.engine.learner import Learner
 from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.errors import ConfigError
-from assent.models.loading import load_tokenizer
+from assent.models.loading import load_config, load_tokenizer
+from assent.models.tokenizing import decode
 from assent.objectives.kl import AdaptiveKLController
-from assent.rewards.base import Reward, score_rollouts, statistics_of
+from assent.rewards.base import Reward, Scores, score_rollouts
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rewards.reward_model import check_reward_model, same_tokenizer
+from assent.rewards.steps import step_ends
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import (
@@ -100,8 +103,22 @@ def _check_potential(path: str, text: Prompts) -> None:
 
 def _critic(config: OnlineOptions, session: Session) -> Learner:
     assert isinstance(config, CriticOptions)
-    start = config.critic or session.critic_start(config.reward)
+    start = config.critic or _critic_start(config, session.text)
     return session.add_learner("critic", start, kind="scorer", learning_rate=config.critic_learning_rate)
+
+
+def _critic_start(config: OnlineOptions, text: Prompts) -> str:
+    """The reward model if it is all that scores, has one head and reads the policy's tokens, else the policy, with a
+    fresh head."""
+    source, path = config.reward[0], config.reward[0].reward
+    if len(config.reward) > 1 or not isinstance(source, ModelSource) or load_config(path).num_labels != 1:
+        return config.model
+    return path if same_tokenizer(load_tokenizer(path), text.tokenizer) else config.model
+
+
+def _step_ends(rollouts: Sequence[Rollout], text: Prompts) -> list[tuple[int, ...]]:
+    """The last token of each of a completion's steps, as the policy wrote them."""
+    return [step_ends(rollout.ids, rollout.text, lambda ids: decode(ids, text.tokenizer)) for rollout in rollouts]
 
 
 def run(
@@ -133,7 +150,6 @@ def run(
             )
         prompts = [data.train_groups[i] for i in indices]
         scores = score_rollouts(reward, rollouts, prompts)
-        statistics = statistics_of(reward)
         if step == 0:
             gate = Gate(log, precision=precision_of(config))
             check_reward_batch_mates(gate, reward, rollouts, prompts, dtype=config.dtype)
@@ -147,6 +163,7 @@ def run(
             potential=potential,
             kl_coef=controller.value,
             score_moments=data.state.get("score_moments", (0.0, 0.0, 0.0)),
+            step_ends=None if scores.steps is None else _step_ends(rollouts, data.text),
         )
         policy_objective = PolicyObjective.of(config, kl_coef=controller.value)
         metrics = _train_round(config, step, batch, policy_objective, learner=learner, critic=critic)
@@ -155,7 +172,7 @@ def run(
             controller.update(batch.kl_nats, len(rollouts))
         data.state |= {"kl_coef": controller.value, "score_moments": batch.score_moments}
         log.samples(step + 1, _sample_rows(prompts, rollouts, scores))
-        found = {**batch.metrics, **statistics, **metrics}
+        found = {**batch.metrics, **scores.metrics(), **metrics}
         data.log_step(step, found, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     data.check_unchanged(reference)
     return data.finish()
@@ -236,7 +253,7 @@ def _gate(
 
 
 def _sample_rows(
-    prompts: Sequence[PromptGroup], rollouts: Sequence[Rollout], scores: Sequence[float]
+    prompts: Sequence[PromptGroup], rollouts: Sequence[Rollout], scores: Scores
 ) -> list[dict[str, object]]:
     """The first, the best and the worst of the round, for `samples.jsonl`."""
     shown = dict.fromkeys(
@@ -246,7 +263,7 @@ def _sample_rows(
         {
             "prompt": _plain(prompts[rollouts[i].prompt_index].prompt),
             "completion": rollouts[i].text,
-            "score": scores[i],
+            **scores.of(i),
             "finish": rollouts[i].finish_reason,
         }
         for i in shown

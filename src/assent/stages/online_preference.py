@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from assent.config.online_dpo import OnlineDpoConfig
+from assent.config.rewards import described, written
 from assent.data.rows_write import as_prompt_is, context
 from assent.engine.learner import Learner
 from assent.errors import RunError
 from assent.models.batch import TokenGroup
-from assent.rewards.base import Reward, score_rollouts, statistics_of
+from assent.rewards.base import Reward, Scores, score_rollouts
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
@@ -71,7 +72,6 @@ def run(
                 seed=SeedKey(config.seed, "rollout", step),
             )
         scores = score_rollouts(reward, rollouts, prompts)
-        statistics = statistics_of(reward)  # of these scores: the gate scores again
         sampled = reference.read(to_groups(rollouts, config.num_completions))
         rows = [scores[i : i + config.num_completions] for i in range(0, len(scores), config.num_completions)]
         ranked = [ranking_of(config, group, row) for group, row in zip(sampled, rows, strict=True)]
@@ -79,7 +79,7 @@ def run(
         log.preferences(step + 1, records(config, prompts, rollouts, scores, policy=learner.fingerprint()))
         if compared and learner.step == 0:
             _gate(config, learner, log, rollouts, prompts, compared, reward, objective, reference)
-        metrics = {**_of_round(rollouts, rows, sampled, num_compared=len(compared)), **statistics}
+        metrics = {**_of_round(rollouts, rows, sampled, num_compared=len(compared)), **scores.metrics()}
         for _ in range(config.updates_per_round if compared else 0):
             metrics |= learner.update(compared, objective)
         log.samples(step + 1, _shown(prompts[0], rollouts[: config.num_completions], scores))
@@ -87,7 +87,7 @@ def run(
     if learner.step == 0:
         raise RunError(
             "in no round did a prompt's completions differ in score, so nothing was learned",
-            got=f"{config.total_steps} rounds of {config.batch_size} prompts, rewarded by {config.reward}",
+            got=f"{config.total_steps} rounds of {config.batch_size} prompts, rewarded by {described(config.reward)}",
             fix="see the scores in preferences.jsonl; raise --num-completions or --temperature",
         )
     reference.finish()
@@ -159,7 +159,7 @@ def records(
     config: OnlineDpoConfig,
     prompts: Sequence[PromptGroup],
     rollouts: Sequence[Rollout],
-    scores: Sequence[float],
+    scores: Scores,
     *,
     policy: str,
 ) -> list[dict[str, object]]:
@@ -181,16 +181,22 @@ def records(
                 "scores": [scores[i] for i in kept],
                 "finish_reasons": [rollouts[i].finish_reason for i in kept],
                 "policy": policy,
-                "reward": config.reward,
+                "reward": written(config.reward),
+                **_parts_of(scores, kept),
             }
         )
     return rows
 
 
-def _shown(group: PromptGroup, rollouts: Sequence[Rollout], scores: Sequence[float]) -> list[dict[str, object]]:
+def _parts_of(scores: Scores, kept: Sequence[int]) -> dict[str, object]:
+    """Of several sources, `rewards`: each one's scores of these completions."""
+    return {"rewards": {name: [part[i] for i in kept] for name, part in scores.parts.items()}} if scores.parts else {}
+
+
+def _shown(group: PromptGroup, rollouts: Sequence[Rollout], scores: Scores) -> list[dict[str, object]]:
     """The first prompt's completions, for `samples.jsonl`."""
     prompt = context(group)["prompt"]
     return [
-        {"prompt": prompt, "completion": rollout.text, "score": score, "finish": rollout.finish_reason}
-        for rollout, score in zip(rollouts, scores, strict=False)
+        {"prompt": prompt, "completion": rollout.text, **scores.of(i), "finish": rollout.finish_reason}
+        for i, rollout in enumerate(rollouts)
     ]

@@ -17,7 +17,15 @@ from assent.config.online import CriticOptions, OnlineOptions
 from assent.engine.learner import Learner
 from assent.engine.references import Reader
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
-from assent.objectives.advantages import ADVANTAGES, Episodes, Moments, shaped_rewards, token_rewards, whiten
+from assent.objectives.advantages import (
+    ADVANTAGES,
+    Episodes,
+    Moments,
+    at_the_end,
+    shaped_rewards,
+    token_rewards,
+    whiten,
+)
 from assent.objectives.kl import kl
 from assent.objectives.reduce import as_rows
 from assent.types import Rollout
@@ -62,11 +70,13 @@ def build_round(
     potential: Reader | None = None,
     kl_coef: float,
     score_moments: Sequence[float] = (0.0, 0.0, 0.0),
+    step_ends: Sequence[Sequence[int]] | None = None,
 ) -> Round:
     """Scores, KL, values and advantages of one round. `scores` are the reward's, one for each rollout, in order.
 
-    score_moments: count, sum and sum of squares of the scores of earlier rounds. Every process builds the whole round,
-    so what is averaged or whitened here is over all processes.
+    score_moments   count, sum and sum of squares of the scores of earlier rounds
+    step_ends       of each rollout, the last tokens of the steps that `scores.steps` are of
+    Every process builds the whole round, so what is averaged or whitened here is over all processes.
     """
     groups = to_groups(rollouts, config.num_completions)
     old = torch.from_numpy(np.concatenate([array for group in groups for array in group.token["old_logprobs"]]))
@@ -77,13 +87,14 @@ def build_round(
     ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
     raw = torch.tensor(scores, dtype=torch.float32)
     penalised = raw - config.missing_eos_penalty * (~ended).float()
-    scaled, moments = _scaled(config, penalised, score_moments)
 
     in_reward = config.kl_penalty == "reward"
     # of the policy that sampled, from its own samples
     kl_rows = {name: as_rows(kl(name, old, under_reference), sequence, len(rollouts))[0] for name in KL_METRICS}
     _, mask = as_rows(old, sequence, len(rollouts))
     fields: dict[str, Tensor] = {} if in_reward else {"reference_logprobs": under_reference}
+    steps, at_ends = _of_steps(scores, step_ends, mask)
+    earned, moments = _earned(config, penalised, steps, mask, ended, score_moments)
     values = last_values = None
     if critic is not None:
         read = critic.read(groups, want={"values", "last_values"})
@@ -93,8 +104,7 @@ def build_round(
         values, _ = as_rows(read.values, sequence, len(rollouts))
         if getattr(config, "bootstrap_truncated", False):
             last_values = torch.where(ended, 0.0, read.last_values)
-            scaled = torch.where(ended, scaled, 0.0)  # its end was not seen, so nor was its score
-    rewards = token_rewards(kl_rows["k1"], scaled, mask, kl_coef=kl_coef if in_reward else 0.0)
+    rewards = token_rewards(kl_rows["k1"], earned, mask, kl_coef=kl_coef if in_reward else 0.0)
     if potential is not None:
         rewards = _shaped(
             config, rewards, mask, potential.read(groups, want={"values", "last_values"}), ended, sequence
@@ -105,6 +115,7 @@ def build_round(
         prompt=torch.arange(len(rollouts)) // config.num_completions,
         values=values,
         last_values=last_values,
+        step_ends=at_ends,
     )
     advantage = config.triple.advantage
     advantages, returns = ADVANTAGES[advantage](episodes, **config.options_of(PARTS[advantage]))
@@ -136,14 +147,37 @@ def _shaped(
     return shaped_rewards(rewards, potentials, mask, gamma=config.gamma, last_potentials=last)
 
 
-def _scaled(config: OnlineOptions, scores: Tensor, before: Sequence[float]) -> tuple[Tensor, list[float]]:
-    """(S,) scores over their running standard deviation where `scale_scores` asks for it, and the moments to keep."""
-    if not (config.applies("scale_scores") and getattr(config, "scale_scores", False)):
-        return scores, list(before)
-    everything = torch.ones_like(scores, dtype=torch.bool)
-    moments = Moments(*(torch.tensor(x, dtype=torch.float64) for x in before)) + Moments.of(scores, everything)
-    kept = [float(x) for x in (moments.count, moments.total, moments.squares)]
-    return whiten(scores, everything, mean=False, std=True, moments=moments), kept
+def _of_steps(
+    scores: Sequence[float], step_ends: Sequence[Sequence[int]] | None, mask: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """(S, L) rewards of steps at the tokens that end them, zeros where there are none; and where steps end."""
+    placed = torch.zeros(mask.shape)
+    steps = getattr(scores, "steps", None)
+    if steps is None or step_ends is None:
+        return placed, None
+    ends = torch.zeros_like(mask)
+    for i, (numbers, at) in enumerate(zip(steps, step_ends, strict=True)):
+        for number, t in zip(numbers, at, strict=True):
+            placed[i, t] += number
+            ends[i, t] = True
+    return placed, ends
+
+
+def _earned(
+    config: OnlineOptions, scores: Tensor, steps: Tensor, mask: Tensor, ended: Tensor, before: Sequence[float]
+) -> tuple[Tensor, list[float]]:
+    """(S, L) what the reward gives, where it gives it: steps (S, L) at their ends, the rest of scores (S,) at the last
+    token. Over the scores' running standard deviation where `scale_scores` asks for it; and the moments to keep."""
+    earned = steps + at_the_end(scores - steps.sum(1), mask)
+    kept = list(before)
+    if config.applies("scale_scores") and getattr(config, "scale_scores", False):
+        everything = torch.ones_like(scores, dtype=torch.bool)
+        moments = Moments(*(torch.tensor(x, dtype=torch.float64) for x in before)) + Moments.of(scores, everything)
+        kept = [float(x) for x in (moments.count, moments.total, moments.squares)]
+        earned = whiten(earned, mask, mean=False, std=True, moments=moments)
+    if getattr(config, "bootstrap_truncated", False):  # its end was not seen, so nor was what it is worth
+        earned = torch.where(at_the_end((~ended).float(), mask).bool(), 0.0, earned)
+    return earned, kept
 
 
 KL_METRICS = {"k1": "objective/kl", "k2": "objective/kl_k2", "k3": "objective/kl_k3"}

@@ -26,18 +26,20 @@ from assent.errors import GateError
 from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
 from assent.models.folders import content_hash
-from assent.models.loading import check_context, load_config, load_tokenizer, save_model
+from assent.models.loading import check_context, load_config, save_model
 from assent.models.module import AlignmentModel
 from assent.models.tiers import Kind
 from assent.rewards.base import Reward
-from assent.rewards.loading import is_function, load_reward
-from assent.rewards.reward_model import RewardModel, same_tokenizer, tokenizer_hash
+from assent.rewards.loading import Spec, load_reward, readers_of
+from assent.rewards.reading import ModelReader
+from assent.rewards.reward_model import tokenizer_hash
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
 from assent.stages.run_models import load_module, load_trained_module, save_start
+from assent.stages.scores import MainReward
 from assent.stages.text import Text
 from assent.stages.validation import Validation
 from assent.types import PromptGroup
@@ -79,7 +81,7 @@ class Session:
         self.last: dict[str, float] = {}
         self.result: StageResult | None = None
         self._fingerprints: dict[str, Any] = {}
-        self._readers: list[Reference | RewardModel | TorchSampler] = []
+        self._readers: list[Reference | ModelReader | TorchSampler] = []
         """All that reads models beside the learners."""
         self._eval_reference: Reader | None = None
         self._flops_before = 0.0
@@ -135,20 +137,18 @@ class Session:
         self._note_start(name, reference.fingerprint())
         return reference
 
-    def reward(self, spec: str) -> Reward:
-        """A reward-model folder or `module:function`."""
+    def reward(self, spec: Spec) -> Reward:
+        """What scores, in the main process; elsewhere what tells its scores."""
         options = {"device": self.runtime.device, "dtype": self.config.dtype, "policy_tokenizer": self.text.tokenizer}
-        reward = load_reward(spec, ensemble=getattr(self.config, "reward_ensemble", None), **options)
-        if isinstance(reward, RewardModel):
-            self.ledger.models_resident += 1
-            self._readers.append(reward)
-        return reward
 
-    def critic_start(self, reward: str) -> str:
-        """The reward model if it has one head and reads the policy's tokens, else the policy, with a fresh head."""
-        if is_function(reward) or load_config(reward).num_labels != 1:
-            return str(self.config.model)
-        return reward if same_tokenizer(load_tokenizer(reward), self.text.tokenizer) else str(self.config.model)
+        def load() -> Reward:
+            reward = load_reward(spec, ensemble=getattr(self.config, "reward_ensemble", None), **options)
+            models = readers_of(reward)
+            self.ledger.models_resident += len(models)
+            self._readers += models
+            return reward
+
+        return load() if self.runtime.num_processes == 1 else MainReward(load, self.runtime)
 
     def validate_with(self, measure: Callable[[], dict[str, float]], *, reference: str | None = None) -> None:
         """Held-out figures are what `measure` gives, when the configuration says; nothing without held-out data.

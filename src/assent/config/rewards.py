@@ -1,0 +1,366 @@
+"""Where a reward comes from: one source, or several with weights. Torch-free.
+
+A source is written as text: a rule's name (length, format, regex, repetition), http(s)://…, `module:function`,
+`implicit:POLICY,REFERENCE`; whatever else there is names a reward model: a folder, or a model on the hub. One with
+options is a mapping whose `reward` is that text: {reward: length, maximum: 60, weight: 0.1}. Several are added up. What
+is declared here is opened in `rewards/loading.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator, model_validator
+
+from assent.config.ensembles import Combination
+from assent.config.loading import parse_options, read_value
+from assent.config.options import NonNegative, Options, Positive
+from assent.errors import ConfigError
+
+FORMS = "a reward model's folder, module:function, a rule, an address, implicit:POLICY,REFERENCE; or {reward: …, …}"
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+TAKEN = frozenset({"chosen", "rejected", "margins", "accuracies"})
+"""Metrics `rewards/…` that are of comparisons, and no names of sources."""
+
+Supervision = Literal["outcome", "process"]
+
+
+class RewardSource(Options):
+    """What every source has."""
+
+    kind: ClassVar[str]
+
+    reward: str
+    """What scores."""
+    weight: float = 1.0
+    """Factor of its scores in the sum."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] | None = None
+    """What its figures are called: `rewards/NAME`; none given: by what scores."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if self.weight == 0:
+            raise ValueError(f"reward {self.reward} has weight 0 and would count nothing: leave it out")
+        if self.name in TAKEN:
+            raise ValueError(f"a reward cannot be called {self.name}: rewards/{self.name} is a figure of comparisons")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics and files."""
+        label = self.name or re.sub(r"[^\w.-]+", "-", self.own_name()).strip("-.") or self.kind
+        return f"{self.kind}-{label}" if label in TAKEN else label
+
+    def own_name(self) -> str:
+        return self.kind
+
+    @property
+    def is_process(self) -> bool:
+        """It gives a number for each step."""
+        return False
+
+    def leaves(self) -> Iterator[RewardSource]:
+        """Itself, and of an ensemble its members."""
+        yield self
+
+
+class ModelSource(RewardSource):
+    """A reward model: a folder that `assent reward` wrote, any other sequence classifier with one label, a hub name."""
+
+    kind: ClassVar[str] = "model"
+
+    supervision: Supervision = "outcome"
+    """process: a process model, which gives each step a number at its last token."""
+    combine: str | None = None
+    """Of a model with several heads: mean, min, mean-std:K or weights:A,B,…; none given: mean."""
+
+    @field_validator("combine")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            Combination.parse(value)
+        return value
+
+    def own_name(self) -> str:
+        path = PurePath(self.reward)
+        return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+    @property
+    def is_process(self) -> bool:
+        return self.supervision == "process"
+
+
+class FunctionSource(RewardSource):
+    """A Python function of prompts and completions, sync or async, on Python's path or in the working directory."""
+
+    kind: ClassVar[str] = "function"
+
+    supervision: Supervision = "outcome"
+    """process: it returns, for each completion, a list with one number for each of its steps."""
+
+    def own_name(self) -> str:
+        return self.reward.rpartition(":")[2]
+
+    @property
+    def is_process(self) -> bool:
+        return self.supervision == "process"
+
+
+class LengthSource(RewardSource):
+    """0 within the limits; beyond one, minus the distance to it as a share of it."""
+
+    kind: ClassVar[str] = "length"
+
+    minimum: NonNegative | None = None
+    """Fewest words that cost nothing."""
+    maximum: Positive | None = None
+    """Most words that cost nothing."""
+    unit: Literal["words", "characters"] = "words"
+    """What is counted."""
+
+    @model_validator(mode="after")
+    def _has_limits(self) -> Self:
+        if not self.minimum and self.maximum is None:
+            raise ValueError("reward length needs a minimum, a maximum, or both: {reward: length, maximum: 60}")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"reward length: minimum {self.minimum} is above maximum {self.maximum}")
+        return self
+
+
+class FormatSource(RewardSource):
+    """1 for a completion of the form, else 0."""
+
+    kind: ClassVar[str] = "format"
+
+    json_keys: list[str] | None = None
+    """A JSON object with these keys, others too; an empty list: any JSON."""
+    tags: Annotated[list[Annotated[str, Field(pattern=r"^\w+$")]], Field(min_length=1)] | None = None
+    """[think, answer]: <think>…</think> and <answer>…</answer>, each once, in this order, and nothing beside them."""
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        if (self.json_keys is None) == (self.tags is None):
+            raise ValueError("reward format needs one form: {reward: format, tags: [think, answer]}, or json_keys")
+        return self
+
+
+class RegexSource(RewardSource):
+    """1 where the regular expression is found in the completion, else 0."""
+
+    kind: ClassVar[str] = "regex"
+
+    pattern: str
+    """Of Python's `re`; a dot stands for a line break too."""
+    match: Literal["search", "fullmatch"] = "search"
+    """search: anywhere; fullmatch: the whole completion, blanks around it aside."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value, re.DOTALL)
+        except re.error as error:
+            raise ConfigError(f"this is no regular expression: {error}", got=value) from None
+        return value
+
+
+class RepetitionSource(RewardSource):
+    """Minus the share of a completion's runs of words that stood there before (arXiv:2502.03373, appendix C.2)."""
+
+    kind: ClassVar[str] = "repetition"
+
+    ngram_size: Positive = 3
+    """Words in a run."""
+
+
+class EndpointSource(RewardSource):
+    """A server: it is sent {"prompts": […], "completions": […]} and answers {"scores": […]}, one for each."""
+
+    kind: ClassVar[str] = "endpoint"
+
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
+    """Environment variable that holds the key, which is sent as `Authorization: Bearer …` and written nowhere."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Patience with one request."""
+    retries: NonNegative = 4
+    """How often a request is repeated where the server is busy or unreachable, after 1, 2, 4, … seconds."""
+    batch_size: Positive = 64
+    """Completions in one request."""
+    columns: list[str] = Field(default_factory=list)
+    """Columns of the prompts' rows to send too: {"columns": {NAME: […]}}."""
+
+    @field_validator("reward")
+    @classmethod
+    def _keyless(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if not parts.hostname:
+            raise ConfigError("this address names no server", got=value, expected="http://HOST[:PORT]/PATH")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ConfigError(
+                "an address is written into the run folder, and may hold no user, key or query",
+                got=f"{parts.scheme}://{parts.hostname}{parts.path} and more",
+                fix="put the key into an environment variable: {reward: ADDRESS, api_key_env: NAME}",
+            )
+        return value
+
+    def own_name(self) -> str:
+        return urlsplit(self.reward).hostname or self.kind
+
+
+class ImplicitSource(RewardSource):
+    """beta · log(POLICY / REFERENCE), summed over the completion's tokens (Rafailov et al., arXiv:2305.18290)."""
+
+    kind: ClassVar[str] = "implicit"
+
+    beta: Annotated[float, Field(gt=0)]
+    """The beta that POLICY was trained with: in the run.json of its run."""
+
+    @field_validator("reward")
+    @classmethod
+    def _two_models(cls, value: str) -> str:
+        if value.count(",") != 1 or not all(value.removeprefix("implicit:").split(",")):
+            raise ConfigError("an implicit reward names two models", got=value, expected="implicit:POLICY,REFERENCE")
+        return value
+
+    @property
+    def models(self) -> tuple[str, str]:
+        """Policy and reference."""
+        policy, _, reference = self.reward.removeprefix("implicit:").partition(",")
+        return policy.strip(), reference.strip()
+
+
+class EnsembleSource(RewardSource):
+    """Several sources that judge the same: their weighted scores make one."""
+
+    kind: ClassVar[str] = "ensemble"
+
+    members: Members
+    """Two sources or more, written as any other."""
+    combine: str = "mean"
+    """mean, min, or mean-std:K: mean less K deviations over the members (Coste et al., arXiv:2310.02743)."""
+
+    @field_validator("members")
+    @classmethod
+    def _has_members(cls, value: list[RewardSource]) -> list[RewardSource]:
+        if len(value) < 2:
+            raise ConfigError("an ensemble needs two members or more", got=len(value))
+        if process := [member.reward for member in value if member.is_process or member.kind == "ensemble"]:
+            raise ConfigError("a member of an ensemble gives one number for each completion", got=", ".join(process))
+        return value
+
+    @field_validator("combine")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if Combination.parse(value).kind == "weights":
+            raise ConfigError("members of an ensemble have weights of their own", got=value, fix="give each its weight")
+        return value
+
+    def leaves(self) -> Iterator[RewardSource]:
+        yield self
+        yield from self.members
+
+
+RULES = ("length", "format", "regex", "repetition")
+SOURCES: dict[str, type[RewardSource]] = {
+    source.kind: source
+    for source in (
+        ModelSource,
+        FunctionSource,
+        LengthSource,
+        FormatSource,
+        RegexSource,
+        RepetitionSource,
+        EndpointSource,
+        ImplicitSource,
+        EnsembleSource,
+    )
+}
+"""Registered sources, by kind."""
+
+
+def is_function(spec: str) -> bool:
+    """Whether `spec` names `module:function`; a folder of that name comes first."""
+    return FUNCTION.fullmatch(spec) is not None and not Path(spec).is_dir()
+
+
+def kind_of(text: str) -> str:
+    """What the text means: a rule's name is the rule (a folder called so is ./NAME)."""
+    if text in (*RULES, "ensemble"):
+        return text
+    if text.startswith(("http://", "https://")):
+        return "endpoint"
+    if text.startswith("implicit:"):
+        return "implicit"
+    return "function" if is_function(text) else "model"
+
+
+def read_source(value: Any) -> RewardSource:
+    """One source. ConfigError for what is none."""
+    if isinstance(value, RewardSource):
+        return value
+    if isinstance(value, str):
+        value = read_value(value) if value.startswith("{") else {"reward": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("reward"), str) or not value["reward"].strip():
+        raise ConfigError("this is no reward", got=value, expected=FORMS)
+    return parse_options(SOURCES[kind_of(value["reward"])], value, where=f" of reward {value['reward']}")
+
+
+def read_sources(value: Any) -> list[RewardSource]:
+    """One or several. ConfigError for what is none, and for two of one name."""
+    given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    sources = [read_source(part) for part in given]
+    if not sources:
+        raise ConfigError("no reward is given", expected=FORMS)
+    twice = [label for label, n in Counter(leaf.label for s in sources for leaf in s.leaves()).items() if n > 1]
+    if twice:
+        raise ConfigError(f"two rewards are called {twice[0]}", fix="give them names: {reward: …, name: …}")
+    return sources
+
+
+def read_outcomes(value: Any) -> list[RewardSource]:
+    """The same, and ConfigError for one that scores steps."""
+    sources = read_sources(value)
+    if process := [source.reward for source in sources if source.is_process]:
+        raise ConfigError(
+            "supervision process has no effect where completions are judged as a whole",
+            got=process[0],
+            fix="leave it out: a process model then gives its score of the whole, that of the last step",
+        )
+    return sources
+
+
+def written(sources: Sequence[RewardSource] | None) -> Any:
+    """As an option is written: text where there is but text, else mappings with all that applies."""
+    if sources is None:
+        return None
+    plain = [
+        source.reward
+        if source.model_fields_set == {"reward"} and source.kind in ("model", "function")
+        else source.model_dump(exclude_none=True)
+        for source in sources
+    ]
+    return plain[0] if len(plain) == 1 else plain
+
+
+Rewards = Annotated[
+    list[SerializeAsAny[RewardSource]], BeforeValidator(read_sources), PlainSerializer(written, return_type=Any)
+]
+"""An option's type: one source or several, which are added up."""
+OutcomeRewards = Annotated[
+    list[SerializeAsAny[RewardSource]], BeforeValidator(read_outcomes), PlainSerializer(written, return_type=Any)
+]
+"""The same where a completion is judged as a whole."""
+Members = Annotated[list[SerializeAsAny[RewardSource]], BeforeValidator(read_sources), PlainSerializer(written)]
+EnsembleSource.model_rebuild()
+
+
+def described(sources: Sequence[RewardSource]) -> str:
+    """For a message."""
+    return " + ".join(
+        source.reward if source.weight == 1 else f"{source.weight:g} * {source.reward}" for source in sources
+    )

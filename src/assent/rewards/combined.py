@@ -1,0 +1,102 @@
+"""Several rewards as one: a weighted sum, or an ensemble of rewards that judge the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from assent.config.ensembles import Combination
+from assent.rewards.base import Reward, Scores, checked_scores
+from assent.rewards.reward_model import combine
+from assent.types import PromptGroup, Rollout, Text
+
+
+class WeightedReward:
+    """Σ weight · score over the parts, each one's scores and figures kept under its name.
+
+    parts   name -> (weight, reward)
+    """
+
+    def __init__(self, parts: Mapping[str, tuple[float, Reward]], *, name: str) -> None:
+        self.parts, self.name = dict(parts), name
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        *,
+        groups: Sequence[PromptGroup] | None = None,
+        rollouts: Sequence[Rollout] | None = None,
+    ) -> Scores:
+        """`parts` of the result are unweighted; `steps`, where a part has some, are weighted, as they count."""
+        of = scores_of(self.parts, prompts, completions, groups=groups, rollouts=rollouts)
+        weights = {name: weight for name, (weight, _) in self.parts.items()}
+        totals = [math.fsum(weights[name] * scores[i] for name, scores in of.items()) for i in range(len(completions))]
+        weighted = [_times(weights[name], scores.steps) for name, scores in of.items() if scores.steps is not None]
+        steps = [list(map(math.fsum, zip(*of_one, strict=True))) for of_one in zip(*weighted, strict=True)]
+        return Scores(totals, parts=named_parts(of), steps=steps if weighted else None, statistics=named_figures(of))
+
+    @property
+    def members(self) -> list[Reward]:
+        return [reward for _, reward in self.parts.values()]
+
+
+class EnsembleReward(WeightedReward):
+    """The members' weighted scores combined: mean, min, or mean less k deviations; their disagreement as a figure."""
+
+    def __init__(self, parts: Mapping[str, tuple[float, Reward]], *, combination: Combination, name: str) -> None:
+        super().__init__(parts, name=name)
+        self.combination = combination
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        *,
+        groups: Sequence[PromptGroup] | None = None,
+        rollouts: Sequence[Rollout] | None = None,
+    ) -> Scores:
+        of = scores_of(self.parts, prompts, completions, groups=groups, rollouts=rollouts)
+        weighted = [[weight * x for x in of[name]] for name, (weight, _) in self.parts.items()]
+        members = torch.tensor(weighted, dtype=torch.float64).T.reshape(len(completions), len(self.parts))
+        figures = named_figures(of)
+        if len(completions):
+            figures["ensemble_std"] = float(members.std(1, correction=0).mean())
+        return Scores(combine(members, self.combination).tolist(), parts=named_parts(of), statistics=figures)
+
+
+def scores_of(
+    parts: Mapping[str, tuple[float, Reward]],
+    prompts: Sequence[Text],
+    completions: Sequence[str],
+    *,
+    groups: Sequence[PromptGroup] | None,
+    rollouts: Sequence[Rollout] | None,
+) -> dict[str, Scores]:
+    """Every part's scores of all completions, by name."""
+    found = {}
+    for name, (_, reward) in parts.items():
+        scores = reward.score(prompts, completions, groups=groups, rollouts=rollouts)
+        checked = checked_scores(reward.name, scores, prompts, completions)
+        found[name] = scores if isinstance(scores, Scores) else Scores(checked)
+    return found
+
+
+def _times(weight: float, steps: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[weight * number for number in numbers] for numbers in steps]
+
+
+def named_parts(of: Mapping[str, Scores]) -> dict[str, Sequence[float]]:
+    """Each part's scores, and those of its own parts."""
+    return {name: numbers for part, scores in of.items() for name, numbers in {part: scores, **scores.parts}.items()}
+
+
+def named_figures(of: Mapping[str, Scores]) -> dict[str, float]:
+    """`ensemble_std` of part A as `rewards/A/ensemble_std`."""
+    return {
+        name if name.startswith("rewards/") else f"rewards/{part}/{name}": value
+        for part, scores in of.items()
+        for name, value in scores.statistics.items()
+    }

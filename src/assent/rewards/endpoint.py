@@ -1,0 +1,114 @@
+"""A reward that a server gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from assent.config.rewards import EndpointSource
+from assent.errors import ConfigError, RunError
+from assent.rewards.base import checked_scores, score_each
+from assent.rewards.http import post_json
+from assent.types import PromptGroup, Rollout, Text
+
+
+class EndpointReward:
+    """POST {"prompts": […], "completions": […]} -> {"scores": […]}; a prompt is text, or a list of messages.
+
+    The key is read from the environment when the reward is made; messages do not show it.
+    """
+
+    def __init__(self, source: EndpointSource) -> None:
+        self.source, self.name = source, source.reward
+        self._key = key_of(source)
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        *,
+        groups: Sequence[PromptGroup] | None = None,
+        rollouts: Sequence[Rollout] | None = None,
+    ) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(completions), self.source.batch_size):
+            part = slice(start, start + self.source.batch_size)
+            scores += score_each(
+                self.name,
+                self._ask,
+                prompts[part],
+                completions[part],
+                None if groups is None else groups[part],
+                check=checked_scores,
+                alone=self._ask_once,
+            )
+        return scores
+
+    def _ask_once(
+        self, prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup] | None
+    ) -> Any:
+        return self._ask(prompts, completions, groups, retries=0)
+
+    def _ask(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        groups: Sequence[PromptGroup] | None,
+        *,
+        retries: int | None = None,
+    ) -> Any:
+        body: dict[str, Any] = {"prompts": [_plain(prompt) for prompt in prompts], "completions": list(completions)}
+        if self.source.columns:
+            body["columns"] = {name: _column(groups, name) for name in self.source.columns}
+        try:
+            answer = post_json(
+                self.source.reward,
+                body,
+                headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},
+                timeout_seconds=self.source.timeout_seconds,
+                retries=self.source.retries if retries is None else retries,
+            )
+        except RunError as error:  # what the server says may repeat what it was sent
+            raise RunError(
+                self._without_key(error.what), got=self._without_key(error.got), expected=error.expected, fix=error.fix
+            ) from None
+        scores = answer.get("scores") if isinstance(answer, dict) else None
+        if not isinstance(scores, list):
+            raise RunError(
+                f"{self.name} did not answer with scores",
+                got=self._without_key(repr(answer)[:200]),
+                expected='{"scores": [a number for each completion]}',
+            )
+        return scores
+
+    def _without_key(self, text: object) -> str:
+        return str(text) if not self._key else str(text).replace(self._key, "***")
+
+
+def key_of(source: EndpointSource) -> str | None:
+    """ConfigError where the environment lacks the key."""
+    if source.api_key_env is None:
+        return None
+    key = os.environ.get(source.api_key_env)
+    if not key:
+        raise ConfigError(
+            f"the environment has no key for {source.reward}",
+            got=f"{source.api_key_env} is not set",
+            fix=f"export {source.api_key_env}=…, or name another variable as api_key_env",
+        )
+    return key
+
+
+def _plain(prompt: Text) -> str | list[dict[str, Any]]:
+    return prompt if isinstance(prompt, str) else [message.as_dict() for message in prompt]
+
+
+def _column(groups: Sequence[PromptGroup] | None, name: str) -> list[Any]:
+    values = []
+    for group in groups or ():
+        if name not in group.columns:
+            known = ", ".join(sorted(group.columns)) or "none"
+            raise ConfigError(f"columns: {group.source or 'a row'} has no column {name}", expected=f"one of: {known}")
+        values.append(group.columns[name])
+    return values

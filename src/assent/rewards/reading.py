@@ -1,0 +1,170 @@
+"""What a model reads to judge a completion: the sampled ids where it shares the policy's tokens, else the text.
+
+Legend: S completions, each with n tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from assent.data.rows_read import STEP_SEPARATOR
+from assent.errors import DataError
+from assent.models.batch import Outputs, TokenCompletion, TokenGroup
+from assent.models.flops import Cost
+from assent.models.module import AlignmentModel
+from assent.models.packing import pack, split_by_budget
+from assent.models.templates import Template
+from assent.models.tokenizing import decode, tokenize_groups
+from assent.rewards.steps import step_ends, steps_of
+from assent.types import PromptGroup, Rollout, Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Encoding:
+    """Completions as a model's tokens, one group for each.
+
+    reads_ids   rollouts are taken by their own ids; else their text is read in the model's own template
+    in_steps    completions get `step_ends`; of a text, blank lines are left out, as process models know none
+    name        of the reward, for messages
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
+        *,
+        reads_ids: bool,
+        max_length: int,
+        name: str,
+        in_steps: bool = False,
+    ) -> None:
+        self.tokenizer, self.template, self.name = tokenizer, template, name
+        self.reads_ids, self.max_length, self.in_steps = reads_ids, max_length, in_steps
+
+    def tokens(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        groups: Sequence[PromptGroup] | None,
+        rollouts: Sequence[Rollout] | None,
+    ) -> list[TokenGroup]:
+        """In the order given; arguments as for `Reward.score`. DataError for what is too long to be read."""
+        if rollouts is not None and self.reads_ids:
+            return [self._of_ids(rollout) for rollout in rollouts]
+        return self._of_text(prompts, completions, groups, rollouts)
+
+    def _of_ids(self, rollout: Rollout) -> TokenGroup:
+        ends: tuple[int, ...] = ()
+        if self.in_steps:
+            ends = step_ends(rollout.ids, rollout.text, lambda ids: decode(ids, self.tokenizer))
+        return TokenGroup(
+            prompt_ids=rollout.prompt_ids, completions=(TokenCompletion(ids=rollout.ids, step_ends=ends),)
+        )
+
+    def _of_text(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        groups: Sequence[PromptGroup] | None,
+        rollouts: Sequence[Rollout] | None,
+    ) -> list[TokenGroup]:
+        """A completion that was cut at max_new_tokens does not end: the EOS that a text gets is taken off again."""
+        steps = [tuple(steps_of(text)) for text in completions] if self.in_steps else None
+        texts = completions if steps is None else [STEP_SEPARATOR.join(some) for some in steps]
+        rows = [
+            PromptGroup(
+                prompt=prompt,
+                completions=(text,),
+                steps=None if steps is None else (steps[i],),
+                tools=None if groups is None else groups[i].tools,
+                chat_template_kwargs={} if groups is None else groups[i].chat_template_kwargs,
+                source=f"completion {i}",
+            )
+            for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+        ]
+        done = tokenize_groups(rows, tokenizer=self.tokenizer, template=self.template, max_length=self.max_length)
+        if len(done.groups) != len(rows):
+            reason, sources = next(iter(done.report.refused.items()))
+            raise DataError(f"reward model {self.name} cannot read {sources[0]}: {reason}")
+        if steps is not None:
+            for i, (group, some) in enumerate(zip(done.groups, steps, strict=True)):
+                if len(group.completions[0].step_ends) != len(some):
+                    raise DataError(
+                        f"reward model {self.name} cannot read completion {i}: steps of it lie beyond max_length",
+                        got=f"{len(some)} steps",
+                        expected=f"{self.max_length} tokens with the prompt",
+                    )
+        if rollouts is None:
+            return done.groups
+        return [
+            self._without_eos(group) if rollout.finish_reason == "length" else group
+            for group, rollout in zip(done.groups, rollouts, strict=True)
+        ]
+
+    def _without_eos(self, group: TokenGroup) -> TokenGroup:
+        completion = group.completions[0]
+        ids = completion.ids
+        if len(ids) > 1 and ids[-1] in self.template.eos_ids:
+            ends = tuple(min(end, len(ids) - 2) for end in completion.step_ends)
+            return TokenGroup(prompt_ids=group.prompt_ids, completions=(TokenCompletion(ids=ids[:-1], step_ends=ends),))
+        return group
+
+
+class ModelReader:
+    """A frozen model, read in packed batches: completions of one prompt together, the prompt once."""
+
+    def __init__(self, module: AlignmentModel, *, device: torch.device, micro_batch_tokens: int) -> None:
+        self.module, self.device, self.micro_batch_tokens = module, device, micro_batch_tokens
+        self.cost = Cost.of(module, shared=module.tier != "padded")
+        self.flops = 0.0
+        """Model FLOPs of what was read so far."""
+
+    @torch.no_grad()
+    def read(self, tokens: Sequence[TokenGroup], name: str) -> list[Tensor]:
+        """For each of `tokens` (one completion each), in order, float32 on the CPU:
+
+        `logprobs` (n,); `scores` (heads,) at the last token; `values` (n, heads), after each token.
+        """
+        shared, places = _by_prompt(tokens)
+        self.flops += self.cost.score(shared) if name == "scores" else self.cost.forward(shared)
+        found: list[Tensor] = [torch.empty(0)] * len(tokens)
+        want = frozenset({"values", "last_values"} if name == "values" else {name})
+        for indices in split_by_budget(shared, max_tokens=self.micro_batch_tokens, shared=self.cost.shared):
+            outputs = self.module(pack([shared[i] for i in indices], device=self.device), want)
+            at = [place for i in indices for place in places[i]]
+            lengths = [tokens[place].completions[0].num_counted for place in at]
+            for place, piece in zip(at, _pieces(outputs, name, lengths), strict=True):
+                found[place] = piece.float().cpu()
+        return found
+
+
+def _pieces(outputs: Outputs, name: str, lengths: list[int]) -> Sequence[Tensor]:
+    if name == "logprobs":
+        assert outputs.logprobs is not None
+        return outputs.logprobs.split(lengths)
+    if name == "scores":
+        assert outputs.scores is not None
+        return list(outputs.scores.reshape(len(lengths), -1))
+    assert outputs.values is not None
+    assert outputs.last_values is not None
+    before, last = outputs.values.reshape(sum(lengths), -1), outputs.last_values.reshape(len(lengths), -1)
+    # the state after a token is the one before the next
+    return [torch.cat([piece[1:], end[None]]) for piece, end in zip(before.split(lengths), last, strict=True)]
+
+
+def _by_prompt(tokens: Sequence[TokenGroup]) -> tuple[list[TokenGroup], list[list[int]]]:
+    """One group per prompt with all its completions, and where each of these stood."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, group in enumerate(tokens):
+        places.setdefault(group.prompt_ids, []).append(place)
+    shared = [
+        TokenGroup(prompt_ids=prompt, completions=tuple(tokens[i].completions[0] for i in at))
+        for prompt, at in places.items()
+    ]
+    return shared, list(places.values())
