@@ -219,10 +219,11 @@ def test_the_file_leaves_out_completions_that_no_file_may_hold(tmp_path: Path) -
         for i, text in enumerate(texts)
     ]
     prompts = [PromptGroup(prompt=text, columns={"topic": "t", "scores": "mine"}) for text in ("first", "second")]
-    (row,) = records(config, prompts, sampled, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], policy="p")
+    scores = Scores([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], parts={"f": [1, 2, 3, 4, 5, 6]})
+    (row,) = records(config, prompts, sampled, scores, policy="p")
     assert row == {
         **{"topic": "t", "prompt": "first", "completions": ["yes", "no"], "scores": [1.0, 3.0]},
-        **{"finish_reasons": ["stop", "stop"], "policy": "p", "reward": "r:f"},
+        **{"finish_reasons": ["stop", "stop"], "policy": "p", "reward": "r:f", "rewards": {"f": [1, 3]}},
     }
     write_rows(tmp_path / "rows.jsonl", [row])
     assert load_groups(str(tmp_path / "rows.jsonl"))[0].completions == ("yes", "no")
