@@ -1,7 +1,7 @@
 """Case 32: outcome against process rewards, on a task with steps that is small enough to enumerate.
 
 An answer takes three right steps. A writer chooses at each point: a right step, a wrong one, one that is correct and of
-no use, or to answer; after eight choices the page is full. Two wrong steps cancel out, so an answer can be right by luck.
+no use, or to answer; after eight choices the page is full. Two wrong steps cancel out: an answer can be right by luck.
 The same policy learns by GRPO (groups of 8) from
 
     outcome    1 for a right answer
@@ -26,7 +26,7 @@ from assent.objectives.advantages import ADVANTAGES, Episodes
 RIGHT, WRONG, IDLE, ANSWER = range(4)
 NEEDED, LENGTH = 3, 8
 GROUPS, K, RATE, SEEDS = 8, 8, 2.0, (0, 1, 2)
-ROUNDS = (20, 100)
+ROUNDS = (8, 100)
 SOURCES = ("outcome", "marks", "progress", "in place")
 
 
@@ -137,9 +137,7 @@ def main() -> dict[str, Answers | float]:
     start = exactly(torch.zeros(2 * (NEEDED + 1), 4), pages)
     silent = (1 - start.solved) ** K + start.solved**K
     found: dict[str, Answers | float] = {"start": start, "silent": silent}
-    print(
-        f"At the start {start.solved:.1%} of the answers are right, {start.lucky:.0%} of those with wrong steps in them;"
-    )
+    print(f"At the start {start.solved:.1%} of the answers are right, {start.lucky:.0%} of those by luck;")
     print(f"an outcome reward says nothing of {silent:.0%} of the groups of {K}, whose completions all score alike.\n")
     head = "".join(f"{f'{n} rounds: right':>18}{'by luck':>9}{'length':>8}" for n in ROUNDS)
     print(f"{'learned from':<14}{head}")
@@ -152,10 +150,10 @@ def main() -> dict[str, Answers | float]:
             row += f"{mean.solved:>18.1%}{mean.lucky:>9.1%}{mean.length:>8.2f}"
         print(row)
     print(
-        "\nAnswer: rewards of steps get there in fewer samples: every completion says something, each step is credited by"
-        "\nitself, and luck is not paid for. An outcome reward pays for every right answer, however it came about. But a"
-        "\nmark for each correct step pays for steps: the page is filled and never answered. Reward what a step changes"
-        "\n(or shape by a potential), not that there is one."
+        "\nAnswer: rewards of steps get there in fewer samples: every completion says something, each step is credited"
+        "\nby itself, and luck is not paid for. An outcome reward pays for every right answer, however it came about."
+        "\nBut a mark for each correct step pays for steps: the page is filled and never answered. Reward what a step"
+        "\nchanges (or shape by a potential), not that there is one."
     )
     return found
 

@@ -27,6 +27,7 @@ SHORTER = {
     "online-dpo": ["--total-steps", "1", "--batch-size", "4", *ANSWERS],
     "ppo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
     "rloo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
+    "grpo": ["--total-steps", "1", "--batch-size", "2", "--num-completions", "2", *ANSWERS],
     "eval": ["--num-prompts", "2", "--samples-per-prompt", "2", *ANSWERS],
     "eval --reward-model": [],
     "sample": ANSWERS,

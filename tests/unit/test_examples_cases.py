@@ -130,3 +130,15 @@ def test_8_the_program_gives_what_stands_on_paper(capsys: pytest.CaptureFixture[
         assert found[name] == pytest.approx(paper, abs=1e-6), name
     assert found["gradient of A2C"] == pytest.approx(found["gradient of PPO"], abs=1e-12)
     assert found["gradient of PPO"] == pytest.approx([-advantage for advantage in found["advantage"]], abs=1e-12)
+
+
+def test_32_steps_teach_faster_and_marks_for_steps_are_farmed(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("32", capsys)
+    assert found["silent"] > 0.5  # groups that teach an outcome reward nothing
+    assert found["progress 8"].solved > found["outcome 8"].solved + 0.1
+    assert found["progress 8"].solved > found["in place 8"].solved + 0.1  # by where they stand, not by what they say
+    assert found["progress 8"].lucky < found["outcome 8"].lucky / 2
+    assert min(found[f"{source} 100"].solved for source in ("outcome", "progress", "in place")) > 0.95
+    assert found["marks 100"].solved < 0.2
+    assert found["marks 100"].length > 7
+    assert "the page is filled and never answered" in out

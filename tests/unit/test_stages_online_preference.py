@@ -20,6 +20,7 @@ from assent.engine.learner import Learner
 from assent.engine.random import Batches
 from assent.errors import ConfigError, GateError, RunError
 from assent.models.batch import TokenCompletion, TokenGroup
+from assent.rewards.base import Scores
 from assent.stages import online_preference, preference, reward
 from assent.stages.online_preference import ranking_of, records
 from assent.stages.references import ReadReference

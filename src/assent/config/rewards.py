@@ -196,14 +196,14 @@ class EndpointSource(RewardSource):
 
     @field_validator("reward")
     @classmethod
-    def _keyless(cls, value: str) -> str:
+    def _holds_no_key(cls, value: str) -> str:
         parts = urlsplit(value)
         if not parts.hostname:
             raise ConfigError("this address names no server", got=value, expected="http://HOST[:PORT]/PATH")
         if parts.username is not None or parts.query or parts.fragment:
             raise ConfigError(
                 "an address is written into the run folder, and may hold no user, key or query",
-                got=f"{parts.scheme}://{parts.hostname}{parts.path} and more",
+                got=f"{_keyless(value)} and more",
                 fix="put the key into an environment variable: {reward: ADDRESS, api_key_env: NAME}",
             )
         return value
@@ -299,6 +299,14 @@ def kind_of(text: str) -> str:
     return "function" if is_function(text) else "model"
 
 
+def _keyless(text: str) -> str:
+    """What a message may show: an address without what may be a key."""
+    if kind_of(text) != "endpoint":
+        return text
+    parts = urlsplit(text)
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+
+
 def read_source(value: Any) -> RewardSource:
     """One source. ConfigError for what is none."""
     if isinstance(value, RewardSource):
@@ -307,7 +315,7 @@ def read_source(value: Any) -> RewardSource:
         value = read_value(value) if value.startswith("{") else {"reward": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("reward"), str) or not value["reward"].strip():
         raise ConfigError("this is no reward", got=value, expected=FORMS)
-    return parse_options(SOURCES[kind_of(value["reward"])], value, where=f" of reward {value['reward']}")
+    return parse_options(SOURCES[kind_of(value["reward"])], value, where=f" of reward {_keyless(value['reward'])}")
 
 
 def read_sources(value: Any) -> list[RewardSource]:
