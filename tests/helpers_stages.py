@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import resource
+import secrets
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -206,3 +207,11 @@ def letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
 
 def no_letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     return [-score for score in letters(prompts, completions)]
+
+
+def moody(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """A judge that is no function of its input. Who asked, and what it said, goes to the file $MOODY_JUDGE."""
+    scores = [secrets.randbelow(1000) / 1000 for _ in completions]
+    with open(os.environ["MOODY_JUDGE"], "a", encoding="utf-8") as file:
+        file.write(json.dumps({"rank": os.environ.get("RANK"), "scores": scores}) + "\n")
+    return scores

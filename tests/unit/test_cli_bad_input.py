@@ -265,3 +265,84 @@ def test_the_same_from_a_shell(here: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert "none.jsonl" in done.stderr
+
+
+JUDGED = ["ppo", "a2c", "grpo", "rloo", "online-dpo", "best-of-n", "eval"]
+"""Commands with a reward."""
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights may be read any more."""
+    from transformers import PreTrainedModel
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+
+
+def judged(command: str, here: Path, *reward: object) -> Argv:
+    if command == "eval":
+        policies = ["--policies.a", here / "model", "--baseline", "a", "--max-new-tokens", 8, "--judge", *reward]
+        return ["eval", *policies, "--data", here / "comparisons.jsonl", "--max-length", 64, "--output-dir", here / "o"]
+    return [command, *options(here), "--max-new-tokens", 8, "--reward", *reward]
+
+
+@pytest.fixture
+def two_labels(here: Path) -> Path:
+    from assent.models.loading import load_scorer, load_tokenizer, save_model
+
+    save_model(here / "two", load_scorer(here / "model", num_labels=2), load_tokenizer(here / "model"))
+    return here / "two"
+
+
+def given(argv: Argv, option: str, value: object) -> Argv:
+    """The same command with another value."""
+    at = argv.index(option) + 1
+    return [*argv[:at], value, *argv[at + 1 :]]
+
+
+@pytest.mark.parametrize("command", JUDGED)
+def test_rewards_that_are_none(
+    command: str, here: Path, two_labels: Path, unread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 4, item 6: a classifier of several labels that are not declared members; what cannot be imported."""
+    several = "2 labels, so it is no reward model"
+    refused(judged(command, here, two_labels), here, capsys, several)
+    short = "{reward: length, maximum: 9}"
+    refused(judged(command, here, short, f"{{reward: {two_labels}, weight: 2}}"), here, capsys, several)
+    members = f"{{reward: ensemble, members: [builtins:zip, {two_labels}]}}"
+    refused(judged(command, here, members), here, capsys, several)
+    refused(judged(command, here, "no.module:function"), here, capsys, "No module named 'no'")
+    refused(judged(command, here, "json:absent"), here, capsys, "has no such function", "json:absent")
+    refused(judged(command, here, short, "json:absent"), here, capsys, "has no such function")
+    implicit = f"{{reward: 'implicit:{here / 'model'},{here / 'nowhere'}', beta: 1}}"
+    refused(judged(command, here, implicit), here, capsys, "nowhere")
+    keyless = "{reward: 'http://a.example', api_key_env: NOT_THERE_EVER}"
+    refused(judged(command, here, keyless), here, capsys, "NOT_THERE_EVER is not set")
+    refused(judged(command, here, "{reward: length}"), here, capsys, "needs a minimum")
+
+
+@pytest.mark.parametrize("command", ["ppo", "grpo", "online-dpo", "best-of-n"])
+def test_prompts_that_leave_no_room_for_an_answer(
+    command: str, here: Path, unread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 4, item 6: longer than the context minus max_new_tokens."""
+    argv = judged(command, here, "builtins:zip")
+    write_rows(here / "comparisons.jsonl", ({"prompt": question(10**60 + i)} for i in range(4)))
+    refused(
+        given(argv, "--max-new-tokens", 56), here, capsys, "no usable", "does not fit max_length 64 with 56 new tokens"
+    )
+    refused(given(argv, "--max-new-tokens", 64), here, capsys, "max_new_tokens leaves no room for a prompt")
+    refused(given(argv, "--max-length", 4096), here, capsys, "max_length", "4096", "128")
+
+
+def test_rounds_that_do_not_divide_and_kl_that_cannot_adapt(
+    here: Path, unread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 4, item 6: a batch that does not divide as asked, a KL target with a fixed controller."""
+    argv = judged("ppo", here, "builtins:zip")
+    refused([*argv, "--batch-size", 2, "--num-mini-batches", 3], here, capsys, "num_mini_batches (3) must not be above")
+    uneven = ["--batch-size", 5, "--num-mini-batches", 2, "--total-steps", 2]  # of six prompts
+    refused([*argv, *uneven], here, capsys, "rounds of 5: the last has 1", "--batch-size")
+    refused([*argv, "--kl-horizon", 100], here, capsys, "kl_horizon has no effect without kl_target")
+    refused([*argv, "--kl-target", 6, "--kl-coef", 0], here, capsys, "kl_coef 0 cannot adapt")
+    refused([*argv, "--kl-coef", 0, "--kl-penalty", "k2"], here, capsys, "kl_penalty has no effect with kl_coef 0")

@@ -22,7 +22,7 @@ from assent.models.module import AlignmentModel
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import Reward
-from assent.rewards.loading import load_reward, reward_hash
+from assent.rewards.loading import check_reward, load_reward, reward_hash
 from assent.rewards.reward_model import same_ids
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import to_json
@@ -48,6 +48,10 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     assert config.baseline is not None
     assert config.output_dir is not None
     check_revision(config.revision, *config.policies.values())
+    assert config.judge is not None
+    check_reward(config.judge)
+    if config.reward_model is not None:
+        check_reward(config.reward_model, ensemble=config.reward_ensemble)
     tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)
     _check_tokenizers(config, tokenizer)
     data = load_groups(config.data)
