@@ -1,12 +1,4 @@
-"""The details of RLHF that decide whether it works (Huang et al., arXiv:2403.17031), and what went wrong elsewhere.
-
-Here are those of a round between sampling and training, and of its updates. The others, by their subject: reward model
-and critic read prompt and completion, score at the last real token: test_rewards_reward_model, invariance/
-test_models_forward_invariance; distinct pad and EOS, head's initialisation: test_models_loading; dropout off:
-invariance/test_engine_update; temperature, positions, batch mates: test_stages_gate; clips, GAE, whitening, KL,
-adaptive KL: golden/test_objectives_golden; micro-batches count tokens: invariance/test_stages_micro_batches; killed
-runs: test_stages_resume.
-"""
+"""Details of RLHF between sampling and training, and of its updates (table of all: test_rlhf_details.py)."""
 
 from __future__ import annotations
 
