@@ -90,9 +90,14 @@ def _origins(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[t
 
 
 def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each single value under its option's name, also out of lists and mappings (`policies: {dpo: …}`)."""
+    """Each single value under its option's name, also out of lists and mappings (`policies: {dpo: …}`). Of a reward's
+    source, what scores; of an implicit reward, its two models."""
     for key, value in options.items():
-        if isinstance(value, (Mapping, list, tuple)):
+        if isinstance(value, Mapping) and isinstance(value.get("reward"), str):
+            yield from _flat({key: value.get("members") or value["reward"]})
+        elif isinstance(value, str) and value.startswith("implicit:"):
+            yield from _flat({key: value.removeprefix("implicit:").split(",")})
+        elif isinstance(value, (Mapping, list, tuple)):
             for item in value.values() if isinstance(value, Mapping) else value:
                 yield from _flat({key: item})
         else:

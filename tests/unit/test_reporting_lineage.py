@@ -1,0 +1,28 @@
+"""What a stage took from where, by its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from assent.reporting.lineage import lineage_of
+from assent.reporting.sources import Stage
+
+
+def stage(name: str, **options: Any) -> Stage:
+    return Stage(name=name, command=name, folder=Path("out") / name, options=options, result={})
+
+
+def test_every_model_of_a_reward_is_linked_and_its_options_are_not() -> None:
+    reward = [
+        {"reward": "out/reward/model", "weight": 2.0, "supervision": "outcome"},
+        {"reward": "implicit:out/dpo/model,out/sft/model", "beta": 0.1},
+        {
+            "reward": "ensemble",
+            "combine": "min",
+            "members": ["out/second/model", {"reward": "length", "unit": "words"}],
+        },
+    ]
+    stages = [stage(name) for name in ("sft", "reward", "second", "dpo")]
+    (link,) = lineage_of([*stages, stage("ppo", reward=reward)]).rows[-1].links
+    assert (link.option, link.origins) == ("reward", ("reward", "dpo", "sft", "second", "length"))
