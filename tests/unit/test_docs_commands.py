@@ -30,6 +30,8 @@ SHORTER = {
     "grpo": ["--total-steps", "1", "--batch-size", "2", "--num-completions", "2", *ANSWERS],
     "eval": ["--num-prompts", "2", "--samples-per-prompt", "2", *ANSWERS],
     "eval --reward-model": [],
+    "frontier": ["--best-of-n", "4", "--samples-per-prompt", "1", "--num-prompts", "3", *ANSWERS],
+    "frontier --sandbox": ["--fast"],
     "sample": ANSWERS,
     "best-of-n": ANSWERS,
     "run examples/hh/pipeline.yaml": [

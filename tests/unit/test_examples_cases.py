@@ -142,3 +142,35 @@ def test_32_steps_teach_faster_and_marks_for_steps_are_farmed(capsys: pytest.Cap
     assert found["marks 100"].solved < 0.2
     assert found["marks 100"].length > 7
     assert "the page is filled and never answered" in out
+
+
+def test_15_what_is_chosen_keeps_every_constraint_and_taste_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("15", capsys)
+    limits = case("15").LIMITS
+    point = found["measured"][found["chosen"]]
+    assert all(getattr(point, name) <= limit for name, limit in limits.items())
+    assert point.helpful == max(other.helpful for other in found["kept"].values())
+    assert 0 < len(found["kept"]) < len(found["measured"]) / 2
+    assert not found["measured"][case("15").TASTE].keeps_all
+    shares = found["reached"]
+    assert all(row[0] < row[-1] < 1 for row in shares.values())
+    assert shares[0.05][0] < shares[0.2][0] < shares[0.8][0]  # a tight clip needs more samples
+    place = case("15").BUDGETS.index(found["budget"])
+    assert shares[found["clip"]][place] >= 0.95
+    assert all(row[place - 1] < 0.95 for row in shares.values())
+    assert "(0.1, 2.0), beta 0.2" in out
+
+
+def test_33_gold_falls_where_the_proxy_rises(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = answer("33", capsys)
+    few, many = case("33").FEW, case("33").MANY
+    assert all(one.proxy_rises for one in found.values())
+    one, more, mean = found["one model", few], found["one model", many], found["mean of 5", few]
+    assert one.peak - one.end > 0.05
+    assert more.peak - more.end < 0.6 * (one.peak - one.end)
+    assert more.at > one.at + 0.1  # more labels: a later peak,
+    assert more.peak > one.peak + 0.05  # and a higher one
+    assert mean.peak > one.peak + 0.02
+    assert mean.end > one.end + 0.02
+    assert all(one.end < one.stopped <= one.peak for one in found.values() if one.peak - one.end > 0.05)
+    assert all(0.8 < r2 <= 1 for r2 in one.r2.values())

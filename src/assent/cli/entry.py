@@ -57,6 +57,12 @@ COMMANDS = (
     ("run", "assent.cli.pipelines:run", PIPELINES, "A pipeline's stages in order; finished ones are not repeated."),
     ("report", "assent.cli.pipelines:report", PIPELINES, "One page about a run or a pipeline."),
     ("eval", "assent.cli.models:evaluate", MODELS, "Policies on the same prompts, or a reward model, with intervals."),
+    (
+        "frontier",
+        "assent.cli.models:frontier",
+        MODELS,
+        "Proxy and gold reward against √KL: over-optimisation, its laws, its peak, a picture.",
+    ),
     ("explain", "assent.cli.explain:explain", MODELS, "A preference probability, taken apart, from numbers or models."),
     ("merge", "assent.cli.models:merge", MODELS, "An adapter's folder as an ordinary model's folder."),
     ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),

@@ -1,4 +1,4 @@
-"""new-model, merge, sample, best-of-n, eval: models made and merged; completions of a policy; policies compared."""
+"""new-model, merge, sample, best-of-n, eval, frontier: models made and merged, completions, policies compared."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from assent.cli.outcome import Outcome, figures
 from assent.config.commands import MergeConfig, NewModelConfig
 from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.config.evaluation import EvalConfig
+from assent.config.frontier import FrontierConfig
 from assent.pipelines.steps import run_step
 
 
@@ -46,6 +47,13 @@ def evaluate(config: EvalConfig) -> Outcome:
     result = run_step("eval", config)
     written = ["", f"eval -> {result['evaluation']}"] if result["evaluation"] else []
     return Outcome({"command": "eval", **result}, "\n".join([*result["lines"], *written]))
+
+
+@command(FrontierConfig)
+def frontier(config: FrontierConfig) -> Outcome:
+    result = run_step("frontier", config)
+    text = "\n".join([*result["lines"], "", f"frontier -> {result['frontier']}", f"picture: {result['picture']}"])
+    return Outcome({"command": "frontier", **result}, text)
 
 
 def _complete(name: str, config: BaseModel) -> Outcome:

@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 Training (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) gives a `Result`; `new_model`,
-`merge`, `sample`, `best_of_n`, `evaluate` and `explain` give what their command prints with --json; `run` gives a
-`PipelineResult`.
+`merge`, `sample`, `best_of_n`, `evaluate`, `frontier` and `explain` give what their command prints with --json; `run`
+gives a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -110,6 +110,11 @@ def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, 
 def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Policies on the same prompts: the paths of `evaluation` and `table`. Options: those of `assent eval`."""
     return _outputs("eval", options, progress)
+
+
+def frontier(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Proxy and gold against √KL: the paths of `frontier`, `picture`, `table`. Options: those of `assent frontier`."""
+    return _outputs("frontier", options, progress)
 
 
 def explain(**options: Any) -> dict[str, Any]:

@@ -69,6 +69,11 @@ STEPS: dict[str, Step] = {
     "eval": Step(
         "assent.config.evaluation:EvalConfig", "assent.evaluation.run:evaluate", outputs=("evaluation", "table")
     ),
+    "frontier": Step(
+        "assent.config.frontier:FrontierConfig",
+        "assent.pipelines.frontier:frontier",
+        outputs=("output_dir", "frontier", "picture", "table"),
+    ),
     "sample": Step(
         "assent.config.completions:SampleConfig",
         "assent.pipelines.completions:sample",

@@ -6,6 +6,7 @@ So one picture serves light, dark and paper, and costs a few kilobytes.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -186,3 +187,54 @@ def _svg(figure: Figure, *, identity: str, description: str) -> str:
     drawing = re.sub(r'(<svg [^>]*?)height="[^"]+"', r"\1", drawing, count=1)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return drawing.replace("<svg ", f'<svg class="chart" role="img" aria-label="{label}" ', 1)
+
+
+def over_optimisation_chart(document: Mapping[str, Any], *, identity: str, description: str) -> str:
+    """Gold (above) and each curve's own proxy (below) as gains over the reference, against √KL: frontier.json.
+
+    One colour for each proxy or number of pairs, one dash for each method. Dots are measured, the line through them is
+    the method's own law where one was fitted, a ring is the highest measured gold.
+    """
+    proxies = {proxy["name"]: proxy["at_reference"] for proxy in document["proxies"]}
+    families = list(dict.fromkeys((curve["proxy"], curve["pairs"]) for curve in document["methods"]))
+    methods = list(dict.fromkeys(curve["method"] for curve in document["methods"]))
+    colours, dashes = (*SERIES, INK, MUTED), ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+    with mpl.rc_context({**_STYLE, "axes.spines.left": True}):
+        rows = 1 + any(curve["proxy"] for curve in document["methods"])
+        entries = len(document["methods"])
+        figure = Figure(figsize=(4.7, 2.3 * rows + 0.16 * (entries + 1) // 2 + 0.35), layout="constrained")
+        panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+        for curve in document["methods"]:
+            colour = colours[families.index((curve["proxy"], curve["pairs"])) % len(colours)]
+            dash = dashes[methods.index(curve["method"]) % len(dashes)]
+            d = [point["d"] for point in curve["points"]]
+            gain = [point["gain"]["value"] for point in curve["points"]]
+            panels[0].plot(d, gain, "o", color=colour, markersize=2.4)
+            panels[0].plot(*_law_line(curve), color=colour, linestyle=dash, label=curve["name"])
+            peak = curve["highest"]
+            panels[0].plot([peak["sqrt_kl"]], [peak["gain"]], "o", color=colour, markersize=7, markerfacecolor="none")
+            if curve["proxy"]:
+                start = proxies[curve["proxy"]]
+                rise = [point["proxy"]["value"] - start for point in curve["points"]]
+                order = sorted(range(len(d)), key=d.__getitem__)
+                panels[1].plot([d[i] for i in order], [rise[i] for i in order], color=colour, linestyle=dash)
+        for axes, title in zip(panels, ("gold, gain over the reference", "own proxy, gain"), strict=False):
+            axes.set_ylabel(title)
+            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+            axes.axhline(0.0, color=LINE, linewidth=0.8)
+        panels[-1].set_xlabel("√KL to the reference, KL in nats per completion")
+        panels[-1].set_xlim(left=0.0)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
+        return _svg(figure, identity=identity, description=description)
+
+
+def _law_line(curve: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """The method's own law over the measured range; the points themselves, in order, where none was fitted."""
+    points = sorted((point["d"], point["gain"]["value"]) for point in curve["points"])
+    if not curve["fits"]:
+        return [d for d, _ in points], [gain for _, gain in points]
+    best_of_n = curve["method"] == "best-of-n"
+    law = next(fit for fit in curve["fits"] if fit["law"] == ("best_of_n" if best_of_n else "rl"))
+    along = [points[-1][0] * i / 60 for i in range(1, 61)]
+    slope = [d if best_of_n else math.log(d) for d in along]
+    return along, [d * (law["alpha"] - law["beta"] * s) for d, s in zip(along, slope, strict=True)]

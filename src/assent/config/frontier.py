@@ -1,0 +1,80 @@
+"""Configuration of `frontier`. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from assent.config.loading import read_value
+from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
+
+BEST_OF_N = "best-of-n"
+
+
+class FrontierConfig(DeviceOptions, PromptOptions):
+    """Proxy and gold reward against √KL: best-of-N by each proxy, and trained policies, checkpoint by checkpoint.
+
+    Fits the laws of over-optimisation (arXiv:2210.10760), finds where gold peaks, and draws it.
+    """
+
+    output_dir: str
+    """Folder to write frontier.json, frontier.svg and table.txt to."""
+    sandbox: bool = False
+    """On the built-in world, training what is measured: proxies from few and many comparisons, PPO against them, DPO.
+    Takes --output-dir, --seed and --fast alone."""
+    fast: bool = False
+    """With --sandbox: the same steps in under a minute, a smoke test whose numbers mean nothing."""
+    reference: str | None = None
+    """Policy that all others started from: KL is measured to it, and best-of-N samples from it."""
+    data: str | None = None
+    """Prompts to measure on (completions are not used): a file, folder or hub name."""
+    gold: str | None = None
+    """What the proxies stand for and were not trained on: module:function, or a reward-model folder."""
+    proxies: dict[str, str] = Field(default_factory=dict)
+    """Name to reward-model folder or module:function: best-of-N by each is a curve of its own."""
+    curves: dict[str, list[str]] = Field(default_factory=dict)
+    """Name to folders whose policies make one curve: of a training run every checkpoint and its result (keep them with
+    --save-steps and --save-total-limit), of a model (one of several betas, say) the model."""
+    best_of_n: Annotated[int, Field(ge=2)] = 256
+    """Completions of the reference per prompt, which give best-of-N for every N up to this; needs a proxy."""
+    num_prompts: NonNegative = 0
+    """The first so many prompts of the data; 0: all."""
+    samples_per_prompt: Positive = 4
+    """Completions of each policy of a curve for each prompt, at temperature 1."""
+    max_new_tokens: Positive = 64
+    """Longest completion, in tokens."""
+    seed: NonNegative = 0
+    """All sampling is a function of it."""
+
+    @field_validator("curves", mode="before")
+    @classmethod
+    def _one_folder_is_a_list_of_one(cls, curves: Any) -> Any:
+        """`--curves.ppo runs/ppo`, `--curves.dpo '[runs/a, runs/b]'`."""
+        if not isinstance(curves, dict):
+            return curves
+        read = {name: read_value(one) if isinstance(one, str) else one for name, one in curves.items()}
+        return {name: [one] if isinstance(one, str) else one for name, one in read.items()}
+
+    @model_validator(mode="after")
+    def _there_is_something_to_measure(self) -> Self:
+        if self.sandbox:
+            if idle := sorted(self.model_fields_set - {"sandbox", "output_dir", "seed", "fast"}):
+                raise ValueError(f"{', '.join(idle)} has no effect with sandbox, which brings its own")
+            return self
+        if self.fast:
+            raise ValueError("fast has no effect without sandbox")
+        if lacking := [name for name in ("reference", "data", "gold") if getattr(self, name) is None]:
+            raise ValueError(f"give {', '.join(lacking)}; or sandbox, for a study of the built-in world")
+        if not self.proxies and not self.curves:
+            raise ValueError("nothing to measure: give proxies (for best-of-n), curves of trained policies, or both")
+        if not self.proxies and "best_of_n" in self.model_fields_set:
+            raise ValueError("best_of_n has no effect without proxies to choose by")
+        if not self.curves and "samples_per_prompt" in self.model_fields_set:
+            raise ValueError("samples_per_prompt has no effect without curves of policies")
+        for name, folders in self.curves.items():
+            if not folders:
+                raise ValueError(f"curve {name} has no folders")
+            if name.startswith(f"{BEST_OF_N} "):
+                raise ValueError(f"curve {name!r}: that name is of best-of-n by a proxy")
+        return self

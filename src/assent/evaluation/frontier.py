@@ -1,0 +1,222 @@
+"""Proxy and gold reward at every distance from the reference: best-of-N by a proxy, and trained policies.
+
+What is measured is kept by prompt, so that every interval and every fit is over the same prompts (see laws.py).
+
+Legend: P prompts, M completions of the reference for each, C points of a curve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from assent.evaluation.intervals import mean_interval
+from assent.evaluation.laws import LAWS, Curve, beyond_peak, find_peak, fit_law, more_gold_at_equal_kl
+from assent.evaluation.policies import reference_logprobs
+from assent.inference.best_of_n import best_of_n_kl_bound
+from assent.rewards.base import Reward, score_rollouts
+from assent.types import PromptGroup, Rollout
+
+if TYPE_CHECKING:
+    from assent.models.module import AlignmentModel
+
+MIN_POINTS = 3
+"""With KL above 0: fewer have no law."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """A reward that stands for gold. `pairs`: comparisons it was trained on, where a run says so."""
+
+    name: str
+    reward: Reward
+    pairs: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Completions of one policy: (P, K) scores by gold and by each proxy, and (P, K) log π(completion | prompt)."""
+
+    gold: np.ndarray
+    proxies: Mapping[str, np.ndarray]
+    logprobs: np.ndarray
+    kl: np.ndarray | None = None
+    """(P, K) log π − log π_ref of each completion, whose mean under π is the KL (k1); None: it is the reference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveData:
+    """All about one curve, by prompt (P, C). `proxy`: by its own proxy's score; None where it has none among the
+    proxies (a DPO run has no reward model)."""
+
+    name: str
+    method: str
+    proxy_name: str | None
+    pairs: int | None
+    labels: Sequence[Mapping[str, Any]]
+    """Of each point: its `label`, and `n`, or `run` and `step`."""
+    kl: np.ndarray
+    gold: np.ndarray
+    proxy: np.ndarray | None
+    kl_bounds: Sequence[float] | None = None
+    """Best-of-N: log N − (N − 1)/N of each point."""
+
+
+def measure(
+    rollouts: Sequence[Rollout],
+    groups: Sequence[PromptGroup],
+    *,
+    gold: Reward,
+    proxies: Sequence[Proxy],
+    reference: AlignmentModel | None,
+) -> Measured:
+    """Scores and distances of rollouts, prompt-major with equally many for each of the P groups.
+
+    reference   reads the rollouts' own ids; None: the reference sampled them
+    """
+    shape = (len(groups), -1)
+    own = [float(sum(rollout.logprobs)) for rollout in rollouts]
+    kl = None
+    if reference is not None:
+        under = [float(part.sum()) for part in reference_logprobs(reference, rollouts)]
+        kl = (np.array(own) - np.array(under)).reshape(shape)
+    return Measured(
+        gold=np.reshape(score_rollouts(gold, rollouts, groups), shape),
+        proxies={proxy.name: np.reshape(score_rollouts(proxy.reward, rollouts, groups), shape) for proxy in proxies},
+        logprobs=np.reshape(own, shape),
+        kl=kl,
+    )
+
+
+def sizes_up_to(largest: int) -> list[int]:
+    """N = 1, 2, 3, 4, 6, 8, 12, 16 … up to `largest`, which is one of them."""
+    powers = [2**k for k in range(int(math.log2(largest)) + 1)]
+    return sorted({n for n in (*powers, *(p * 3 // 2 for p in powers if p > 1)) if n <= largest} | {largest})
+
+
+def best_of_n_curve(proxy: Proxy, reference: Measured, *, sizes: Sequence[int]) -> CurveData:
+    """Best-of-N by the proxy for every N of `sizes`, from the M completions that the reference gave."""
+    scores = reference.proxies[proxy.name]
+    gold, own, kl = (np.empty((len(scores), len(sizes))) for _ in range(3))
+    weights = best_of_n_weights(scores.shape[1], sizes)
+    for p, row in enumerate(scores):
+        order = np.argsort(row, kind="stable")
+        gold[p] = weights @ _shared_by_ties(row, reference.gold[p])[order]
+        own[p] = weights @ row[order]
+        mass = np.minimum(np.exp(reference.logprobs[p]), 1.0)[order]
+        kl[p] = [w @ best_of_n_log_ratio(mass, n) for w, n in zip(weights, sizes, strict=True)]
+    return CurveData(
+        name=f"best-of-n {proxy.name}",
+        method="best-of-n",
+        proxy_name=proxy.name,
+        pairs=proxy.pairs,
+        labels=[{"label": f"n = {n}", "n": n} for n in sizes],
+        kl=kl,
+        gold=gold,
+        proxy=own,
+        kl_bounds=[best_of_n_kl_bound(n) for n in sizes],
+    )
+
+
+def best_of_n_weights(num_samples: int, sizes: Sequence[int]) -> np.ndarray:
+    """(C, M): the share of subsets of N of the M samples whose best has rank i from below, C(i − 1, N − 1) / C(M, N).
+
+    Applied to values in the order of the scores it is `expected_best_of_n` for these N alone.
+    """
+    from scipy.special import gammaln
+
+    M, rank = num_samples, np.arange(1, num_samples + 1)
+    weights = np.zeros((len(sizes), M))
+    for row, n in zip(weights, sizes, strict=True):
+        i = rank[n - 1 :]
+        inside = gammaln(i) - gammaln(n) - gammaln(i - n + 1)  # log C(i - 1, n - 1)
+        row[n - 1 :] = np.exp(inside - (gammaln(M + 1) - gammaln(n + 1) - gammaln(M - n + 1)))
+    return weights
+
+
+def best_of_n_log_ratio(mass: np.ndarray, n: int) -> np.ndarray:
+    """Its mean over best-of-n's outcomes estimates KL(best-of-n || policy): arXiv:2401.01879, section 4.
+
+    mass   the outcomes' probability under the policy. Where it is nothing this is log n − (n − 1)/n, the bound; an
+           outcome that the policy gives surely costs nothing.
+    """
+    rare = np.maximum(mass, 1e-300)
+    with np.errstate(divide="ignore"):
+        log_none = np.log1p(-np.minimum(mass, 1.0))  # log P(one sample is another)
+    none = np.exp(n * log_none)
+    some = -np.expm1(n * log_none)
+    within = np.where(none > 0, math.log(n) + (n - 1) * np.where(none > 0, log_none, 0.0) - (n - 1) / n, 0.0)
+    return none * within + some * np.log(np.maximum(some, 1e-300) / rare)
+
+
+def _shared_by_ties(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Samples of equal score are equally likely to be kept: each gets the mean of their values."""
+    _, tied = np.unique(scores, return_inverse=True)
+    return (np.bincount(tied, weights=values) / np.bincount(tied))[tied]
+
+
+def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: float = 0.95) -> dict[str, Any]:
+    """One entry of `methods` of frontier.json (reporting/SCHEMA.md). Points stand by rising KL."""
+    gain = curve.gold - reference.gold.mean(1, keepdims=True)
+    order = np.argsort(curve.kl.mean(0), kind="stable")
+    points = Curve(kl=curve.kl[:, order], gain=gain[:, order])
+    d, _ = points.means()
+
+    def estimate(values: np.ndarray | None, c: int) -> dict[str, Any] | None:
+        return None if values is None else mean_interval(values[:, c], confidence=confidence).as_dict()
+
+    figures = [
+        {
+            **curve.labels[c],
+            "d": float(d[place]),
+            "kl": estimate(curve.kl, c),
+            "kl_bound": None if curve.kl_bounds is None else curve.kl_bounds[c],
+            "proxy": estimate(curve.proxy, c),
+            "gold": estimate(curve.gold, c),
+            "gain": estimate(gain, c),
+        }
+        for place, c in enumerate(order)
+    ]
+    peak = find_peak(points, seed=seed, confidence=confidence)
+    enough = int((d > 0).sum()) >= MIN_POINTS
+    beyond = beyond_peak(points, peak) if enough and peak.found else None
+    at = figures[peak.index]
+    highest = {"label": at["label"], "sqrt_kl": peak.d, "low": peak.d_ends[0], "high": peak.d_ends[1]}
+    highest |= {"gold": at["gold"]["value"], "gain": peak.gain}
+    start = {"score": "gold", "intercept": float(reference.gold.mean())}
+    return {
+        "name": curve.name,
+        "method": curve.method,
+        "proxy": curve.proxy_name,
+        "pairs": curve.pairs,
+        "points": figures,
+        "highest": {**highest, "drop": peak.drop.as_dict()},
+        "peak": highest if peak.found else None,
+        "fits": [
+            {**start, **fit_law(law, points, seed=seed, confidence=confidence).as_dict()} for law in LAWS if enough
+        ],
+        "beyond_peak": None if beyond is None else beyond.as_dict(),
+    }
+
+
+def compare_at_equal_kl(curves: Sequence[CurveData], *, seed: int, confidence: float = 0.95) -> list[dict[str, Any]]:
+    """For each trained curve: best-of-N's gold less its own, where both have been. By the curve's own proxy where it
+    has one, else by the proxy of as many pairs, else by every one."""
+    choosing = [curve for curve in curves if curve.method == "best-of-n"]
+    found = []
+    for trained in (curve for curve in curves if curve.method != "best-of-n"):
+        own = [c for c in choosing if c.proxy_name == trained.proxy_name and c.proxy_name is not None]
+        same = [c for c in choosing if c.pairs == trained.pairs and c.pairs is not None]
+        for best in own or same or choosing:
+            difference = more_gold_at_equal_kl(
+                Curve(kl=best.kl, gain=best.gold - best.gold[:, :1]),
+                Curve(kl=trained.kl, gain=trained.gold - best.gold[:, :1]),
+                seed=seed,
+                confidence=confidence,
+            )
+            found.append({"best_of_n": best.name, "curve": trained.name, "more_gold_at_equal_kl": difference})
+    return found

@@ -1,0 +1,260 @@
+"""The laws of over-optimisation (Gao, Schulman and Hilton, arXiv:2210.10760, section 3), fitted to a measured curve.
+
+With d = √KL and the gold reward's gain over the reference (0 at d = 0):
+
+    best_of_n   d (α − β d)        highest at d = α / 2β
+    rl          d (α − β log d)    highest at d = exp(α/β − 1)
+
+Everything is read off one curve: C points (sizes of N, checkpoints, betas), each measured on the same P prompts, so
+that intervals are over prompts. Legend: P prompts, C points.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from assent.errors import DataError
+from assent.evaluation.intervals import Estimate, mean_interval
+
+Law = Literal["best_of_n", "rl"]
+LAWS: tuple[Law, ...] = ("best_of_n", "rl")
+FEWEST = 3
+"""Points that a fit of two parameters needs, and prompts that a resample of prompts needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """kl (P, C) in nats per completion, and gold (P, C), as gains over the reference: of each prompt at each point."""
+
+    kl: np.ndarray
+    gain: np.ndarray
+
+    def means(self, prompts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(C,) d and (C,) gain over all prompts, or over these. An estimated KL below 0 is 0."""
+        kl, gain = (self.kl, self.gain) if prompts is None else (self.kl[prompts], self.gain[prompts])
+        return np.sqrt(np.maximum(kl.mean(0), 0.0)), gain.mean(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LawFit:
+    """Least squares. Ends are percentiles of a bootstrap over prompts; None: too few prompts.
+
+    `peak_sqrt_kl`: the d where the fitted law is highest; None, and an end of it None, where it only rises.
+    """
+
+    law: Law
+    alpha: float
+    beta: float
+    r2: float | None
+    peak_sqrt_kl: float | None
+    alpha_ends: tuple[float, float] | None
+    beta_ends: tuple[float, float] | None
+    r2_ends: tuple[float, float] | None
+    peak_ends: tuple[float | None, float | None] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """Where measured gold is highest: `index` among the points, and d with its ends over bootstrap draws of prompts
+    (None: too few). `drop`: how far it has fallen at the farthest point.
+
+    Each half of the prompts is measured at the peak that the other half shows, for at its own a peak is too high.
+    """
+
+    index: int
+    d: float
+    d_ends: tuple[float | None, float | None]
+    gain: float
+    drop: Estimate
+
+    @property
+    def found(self) -> bool:
+        """Gold falls beyond it, by more than chance."""
+        return self.drop.low > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beyond:
+    """Both laws, fitted to the `num_below` points up to the peak, on the `num_beyond` ones after it: root mean squared
+    error of the predicted gain."""
+
+    num_below: int
+    num_beyond: int
+    rmse: dict[Law, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def predict(law: Law, d: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+    """(C,) the gain that a law gives at d (C,) ≥ 0."""
+    if law == "best_of_n":
+        return d * (alpha - beta * d)
+    return alpha * d - beta * d * np.log(np.where(d > 0, d, 1.0))
+
+
+def fit(law: Law, d: np.ndarray, gain: np.ndarray) -> tuple[float, float, float]:
+    """α, β and R² of the law on points d (C,), gain (C,). DataError for fewer than 3 points with d > 0."""
+    from scipy.optimize import curve_fit
+
+    used = d > 0
+    if used.sum() < FEWEST:
+        raise DataError("a law needs points away from the reference", got=f"{used.sum()} with KL > 0", expected="3")
+    x, y = d[used], gain[used]
+    (alpha, beta), _ = curve_fit(lambda x, a, b: predict(law, x, a, b), x, y, p0=(1.0, 0.1))
+    spread = float(((y - y.mean()) ** 2).sum())
+    residual = float(((y - predict(law, x, alpha, beta)) ** 2).sum())
+    return float(alpha), float(beta), 1 - residual / spread if spread > 0 else math.nan
+
+
+def highest(law: Law, alpha: float, beta: float) -> float:
+    """The d at which the law is highest; infinite where it only rises, 0 where it only falls."""
+    if law == "best_of_n":
+        return max(alpha, 0.0) / (2 * beta) if beta > 0 else math.inf
+    return math.exp(min(alpha / beta - 1, 700.0)) if beta > 0 else math.inf
+
+
+def fit_law(law: Law, curve: Curve, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = 400) -> LawFit:
+    """The law on the curve's means. DataError where fewer than 3 points have KL > 0."""
+
+    def statistic(prompts: np.ndarray | None) -> tuple[float, float, float, float]:
+        alpha, beta, r2 = fit(law, *curve.means(prompts))
+        return alpha, beta, r2, highest(law, alpha, beta)
+
+    alpha, beta, r2, peak = statistic(None)
+    drawn = resampled(statistic, len(curve.kl), seed=seed, num_resamples=num_resamples)
+    ends = [None] * 4 if drawn is None else [_ends(row, confidence) for row in drawn]
+    return LawFit(
+        law=law,
+        alpha=alpha,
+        beta=beta,
+        r2=_finite(r2),
+        peak_sqrt_kl=_finite(peak),
+        alpha_ends=ends[0],
+        beta_ends=ends[1],
+        r2_ends=ends[2],
+        peak_ends=None if ends[3] is None else (_finite(ends[3][0]), _finite(ends[3][1])),
+    )
+
+
+def resampled(
+    statistic: Callable[[np.ndarray], Any], num_prompts: int, *, seed: int, num_resamples: int
+) -> np.ndarray | None:
+    """(figures, resamples) of a statistic of the prompts' places, over bootstrap draws of them; None: too few."""
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    if num_prompts < FEWEST:
+        return None
+
+    def over_draws(places: np.ndarray, axis: int = -1) -> np.ndarray:
+        drawn = np.atleast_2d(places).astype(np.int64)
+        return np.array([_or_nan(statistic, row) for row in drawn], dtype=np.float64).T
+
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        # the standard error and the interval of what may be infinite or unknown, which nobody asks for
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        found = bootstrap(
+            (np.arange(num_prompts),),
+            over_draws,
+            n_resamples=num_resamples,
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    return np.atleast_2d(found.bootstrap_distribution)
+
+
+def find_peak(curve: Curve, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = 400) -> Peak:
+    """The highest of the measured points, and how far gold has fallen at the farthest one."""
+    d, gain = curve.means()
+    farthest = int(np.argmax(d))
+    index = int(np.argmax(gain))
+    halves = np.arange(len(curve.gain)) % 2
+    drops = np.empty(len(curve.gain))
+    for half in (0, 1):
+        own, other = halves == half, halves != half
+        at = int(np.argmax(curve.gain[other if other.any() else own].mean(0)))
+        drops[own] = curve.gain[own, at] - curve.gain[own, farthest]
+    drop = mean_interval(drops, confidence=confidence)
+
+    def place(prompts: np.ndarray) -> tuple[float]:
+        where, height = curve.means(prompts)
+        return (float(where[np.argmax(height)]),)
+
+    drawn = resampled(place, len(curve.gain), seed=seed, num_resamples=num_resamples)
+    ends = None if drawn is None else _ends(drawn[0], confidence)
+    return Peak(index=index, d=float(d[index]), d_ends=ends or (None, None), gain=float(gain[index]), drop=drop)
+
+
+def beyond_peak(curve: Curve, peak: Peak) -> Beyond | None:
+    """Which law, fitted up to the measured peak, foretells the rest. None: fewer than 3 points up to it, none after."""
+    d, gain = curve.means()
+    below = (d <= peak.d) & (d > 0)
+    after = d > peak.d
+    if below.sum() < FEWEST or not after.any():
+        return None
+    rmse = {}
+    for law in LAWS:
+        alpha, beta, _ = fit(law, d[below], gain[below])
+        rmse[law] = float(np.sqrt(((predict(law, d[after], alpha, beta) - gain[after]) ** 2).mean()))
+    return Beyond(num_below=int(below.sum()), num_beyond=int(after.sum()), rmse=rmse)
+
+
+def more_gold_at_equal_kl(
+    first: Curve, second: Curve, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = 400
+) -> dict[str, Any] | None:
+    """Gain of the first curve less that of the second at the second's points, where both have been: the mean over
+    these, with its percentile interval over prompts. The first is linear in d between its points and from (0, 0).
+
+    None where the second has no point within the first's range.
+    """
+
+    def statistic(prompts: np.ndarray | None) -> tuple[float]:
+        d, gain = first.means(prompts)
+        where, other = second.means(prompts)
+        order = np.argsort(d)
+        shared = (where > 0) & (where <= d.max())
+        if not shared.any():
+            return (math.nan,)
+        along = np.interp(where[shared], np.concatenate([[0.0], d[order]]), np.concatenate([[0.0], gain[order]]))
+        return (float((along - other[shared]).mean()),)
+
+    value = statistic(None)[0]
+    if math.isnan(value):
+        return None
+    d_first, d_second = first.means()[0], second.means()[0]
+    drawn = resampled(statistic, len(first.kl), seed=seed, num_resamples=num_resamples)
+    low, high = (None if drawn is None else _ends(drawn[0], confidence)) or (None, None)
+    used = int(((d_second > 0) & (d_second <= d_first.max())).sum())
+    return {"value": value, "low": low, "high": high, "num_points": used, "clusters": len(first.kl)}
+
+
+def _or_nan(statistic: Callable[[np.ndarray], Any], places: np.ndarray) -> Any:
+    """A resample on which a figure cannot be had (all its KL at 0, say) gives NaN, which the percentiles leave out."""
+    try:
+        return statistic(places)
+    except DataError:
+        return (math.nan,) * 4
+
+
+def _ends(values: np.ndarray, confidence: float) -> tuple[float, float] | None:
+    """Percentiles that are values (an infinite one stands for `no peak`); None: unknown in most resamples."""
+    known = values[~np.isnan(values)]
+    if 2 * len(known) < len(values):
+        return None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(known, [tail, 1 - tail], method="closest_observation")
+    return float(low), float(high)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

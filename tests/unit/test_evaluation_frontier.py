@@ -1,0 +1,131 @@
+"""Best-of-N's curve from one set of samples: against the whole-curve estimator, enumeration, and by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from assent.evaluation.frontier import (
+    CurveData,
+    Measured,
+    Proxy,
+    analyse,
+    best_of_n_curve,
+    best_of_n_log_ratio,
+    best_of_n_weights,
+    compare_at_equal_kl,
+    sizes_up_to,
+)
+from assent.inference.best_of_n import (
+    best_of_n_distribution,
+    best_of_n_kl,
+    best_of_n_kl_bound,
+    expected_best_of_n,
+)
+from assent.rewards.function import load_function
+
+
+def some_proxy(pairs: int | None = 10) -> Proxy:
+    return Proxy(name="some", reward=load_function("assent.sandbox.gold:reward"), pairs=pairs)
+
+
+def test_sizes_go_up_to_the_largest() -> None:
+    assert sizes_up_to(2) == [1, 2]
+    assert sizes_up_to(20) == [1, 2, 3, 4, 6, 8, 12, 16, 20]
+
+
+def test_weights_are_those_of_all_subsets() -> None:
+    rng = np.random.default_rng(0)
+    scores, values = rng.standard_normal(37), rng.standard_normal(37)
+    sizes = [1, 2, 5, 36, 37]
+    weights = best_of_n_weights(37, sizes)
+    assert weights.sum(1) == pytest.approx(np.ones(5), abs=1e-10)
+    whole = expected_best_of_n(scores, values=values)
+    assert weights @ values[np.argsort(scores)] == pytest.approx([whole[n - 1] for n in sizes], abs=1e-10)
+
+
+def test_kl_is_the_bound_where_outcomes_are_rare_and_nothing_where_one_is_sure() -> None:
+    for n in (1, 2, 16, 256):
+        assert best_of_n_log_ratio(np.array([0.0, 1e-12]), n) == pytest.approx(best_of_n_kl_bound(n), abs=1e-8)
+        assert best_of_n_log_ratio(np.array([1.0]), n)[0] == pytest.approx(0.0, abs=1e-12)
+    assert best_of_n_log_ratio(np.array([0.5]), 64)[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("outcomes", [2, 6, 40])
+def test_kl_is_near_enumeration_where_the_bound_is_not(outcomes: int) -> None:
+    rng = np.random.default_rng(outcomes)
+    p = rng.dirichlet(np.ones(outcomes))
+    scores = rng.standard_normal(outcomes)
+    for n in (2, 8, 64):
+        exact = best_of_n_kl(p, scores, n)
+        estimate = best_of_n_distribution(p, scores, n) @ best_of_n_log_ratio(p, n)
+        assert estimate == pytest.approx(exact, abs=0.12)
+    assert best_of_n_kl_bound(64) - exact > 4 * abs(estimate - exact)
+
+
+def test_a_curve_is_what_enumeration_gives() -> None:
+    """4,000 samples of a policy of six outcomes, of which two score alike by the proxy but not by gold."""
+    rng = np.random.default_rng(0)
+    p = np.array([0.3, 0.25, 0.2, 0.15, 0.06, 0.04])
+    proxy, gold = np.array([0.0, 1.0, 2.0, 2.0, 3.0, 4.0]), np.array([0.0, 0.2, 0.9, 0.3, 0.6, 0.1])
+    drawn = rng.choice(6, size=(1, 4000), p=p)
+    measured = Measured(gold=gold[drawn], proxies={"some": proxy[drawn]}, logprobs=np.log(p)[drawn])
+    sizes = [1, 2, 8, 32]
+    curve = best_of_n_curve(some_proxy(), measured, sizes=sizes)
+    for column, n in enumerate(sizes):
+        exact = best_of_n_distribution(p, proxy, n)
+        assert curve.gold[0, column] == pytest.approx(exact @ gold, abs=0.02)
+        assert curve.proxy is not None
+        assert curve.proxy[0, column] == pytest.approx(exact @ proxy, abs=0.05)
+        assert curve.kl[0, column] == pytest.approx(best_of_n_kl(p, proxy, n), abs=0.15)
+    assert curve.kl_bounds == [best_of_n_kl_bound(n) for n in sizes]
+
+
+def measured_by(rng: np.random.Generator) -> Measured:
+    """Ten prompts; the proxy is gold with much noise, so gold rises at first."""
+    gold = rng.random((10, 64))
+    return Measured(
+        gold=gold,
+        proxies={"some": gold + rng.standard_normal((10, 64))},
+        logprobs=np.full((10, 64), -30.0),
+    )
+
+
+def test_an_entry_has_every_figure_and_is_json() -> None:
+    base = measured_by(np.random.default_rng(0))
+    curve = best_of_n_curve(some_proxy(), base, sizes=[1, 2, 4, 16, 64])
+    entry = analyse(curve, base, seed=0)
+    assert json.loads(json.dumps(entry, allow_nan=False)) == entry
+    assert entry["points"][0]["d"] == 0
+    assert entry["points"][0]["gain"]["value"] == pytest.approx(0, abs=1e-12)  # N = 1 is the reference itself
+    assert entry["points"][-1]["d"] == pytest.approx(math.sqrt(best_of_n_kl_bound(64)), abs=1e-6)
+    assert entry["points"][2]["n"] == 4
+    assert [fit["law"] for fit in entry["fits"]] == ["best_of_n", "rl"]
+    assert all(fit["intercept"] == pytest.approx(base.gold.mean()) for fit in entry["fits"])
+    assert entry["proxy"] == "some"
+    short = CurveData(
+        name="two", method="dpo", proxy_name=None, pairs=None, labels=[{"label": "a"}, {"label": "b"}],
+        kl=np.ones((10, 2)), gold=np.ones((10, 2)), proxy=None,
+    )  # fmt: skip
+    assert analyse(short, base, seed=0)["fits"] == []
+
+
+def test_a_trained_curve_is_held_against_best_of_n_by_its_own_proxy() -> None:
+    base = measured_by(np.random.default_rng(0))
+    first = best_of_n_curve(some_proxy(), base, sizes=[1, 4, 64])
+    base.proxies["other"] = base.gold
+    second = best_of_n_curve(Proxy(name="other", reward=some_proxy().reward, pairs=99), base, sizes=[1, 4, 64])
+
+    def trained(proxy: str | None, pairs: int | None) -> list[str]:
+        curve = CurveData(
+            name="ppo", method="ppo", proxy_name=proxy, pairs=pairs, labels=[{}], kl=np.ones((10, 1)),
+            gold=base.gold[:, :1], proxy=None,
+        )  # fmt: skip
+        return [row["best_of_n"] for row in compare_at_equal_kl([first, second, curve], seed=0)]
+
+    assert trained("other", 10) == ["best-of-n other"]
+    assert trained(None, 10) == ["best-of-n some"]
+    assert trained(None, None) == ["best-of-n some", "best-of-n other"]
