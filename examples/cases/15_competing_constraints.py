@@ -68,8 +68,8 @@ def main() -> dict[str, object]:
     budget, clip = BUDGETS[good[0]], max(CLIPS, key=lambda clip: reached[clip][good[0]])
     print(
         f"\nShare of what the optimum gains in E[r] - beta KL, mean of {len(SEEDS)} seeds. {budget:,} completions with "
-        f"clip {clip or 'none'} are the cheapest\nthat reach {ENOUGH:.0%}; what more would buy stands in the row. A tight "
-        "clip only slows this run down: its rewards\nare exact, and the KL in them holds the policy already."
+        f"clip {clip or 'none'} are the cheapest\nthat reach {ENOUGH:.0%}; what more would buy stands in the row. A "
+        "tight clip only slows this run down: its rewards\nare exact, and the KL in them holds the policy already."
     )
     return {"measured": measured, "kept": kept, "chosen": chosen, "reached": reached, "budget": budget, "clip": clip}
 

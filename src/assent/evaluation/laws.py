@@ -150,6 +150,7 @@ def resampled(
     statistic: Callable[[np.ndarray], Any], num_prompts: int, *, seed: int, num_resamples: int
 ) -> np.ndarray | None:
     """(figures, resamples) of a statistic of the prompts' places, over bootstrap draws of them; None: too few."""
+    from scipy.optimize import OptimizeWarning
     from scipy.stats import DegenerateDataWarning, bootstrap
 
     if num_prompts < FEWEST:
@@ -160,8 +161,9 @@ def resampled(
         return np.array([_or_nan(statistic, row) for row in drawn], dtype=np.float64).T
 
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
-        # the standard error and the interval of what may be infinite or unknown, which nobody asks for
+        # of figures that may be infinite or unknown: their standard error, interval and covariance are not used
         warnings.simplefilter("ignore", DegenerateDataWarning)
+        warnings.simplefilter("ignore", OptimizeWarning)
         found = bootstrap(
             (np.arange(num_prompts),),
             over_draws,
