@@ -55,7 +55,12 @@ COMMANDS = (
     ("rloo", "assent.cli.training:rloo", TRAINING, "REINFORCE with the other completions as the baseline, no critic."),
     ("demo", "assent.cli.pipelines:demo", PIPELINES, "The whole way on the built-in world, ending in a report."),
     ("run", "assent.cli.pipelines:run", PIPELINES, "A pipeline's stages in order; finished ones are not repeated."),
-    ("report", "assent.cli.pipelines:report", PIPELINES, "One page about a run or a pipeline."),
+    (
+        "report",
+        "assent.cli.pipelines:report",
+        PIPELINES,
+        "One page about a run or a pipeline; several, side by side.",
+    ),
     ("eval", "assent.cli.models:evaluate", MODELS, "Policies on the same prompts, or a reward model, with intervals."),
     (
         "frontier",

@@ -32,14 +32,15 @@ def command(
 ) -> Callable[[Callable[[Config], Outcome]], Callable[..., Outcome]]:
     """Makes `function(config) -> Outcome` a command whose flags are the fields of `config_class`.
 
-    positional   the one field that is given without a flag (`assent data check FILE`)
+    positional   the one field that is given without a flag (`assent data check FILE`); a tuple takes several words
     """
 
     def decorate(function: Callable[[Config], Outcome]) -> Callable[..., Outcome]:
         def run(*positionals: str, **given: Any) -> Outcome:
             if positionals:
                 assert positional is not None
-                given[positional] = positionals[0]
+                several = get_origin(_bare(config_class.model_fields[positional].annotation)) is tuple
+                given[positional] = list(positionals) if several else positionals[0]
             return function(_resolve(config_class, given, positional=positional))
 
         run.__doc__ = function.__doc__ or config_class.__doc__
@@ -73,15 +74,7 @@ def _resolve(config_class: type[Config], given: dict[str, Any], *, positional: s
 def _signature(config_class: type[BaseModel], positional: str | None) -> inspect.Signature:
     """Required fields first, then the rest as declared. Nothing is required here: YAML may give it."""
     fields = sorted(config_class.model_fields.items(), key=lambda item: not item[1].is_required())
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_ONLY if name == positional else inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=_annotation(name, field, is_positional=name == positional),
-        )
-        for name, field in fields
-    ]
+    parameters = [_parameter(name, field, is_positional=name == positional) for name, field in fields]
     config = Annotated[
         str | None,
         Parameter(
@@ -94,6 +87,14 @@ def _signature(config_class: type[BaseModel], positional: str | None) -> inspect
     ]
     parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config))
     return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
+
+
+def _parameter(name: str, field: FieldInfo, *, is_positional: bool) -> inspect.Parameter:
+    annotation = _annotation(name, field, is_positional=is_positional)
+    if is_positional and get_origin(_bare(field.annotation)) is tuple:
+        return inspect.Parameter(name, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
+    kind = inspect.Parameter.POSITIONAL_ONLY if is_positional else inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=None, annotation=annotation)
 
 
 def _annotation(name: str, field: FieldInfo, *, is_positional: bool) -> Any:
@@ -114,6 +115,8 @@ def _annotation(name: str, field: FieldInfo, *, is_positional: bool) -> Any:
         return Annotated[bool | None, Parameter(**parameter)]
     if get_origin(kind) is dict:
         return Annotated[dict[str, str] | None, Parameter(**parameter, negative=())]
+    if get_origin(kind) is tuple and is_positional:
+        return Annotated[str, Parameter(**parameter)]
     if get_origin(kind) is tuple:  # the flag once for each value
         return Annotated[list[str] | None, Parameter(**parameter, negative=())]
     if get_origin(kind) is list:  # any number of values after the flag

@@ -28,10 +28,11 @@ def demo(config: DemoConfig) -> Outcome:
     return _outcome("demo", run_pipeline(plan))
 
 
-@command(ReportConfig, positional="run")
+@command(ReportConfig, positional="runs")
 def report(config: ReportConfig) -> Outcome:
-    path = write_report(config)
-    return Outcome({"command": "report", "report": path}, f"report: {path}")
+    written = write_report(config)
+    lines = [*(f"model card: {path}" for path in written["model_cards"]), f"report: {written['report']}"]
+    return Outcome({"command": "report", **written}, "\n".join(lines))
 
 
 def _outcome(name: str, result: PipelineResult) -> Outcome:

@@ -36,10 +36,27 @@ class DemoConfig(Options):
 
 
 class ReportConfig(Options):
-    """Writes report.html about a run or a pipeline, finished or not, into its folder."""
+    """Writes one page about a run or a pipeline, finished or not; of several, a comparison.
 
-    run: str
-    """Folder of a training run, or of a pipeline."""
+    Brings the README.md of each model it is about up to date.
+    """
+
+    runs: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Folders of runs or pipelines. Several are compared."""
+    output: str | None = None
+    """File to write; none given: report.html in the run's folder, of several comparison.html in the working folder."""
+    live: bool = False
+    """Write the page again while the run goes on; it reloads itself. Ends with the run, or with Ctrl-C."""
+    refresh_seconds: Positive = 10
+    """How often --live does so."""
+
+    @model_validator(mode="after")
+    def _live_has_effect(self) -> Self:
+        if self.live and len(self.runs) > 1:
+            raise ValueError("live follows one run: give one folder")
+        if not self.live and "refresh_seconds" in self.model_fields_set:
+            raise ValueError("refresh_seconds has no effect without live")
+        return self
 
 
 class NewModelConfig(Options):

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from assent.config.trackers import WITH_PROJECT, check_trackers
+
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -62,6 +64,17 @@ class RunOptions(Options):
     """Write a checkpoint every so many steps, and when interrupted in good order; 0: only then."""
     save_total_limit: Annotated[int, Field(ge=2)] = 2
     """Checkpoints kept; the oldest go first."""
+    report_to: list[str] = Field(default_factory=list)
+    """Trackers that get every line of metrics.jsonl too: tensorboard, wandb, mlflow, trackio, or module:Class."""
+    project: str | None = None
+    """Project in wandb and trackio, experiment in MLflow; none given: assent. The run has the name of its folder."""
+
+    @model_validator(mode="after")
+    def _trackers_are_there(self) -> Self:
+        check_trackers(self.report_to)
+        if self.project is not None and not WITH_PROJECT & set(self.report_to):
+            raise ValueError(f"project has no effect without report_to {', '.join(sorted(WITH_PROJECT))}")
+        return self
 
 
 class DeviceOptions(Options):

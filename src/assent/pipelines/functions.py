@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assent.config.commands import ReportConfig
 from assent.config.explain import ExplainConfig
 from assent.config.loading import parse_options
 from assent.data.loading import groups_of_rows
@@ -21,6 +22,7 @@ from assent.pipelines.explain import explain as run_explain
 from assent.pipelines.plan import read_plan
 from assent.pipelines.runner import PipelineResult, run_pipeline
 from assent.pipelines.steps import STEPS
+from assent.pipelines.tools import write_report
 from assent.runs.files import to_json
 from assent.runs.progress import Progress, progress_for_stderr
 from assent.types import PromptGroup
@@ -37,9 +39,7 @@ class Result:
 
     def report(self) -> Path:
         """Writes report.html into the run folder; its path."""
-        from assent.reporting.page import write_report
-
-        return write_report(self.output_dir)
+        return Path(write_report(ReportConfig(runs=(str(self.output_dir),)))["report"])
 
 
 def sft(*, progress: Progress | None = None, **options: Any) -> Result:
@@ -139,6 +139,15 @@ def run(
     """A pipeline file, as `assent run` does it. `overrides`: `stage.option=value`."""
     plan = read_plan(os.fspath(path), output_dir=output_dir, seed=seed, fast=fast, overrides=overrides)
     return run_pipeline(plan, progress=progress)
+
+
+def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """The page about one run or pipeline, or about several: paths of `report` and `model_cards`.
+
+    Options: those of `assent report` (`output`, `live` …).
+    """
+    given = {"runs": [os.fspath(run) for run in runs], **_plain(options)}
+    return write_report(parse_options(ReportConfig, given))
 
 
 def _outputs(command: str, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:

@@ -69,8 +69,11 @@ def _run(plan: Plan, state: _State, progress: Progress) -> PipelineResult:
                 progress.line(f"stage {number} of {len(plan.stages)}: {stage.name} is finished already")
             outputs[stage.name] = finished
             task.advance()
+    state.close()
+    from assent.reporting.model_cards import update_cards
     from assent.reporting.page import write_report
 
+    update_cards(plan.output_dir)
     return PipelineResult(plan.name, plan.output_dir, outputs, Path(write_report(plan.output_dir)))
 
 
@@ -131,6 +134,7 @@ class _State:
         if entry is None:
             entry = {"name": stage.name}
             self.record["stages"].append(entry)
+        self.record["finished"] = False
         entry.update(
             command=stage.command,
             key=stage.key,
@@ -146,6 +150,11 @@ class _State:
         entry = self._entry(stage)
         assert entry is not None
         entry.update(finished_at=_now(), result=dict(result))
+        self._write()
+
+    def close(self) -> None:
+        """All stages are finished."""
+        self.record["finished"] = True
         self._write()
 
     def _write(self) -> None:

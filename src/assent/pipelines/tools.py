@@ -38,11 +38,21 @@ def merge(config: MergeConfig, *, progress: Progress | None = None) -> dict[str,
     return {"output_dir": config.output_dir, **merge_folder(config.adapter, config.output_dir, dtype=config.dtype)}
 
 
-def write_report(config: ReportConfig) -> str:
-    """Writes report.html into the run's or pipeline's folder; its path."""
+def write_report(config: ReportConfig) -> dict[str, Any]:
+    """Writes the page; its path as `report`, and those of the `model_cards` that were brought up to date."""
+    from assent.reporting.comparison import write_comparison
+    from assent.reporting.live import follow
+    from assent.reporting.model_cards import update_cards
     from assent.reporting.page import write_report as write
 
-    return str(write(config.run))
+    if len(config.runs) > 1:
+        path = write_comparison(config.runs, config.output or "comparison.html")
+    elif config.live:
+        path = follow(config.runs[0], config.output, seconds=config.refresh_seconds)
+    else:
+        path = write(config.runs[0], config.output)
+    cards = [card for run in config.runs for card in update_cards(run)]
+    return {"report": str(path), "model_cards": [str(card) for card in dict.fromkeys(cards)]}
 
 
 def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:

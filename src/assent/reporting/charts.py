@@ -28,9 +28,14 @@ VARIABLES = {
     "#010103": "var(--series-1)",
     "#010104": "var(--series-2)",
     "#010105": "var(--series-3)",
+    "#010107": "var(--series-4)",
+    "#010108": "var(--series-5)",
+    "#010109": "var(--series-6)",
     "#010106": "var(--ink)",
 }
 MUTED, LINE, *SERIES, INK = VARIABLES
+DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (8, 2)), (0, (2, 1)))
+"""One for each colour: lines can be told apart without colours too. The legend in style.css has the same order."""
 LONGEST_NAME = 20
 """Characters of a policy's name in a picture; the table beside it has the whole."""
 _STYLE: dict[Any, Any] = {
@@ -76,17 +81,23 @@ class FrontierPoint:
 
 
 def line_chart(
-    lines: Mapping[str, Series], *, identity: str, description: str, bands: Mapping[str, Band] | None = None
+    lines: Mapping[str, Series],
+    *,
+    identity: str,
+    description: str,
+    bands: Mapping[str, Band] | None = None,
+    colours: Sequence[int] | None = None,
 ) -> str:
     """Curves over steps, with their moving mean where they are long, and `bands`, the intervals of some of them.
 
-    `identity` makes ids in the page unique; `description` is what a screen reader says.
+    `identity` makes ids in the page unique; `description` is what a screen reader says; `colours` are places among the
+    page's series, none given: 0, 1, 2 …
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 1.75))
         axes = figure.add_axes((0.125, 0.15, 0.855, 0.8))
-        for colour, dashes, name in zip(SERIES, ("-", (0, (4, 2)), (0, (1, 1.5))), lines, strict=False):
-            line = lines[name]
+        for place, (name, line) in zip(colours or range(len(SERIES)), lines.items(), strict=False):
+            colour, dashes = SERIES[place], DASHES[place]
             if bands is not None and name in bands:
                 low, high = bands[name]
                 axes.fill_between(low.steps, low.values, high.values, color=colour, alpha=0.15, linewidth=0)
@@ -158,7 +169,7 @@ def _ticks(axes: Axes) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     low, high = axes.get_ylim()
     if max(abs(low), abs(high)) < 1e-2 or max(abs(low), abs(high)) >= 1e5:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("-", "−"))
 
 
 def _rounded(attribute: re.Match[str]) -> str:

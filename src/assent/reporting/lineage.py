@@ -81,7 +81,7 @@ def _origins(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[t
         named = _NAMED.search(value)
         for index in reversed(range(len(earlier))):
             stage = earlier[index]
-            if (named and named[1] == stage.name) or (not named and _inside(value, str(stage.folder))):
+            if (named and named[1] == stage.name) or (not named and _inside(value, stage.folder, stage.written_to)):
                 yield option, stage.name, index
                 break
         else:
@@ -104,9 +104,11 @@ def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _inside(value: str, folder: str) -> bool:
-    parts, within = PurePath(value).parts, PurePath(folder).parts
-    return parts[: len(within)] == within if value.startswith("/") == folder.startswith("/") else False
+def _inside(value: str, *folders: str | PurePath) -> bool:
+    """Whether the path lies in one of the folders; an absolute one does not lie in a relative one."""
+    path = PurePath(value)
+    within = [PurePath(folder).parts for folder in folders if str(folder) and PurePath(folder).parts]
+    return any(path.parts[: len(parts)] == parts for parts in within)
 
 
 def _arc(start: float, end: float) -> str:

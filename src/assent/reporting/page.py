@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from assent.errors import StorageError, UsageError
@@ -16,19 +16,26 @@ from assent.metrics import lookup
 from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
 from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, label, number
 from assent.reporting.lineage import lineage_of
+from assent.reporting.progress import progress_of, tiles_of
+from assent.reporting.quality import beside_quality, by_slice
 from assent.reporting.samples import contrasts, last_samples
 from assent.reporting.series import bands_of, num_not_finite, panels_of
 from assent.reporting.sources import Source, Stage, read_source
 from assent.reporting.verdict import verdict_of
 
 
-def write_report(folder: str | Path) -> Path:
-    """Writes `report.html` into a pipeline folder or a run folder, finished or not, and returns its path.
+def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
+    """Writes the page about a pipeline folder or a run folder, finished or not: `report.html` in it, or at `path`.
 
     Raises RunFolderError for a folder that is neither, StorageError where the page cannot be written.
     """
-    page = render(read_source(folder))
-    path = Path(folder) / "report.html"
+    return write_page(Path(path) if path is not None else Path(folder) / "report.html", render(read_source(folder)))
+
+
+def write_page(path: Path, page: str) -> Path:
+    """The file as a whole, in the place of an earlier page. UsageError where what stands there is no page of ours."""
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise UsageError(f"{path} exists and is no report", fix="give another --output")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(page, encoding="utf-8")
@@ -39,9 +46,11 @@ def write_report(folder: str | Path) -> Path:
     return path
 
 
-def render(source: Source) -> str:
-    """The page as text. A function of the folder's content alone: the same folder gives the same page."""
-    verdict = verdict_of(source)
+MARK = '<meta name="generator" content="Assent">'
+
+
+def template(name: str) -> Template:
+    """A template of templates/, everything that it shows escaped."""
     environment = Environment(
         loader=PackageLoader("assent.reporting"),
         autoescape=True,
@@ -50,21 +59,36 @@ def render(source: Source) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    return environment.get_template("report.html.jinja").render(
+    return environment.get_template(name)
+
+
+def render(source: Source, *, refresh: int | None = None) -> str:
+    """The page as text. A function of the folder's content alone: the same folder gives the same page.
+
+    refresh   seconds after which a browser loads the page again; None: never
+    """
+    verdict = verdict_of(source)
+    return template("report.html.jinja").render(
         title=source.title,
         source=source,
         when=_when(source.stages),
+        refresh=refresh,
+        progress=progress_of(source),
+        tiles=[] if verdict.winner else tiles_of(source),
         verdict=verdict,
         evaluation=source.evaluation,
         winner=_policy(source.evaluation, verdict.winner),
         baseline=_policy(source.evaluation, (source.evaluation or {}).get("baseline")),
+        beside_quality=beside_quality(source.evaluation),
+        by_slice=by_slice(source.evaluation),
         frontier=_frontier(source.evaluation),
+        diagnoses=[stage for stage in source.stages if stage.findings is not None],
         lineage=lineage_of(source.stages),
         contrasts=contrasts(source.evaluation, verdict.winner),
         curves=[curves for i, stage in enumerate(source.stages) if (curves := _curves(stage, i)).charts],
         stage_samples=[(s, rows) for s in source.stages if (rows := last_samples(s)) and source.evaluation is None],
         ledger=_ledger(source.stages),
-        records=[_record(stage) for stage in source.stages],
+        records=[record_of(stage) for stage in source.stages],
     )
 
 
@@ -124,6 +148,8 @@ def _frontier(evaluation: Mapping[str, Any] | None) -> Markup | None:
     points = []
     for policy in evaluation["policies"]:
         gold, kl = policy["sampled"]["gold"], policy["kl"]
+        if gold is None or kl is None:
+            continue
         points.append(
             FrontierPoint(
                 name=label(policy["name"]),
@@ -134,6 +160,8 @@ def _frontier(evaluation: Mapping[str, Any] | None) -> Markup | None:
                 bound=kl["kind"] == "bound",
             )
         )
+    if len(points) < 2:
+        return None
     described = "; ".join(f"{p.name} {number(p.score)} at {number(p.kl)} nats" for p in points)
     return Markup(frontier_chart(points, identity="frontier", description=f"Mean score against KL: {described}"))
 
@@ -163,13 +191,13 @@ def _ledger(stages: Sequence[Stage]) -> dict[str, Any]:
     return {"columns": columns, "heads": COSTS, "rows": rows, "total": total}
 
 
-def _record(stage: Stage) -> dict[str, Any]:
+def record_of(stage: Stage) -> dict[str, Any]:
     """What an engineer needs to run it again."""
     manifest = stage.manifest
-    options = dict(_flat(stage.options))
+    options = dict(flat(stage.options))
     facts = {
-        **dict(_flat(manifest.get("facts", {}))),
-        **{f"hash of {name}": value for name, value in _flat(manifest.get("hashes", {}))},
+        **dict(flat(manifest.get("facts", {}))),
+        **{f"hash of {name}": value for name, value in flat(manifest.get("hashes", {}))},
         "parents": ", ".join(map(str, manifest.get("parents", []))) or None,
         "git revision": manifest.get("git_revision"),
     }
@@ -182,12 +210,13 @@ def _record(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
+def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Single values under their names, joined by points where they are nested."""
+    found: list[tuple[str, Any]] = []
     for key, value in record.items():
         nested = isinstance(value, Mapping) and value
-        flat += _flat(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", value)]
-    return flat
+        found += flat(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", value)]
+    return found
 
 
 def _when(stages: Sequence[Stage]) -> str:

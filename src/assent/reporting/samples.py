@@ -47,7 +47,9 @@ def contrasts(evaluation: Mapping[str, Any] | None, winner: str | None) -> dict[
         return None
     baseline = evaluation["baseline"]
     found = [
-        _contrast(s, baseline, winner) for s in evaluation["samples"] if {baseline, winner} <= set(s["completions"])
+        _contrast(sample, baseline, winner)
+        for sample in evaluation["samples"]
+        if all((sample["completions"].get(name) or {}).get("score") is not None for name in (baseline, winner))
     ]
     if not found or winner == baseline:
         return None
@@ -86,6 +88,7 @@ def _contrast(sample: Mapping[str, Any], baseline: str, winner: str) -> Contrast
     answers = {
         name: Answer(policy=name, text=_cut(answer["text"]), score=float(answer["score"]))
         for name, answer in sample["completions"].items()
+        if answer["score"] is not None
     }
     return Contrast(
         prompt=_turns(sample["prompt"]),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from assent.errors import RunFolderError
 from assent.runs.files import as_number
+from assent.runs.folder import METRICS
 from assent.runs.reading import Series, read_run
 
-EVALUATION_SCHEMA = 1
+EVALUATION_SCHEMA, FINDINGS_SCHEMA, FRONTIER_SCHEMA = 1, 1, 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,12 @@ class Stage:
     samples: tuple[Mapping[str, Any], ...] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """run.json: versions, hashes, parents, notes. Empty where the stage keeps no run folder."""
+    written_to: str = ""
+    """The folder at the time of the run: what later stages' options name, though it may have been moved since."""
+    findings: Mapping[str, Any] | None = None
+    """findings.json."""
+    last_written: datetime | None = None
+    """When its last metrics were written, UTC."""
 
     def last(self, metric: str) -> float | None:
         """The last value logged, or the one in the result."""
@@ -36,6 +44,16 @@ class Stage:
             return self.metrics[metric].last
         metrics = self.result.get("metrics")
         return as_number(metrics.get(metric)) if isinstance(metrics, Mapping) else None
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return max((series.steps[-1] for series in self.metrics.values()), default=0)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Updates it will have done in the end, if nothing stops it; None where it has not said."""
+        return self.manifest.get("facts", {}).get("planned_steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +65,8 @@ class Source:
     is_pipeline: bool
     stages: tuple[Stage, ...]
     evaluation: Mapping[str, Any] | None = None
+    frontier: Mapping[str, Any] | None = None
+    is_finished: bool = True
 
 
 def read_source(folder: str | Path) -> Source:
@@ -56,8 +76,15 @@ def read_source(folder: str | Path) -> Source:
         return _read_pipeline(path)
     if (path / "run.json").is_file():
         stage = _read_stage(path)
-        evaluation = _read_evaluation(path)
-        return Source(title=path.resolve().name, folder=path, is_pipeline=False, stages=(stage,), evaluation=evaluation)
+        return Source(
+            title=path.resolve().name,
+            folder=path,
+            is_pipeline=False,
+            stages=(stage,),
+            evaluation=_read_evaluation(path),
+            frontier=_read_frontier(path),
+            is_finished=stage.finished,
+        )
     raise RunFolderError(
         "there is nothing to report on",
         got=path,
@@ -69,17 +96,20 @@ def read_source(folder: str | Path) -> Source:
 def _read_pipeline(path: Path) -> Source:
     record = _read_json(path / "pipeline.json")
     stages = []
-    evaluation = _read_evaluation(path)
+    evaluation, frontier = _read_evaluation(path), _read_frontier(path)
     for entry in record.get("stages", []):
         folder = _stage_folder(path, entry)
         stages.append(_read_stage(folder, entry))
         evaluation = _read_evaluation(folder) or evaluation
+        frontier = _read_frontier(folder) or frontier
     return Source(
         title=str(record.get("name") or path.resolve().name),
         folder=path,
         is_pipeline=True,
         stages=tuple(stages),
         evaluation=evaluation,
+        frontier=frontier,
+        is_finished=bool(record.get("finished", all(stage.finished for stage in stages))),
     )
 
 
@@ -101,6 +131,7 @@ def _read_stage(folder: Path, entry: Mapping[str, Any] | None = None) -> Stage:
             result=dict(listed.get("result") or {}),
             finished=listed.get("result") is not None,
             manifest={"started": listed.get("started_at"), "finished": listed.get("finished_at")},
+            written_to=str(listed.get("output_dir") or folder),
         )
     view = read_run(folder)
     return Stage(
@@ -113,7 +144,45 @@ def _read_stage(folder: Path, entry: Mapping[str, Any] | None = None) -> Stage:
         metrics=view.metrics,
         samples=tuple(view.samples),
         manifest=view.manifest,
+        written_to=str(listed.get("output_dir") or view.config.get("output_dir") or folder),
+        findings=_read_findings(folder),
+        last_written=_last_written(folder),
     )
+
+
+def _last_written(folder: Path) -> datetime | None:
+    path = folder / METRICS
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.is_file() else None
+
+
+def _read_findings(folder: Path) -> dict[str, Any] | None:
+    path = folder / "findings.json"
+    if not path.is_file():
+        return None
+    record = _read_json(path)
+    _check_schema(path, record, FINDINGS_SCHEMA, {"findings"}, "diagnose again with this version")
+    return {"not_checked": [], **record}
+
+
+def _read_frontier(folder: Path) -> dict[str, Any] | None:
+    path = folder / "frontier.json"
+    if not path.is_file():
+        return None
+    record = _read_json(path)
+    needed = {"methods", "proxies", "reference", "gold", "gold_at_reference", "num_prompts", "confidence", "at_equal_kl"}
+    _check_schema(path, record, FRONTIER_SCHEMA, needed, "measure the frontier again with this version")
+    return record
+
+
+def _check_schema(path: Path, record: Mapping[str, Any], schema: int, needed: set[str], fix: str) -> None:
+    missing = sorted(needed - set(record))
+    if missing or record.get("schema") != schema:
+        raise RunFolderError(
+            f"{path} is not of the form that this version reads",
+            got=f"schema {record.get('schema')}" + (f", without {', '.join(missing)}" if missing else ""),
+            expected=f"schema {schema}",
+            fix=fix,
+        )
 
 
 def _read_evaluation(folder: Path) -> dict[str, Any] | None:
@@ -122,14 +191,8 @@ def _read_evaluation(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     evaluation = _read_json(path)
-    missing = sorted({"policies", "baseline", "reference", "scorer", "num_prompts", "confidence"} - set(evaluation))
-    if missing or evaluation.get("schema") != EVALUATION_SCHEMA:
-        raise RunFolderError(
-            f"{path} is not an evaluation this version reads",
-            got=f"schema {evaluation.get('schema')}" + (f", without {', '.join(missing)}" if missing else ""),
-            expected=f"schema {EVALUATION_SCHEMA}",
-            fix="evaluate again with this version",
-        )
+    needed = {"policies", "baseline", "reference", "scorer", "num_prompts", "confidence"}
+    _check_schema(path, evaluation, EVALUATION_SCHEMA, needed, "evaluate again with this version")
     quality = evaluation.get("reward_model")
     optional = dict.fromkeys(("noise_ceiling", "stated_accuracy", "overconfidence"))
     return {"samples": [], **evaluation, "reward_model": quality and {**optional, **quality}}

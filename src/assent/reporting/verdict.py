@@ -30,9 +30,9 @@ def verdict_of(source: Source) -> Verdict:
         return _from_evaluation(source.evaluation)
     unfinished = [stage for stage in source.stages if not stage.finished]
     if unfinished:
-        steps = max((series.steps[-1] for series in unfinished[0].metrics.values()), default=0)
-        sentence = f"Unfinished: {unfinished[0].name} stands at step {steps}."
-        return Verdict(sentence=sentence, tone="plain", beside=("Start the same command again to go on from there.",))
+        sentence = f"Unfinished: {unfinished[0].name} stands at step {unfinished[0].step}."
+        advice = "If it was interrupted, the same command goes on from its last checkpoint."
+        return Verdict(sentence=sentence, tone="plain", beside=(advice,))
     trained = [_training_sentence(stage) for stage in source.stages if stage.metrics]
     sentence = " ".join(trained[-1:]) or "Nothing was trained here."
     beside = ("Training figures only: whether the model got better needs an evaluation against its start.",)
@@ -54,10 +54,12 @@ def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
     rate, name, baseline = best["sampled"]["win_rate"], label(best["name"]), label(evaluation["baseline"])
     confidence = percent(rate["confidence"])
     interval = f"({confidence} interval {percent(rate['low'])} to {percent(rate['high'])})"
-    distance = f"at a KL of {'at most ' if best['kl']['kind'] == 'bound' else ''}{best['kl']['value']:.1f} nats"
+    kl = best["kl"]
+    at_most = "at most " if kl is not None and kl["kind"] == "bound" else ""
+    distance = f", at a KL of {at_most}{kl['value']:.1f} nats" if kl is not None else ""
     if rate["low"] > 0.5:
         tone: Literal["better", "worse", "open"] = "better"
-        sentence = f"{name} beats {baseline} {percent(rate['value'])} of the time {interval}, {distance}."
+        sentence = f"{name} beats {baseline} {percent(rate['value'])} of the time {interval}{distance}."
     elif rate["high"] < 0.5:
         tone = "worse"
         sentence = (
@@ -73,7 +75,7 @@ def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
     beside = [f"{prompts}; sampled at temperature 1; the interval is over prompts."]
     if len(policies) > 1:
         beside.append(f"The best of {len(policies)} compared, by the lower end of its interval.")
-    if best["kl"]["value"] > FAR_FROM_REFERENCE:
+    if kl is not None and kl["value"] > FAR_FROM_REFERENCE:
         beside.append(
             f"It is more than {FAR_FROM_REFERENCE:g} nats from the reference: read its samples before relying on it."
         )

@@ -26,6 +26,7 @@ PREFERENCES = "preferences.jsonl"
 
 RESULT_NEUTRAL = frozenset(
     {"output_dir", "resume", "save_steps", "save_total_limit", "micro_batch_tokens", "reference_cache"}
+    | {"report_to", "project"}
 )
 """Options a resumed run may give differently: they say where and how often it writes and how much memory it takes, not
 what it computes (law 2)."""

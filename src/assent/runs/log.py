@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from assent.errors import UsageError
 from assent.metrics import lookup
@@ -13,6 +13,12 @@ from assent.runs.folder import METRICS, PREFERENCES, SAMPLES, RunFolder
 from assent.runs.progress import Progress, Silent, Task
 
 __all__ = ["Progress", "RunLog", "Task"]
+
+
+class Copies(Protocol):
+    """Who else gets the metrics: experiment trackers (engine/trackers.py)."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
 
 class RunLog:
@@ -24,6 +30,7 @@ class RunLog:
     def __init__(self, folder: RunFolder, *, progress: Progress | None = None) -> None:
         self.folder = folder
         self._progress: Progress = progress or Silent()
+        self.copies: Copies | None = None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl. Raises UsageError for an undeclared name or a value that is no number."""
@@ -33,6 +40,8 @@ class RunLog:
                 raise UsageError(f"metric {name} is no number", got=repr(value), expected="an int or a float")
         if self.folder.is_main and values:
             append_line(self.folder.path / METRICS, {"step": step, **values})
+            if self.copies is not None:
+                self.copies.log(step, values)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Lines of samples.jsonl."""

@@ -21,6 +21,7 @@ from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
 from assent.engine.references import AdapterOff, Reader, reader_key, reference_logps, user_cache
 from assent.engine.runtime import Runtime
+from assent.engine.trackers import Trackers
 from assent.engine.weights import gathered
 from assent.errors import GateError
 from assent.models.adapters import is_adapted
@@ -36,6 +37,7 @@ from assent.rewards.reward_model import tokenizer_hash
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
+from assent.runs.model_card import write_card
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
 from assent.stages.run_models import load_module, load_trained_module, save_start
@@ -310,6 +312,8 @@ class Session:
             self._fingerprints[f"{name}_end"] = learner.fingerprint()
         self.folder.record(fingerprints=self._fingerprints)
         metrics = {**self.last, **self.ledger.metrics(), **held_out}
+        if self.runtime.is_main:
+            write_card(self.folder.path, self.folder.manifest, metrics)
         result = StageResult(self.folder.path, self.folder.model_path, self.step, metrics)
         self.folder.finish(result.as_dict())
         return result
@@ -374,17 +378,20 @@ def open_session(
         hashes=hashes,
         is_main=runtime.is_main,
     )
-    with folder:
-        log = RunLog(folder, progress=progress)
+    log = RunLog(folder, progress=progress)
+    with folder, Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers:
         session = Session(config, text, folder, log, runtime, eval_prompts)
         if folder.is_finished and folder.result is not None:
             log.note(f"{folder.path}: this run is finished; nothing to do")
             stored = folder.result
             session.result = StageResult(folder.path, folder.model_path, stored["steps"], stored["metrics"])
         else:
+            trackers.start(config.model_dump(), runtime)
+            log.copies = trackers
             for line in [*text.lines(), *eval_prompts.lines]:
                 log.note(line)
             session.add_learner("model", config.model, kind=kind)
+            folder.record(planned_steps=session.order.num_steps)
         yield session
 
 

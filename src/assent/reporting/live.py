@@ -1,0 +1,31 @@
+"""The page of a run that is still being trained, written again and again from its folder; the browser loads it anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from assent.reporting.page import render, write_page
+from assent.reporting.sources import read_source
+
+
+def follow(
+    folder: str | Path,
+    path: str | Path | None = None,
+    *,
+    seconds: int = 10,
+    wait: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Writes the page every so many `seconds` until the run or pipeline is finished, or Ctrl-C; its path.
+
+    The last page does not reload itself. Errors are those of `write_report`.
+    """
+    target = Path(path) if path is not None else Path(folder) / "report.html"
+    try:
+        while not (source := read_source(folder)).is_finished:
+            write_page(target, render(source, refresh=seconds))
+            wait(seconds)
+    except KeyboardInterrupt:  # the way to leave a live view
+        source = read_source(folder)
+    return write_page(target, render(source))

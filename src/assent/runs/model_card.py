@@ -1,0 +1,266 @@
+"""The model card: README.md of a model folder, in the hub's format, with the facts of run.json and of an evaluation.
+
+Every training stage writes one; `assent report` writes it again with what an evaluation has found. A card that somebody
+has made their own (without MARK) is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from assent.errors import StorageError
+from assent.metrics import lookup
+from assent.runs.files import as_number, from_json
+
+CARD = "README.md"
+MARK = "<!-- Written by Assent from the run's records. Without this line, Assent leaves the file alone. -->"
+METHODS = {
+    "sft": "instruction tuning (maximum likelihood of demonstrations)",
+    "reward": "a reward model from preferences",
+    "dpo": "direct preference optimisation",
+    "kto": "preference optimisation from thumbs up and down (KTO)",
+    "online-dpo": "direct preference optimisation on its own samples",
+    "ppo": "PPO against a reward",
+    "a2c": "advantage actor-critic against a reward",
+    "grpo": "GRPO against a reward",
+    "rloo": "REINFORCE leave-one-out against a reward",
+}
+COSTS = {
+    "cost/labels": ("labels read", 1.0, ""),
+    "cost/completions_sampled": ("completions sampled", 1.0, ""),
+    "cost/reward_calls": ("reward calls", 1.0, ""),
+    "cost/flops": ("compute", 1e12, " TFLOP"),
+    "cost/seconds": ("time", 1.0, " s"),
+    "cost/peak_memory_bytes": ("peak memory", 1e6, " MB"),
+}
+INPUTS = ("data", "eval_data", "reward", "reference", "critic")
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+class Figure:
+    """One measured figure: what it is of, its value, and its interval where it has one."""
+
+    def __init__(self, name: str, of: str, estimate: Mapping[str, Any], *, metric: str) -> None:
+        self.name, self.of, self.metric = name, of, metric
+        self.value = float(estimate["value"])
+        ends = estimate.get("low"), estimate.get("high")
+        self.ends = None if None in ends else ends
+        self.count, self.confidence = estimate.get("n"), estimate.get("confidence", 0.95)
+
+    def row(self) -> tuple[str, ...]:
+        ends = "none" if self.ends is None else f"{self.ends[0]:.3g} to {self.ends[1]:.3g} ({self.confidence:.0%})"
+        return self.name, f"{self.value:.3g}", ends, "" if self.count is None else str(self.count), self.of
+
+
+def write_card(
+    run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], measured: Sequence[Figure] = ()
+) -> Path | None:
+    """Writes `run`/model/README.md; its path, or None where somebody's own stands there.
+
+    manifest   run.json
+    metrics    last values of what the run logged
+    measured   what an evaluation found
+    """
+    path = run / "model" / CARD
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return None
+    text = card(run, manifest, metrics, measured)
+    temporary = path.with_name(f".{CARD}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError("the model card cannot be written", got=error) from error
+    return path
+
+
+def card(run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], measured: Sequence[Figure] = ()) -> str:
+    """The card's text: a function of its arguments and of the folders that the model was made from."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    command, config = manifest["command"], manifest["config"]
+    is_reward, is_adapter = command == "reward", (run / "model" / "adapter_config.json").is_file()
+    figures = [*measured, *_held_out(metrics)]
+    chain = list(_chain(config["model"]))
+    data = ModelCardData(
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-classification" if is_reward else "text-generation",
+        license=_license(chain),
+        base_model=chain[-1] if _is_hub_name(chain[-1]) else None,
+        datasets=[config["data"]] if _is_hub_name(config["data"]) else None,
+        tags=["assent", command, *(["reward-model"] if is_reward else []), *(["lora"] if is_adapter else [])],
+        model_name=run.resolve().name,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification" if is_reward else "text-generation",
+                dataset_type="held-out",
+                dataset_name=figure.of,
+                metric_type=figure.metric,
+                metric_name=figure.name,
+                metric_value=figure.value,
+                metric_args=None
+                if figure.ends is None
+                else {
+                    "low": figure.ends[0],
+                    "high": figure.ends[1],
+                    "confidence": figure.confidence,
+                    "n": figure.count,
+                },
+            )
+            for figure in figures
+        ]
+        or None,
+    )
+    body = "\n".join(_body(run, manifest, metrics, figures, chain, is_adapter=is_adapter))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _body(
+    run: Path,
+    manifest: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    figures: Sequence[Figure],
+    chain: Sequence[str],
+    *,
+    is_adapter: bool,
+) -> Iterator[str]:
+    command, config, hashes = manifest["command"], manifest["config"], manifest.get("hashes", {})
+    what = "A reward model" if command == "reward" else "A language model"
+    adapter = " It is an adapter: its base is needed too." if is_adapter else ""
+    yield from (MARK, "", f"# {run.resolve().name}", "")
+    yield f"{what}, made with Assent by {METHODS.get(command, command)}.{adapter}"
+    yield from ("", "## How good it is", "")
+    if figures:
+        yield from _table(("figure", "value", "interval", "n", "measured on"), [figure.row() for figure in figures])
+    else:
+        yield "Nothing was measured on held-out data: whether it is better than what it was made from is not known."
+    yield from ("", "## How it was made", "")
+    yield " ← ".join([run.resolve().name, *(f"`{_short(step)}`" for step in chain)])
+    yield ""
+    inputs = [(name, _short(str(config[name]))) for name in INPUTS if config.get(name)]
+    yield from _table(("input", "what"), inputs)
+    yield from ("", "<details><summary>Options, content and versions</summary>", "")
+    elsewhere = {*INPUTS, "model", "output_dir"}
+    options = [(name, value) for name, value in config.items() if name not in elsewhere and value is not None]
+    yield from _table(("option", "value"), options)
+    yield ""
+    facts = [*((f"SHA-256 of {name}", value) for name, value in hashes.items())]
+    facts += [(f"version of {name}", value) for name, value in manifest.get("versions", {}).items()]
+    facts += [("git revision", manifest["git_revision"])] if manifest.get("git_revision") else []
+    yield from _table(("fact", "value"), facts)
+    yield from ("", "</details>", "", "## What it cost", "")
+    costs = [(COSTS[name], as_number(metrics[name])) for name in COSTS if name in metrics]
+    yield ", ".join(f"{words}: {amount / unit:,.4g}{sign}" for (words, unit, sign), amount in costs if amount) + "."
+    yield from ("", "## How to use it", "", "```python", *_snippet(command, is_adapter=is_adapter), "```")
+    yield from ("", "## Licence", "")
+    yield _license_line(chain)
+
+
+def _snippet(command: str, *, is_adapter: bool) -> Iterator[str]:
+    task = "SequenceClassification" if command == "reward" else "CausalLM"
+    kind = f"Auto{'Peft' if is_adapter else ''}ModelFor{task}"
+    yield f"from {'peft' if is_adapter else 'transformers'} import {kind}"
+    yield "from transformers import AutoTokenizer"
+    yield from ("", 'folder = "."  # this folder', f"model = {kind}.from_pretrained(folder)")
+    yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
+
+
+def _held_out(metrics: Mapping[str, Any]) -> list[Figure]:
+    """The run's own figures on held-out data, with intervals where they were logged."""
+    found = []
+    for name in metrics:
+        value = as_number(metrics[name])
+        is_figure = name.startswith("eval_") and not name.endswith(("_low", "_high"))
+        if not is_figure or value is None or not math.isfinite(value):
+            continue
+        ends = {end: as_number(metrics.get(f"{name}_{end}")) for end in ("low", "high")}
+        found.append(Figure(_words(name), "the run's held-out data", {"value": value, **ends}, metric=name))
+    return found
+
+
+def _words(name: str) -> str:
+    metric = lookup(name)
+    return f"`{name}`" + ("" if metric.unit == "1" else f", {metric.unit}")
+
+
+def figures_of_policy(evaluation: Mapping[str, Any], name: str) -> list[Figure]:
+    """What evaluation.json says of a policy (reporting/SCHEMA.md)."""
+    policy = next((policy for policy in evaluation["policies"] if policy["name"] == name), None)
+    if policy is None:
+        return []
+    of, sampled = f"{evaluation['num_prompts']} prompts, scored by {evaluation['scorer']}", policy["sampled"]
+    kl = policy["kl"] or {}
+    found = [
+        (f"wins against {evaluation['baseline']}", "win_rate", sampled["win_rate"]),
+        ("mean score", "mean_score", sampled["gold"]),
+        (f"KL to {evaluation['reference']}, nats per completion", "kl", kl.get("k1")),
+        ("tokens of a completion", "length", sampled["length"]),
+    ]
+    return [Figure(words, of, estimate, metric=metric) for words, metric, estimate in found if estimate]
+
+
+def figures_of_reward_model(quality: Mapping[str, Any]) -> list[Figure]:
+    """What the `reward_model` of evaluation.json says."""
+    return [Figure("accuracy", "held-out comparisons", quality["accuracy"], metric="accuracy")]
+
+
+def _chain(model: str) -> Iterator[str]:
+    """What the model was made from, back to the first: through folders of runs, by their run.json."""
+    seen: set[str] = set()
+    while model not in seen:
+        seen.add(model)
+        yield model
+        try:
+            record = from_json((Path(model).parent / "run.json").read_bytes())
+            model = str(record["config"]["model"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+
+
+def _is_hub_name(name: str) -> bool:
+    return bool(_HUB_NAME.match(name)) and not Path(name).exists()
+
+
+def _license(chain: Sequence[str]) -> str | None:
+    """What the card of the first model that has one says."""
+    from huggingface_hub import ModelCard
+
+    for model in chain:
+        path = Path(model) / CARD
+        if path.is_file():
+            try:
+                found = ModelCard.load(path, ignore_metadata_errors=True).data.license
+            except (OSError, ValueError):
+                continue
+            if found:
+                return str(found)
+    return None
+
+
+def _license_line(chain: Sequence[str]) -> str:
+    found = _license(chain)
+    if found is None:
+        return "Not stated. That of the base model and those of the data hold; name one before this is shared."
+    return f"{found}, as the model that it was made from says. Those of the data hold too."
+
+
+def _short(text: str) -> str:
+    """A path without the folders above the run's: they say where somebody's disk is."""
+    return text if _is_hub_name(text) or not Path(text).is_absolute() else "/".join(Path(text).parts[-3:])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield "| " + " | ".join(_cell(value) for value in row) + " |"
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
