@@ -169,7 +169,7 @@ def _read_frontier(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     record = _read_json(path)
-    needed = {"methods", "proxies", "reference", "gold", "gold_at_reference", "num_prompts", "confidence", "at_equal_kl"}
+    needed = {"methods", "proxies", "reference", "gold", "gold_at_reference", "num_prompts", "confidence"}
     _check_schema(path, record, FRONTIER_SCHEMA, needed, "measure the frontier again with this version")
     return record
 
