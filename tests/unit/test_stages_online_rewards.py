@@ -1,0 +1,113 @@
+"""Rewards of steps and of several sources through whole commands: what is written, and what the others read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assent.models.loading import load_scorer, load_tokenizer, save_model
+from assent.rewards.steps import steps_of
+from tests.helpers_cli import said
+from tests.helpers_stages import write_inputs
+
+SHORT = "{reward: length, maximum: 4, unit: characters, weight: 0.5}"
+SHARES = "{reward: 'tests.unit.test_stages_online_rewards:shares', supervision: process}"
+
+
+def shares(prompts: Sequence[Any], completions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
+    """Each line's share of ASCII letters."""
+    return [[sum(c.isascii() and c.isalpha() for c in step) / max(1, len(step)) for step in some] for some in steps]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("inputs")
+    paths = write_inputs(folder)
+    save_model(folder / "prm", load_scorer(paths["model"], seed=3), load_tokenizer(paths["model"]))
+    return {**paths, "prm": str(folder / "prm")}
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def argv(command: str, inputs: dict[str, str], folder: Path, *rewards: str) -> list[str]:
+    given = [command, "--model", inputs["model"], "--data", inputs["prompts"], "--output-dir", str(folder)]
+    given += ["--max-length", "64", "--max-new-tokens", "12", "--reward", *rewards]
+    if command == "best-of-n":
+        return [*given, "--n", "3", "--num-prompts", "2"]
+    return [*given, "--total-steps", "1", "--batch-size", "4", "--num-completions", "2"]
+
+
+@pytest.mark.parametrize("command", ["ppo", "a2c", "grpo"])
+def test_rewards_of_steps_train_and_are_written(
+    command: str, inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process model, or a function beside an outcome rule: the score is the sum of the steps and the rule."""
+    source = f"{{reward: {inputs['prm']}, supervision: process}}"
+    rewards = [source] if command == "a2c" else [SHARES, SHORT]
+    status, _, err = said(argv(command, inputs, tmp_path / "run", *rewards), capsys)
+    assert status == 0, err
+    samples = rows_of(tmp_path / "run" / "samples.jsonl")
+    for row in samples:
+        assert len(row["step_rewards"]) == len(steps_of(row["completion"]))
+        rest = 0.0 if command == "a2c" else 0.5 * row["rewards"]["length"]
+        assert row["score"] == pytest.approx(sum(row["step_rewards"]) + rest, abs=1e-5)
+    metrics = next(row for row in rows_of(tmp_path / "run" / "metrics.jsonl") if "objective/scores" in row)
+    assert ("rewards/shares" in metrics) == (command != "a2c")
+
+
+def test_credit_depends_on_where_the_steps_rewards_stand(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same scores, at the steps' ends and at the completion's: the critic learns other targets."""
+    losses = {}
+    for name, reward in {"steps": SHARES, "end": "tests.unit.test_stages_online_rewards:added"}.items():
+        status, _, err = said(argv("a2c", inputs, tmp_path / name, reward), capsys)
+        assert status == 0, err
+        metrics = next(row for row in rows_of(tmp_path / name / "metrics.jsonl") if "objective/scores" in row)
+        losses[name] = (metrics["objective/scores"], metrics["critic/loss"])
+    assert losses["steps"][0] == pytest.approx(losses["end"][0], abs=1e-6)
+    assert losses["steps"][1] != pytest.approx(losses["end"][1], rel=1e-3)
+
+
+def added(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    return [sum(some) for some in shares(prompts, completions, [steps_of(text) for text in completions])]
+
+
+@pytest.mark.parametrize("command", ["online-dpo", "best-of-n"])
+def test_several_sources_rank_and_choose_and_stand_in_the_file(
+    command: str, inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = said(argv(command, inputs, tmp_path / "run", "tests.helpers_stages:letters", SHORT), capsys)
+    assert status == 0, err
+    file = "preferences.jsonl" if command == "online-dpo" else "candidates.jsonl"
+    for row in rows_of(tmp_path / "run" / file):
+        letters, length = row["rewards"]["letters"], row["rewards"]["length"]
+        expected = [a + 0.5 * b for a, b in zip(letters, length, strict=True)]
+        assert row["scores"] == pytest.approx(expected)
+    metrics = rows_of(tmp_path / "run" / "metrics.jsonl")
+    assert any("rewards/letters/std" in row for row in metrics)
+
+
+def test_a_judge_of_several_sources_scores_policies(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["eval", "--policies.a", inputs["model"], "--baseline", "a", "--data", inputs["prompts"]]
+    given += [
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--max-length",
+        "64",
+        "--max-new-tokens",
+        "4",
+        "--num-prompts",
+        "2",
+    ]
+    status, _, err = said([*given, "--judge", "tests.helpers_stages:letters", SHORT], capsys)
+    assert status == 0, err
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["scorer"] == "letters + length"
