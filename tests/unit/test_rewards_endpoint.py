@@ -83,8 +83,22 @@ def test_a_busy_server_is_asked_again_and_one_that_nobody_runs_is_told() -> None
     with server(answer) as url:
         assert reward_at(url, retries=2).score(["a"], ["x"]) == [7.0]
     assert len(asked) == 3
-    with pytest.raises(RunError, match="did not answer"):
+    with pytest.raises(RunError, match="did not answer") as caught:
         reward_at(url).score(["a"], ["x"])
+    assert "completion" not in str(caught.value)  # which is not at fault
+
+
+def test_a_server_that_lets_nobody_in_is_asked_once_and_no_completion_is_blamed() -> None:
+    asked: list[int] = []
+
+    def answer(path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        asked.append(1)
+        return 403, "no"
+
+    with server(answer) as url, pytest.raises(RunError, match="status 403: no") as caught:
+        reward_at(url, retries=3).score(PROMPTS, ["x", "y", "z"])
+    assert len(asked) == 1
+    assert "completion" not in str(caught.value)
 
 
 def test_a_slow_server_is_given_up() -> None:

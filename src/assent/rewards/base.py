@@ -103,14 +103,17 @@ def score_each(
     *,
     check: Callable[[str, Any, Sequence[Text], Sequence[str]], Any],
     alone: Call | None = None,
+    hopeless: tuple[type[Exception], ...] = (),
 ) -> Any:
     """`check` of what `call` answers for all completions.
 
     Where it raises or `check` refuses, each completion is tried alone (by `alone`, where that is another way to call),
-    and the RunError names the first one that fails then too.
+    and the RunError names the first one that fails then too. `hopeless` errors are no completion's fault, and pass.
     """
     try:
         answer = call(prompts, completions, groups)
+    except hopeless:
+        raise
     except AssentError as error:
         if not isinstance(error, RunError):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,10 @@ from assent.errors import ConfigError, RunError
 from assent.rewards.base import checked_scores, score_each
 from assent.rewards.http import post_json
 from assent.types import PromptGroup, Rollout, Text
+
+
+class RefusedError(RunError):
+    """The server is not there, or lets nobody in: whatever it would be asked."""
 
 
 class EndpointReward:
@@ -42,6 +47,7 @@ class EndpointReward:
                 None if groups is None else groups[part],
                 check=checked_scores,
                 alone=self._ask_once,
+                hopeless=(RefusedError,),
             )
         return scores
 
@@ -70,9 +76,10 @@ class EndpointReward:
                 retries=self.source.retries if retries is None else retries,
             )
         except RunError as error:  # what the server says may repeat what it was sent
-            raise RunError(
-                self._without_key(error.what), got=self._without_key(error.got), expected=error.expected, fix=error.fix
-            ) from None
+            said = self._without_key(error.got)
+            is_judgement = "JSON" in error.what or re.match(r"status (?!401|403|404|429)\d", said) is not None
+            kind = RunError if is_judgement else RefusedError
+            raise kind(self._without_key(error.what), got=said, expected=error.expected, fix=error.fix) from None
         scores = answer.get("scores") if isinstance(answer, dict) else None
         if not isinstance(scores, list):
             raise RunError(
