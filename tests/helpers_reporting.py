@@ -211,3 +211,62 @@ def write_pipeline(
     (folder / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation(hostile=hostile)))
     (folder / "pipeline.json").write_text(json.dumps({"name": "demo", "output_dir": str(folder), "stages": stages}))
     return folder
+
+
+def frontier(*, peak: bool = True) -> dict[str, Any]:
+    """Two curves: best-of-N rises, PPO rises and, with `peak`, falls from d = 3 on."""
+
+    def point(label: str, d: float, gain: float, proxy: float) -> dict[str, Any]:
+        return {
+            "label": label,
+            "kl": estimate(d * d, 0.1),
+            "kl_bound": None,
+            "d": d,
+            "proxy": estimate(proxy, 0.1),
+            "gold": estimate(0.4 + gain, 0.03),
+            "gain": estimate(gain, 0.03),
+        }
+
+    def method(name: str, kind: str, gains: list[float], law: str) -> dict[str, Any]:
+        points = [point(f"step {10 * i}", float(i), gain, 0.5 * i) for i, gain in enumerate(gains)]
+        best = max(range(len(gains)), key=gains.__getitem__)
+        top = {"label": f"step {10 * best}", "sqrt_kl": float(best), "low": best - 0.4, "high": best + 0.6}
+        top |= {"gold": 0.4 + gains[best], "gain": gains[best]}
+        fit = {"score": "gold", "law": law, "alpha": 0.2, "beta": 0.03, "r2": 0.97, "intercept": 0.4}
+        other = {**fit, "law": "rl" if law == "best_of_n" else "best_of_n", "peak_sqrt_kl": None}
+        return {
+            "name": name,
+            "method": kind,
+            "proxy": "rm",
+            "pairs": 2000,
+            "points": points,
+            "fits": [fit | {"peak_sqrt_kl": 3.3}, other],
+            "highest": {**top, "drop": estimate(gains[best] - gains[-1], 0.02)},
+            "peak": top if gains[best] > gains[-1] else None,
+            "beyond_peak": None,
+        }
+
+    curves = [method("best-of-n rm", "best-of-n", [0.0, 0.18, 0.29], "best_of_n")]
+    curves += [method("ppo <b>few</b>", "ppo", [0.0, 0.15, 0.27, 0.3, 0.22 if peak else 0.31], "rl")]
+    return {
+        "schema": 1,
+        "reference": "sft/model",
+        "gold": "sandbox:gold",
+        "gold_at_reference": 0.4,
+        "proxy": "rm",
+        "proxies": [{"name": "rm", "path": "reward/model", "pairs": 2000, "at_reference": 0.0}],
+        "num_prompts": 200,
+        "confidence": 0.95,
+        "methods": curves,
+        "at_equal_kl": [],
+    }
+
+
+def findings(*, hostile: bool = False) -> dict[str, Any]:
+    """What a doctor could have found."""
+    verdict = HOSTILE if hostile else "The reward rises while held-out quality falls."
+    evidence = [{"metric": "objective/kl", "steps": [12, 22], "value": 9.5, "threshold": 5.0}]
+    evidence += [{"metric": "objective/scores", "steps": None, "value": 1.2, "threshold": None}]
+    finding = {"rule": "reward_overoptimised", "severity": "fault", "verdict": verdict}
+    finding |= {"evidence": evidence, "next_action": "Raise --kl-coef."}
+    return {"schema": 1, "findings": [finding], "not_checked": [{"rule": "drift", "reason": "no judge was used"}]}

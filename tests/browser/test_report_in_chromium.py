@@ -10,7 +10,7 @@ import pytest
 
 from assent.reporting import write_report
 from tests.helpers_chromium import PROGRAM, Chromium
-from tests.helpers_reporting import HOSTILE, write_pipeline, write_run
+from tests.helpers_reporting import HOSTILE, findings, frontier, write_pipeline, write_run
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (Debian's package: chromium)")
 
@@ -41,6 +41,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline whose samples are hostile."""
     folder = write_pipeline(tmp_path_factory.mktemp("out") / "demo", steps=60, hostile=True)
+    (folder / "frontier.json").write_text(json.dumps(frontier()))
+    (folder / "ppo" / "findings.json").write_text(json.dumps(findings(hostile=True)))
     return write_report(folder)
 
 

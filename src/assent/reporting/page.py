@@ -16,6 +16,7 @@ from assent.metrics import lookup
 from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
 from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, label, number
 from assent.reporting.lineage import lineage_of
+from assent.reporting.over_optimisation import over_optimisation
 from assent.reporting.progress import progress_of, tiles_of
 from assent.reporting.quality import beside_quality, by_slice
 from assent.reporting.samples import contrasts, last_samples
@@ -82,6 +83,7 @@ def render(source: Source, *, refresh: int | None = None) -> str:
         beside_quality=beside_quality(source.evaluation),
         by_slice=by_slice(source.evaluation),
         frontier=_frontier(source.evaluation),
+        over_optimisation=over_optimisation(source.frontier),
         diagnoses=[stage for stage in source.stages if stage.findings is not None],
         lineage=lineage_of(source.stages),
         contrasts=contrasts(source.evaluation, verdict.winner),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from assent.reporting.formatting import label, percent
+from assent.reporting.over_optimisation import sentence as sentence_of
 from assent.reporting.sources import Source, Stage
 
 FAR_FROM_REFERENCE = 10.0
@@ -33,6 +34,11 @@ def verdict_of(source: Source) -> Verdict:
         sentence = f"Unfinished: {unfinished[0].name} stands at step {unfinished[0].step}."
         advice = "If it was interrupted, the same command goes on from its last checkpoint."
         return Verdict(sentence=sentence, tone="plain", beside=(advice,))
+    if source.frontier is not None and source.frontier["methods"]:
+        advice = (
+            "This is about distance, not a comparison with a baseline: for that, evaluate the model that was chosen."
+        )
+        return Verdict(sentence=sentence_of(source.frontier), tone="plain", beside=(advice,))
     trained = [_training_sentence(stage) for stage in source.stages if stage.metrics]
     sentence = " ".join(trained[-1:]) or "Nothing was trained here."
     beside = ("Training figures only: whether the model got better needs an evaluation against its start.",)
