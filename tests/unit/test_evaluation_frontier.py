@@ -84,6 +84,15 @@ def test_a_curve_is_what_enumeration_gives() -> None:
     assert curve.kl_bounds == [best_of_n_kl_bound(n) for n in sizes]
 
 
+def test_samples_of_equal_score_share_their_gold() -> None:
+    scores, gold = np.array([[1.0, 2.0, 2.0, 2.0, 0.0]]), np.array([[0.5, 0.0, 0.3, 0.9, 1.0]])
+    measured = Measured(gold=gold, proxies={"some": scores}, logprobs=np.full((1, 5), -9.0))
+    curve = best_of_n_curve(some_proxy(), measured, sizes=[1, 2, 3, 5])
+    whole = expected_best_of_n(scores[0], values=gold[0])
+    assert curve.gold[0] == pytest.approx(whole[[0, 1, 2, 4]])
+    assert curve.gold[0, 3] == pytest.approx(0.4)  # the three best, each as likely
+
+
 def measured_by(rng: np.random.Generator) -> Measured:
     """Ten prompts; the proxy is gold with much noise, so gold rises at first."""
     gold = rng.random((10, 64))

@@ -203,21 +203,18 @@ def _svg(figure: Figure, *, identity: str, description: str) -> str:
 def over_optimisation_chart(document: Mapping[str, Any], *, identity: str, description: str) -> str:
     """Gold (above) and each curve's own proxy (below) as gains over the reference, against √KL: frontier.json.
 
-    One colour for each proxy or number of pairs, one dash for each method. Dots are measured, the line through them is
+    Colours and dashes are `curve_styles`. Dots are measured, the line through them is
     the method's own law where one was fitted, a ring is the highest measured gold.
     """
     proxies = {proxy["name"]: proxy["at_reference"] for proxy in document["proxies"]}
-    families = list(dict.fromkeys((curve["proxy"], curve["pairs"]) for curve in document["methods"]))
-    methods = list(dict.fromkeys(curve["method"] for curve in document["methods"]))
-    colours, dashes = (*SERIES, INK, MUTED), ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+    styles = curve_styles(document["methods"])
     with mpl.rc_context({**_STYLE, "axes.spines.left": True}):
         rows = 1 + any(curve["proxy"] for curve in document["methods"])
         entries = len(document["methods"])
         figure = Figure(figsize=(4.7, 2.3 * rows + 0.16 * (entries + 1) // 2 + 0.35), layout="constrained")
         panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
         for curve in document["methods"]:
-            colour = colours[families.index((curve["proxy"], curve["pairs"])) % len(colours)]
-            dash = dashes[methods.index(curve["method"]) % len(dashes)]
+            colour, dash = styles[curve["name"]]
             d = [point["d"] for point in curve["points"]]
             gain = [point["gain"]["value"] for point in curve["points"]]
             panels[0].plot(d, gain, "o", color=colour, markersize=2.4)
@@ -237,6 +234,21 @@ def over_optimisation_chart(document: Mapping[str, Any], *, identity: str, descr
         panels[-1].set_xlim(left=0.0)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
         return _svg(figure, identity=identity, description=description)
+
+
+def curve_styles(curves: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
+    """Colour and dash by name: one colour for as many pairs (or, where they are unknown, for a proxy), one dash for a
+    method; a curve that would look like an earlier one takes the next free look."""
+    families = list(dict.fromkeys(curve["pairs"] or curve["proxy"] for curve in curves))
+    methods = list(dict.fromkeys(curve["method"] for curve in curves))
+    colours, dashes = (*SERIES, INK, MUTED), ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+    looks = [(colour, dash) for dash in dashes for colour in colours]
+    found: dict[str, tuple[str, Any]] = {}
+    for curve in curves:
+        place = methods.index(curve["method"]) * len(colours) + families.index(curve["pairs"] or curve["proxy"])
+        following = (looks[(place + step) % len(looks)] for step in range(len(looks)))
+        found[curve["name"]] = next((look for look in following if look not in found.values()), looks[0])
+    return found
 
 
 def _law_line(curve: Mapping[str, Any]) -> tuple[list[float], list[float]]:
