@@ -100,11 +100,13 @@ val/explained_variance | fraction | higher | 1 − Var(returns − values) / Var
 val/error | reward² | lower | squared error of the values before clipping, mean over tokens
 rollout/completion_length | tokens | none | mean length of the sampled completions
 rollout/completion_length_<statistic> | tokens | none | a statistic of the lengths of the sampled completions
+rollout/logprob_mismatch | nats | lower | log π of a token by the trainer against the sampler's, the largest difference
 rollout/eos_rate | fraction | none | sampled completions that ended by themselves
 rollout/not_compared | prompts | lower | prompts of the round whose completions gave no comparison: a tie, or all alike
 rollout/blank | completions | lower | completions of the round without a visible character
 rollout/unique | fraction | none | distinct completions among those sampled
 rollout/tokens_per_second | tokens per second | higher | sampled tokens over the time that sampling took
+time/<phase> | fraction | none | share of the round's time: generate, score (rewards, reference, values), check, train
 episode | completions | none | completions sampled so far
 eps | completions per second | higher | completions sampled and trained on per second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from assent.models.batch import Outputs, TokenGroup
 from assent.models.new_model import new_model
 from assent.rollouts.sampler import SamplingParams
 from assent.stages import online
+from assent.stages.gate import sampler_mismatch
 from assent.stages.online import _train_round
 from assent.stages.online_objectives import PolicyObjective
-from assent.stages.rollout_step import Round, build_round
+from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.types import PromptGroup, Rollout
 from tests.helpers_stages import told, write_inputs
 
@@ -224,3 +226,25 @@ def test_the_kls_coefficient_waits_until_the_policy_learns(tmp_path: Path) -> No
     found = [row["objective/kl_coef"] for row in told(tmp_path / "run" / "metrics.jsonl") if "objective/kl_coef" in row]
     assert found[:3] == [0.5, 0.5, 0.5]
     assert found[3] < 0.5
+
+
+def test_the_samplers_log_probabilities_are_held_to_the_trainers() -> None:
+    """By hand: -1.5 against -1, -1 against -2, -0.5 against -0.5."""
+    learner: Any = Fixed(logprobs=REFERENCE)
+    assert sampler_mismatch(learner, to_groups(ROLLOUTS, 1)) == 1.0
+
+
+def test_each_round_tells_the_mismatch_and_where_its_time_went(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    given = {"model": inputs["model"], "data": inputs["prompts"], "reward": "tests.helpers_stages:brevity"}
+    given |= {"output_dir": str(tmp_path / "run"), "learning_rate": 0.05}
+    online.train(PpoConfig(**given, max_length=64, max_new_tokens=6, batch_size=4, total_steps=3))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rounds = [row for row in map(json.loads, lines) if "objective/kl" in row]
+    assert len(rounds) == 3
+    for row in rounds:
+        assert 0 < row["rollout/logprob_mismatch"] <= 1e-4, "against the weights that sampled, not the updated ones"
+        shares = [row[f"time/{phase}"] for phase in ("generate", "score", "check", "train")]
+        assert min(shares) > 0
+        assert sum(shares) == pytest.approx(1)
+        assert row["rollout/tokens_per_second"] > 0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from assent.engine.checkpoint import damage
-from tests.helpers_stages import Fault, arguments, ended, run, start, told, write_inputs
+from tests.helpers_stages import UNTOLD, Fault, arguments, ended, run, start, told, write_inputs
 
 COMMANDS = ["sft", "reward", "dpo", "online-dpo", "ppo", "a2c", "grpo", "rloo", "ppo --algorithm reinforce++"]
 
@@ -31,8 +31,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "weights": (folder / "model" / "model.safetensors").read_bytes(),
         "metrics": told(folder / "metrics.jsonl"),
         **{name: path.read_text() if path.exists() else None for name, path in written.items()},
-        "result": {name: value for name, value in result.items() if not name.startswith(("perf/", "critic/perf/"))}
-        | dict.fromkeys(("cost/seconds", "cost/peak_memory_bytes"), None),
+        "result": {name: value for name, value in result.items() if not name.startswith(UNTOLD)},
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,6 +143,16 @@ def check_tokens(gate: Gate, name: str, log_ratios: Tensor, *, cause: str) -> No
     distances = log_ratios.abs()
     gate.check(name, float(distances.mean()), expected=0.0, tolerance=gate.tolerances["mean"], cause=cause)
     gate.check(f"{name}_max", float(distances.max()), expected=0.0, tolerance=gate.tolerances["token"], cause=cause)
+
+
+def sampler_mismatch(learner: Learner, groups: Sequence[TokenGroup]) -> float:
+    """Largest distance in nats of a token's log-probability under the trainer from the sampler's, in the first groups
+    of a round. `groups` carry the sampler's as `old_logprobs`; the learner is as it was when they were sampled."""
+    some = list(groups)[:4]
+    read = learner.read(some, want={"logprobs"}).logprobs
+    assert read is not None
+    sampled = np.concatenate([array for group in some for array in group.token["old_logprobs"]])
+    return float((read - torch.from_numpy(sampled)).abs().max())
 
 
 def check_reward_batch_mates(

@@ -25,6 +25,7 @@ from assent.rewards.reward_model import check_reward_model, same_tokenizer
 from assent.rewards.steps import step_ends
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
+from assent.stages.clock import Clock
 from assent.stages.gate import (
     Gate,
     check_batch_mates,
@@ -32,6 +33,7 @@ from assent.stages.gate import (
     check_reward_batch_mates,
     check_tokens,
     precision_of,
+    sampler_mismatch,
 )
 from assent.stages.online_objectives import PolicyObjective, ValueObjective
 from assent.stages.references import check_reference, check_same_tokens
@@ -139,6 +141,7 @@ def run(
     controller.value = data.state.get("kl_coef", controller.value)
     params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
     for step in data.steps():
+        clock = Clock()
         indices = data.indices(step)
         sampler.load({}, learner.fingerprint_step)
         with data.runtime.autocast():  # in the arithmetic that the ratio is computed in
@@ -148,12 +151,15 @@ def run(
                 params=params,
                 seed=SeedKey(config.seed, "rollout", step),
             )
+        clock.lap("generate")
         prompts = [data.train_groups[i] for i in indices]
         scores = score_rollouts(reward, rollouts, prompts)
+        clock.lap("score")
         if step == 0:
             gate = Gate(log, precision=precision_of(config))
             check_reward_batch_mates(gate, reward, rollouts, prompts, dtype=config.dtype)
             _gate(config, gate, learner, rollouts=rollouts, reference=reference)
+            clock.lap("check")
         batch = build_round(
             config,
             rollouts,
@@ -165,14 +171,19 @@ def run(
             score_moments=data.state.get("score_moments", (0.0, 0.0, 0.0)),
             step_ends=None if scores.steps is None else _step_ends(rollouts, data.text),
         )
+        clock.lap("score")
+        mismatch = sampler_mismatch(learner, batch.groups)
+        clock.lap("check")
         policy_objective = PolicyObjective.of(config, kl_coef=controller.value)
         metrics = _train_round(config, step, batch, policy_objective, learner=learner, critic=critic)
+        clock.lap("train")
         learned = step >= getattr(config, "critic_warmup_steps", 0)  # before that, the policy stands still
         if learned and isinstance(controller, AdaptiveKLController):
             controller.update(batch.kl_nats, len(rollouts))
         data.state |= {"kl_coef": controller.value, "score_moments": batch.score_moments}
         log.samples(step + 1, _sample_rows(prompts, rollouts, scores))
-        found = {**batch.metrics, **scores.metrics(), **metrics}
+        found = {**batch.metrics, **scores.metrics(), **metrics, "rollout/logprob_mismatch": mismatch}
+        found |= clock.metrics(tokens=sum(len(rollout.ids) for rollout in rollouts))
         data.log_step(step, found, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     data.check_unchanged(reference)
     return data.finish()

@@ -21,7 +21,8 @@ from assent.rewards.base import Reward, Scores, score_rollouts
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import Gate, check_reward_batch_mates, check_tokens, precision_of
+from assent.stages.clock import Clock
+from assent.stages.gate import Gate, check_reward_batch_mates, check_tokens, precision_of, sampler_mismatch
 from assent.stages.preference import PreferenceObjective, check_start
 from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference, check_reference
 from assent.stages.result import StageResult
@@ -61,6 +62,7 @@ def run(
     data.resume()
     params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
     for step in data.steps():
+        clock = Clock()
         indices = data.indices(step)
         prompts = [data.train_groups[i] for i in indices]
         sampler.load({}, learner.fingerprint_step)
@@ -71,17 +73,25 @@ def run(
                 params=params,
                 seed=SeedKey(config.seed, "rollout", step),
             )
+        clock.lap("generate")
         scores = score_rollouts(reward, rollouts, prompts)
-        sampled = reference.read(to_groups(rollouts, config.num_completions))
+        groups = to_groups(rollouts, config.num_completions)
+        sampled = reference.read(groups)
         rows = [scores[i : i + config.num_completions] for i in range(0, len(scores), config.num_completions)]
         ranked = [ranking_of(config, group, row) for group, row in zip(sampled, rows, strict=True)]
         compared = [group for group in ranked if group is not None]
+        clock.lap("score")
+        mismatch = sampler_mismatch(learner, groups)
         log.preferences(step + 1, records(config, prompts, rollouts, scores, policy=learner.fingerprint()))
         if compared and learner.step == 0:
             _gate(config, learner, log, rollouts, prompts, compared, reward, objective, reference)
+        clock.lap("check")
         metrics = {**_of_round(rollouts, rows, sampled, num_compared=len(compared)), **scores.metrics()}
+        metrics["rollout/logprob_mismatch"] = mismatch
         for _ in range(config.updates_per_round if compared else 0):
             metrics |= learner.update(compared, objective)
+        clock.lap("train")
+        metrics |= clock.metrics(tokens=sum(len(rollout.ids) for rollout in rollouts))
         log.samples(step + 1, _shown(prompts[0], rollouts[: config.num_completions], scores))
         data.log_step(step, metrics, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     if learner.step == 0:

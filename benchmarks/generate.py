@@ -1,0 +1,152 @@
+"""Sampling: tokens per second against transformers' `generate`, run side by side, and the share of what the machine can.
+
+    python benchmarks/generate.py --model MODEL --data hh.jsonl
+
+Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of two settings (64 prompts with one
+completion; 16 prompts of 512 tokens with eight), each in a process of its own, and prints one JSON document: every run,
+and the medians of the ratios within each round. Rows never end early: both draw the same number of tokens.
+
+The bound: what the products with the weights take at the rate of a large matrix product, plus what one reading of the
+cached keys and values takes at the rate of a large copy, a prompt's once for all its completions. Both rates are
+measured in the process that samples, just before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+SETTINGS = {
+    "one_completion": {"prompts": 64, "completions": 1, "min-prompt": 0},
+    "shared_prompt": {"prompts": 16, "completions": 8, "min-prompt": 512},
+}
+
+
+def sample(args: argparse.Namespace) -> None:
+    """One run of Assent's sampler; prints one JSON line."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from assent.engine.rate import matmul_rate
+    from assent.rollouts.sampler import SamplingParams, SeedKey
+    from assent.rollouts.torch_sampler import TorchSampler
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device).eval()
+    with open(args.data, encoding="utf-8") as lines:
+        rows = [json.loads(line) for _, line in zip(range(args.prompts), lines, strict=False)]
+    prompts = [_prompt(tokenizer, row["prompt"], args) for row in rows]
+    sampler = TorchSampler(model, tokenizer, eos_ids=())
+    sampler.load({}, "benchmark")
+    flops, copy = matmul_rate(args.device, model.dtype), _copy_rate(args.device)
+    # The peer's clock also starts after loading; what is warmed here is the choice of a way to decode.
+    draw = {"num_completions": args.completions, "seed": SeedKey(0, "benchmark", 0)}
+    sampler.sample(prompts[:1], params=SamplingParams(max_new_tokens=2), **draw)
+    before, started = sampler.flops, time.perf_counter()
+    rollouts = sampler.sample(prompts, params=SamplingParams(max_new_tokens=args.new_tokens), **draw)
+    seconds = time.perf_counter() - started
+    bound = (sampler.flops - before) / flops + _cache_bytes(model, prompts, args) / copy
+    tokens = sum(len(rollout.ids) for rollout in rollouts)
+    found = {"tokens_per_s": tokens / seconds, "seconds": seconds, "tokens": tokens, "share_of_bound": bound / seconds}
+    print(json.dumps({**found, "tier": sampler.tier, "matmul_flops_per_s": flops, "copy_bytes_per_s": copy}))
+
+
+def _prompt(tokenizer: Any, messages: Any, args: argparse.Namespace) -> tuple[int, ...]:
+    """As in the peer's script: cut to the last tokens, or repeated up to the length asked for."""
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    if args.min_prompt:
+        ids = ids * (args.min_prompt // len(ids) + 1)
+    return tuple(ids[-max(args.max_prompt, args.min_prompt) :])
+
+
+def _cache_bytes(model: Any, prompts: list[tuple[int, ...]], args: argparse.Namespace) -> float:
+    """Read in all steps together: prompts once in each, own tokens up to the step."""
+    config = model.config
+    width = config.num_key_value_heads * (
+        getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads
+    )
+    token = 2 * width * config.num_hidden_layers * model.dtype.itemsize
+    steps = args.new_tokens - 1  # the first token is drawn from what the prompt's last gave
+    own = len(prompts) * args.completions * steps * (steps + 1) / 2
+    return token * (steps * sum(map(len, prompts)) + own)
+
+
+def _copy_rate(device: str) -> float:
+    """Bytes read and written per second by a large copy, the best of a few."""
+    import torch
+
+    source = torch.zeros(2**26, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        target.copy_(source)
+        target[0].item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * source.numel() * source.itemsize / best
+
+
+def run(command: list[str]) -> dict[str, Any]:
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False
+    )
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    sizes = [x for key, value in SETTINGS[name].items() for x in (f"--{key}", str(value))]
+    sizes += ["--new-tokens", str(args.new_tokens), "--model", args.model, "--data", args.data]
+    rounds = []
+    for number in range(args.repeats):
+        ours = run([sys.executable, __file__, "--sample", *sizes, "--device", args.device, "--dtype", args.dtype])
+        peer = run([args.peer_python, str(Path(args.scripts) / "hf_generate.py"), *sizes])
+        rounds.append({"assent": ours, "generate": peer, "ratio": ours["tokens_per_s"] / peer["tokens_per_s"]})
+        print(f"{name} round {number + 1}: {json.dumps(rounds[-1])}", file=sys.stderr)
+    medians = {
+        "speed_over_generate": statistics.median(row["ratio"] for row in rounds),
+        "tokens_per_s": statistics.median(row["assent"]["tokens_per_s"] for row in rounds),
+        "share_of_bound": statistics.median(row["assent"]["share_of_bound"] for row in rounds),
+    }
+    return {"medians": medians, "rounds": rounds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True, help="comparisons or prompts, JSONL with messages")
+    parser.add_argument("--peer-python", default=sys.executable, help="python of an environment with transformers")
+    parser.add_argument("--scripts", default="../shared/bench", help="folder with hf_generate.py")
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="of Assent's side; the peer's script runs on the CPU")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--sample", action="store_true", help="one run of Assent's side")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--completions", type=int, default=1)
+    parser.add_argument("--max-prompt", type=int, default=192)
+    parser.add_argument("--min-prompt", type=int, default=0)
+    args = parser.parse_args()
+    if args.sample:
+        return sample(args)
+    results = {name: compare(name, args) for name in args.settings}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    versions = {name: version(name) for name in ("torch", "transformers", "assent")}
+    print(
+        json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": machine, "versions": versions, **results}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    main()
