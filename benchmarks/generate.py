@@ -1,4 +1,4 @@
-"""Sampling: tokens per second against transformers' `generate`, run side by side, and the share of what the machine can.
+"""Sampling: tokens per second against transformers' `generate`, side by side, and the share of what the machine can.
 
     python benchmarks/generate.py --model MODEL --data hh.jsonl
 
