@@ -100,7 +100,8 @@ val/explained_variance | fraction | higher | 1 − Var(returns − values) / Var
 val/error | reward² | lower | squared error of the values before clipping, mean over tokens
 rollout/completion_length | tokens | none | mean length of the sampled completions
 rollout/completion_length_<statistic> | tokens | none | a statistic of the lengths of the sampled completions
-rollout/logprob_mismatch | nats | lower | log π of a token by the trainer against the sampler's, the largest difference
+rollout/logprob_mismatch | nats | lower | largest |log π trainer − log π sampler| of a token, first four prompts
+rollout/importance_mean | 1 | none | truncated importance weight π trainer / π sampler, mean over tokens
 rollout/eos_rate | fraction | none | sampled completions that ended by themselves
 rollout/not_compared | prompts | lower | prompts of the round whose completions gave no comparison: a tie, or all alike
 rollout/blank | completions | lower | completions of the round without a visible character

@@ -16,6 +16,7 @@ from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig
 from assent.errors import ConfigError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.new_model import new_model
+from assent.models.packing import pack
 from assent.rollouts.sampler import SamplingParams
 from assent.stages import online
 from assent.stages.gate import sampler_mismatch
@@ -232,6 +233,28 @@ def test_the_samplers_log_probabilities_are_held_to_the_trainers() -> None:
     """By hand: -1.5 against -1, -1 against -2, -0.5 against -0.5."""
     learner: Any = Fixed(logprobs=REFERENCE)
     assert sampler_mismatch(learner, to_groups(ROLLOUTS, 1)) == 1.0
+
+
+def test_truncated_importance_weights_by_hand() -> None:
+    """The trainer gives -0.5, -2, -1.5 where the sampler gave -1, -2, -0.5: weights e^0.5 cut at 1.5, 1, e^-1."""
+    config = PpoConfig(**GIVEN, importance_sampling_cap=1.5, mixed_precision="bf16")
+    batch = the_round(config, trainer=Fixed(logprobs=[-0.5, -2.0, -1.5]))
+    weights = [1.5, 1.0, math.exp(-1)]
+    assert field(batch, "importance") == pytest.approx(weights)
+    assert batch.metrics["rollout/importance_mean"] == pytest.approx(sum(weights) / 3)
+    assert field(batch, "old_logprobs") == [-0.5, -2.0, -1.5]
+    # k1 of the trainer's log-probabilities: (-0.5 + 1.5) + (-2 + 1) and -1.5 + 0.5
+    assert batch.metrics["objective/kl"] == pytest.approx(-0.5)
+    objective = PolicyObjective.of(config, kl_coef=0.0)
+    packed = pack(batch.groups, device="cpu")
+    terms, _ = objective(Outputs(logprobs=packed.token["old_logprobs"]), packed)  # ratio 1: minus the advantages
+    expected = -sum(w * a for w, a in zip(weights, field(batch, "advantages"), strict=True))
+    assert float(terms["policy_avg"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_importance_weights_are_refused_where_they_are_one() -> None:
+    with pytest.raises(ValueError, match="importance_sampling_cap has no effect"):
+        PpoConfig(**GIVEN, importance_sampling_cap=2.0)
 
 
 def test_each_round_tells_the_mismatch_and_where_its_time_went(tmp_path: Path) -> None:

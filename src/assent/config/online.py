@@ -57,6 +57,10 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
     """Factor of the entropy bonus (arXiv:1602.01783, section 4), mean over completion tokens."""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Taken off the score of a completion that did not end."""
+    importance_sampling_cap: Annotated[float, Field(ge=1)] | None = None
+    """For a sampler that computes differently from the trainer (another engine, bfloat16): ratios are taken to the
+    trainer's own log-probabilities, read again, and each token's loss counts min(pi_trainer / pi_sampler, this) times
+    (truncated importance sampling, Ionides 2008). None given: the sampler's log-probabilities are the old policy's."""
     shuffle: bool = True
     """A new order of prompts each pass; without it, the file's order."""
 
@@ -109,6 +113,16 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
         if process and self.triple.advantage == "group" and self.kl_penalty == "reward" and self.kl_coef:
             raise ValueError("grpo normalises the rewards of steps, where a KL penalty in the reward has no place: "
                              "choose kl_penalty k2, k3 or k3+")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _engines_differ(self) -> Self:
+        same = getattr(self, "sampler", "torch") == "torch" and self.dtype == "float32" and self.mixed_precision == "no"
+        if self.importance_sampling_cap is not None and same:
+            raise ValueError(
+                "importance_sampling_cap has no effect where the policy samples for itself in float32: its "
+                "log-probabilities are the trainer's. Leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -146,12 +146,11 @@ def check_tokens(gate: Gate, name: str, log_ratios: Tensor, *, cause: str) -> No
 
 
 def sampler_mismatch(learner: Learner, groups: Sequence[TokenGroup]) -> float:
-    """Largest distance in nats of a token's log-probability under the trainer from the sampler's, in the first groups
-    of a round. `groups` carry the sampler's as `old_logprobs`; the learner is as it was when they were sampled."""
-    some = list(groups)[:4]
-    read = learner.read(some, want={"logprobs"}).logprobs
+    """Largest distance in nats of a token's log-probability under the trainer from the sampler's, which `groups` carry
+    as `old_logprobs`. The learner is as it was when they were sampled."""
+    read = learner.read(groups, want={"logprobs"}).logprobs
     assert read is not None
-    sampled = np.concatenate([array for group in some for array in group.token["old_logprobs"]])
+    sampled = np.concatenate([array for group in groups for array in group.token["old_logprobs"]])
     return float((read - torch.from_numpy(sampled)).abs().max())
 
 

@@ -167,12 +167,14 @@ def run(
             reference=reference,
             critic=critic,
             potential=potential,
+            trainer=learner if config.importance_sampling_cap is not None else None,
             kl_coef=controller.value,
             score_moments=data.state.get("score_moments", (0.0, 0.0, 0.0)),
             step_ends=None if scores.steps is None else _step_ends(rollouts, data.text),
         )
         clock.lap("score")
-        mismatch = sampler_mismatch(learner, batch.groups)
+        few = to_groups(rollouts[: 4 * config.num_completions], config.num_completions)
+        mismatch = sampler_mismatch(learner, few)
         clock.lap("check")
         policy_objective = PolicyObjective.of(config, kl_coef=controller.value)
         metrics = _train_round(config, step, batch, policy_objective, learner=learner, critic=critic)

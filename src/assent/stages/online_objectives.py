@@ -73,6 +73,8 @@ class PolicyObjective:
         values, metrics = POLICY_OBJECTIVES[self.name](
             logprobs, old, batch.token["advantages"], everything, **self.options
         )
+        if "importance" in batch.token:  # of the policy term alone, as in TRL: the KL penalty is not the sampler's
+            values = values * batch.token["importance"]
         per_token = {"policy_avg": values}
         if "kl_avg" in self._terms:
             penalty = kl_loss(self.kl_penalty, logprobs, batch.token["reference_logprobs"], old)

@@ -34,7 +34,7 @@ from assent.types import Rollout
 @dataclass(frozen=True, slots=True)
 class Round:
     """`groups` carry, per token, what the objectives read: old_logprobs, advantages; for a critic old_values, returns;
-    reference_logprobs where the KL penalty stands in the loss."""
+    reference_logprobs where the KL penalty stands in the loss; importance where sampler and trainer differ."""
 
     groups: list[TokenGroup]
     metrics: dict[str, float]
@@ -68,12 +68,15 @@ def build_round(
     reference: Reader,
     critic: Learner | None,
     potential: Reader | None = None,
+    trainer: Reader | None = None,
     kl_coef: float,
     score_moments: Sequence[float] = (0.0, 0.0, 0.0),
     step_ends: Sequence[Sequence[int]] | None = None,
 ) -> Round:
     """Scores, KL, values and advantages of one round. `scores` are the reward's, one for each rollout, in order.
 
+    trainer         the policy that is trained, where what sampled computes differently: then its log-probabilities are
+                    the old policy's, and each token carries its truncated importance weight
     score_moments   count, sum and sum of squares of the scores of earlier rounds
     step_ends       of each rollout, the last tokens of the steps that `scores.steps` are of
     Every process builds the whole round, so what is averaged or whitened here is over all processes.
@@ -82,6 +85,13 @@ def build_round(
     old = torch.from_numpy(np.concatenate([array for group in groups for array in group.token["old_logprobs"]]))
     lengths = torch.tensor([len(rollout.ids) for rollout in rollouts])
     sequence = torch.repeat_interleave(torch.arange(len(rollouts)), lengths)
+    importance: dict[str, Tensor] = {}
+    if trainer is not None:
+        assert config.importance_sampling_cap is not None
+        read_again = trainer.read(groups, want={"logprobs"}).logprobs
+        assert read_again is not None
+        weights = torch.exp(read_again - old).clamp(max=config.importance_sampling_cap)
+        old, importance = read_again, {"old_logprobs": read_again, "importance": weights}
     under_reference = reference.read(groups, want={"logprobs"}).logprobs
     assert under_reference is not None
     ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
@@ -92,7 +102,7 @@ def build_round(
     # of the policy that sampled, from its own samples
     kl_rows = {name: as_rows(kl(name, old, under_reference), sequence, len(rollouts))[0] for name in KL_METRICS}
     _, mask = as_rows(old, sequence, len(rollouts))
-    fields: dict[str, Tensor] = {} if in_reward else {"reference_logprobs": under_reference}
+    fields = importance if in_reward else {**importance, "reference_logprobs": under_reference}
     steps, at_ends = _of_steps(scores, step_ends, mask)
     earned, moments = _earned(config, penalised, steps, mask, ended, score_moments)
     values = last_values = None
@@ -125,6 +135,8 @@ def build_round(
         fields["returns"] = returns[mask]
         error = (returns - values)[mask].var(correction=0)
         metrics["val/explained_variance"] = float(1 - error / returns[mask].var(correction=0).clamp(min=1e-8))
+    if "importance" in fields:
+        metrics["rollout/importance_mean"] = float(fields["importance"].mean())
     nats = metrics["objective/kl"]
     metrics |= {
         "objective/entropy": float(-old.sum() / len(rollouts)),
