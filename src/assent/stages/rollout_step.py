@@ -85,13 +85,8 @@ def build_round(
     old = torch.from_numpy(np.concatenate([array for group in groups for array in group.token["old_logprobs"]]))
     lengths = torch.tensor([len(rollout.ids) for rollout in rollouts])
     sequence = torch.repeat_interleave(torch.arange(len(rollouts)), lengths)
-    importance: dict[str, Tensor] = {}
-    if trainer is not None:
-        assert config.importance_sampling_cap is not None
-        read_again = trainer.read(groups, want={"logprobs"}).logprobs
-        assert read_again is not None
-        weights = torch.exp(read_again - old).clamp(max=config.importance_sampling_cap)
-        old, importance = read_again, {"old_logprobs": read_again, "importance": weights}
+    importance = {} if trainer is None else _importance(config, trainer, groups, old)
+    old = importance.get("old_logprobs", old)
     under_reference = reference.read(groups, want={"logprobs"}).logprobs
     assert under_reference is not None
     ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
@@ -131,12 +126,12 @@ def build_round(
     advantages, returns = ADVANTAGES[advantage](episodes, **config.options_of(PARTS[advantage]))
     fields["advantages"] = advantages[mask]
     metrics = _kl_metrics(kl_rows, config.num_completions) | _score_metrics(config, raw, ended, lengths)
+    if "importance" in importance:
+        metrics["rollout/importance_mean"] = float(importance["importance"].mean())
     if values is not None and returns is not None:
         fields["returns"] = returns[mask]
         error = (returns - values)[mask].var(correction=0)
         metrics["val/explained_variance"] = float(1 - error / returns[mask].var(correction=0).clamp(min=1e-8))
-    if "importance" in fields:
-        metrics["rollout/importance_mean"] = float(fields["importance"].mean())
     nats = metrics["objective/kl"]
     metrics |= {
         "objective/entropy": float(-old.sum() / len(rollouts)),
@@ -145,6 +140,16 @@ def build_round(
         "objective/kl_coef": kl_coef,
     }
     return Round(_with_token_fields(groups, fields, lengths), metrics, nats, moments)
+
+
+def _importance(
+    config: OnlineOptions, trainer: Reader, groups: Sequence[TokenGroup], sampled: Tensor
+) -> dict[str, Tensor]:
+    """The trainer's own log-probabilities (N,), and weights min(pi_trainer / pi_sampler, cap) (Ionides 2008)."""
+    read = trainer.read(groups, want={"logprobs"}).logprobs
+    assert read is not None
+    assert config.importance_sampling_cap is not None
+    return {"old_logprobs": read, "importance": (read - sampled).exp().clamp(max=config.importance_sampling_cap)}
 
 
 def _shaped(
