@@ -73,6 +73,19 @@ def test_the_completion_that_a_server_cannot_judge_is_named(of_bad: tuple[int, A
         reward_at(url).score(PROMPTS, ["fine", "well", "bad"])
 
 
+def test_who_is_at_fault_is_looked_for_without_more_patience() -> None:
+    """Twice for the three, then once for each up to the one that fails."""
+    asked: list[int] = []
+
+    def answer(path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        asked.append(len(body["completions"]))
+        return (500, "crash") if "bad" in body["completions"] else (200, {"scores": [1.0] * asked[-1]})
+
+    with server(answer) as url, pytest.raises(RunError, match="completion 'bad'"):
+        reward_at(url, retries=1).score(PROMPTS, ["fine", "bad", "well"])
+    assert asked == [3, 3, 1, 1]
+
+
 def test_a_busy_server_is_asked_again_and_one_that_nobody_runs_is_told() -> None:
     asked: list[int] = []
 

@@ -48,12 +48,12 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     assert config.baseline is not None
     assert config.output_dir is not None
     check_revision(config.revision, *config.policies.values())
+    tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)
+    _check_tokenizers(config, tokenizer)
     assert config.judge is not None
     check_reward(config.judge)
     if config.reward_model is not None:
         check_reward(config.reward_model, ensemble=config.reward_ensemble)
-    tokenizer = load_tokenizer(config.policies[config.baseline], revision=config.revision)
-    _check_tokenizers(config, tokenizer)
     data = load_groups(config.data)
     hashes = _hashes(config, data)
     with RunFolder.open(config.output_dir, config.model_dump(), command="eval", resume=True, hashes=hashes) as folder:
