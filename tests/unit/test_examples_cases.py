@@ -174,3 +174,19 @@ def test_33_gold_falls_where_the_proxy_rises(capsys: pytest.CaptureFixture[str])
     assert mean.end > one.end + 0.02
     assert all(one.end < one.stopped <= one.peak for one in found.values() if one.peak - one.end > 0.05)
     assert all(0.8 < r2 <= 1 for r2 in one.r2.values())
+
+
+def test_20_the_log_convicts_what_was_changed_and_clip_and_kl_stabilise_different_things(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found, out = answer("20", capsys)
+    for changed in ("clip", "KL", "learning rate", "advantage scale", "nothing"):
+        assert found[changed]["verdict"] == changed
+    both, clip, kl, neither = (found[arm] for arm in ("clip and KL", "clip alone", "KL alone", "neither"))
+    assert both["wrecked"] == 0
+    assert min(clip["wrecked"], kl["wrecked"], neither["wrecked"]) >= 3
+    assert max(both["step"], clip["step"]) < 0.5  # the clip bounds the step
+    assert min(kl["step"], neither["step"]) > 10
+    assert both["kl"] < 1  # and not the distance, which the penalty does
+    assert clip["kl"] > 4
+    assert "wrecked 0 of 5" in out

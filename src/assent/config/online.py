@@ -18,6 +18,9 @@ from assent.config.options import (
 )
 from assent.config.rewards import Rewards
 
+CRITIC_OF_ITS_OWN = frozenset({"critic", "critic_learning_rate", "critic_warmup_steps"})
+"""Options of a critic that has a trunk and an optimiser of its own."""
+
 
 class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, EnsembleOptions):
     """What every online command has: prompts, a reward, how completions are sampled, the pull to the reference."""
@@ -61,6 +64,11 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
     """For a sampler that computes differently from the trainer (another engine, bfloat16): ratios are taken to the
     trainer's own log-probabilities, read again, and each token's loss counts min(pi_trainer / pi_sampler, this) times
     (truncated importance sampling, Ionides 2008). None given: the sampler's log-probabilities are the old policy's."""
+    trunk: Literal["separate", "shared", "one"] = "separate"
+    """Models in memory. separate: each its own. shared: the critic is a value head on the policy's trunk. one: policy,
+    critic and reward model are adapters on one frozen base, which is the reference (Hydra, arXiv:2309.00754)."""
+    offload_frozen: bool = False
+    """Reward model and reference wait in the main memory while they are not read. Needs CUDA."""
     shuffle: bool = True
     """A new order of prompts each pass; without it, the file's order."""
 
@@ -70,7 +78,11 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
         return algorithm_declaration(getattr(self, "algorithm", self.command))
 
     def applies(self, name: str) -> bool:
-        """Whether the algorithm reads the option."""
+        """Whether the algorithm, with its models in memory as asked for, reads the option."""
+        if name == "vf_coef":
+            return self.trunk == "shared"
+        if self.trunk == "shared" and name in CRITIC_OF_ITS_OWN:
+            return False
         return name not in GOVERNED or name in self.triple.reads
 
     def options_of(self, part: Part) -> dict[str, Any]:
@@ -123,6 +135,29 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
                 "importance_sampling_cap has no effect where the policy samples for itself in float32: its "
                 "log-probabilities are the trainer's. Leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _models_fit_together(self) -> Self:
+        """What `trunk` and `offload_frozen` need, and what has no effect with them."""
+        if self.trunk == "shared":
+            if self.triple.value is None:
+                raise ValueError(f"trunk shared has no effect with algorithm {self.triple.name}, which has no critic")
+            if idle := sorted(self.model_fields_set & CRITIC_OF_ITS_OWN):
+                raise ValueError(f"{', '.join(idle)} has no effect with trunk shared: the critic is the policy's trunk")
+        elif "vf_coef" in self.model_fields_set:
+            raise ValueError("vf_coef has no effect on a critic with weights and an optimiser of its own: leave it out")
+        if self.trunk == "one":
+            if not self.lora_r:
+                raise ValueError("trunk one puts adapters on a frozen base: give lora_r")
+            if self.reference is not None:
+                raise ValueError("trunk one has its base for a reference: leave reference out")
+            if self.load_in_4bit:
+                raise ValueError("trunk one does not go with load_in_4bit: leave one of them out")
+        if self.offload_frozen and not self.device.startswith(("auto", "cuda")):
+            raise ValueError(f"offload_frozen has no effect on device {self.device}: leave it out")
+        if self.offload_frozen and self.trunk == "one":
+            raise ValueError("offload_frozen has no effect with trunk one: no frozen model has weights of its own")
         return self
 
     @model_validator(mode="after")
@@ -196,6 +231,8 @@ class CriticOptions(ScoreScaleOptions):
     """The critic's peak rate; default: the policy's."""
     critic_warmup_steps: NonNegative = 0
     """First rounds in which only the critic learns."""
+    vf_coef: Annotated[float, Field(gt=0)] = 0.1
+    """Factor of the value loss, with --trunk shared."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount per token."""
     bootstrap_truncated: bool = False

@@ -36,6 +36,7 @@ from assent.engine.whole_step import groups_not_finite, looks_at_the_step, propa
 from assent.engine.wrapping import full, wrap
 from assent.errors import ConfigError, NonFiniteError
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
+from assent.models.one_trunk import resident
 from assent.models.packing import pack
 from assent.runs.files import write_json
 
@@ -63,11 +64,16 @@ class Objective(Protocol):
 
 
 class Reference:
-    """A model that is read and never trained; it may be moved towards one that is."""
+    """A model that is read and never trained; it may be moved towards one that is.
 
-    def __init__(self, module: nn.Module, runtime: Runtime, micro_batch_tokens: int = 0) -> None:
-        self.module = module.to(runtime.device).requires_grad_(False).eval()
-        self.runtime = runtime
+    offloaded   between reads its weights are in the main memory
+    """
+
+    def __init__(
+        self, module: nn.Module, runtime: Runtime, micro_batch_tokens: int = 0, *, offloaded: bool = False
+    ) -> None:
+        self.module = module.to("cpu" if offloaded else runtime.device).requires_grad_(False).eval()
+        self.runtime, self.offloaded = runtime, offloaded
         self.budget = Budget.of(module, runtime, micro_batch_tokens)
         self.cost = cost_of(module)
         self.flops = 0.0
@@ -78,7 +84,8 @@ class Reference:
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
         """No gradient. In the order of `groups`, on the CPU in float32, the same on every process."""
         self.flops += self.cost.forward(groups)
-        return read_groups(self.module, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
+        with resident(self.module, self.runtime.device, offloaded=self.offloaded):
+            return read_groups(self.module, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights, 16 hex digits. All processes must call it."""

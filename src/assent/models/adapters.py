@@ -270,12 +270,20 @@ def check_base(folder: Path, base: Base, base_folder: Path, skeleton: nn.Module)
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """`model` with the adapter of `folder` added to its weights. Errors: ModelError."""
+    adapted: Any = attach_adapter(model, folder)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    apply_record(merged.config, folder)
+    return merged.requires_grad_(True).eval()
+
+
+def attach_adapter(model: PreTrainedModel, folder: Path, *, trained: bool = False) -> PreTrainedModel:
+    """`model` with the adapter of `folder` inside its layers. Errors: ModelError."""
     from peft import PeftModel, get_peft_model_state_dict
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing weights are an error, below
-            adapted = PeftModel.from_pretrained(model, str(folder))
+            adapted: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=trained)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"the adapter does not fit its base: {str(error).splitlines()[0]}", got=folder) from error
     missing = sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - shapes_of(folder).keys())
@@ -285,9 +293,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             got=f"{folder}: {', '.join(missing[:3])}",
             fix="check that adapter_config.json belongs to the weights beside it",
         )
-    merged: PreTrainedModel = adapted.merge_and_unload()
-    apply_record(merged.config, folder)
-    return merged.requires_grad_(True).eval()
+    return adapted.eval()
 
 
 def check_quantisation(device: torch.device) -> None:

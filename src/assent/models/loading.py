@@ -102,12 +102,16 @@ def load_scorer(
         model = _load(AutoModelForSequenceClassification, folder, may_miss=may_miss, **options)
     _check_head(model, folder)
     if not has_head:
-        head: Any = model.score
-        deviation = 1.0 / math.sqrt(head.weight.shape[1] + 1)
-        generator = torch.Generator().manual_seed(seed)
-        fresh = torch.randn(head.weight.shape, generator=generator, dtype=torch.float32) * deviation
-        head.weight.data.copy_(fresh)
+        draw_head(model, seed=seed)
     return _ready(model, folder, tokenizer, max_length)
+
+
+def draw_head(model: Any, *, seed: int) -> None:
+    """A fresh score head, as `load_scorer` says."""
+    weight = model.score.weight
+    generator = torch.Generator().manual_seed(seed)
+    deviation = 1.0 / math.sqrt(weight.shape[1] + 1)
+    weight.data.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float32) * deviation)
 
 
 def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:

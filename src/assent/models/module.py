@@ -26,17 +26,25 @@ _WANTS: dict[str, frozenset[str]] = {
     "policy": frozenset({"logprobs", "entropy"}),
     "scorer": frozenset({"scores", "values", "last_values"}),
 }
+_VALUES = frozenset({"values", "last_values"})
 
 
 class AlignmentModel(nn.Module):
     """A causal model ("policy") or a sequence classifier ("scorer") that reads packed batches.
 
     temperature   the logits are divided by it, as when sampling
+    value_head    of a policy: (d) -> (1) on its last hidden states, so that it gives values too
     tier          None: the best that passes the probe; a given one must pass it
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, kind: Kind, temperature: float = 1.0, tier: Tier | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        kind: Kind,
+        temperature: float = 1.0,
+        tier: Tier | None = None,
+        value_head: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -49,6 +57,12 @@ class AlignmentModel(nn.Module):
         self.is_short = probe.is_short
         self.logits = Logits.of(self.base.config, temperature=temperature)
         self.longest = longest_fixed_length(self.base.config)
+        self.value_head = value_head
+        if value_head is not None and not self.has_chunked_head:
+            raise ModelError(
+                f"{type(self.base).__name__} gives logits alone, and a value head needs its last hidden states",
+                fix="--trunk separate",
+            )
 
     @property
     def base(self) -> PreTrainedModel:
@@ -60,12 +74,14 @@ class AlignmentModel(nn.Module):
         return self.base.config
 
     def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
-        """`want` is a subset of {"logprobs", "entropy"} for a policy, {"scores", "values", "last_values"} for a scorer.
+        """`want` is a subset of {"logprobs", "entropy"} for a policy, {"scores", "values", "last_values"} for a scorer;
+        a policy with a value head gives "values" and "last_values" too.
 
         Results are float32 (float64 in a float64 model). Raises ModelError for a row longer than the rotary regime.
         """
-        if unknown := sorted(set(want) - _WANTS[self.kind]):
-            raise ValueError(f"a {self.kind} gives {sorted(_WANTS[self.kind])}, not {unknown}")
+        given = _WANTS[self.kind] | (frozenset() if self.value_head is None else _VALUES)
+        if unknown := sorted(set(want) - given):
+            raise ValueError(f"a {self.kind} gives {sorted(given)}, not {unknown}")
         self._check_length(batch)
         return self._read_policy(batch, want) if self.kind == "policy" else self._read_scorer(batch, want)
 
@@ -74,6 +90,12 @@ class AlignmentModel(nn.Module):
         only: Only | None = "completions" if self.is_short else None
         result = read(self.base, batch, tier=self.tier, logits=not self.has_chunked_head, only=only)
         states = result.states.index_select(0, result.read_at)
+        values: dict[str, Tensor] = {}
+        if self.value_head is not None:
+            places = {"values": states, "last_values": result.states.index_select(0, result.last_at)}
+            values = {name: self._value(places[name]) for name in want & _VALUES}
+            if want <= _VALUES:
+                return Outputs(**values)
         if self.has_chunked_head:
             head = self.base.get_output_embeddings()
             logprobs, entropy = log_probabilities(
@@ -84,7 +106,13 @@ class AlignmentModel(nn.Module):
             logp = wide.log_softmax(-1)
             logprobs = logp.gather(1, batch.targets[:, None])[:, 0]
             entropy = -(logp.exp() * logp).sum(-1) if "entropy" in want else None
-        return Outputs(logprobs=logprobs if "logprobs" in want else None, entropy=entropy)
+        return Outputs(logprobs=logprobs if "logprobs" in want else None, entropy=entropy, **values)
+
+    def _value(self, states: Tensor) -> Tensor:
+        """(M, d) -> (M,)"""
+        assert self.value_head is not None
+        values = self.value_head(states.to(self.value_head.weight.dtype))[:, 0]
+        return values.to(torch.promote_types(values.dtype, torch.float32))
 
     def _read_scorer(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
         only: Only = "completions" if "values" in want else "ends"

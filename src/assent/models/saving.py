@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,12 +38,13 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     *,
     state_dict: Mapping[str, Tensor] | None = None,
+    beside: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write a Hugging Face folder: safetensors, configs, tokenizer, chat template. Replaces what stood there.
 
     Of a model with an adapter, a PEFT folder: the adapter alone, and which base it is for.
     It is written to a sibling, synced and renamed, so a reader sees the old folder or the new one. `state_dict`: the
-    weights, where the model's own are sharded. Errors: StorageError.
+    weights, where the model's own are sharded. `beside` writes more into the folder. Errors: StorageError.
     """
     target = Path(folder)
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
@@ -59,6 +60,8 @@ def save_model(
             else:
                 model.save_pretrained(part, state_dict=None if state_dict is None else dict(state_dict))
             tokenizer.save_pretrained(part)
+        if beside is not None:
+            beside(part)
         for file in part.iterdir():
             _sync(file)
         _sync(part)

@@ -16,6 +16,7 @@ from assent.errors import DataError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.flops import Cost
 from assent.models.module import AlignmentModel
+from assent.models.one_trunk import resident
 from assent.models.packing import pack, split_by_budget
 from assent.models.templates import Template
 from assent.models.tokenizing import decode, tokenize_groups
@@ -124,6 +125,12 @@ class ModelReader:
         self.cost = Cost.of(module, shared=module.tier != "padded")
         self.flops = 0.0
         """Model FLOPs of what was read so far."""
+        self.offloaded = False
+
+    def offload(self) -> None:
+        """From now on the weights are in the main memory while they are not read."""
+        self.offloaded = True
+        self.module.to("cpu")
 
     @torch.no_grad()
     def read(self, tokens: Sequence[TokenGroup], name: str) -> list[Tensor]:
@@ -135,12 +142,13 @@ class ModelReader:
         self.flops += self.cost.score(shared) if name == "scores" else self.cost.forward(shared)
         found: list[Tensor] = [torch.empty(0)] * len(tokens)
         want = frozenset({"values", "last_values"} if name == "values" else {name})
-        for indices in split_by_budget(shared, max_tokens=self.micro_batch_tokens, shared=self.cost.shared):
-            outputs = self.module(pack([shared[i] for i in indices], device=self.device), want)
-            at = [place for i in indices for place in places[i]]
-            lengths = [tokens[place].completions[0].num_counted for place in at]
-            for place, piece in zip(at, _pieces(outputs, name, lengths), strict=True):
-                found[place] = piece.float().cpu()
+        with resident(self.module, self.device, offloaded=self.offloaded):
+            for indices in split_by_budget(shared, max_tokens=self.micro_batch_tokens, shared=self.cost.shared):
+                outputs = self.module(pack([shared[i] for i in indices], device=self.device), want)
+                at = [place for i in indices for place in places[i]]
+                lengths = [tokens[place].completions[0].num_counted for place in at]
+                for place, piece in zip(at, _pieces(outputs, name, lengths), strict=True):
+                    found[place] = piece.float().cpu()
         return found
 
 

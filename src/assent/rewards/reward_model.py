@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,7 @@ from assent.rewards.steps import checked_steps
 from assent.types import PromptGroup, Rollout, Text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class RewardModel:
@@ -33,6 +33,7 @@ class RewardModel:
     micro_batch_tokens  tokens per forward pass: memory and speed, not the result
     combination         of an ensemble's members; None: their mean
     process             a process model: each step has a score, read at its last token
+    load                gives the model of a folder, on the device; None: the folder's own weights
 
     `reads_ids` says which. Errors: ModelError before any weights are read; ConfigError for a combination that does not
     fit.
@@ -53,6 +54,7 @@ class RewardModel:
         template_options: Mapping[str, Any] | None = None,
         combination: Combination | None = None,
         process: bool = False,
+        load: Callable[[str], PreTrainedModel] | None = None,
     ) -> None:
         self.name, self.process = folder, process
         heads = check_reward_model(folder, revision=revision)
@@ -62,7 +64,7 @@ class RewardModel:
         self.tokenizer = load_tokenizer(folder, revision=revision)
         self.template: Template = resolve_template(self.tokenizer, **(template_options or {}))
         self.reads_ids = policy_tokenizer is not None and same_tokenizer(policy_tokenizer, self.tokenizer)
-        model = load_scorer(folder, dtype=dtype, revision=revision)
+        model = load(folder) if load is not None else load_scorer(folder, dtype=dtype, revision=revision)
         self.module = AlignmentModel(model.to(device), kind="scorer").eval()  # type: ignore[arg-type]
         self.heads = heads
         context = getattr(self.module.config, "max_position_embeddings", None)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import torch
 
 from assent.config.online import CriticOptions, OnlineOptions
-from assent.config.rewards import ModelSource
+from assent.config.rewards import ImplicitSource, ModelSource
 from assent.engine.learner import Learner
 from assent.engine.random import permutation
 from assent.engine.references import Reader
+from assent.engine.runtime import Runtime
 from assent.errors import ConfigError
 from assent.models.loading import load_config, load_tokenizer
+from assent.models.one_trunk import check_base_is_plain, check_is_on
 from assent.models.tokenizing import decode
 from assent.objectives.kl import AdaptiveKLController
 from assent.rewards.base import Reward, Scores, score_rollouts
@@ -35,7 +37,7 @@ from assent.stages.gate import (
     precision_of,
     sampler_mismatch,
 )
-from assent.stages.online_objectives import PolicyObjective, ValueObjective
+from assent.stages.online_objectives import PolicyObjective, SharedTrunkObjective, ValueObjective
 from assent.stages.references import check_reference, check_same_tokens
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round, to_groups
@@ -61,6 +63,7 @@ def train(
     if critic_start := getattr(config, "critic", None):
         check_same_tokens(critic_start, config, text, what="the critic")
     check_reward(config.reward, ensemble=config.reward_ensemble)
+    _check_memory(config)
     _check_rounds(config, len(text.train.tokens))
     inputs = {"reward": reward_hash(config.reward)}
     if potential := getattr(config, "potential", None):
@@ -91,6 +94,33 @@ def _check_rounds(config: OnlineOptions, num_prompts: int) -> None:
         )
 
 
+def _check_memory(config: OnlineOptions) -> None:
+    """What `--trunk one` and `--offload-frozen` ask of models and device, before anything is loaded."""
+    sources = [leaf for source in config.reward for leaf in source.leaves()]
+    frozen = {f"the reward {s.label}": s.reward for s in sources if isinstance(s, ModelSource | ImplicitSource)}
+    if potential := getattr(config, "potential", None):
+        frozen["the potential"] = potential
+    if config.trunk == "one":
+        check_base_is_plain(config.model, revision=config.revision)
+        if implicit := [source.reward for source in sources if isinstance(source, ImplicitSource)]:
+            raise ConfigError(
+                "with trunk one no model has weights of its own, and an implicit reward is two such models",
+                got=implicit[0],
+                fix="leave --trunk out",
+            )
+        critic = getattr(config, "critic", None)
+        for what, path in {**frozen, **({} if critic in (None, config.model) else {"the critic": critic})}.items():
+            check_is_on(path, config.model, what=what, revision=config.revision)
+    if config.offload_frozen:
+        if (device := Runtime(config.device).device).type != "cuda":
+            raise ConfigError("offload_frozen needs CUDA", got=f"device {device}", fix="leave it out")
+        if config.lora_r and config.reference is None and not frozen:
+            raise ConfigError(
+                "offload_frozen has no effect: the reference is the policy with its adapter off, the rewards no models",
+                fix="leave it out",
+            )
+
+
 def _check_potential(path: str, text: Prompts) -> None:
     """It is read at the policy's tokens, by one head."""
     heads = check_reward_model(path)
@@ -105,6 +135,8 @@ def _check_potential(path: str, text: Prompts) -> None:
 
 def _critic(config: OnlineOptions, session: Session) -> Learner:
     assert isinstance(config, CriticOptions)
+    if config.trunk == "shared":
+        return session.learner
     start = config.critic or _critic_start(config, session.text)
     return session.add_learner("critic", start, kind="scorer", learning_rate=config.critic_learning_rate)
 
@@ -176,8 +208,9 @@ def run(
         few = to_groups(rollouts[: 4 * config.num_completions], config.num_completions)
         mismatch = sampler_mismatch(learner, few)
         clock.lap("check")
-        policy_objective = PolicyObjective.of(config, kl_coef=controller.value)
-        metrics = _train_round(config, step, batch, policy_objective, learner=learner, critic=critic)
+        objective = _objective(config, kl_coef=controller.value)
+        own_critic = None if critic is learner else critic  # on a shared trunk it is trained with the policy
+        metrics = _train_round(config, step, batch, objective, learner=learner, critic=own_critic)
         clock.lap("train")
         learned = step >= getattr(config, "critic_warmup_steps", 0)  # before that, the policy stands still
         if learned and isinstance(controller, AdaptiveKLController):
@@ -202,11 +235,20 @@ def _controller(config: OnlineOptions) -> AdaptiveKLController | _FixedKL:
     return AdaptiveKLController(config.kl_coef, config.kl_target, config.kl_horizon or 1000.0)
 
 
+def _objective(config: OnlineOptions, *, kl_coef: float) -> PolicyObjective | SharedTrunkObjective:
+    """Of the learner `model`: the policy's, and the critic's with it where both are one trunk."""
+    policy = PolicyObjective.of(config, kl_coef=kl_coef)
+    if config.trunk != "shared":
+        return policy
+    assert isinstance(config, CriticOptions)
+    return SharedTrunkObjective(policy=policy, value=ValueObjective.of(config), vf_coef=config.vf_coef)
+
+
 def _train_round(
     config: OnlineOptions,
     step: int,
     batch: Round,
-    policy_objective: PolicyObjective,
+    policy_objective: PolicyObjective | SharedTrunkObjective,
     *,
     learner: Learner,
     critic: Learner | None,

@@ -94,6 +94,27 @@ class PolicyObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedTrunkObjective:
+    """The policy's loss and vf_coef times the value loss, of one trunk (arXiv:1707.06347, eq. 9)."""
+
+    policy: PolicyObjective
+    value: ValueObjective
+    vf_coef: float
+
+    @property
+    def want(self) -> frozenset[str]:
+        return self.policy.want | self.value.want
+
+    def counts(self, batch: GroupBatch) -> dict[str, float]:
+        return {**self.policy.counts(batch), **self.value.counts(batch)}
+
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
+        terms, metrics = self.policy(outputs, batch)
+        values, more = self.value(outputs, batch)
+        return {**terms, "value_avg": self.vf_coef * values["value_avg"]}, {**metrics, **more}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValueObjective:
     """The critic's loss, averaged over the mini-batch's completion tokens."""
 

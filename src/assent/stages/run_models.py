@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from assent.engine.learner import Reference
 from assent.engine.random import derived_seed
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError
@@ -20,36 +22,100 @@ from assent.models.adapters import (
     check_quantisation,
     content_of,
     describe,
+    is_adapted,
     is_adapter,
     quantisation,
 )
 from assent.models.folders import resolve_folder
-from assent.models.loading import DTYPES, fresh_tokens, load_policy, load_scorer
+from assent.models.loading import DTYPES, draw_head, fresh_tokens, load_policy, load_scorer
 from assent.models.module import AlignmentModel
+from assent.models.one_trunk import check_is_on, reward_adapter, save_value_head, sibling_scorer, value_head_of
 from assent.models.saving import save_model
 from assent.models.tiers import Kind
+from assent.rewards.base import Reward
+from assent.rewards.loading import Spec, load_reward, readers_of
+from assent.rewards.reading import ModelReader
 
 START = "start"
 """Folder of a run's merged start, where it continues from an adapter."""
 
 
-def load_module(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase) -> AlignmentModel:
-    """A policy or a scorer with the weights of its folder."""
+def load_module(
+    config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, *, trunk: AlignmentModel | None = None
+) -> AlignmentModel:
+    """A policy or a scorer with the weights of its folder; a scorer with those of `trunk`, where that is given."""
+    if trunk is not None and kind == "scorer":
+        scorer = load_beside(trunk, config, path, name="potential", trained=False)
+        return _module(scorer, config, kind)
     return _module(_load(config, path, kind, tokenizer), config, kind)
 
 
 def load_trained_module(
-    config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, *, name: str, runtime: Runtime, run: Path
+    config: Any,
+    path: str,
+    kind: Kind,
+    tokenizer: PreTrainedTokenizerBase,
+    runtime: Runtime,
+    run: Path,
+    *,
+    name: str,
+    trunk: AlignmentModel | None = None,
 ) -> tuple[AlignmentModel, list[str]]:
     """The same for a learner of this name, with an adapter where one is asked for; and lines that say what is trained.
 
     `run` is the run's folder.
     """
+    if trunk is not None:
+        scorer = load_beside(trunk, config, path, name=name, trained=True)
+        return _module(scorer, config, kind), [f"{name}: adapter and head on the policy's base"]
     model = _load(config, path, kind, tokenizer, quantised=_quantised(config, runtime, path))
     lines: list[str] = []
     if config.lora_r:
         model, lines = _with_adapter(model, config, name=name, path=path, tokenizer=tokenizer, run=run)
-    return _module(model, config, kind), lines
+    head = None
+    if kind == "policy" and getattr(config, "trunk", "separate") == "shared":
+        head = value_head_of(path, model, revision=config.revision)
+    return _module(model, config, kind, value_head=head), lines
+
+
+def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, trained: bool) -> PreTrainedModel:
+    """A scorer on the base of an adapted policy (`--trunk one`).
+
+    `path` is a reward model's adapter, or the policy's own start: then adapter and head are fresh. Errors: ConfigError
+    where it is neither.
+    """
+    model: Any = policy.hf
+    if path != config.model:
+        check_is_on(path, config.model, what=f"the {name}", revision=config.revision)
+        return reward_adapter(model, path, trained=trained)
+    scorer = sibling_scorer(model, num_labels=1)
+    draw_head(scorer, seed=config.seed)
+    return add_adapter(scorer, config, base=model.assent_base, seed=derived_seed(config.seed, f"adapter of {name}"))
+
+
+def frozen(config: Any, module: AlignmentModel, runtime: Runtime) -> Reference:
+    """A model that is read and not trained."""
+    offloaded = getattr(config, "offload_frozen", False)
+    return Reference(module, runtime, config.micro_batch_tokens, offloaded=offloaded)
+
+
+def load_rewards(
+    config: Any,
+    spec: Spec,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    runtime: Runtime,
+    trunk: AlignmentModel | None,
+) -> tuple[Reward, list[ModelReader]]:
+    """What scores, and the models that it holds in memory: on `trunk`, where that is given."""
+    options: dict[str, Any] = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
+    if trunk is not None:
+        options["load"] = partial(load_beside, trunk, config, name="reward model", trained=False)
+    reward = load_reward(spec, ensemble=getattr(config, "reward_ensemble", None), **options)
+    readers = readers_of(reward)
+    for reader in readers if getattr(config, "offload_frozen", False) else ():
+        reader.offload()
+    return reward, readers
 
 
 def _load(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, **more: Any) -> PreTrainedModel:
@@ -59,8 +125,8 @@ def _load(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase
     return load_scorer(path, num_labels=getattr(config, "num_heads", 1), seed=config.seed, **options)
 
 
-def _module(model: PreTrainedModel, config: Any, kind: Kind) -> AlignmentModel:
-    return AlignmentModel(model, kind=kind, temperature=getattr(config, "temperature", 1.0))
+def _module(model: PreTrainedModel, config: Any, kind: Kind, *, value_head: nn.Linear | None = None) -> AlignmentModel:
+    return AlignmentModel(model, kind=kind, temperature=getattr(config, "temperature", 1.0), value_head=value_head)
 
 
 def _quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | None:
@@ -109,6 +175,21 @@ def _with_adapter(
             f"{name}: the embeddings are trained and saved whole, for they have new tokens: {', '.join(fresh)}"
         )
     return adapted, lines
+
+
+def save_trained(
+    folder: str | Path,
+    module: AlignmentModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    state_dict: Mapping[str, Tensor] | None,
+) -> None:
+    """A run's model, with its value head and, of an adapter, the base that stood nowhere yet. `state_dict`: see
+    `save_model`."""
+    if is_adapted(module.hf):
+        save_start(module.hf, tokenizer, state_dict)
+    beside = partial(save_value_head, head=module.value_head)
+    save_model(folder, module.hf, tokenizer, state_dict=state_dict, beside=beside)
 
 
 def save_start(model: Any, tokenizer: PreTrainedTokenizerBase, state_dict: Mapping[str, Tensor] | None) -> None:

@@ -27,11 +27,11 @@ from assent.errors import GateError
 from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
 from assent.models.folders import content_hash
-from assent.models.loading import check_context, load_config, save_model
+from assent.models.loading import check_context, load_config
 from assent.models.module import AlignmentModel
 from assent.models.tiers import Kind
 from assent.rewards.base import Reward
-from assent.rewards.loading import Spec, load_reward, readers_of
+from assent.rewards.loading import Spec
 from assent.rewards.reading import ModelReader
 from assent.rewards.reward_model import tokenizer_hash
 from assent.rollouts.torch_sampler import TorchSampler
@@ -40,7 +40,7 @@ from assent.runs.log import Progress, RunLog
 from assent.runs.model_card import write_card
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
-from assent.stages.run_models import load_module, load_trained_module, save_start
+from assent.stages.run_models import frozen, load_module, load_rewards, load_trained_module, save_trained
 from assent.stages.scores import MainReward
 from assent.stages.text import Text
 from assent.stages.validation import Validation
@@ -90,8 +90,10 @@ class Session:
         """Model FLOPs of readers that are not in memory any more, or that read before the run was resumed."""
 
     @property
-    def _budget(self) -> int:
-        return int(self.config.micro_batch_tokens)
+    def _trunk(self) -> AlignmentModel | None:
+        """The policy, where what is loaded after it stands on its base."""
+        is_one = self.learners and getattr(self.config, "trunk", "separate") == "one"
+        return _module(self.learner) if is_one else None
 
     @property
     def learner(self) -> Learner:
@@ -108,14 +110,15 @@ class Session:
         config = (
             self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
+        trunk, places = self._trunk, (self.runtime, self.folder.path)
         module, lines = load_trained_module(
-            self.config, path, kind, self.text.tokenizer, name=name, runtime=self.runtime, run=self.folder.path
+            self.config, path, kind, self.text.tokenizer, *places, name=name, trunk=trunk
         )
         rounds = self.order.num_steps - (getattr(config, "critic_warmup_steps", 0) if name == "model" else 0)
         updates = rounds * math.prod(getattr(config, "passes", (1,)))
         learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
         self.learners[name] = learner
-        self.ledger.models_resident += 1
+        self.ledger.models_resident += trunk is None
         self._note_start(name, learner.fingerprint())
         for line in [f"{name}: {path}, attention {module.tier} ({module.tier_reason})", *lines]:
             self.log.note(line)
@@ -132,21 +135,21 @@ class Session:
             start = AdapterOff(self.learner)
             self._note_start(name, start.fingerprint())
             return start
-        module = load_module(self.config, path or self.config.model, kind, self.text.tokenizer)
-        reference = Reference(module, self.runtime, self._budget)
+        trunk = self._trunk
+        module = load_module(self.config, path or self.config.model, kind, self.text.tokenizer, trunk=trunk)
+        reference = frozen(self.config, module, self.runtime)
         self._readers.append(reference)
-        self.ledger.models_resident += 1
+        self.ledger.models_resident += trunk is None
         self._note_start(name, reference.fingerprint())
         return reference
 
     def reward(self, spec: Spec) -> Reward:
         """What scores, in the main process; elsewhere what tells its scores."""
-        options = {"device": self.runtime.device, "dtype": self.config.dtype, "policy_tokenizer": self.text.tokenizer}
+        trunk = self._trunk
 
         def load() -> Reward:
-            reward = load_reward(spec, ensemble=getattr(self.config, "reward_ensemble", None), **options)
-            models = readers_of(reward)
-            self.ledger.models_resident += len(models)
+            reward, models = load_rewards(self.config, spec, self.text.tokenizer, runtime=self.runtime, trunk=trunk)
+            self.ledger.models_resident += len(models) * (trunk is None)
             self._readers += models
             return reward
 
@@ -189,7 +192,7 @@ class Session:
         reader: Reader
         if path is not None:
             module = load_module(self.config, path, "policy", self.text.tokenizer)
-            reader = Reference(module, self.runtime, self._budget)
+            reader = frozen(self.config, module, self.runtime)
         else:
             reader = AdapterOff(self.learner) if is_adapted(self.learner.module) else self.learner
         self.ledger.models_resident += path is not None
@@ -333,12 +336,10 @@ class Session:
 
     def _save_model(self) -> None:
         """The model's folder, by the main process; sharded weights are gathered first, by all."""
-        model = _module(self.learner).hf
-        whole = gathered(model) if self.runtime.is_sharded else None
+        module = _module(self.learner)
+        whole = gathered(module.hf) if self.runtime.is_sharded else None
         if self.runtime.is_main:
-            if is_adapted(model):
-                save_start(model, self.text.tokenizer, whole)
-            save_model(self.folder.model_path, model, self.text.tokenizer, state_dict=whole)
+            save_trained(self.folder.model_path, module, self.text.tokenizer, state_dict=whole)
         self.runtime.barrier()
 
     def _note_start(self, name: str, fingerprint: str) -> None:

@@ -1,0 +1,136 @@
+"""Several models in the memory of one (Hydra: Santacroce et al., arXiv:2309.00754, §3): a frozen base whose weights all
+share, and for each its own adapter and head.
+
+Every model has its own modules around the base's parameters, so each is read, trained and saved as if it were alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from assent.errors import ConfigError, ModelError
+from assent.models import adapters
+from assent.models.folders import resolve_folder
+from assent.models.saving import quiet
+from assent.models.trunk import trunk_of
+
+VALUE_HEAD = "value_head.safetensors"
+
+
+def check_is_on(path: str, base: str, *, what: str, revision: str | None = None) -> None:
+    """Errors: ConfigError unless `path` is a reward model's adapter on the model of folder `base`."""
+    folder, base_folder = resolve_folder(path, revision=revision), resolve_folder(base, revision=revision)
+    train = f"assent reward --model {base} --lora-r 16 …"
+    if not adapters.is_adapter(folder) or not adapters.is_scorer_adapter(folder):
+        raise ConfigError(
+            f"with trunk one {what} is an adapter on the policy's base",
+            got=f"{path}: a model with weights of its own",
+            fix=f"{train} trains one; or leave --trunk out",
+        )
+    named = adapters.base_of(folder)
+    if named.content:
+        same = named.content == adapters.content_of(base_folder)
+    else:
+        same = resolve_folder(named.path, revision=named.revision).resolve() == base_folder.resolve()
+    if not same:
+        raise ConfigError(
+            f"{what} is an adapter on another base than the policy's",
+            got=f"{path}: on {named.path}",
+            expected=base,
+            fix=f"{train} trains one on it",
+        )
+
+
+def check_base_is_plain(path: str, *, revision: str | None = None) -> None:
+    """Errors: ConfigError where the policy's start is an adapter, whose merged weights stand in no folder."""
+    if adapters.is_adapter(resolve_folder(path, revision=revision)):
+        raise ConfigError(
+            "with trunk one the policy's start is the base of all adapters, and this start is an adapter itself",
+            got=path,
+            fix=f"assent merge {path} --output-dir FOLDER, and train the reward model on that",
+        )
+
+
+def sibling_scorer(policy: PreTrainedModel, *, num_labels: int) -> PreTrainedModel:
+    """A sequence classifier on the base of an adapted policy. It shares the base's parameters; its head is zero.
+
+    Errors: ModelError where the architecture has no classifier over the same trunk.
+    """
+    if any(".modules_to_save." in name for name, _ in policy.named_parameters()):
+        raise ModelError(
+            "with trunk one the base is frozen, and this policy's new tokens need trained embeddings",
+            fix="train with the new tokens first (assent sft), merge, and start from that; or leave --trunk out",
+        )
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in policy.parameters()}
+    base: PreTrainedModel = copy.deepcopy(policy, shared).unload()  # type: ignore[operator]
+    trunk: Any = trunk_of(base)
+    with quiet(), torch.device("meta"):
+        scorer: Any = AutoModelForSequenceClassification.from_config(base.config)
+    head = getattr(scorer, "score", None)
+    if type(trunk_of(scorer)) is not type(trunk) or not isinstance(head, nn.Linear):
+        raise ModelError(
+            "this kind of model has no classifier over the policy's own trunk",
+            got=f"{type(scorer).__name__} beside {type(base).__name__}",
+            fix="--trunk separate",
+        )
+    setattr(scorer, scorer.base_model_prefix, trunk)
+    scorer.config = trunk.config
+    scorer.config.num_labels = scorer.num_labels = num_labels
+    scorer.score = nn.Linear(
+        head.in_features, num_labels, bias=head.bias is not None, dtype=base.dtype, device=base.device
+    )
+    for parameter in scorer.score.parameters():
+        nn.init.zeros_(parameter)
+    classifier: PreTrainedModel = scorer.eval()
+    return classifier
+
+
+def reward_adapter(policy: PreTrainedModel, path: str, *, trained: bool = False) -> PreTrainedModel:
+    """The reward model whose adapter stands in the folder, on the policy's base. Errors: ModelError."""
+    folder = resolve_folder(path)
+    scorer = sibling_scorer(policy, num_labels=adapters.num_labels_of(folder))
+    adapted = adapters.attach_adapter(scorer, folder, trained=trained)
+    adapters.apply_record(scorer.config, folder)
+    return adapted
+
+
+def value_head_of(path: str, model: PreTrainedModel, *, revision: str | None = None) -> nn.Linear:
+    """The value head that stands beside a policy of a shared trunk; zero where there is none. Errors: ModelError."""
+    head = nn.Linear(int(model.config.get_text_config().hidden_size), 1)
+    file = resolve_folder(path, revision=revision) / VALUE_HEAD
+    stored = load_file(file) if file.is_file() else {n: torch.zeros_like(p) for n, p in head.named_parameters()}
+    try:
+        head.load_state_dict(stored)
+    except RuntimeError as error:
+        raise ModelError("the value head is not this model's", got=f"{file}: {str(error).splitlines()[-1]}") from error
+    return head
+
+
+def save_value_head(folder: Path, head: nn.Linear | None) -> None:
+    """Into a model's folder that is being written; nothing where there is none."""
+    if head is None:
+        return
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, folder / VALUE_HEAD
+    )
+
+
+@contextmanager
+def resident(module: nn.Module, device: torch.device | str, *, offloaded: bool) -> Iterator[None]:
+    """Inside the block a module that is `offloaded` between reads is on its device; others always are."""
+    if offloaded:
+        module.to(device)
+    try:
+        yield
+    finally:
+        if offloaded:
+            module.to("cpu")
