@@ -110,10 +110,8 @@ class Session:
         config = (
             self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
-        trunk, places = self._trunk, (self.runtime, self.folder.path)
-        module, lines = load_trained_module(
-            self.config, path, kind, self.text.tokenizer, *places, name=name, trunk=trunk
-        )
+        trunk, at = self._trunk, (self.runtime, self.folder.path)
+        module, lines = load_trained_module(self.config, path, kind, self.text.tokenizer, *at, name=name, trunk=trunk)
         rounds = self.order.num_steps - (getattr(config, "critic_warmup_steps", 0) if name == "model" else 0)
         updates = rounds * math.prod(getattr(config, "passes", (1,)))
         learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
