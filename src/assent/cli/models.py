@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel
 
 from assent.cli.flags import command
@@ -39,7 +42,14 @@ def sample(config: SampleConfig) -> Outcome:
 
 @command(BestOfNConfig)
 def best_of_n(config: BestOfNConfig) -> Outcome:
-    return _complete("best-of-n", config)
+    """Exit status 1: no n reaches the gain asked for."""
+    outcome = _complete("best-of-n", config)
+    curve = outcome.document.get("curve", [])
+    lines = [_point(point) for point in curve if _is_shown(point["n"], len(curve), outcome.document["n"])]
+    head = [f"  {'n':>4}  {'score':<24}{'gain':<24}KL, nats"] if lines else []
+    failed = outcome.document.get("gain_reached") is False
+    said = [f"the gain of {config.gain:g} is not reached: raise --n"] if failed else []
+    return Outcome(outcome.document, "\n".join([outcome.text, *head, *lines, *said]), exit_status=int(failed))
 
 
 @command(EvalConfig)
@@ -60,3 +70,21 @@ def _complete(name: str, config: BaseModel) -> Outcome:
     result = run_step(name, config)
     text = "\n".join([f"{name} -> {result['completions']}", *figures(result["metrics"])])
     return Outcome({"command": name, **result}, text)
+
+
+def _is_shown(n: int, last: int, chosen: int) -> bool:
+    """Powers of two, the last and the one that was taken."""
+    return n & (n - 1) == 0 or n in (last, chosen)
+
+
+def _point(point: Mapping[str, Any]) -> str:
+    """One line of the curve: means with 95% intervals."""
+    kl = point["kl_nats"]
+    distance = f"≤{point['kl_nats_upper_bound']:.2f}" if kl is None else _interval(kl)
+    return f"  {point['n']:>4}  {_interval(point['score']):<24}{_interval(point['gain']):<24}{distance}"
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    if estimate["low"] is None:
+        return f"{estimate['value']:.2f} (too few)"
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,36 +11,53 @@ from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOp
 from assent.config.rewards import OutcomeRewards
 
 
-class CompletionOptions(DeviceOptions, PromptOptions):
-    """A policy, prompts, and how to sample from the one at the other."""
+class CompletionOptions(DeviceOptions, PromptOptions, EnsembleOptions):
+    """How to sample from a policy at prompts."""
 
     output_dir: str
     """Folder to write completions.jsonl to."""
-    model: str
-    """Policy to sample from: a folder or a hub name."""
-    data: str
-    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
     num_prompts: NonNegative = 0
     """The first so many prompts of the data; 0: all."""
     max_new_tokens: Positive = 256
     """Longest completion, in tokens."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of sampling."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the smallest set of tokens that has this probability."""
     top_k: NonNegative = 0
     """Sample from so many of the likeliest tokens; 0: from all."""
+    reference: str | None = None
+    """Model that the policy was trained from, to mix with it: a folder or a hub name. Needs --realignment."""
+    realignment: Annotated[float, Field(ge=0)] | None = None
+    """Decoding-time realignment (arXiv:2402.02992): sample by (1 - this) reference + this policy logits, about what
+    training with a beta or KL coefficient divided by this would have given. 1: the policy; 0: the reference."""
     seed: NonNegative = 0
     """Each completion is a function of it, of the prompt's number and of its own."""
+
+    @model_validator(mode="after")
+    def _realignment_is_whole(self) -> Self:
+        if (self.reference is None) != (self.realignment is None):
+            raise ValueError("reference and realignment have no effect without each other: give both, or neither")
+        return self
 
 
 class SampleConfig(CompletionOptions):
     """Completions of a policy, as JSONL that every other command reads (prompt, completion)."""
 
+    model: str
+    """Policy to sample from: a folder or a hub name."""
+    data: str
+    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
     num_completions: Positive = 1
     """Completions of each prompt."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of sampling."""
     greedy: bool = False
     """Always the likeliest token."""
+    keep: Literal["all", "best"] = "all"
+    """best: of each prompt's completions the one that --reward scores highest, as data for sft (RAFT,
+    arXiv:2304.06767)."""
+    reward: OutcomeRewards | None = None
+    """What chooses with --keep best: a reward-model folder, module:function, a rule, an address; or several, with
+    weights (docs/rewards.md)."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
@@ -49,16 +66,60 @@ class SampleConfig(CompletionOptions):
             idle |= {"num_completions"} if self.num_completions > 1 else set()
             if idle:
                 raise ValueError(f"{', '.join(sorted(idle))} has no effect with greedy: leave one of them out")
+        if self.keep == "best" and (self.reward is None or self.num_completions < 2):
+            raise ValueError("keep best needs reward, which chooses, and num_completions of at least 2 to choose from")
+        for name in ("reward", "reward_ensemble"):
+            if self.keep == "all" and getattr(self, name) is not None:
+                raise ValueError(f"{name} has no effect with keep all: leave it out, or give --keep best")
         return self
 
 
-class BestOfNConfig(CompletionOptions, EnsembleOptions):
-    """Samples N completions of each prompt and keeps the one that the reward scores highest (arXiv:2009.01325)."""
+CHOICE = frozenset({"output_dir", "samples", "reward", "reward_ensemble", "n", "gain", "soft_temperature"})
+"""Options of best-of-n that are about choosing, not about sampling."""
 
-    reward: OutcomeRewards
+
+class BestOfNConfig(CompletionOptions):
+    """Of N completions of each prompt keeps the one that the reward scores highest (arXiv:2009.01325)."""
+
+    model: str | None = None
+    """Policy to sample from: a folder or a hub name."""
+    data: str | None = None
+    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
+    samples: str | None = None
+    """In the place of --model and --data: completions that are there already, as sample and best-of-n write them."""
+    reward: OutcomeRewards | None = None
     """What chooses: a reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE; or several,
-    with weights (docs/rewards.md)."""
-    n: Annotated[int, Field(ge=2)] = 16
-    """Completions of each prompt among which the best is kept."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of sampling."""
+    with weights (docs/rewards.md). With --samples none given: the scores in the file."""
+    n: Annotated[int, Field(ge=2)] | None = None
+    """Completions of each prompt among which the best is kept; none given: 16, with --samples as many as there are."""
+    gain: Annotated[float, Field(gt=0)] | None = None
+    """Keep the best of as few as raise the mean score by this over a single completion; --n is then the most."""
+    soft_temperature: Annotated[float, Field(gt=0)] | None = None
+    """Soft best-of-N (arXiv:2505.03156): keep one with probability in proportion to exp(score / this)."""
+    block_size: Positive | None = None
+    """Reward-guided decoding (arXiv:2310.17022): choose among n continuations after every so many tokens. The reward
+    must make sense of unfinished text."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if self.samples is None:
+            if lacking := [name for name in ("model", "data", "reward") if getattr(self, name) is None]:
+                raise ValueError(f"{', '.join(lacking)} missing: give a policy, prompts and a reward, or samples")
+        else:
+            used = set(CHOICE)
+            used |= {"seed"} if self.soft_temperature is not None else set()
+            used |= {"device", "dtype"} if self.reward is not None else set()
+            if idle := sorted(self.model_fields_set - used):
+                raise ValueError(f"{', '.join(idle)} has no effect with samples: nothing is sampled or read by a model")
+            if self.reward is None and self.reward_ensemble is not None:
+                raise ValueError("reward_ensemble has no effect without reward")
+        if self.block_size is not None and self.gain is not None:
+            raise ValueError("gain has no effect with block_size: what other n would have given is not known")
+        if self.block_size is not None and self.block_size >= self.max_new_tokens:
+            raise ValueError("block_size has no effect unless it is below max_new_tokens: a block would be everything")
+        return self
+
+    @property
+    def most(self) -> int:
+        """Completions sampled of each prompt (of each block)."""
+        return self.n or 16

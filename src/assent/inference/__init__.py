@@ -1,1 +1,1 @@
-"""Alignment at inference time: best-of-N and its exact KL."""
+"""Alignment at inference time: best-of-N with its KL, soft and by blocks; policy and reference mixed at decoding."""

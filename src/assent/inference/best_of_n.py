@@ -13,6 +13,8 @@ import numpy as np
 
 from assent.types import Rollout
 
+Numbers = Sequence[float] | np.ndarray
+
 
 @dataclass(frozen=True, slots=True)
 class BestOfN:
@@ -39,7 +41,7 @@ def best_index(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=scores.__getitem__)
 
 
-def expected_best_of_n(scores: Sequence[float], *, values: Sequence[float] | None = None) -> np.ndarray:
+def expected_best_of_n(scores: Numbers, *, values: Numbers | None = None) -> np.ndarray:
     """(M,): for N = 1 … M, the unbiased estimate from M samples of the expected `values` of the best-scored of N.
 
     scores (M,) choose; values (M,) are what is measured (a gold reward), the scores themselves where none are given.
@@ -53,18 +55,18 @@ def expected_best_of_n(scores: Sequence[float], *, values: Sequence[float] | Non
     _, tied = np.unique(score, return_inverse=True)
     shared = np.bincount(tied, weights=value) / np.bincount(tied)
     ascending = shared[np.sort(tied)]
-    M = score.size
-    rank = np.arange(M, 0, -1)  # from the best down
-    curve = np.empty(M)
-    for N in range(1, M + 1):
-        # C(i-1, N-1) / C(M, N) is N / M at i = M, and falls by (i - N) / (i - 1) from rank i to rank i - 1
-        steps = np.maximum(rank[:-1] - N, 0) / np.maximum(rank[:-1] - 1, 1)
-        weights = N / M * np.cumprod(np.concatenate([[1.0], steps]))
-        curve[N - 1] = weights @ ascending[::-1]
-    return curve
+    return np.array([chances_of_best(score.size, N) @ ascending for N in range(1, score.size + 1)])
 
 
-def best_of_n_distribution(probabilities: Sequence[float], scores: Sequence[float], n: int) -> np.ndarray:
+def chances_of_best(m: int, n: int) -> np.ndarray:
+    """(M,) by rank, ascending: the chance that the best of a random subset of n of m samples has this rank."""
+    rank = np.arange(m, 0, -1)  # from the best down
+    # C(i-1, n-1) / C(m, n) is n / m at i = m, and falls by (i - n) / (i - 1) from rank i to rank i - 1
+    steps = np.maximum(rank[:-1] - n, 0) / np.maximum(rank[:-1] - 1, 1)
+    return (n / m * np.cumprod(np.concatenate([[1.0], steps])))[::-1]
+
+
+def best_of_n_distribution(probabilities: Numbers, scores: Numbers, n: int) -> np.ndarray:
     """(Y,) float64: the exact distribution of best-of-n over Y outcomes of known probability and score.
 
     With F(y) the mass of scores below y's and m(y) of scores equal to it, the best falls among y's equals with
@@ -75,7 +77,7 @@ def best_of_n_distribution(probabilities: Sequence[float], scores: Sequence[floa
     return p * share[classes]
 
 
-def best_of_n_kl(probabilities: Sequence[float], scores: Sequence[float], n: int) -> float:
+def best_of_n_kl(probabilities: Numbers, scores: Numbers, n: int) -> float:
     """Exact KL(best-of-n || policy) in nats, by enumeration: the sum over classes of equal score of Q log(Q / m)."""
     _, _, chosen, mass = _classes(probabilities, scores, n)
     some = chosen > 0
@@ -93,9 +95,7 @@ def best_of_n_kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def _classes(
-    probabilities: Sequence[float], scores: Sequence[float], n: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _classes(probabilities: Numbers, scores: Numbers, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities (Y,), the class of equal score of each (Y,), and by class, ascending: P(best is there), mass."""
     p, score = np.asarray(probabilities, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if n < 1 or p.ndim != 1 or p.size == 0 or p.shape != score.shape:

@@ -1,7 +1,8 @@
-"""`sample` and `best-of-n`: completions of a policy, written as files that every other command reads.
+"""`sample`: completions of a policy, written as a file that every other command reads.
 
-completions.jsonl   prompt, completion and how it ended; of best-of-n the best, with its score
-candidates.jsonl    best-of-n: prompt, all N completions and their scores
+completions.jsonl   prompt, completion and how it ended; with --keep best the best of each prompt, with its `reward`
+
+A completion without a visible character is no text that such a file may hold: it is left out, counted and noted.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from assent.config.completions import BestOfNConfig, CompletionOptions, SampleConfig
+from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.data.loading import load_groups
 from assent.data.rows_write import as_prompt_is, context
 from assent.engine.ledger import Ledger
 from assent.engine.runtime import Runtime
-from assent.errors import DataError
-from assent.inference.best_of_n import best_of_each, best_of_n_kl_bound, expected_best_of_n
+from assent.errors import DataError, ModelError, RunError
+from assent.inference.best_of_n import best_index
+from assent.inference.mixing import MixedSampler
 from assent.models.folders import check_revision, content_hash
 from assent.models.loading import check_context, load_config, load_policy, load_tokenizer
 from assent.models.templates import resolve_template
@@ -27,6 +29,7 @@ from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import Reward, Scores, joined, score_rollouts
 from assent.rewards.loading import Spec, check_reward, load_reward, readers_of, reward_hash
 from assent.rewards.reading import ModelReader
+from assent.rewards.reward_model import same_ids
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import to_json
@@ -35,6 +38,7 @@ from assent.runs.log import Progress, RunLog
 from assent.stages.selecting import to_prompts
 from assent.types import PromptGroup, Rollout
 
+Row = dict[str, Any]
 CHUNK_PROMPTS = 64
 """Prompts between two movements of the progress bar; what is sampled does not depend on it."""
 
@@ -56,54 +60,52 @@ def sample(config: SampleConfig, *, progress: Progress | None = None) -> dict[st
         top_k=config.top_k,
         greedy=config.greedy,
     )
-    job = _Job(config)
-    with job.open("sample", progress) as folder:
-        if folder.result is not None:
-            return folder.result
-        rollouts = job.sample(params, config.num_completions, RunLog(folder, progress=progress))
-        rows = [_row(job.prompts.groups[r.prompt_index], r) for r in rollouts]
-        return job.finish(folder, {"completions": rows}, _described(rollouts))
-
-
-def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Outputs: `completions` and `candidates` (files), `output_dir`, `metrics`, `expected_score` for N = 1 … n."""
-    params = SamplingParams(
-        max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k
-    )
-    check_reward(config.reward, ensemble=config.reward_ensemble)
-    job = _Job(config)
-    reward = job.reward(config.reward, ensemble=config.reward_ensemble)
-    with job.open("best-of-n", progress, {"reward": reward_hash(config.reward)}) as folder:
+    if config.reward is not None:
+        check_reward(config.reward, ensemble=config.reward_ensemble)
+    job = Job(config)
+    reward = None if config.reward is None else job.reward(config.reward, ensemble=config.reward_ensemble)
+    inputs = {} if config.reward is None else {"reward": reward_hash(config.reward)}
+    with job.open("sample", progress, inputs) as folder:
         if folder.result is not None:
             return folder.result
         log = RunLog(folder, progress=progress)
-        rollouts = job.sample(params, config.n, log)
+        rollouts = job.sample(params, config.num_completions, log)
+        rows = [row_of(job.prompts.groups[r.prompt_index], r) for r in rollouts]
+        if reward is None:
+            return job.finish(folder, {"completions": visible(rows, log)}, {**described(rows), **blank(rows)})
         scores = job.score(reward, rollouts, log)
-        chosen = best_of_each(rollouts, scores, n=config.n)
-        groups = [job.prompts.groups[one.best.prompt_index] for one in chosen]
-        rows = [{**_row(group, one.best), "score": one.score} for group, one in zip(groups, chosen, strict=True)]
-        parts = [
-            {name: each[i : i + config.n] for name, each in scores.parts.items()}
-            for i in range(0, len(scores), config.n)
-        ]
-        candidates = [
-            _candidates(g, one.rollouts, one.scores, part) for g, one, part in zip(groups, chosen, parts, strict=True)
-        ]
-        described = _described([one.best for one in chosen])
-        metrics = {**described, **scores.metrics(), "mean_reward": float(np.mean([one.score for one in chosen]))}
-        extra = {
-            "expected_score": np.mean([expected_best_of_n(one.scores) for one in chosen], axis=0).tolist(),
-            "kl_nats_upper_bound": best_of_n_kl_bound(config.n),
-        }
-        return job.finish(folder, {"completions": rows, "candidates": candidates}, metrics, **extra)
+        kept, metrics = _best(rows, scores, config.num_completions, log)
+        return job.finish(folder, {"completions": kept}, {**scores.metrics(), **metrics, **blank(rows)})
 
 
-class _Job:
-    """What both have in common. Everything that can be wrong with the input is found before the folder is opened."""
+def _best(
+    rows: Sequence[Row], scores: Sequence[float], num_completions: int, log: RunLog
+) -> tuple[list[Row], dict[str, float]]:
+    """Of each prompt's completions that can be trained on the best, with its score; figures of these."""
+    kept: list[Row] = []
+    starts = range(0, len(rows), num_completions)
+    for start in starts:
+        own = [i for i in range(start, start + num_completions) if is_visible(rows[i])]
+        if own:
+            best = own[best_index([scores[i] for i in own])]
+            kept.append({**rows[best], "reward": scores[best]})
+    if len(kept) < len(starts):
+        log.note(f"{len(starts) - len(kept)} of {len(starts)} prompts have no completion with a visible character")
+    if not kept:
+        raise RunError("no completion has a visible character: there is nothing to keep")
+    return kept, {**described(kept), "mean_reward": float(np.mean([row["reward"] for row in kept]))}
 
-    def __init__(self, config: CompletionOptions) -> None:
-        self.config = config
-        check_revision(config.revision, config.model)
+
+class Job:
+    """What `sample` and `best-of-n` have in common.
+
+    Everything that can be wrong with the input is found before the folder is opened.
+    """
+
+    def __init__(self, config: SampleConfig | BestOfNConfig) -> None:
+        assert config.model is not None
+        self.config, self.model_path = config, config.model
+        check_revision(config.revision, *filter(None, (config.model, config.reference)))
         check_context(load_config(config.model, revision=config.revision), config.max_length)
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
         template = resolve_template(
@@ -114,15 +116,31 @@ class _Job:
         )
         self.prompts = self._read(template)
         self.runtime = Runtime(config.device, seed=config.seed)
-        model = load_policy(config.model, dtype=config.dtype, revision=config.revision, tokenizer=self.tokenizer).to(
-            self.runtime.device
-        )
-        self.sampler = TorchSampler(model, self.tokenizer, eos_ids=template.eos_ids)
+        self.sampler = self._sampler(template)
         self.readers: list[TorchSampler | ModelReader] = [self.sampler]
-        self.ledger = Ledger(self.runtime.device, models_resident=1)
+        self.ledger = Ledger(self.runtime.device, models_resident=1 if config.reference is None else 2)
+
+    def _sampler(self, template: Any) -> TorchSampler:
+        config = self.config
+        if config.reference is None or config.realignment is None:
+            return TorchSampler(self._policy(self.model_path, self.tokenizer), self.tokenizer, eos_ids=template.eos_ids)
+        tokenizer = load_tokenizer(config.reference, revision=config.revision)
+        if not same_ids(tokenizer, self.tokenizer):
+            raise ModelError(
+                "policy and reference cannot be mixed: they have different tokenizers",
+                got=f"{self.model_path} and {config.reference}",
+                expected="the model that the policy was trained from",
+            )
+        policy, reference = self._policy(self.model_path, self.tokenizer), self._policy(config.reference, tokenizer)
+        return MixedSampler(policy, reference, self.tokenizer, strength=config.realignment, eos_ids=template.eos_ids)
+
+    def _policy(self, path: str, tokenizer: Any) -> Any:
+        model = load_policy(path, dtype=self.config.dtype, revision=self.config.revision, tokenizer=tokenizer)
+        return model.to(self.runtime.device)
 
     def _read(self, template: Any) -> _Prompts:
         config = self.config
+        assert config.data is not None
         dataset = load_groups(config.data)
         groups, _ = to_prompts(dataset[: config.num_prompts or len(dataset)])
         tokenized = tokenize_groups(
@@ -148,13 +166,15 @@ class _Job:
 
     def open(self, command: str, progress: Progress | None, inputs: Mapping[str, str] | None = None) -> RunFolder:
         config = self.config
-        model = content_hash(config.model, revision=config.revision)
+        hashes = {"data": self.prompts.sha256, "model": content_hash(self.model_path, revision=config.revision)}
+        if config.reference is not None:
+            hashes["reference"] = content_hash(config.reference, revision=config.revision)
         folder = RunFolder.open(
             config.output_dir,
             config.model_dump(),
             command=command,
             resume=True,
-            hashes={"data": self.prompts.sha256, "model": model, **(inputs or {})},
+            hashes={**hashes, **(inputs or {})},
         )
         log = RunLog(folder, progress=progress)
         if folder.result is not None:
@@ -194,28 +214,32 @@ class _Job:
         return joined(parts)
 
     def finish(
-        self, folder: RunFolder, files: dict[str, list[dict[str, Any]]], metrics: dict[str, float], **extra: Any
+        self, folder: RunFolder, files: dict[str, list[Row]], metrics: dict[str, float], **extra: Any
     ) -> dict[str, Any]:
-        """Writes the files, logs the figures, and closes the run."""
-        paths = {name: str(folder.path / f"{name}.jsonl") for name in files}
-        for name, rows in files.items():
-            _write_lines(Path(paths[name]), rows)
         self.ledger.add(flops=sum(reader.flops for reader in self.readers))
-        metrics = {**metrics, **self.ledger.metrics()}
-        RunLog(folder).metrics(0, metrics)
-        result = {"output_dir": str(folder.path), **paths, "steps": 0, "metrics": metrics, **extra}
-        folder.finish(result)
-        return result
+        return finish(folder, files, {**metrics, **self.ledger.metrics()}, **extra)
 
 
-def _described(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def finish(folder: RunFolder, files: dict[str, list[Row]], metrics: dict[str, float], **extra: Any) -> dict[str, Any]:
+    """Writes the files, logs the figures, and closes the run."""
+    paths = {name: str(folder.path / f"{name}.jsonl") for name in files}
+    for name, rows in files.items():
+        _write_lines(Path(paths[name]), rows)
+    RunLog(folder).metrics(0, metrics)
+    result = {"output_dir": str(folder.path), **paths, "steps": 0, "metrics": metrics, **extra}
+    folder.finish(result)
+    return result
+
+
+def described(rows: Sequence[Row]) -> dict[str, float]:
     return {
-        "rollout/completion_length": float(np.mean([len(rollout.ids) for rollout in rollouts])),
-        "rollout/eos_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in rollouts])),
+        "rollout/completion_length": float(np.mean([row["tokens"] for row in rows])),
+        "rollout/eos_rate": float(np.mean([row["finish_reason"] == "stop" for row in rows])),
     }
 
 
-def _row(group: PromptGroup, rollout: Rollout) -> dict[str, Any]:
+def row_of(group: PromptGroup, rollout: Rollout) -> Row:
+    """A sampled completion as a row of a file."""
     return {
         **context(group),
         "completion": as_prompt_is(group.prompt, rollout.text),
@@ -226,15 +250,25 @@ def _row(group: PromptGroup, rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _candidates(
-    group: PromptGroup, rollouts: Sequence[Rollout], scores: Sequence[float], parts: Mapping[str, Sequence[float]]
-) -> dict[str, Any]:
-    completions = [as_prompt_is(group.prompt, rollout.text) for rollout in rollouts]
-    row = {**context(group), "completions": completions, "scores": list(scores)}
-    return {**row, "rewards": parts} if parts else row
+def is_visible(row: Row) -> bool:
+    """Whether the row's completion has a visible character: others no file of completions may hold."""
+    completion = row["completion"]
+    return bool((completion if isinstance(completion, str) else completion[-1]["content"]).strip())
 
 
-def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def blank(rows: Sequence[Row]) -> dict[str, float]:
+    return {"rollout/blank": float(sum(not is_visible(row) for row in rows))}
+
+
+def visible(rows: Sequence[Row], log: RunLog) -> list[Row]:
+    """The rows that a file may hold; a note says how many were left out."""
+    kept = [row for row in rows if is_visible(row)]
+    if len(kept) < len(rows):
+        log.note(f"{len(rows) - len(kept)} of {len(rows)} completions have no visible character: left out of the file")
+    return kept
+
+
+def _write_lines(path: Path, rows: Iterable[Row]) -> None:
     """The file appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")

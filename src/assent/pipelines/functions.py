@@ -103,7 +103,7 @@ def sample(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
 
 
 def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
-    """The best of N completions by a reward: `completions`, `candidates`. Options: those of `assent best-of-n`."""
+    """The best of N completions by a reward: `completions`, `n`, `curve`. Options: those of `assent best-of-n`."""
     return _outputs("best-of-n", options, progress)
 
 

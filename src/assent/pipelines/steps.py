@@ -81,8 +81,8 @@ STEPS: dict[str, Step] = {
     ),
     "best-of-n": Step(
         "assent.config.completions:BestOfNConfig",
-        "assent.pipelines.completions:best_of_n",
-        outputs=("output_dir", "completions", "candidates"),
+        "assent.pipelines.best_of_n:best_of_n",
+        outputs=("output_dir", "completions"),
     ),
 }
 

@@ -142,6 +142,10 @@ class TorchSampler:
         empty = np.zeros((0, params.max_new_tokens), dtype=np.float32)
         return torch.from_numpy(np.stack(drawn) if drawn else empty).to(self.model.device)
 
+    def decoder(self) -> Decoder:
+        """What gives rows in flight their next-token logits: here those of the model alone."""
+        return DECODERS[self.tier](self.model)
+
     def _decode(
         self,
         parts: Sequence[_Part],
@@ -151,7 +155,7 @@ class TorchSampler:
     ) -> tuple[Tensor, Tensor]:
         """ids and log-probabilities (S, max_new_tokens) of all parts' rows; what stands after a row's end means
         nothing. Rows that ended are dropped when enough have; others take their room."""
-        decoder, device, room = DECODERS[self.tier](self.model), uniforms.device, params.max_new_tokens
+        decoder, device, room = self.decoder(), uniforms.device, params.max_new_tokens
         ids = torch.zeros(uniforms.shape, dtype=torch.long, device=device)
         logprobs = torch.zeros(uniforms.shape, device=device)
         ends = torch.zeros(self.vocabulary, dtype=torch.bool, device=device)
@@ -196,6 +200,13 @@ class TorchSampler:
         ]
         return torch.cat([ids for ids, _ in drawn]), torch.cat([logprobs for _, logprobs in drawn])
 
+    def texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
+        """Of completions' ids, without special tokens."""
+        texts: list[str] = self.tokenizer.batch_decode(
+            completions, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts
+
     def _rollouts(
         self,
         rows: Sequence[tuple[int, int]],
@@ -205,7 +216,7 @@ class TorchSampler:
     ) -> list[Rollout]:
         lengths = [next((t + 1 for t, i in enumerate(row) if i in self.eos_ids), len(row)) for row in ids]
         cut = [tuple(row[:length]) for row, length in zip(ids, lengths, strict=True)]
-        texts = self.tokenizer.batch_decode(cut, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = self.texts(cut)
         rollouts = []
         for (prompt, k), row, numbers, text in zip(rows, cut, logprobs, texts, strict=True):
             values = tuple(numbers[: len(row)])
