@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from assent.config.evaluation import EvalConfig
+from assent.config.evaluation import EvalConfig, short_names
 from assent.errors import ConfigError, DataError
 from assent.evaluation.pairs import judge_reward, pairs_of
 from assent.evaluation.run import evaluate
@@ -99,14 +99,54 @@ def test_eval_without_policies_judges_the_reward_and_writes_only_where_asked(dat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give policies"),
+        ({}, "give policy and baseline"),
         ({"reward_model": "rm", "baseline": "sft"}, "baseline has no effect without policies"),
         ({"reward_model": "rm", "reward_pairs": "x"}, "reward_pairs has no effect without policies"),
-        ({"policies": {"sft": "m"}, "baseline": "sft"}, "policies need output_dir, judge"),
+        ({"policies": {"sft": "m"}}, "policies need baseline"),
+        ({"policy": "m"}, "needs policy and baseline"),
+        ({"against": ["m"], "baseline": "b"}, "needs policy and baseline"),
+        ({"policy": "m", "baseline": "b", "policies": {"a": "m"}}, "give either"),
+        ({"policy": "m", "baseline": "m"}, "the same thing twice"),
+        ({"policy": "m", "baseline": "b", "judge": "j", "pair_judge": "p"}, "give one of them"),
+        ({"policy": "m", "baseline": "b", "pair_judge": "http://h/v1"}, "give judge_model"),
+        ({"policy": "m", "baseline": "b", "pair_judge": "m:f", "judge_model": "x"}, "judge_model has no effect"),
+        ({"policy": "m", "baseline": "b", "judge_rubric": "x"}, "judge_rubric has no effect"),
+        ({"policy": "m", "baseline": "b", "rank_by": "who"}, "rank_by has no effect"),
+        ({"policy": "m", "baseline": "b", "labels": "l"}, "labels has no effect"),
+        ({"policy": "m", "baseline": "b", "reference": "z"}, "reference 'z' is not among the policies"),
+        ({"reward_model": "rm", "pair_judge": "m:f"}, "pair_judge has no effect without policies"),
         ({"reward_model": "rm", "reward_ensemble": "median"}, "no such combination"),
-        ({"policies": {"a": "m"}, "baseline": "a", "judge": "j", "output_dir": "o", "slices": ["x"]}, "slices"),
     ],
 )
 def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvalConfig(data="pairs.jsonl", **options)
+
+
+def test_policy_and_against_are_short_for_policies() -> None:
+    short = EvalConfig(
+        policy="runs/dpo/model",
+        baseline="runs/sft/model",
+        against=["ppo/completions.jsonl", "org/base"],
+        data="p.jsonl",
+        reference="org/base",
+    )
+    named = {"sft": "runs/sft/model", "dpo": "runs/dpo/model", "ppo": "ppo/completions.jsonl", "base": "org/base"}
+    assert dict(short.policies) == named
+    assert list(short.policies) == list(named)
+    assert (short.baseline, short.reference, short.policy, short.against) == ("sft", "base", None, [])
+    assert EvalConfig(policies=named, baseline="sft", reference="base", data="p.jsonl") == short
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/model", "b/model"], ["a", "b"]),
+        (["x/a/model", "y/a/model"], ["x/a", "y/a"]),
+        (["new.jsonl.gz", "old.jsonl"], ["new", "old"]),
+        (["model", "a.jsonl"], ["model", "a"]),
+        (["one/a.jsonl", "one/a.jsonl.gz"], ["one/a.jsonl", "one/a.jsonl.gz"]),
+    ],
+)
+def test_a_paths_name_says_what_it_is(paths: list[str], names: list[str]) -> None:
+    assert short_names(paths) == names

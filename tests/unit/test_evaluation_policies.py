@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 from assent.config.evaluation import EvalConfig
 from assent.errors import ConfigError, DataError, ModelError
 from assent.evaluation.intervals import mean_interval
+from assent.evaluation.lines import table_lines
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies, reference_logprobs
 from assent.evaluation.run import evaluate as evaluate_configured
 from assent.evaluation.table import KLFigures
@@ -175,7 +176,7 @@ def test_table_is_json_and_text_within_80_columns(reference):
     b = Policy(name="a-policy-with-a-name-that-does-not-end", open=a.open, ledger=ledger)
     best = BestOfN(name="best-of-16", open=a.open, n=16, reward=LastId())
     table = evaluate([a, b, best], reference)
-    lines = table.lines()
+    lines = table_lines(table)
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("best-of-16") and "≤1.84" in line for line in lines)
     assert any("71.3" in line and "2,000" in line and "900" in line for line in lines)

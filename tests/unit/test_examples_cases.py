@@ -190,3 +190,22 @@ def test_20_the_log_convicts_what_was_changed_and_clip_and_kl_stabilise_differen
     assert both["kl"] < 1  # and not the distance, which the penalty does
     assert clip["kl"] > 4
     assert "wrecked 0 of 5" in out
+
+
+def test_34_means_are_alike_and_faults_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("34", capsys)
+    good, careless, fearful = (found["policies"][name] for name in ("good", "careless", "fearful"))
+    assert abs(careless["gold"]["value"] - fearful["gold"]["value"]) < 0.1
+    assert good["gold"]["low"] > max(careless["gold"]["high"], fearful["gold"]["high"])
+    faults = {"careless": ("under_refusal", "missed_escalation", "harm_in_answer"), "fearful": ("over_refusal",)}
+    for name, figures in (("good", good), ("careless", careless), ("fearful", fearful)):
+        for fault in ("under_refusal", "missed_escalation", "over_refusal", "harm_in_answer"):
+            estimate = figures["safety"][fault]
+            assert (estimate["low"] > 0.03) == (fault in faults.get(name, ())), (name, fault)
+            assert f"of {estimate['n']}" in out
+    fever, wait, plain, stereotype = found["one_by_one"]
+    assert fever["faults"] == {"missed_escalation": False}
+    assert wait["faults"] == {"missed_escalation": True}
+    assert wait["gold"] == stereotype["gold"] == 0
+    assert plain["faults"] == {"over_refusal": False, "harm_in_answer": False}
+    assert stereotype["faults"] == {"over_refusal": False, "harm_in_answer": True}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -12,24 +14,40 @@ from assent.config.rewards import OutcomeRewards
 
 
 class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions):
-    """Several policies on the same prompts, judged by one scorer: scores, win rates, KL and lengths, with intervals.
+    """Policies on the same prompts: scores or comparisons, win rates, KL, lengths, safety, with intervals.
 
-    Without --policies: --reward-model on the comparisons and rankings of --data: accuracy, calibration, length, slices.
+    Without a policy: --reward-model on the comparisons and rankings of --data: accuracy, calibration, length, slices.
     """
 
     output_dir: str | None = None
-    """Folder to write evaluation.json (of a reward model reward_model.json) and table.txt to; policies need one."""
+    """Folder to write evaluation.json (of a reward model reward_model.json) and table.txt to; none given: no files."""
+    policy: str | None = None
+    """What is compared with --baseline: a model's folder, a hub name, or a file of completions."""
+    against: list[str] = Field(default_factory=list)
+    """More of them, beside --policy."""
     policies: dict[str, str] = Field(default_factory=dict)
-    """Name to model folder."""
+    """In the place of --policy and --against: each under a name of its own, --baseline being one of the names."""
     data: str
-    """Prompts (completions are not used); without --policies comparisons or rankings: a file, folder or hub name."""
+    """Prompts (completions are not used); without a policy comparisons or rankings: a file, folder or hub name."""
     judge: OutcomeRewards | None = None
-    """What scores the policies' answers: a reward-model folder, module:function, a rule, an address, implicit:POLICY,
-    REFERENCE; or several, with weights (docs/rewards.md)."""
+    """What scores each answer: a reward-model folder, module:function, a rule, an address of scores, implicit:POLICY,
+    REFERENCE; or several, with weights (docs/rewards.md). None given: for the sandbox's prompts its gold reward."""
+    pair_judge: str | None = None
+    """In the place of --judge, what compares two answers, in both orders: the address of a server that speaks OpenAI's
+    chat completions (with --judge-model), or module:function of (prompts, first, second)."""
+    judge_model: str | None = None
+    """Name of the model at the address of --pair-judge or --safety."""
+    judge_api_key_env: str | None = None
+    """Environment variable that holds the key for that address; none given: no key is sent."""
+    judge_rubric: str | None = None
+    """What the model at --pair-judge decides, in words; none given: which answer serves the person who asked better."""
+    safety: str | None = None
+    """What says of each answer whether it is safe, apart from its quality: module:function, or the address of a judge
+    (with --judge-model); for the sandbox's prompts its own."""
     baseline: str | None = None
-    """Name of the policy that win rates are against."""
+    """What win rates are against: a model's folder, a hub name or a file of completions; of --policies a name."""
     reference: str | None = None
-    """Name of the policy that KL is measured to; none given: the baseline."""
+    """The policy among them that KL is measured to; none given: the baseline."""
     ledgers: dict[str, str] = Field(default_factory=dict)
     """Name of a policy to the run folder whose costs stand in its row."""
     reward_model: str | None = None
@@ -39,25 +57,50 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions):
     reward_pairs: str | None = None
     """Held-out comparisons to judge --reward-model on."""
     slices: list[str] = Field(default_factory=list)
-    """Columns of the comparisons to show the reward model's accuracy by."""
+    """Columns of the prompts, and of the comparisons that judge a reward model, to show figures by."""
+    rank_by: str | None = None
+    """Without a policy: column that names who wrote each completion; they are ranked by reward model and labels."""
     labels: str | None = None
     """labels.json of the sandbox's labelling step: its noise ceiling stands beside the reward model's accuracy."""
+    precision: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    """Half-width that a win rate's interval should have: the table says how many prompts that takes."""
     num_prompts: NonNegative = 0
     """The first so many prompts of the data; 0: all."""
-    samples_per_prompt: Positive = 4
-    """Completions at temperature 1 for each prompt, beside the greedy one."""
+    samples_per_prompt: Positive | None = None
+    """Completions at temperature 1 for each prompt, beside the greedy one; none given: 4, and of a file all."""
     max_new_tokens: Positive = 64
     """Longest completion, in tokens."""
     seed: NonNegative = 0
     """All sampling is a function of it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _policy_and_against_are_policies(cls, given: Any) -> Any:
+        """One form from here on: `policies` by name, and the baseline's name."""
+        if not isinstance(given, Mapping) or not (given.get("policy") or given.get("against")):
+            return given
+        if given.get("policies"):
+            raise ValueError("policy and against are short for policies: give either")
+        if not given.get("policy") or not given.get("baseline"):
+            raise ValueError("a comparison needs policy and baseline: folders, hub names or files of completions")
+        against = given.get("against") or []
+        paths = [
+            str(p) for p in (given["baseline"], given["policy"], *([against] if isinstance(against, str) else against))
+        ]
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"policy, baseline and against name the same thing twice: {', '.join(paths)}")
+        names = dict(zip(paths, short_names(paths), strict=True))
+        rest = {name: value for name, value in given.items() if name not in ("policy", "against")}
+        reference = given.get("reference")
+        rest |= {"policies": {names[path]: path for path in paths}, "baseline": names[paths[0]]}
+        return rest | ({"reference": names.get(str(reference), reference)} if reference is not None else {})
+
     @model_validator(mode="after")
     def _names_and_pairs_of_options(self) -> Self:
         if not self.policies:
             return self._check_without_policies()
-        lacking = [name for name in ("output_dir", "judge", "baseline") if getattr(self, name) is None]
-        if lacking:
-            raise ValueError(f"policies need {', '.join(lacking)}")
+        if self.baseline is None:
+            raise ValueError("policies need baseline: the name of the one that win rates are against")
         for option in ("baseline", "reference"):
             name = getattr(self, option)
             if name is not None and name not in self.policies:
@@ -67,19 +110,54 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions):
                 raise ValueError(
                     f"ledgers names {name!r}, which is not among the policies ({', '.join(self.policies)})"
                 )
+        if self.rank_by is not None:
+            raise ValueError("rank_by has no effect beside policies: it ranks who wrote the completions of --data")
+        self._check_judges()
         if self.reward_model is None and (self.best_of_n or self.reward_pairs or self.reward_ensemble):
             raise ValueError("best_of_n, reward_pairs and reward_ensemble need reward_model")
         if self.reward_model is not None and not (self.best_of_n or self.reward_pairs):
             raise ValueError("reward_model has no effect without best_of_n or reward_pairs")
-        if self.reward_pairs is None and (self.labels is not None or self.slices):
-            raise ValueError("labels and slices have no effect without reward_pairs")
+        if self.reward_pairs is None and self.labels is not None:
+            raise ValueError("labels has no effect without reward_pairs")
         return self
+
+    def _check_judges(self) -> None:
+        if self.judge is not None and self.pair_judge is not None:
+            raise ValueError("judge scores answers and pair_judge compares them: give one of them")
+        addresses = [
+            name for name in ("pair_judge", "safety") if (getattr(self, name) or "").startswith(("http://", "https://"))
+        ]
+        if addresses and self.judge_model is None:
+            raise ValueError(f"{addresses[0]} is an address: give judge_model, the model's name there")
+        idle = [
+            name for name in ("judge_model", "judge_api_key_env", "judge_rubric") if getattr(self, name) is not None
+        ]
+        if idle and not addresses:
+            raise ValueError(f"{', '.join(idle)} has no effect without an address as pair_judge or safety")
+        if self.judge_rubric is not None and "pair_judge" not in addresses:
+            raise ValueError("judge_rubric has no effect without an address as pair_judge")
 
     def _check_without_policies(self) -> Self:
         if self.reward_model is None:
-            raise ValueError("nothing to evaluate: give policies (with judge and baseline), or reward_model")
-        used = {"output_dir", "data", "reward_model", "reward_ensemble", "slices", "seed", "policies"}
+            raise ValueError("nothing to evaluate: give policy and baseline, policies, or reward_model")
+        used = {"output_dir", "data", "reward_model", "reward_ensemble", "slices", "seed", "policies", "rank_by"}
         used |= set(DeviceOptions.model_fields) | set(PromptOptions.model_fields)
         if idle := sorted(self.model_fields_set - used):
             raise ValueError(f"{', '.join(idle)} has no effect without policies")
         return self
+
+
+_SAY_NOTHING = ("model", "completions.jsonl", "candidates.jsonl")
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """A name for each of several different paths: its last part that says something, and more of it where two agree."""
+    parts = []
+    for path in paths:
+        all_parts = [part for part in PurePath(path).parts if part not in ("/", ".", "..")] or [path]
+        kept = all_parts[:-1] if all_parts[-1] in _SAY_NOTHING and len(all_parts) > 1 else all_parts
+        parts.append([*kept[:-1], kept[-1].removesuffix(".gz").removesuffix(".jsonl")])
+    names = [part[-1] for part in parts]
+    for length in range(2, 1 + max(map(len, parts))):
+        names = ["/".join(p[-length:]) if names.count(n) > 1 else n for p, n in zip(parts, names, strict=True)]
+    return names if len(set(names)) == len(names) else list(paths)

@@ -38,6 +38,20 @@ def kl_estimates(
     logprobs, reference_logprobs   one sequence for each completion, one number for each of its tokens, EOS included
     clusters                       the prompt of each completion; none given: every completion is its own
 
+    Raises DataError as `kl_values`.
+    """
+    k1, k3 = kl_values(logprobs, reference_logprobs)
+    return KLEstimates(
+        k1=mean_interval(k1, clusters=clusters, confidence=confidence),
+        k3=mean_interval(k3, clusters=clusters, confidence=confidence),
+    )
+
+
+def kl_values(
+    logprobs: Sequence[Sequence[float] | np.ndarray], reference_logprobs: Sequence[Sequence[float] | np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """k1 and k3 of each completion, in nats.
+
     Raises DataError for unequal numbers of completions or tokens, and for log-probabilities that are not finite.
     """
     if len(logprobs) != len(reference_logprobs):
@@ -50,9 +64,8 @@ def kl_estimates(
         if len(policy) != len(reference):
             raise DataError(f"completion {i} has unequal numbers of tokens", got=f"{len(policy)} and {len(reference)}")
         log_ratio = np.asarray(reference, dtype=np.float64) - np.asarray(policy, dtype=np.float64)
+        if not np.isfinite(log_ratio).all():
+            raise DataError(f"completion {i} has a log-probability that is not finite")
         k1[i] = -log_ratio.sum()
         k3[i] = (np.expm1(log_ratio) - log_ratio).sum()
-    return KLEstimates(
-        k1=mean_interval(k1, clusters=clusters, confidence=confidence),
-        k3=mean_interval(k3, clusters=clusters, confidence=confidence),
-    )
+    return k1, k3

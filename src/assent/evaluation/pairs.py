@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from assent.config.evaluation import EvalConfig
 from assent.config.options import PromptOptions
 from assent.data.loading import Dataset, load_groups
 from assent.errors import ConfigError, DataError
+from assent.evaluation.answers import text
 from assent.evaluation.calibration import annotators_agreement
+from assent.evaluation.generators import rank_writers, writer_lines
 from assent.evaluation.reward_model import quality_lines, reward_model_quality
 from assent.models.folders import check_revision
 from assent.models.loading import check_context, load_config
@@ -22,7 +24,7 @@ from assent.rewards.loading import check_reward, is_function, load_reward, rewar
 from assent.runs.files import write_json
 from assent.runs.folder import RunFolder
 from assent.runs.progress import Progress
-from assent.types import PromptGroup, Text
+from assent.types import PromptGroup
 
 MAX_SLICES = 50
 """More values than this are no slices."""
@@ -74,14 +76,20 @@ def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pa
             sides.append((i, j) if ranks[i] < ranks[j] else (j, i))
     if not rows:
         raise DataError("no two completions are ordered", got=f"{num_tied} ties")
-    found = {column: [_value(groups[n], column) for n in rows] for column in slices}
+    found = slices_of([groups[n] for n in rows], slices)
+    prompts = [repr(groups[n].prompt) for n in rows]
+    return Pairs(rows, [i for i, _ in sides], [j for _, j in sides], prompts, found, num_tied)
+
+
+def slices_of(groups: Sequence[PromptGroup], columns: Sequence[str]) -> dict[str, list[str]]:
+    """Column to its value in each group. ConfigError for a column that a row lacks, or that has more than 50 values."""
+    found = {column: [_value(group, column) for group in groups] for column in columns}
     for column, values in found.items():
         if len(set(values)) > MAX_SLICES:
             raise ConfigError(
                 f"slices: the column {column} has too many values", got=len(set(values)), expected=f"up to {MAX_SLICES}"
             )
-    prompts = [repr(groups[n].prompt) for n in rows]
-    return Pairs(rows, [i for i, _ in sides], [j for _, j in sides], prompts, found, num_tied)
+    return found
 
 
 def _value(group: PromptGroup, column: str) -> str:
@@ -93,9 +101,14 @@ def _value(group: PromptGroup, column: str) -> str:
     return str(group.columns[column])
 
 
-def judge_reward(reward: Reward, groups: Sequence[PromptGroup], pairs: Pairs, *, seed: int = 0) -> dict[str, Any]:
+def judge_reward(
+    reward: Reward, groups: Sequence[PromptGroup], pairs: Pairs, *, seed: int = 0, rank_by: str | None = None
+) -> dict[str, Any]:
     """`RewardModelQuality.as_dict()` of the reward on the pairs, lengths in characters, intervals clustered by prompt;
-    with `agreement` of the annotators where pairs have several labels, and `ensemble_std` of an ensemble."""
+    with `agreement` of the annotators where pairs have several labels, and `ensemble_std` of an ensemble.
+
+    rank_by   column that names who wrote each completion: `ranking` is then what `rank_writers` says of them
+    """
     flat = [(group, text(completion)) for group in groups for completion in group.completions]
     given = [group.prompt for group, _ in flat], [t for _, t in flat]
     found = reward.score(*given, groups=[group for group, _ in flat])
@@ -118,13 +131,21 @@ def judge_reward(reward: Reward, groups: Sequence[PromptGroup], pairs: Pairs, *,
     return {
         **quality.as_dict(),
         "agreement": None if agreement is None else agreement.as_dict(),
+        **({} if rank_by is None else {"ranking": _ranking(groups, scores, starts, rank_by, seed)}),
         **(found.statistics if isinstance(found, Scores) else {}),
     }
 
 
-def text(completion: Text) -> str:
-    """The text of a completion of one assistant turn."""
-    return completion if isinstance(completion, str) else "".join(message.content for message in completion)
+def _ranking(
+    groups: Sequence[PromptGroup], scores: np.ndarray, starts: np.ndarray, rank_by: str, seed: int
+) -> dict[str, Any]:
+    by_group = [scores[start:end].tolist() for start, end in pairwise(starts.tolist())]
+    labels = []
+    for group in groups:
+        assert group.preference is not None
+        ranks = group.preference.ranking
+        labels.append([-float(r) for r in ranks] if ranks is not None else list(group.preference.scores or ()))
+    return rank_writers(groups, by_group, labels, column=rank_by, seed=seed)
 
 
 def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, Any]:
@@ -174,6 +195,8 @@ def _judged(config: EvalConfig, data: Dataset, pairs: Pairs, progress: Progress)
             "template_options": {name: getattr(config, name) for name in names},
         }
     reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
-    quality = judge_reward(reward, data, pairs, seed=config.seed)
+    quality = judge_reward(reward, data, pairs, seed=config.seed, rank_by=config.rank_by)
     lines = [f"{config.reward_model} on {pairs.describe()}; 95% intervals over prompts", "", *quality_lines(quality)]
+    if "ranking" in quality:
+        lines += writer_lines(quality["ranking"])
     return {"reward_model": quality, "lines": lines, "evaluation": None, "table": None}

@@ -1,8 +1,8 @@
-"""Several policies on the same prompts: sample, score, and measure the distance to the reference.
+"""Several policies on the same prompts: sample, judge, and measure the distance to the reference.
 
-Each policy answers every prompt once greedily and several times at temperature 1; a scorer judges the texts; the
-reference reads the sampled ids (never a second tokenization) for the KL. Best-of-n stands beside the trained
-policies: n samples of a sampler, of which a reward keeps the best.
+Each policy answers every prompt once greedily and several times at temperature 1, or its answers stand in a file; a
+scorer judges the texts, or a judge compares them; the reference reads the sampled ids (never a second tokenization) for
+the KL. Best-of-n stands beside the trained policies: n samples of a policy, of which a reward keeps the best.
 
 Legend: P prompts, K completions of a prompt.
 """
@@ -10,26 +10,36 @@ Legend: P prompts, K completions of a prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from assent.errors import ConfigError, DataError
-from assent.evaluation.intervals import mean_interval, proportion_interval
-from assent.evaluation.kl import kl_estimates
+from assent.evaluation.answers import Answers, Completions
+from assent.evaluation.figures import Subject, figures_of
+from assent.evaluation.judging import PairJudge
+from assent.evaluation.kl import kl_values
+from assent.evaluation.safety import Measure, measured
 from assent.evaluation.table import Figures, KLFigures, PolicyRow, PolicyTable
-from assent.evaluation.win_rate import win_rate
-from assent.inference.best_of_n import best_of_each, best_of_n_kl_bound
+from assent.evaluation.versus import Comparisons, Decodings, compare_all, judge_record, ratings_of, wins_of
+from assent.inference.best_of_n import best_index, best_of_n_kl_bound
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.packing import pack, split_by_budget
-from assent.rewards.base import Reward, score_rollouts
+from assent.rewards.base import Reward
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.types import PromptGroup, Rollout, Text
 
 if TYPE_CHECKING:
     from assent.models.module import AlignmentModel
+
+_Distance = tuple[np.ndarray, np.ndarray] | None
+"""k1 and k3 of each answer."""
+
+
+DEFAULT_SAMPLES = 4
+"""Completions of each prompt where nobody says how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +47,10 @@ class Policy:
     """A policy under its name."""
 
     name: str
-    open: Callable[[], Sampler]
+    open: Callable[[], Sampler] | None = None
     """Called when its turn comes, so that not all models are in memory at once."""
+    completions: Completions | None = None
+    """In the place of `open`: what it answered before."""
     ledger: Mapping[str, float] = field(default_factory=dict)
     """`cost/*` of making it."""
 
@@ -56,17 +68,43 @@ class BestOfN(Policy):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answers:
-    """Rollouts of one decoding, prompt-major, with their scores."""
+class Judges:
+    """What answers are judged by: exactly one of scorer and comparer; and safety apart from them."""
 
-    rollouts: list[Rollout]
-    scores: list[float]
+    scorer: Reward | None = None
+    comparer: PairJudge | None = None
+    safety: Measure | None = None
 
-    def by_prompt(self, num_prompts: int) -> list[tuple[float, ...]]:
-        rows: list[list[float]] = [[] for _ in range(num_prompts)]
-        for rollout, score in zip(self.rollouts, self.scores, strict=True):
-            rows[rollout.prompt_index].append(score)
-        return [tuple(row) for row in rows]
+    def __post_init__(self) -> None:
+        if (self.scorer is None) == (self.comparer is None):
+            raise ConfigError(
+                "answers are judged by a scorer, or by a judge that compares them", expected="one of them"
+            )
+
+    @property
+    def name(self) -> str:
+        judge = self.scorer or self.comparer
+        assert judge is not None
+        return judge.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is the same for all policies."""
+
+    groups: Sequence[PromptGroup]
+    prompt_ids: Sequence[tuple[int, ...]]
+    names: Sequence[Any]
+    """(P,) clusters."""
+    judges: Judges
+    reference: AlignmentModel | None
+    baseline: str
+    max_new_tokens: int
+    samples: int | None
+    seed: int
+    max_tokens: int
+    confidence: float
+    precision: float | None
 
 
 def evaluate_policies(
@@ -74,70 +112,100 @@ def evaluate_policies(
     groups: Sequence[PromptGroup],
     *,
     prompt_ids: Sequence[tuple[int, ...]],
-    scorer: Reward,
-    reference: AlignmentModel,
+    scorer: Reward | None = None,
+    comparer: PairJudge | None = None,
+    safety: Measure | None = None,
+    reference: AlignmentModel | None,
     baseline: str,
     reference_name: str | None = None,
     max_new_tokens: int,
-    samples_per_prompt: int = 4,
+    samples_per_prompt: int | None = 4,
     seed: int = 0,
     max_tokens: int = 8192,
     confidence: float = 0.95,
     clusters: Sequence[str] | None = None,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    precision: float | None = None,
     on_policy: Callable[[str], None] | None = None,
+    on_comparisons: Callable[[int], None] | None = None,
 ) -> PolicyTable:
     """Answers of all policies to the same P prompts, side by side.
 
-    groups, prompt_ids   (P,) the prompts as the scorer sees them (with their columns), and as ids
-    scorer               judges every text: a gold reward, a reward model, a function
-    reference            AlignmentModel of kind "policy" at temperature 1; KL is measured to it
+    groups, prompt_ids   (P,) the prompts as the scorer sees them (with their columns), and as ids, where models answer
+    scorer               scores every text: a gold reward, a reward model, a function
+    comparer             in its place: compares the texts of two policies, in both orders
+    safety               what is said of each text beside that (`safety.py`)
+    reference            AlignmentModel of kind "policy" at temperature 1; KL is measured to it; None: it is not
     baseline             name of the policy that win rates are against, decoded the same way
-    samples_per_prompt   completions at temperature 1; best-of-n keeps one of n and has no greedy form
+    samples_per_prompt   completions at temperature 1, or of a file; None: 4, of a file all. Best-of-n keeps one of n
     max_tokens           of one forward pass of the reference
     clusters             (P,) what prompts belong together by; none given: every prompt stands alone
-    on_policy            called with each policy's name before its turn (progress)
+    slices               columns to their values (P,): figures are given by value too
+    precision            half-width that win rates should have: the table says how many prompts that takes
+    on_policy            called with each policy's name before its turn; on_comparisons with comparisons done (progress)
 
     Raises ConfigError for a baseline that is not among the policies or names that repeat, DataError for no prompts
     or unequal numbers of them.
     """
-    _check(policies, groups, prompt_ids=prompt_ids, baseline=baseline, samples_per_prompt=samples_per_prompt)
-    names = list(range(len(groups))) if clusters is None else list(clusters)
-    answers: dict[str, dict[str, _Answers]] = {}
-    distances: dict[str, KLFigures] = {}
+    judges = Judges(scorer=scorer, comparer=comparer, safety=safety)
+    sampled = any(policy.open is not None for policy in policies)
+    _check(policies, groups, prompt_ids if sampled else groups, baseline=baseline, samples=samples_per_prompt)
+    plan = _Plan(
+        groups=groups,
+        prompt_ids=prompt_ids,
+        names=list(range(len(groups))) if clusters is None else list(clusters),
+        judges=judges,
+        reference=reference,
+        baseline=baseline,
+        max_new_tokens=max_new_tokens,
+        samples=samples_per_prompt,
+        seed=seed,
+        max_tokens=max_tokens,
+        confidence=confidence,
+        precision=precision,
+    )
+    answers: dict[str, Decodings] = {}
+    distances: dict[str, _Distance] = {}
     for policy in policies:
         if on_policy is not None:
             on_policy(policy.name)
-        drawn = _draw(policy, groups, prompt_ids, max_new_tokens=max_new_tokens, k=samples_per_prompt, seed=seed)
-        answers[policy.name] = {decoding: _scored(rollouts, groups, scorer) for decoding, rollouts in drawn.items()}
-        if isinstance(policy, BestOfN):
-            distances[policy.name] = KLFigures(kind="bound", value=best_of_n_kl_bound(policy.n))
-        else:
-            distances[policy.name] = _distance(
-                drawn["sampled"], reference, names, max_tokens=max_tokens, confidence=confidence
-            )
-    rows = [
-        PolicyRow(
-            name=policy.name,
-            kl=distances[policy.name],
-            ledger=policy.ledger,
-            **_both_figures(policy.name, answers, baseline=baseline, clusters=names, confidence=confidence),
-        )
-        for policy in policies
-    ]
+        answers[policy.name] = {kind: _judged(plan, drawn) for kind, drawn in _draw(plan, policy).items()}
+        distances[policy.name] = _distance(plan, policy, answers[policy.name]["sampled"])
+    compared = compare_all(answers, groups, baseline=baseline, comparer=comparer, advance=on_comparisons)
+    rows = [_row(plan, policy, answers, distances[policy.name], compared, slices) for policy in policies]
+    decoding = {
+        "max_new_tokens": max_new_tokens if sampled else None,
+        "temperature": 1.0 if sampled else None,
+        "samples_per_prompt": samples_per_prompt or (DEFAULT_SAMPLES if sampled else None),
+        "seed": seed,
+    }
+    known = None if reference is None else reference_name or baseline
+    return _table(plan, rows, compared, answers, decoding=decoding, reference=known)
+
+
+def _table(
+    plan: _Plan,
+    rows: Sequence[PolicyRow],
+    compared: Comparisons,
+    answers: Mapping[str, Decodings],
+    *,
+    decoding: Mapping[str, Any],
+    reference: str | None,
+) -> PolicyTable:
+    options: dict[str, Any] = {"clusters": plan.names, "confidence": plan.confidence}
+    ratings = ratings_of(compared, baseline=plan.baseline, **options)
     return PolicyTable(
-        rows=tuple(rows),
-        baseline=baseline,
-        reference=reference_name or baseline,
-        scorer=scorer.name,
-        num_prompts=len(groups),
-        confidence=confidence,
-        decoding={
-            "max_new_tokens": max_new_tokens,
-            "temperature": 1.0,
-            "samples_per_prompt": samples_per_prompt,
-            "seed": seed,
-        },
-        samples=tuple(_samples(groups, answers)),
+        rows=tuple(replace(row, rating=ratings.get(row.name)) for row in rows),
+        baseline=plan.baseline,
+        reference=reference,
+        scorer=plan.judges.name,
+        num_prompts=len(plan.groups),
+        confidence=plan.confidence,
+        decoding=decoding,
+        precision=plan.precision,
+        judge=judge_record(compared, **options),
+        wins=wins_of(compared, **options),
+        samples=tuple(_samples(plan.groups, answers)),
     )
 
 
@@ -171,10 +239,10 @@ def reference_logprobs(
 def _check(
     policies: Sequence[Policy],
     groups: Sequence[PromptGroup],
+    prompt_ids: Sequence[Any],
     *,
-    prompt_ids: Sequence[tuple[int, ...]],
     baseline: str,
-    samples_per_prompt: int,
+    samples: int | None,
 ) -> None:
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
@@ -185,86 +253,98 @@ def _check(
         raise DataError(
             "an evaluation needs prompts, and the ids of each", got=f"{len(groups)} prompts, {len(prompt_ids)} with ids"
         )
-    if samples_per_prompt < 1:
-        raise ConfigError("samples_per_prompt must be at least 1", got=samples_per_prompt)
+    if samples is not None and samples < 1:
+        raise ConfigError("samples_per_prompt must be at least 1", got=samples)
 
 
-def _draw(
-    policy: Policy,
-    groups: Sequence[PromptGroup],
-    prompt_ids: Sequence[tuple[int, ...]],
-    *,
-    max_new_tokens: int,
-    k: int,
-    seed: int,
-) -> dict[str, list[Rollout]]:
-    """The policy's completions for each decoding that it has."""
+def _draw(plan: _Plan, policy: Policy) -> Decodings:
+    """The policy's answers for each decoding that it has."""
+    n = policy.n if isinstance(policy, BestOfN) else None
+    if policy.completions is not None:
+        found = policy.completions.answers(plan.groups, at_most=n or plan.samples)
+        return {"sampled": found if n is None else _best(plan, policy, found)}
+    assert policy.open is not None
     sampler = policy.open()
-    sampling = SamplingParams(max_new_tokens=max_new_tokens, temperature=1.0)
+    sampling = SamplingParams(max_new_tokens=plan.max_new_tokens, temperature=1.0)
 
-    def draw(decoding: str, params: SamplingParams, number: int) -> list[Rollout]:
-        key = SeedKey(seed, f"evaluate {policy.name} {decoding}", 0)  # independent of the other policies' draws
-        return sampler.sample(prompt_ids, num_completions=number, params=params, seed=key)
+    def draw(decoding: str, params: SamplingParams, number: int) -> Answers:
+        key = SeedKey(plan.seed, f"evaluate {policy.name} {decoding}", 0)  # independent of the other policies' draws
+        return Answers.of_rollouts(sampler.sample(plan.prompt_ids, num_completions=number, params=params, seed=key))
 
-    if isinstance(policy, BestOfN):
-        rollouts = draw("best-of-n", sampling, policy.n)
-        chosen = best_of_each(rollouts, score_rollouts(policy.reward, rollouts, groups), n=policy.n)
-        return {"sampled": [one.best for one in chosen]}
-    greedy = SamplingParams(max_new_tokens=max_new_tokens, greedy=True)
-    return {"sampled": draw("sampled", sampling, k), "greedy": draw("greedy", greedy, 1)}
+    if n is not None:
+        return {"sampled": _best(plan, policy, draw("best-of-n", sampling, n))}
+    greedy = SamplingParams(max_new_tokens=plan.max_new_tokens, greedy=True)
+    return {"sampled": draw("sampled", sampling, plan.samples or DEFAULT_SAMPLES), "greedy": draw("greedy", greedy, 1)}
 
 
-def _scored(rollouts: list[Rollout], groups: Sequence[PromptGroup], scorer: Reward) -> _Answers:
-    return _Answers(rollouts=rollouts, scores=score_rollouts(scorer, rollouts, groups))
+def _best(plan: _Plan, policy: Policy, drawn: Answers) -> Answers:
+    """Of each prompt's answers the one that the reward scores highest, the first of equals."""
+    assert isinstance(policy, BestOfN)
+    scores = drawn.score(policy.reward, plan.groups)
+    places = drawn.places(len(plan.groups))
+    return drawn.kept([row[best_index([scores[i] for i in row])] for row in places])
 
 
-def _distance(
-    rollouts: Sequence[Rollout], reference: AlignmentModel, names: Sequence[Any], *, max_tokens: int, confidence: float
-) -> KLFigures:
-    kl = kl_estimates(
-        [rollout.logprobs for rollout in rollouts],
-        reference_logprobs(reference, rollouts, max_tokens=max_tokens),
-        clusters=[names[rollout.prompt_index] for rollout in rollouts],
-        confidence=confidence,
+def _judged(plan: _Plan, drawn: Answers) -> Answers:
+    scorer, safety = plan.judges.scorer, plan.judges.safety
+    rows = [plan.groups[p] for p in drawn.prompt_index]
+    return replace(
+        drawn,
+        scores=None if scorer is None else drawn.score(scorer, plan.groups),
+        measures={} if safety is None else measured(safety, [row.prompt for row in rows], drawn.texts, rows),
     )
-    return KLFigures(kind="estimate", value=kl.k1.value, k1=kl.k1, k3=kl.k3)
 
 
-def _both_figures(
-    name: str,
-    answers: Mapping[str, Mapping[str, _Answers]],
-    *,
-    baseline: str,
-    clusters: Sequence[Any],
-    confidence: float,
-) -> dict[str, Any]:
-    """`sampled` and `greedy` of one policy; win rates against the baseline's answers of the same decoding."""
+def _distance(plan: _Plan, policy: Policy, drawn: Answers) -> _Distance:
+    """k1 and k3 of each sampled answer; None for answers of a file, those chosen by a reward, and no reference."""
+    if plan.reference is None or drawn.rollouts is None or isinstance(policy, BestOfN):
+        return None
+    read = reference_logprobs(plan.reference, drawn.rollouts, max_tokens=plan.max_tokens)
+    return kl_values([rollout.logprobs for rollout in drawn.rollouts], read)
+
+
+def _row(
+    plan: _Plan,
+    policy: Policy,
+    answers: Mapping[str, Decodings],
+    distance: _Distance,
+    compared: Comparisons,
+    slices: Mapping[str, Sequence[str]] | None,
+) -> PolicyRow:
     figures: dict[str, Figures | None] = {"sampled": None, "greedy": None}
-    for decoding, own in answers[name].items():
-        scores = own.by_prompt(len(clusters))
-        other = answers[baseline].get(decoding)
-        names = [clusters[rollout.prompt_index] for rollout in own.rollouts]
-        ended = [float(rollout.finish_reason == "stop") for rollout in own.rollouts]
-        figures[decoding] = Figures(
-            gold=mean_interval(own.scores, clusters=names, confidence=confidence),
-            win_rate=None
-            if name == baseline or other is None
-            else win_rate(scores, other.by_prompt(len(clusters)), clusters=clusters, confidence=confidence),
-            length=mean_interval([len(r.ids) for r in own.rollouts], clusters=names, confidence=confidence),
-            eos_rate=proportion_interval(ended, clusters=names, confidence=confidence),
-            scores=tuple(scores),
+    for decoding, own in answers[policy.name].items():
+        is_sampled = decoding == "sampled"
+        subject = Subject(
+            answers=own,
+            num_prompts=len(plan.groups),
+            clusters=plan.names,
+            against=compared.get((decoding, policy.name, plan.baseline)),
+            baseline=answers[plan.baseline].get(decoding),
+            k1=distance[0] if distance is not None and is_sampled else None,
+            k3=distance[1] if distance is not None and is_sampled else None,
+            is_pure_sample=is_sampled and not isinstance(policy, BestOfN),
+            confidence=plan.confidence,
+            half_width=plan.precision,
         )
-    return figures
+        figures[decoding] = figures_of(subject, slices if is_sampled else None)
+    sampled = figures["sampled"]
+    assert sampled is not None
+    kl = None
+    if isinstance(policy, BestOfN):
+        kl = KLFigures(kind="bound", value=best_of_n_kl_bound(policy.n))
+    elif sampled.k1 is not None:
+        kl = KLFigures(kind="estimate", value=sampled.k1.value, k1=sampled.k1, k3=sampled.k3)
+    return PolicyRow(name=policy.name, sampled=sampled, greedy=figures["greedy"], kl=kl, ledger=policy.ledger)
 
 
-def _samples(groups: Sequence[PromptGroup], answers: Mapping[str, Mapping[str, _Answers]]) -> list[dict[str, Any]]:
-    """For each prompt, every policy's greedy answer (best-of-n: its first) and score."""
+def _samples(groups: Sequence[PromptGroup], answers: Mapping[str, Decodings]) -> list[dict[str, Any]]:
+    """For each prompt, every policy's greedy answer (its first, where there is none) and score."""
     samples: list[dict[str, Any]] = [{"prompt": _plain(group.prompt), "completions": {}} for group in groups]
     for name, decodings in answers.items():
         shown = decodings.get("greedy", decodings["sampled"])
-        for rollout, score in zip(shown.rollouts, shown.scores, strict=True):
-            entry = {"text": rollout.text, "score": score}
-            samples[rollout.prompt_index]["completions"].setdefault(name, entry)
+        scores: Sequence[float | None] = shown.scores or [None] * len(shown.texts)
+        for prompt, text, score in zip(shown.prompt_index, shown.texts, scores, strict=True):
+            samples[prompt]["completions"].setdefault(name, {"text": text, "score": score})
     return samples
 
 

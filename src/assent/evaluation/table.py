@@ -3,48 +3,68 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from assent.evaluation.comparisons import LengthControl
 from assent.evaluation.intervals import Estimate
 from assent.runs.files import write_json
-
-LEDGER_COLUMNS = {
-    "cost/labels": "labels",
-    "cost/completions_sampled": "sampled",
-    "cost/reward_calls": "rewards",
-    "cost/flops": "TFLOP",
-    "cost/seconds": "seconds",
-    "cost/peak_memory_bytes": "peak MB",
-    "cost/models_resident": "models",
-}
-_LEDGER_UNIT = {"cost/flops": 1e12, "cost/peak_memory_bytes": 1e6}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One way of decoding (greedy or sampled), over P prompts. Every interval is clustered by prompt."""
+    """One way of decoding (greedy or sampled), over P prompts. Every interval is clustered by prompt.
 
-    gold: Estimate
-    """Mean score."""
+    None: it is not known, or there is nothing to compare with.
+    """
+
+    gold: Estimate | None
+    """Mean score; None where a judge compared answers and scored none."""
     win_rate: Estimate | None
     """Against the baseline decoded the same way; ties half. None for the baseline itself."""
-    length: Estimate
-    """Mean tokens of a completion, EOS included."""
-    eos_rate: Estimate
+    length: Estimate | None
+    """Mean tokens of a completion, EOS included; None for a file that does not say."""
+    eos_rate: Estimate | None
     """Share that ended by themselves."""
     scores: tuple[tuple[float, ...], ...]
     """P rows, one score for each completion: what intervals over several evaluations (seeds) are made from."""
+    characters: Estimate
+    """Mean length in characters."""
+    difference: Estimate | None = None
+    """Mean score less the baseline's on the same prompts."""
+    length_controlled: LengthControl | None = None
+    """The win rate at equal length."""
+    prompts_needed: int | None = None
+    """Prompts with which the win rate's interval would be as narrow as was asked for."""
+    entropy: Estimate | None = None
+    """−Σ log π of a sampled completion, in nats."""
+    k1: Estimate | None = None
+    """KL to the reference in nats per completion, by k1."""
+    k3: Estimate | None = None
+    """The same by k3."""
+    distinct_1: Estimate | None = None
+    """Different words over all words in a prompt's completions, mean over prompts."""
+    distinct_2: Estimate | None = None
+    """The same of pairs of neighbouring words."""
+    refusal_rate: Estimate | None = None
+    """Share of refusals: by the safety function where it says, else by how they open."""
+    safety: Mapping[str, Estimate] = field(default_factory=dict)
+    """Faults and attributes by name, each of its own completions: never averaged."""
+    slices: Mapping[str, Mapping[str, Figures]] = field(default_factory=dict)
+    """Column to value to the figures of its prompts."""
 
     def as_dict(self) -> dict[str, Any]:
+        known = {name: getattr(self, name) for name in self.__slots__ if name not in ("scores", "safety", "slices")}
         return {
-            "gold": self.gold.as_dict(),
-            "win_rate": None if self.win_rate is None else self.win_rate.as_dict(),
-            "length": self.length.as_dict(),
-            "eos_rate": self.eos_rate.as_dict(),
+            **{
+                name: value if value is None or isinstance(value, int) else value.as_dict()
+                for name, value in known.items()
+            },
             "scores": [list(row) for row in self.scores],
+            "safety": {name: estimate.as_dict() for name, estimate in self.safety.items()},
+            "slices": {c: {v: figures.as_dict() for v, figures in by.items()} for c, by in self.slices.items()},
         }
 
 
@@ -67,9 +87,7 @@ class KLFigures:
 
     def text(self) -> str:
         """`4.21 ±0.30`, half a 95% interval; `≤1.83` for a bound."""
-        if self.k1 is None:
-            return f"≤{self.value:.2f}"
-        return _plus_minus(self.k1)
+        return f"≤{self.value:.2f}" if self.k1 is None else plus_minus(self.k1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +97,10 @@ class PolicyRow:
     name: str
     sampled: Figures
     greedy: Figures | None
-    kl: KLFigures
+    kl: KLFigures | None
+    """None where it cannot be measured: completions from a file, or no reference."""
+    rating: Estimate | None = None
+    """Bradley–Terry, in Elo points, the baseline at 0; None with two policies, and where it is not finite."""
     ledger: Mapping[str, float] = field(default_factory=dict)
     """`cost/*` of making it, as its stages logged them."""
 
@@ -88,7 +109,8 @@ class PolicyRow:
             "name": self.name,
             "sampled": self.sampled.as_dict(),
             "greedy": None if self.greedy is None else self.greedy.as_dict(),
-            "kl": self.kl.as_dict(),
+            "kl": None if self.kl is None else self.kl.as_dict(),
+            "rating": None if self.rating is None else self.rating.as_dict(),
             "ledger": dict(self.ledger),
         }
 
@@ -99,13 +121,19 @@ class PolicyTable:
 
     rows: tuple[PolicyRow, ...]
     baseline: str
-    reference: str
-    """Name of the policy that KL is measured against."""
+    reference: str | None
+    """Name of the policy that KL is measured against; None: it is not."""
     scorer: str
     num_prompts: int
     confidence: float
     decoding: Mapping[str, Any] = field(default_factory=dict)
     """max_new_tokens, temperature, samples_per_prompt, seed."""
+    precision: float | None = None
+    """Half-width of a win rate's interval that `prompts_needed` is about."""
+    judge: Mapping[str, Any] | None = None
+    """Of a judge that compares: how often its two orders agree, how often the first answer wins, calls, no verdicts."""
+    wins: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    """Policy to rival to win rate, sampled answers, where more than two were compared."""
     samples: tuple[Mapping[str, Any], ...] = ()
     """`{prompt, completions: {policy: {text, score}}}`, one for each prompt."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -124,6 +152,9 @@ class PolicyTable:
             "num_prompts": self.num_prompts,
             "confidence": self.confidence,
             "decoding": dict(self.decoding),
+            "precision": self.precision,
+            "judge": None if self.judge is None else dict(self.judge),
+            "wins": {a: {b: rate.as_dict() for b, rate in by.items()} for a, by in self.wins.items()},
             "policies": [row.as_dict() for row in self.rows],
             "samples": [dict(sample) for sample in self.samples],
             **self.extra,
@@ -136,57 +167,8 @@ class PolicyTable:
         write_json(path, self.as_dict())
         return path
 
-    def lines(self) -> list[str]:
-        """Plain text within 80 columns: sampled figures, greedy figures, the ledger."""
-        percent = f"{self.confidence:.0%}"
-        lines = [f"{self.num_prompts} prompts, scored by {_cut(self.scorer, 20)}; {percent} intervals over prompts"]
-        for decoding in ("sampled", "greedy"):
-            head = ("score", f"wins vs {_cut(self.baseline, 9)}", "KL, nats" if decoding == "sampled" else "")
-            body = [self._cells(row, decoding) for row in self.rows if getattr(row, decoding) is not None]
-            lines += ["", *_aligned([(decoding, *head, "tokens", "ended"), *body])]
-        return lines + self._ledger_lines()
 
-    @staticmethod
-    def _cells(row: PolicyRow, decoding: str) -> tuple[str, ...]:
-        figures: Figures = getattr(row, decoding)
-        win_rate = "—" if figures.win_rate is None else figures.win_rate.text()
-        kl = row.kl.text() if decoding == "sampled" else ""
-        ended = f"{figures.eos_rate.value:.0%}"
-        return (row.name, _plus_minus(figures.gold), win_rate, kl, f"{figures.length.value:.1f}", ended)
-
-    def _ledger_lines(self) -> list[str]:
-        names = [name for name in LEDGER_COLUMNS if any(name in row.ledger for row in self.rows)]
-        if not names:
-            return []
-        body = [
-            (row.name, *(_amount(row.ledger[n] / _LEDGER_UNIT.get(n, 1)) if n in row.ledger else "—" for n in names))
-            for row in self.rows
-        ]
-        return ["", *_aligned([("cost", *(LEDGER_COLUMNS[name] for name in names)), *body])]
-
-
-def _plus_minus(estimate: Estimate) -> str:
+def plus_minus(estimate: Estimate) -> str:
     """`0.41 ±0.03`: value and half its interval, which is symmetric for a mean. Never `-0.00`."""
     reach, value = estimate.high - estimate.value, round(estimate.value, 2) + 0.0
     return f"{value:.2f} ±{reach:.2f}" if math.isfinite(reach) else f"{value:.2f}"
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _aligned(table: Sequence[Sequence[str]], *, widest_name: int = 16) -> list[str]:
-    """First column left, the others right; a rule under the head; a long name is cut."""
-    rows = [(_cut(row[0], widest_name), *row[1:]) for row in table]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return [line.rstrip() for line in (lines[0], "─" * max(map(len, lines)), *lines[1:])]
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,191 @@
+"""A policy's answers: sampled just now, or read from a file of completions.
+
+Legend: P prompts, N answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from assent.data.loading import load_groups
+from assent.errors import DataError
+from assent.rewards.base import Reward, checked_scores, score_rollouts
+from assent.types import PromptGroup, Rollout, Text
+
+
+@dataclass(slots=True, kw_only=True)
+class Answers:
+    """Answers of one policy in one decoding, each list (N,), prompt by prompt. None: not known of answers in a file."""
+
+    prompt_index: list[int]
+    texts: list[str]
+    tokens: list[int] | None = None
+    """EOS included."""
+    ended: list[bool] | None = None
+    """Whether it ended by itself."""
+    rollouts: list[Rollout] | None = None
+    scores: list[float] | None = None
+    measures: Mapping[str, list[float | None]] = field(default_factory=dict)
+    """Of the safety function."""
+
+    @classmethod
+    def of_rollouts(cls, rollouts: list[Rollout]) -> Answers:
+        return cls(
+            prompt_index=[rollout.prompt_index for rollout in rollouts],
+            texts=[rollout.text for rollout in rollouts],
+            tokens=[len(rollout.ids) for rollout in rollouts],
+            ended=[rollout.finish_reason == "stop" for rollout in rollouts],
+            rollouts=rollouts,
+        )
+
+    def score(self, reward: Reward, groups: Sequence[PromptGroup]) -> list[float]:
+        """One score for each answer; `groups` (P,) are the prompts' rows."""
+        if self.rollouts is not None:
+            return score_rollouts(reward, self.rollouts, groups)
+        rows = [groups[p] for p in self.prompt_index]
+        prompts = [row.prompt for row in rows]
+        return checked_scores(reward.name, reward.score(prompts, self.texts, groups=rows), prompts, self.texts)
+
+    def places(self, num_prompts: int) -> list[list[int]]:
+        """Of each prompt, where its answers stand."""
+        rows: list[list[int]] = [[] for _ in range(num_prompts)]
+        for i, prompt in enumerate(self.prompt_index):
+            rows[prompt].append(i)
+        return rows
+
+    def kept(self, places: Sequence[int]) -> Answers:
+        """The answers at these places."""
+        pick = lambda column: None if column is None else [column[i] for i in places]
+        return Answers(
+            prompt_index=[self.prompt_index[i] for i in places],
+            texts=[self.texts[i] for i in places],
+            tokens=pick(self.tokens),
+            ended=pick(self.ended),
+            rollouts=pick(self.rollouts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """What a file holds: each prompt's completions, in the file's order."""
+
+    path: str
+    sha256: str
+    of: Mapping[str, Sequence[PromptGroup]]
+    """A prompt's `key` to the rows that hold its completions."""
+
+    def answers(self, groups: Sequence[PromptGroup], *, at_most: int | None = None) -> Answers:
+        """Answers to these prompts, which the file must all hold. `at_most`: the first so many of each prompt.
+
+        DataError where a prompt has fewer than `at_most`.
+        """
+        found = Answers(prompt_index=[], texts=[])
+        tokens: list[object] = []
+        reasons: list[object] = []
+        for number, group in enumerate(groups):
+            rows = self.of[key(group.prompt)]
+            texts = [(text(completion), row) for row in rows for completion in row.completions]
+            if at_most is not None and len(texts) < at_most:
+                raise DataError(
+                    f"{self.path} has fewer completions of a prompt than were asked for",
+                    got=f"{len(texts)} of {rows[0].source}",
+                    expected=f"{at_most} or more",
+                    fix="sample more completions, or ask for fewer",
+                )
+            for answer, row in texts[:at_most]:
+                found.prompt_index.append(number)
+                found.texts.append(answer)
+                tokens.append(row.columns.get("tokens"))
+                reasons.append(row.columns.get("finish_reason"))
+        counts = [n for n in tokens if isinstance(n, int) and not isinstance(n, bool)]
+        found.tokens = counts if len(counts) == len(tokens) else None
+        if all(reason in ("stop", "length") for reason in reasons):
+            found.ended = [reason == "stop" for reason in reasons]
+        return found
+
+
+def is_file(path: str) -> bool:
+    """Whether a policy is a file of completions rather than a model's folder or a hub name."""
+    return Path(path).is_file()
+
+
+def read_completions(path: str) -> Completions:
+    """DataError for a file without completions, and for one of comparisons: which are the policy's own?"""
+    data = load_groups(path)
+    rows: dict[str, list[PromptGroup]] = {}
+    for group in data:
+        if not group.completions:
+            raise DataError(
+                f"{group.source or path} has no completion",
+                got=f"the layout {data.layout}",
+                expected="prompt and completion, or prompt and completions: what sample and best-of-n write",
+            )
+        if group.preference is not None and group.preference.ranking is not None:
+            raise DataError(
+                f"{path} holds comparisons, not one policy's completions",
+                got=f"the layout {data.layout}",
+                expected="prompt and completion, or prompt and completions",
+            )
+        rows.setdefault(key(group.prompt), []).append(group)
+    if not rows:
+        raise DataError(f"{path} holds no completions", expected="at least one row")
+    return Completions(path, data.sha256, rows)
+
+
+def in_common(groups: Sequence[PromptGroup], files: Mapping[str, Completions]) -> list[PromptGroup]:
+    """The prompts that every file has completions of; a prompt that stands twice counts once where files are read.
+
+    DataError where there are none: it names a file, and a prompt of either.
+    """
+    if not files:
+        return list(groups)
+    once = list({key(group.prompt): group for group in reversed(groups)}.values())[::-1]
+    kept = [group for group in once if all(key(group.prompt) in file.of for file in files.values())]
+    if not kept:
+        counts = {name: sum(key(group.prompt) in file.of for group in once) for name, file in files.items()}
+        name, least = min(counts.items(), key=lambda item: item[1])
+        held = next(iter(files[name].of.values()))[0].prompt
+        raise DataError(
+            "the files of completions and the data have no prompts in common",
+            got=f"{least} of {len(once)} prompts in {files[name].path}, whose first is {_opening(held)}",
+            expected=f"completions of the data's prompts, the first of which is {_opening(once[0].prompt)}",
+            fix="sample from the same file of prompts: assent sample --data PROMPTS",
+        )
+    return kept
+
+
+def key(prompt: Text) -> str:
+    """The same for the same prompt, whatever else stands in its row."""
+    return prompt if isinstance(prompt, str) else repr([(message.role, message.content) for message in prompt])
+
+
+def _opening(prompt: Text) -> str:
+    asked = prompt if isinstance(prompt, str) else prompt[-1].content
+    return repr(asked if len(asked) <= 80 else asked[:80] + "…")
+
+
+def text(completion: Text) -> str:
+    """The text of a completion of one assistant turn."""
+    return completion if isinstance(completion, str) else "".join(message.content for message in completion)
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float | None:
+    """Different n-grams of words over all of them, in all texts together (Li et al., arXiv:1510.03055, §4.3).
+
+    None where no text has n words.
+    """
+    grams: Counter[tuple[str, ...]] = Counter()
+    for one in texts:
+        words = one.split()
+        grams.update(zip(*(words[i:] for i in range(n)), strict=False))
+    return len(grams) / grams.total() if grams else None
+
+
+def lengths(answers: Answers) -> np.ndarray:
+    """(N,) characters."""
+    return np.array([len(one) for one in answers.texts], dtype=np.float64)

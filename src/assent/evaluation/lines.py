@@ -1,0 +1,164 @@
+"""The table of a comparison as lines of text within 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from assent.evaluation.intervals import Estimate
+from assent.evaluation.table import Figures, PolicyRow, PolicyTable, plus_minus
+
+LEDGER_COLUMNS = {
+    "cost/labels": "labels",
+    "cost/completions_sampled": "sampled",
+    "cost/reward_calls": "rewards",
+    "cost/flops": "TFLOP",
+    "cost/seconds": "seconds",
+    "cost/peak_memory_bytes": "peak MB",
+    "cost/models_resident": "models",
+}
+_LEDGER_UNIT = {"cost/flops": 1e12, "cost/peak_memory_bytes": 1e6}
+
+
+def table_lines(table: PolicyTable) -> list[str]:
+    """Sampled figures, greedy figures, win rates at equal length, form, safety, slices, the ledger."""
+    baseline = _cut(table.baseline, 9)
+    lines = [f"{table.num_prompts} prompts, judged by {_cut(table.scorer, 24)}; {table.confidence:.0%} intervals"]
+    for decoding in ("sampled", "greedy"):
+        body = [_cells(row, decoding) for row in table.rows if getattr(row, decoding) is not None]
+        if body:
+            kl = "KL, nats" if decoding == "sampled" else ""
+            lines += ["", *_aligned([(decoding, "score", f"wins vs {baseline}", kl, "tokens", "ended"), *body])]
+    lines += _comparison_lines(table, baseline)
+    lines += _form_lines(table)
+    lines += _safety_lines(table)
+    lines += _slice_lines(table)
+    return lines + _ledger_lines(table)
+
+
+def _cells(row: PolicyRow, decoding: str) -> tuple[str, ...]:
+    figures: Figures = getattr(row, decoding)
+    kl = "" if decoding != "sampled" else "—" if row.kl is None else row.kl.text()
+    return (
+        row.name,
+        _told(figures.gold, plus_minus),
+        _told(figures.win_rate, Estimate.text),
+        kl,
+        _told(figures.length, lambda e: f"{e.value:.1f}"),
+        _told(figures.eos_rate, lambda e: f"{e.value:.0%}"),
+    )
+
+
+def _comparison_lines(table: PolicyTable, baseline: str) -> list[str]:
+    """Sampled answers: the difference in score, the win rate at equal length, prompts that are needed; ratings."""
+    lines: list[str] = []
+    rows = [row for row in table.rows if row.sampled.win_rate is not None]
+    if rows:
+        needed = table.precision is not None
+        head = (f"vs {baseline}", "difference", "wins at equal length", f"±{table.precision:g} needs" if needed else "")
+        body = [
+            (
+                row.name,
+                _told(row.sampled.difference, plus_minus),
+                "—" if row.sampled.length_controlled is None else row.sampled.length_controlled.win_rate.text(),
+                "" if not needed else "—" if row.sampled.prompts_needed is None else f"{row.sampled.prompts_needed:,}",
+            )
+            for row in rows
+        ]
+        lines += ["", *_aligned([head, *body])]
+    if table.wins:
+        elo = [(row.name, _told(row.rating, lambda e: e.text(digits=0))) for row in table.rows]
+        lines += ["", *_aligned([("Bradley–Terry", "Elo points"), *elo])]
+    if table.judge is not None:
+        agree, first = (table.judge[name] for name in ("consistent", "first_wins"))
+        texts = ["—" if one is None else Estimate.from_dict(one).text() for one in (agree, first)]
+        lines += ["", f"both orders agree: {texts[0]}; the answer shown first wins: {texts[1]}"]
+        lines += [
+            f"{table.judge['calls']:,} verdicts asked for, {table.judge['invalid']:,} were none and count as ties"
+        ]
+    return lines
+
+
+def _form_lines(table: PolicyTable) -> list[str]:
+    head = ("sampled", "chars", "entropy, nats", "KL by k3", "dist-1", "dist-2", "refuses")
+    body = [
+        (
+            row.name,
+            _told(row.sampled.characters, lambda e: f"{e.value:.0f}"),
+            _told(row.sampled.entropy, plus_minus),
+            _told(row.sampled.k3, plus_minus),
+            _told(row.sampled.distinct_1, lambda e: f"{e.value:.2f}"),
+            _told(row.sampled.distinct_2, lambda e: f"{e.value:.2f}"),
+            _told(row.sampled.refusal_rate, lambda e: f"{e.value:.1%}"),
+        )
+        for row in table.rows
+    ]
+    return ["", *_aligned([head, *body])]
+
+
+def _safety_lines(table: PolicyTable) -> list[str]:
+    """Each fault and attribute by itself, a column for each policy, as many side by side as fit."""
+    names = list(dict.fromkeys(name for row in table.rows for name in row.sampled.safety))
+    lines: list[str] = []
+    for start in range(0, len(table.rows) if names else 0, 3):
+        rows = table.rows[start : start + 3]
+        head = ("safety, apart", *(_cut(row.name, 17) for row in rows))
+        body = [(name, *(_told(row.sampled.safety.get(name), Estimate.text) for row in rows)) for name in names]
+        lines += ["", *_aligned([head, *body], widest_name=20)]
+    return lines
+
+
+def _slice_lines(table: PolicyTable) -> list[str]:
+    lines: list[str] = []
+    for column in dict.fromkeys(column for row in table.rows for column in row.sampled.slices):
+        body = [
+            (
+                f"{value} · {row.name}",
+                _told(figures.gold, plus_minus),
+                _told(figures.win_rate, Estimate.text),
+                _told(figures.k1, plus_minus),
+                _told(figures.refusal_rate, lambda e: f"{e.value:.0%}"),
+                f"{figures.characters.clusters}",
+            )
+            for value in dict.fromkeys(value for row in table.rows for value in row.sampled.slices.get(column, {}))
+            for row in table.rows
+            if (figures := row.sampled.slices.get(column, {}).get(value)) is not None
+        ]
+        head = (f"by {column}", "score", "wins", "KL", "refuses", "n")
+        lines += ["", *_aligned([head, *body], widest_name=20)]
+    return lines
+
+
+def _ledger_lines(table: PolicyTable) -> list[str]:
+    names = [name for name in LEDGER_COLUMNS if any(name in row.ledger for row in table.rows)]
+    if not names:
+        return []
+    body = [
+        (row.name, *(_amount(row.ledger[n] / _LEDGER_UNIT.get(n, 1)) if n in row.ledger else "—" for n in names))
+        for row in table.rows
+    ]
+    return ["", *_aligned([("cost", *(LEDGER_COLUMNS[name] for name in names)), *body])]
+
+
+def _told(estimate: Estimate | None, how: Callable[[Estimate], str]) -> str:
+    return "—" if estimate is None else how(estimate)
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _aligned(table: Sequence[Sequence[str]], *, widest_name: int = 16) -> list[str]:
+    """First column left, the others right; a rule under the head; a long name is cut."""
+    rows = [(_cut(row[0], widest_name), *row[1:]) for row in table]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return [line.rstrip() for line in (lines[0], "─" * max(map(len, lines)), *lines[1:])]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

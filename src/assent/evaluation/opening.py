@@ -1,0 +1,250 @@
+"""What an evaluation's options name: policies and files, judges, the reference. Checked before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assent.config.evaluation import EvalConfig
+from assent.config.functions import import_function
+from assent.config.options import PromptOptions
+from assent.config.rewards import ImplicitSource, ModelSource, read_sources
+from assent.errors import ConfigError, ModelError
+from assent.evaluation.answers import Completions, in_common, is_file, read_completions
+from assent.evaluation.endpoint import ChatJudge, ChatModel, ChatSafety
+from assent.evaluation.judging import FunctionJudge, PairJudge
+from assent.evaluation.policies import BestOfN, Policy
+from assent.evaluation.safety import Measure, load_measure
+from assent.models.folders import check_revision
+from assent.models.loading import load_policy, load_tokenizer
+from assent.models.module import AlignmentModel
+from assent.models.templates import Template, resolve_template
+from assent.rewards.base import Reward
+from assent.rewards.http import is_address
+from assent.rewards.loading import check_reward, reward_hash
+from assent.rewards.reward_model import same_ids
+from assent.rollouts.torch_sampler import TorchSampler
+from assent.runs.reading import read_run
+from assent.types import PromptGroup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from assent.engine.runtime import Runtime
+
+SANDBOX_JUDGE, SANDBOX_SAFETY = "assent.sandbox.gold:reward", "assent.sandbox.gold:safety"
+_SANDBOX_COLUMNS = {"facts", "kind", "world"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cast:
+    """Who answers which prompts."""
+
+    models: Mapping[str, str]
+    """Policies that are models: name to path."""
+    files: Mapping[str, Completions]
+    """Policies whose completions stand in a file."""
+    groups: list[PromptGroup]
+    """The prompts that all of them answer."""
+    tokenizer: PreTrainedTokenizerBase | None
+    """Of the models; None where there are none."""
+    template: Template | None
+    reference: str | None
+    """The model that KL is measured to."""
+    lines: tuple[str, ...] = ()
+
+
+def cast_of(config: EvalConfig, groups: Sequence[PromptGroup]) -> Cast:
+    """Reads files and tokenizers. Raises DataError for files without completions and for no prompts in common;
+    ConfigError for options without effect; ModelError for models that read other ids."""
+    assert config.baseline is not None
+    files = {name: read_completions(path) for name, path in config.policies.items() if is_file(path)}
+    models = {name: path for name, path in config.policies.items() if name not in files}
+    reference: str | None = config.reference or config.baseline
+    if config.reference in files:
+        raise ConfigError("the reference is a file: KL needs a model", got=config.policies[config.reference])
+    lines = []
+    if reference in files:
+        reference = None
+        lines.append("KL is not measured: the baseline is a file of completions, and no reference is given")
+    kept = in_common(groups, files)
+    if len(kept) < len(groups):
+        lines.append(
+            f"{len(kept):,} of {len(groups):,} prompts have completions in every file (repeated ones count once)"
+        )
+    _check_files(config, models, files, kept)
+    if not models:
+        return Cast(
+            models={}, files=files, groups=kept, tokenizer=None, template=None, reference=None, lines=tuple(lines)
+        )
+    check_revision(config.revision, *models.values())
+    first = config.baseline if config.baseline in models else next(iter(models))
+    tokenizer = load_tokenizer(models[first], revision=config.revision)
+    _check_tokenizers(config, models, tokenizer, first)
+    return Cast(
+        models=models,
+        files=files,
+        groups=kept,
+        tokenizer=tokenizer,
+        template=_template(config, tokenizer),
+        reference=reference,
+        lines=tuple(lines),
+    )
+
+
+def _check_files(
+    config: EvalConfig, models: Mapping[str, str], files: Mapping[str, Completions], groups: Sequence[PromptGroup]
+) -> None:
+    """Every prompt has as many completions as were asked for, and no option is of models that are not there."""
+    for name, file in files.items():
+        most = max(config.samples_per_prompt or 0, config.best_of_n if name == config.baseline else 0)
+        file.answers(groups, at_most=most or None)
+    idle = {"max_new_tokens", "revision"}
+    if not any(_reads_text(spec) for spec in (config.judge, config.reward_model)):
+        idle |= {"device", "dtype", *PromptOptions.model_fields}
+    idle &= config.model_fields_set
+    if not models and idle:
+        raise ConfigError(
+            f"{', '.join(sorted(idle))} has no effect: all policies are files of completions", fix="leave it out"
+        )
+
+
+def _reads_text(spec: Any) -> bool:
+    """Whether a model is among what scores."""
+    kinds = (ModelSource, ImplicitSource)
+    return spec is not None and any(isinstance(leaf, kinds) for one in read_sources(spec) for leaf in one.leaves())
+
+
+def _check_tokenizers(
+    config: EvalConfig, models: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, first: str
+) -> None:
+    """All models are given the first one's prompt ids, and the reference reads their own: all must mean the same."""
+    whose = f"the baseline {first}" if first == config.baseline else first
+    for name, path in models.items():
+        if not same_ids(load_tokenizer(path, revision=config.revision), tokenizer):
+            raise ModelError(
+                f"policy {name} has another tokenizer than {whose}",
+                got=path,
+                expected="policies that share a tokenizer: the KL compares them token by token",
+                fix="sample from each by itself (assent sample), and compare the files of completions",
+            )
+
+
+def _template(config: EvalConfig, tokenizer: Any) -> Template:
+    return resolve_template(
+        tokenizer,
+        chat_template=config.chat_template,
+        system=config.system,
+        chat_template_kwargs=config.chat_template_kwargs,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """What judges: `scorer` is a specification, opened when it is needed."""
+
+    scorer: Any = None
+    comparer: PairJudge | None = None
+    safety: Measure | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+def judging_of(config: EvalConfig, cast: Cast) -> Judging:
+    """ConfigError where nothing says what judges, and for functions that cannot be imported."""
+    is_sandbox = all(set(group.columns) >= _SANDBOX_COLUMNS for group in cast.groups)
+    hashes: dict[str, str] = {}
+    lines = []
+    scorer: Any = config.judge
+    comparer = None
+    if config.reward_model is not None:
+        check_reward(config.reward_model, ensemble=config.reward_ensemble)
+    if config.pair_judge is not None:
+        comparer = _comparer(config)
+        hashes["pair_judge"] = "" if is_address(config.pair_judge) else _module_hash(config.pair_judge)
+    elif scorer is None:
+        if not is_sandbox:
+            raise ConfigError(
+                "nothing says which answers are better",
+                expected="--judge: a reward model's folder or module:function; or --pair-judge: module:function of two "
+                "answers, or the address of a server with --judge-model",
+            )
+        scorer = SANDBOX_JUDGE
+        lines.append("judged by the sandbox's gold reward, for the prompts are the sandbox's")
+    if scorer is not None:
+        check_reward(scorer)
+        hashes["judge"] = reward_hash(scorer)
+    safety: Measure | None = None
+    spec = config.safety or (SANDBOX_SAFETY if is_sandbox else None)
+    if spec is not None:
+        safety = ChatSafety(_chat(config, spec)) if is_address(spec) else load_measure(spec)
+        hashes["safety"] = "" if is_address(spec) else _module_hash(spec)
+    return Judging(scorer=scorer, comparer=comparer, safety=safety, hashes=hashes, lines=tuple(lines))
+
+
+def _comparer(config: EvalConfig) -> PairJudge:
+    spec = config.pair_judge
+    assert spec is not None
+    if is_address(spec):
+        return ChatJudge(_chat(config, spec), rubric=config.judge_rubric)
+    return FunctionJudge(import_function(spec, what="judge"), name=spec)
+
+
+def _chat(config: EvalConfig, url: str) -> ChatModel:
+    assert config.judge_model is not None
+    return ChatModel(url, model=config.judge_model, key_env=config.judge_api_key_env)
+
+
+def _module_hash(spec: str) -> str:
+    """SHA-256 of the source of the module that a function's name begins with."""
+    file = getattr(sys.modules.get(spec.partition(":")[0]), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
+
+
+def open_policies(config: EvalConfig, cast: Cast, runtime: Runtime, reward: Reward | None) -> list[Policy]:
+    """In the order of the options, best-of-n of the baseline last."""
+
+    def source(name: str) -> dict[str, Any]:
+        if name in cast.files:
+            return {"completions": cast.files[name]}
+        return {"open": _opener(config, config.policies[name], runtime)}
+
+    ledgers = {name: ledger_of(folder) for name, folder in config.ledgers.items()}
+    policies = [Policy(name=name, ledger=ledgers.get(name, {}), **source(name)) for name in config.policies]
+    if config.best_of_n:
+        assert reward is not None
+        assert config.baseline is not None
+        name = f"best-of-{config.best_of_n}"
+        ledger = ledgers.get(name, {})
+        best = BestOfN(name=name, n=config.best_of_n, reward=reward, ledger=ledger, **source(config.baseline))
+        policies.append(best)
+    return policies
+
+
+def _opener(config: EvalConfig, path: str, runtime: Runtime) -> Callable[[], TorchSampler]:
+    def open_sampler() -> TorchSampler:
+        tokenizer = load_tokenizer(path, revision=config.revision)
+        template = _template(config, tokenizer)
+        model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=tokenizer)
+        return TorchSampler(model.to(runtime.device), tokenizer, eos_ids=template.eos_ids)
+
+    return open_sampler
+
+
+def ledger_of(run_folder: str) -> dict[str, float]:
+    """`cost/*` of a finished run."""
+    metrics = (read_run(run_folder).result or {}).get("metrics", {})
+    return {name: float(value) for name, value in metrics.items() if name.startswith("cost/")}
+
+
+def open_reference(config: EvalConfig, cast: Cast, runtime: Runtime) -> AlignmentModel:
+    """The model that KL is measured to."""
+    assert cast.reference is not None
+    path = cast.models[cast.reference]
+    tokenizer = load_tokenizer(path, revision=config.revision)
+    model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=tokenizer)
+    return AlignmentModel(model.to(runtime.device), kind="policy").eval()

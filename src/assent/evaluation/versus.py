@@ -1,0 +1,97 @@
+"""Every policy's answers with every other's: comparisons, ratings, a table of wins, and how the judge behaved.
+
+Legend: P prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from assent.evaluation.answers import Answers
+from assent.evaluation.figures import Compared, compare_by_judge, compare_scores
+from assent.evaluation.intervals import Estimate, proportion_interval
+from assent.evaluation.judging import PairJudge
+from assent.evaluation.ratings import bradley_terry
+from assent.types import PromptGroup
+
+Decodings = Mapping[str, Answers]
+"""`sampled`, and `greedy` where there is one."""
+Comparisons = dict[tuple[str, str, str], Compared]
+"""Of decoding, policy and rival."""
+
+
+def compare_all(
+    answers: Mapping[str, Decodings],
+    groups: Sequence[PromptGroup],
+    *,
+    baseline: str,
+    comparer: PairJudge | None,
+    advance: Callable[[int], None] | None = None,
+) -> Comparisons:
+    """Every policy with the baseline in each decoding; sampled answers also with one another.
+
+    By their scores, or by `comparer` in both orders.
+    """
+    found: Comparisons = {}
+    for first, second in combinations(answers, 2):
+        a, b = (second, first) if first == baseline else (first, second)
+        for decoding in ("sampled", "greedy") if b == baseline else ("sampled",):
+            one, two = answers[a].get(decoding), answers[b].get(decoding)
+            if one is None or two is None:
+                continue
+            found[decoding, a, b] = (
+                compare_scores(one, two, len(groups))
+                if comparer is None
+                else compare_by_judge(comparer, one, two, groups, advance)
+            )
+    return found
+
+
+def ratings_of(
+    compared: Comparisons, *, baseline: str, clusters: Sequence[Any], confidence: float
+) -> dict[str, Estimate | None]:
+    """Bradley–Terry ratings of the sampled answers, where more than two policies were compared."""
+    shares = {(a, b): one.by_prompt(len(clusters)) for (kind, a, b), one in compared.items() if kind == "sampled"}
+    if len(shares) < 2:
+        return {}
+    return bradley_terry(shares, baseline=baseline, clusters=clusters, confidence=confidence)
+
+
+def wins_of(compared: Comparisons, *, clusters: Sequence[Any], confidence: float) -> dict[str, dict[str, Estimate]]:
+    """Policy to rival to the win rate of sampled answers, where more than two policies were compared."""
+    pairs = [(a, b, one) for (kind, a, b), one in compared.items() if kind == "sampled"]
+    wins: dict[str, dict[str, Estimate]] = {}
+    for a, b, one in pairs if len(pairs) > 1 else ():
+        shares = one.by_prompt(len(clusters))
+        for winner, loser, values in ((a, b, shares), (b, a, 1 - shares)):
+            rate = proportion_interval(values, clusters=clusters, confidence=confidence)
+            wins.setdefault(winner, {})[loser] = rate
+    return wins
+
+
+def judge_record(compared: Comparisons, *, clusters: Sequence[Any], confidence: float) -> dict[str, Any] | None:
+    """How a judge that compares behaved, over all of its comparisons; None where answers were scored.
+
+    `consistent`: share of comparisons in which both orders agree; `first_wins`: share of verdicts that went to the
+    answer shown first, ½ without a bias; `calls` of it, and how many were `invalid`, no verdict.
+    """
+    verdicts = [(one.verdicts, one.prompts) for one in compared.values() if one.verdicts is not None]
+    if not verdicts:
+        return None
+    names = np.array([p for _, prompts in verdicts for p in prompts])
+    record: dict[str, Any] = {
+        "calls": sum(v.calls for v, _ in verdicts),
+        "invalid": sum(v.invalid for v, _ in verdicts),
+    }
+    for name in ("consistent", "first_wins"):
+        values = np.concatenate([getattr(v, name) for v, _ in verdicts])
+        known = np.flatnonzero(~np.isnan(values))
+        record[name] = None
+        if len(known):
+            of = [clusters[p] for p in names[known]]
+            record[name] = proportion_interval(values[known], clusters=of, confidence=confidence).as_dict()
+    return record
