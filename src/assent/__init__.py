@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         rloo,
         run,
         sample,
+        serve_check,
         sft,
     )
 
@@ -53,6 +54,7 @@ __all__ = [
     "rloo",
     "run",
     "sample",
+    "serve_check",
     "sft",
 ]
 

@@ -13,12 +13,14 @@ from assent.cli.flags import flag
 from assent.config.commands import DataCheckConfig, DataSplitConfig, DemoConfig, ReportConfig, RunConfig
 from assent.config.explain import ExplainConfig
 from assent.config.sandbox import SandboxLabelsConfig
+from assent.config.serving import ServeCheckConfig
 from assent.data.formats import LAYOUTS
 from assent.pipelines.steps import STEPS
 from tests.helpers_docs import IDS, PAGES, ROOT, commands, first_column, quoted
 
 NAMES = [name for name, *_ in COMMANDS] + [f"data {name}" for name, *_ in DATA_COMMANDS]
 CONFIGS: list[type[BaseModel]] = [DataCheckConfig, DataSplitConfig, DemoConfig, ExplainConfig, ReportConfig, RunConfig]
+CONFIGS += [ServeCheckConfig]
 CONFIGS += [step.config_class() for name, step in STEPS.items() if name in NAMES]
 EVERYWHERE = {"--config", "--json", "--debug", "--help", "--version"}
 

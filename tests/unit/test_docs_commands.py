@@ -33,6 +33,7 @@ SHORTER = {
     "frontier": ["--best-of-n", "4", "--samples-per-prompt", "1", "--num-prompts", "3", *ANSWERS],
     "frontier --sandbox": ["--fast"],
     "sample": ANSWERS,
+    "serve-check": ["--engines", "transformers", "--max-new-tokens", "2"],
     "best-of-n": ANSWERS,
     "best-of-n --samples": [],
     "run examples/hh/pipeline.yaml": [

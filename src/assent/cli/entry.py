@@ -70,6 +70,12 @@ COMMANDS = (
     ),
     ("explain", "assent.cli.explain:explain", MODELS, "A preference probability, taken apart, from numbers or models."),
     ("merge", "assent.cli.models:merge", MODELS, "An adapter's folder as an ordinary model's folder."),
+    (
+        "serve-check",
+        "assent.cli.models:serve_check",
+        MODELS,
+        "Whether transformers and vLLM compute with a model's folder what was trained.",
+    ),
     ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),
     ("sample", "assent.cli.models:sample", MODELS, "Completions of a policy, as JSONL."),
     ("best-of-n", "assent.cli.models:best_of_n", MODELS, "Of N completions of each prompt, the best by a reward."),

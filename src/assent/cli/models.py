@@ -13,6 +13,7 @@ from assent.config.commands import MergeConfig, NewModelConfig
 from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.config.evaluation import EvalConfig
 from assent.config.frontier import FrontierConfig
+from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import run_step
 
 
@@ -64,6 +65,15 @@ def frontier(config: FrontierConfig) -> Outcome:
     result = run_step("frontier", config)
     text = "\n".join([*result["lines"], "", f"frontier -> {result['frontier']}", f"picture: {result['picture']}"])
     return Outcome({"command": "frontier", **result}, text)
+
+
+@command(ServeCheckConfig, positional="model")
+def serve_check(config: ServeCheckConfig) -> Outcome:
+    from assent.pipelines.serve_check import serve_check as check
+
+    document, lines = check(config)
+    verdict = "serve-check: it differs" if document["differs"] else "serve-check: it serves what was trained"
+    return Outcome({"command": "serve-check", **document}, "\n".join([*lines, verdict]), int(document["differs"]))
 
 
 def _complete(name: str, config: BaseModel) -> Outcome:

@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
-from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
+from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions, SamplerOptions
 from assent.config.rewards import OutcomeRewards
 
 
-class CompletionOptions(DeviceOptions, PromptOptions, EnsembleOptions):
+class CompletionOptions(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
     """How to sample from a policy at prompts."""
 
     output_dir: str
@@ -38,6 +38,8 @@ class CompletionOptions(DeviceOptions, PromptOptions, EnsembleOptions):
     def _realignment_is_whole(self) -> Self:
         if (self.reference is None) != (self.realignment is None):
             raise ValueError("reference and realignment have no effect without each other: give both, or neither")
+        if self.realignment is not None and self.sampler == "vllm":
+            raise ValueError("realignment mixes two models, and sampler vllm holds one: give sampler torch")
         return self
 
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
-from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
+from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions, SamplerOptions
 from assent.config.rewards import OutcomeRewards
 
 
-class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions):
+class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
     """Policies on the same prompts: scores or comparisons, win rates, KL, lengths, safety, with intervals.
 
     Without a policy: --reward-model on the comparisons and rankings of --data: accuracy, calibration, length, slices.

@@ -14,6 +14,7 @@ from assent.config.options import (
     Positive,
     PromptOptions,
     RunOptions,
+    SamplerOptions,
     TrainingOptions,
 )
 from assent.config.rewards import Rewards
@@ -22,7 +23,7 @@ CRITIC_OF_ITS_OWN = frozenset({"critic", "critic_learning_rate", "critic_warmup_
 """Options of a critic that has a trunk and an optimiser of its own."""
 
 
-class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, EnsembleOptions):
+class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, EnsembleOptions, SamplerOptions):
     """What every online command has: prompts, a reward, how completions are sampled, the pull to the reference."""
 
     command: ClassVar[str]
@@ -129,7 +130,7 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
 
     @model_validator(mode="after")
     def _engines_differ(self) -> Self:
-        same = getattr(self, "sampler", "torch") == "torch" and self.dtype == "float32" and self.mixed_precision == "no"
+        same = self.sampler == "torch" and self.dtype == "float32" and self.mixed_precision == "no"
         if self.importance_sampling_cap is not None and same:
             raise ValueError(
                 "importance_sampling_cap has no effect where the policy samples for itself in float32: its "

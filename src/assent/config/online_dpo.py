@@ -8,12 +8,21 @@ from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
 from assent.config.loss_options import LOGGED, LossOptions
-from assent.config.options import OptimiserOptions, Positive, PromptOptions, RunOptions, TrainingOptions
+from assent.config.options import (
+    OptimiserOptions,
+    Positive,
+    PromptOptions,
+    RunOptions,
+    SamplerOptions,
+    TrainingOptions,
+)
 from assent.config.rewards import OutcomeRewards
 from assent.errors import ConfigError
 
 
-class OnlineDpoConfig(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, LossOptions, EnsembleOptions):
+class OnlineDpoConfig(
+    RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, LossOptions, EnsembleOptions, SamplerOptions
+):
     """Online DPO (arXiv:2402.04792): comparisons of completions that the policy in training has sampled."""
 
     model: str

@@ -156,6 +156,20 @@ class PromptOptions(Options):
     """Tokens of prompt and completion together. Longer prompts lose their oldest turns; then completions are cut."""
 
 
+class SamplerOptions(Options):
+    """What samples completions."""
+
+    sampler: Literal["torch", "vllm"] = "torch"
+    """torch: the policy itself, through transformers. vllm: the engine vLLM (extra vllm) beside it, which is handed the
+    weights whenever they have changed; for the same seed it draws the same completions, up to rounding."""
+
+    @model_validator(mode="after")
+    def _weights_can_be_handed_over(self) -> Self:
+        if self.sampler == "vllm" and getattr(self, "load_in_4bit", False):
+            raise ValueError("sampler vllm has no way to take the 4-bit weights of load_in_4bit: leave one of them out")
+        return self
+
+
 class TextOptions(PromptOptions):
     """How prompts and completions become tokens."""
 

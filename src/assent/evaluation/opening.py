@@ -27,7 +27,8 @@ from assent.rewards.base import Reward
 from assent.rewards.http import is_address
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rewards.reward_model import same_ids
-from assent.rollouts.torch_sampler import TorchSampler
+from assent.rollouts.opening import check_sampler, open_sampler
+from assent.rollouts.sampler import Sampler
 from assent.runs.reading import read_run
 from assent.types import PromptGroup
 
@@ -81,6 +82,7 @@ def cast_of(config: EvalConfig, groups: Sequence[PromptGroup]) -> Cast:
         return Cast(
             models={}, files=files, groups=kept, tokenizer=None, template=None, reference=None, lines=tuple(lines)
         )
+    check_sampler(config)
     check_revision(config.revision, *models.values())
     first = config.baseline if config.baseline in models else next(iter(models))
     tokenizer = load_tokenizer(models[first], revision=config.revision)
@@ -103,7 +105,7 @@ def _check_files(
     for name, file in files.items():
         most = max(config.samples_per_prompt or 0, config.best_of_n if name == config.baseline else 0)
         file.answers(groups, at_most=most or None)
-    idle = {"max_new_tokens", "revision"}
+    idle = {"max_new_tokens", "revision", "sampler"}
     if not any(_reads_text(spec) for spec in (config.judge, config.reward_model)):
         idle |= {"device", "dtype", *PromptOptions.model_fields}
     idle &= config.model_fields_set
@@ -225,14 +227,14 @@ def open_policies(config: EvalConfig, cast: Cast, runtime: Runtime, reward: Rewa
     return policies
 
 
-def _opener(config: EvalConfig, path: str, runtime: Runtime) -> Callable[[], TorchSampler]:
-    def open_sampler() -> TorchSampler:
+def _opener(config: EvalConfig, path: str, runtime: Runtime) -> Callable[[], Sampler]:
+    def open_policy() -> Sampler:
         tokenizer = load_tokenizer(path, revision=config.revision)
         template = _template(config, tokenizer)
         model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=tokenizer)
-        return TorchSampler(model.to(runtime.device), tokenizer, eos_ids=template.eos_ids)
+        return open_sampler(config, model.to(runtime.device), template)
 
-    return open_sampler
+    return open_policy
 
 
 def ledger_of(run_folder: str) -> dict[str, float]:

@@ -30,8 +30,8 @@ from assent.rewards.base import Reward, Scores, joined, score_rollouts
 from assent.rewards.loading import Spec, check_reward, load_reward, readers_of, reward_hash
 from assent.rewards.reading import ModelReader
 from assent.rewards.reward_model import same_ids
+from assent.rollouts.opening import ModelSampler, check_sampler, open_sampler
 from assent.rollouts.sampler import SamplingParams, SeedKey
-from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import to_json
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
@@ -105,6 +105,7 @@ class Job:
     def __init__(self, config: SampleConfig | BestOfNConfig) -> None:
         assert config.model is not None
         self.config, self.model_path = config, config.model
+        check_sampler(config)
         check_revision(config.revision, *filter(None, (config.model, config.reference)))
         check_context(load_config(config.model, revision=config.revision), config.max_length)
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
@@ -117,13 +118,13 @@ class Job:
         self.prompts = self._read(template)
         self.runtime = Runtime(config.device, seed=config.seed)
         self.sampler = self._sampler(template)
-        self.readers: list[TorchSampler | ModelReader] = [self.sampler]
+        self.readers: list[ModelSampler | ModelReader] = [self.sampler]
         self.ledger = Ledger(self.runtime.device, models_resident=1 if config.reference is None else 2)
 
-    def _sampler(self, template: Any) -> TorchSampler:
+    def _sampler(self, template: Any) -> ModelSampler:
         config = self.config
         if config.reference is None or config.realignment is None:
-            return TorchSampler(self._policy(self.model_path, self.tokenizer), self.tokenizer, eos_ids=template.eos_ids)
+            return open_sampler(config, self._policy(self.model_path, self.tokenizer), template)
         tokenizer = load_tokenizer(config.reference, revision=config.revision)
         if not same_ids(tokenizer, self.tokenizer):
             raise ModelError(

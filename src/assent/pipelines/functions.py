@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 Training (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) gives a `Result`; `new_model`,
-`merge`, `sample`, `best_of_n`, `evaluate`, `frontier` and `explain` give what their command prints with --json; `run`
-gives a `PipelineResult`.
+`merge`, `sample`, `best_of_n`, `evaluate`, `frontier`, `serve_check` and `explain` give what their command prints with
+--json; `run` gives a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from assent.config.commands import ReportConfig
 from assent.config.explain import ExplainConfig
 from assent.config.loading import parse_options
+from assent.config.serving import ServeCheckConfig
 from assent.data.loading import groups_of_rows
 from assent.pipelines.explain import explain as run_explain
 from assent.pipelines.plan import read_plan
@@ -115,6 +116,14 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
 def frontier(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Proxy and gold against √KL: the paths of `frontier`, `picture`, `table`. Options: those of `assent frontier`."""
     return _outputs("frontier", options, progress)
+
+
+def serve_check(**options: Any) -> dict[str, Any]:
+    """A model's folder as its servers open it: `checks`, `differs`. Options: those of `assent serve-check`."""
+    from assent.pipelines.serve_check import serve_check as check
+
+    document, _ = check(parse_options(ServeCheckConfig, _plain(options)))
+    return document
 
 
 def explain(**options: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from assent.rewards.base import Reward, Scores, score_rollouts
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rewards.reward_model import check_reward_model, same_tokenizer
 from assent.rewards.steps import step_ends
+from assent.rollouts.opening import check_sampler
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
 from assent.stages.clock import Clock
@@ -62,6 +63,7 @@ def train(
     check_reference(config, text)
     if critic_start := getattr(config, "critic", None):
         check_same_tokens(critic_start, config, text, what="the critic")
+    check_sampler(config)
     check_reward(config.reward, ensemble=config.reward_ensemble)
     _check_memory(config)
     _check_rounds(config, len(text.train.tokens))

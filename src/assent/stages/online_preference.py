@@ -19,6 +19,7 @@ from assent.errors import RunError
 from assent.models.batch import TokenGroup
 from assent.rewards.base import Reward, Scores, score_rollouts
 from assent.rewards.loading import check_reward, reward_hash
+from assent.rollouts.opening import check_sampler
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
 from assent.stages.clock import Clock
@@ -37,6 +38,7 @@ def train(
     config: OnlineDpoConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything `assent online-dpo` does: prompts, policy, reference, reward, run folder, the saved policy."""
+    check_sampler(config)
     check_reward(config.reward, ensemble=config.reward_ensemble)
     inputs = {"reward": reward_hash(config.reward)}
     text = read_text(

@@ -34,7 +34,7 @@ from assent.rewards.base import Reward
 from assent.rewards.loading import Spec
 from assent.rewards.reading import ModelReader
 from assent.rewards.reward_model import tokenizer_hash
-from assent.rollouts.torch_sampler import TorchSampler
+from assent.rollouts.opening import ModelSampler, open_sampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
 from assent.runs.model_card import write_card
@@ -83,7 +83,7 @@ class Session:
         self.last: dict[str, float] = {}
         self.result: StageResult | None = None
         self._fingerprints: dict[str, Any] = {}
-        self._readers: list[Reference | ModelReader | TorchSampler] = []
+        self._readers: list[Reference | ModelReader | ModelSampler] = []
         """All that reads models beside the learners."""
         self._eval_reference: Reader | None = None
         self._flops_before = 0.0
@@ -167,7 +167,7 @@ class Session:
             self._eval_reference = frozen
             self.validation.measure = lambda: {**measure(), **self._answer(sampler, frozen)}
 
-    def _answer(self, sampler: TorchSampler, reference: Reader) -> dict[str, float]:
+    def _answer(self, sampler: ModelSampler, reference: Reader) -> dict[str, float]:
         figures, rows = answers(
             self.config, self.eval_prompts, sampler=sampler, learner=self.learner, reference=reference
         )
@@ -175,9 +175,9 @@ class Session:
         self.ledger.add(completions_sampled=len(rows))
         return figures
 
-    def sampler(self) -> TorchSampler:
-        """Samples with the learner's own weights."""
-        sampler = TorchSampler(_module(self.learner).base, self.text.tokenizer, eos_ids=self.text.template.eos_ids)
+    def sampler(self) -> ModelSampler:
+        """Samples with the learner's own weights, or a copy of them that `load` brings up to date."""
+        sampler = open_sampler(self.config, _module(self.learner).hf, self.text.template, learns=True)
         self._readers.append(sampler)
         return sampler
 

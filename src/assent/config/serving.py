@@ -1,0 +1,37 @@
+"""Configuration of `serve-check`. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from assent.config.options import DeviceOptions, Positive
+
+
+class ServeCheckConfig(DeviceOptions):
+    """Whether a model's folder, opened by what serves it, computes what it was trained to.
+
+    A policy: the prompt's tokens, greedy tokens and their log-probabilities; a reward model: scores. Without anything
+    of Assent's, by transformers and vLLM. And what they go by: template, EOS and pad, tied weights, types, bias.
+    Nothing is written. Exit status 1 if something differs.
+    """
+
+    model: str
+    """A policy's or a reward model's folder, or a hub name."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    engines: Annotated[list[Literal["transformers", "vllm"]], Field(min_length=1)] | None = None
+    """What to open it with; none given: transformers, and vLLM where it is installed."""
+    data: str | None = None
+    """Prompts, for a reward model with completions: a file, a folder or a hub name; none given: a few built in."""
+    num_prompts: Positive = 4
+    """The first so many rows of --data."""
+    max_new_tokens: Positive = 16
+    """Tokens to generate for each prompt."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if self.data is None and "num_prompts" in self.model_fields_set:
+            raise ValueError("num_prompts has no effect without data: give data, or leave it out")
+        return self

@@ -1,0 +1,255 @@
+"""`serve-check`: a model's folder by what Assent makes of it, and by the engines that will serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from assent.config.serving import ServeCheckConfig
+from assent.data.loading import load_groups
+from assent.engine.runtime import Runtime
+from assent.errors import DataError, ModelError
+from assent.models.adapters import is_adapter
+from assent.models.batch import TokenGroup
+from assent.models.folder_checks import Check, folder_checks, plain_tokenizer
+from assent.models.folders import check_revision, read_json, resolve_folder
+from assent.models.loading import load_config, load_policy, load_tokenizer
+from assent.models.templates import Template, resolve_template
+from assent.models.tokenizing import tokenize_groups
+from assent.rewards.reward_model import RewardModel, tokenizer_hash
+from assent.rollouts import serving
+from assent.rollouts.sampler import SamplingParams, SeedKey
+from assent.rollouts.serving import Answer
+from assent.rollouts.torch_sampler import TorchSampler
+from assent.rollouts.vllm_engine import check_vllm, is_installed
+from assent.runs.folder import MANIFEST
+from assent.stages.gate import TOLERANCES
+from assent.stages.selecting import to_prompts
+from assent.types import Message, PromptGroup, Text
+
+QUESTIONS = (
+    (Message("user", "What is 2 plus 2?"),),
+    (
+        Message("user", "Hello! Who are you?"),
+        Message("assistant", "A model."),
+        Message("user", "Tell me more, please."),
+    ),
+)
+ANSWERS = ("It is 4.", "I'd rather not say.")
+LONGEST = 1024
+"""Tokens of a prompt and its completion, or the model's context where that is shorter."""
+
+
+def serve_check(config: ServeCheckConfig) -> tuple[dict[str, Any], list[str]]:
+    """A JSON-able document (`checks`, `differs`) and lines for people. Raises ModelError for what cannot be opened."""
+    engines: list[str] = list(config.engines or ["transformers"] + ["vllm"] * is_installed())
+    if "vllm" in engines:
+        check_vllm()
+    check_revision(config.revision, config.model)
+    folder = resolve_folder(config.model, revision=config.revision)
+    if is_adapter(folder):
+        raise ModelError(
+            "this folder holds an adapter, which is served with its base",
+            got=folder,
+            fix=f"assent merge {config.model} --output-dir FOLDER; then check that FOLDER",
+        )
+    architectures = getattr(load_config(folder), "architectures", None) or []
+    is_scorer = any(name.endswith("ForSequenceClassification") for name in architectures)
+    runtime = Runtime(config.device)
+    checks = (_scorer if is_scorer else _policy)(config, folder, engines, runtime.device)
+    if config.engines is None and not is_installed():
+        checks.append(Check("vllm", "vllm", "note", "not installed, so not checked"))
+    document = {
+        "model": config.model,
+        "kind": "reward model" if is_scorer else "policy",
+        "engines": engines,
+        "checks": [check.as_dict() for check in checks],
+        "differs": any(check.status == "differs" for check in checks),
+    }
+    return document, [f"{check.status:<8}{check.where:<14}{check.name:<19}{check.detail}" for check in checks]
+
+
+def _policy(config: ServeCheckConfig, folder: Path, engines: Sequence[str], device: torch.device) -> list[Check]:
+    tokenizer = load_tokenizer(folder)
+    template = resolve_template(tokenizer)
+    rows = _rows(config, template)
+    context = _context(folder)
+    tokenized = tokenize_groups(
+        to_prompts(rows)[0],
+        tokenizer=tokenizer,
+        template=template,
+        max_length=context,
+        max_new_tokens=config.max_new_tokens,
+    )
+    groups = [to_prompts(rows)[0][i] for i in tokenized.kept]
+    if not groups:
+        raise DataError("no usable prompt", got="\n".join(tokenized.report.lines()), fix="give others with --data")
+    model = load_policy(folder, dtype=config.dtype, tokenizer=tokenizer).to(device)  # type: ignore[arg-type]
+    checks = [*_template(folder, template), *folder_checks(folder, model, template, is_scorer=False)]
+    own = _answers(model, template, [group.prompt_ids for group in tokenized.groups], config.max_new_tokens)
+    options: dict[str, Any] = {"device": device, "dtype": config.dtype, "max_new_tokens": config.max_new_tokens}
+    for engine in engines:
+        if engine == "vllm":
+            theirs = serving.vllm_answers(folder, groups, context=context, **options)
+        else:
+            theirs = serving.transformers_answers(folder, groups, **options)
+        checks += compare_answers(engine, own, theirs, model=model, dtype=config.dtype)
+    return checks
+
+
+def _scorer(config: ServeCheckConfig, folder: Path, engines: Sequence[str], device: torch.device) -> list[Check]:
+    reward = RewardModel(str(folder), device=device, dtype=config.dtype)
+    rows = _rows(config, reward.template)
+    if not any(row.completions for row in rows):
+        raise DataError(
+            "a reward model scores completions", got=f"{config.data}: prompts alone", fix="give comparisons"
+        )
+    texts = [(row.prompt, text) for row in rows for text in row.completions]
+    groups = [PromptGroup(prompt=prompt, completions=(text,)) for prompt, text in texts]
+    tokenized = tokenize_groups(
+        groups, tokenizer=reward.tokenizer, template=reward.template, max_length=_context(folder)
+    )
+    if len(tokenized.groups) != len(groups):
+        raise DataError("completions that cannot be read", got="\n".join(tokenized.report.lines()))
+    ids = [group.prompt_ids + group.completions[0].ids for group in tokenized.groups]
+    bias = torch.as_tensor(getattr(reward.module.config, "assent_score_bias", 0.0), dtype=torch.float32)
+    own = reward.score_members([prompt for prompt, _ in texts], _plain([text for _, text in texts])) - bias
+    base: Any = reward.module.base
+    checks = [*_template(folder, reward.template), *folder_checks(folder, base, reward.template, is_scorer=True)]
+    for engine in engines:
+        if engine == "vllm":
+            theirs = serving.vllm_scores(folder, ids, device=device, dtype=config.dtype, context=_context(folder))
+        else:
+            theirs = serving.transformers_scores(folder, ids, device=device, dtype=config.dtype)
+        checks.append(compare_scores(engine, own, theirs, dtype=config.dtype))
+    return [*checks, *_tail(tokenized.groups, groups, folder)]
+
+
+def _answers(model: Any, template: Template, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Answer]:
+    sampler = TorchSampler(model, template.tokenizer, eos_ids=template.eos_ids)
+    sampler.load({}, "folder")
+    params = SamplingParams(max_new_tokens=max_new_tokens, greedy=True)
+    rollouts = sampler.sample(prompts, num_completions=1, params=params, seed=SeedKey(0, "serve-check", 0))
+    return [Answer(rollout.prompt_ids, rollout.ids, rollout.logprobs) for rollout in rollouts]
+
+
+def compare_answers(
+    engine: str, own: Sequence[Answer], theirs: Sequence[Answer], *, model: Any, dtype: str
+) -> list[Check]:
+    """Prompt ids, greedy tokens and their log-probabilities. Where two tokens are as likely, to the type's rounding,
+    either is greedy, and what follows is not compared."""
+    tolerances, pairs = TOLERANCES[dtype], list(zip(own, theirs, strict=True))
+    other = [i for i, (mine, its) in enumerate(pairs) if mine.prompt_ids != its.prompt_ids]
+    fault = None
+    if other:
+        first, second = (answer.prompt_ids for answer in pairs[other[0]])
+        at = _parting(first, second)
+        told = f"prompt {other[0] + 1} from token {at} on: {second[at:][:8]} for {first[at:][:8]}"
+        fault = f"{len(other)} of {len(own)} differ; {told}"
+    checks = [Check.of(engine, "prompt tokens", fault, f"the same in {len(own)} prompts")]
+    distances: list[float] = []
+    parted, ties = [], 0
+    for i, (mine, its) in enumerate(pairs):
+        if i in other:
+            continue
+        at = _parting(mine.ids, its.ids)
+        distances += np.abs(np.subtract(mine.logprobs[:at], its.logprobs[:at])).tolist()
+        if at < max(len(mine.ids), len(its.ids)):
+            if _is_tie(model, mine, its, at, tolerances["token"]):
+                ties += 1
+            else:
+                parted.append(f"answer {i + 1} from token {at} on: {its.ids[at:][:8]} for {mine.ids[at:][:8]}")
+    if len(other) == len(own):
+        return checks
+    equal = f"the same {len(distances)} tokens" + (f"; {ties} answers part where two are as likely" if ties else "")
+    checks.append(Check.of(engine, "greedy tokens", "; ".join(parted[:3]) or None, equal))
+    if not distances:
+        return checks
+    mean, largest = float(np.mean(distances)), max(distances)
+    told = f"differ by {mean:.2g} nats on average, {largest:.2g} at most, over {len(distances)} tokens"
+    near = mean <= tolerances["mean"] and largest <= tolerances["token"]
+    limits = f"; at most {tolerances['mean']:g} and {tolerances['token']:g} are rounding"
+    return [*checks, Check.of(engine, "log-probabilities", None if near else told + limits, told)]
+
+
+def compare_scores(engine: str, own: torch.Tensor, theirs: torch.Tensor, *, dtype: str) -> Check:
+    """(S, heads) without bias."""
+    if own.shape != theirs.shape:
+        return Check(engine, "scores", "differs", f"shape {tuple(theirs.shape)} for {tuple(own.shape)}")
+    largest = float((own - theirs).abs().max())
+    limit = TOLERANCES[dtype]["score"] * max(1.0, float(own.abs().max()))
+    told = f"differ by {largest:.2g} at most, over {len(own)} completions"
+    return Check.of(engine, "scores", None if largest <= limit else f"{told}; at most {limit:.2g} is rounding", told)
+
+
+def _parting(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+@torch.no_grad()
+def _is_tie(model: Any, a: Answer, b: Answer, at: int, tolerance: float) -> bool:
+    if at >= min(len(a.ids), len(b.ids)):  # one of them ended
+        return False
+    row = torch.tensor([a.prompt_ids + a.ids[:at]], device=model.device)
+    logits = model(input_ids=row).logits[0, -1].float()
+    return abs(float(logits[a.ids[at]] - logits[b.ids[at]])) <= tolerance
+
+
+def _template(folder: Path, template: Template) -> list[Check]:
+    """That the folder's template and tokenizer are those of the run that it lies in."""
+    trained = read_json(folder.resolve().parent, MANIFEST).get("hashes", {}).get("tokenizer")
+    has = "a chat template" if template.source is not None else "no chat template: prompts are plain text"
+    if trained is None:
+        return [
+            Check("folder", "template", "note", f"{has}; the folder lies in no run that says what it was trained with")
+        ]
+    fault = (
+        None if trained == tokenizer_hash(template.tokenizer) else "tokenizer or chat template are not the training's"
+    )
+    return [Check.of("folder", "template", fault, f"{has}, the training's")]
+
+
+def _tail(tokens: Sequence[TokenGroup], groups: Sequence[PromptGroup], folder: Path) -> list[Check]:
+    """What a template writes after the end of an answer, where a server would read the score."""
+    tokenizer = plain_tokenizer(folder)
+    for own, group in zip(tokens, groups, strict=True):
+        if isinstance(group.prompt, str):
+            continue
+        messages = [*serving.messages_of(group), *(m.as_dict() for m in group.completions[0] if isinstance(m, Message))]
+        whole = tuple(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+        read = own.prompt_ids + own.completions[0].ids
+        if whole != read:
+            tail = tokenizer.decode(whole[len(read) :]) if whole[: len(read)] == read else "other tokens"
+            told = f"ends with {tail!r} more than the text that is scored here: give servers ids that end with EOS"
+            return [Check("folder", "rendered answer", "note", told)]
+    return []
+
+
+def _rows(config: ServeCheckConfig, template: Template) -> list[PromptGroup]:
+    if config.data is not None:
+        dataset = load_groups(config.data)
+        return list(dataset[: config.num_prompts])
+    chats: list[Text] = list(QUESTIONS) if template.source is not None else [turns[-1].content for turns in QUESTIONS]
+    return [
+        PromptGroup(
+            prompt=prompt, completions=tuple(_answer(prompt, text) for text in ANSWERS), source=f"prompt {i + 1}"
+        )
+        for i, prompt in enumerate(chats)
+    ]
+
+
+def _answer(prompt: Text, text: str) -> Text:
+    return text if isinstance(prompt, str) else (Message("assistant", text),)
+
+
+def _plain(completions: Sequence[Text]) -> list[str]:
+    return [text if isinstance(text, str) else text[-1].content for text in completions]
+
+
+def _context(folder: Path) -> int:
+    config = load_config(folder).get_text_config()
+    return min(LONGEST, getattr(config, "max_position_embeddings", None) or LONGEST)

@@ -1,0 +1,174 @@
+"""vLLM inside this process: its settings, what it changes in the process, and its end. One engine at a time."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from assent.errors import ConfigError, ModelError
+
+REQUIRED = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine is handed tensors, and asks us for tokens
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the one whose batch `RowChoice` follows
+}
+PREFERRED = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # threads are the trainer's too
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for results
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_engine: Any = None
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("vllm") is not None
+
+
+def check_vllm() -> None:
+    """ConfigError where vLLM cannot run here. Nothing is imported."""
+    if not is_installed():
+        raise ConfigError(
+            "vLLM is not installed",
+            fix="pip install 'assent[vllm]' (on a machine without CUDA: see docs/serving.md), or leave vllm out",
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "vLLM samples inside the one process that trains",
+            got=f"{os.environ['WORLD_SIZE']} processes",
+            fix="--sampler torch, or one process",
+        )
+
+
+def start(model: str | Path, *, device: torch.device, **options: Any) -> Any:
+    """A `vllm.LLM` of the folder; the one that was open is closed. `options` are vLLM's.
+
+    Errors: ModelError with vLLM's own words where it cannot run this model; ConfigError for another device.
+    """
+    global _engine  # noqa: PLW0603
+    stop()
+    os.environ.update(REQUIRED)
+    for name, value in PREFERRED.items():
+        os.environ.setdefault(name, value)
+    set_num_threads = torch.set_num_threads
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    if current_platform.device_type != device.type or device.index:
+        raise ConfigError(
+            "this vLLM runs on another device than the one asked for",
+            got=f"--device {device}, vLLM for {current_platform.device_type}",
+            fix=f"--device {current_platform.device_type} (which of several: CUDA_VISIBLE_DEVICES), or --sampler torch",
+        )
+    try:
+        _engine = LLM(
+            str(model),
+            enforce_eager=device.type == "cpu",
+            disable_log_stats=True,
+            seed=0,
+            use_tqdm_on_load=False,
+            **options,
+        )
+    except Exception as error:  # whatever it raises, it cannot run this model
+        _clean_up()
+        raise ModelError(
+            f"vLLM cannot run this model: {_first_line(error)}", got=model, fix="--sampler torch runs it"
+        ) from error
+    finally:
+        torch.set_num_threads = set_num_threads  # on a CPU the engine puts one that does nothing in its place
+    return _engine
+
+
+def stop() -> None:
+    """Closes the engine that is open, if one is, and gives its memory back."""
+    global _engine
+    if _engine is not None:
+        closing, _engine = _engine, None
+        closing.llm_engine.engine_core.shutdown()
+        del closing
+        _clean_up()
+
+
+def is_open(engine: Any) -> bool:
+    return engine is not None and engine is _engine
+
+
+def start_empty(model: PreTrainedModel, **options: Any) -> Any:
+    """An engine for a model like this one, its weights yet to be handed over."""
+    from assent.rollouts.vllm_choice import Choice
+
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return start(
+            folder,
+            device=model.device,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            async_scheduling=False,  # a token is chosen when those before it are known
+            logits_processors=[Choice],
+            **options,
+        )
+
+
+def hand_over(engine: Any, weights: Mapping[str, Tensor]) -> None:
+    """The weights, by the names of a folder, in the place of those that the engine has. ModelError unless all come."""
+    (missing,) = engine.collective_rpc(_take, args=(weights,))
+    if missing:
+        raise ModelError(
+            f"vLLM did not take {len(missing)} of its model's weights",
+            got=", ".join(missing[:3]),
+            fix="--sampler torch; and report this model's architecture",
+        )
+    engine.reset_prefix_cache()  # what it keeps of earlier prompts is of the weights that were
+
+
+@torch.no_grad()
+def _take(worker: Any, weights: Mapping[str, Tensor]) -> list[str]:
+    """In the engine's worker: loads the weights; names of those that it did not find among them."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    runner = worker.model_runner
+    model = runner.get_model()
+    expected, loaded = {name for name, _ in model.named_parameters()}, set[str]()
+    load_weights = model.load_weights
+
+    def noted(tensors: Iterable[tuple[str, Tensor]]) -> set[str] | None:
+        found: set[str] | None = load_weights(tensors)
+        loaded.update(expected if found is None else found)  # None: this architecture does not say
+        return found
+
+    model.load_weights = noted
+    try:
+        runner.reload_weights(weights_iterator=iter(weights.items()))
+    finally:
+        del model.load_weights
+    for module in model.modules():  # a tied head is not among what is loaded, and a CPU's has a packed copy
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
+    return sorted(expected - loaded)
+
+
+def _clean_up() -> None:
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+atexit.register(stop)
