@@ -78,7 +78,8 @@ class Rollout:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: Literal["stop", "length"]
-    """`stop`: the last id is of the EOS set. `length`: cut at max_new_tokens, no EOS."""
+    """`stop`: the last id is of the EOS set, or completed a stop string that was asked for. `length`: cut at
+    max_new_tokens, neither."""
     text: str
     """The decoded completion without special tokens."""
     prompt_index: int

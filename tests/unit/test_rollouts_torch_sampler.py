@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,27 @@ def test_a_completion_ends_with_the_first_eos_or_at_the_limit() -> None:
         assert len(r.ids) == 8 or r.finish_reason == "stop"
         assert r.text == " ".join(str(i) for i in r.ids if i >= 3)
         assert len(r.logprobs) == len(r.ids)
+
+
+def test_a_stop_string_ends_a_completion_where_the_text_has_it() -> None:
+    """Against a search in the text after each token of what is drawn without. "4" is also a part of "14" and "24"."""
+    params, tokenizer, strings = SamplingParams(max_new_tokens=24), IdTokenizer(), ("4", "1 2", "8 8")
+    whole = sampler(eos_ids=(7,)).sample(PROMPTS, num_completions=8, params=params, seed=KEY)
+    cut = sampler(eos_ids=(7,), max_batch_tokens=200).sample(
+        PROMPTS, num_completions=8, params=replace(params, stop=strings), seed=KEY
+    )
+    ended = set()
+    for one, other in zip(whole, cut, strict=True):
+        texts = [tokenizer.batch_decode([one.ids[: t + 1]])[0] for t in range(len(one.ids))]
+        end = next((t + 1 for t, text in enumerate(texts) if any(string in text for string in strings)), len(one.ids))
+        assert other.ids == one.ids[:end]
+        assert other.finish_reason == (
+            "stop" if end < len(one.ids) or any(s in texts[-1] for s in strings) else one.finish_reason
+        )
+        ended |= {string for string in strings if string in texts[end - 1]}
+    assert len(ended) > 1
+    with pytest.raises(ConfigError, match="ASCII"):
+        sampler().sample(PROMPTS, num_completions=1, params=replace(params, stop=("é",)), seed=KEY)
 
 
 def test_greedy_is_generate() -> None:

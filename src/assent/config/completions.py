@@ -54,6 +54,8 @@ class SampleConfig(CompletionOptions):
     """Completions of each prompt."""
     greedy: bool = False
     """Always the likeliest token."""
+    stop: list[str] = Field(default_factory=list)
+    """Texts that end a completion, ASCII; it keeps the token that completed one."""
     keep: Literal["all", "best"] = "all"
     """best: of each prompt's completions the one that --reward scores highest, as data for sft (RAFT,
     arXiv:2304.06767)."""

@@ -59,6 +59,7 @@ def sample(config: SampleConfig, *, progress: Progress | None = None) -> dict[st
         top_p=config.top_p,
         top_k=config.top_k,
         greedy=config.greedy,
+        stop=tuple(config.stop),
     )
     if config.reward is not None:
         check_reward(config.reward, ensemble=config.reward_ensemble)

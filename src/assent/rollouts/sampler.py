@@ -22,6 +22,7 @@ class SamplingParams:
     top_k, top_p     draw from the k likeliest (0: all), from the smallest set of mass p (1: all). The log-probabilities
                      recorded are then still those of the untruncated policy: they are what a ratio or a KL needs, and
                      the truncation shows as k1 below zero
+    stop             texts that end a completion; it keeps the token that completed one, and what stands there beyond it
     greedy           the likeliest token each time; takes no top_k, top_p
     """
 
@@ -30,6 +31,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     greedy: bool = False
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checks: dict[str, tuple[object, bool, str]] = {

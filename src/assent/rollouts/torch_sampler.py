@@ -18,6 +18,7 @@ from assent.models.module import longest_fixed_length
 from assent.rollouts.choosing import choose
 from assent.rollouts.decoding import DECODERS, Decoder, probe
 from assent.rollouts.sampler import SamplingParams, SeedKey, check_request
+from assent.rollouts.stopping import StopStrings
 from assent.types import Rollout
 
 COMPACT_BELOW = 0.7
@@ -54,6 +55,7 @@ class TorchSampler:
         self.tier, self.tier_reason = "", "not probed yet"
         self.cost = Cost.of(model, shared=True)
         self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self._stops: dict[tuple[str, ...], StopStrings] = {}
         self.flops = 0.0
         """Model FLOPs of what was sampled so far."""
 
@@ -88,14 +90,16 @@ class TorchSampler:
                 self.tier, self.tier_reason = probe(self.model)
             parts = self._parts(prompts, num_completions, params.max_new_tokens)
             rows = [(part.prompt, k) for part in parts for k in range(part.first, part.first + part.count)]
-            ids, logprobs = self._decode(parts, prompts, self._uniforms(rows, numbers, params, seed), params)
-            rollouts = self._rollouts(rows, prompts, ids.tolist(), logprobs.tolist())
+            drawn = self._decode(parts, prompts, self._uniforms(rows, numbers, params, seed), params)
+            rollouts = self._rollouts(rows, prompts, *(numbers.tolist() for numbers in drawn))
         finally:
             if was_training:
                 self.model.train()
-        drawn = iter(rollouts)
+        in_order = iter(rollouts)
         for part in parts:
-            self.flops += self.cost.sample(len(prompts[part.prompt]), [len(next(drawn).ids) for _ in range(part.count)])
+            self.flops += self.cost.sample(
+                len(prompts[part.prompt]), [len(next(in_order).ids) for _ in range(part.count)]
+            )
         return sorted(rollouts, key=lambda rollout: (rollout.prompt_index, rollout.completion_index))
 
     def _check_context(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> None:
@@ -152,9 +156,10 @@ class TorchSampler:
         prompts: Sequence[tuple[int, ...]],
         uniforms: Tensor,
         params: SamplingParams,
-    ) -> tuple[Tensor, Tensor]:
-        """ids and log-probabilities (S, max_new_tokens) of all parts' rows; what stands after a row's end means
-        nothing. Rows that ended are dropped when enough have; others take their room."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """ids and log-probabilities (S, max_new_tokens) of all parts' rows, and the tokens of those that ended (S,), 0
+        for the others. What stands after a row's end means nothing. Rows that ended are dropped when enough have;
+        others take their room."""
         decoder, device, room = self.decoder(), uniforms.device, params.max_new_tokens
         ids = torch.zeros(uniforms.shape, dtype=torch.long, device=device)
         logprobs = torch.zeros(uniforms.shape, device=device)
@@ -164,6 +169,9 @@ class TorchSampler:
         # of each row in flight: its row of `ids`, the tokens it has, whether it ended, what its next is drawn from
         alive = age = torch.zeros(0, dtype=torch.long, device=device)
         finished = torch.zeros(0, dtype=torch.bool, device=device)
+        stops = self._stop_strings(params.stop)
+        states = stops.start.new_zeros(0, len(params.stop))
+        ended_at = torch.zeros(len(ids), dtype=torch.long, device=device)  # 0: not
         read: Tensor | None = None
         check_every = 1 if device.type == "cpu" else 8  # a check is a synchronisation with the device
         steps, admitted, full = 0, 0, set[int]()
@@ -176,20 +184,32 @@ class TorchSampler:
                 alive = torch.cat([alive, torch.arange(admitted, admitted + len(new), device=device)])
                 age = torch.cat([age, age.new_zeros(len(new))])
                 finished = torch.cat([finished, finished.new_zeros(len(new))])
+                states = torch.cat([states, stops.start.expand(len(new), -1)])
                 admitted += len(new)
                 full.add(steps + room)  # when these rows have all their tokens
             assert read is not None
             chosen, logprob = self._draw(decoder, read, uniforms[alive, age], params)
             ids[alive, age], logprobs[alive, age] = chosen, logprob
             steps, age = steps + 1, age + 1
-            finished |= ends[chosen]
+            states, stopped = stops.step(states, chosen)
+            now_ends = (ends[chosen] | stopped) & ~finished
+            ended_at[alive] = torch.where(now_ends, age, ended_at[alive])
+            finished |= now_ends
             if steps in full or steps % check_every == 0:
                 keep = torch.nonzero(~finished & (age < room)).squeeze(-1)
                 if steps in full or len(keep) <= COMPACT_BELOW * len(alive):
                     decoder.keep(keep)
                     alive, age, finished, chosen = alive[keep], age[keep], finished[keep], chosen[keep]
+                    states = states[keep]
             read = decoder.step(chosen) if len(alive) else None
-        return ids.cpu(), logprobs.cpu()
+        return ids.cpu(), logprobs.cpu(), ended_at.cpu()
+
+    def _stop_strings(self, strings: tuple[str, ...]) -> StopStrings:
+        if strings not in self._stops:
+            self._stops[strings] = StopStrings(
+                strings, self.tokenizer, vocabulary=self.vocabulary, device=self.model.device
+            )
+        return self._stops[strings]
 
     def _draw(self, decoder: Decoder, read: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
         """Ids and log-probabilities (S,); so many rows at a time that their logits stay in a CPU's cache."""
@@ -213,12 +233,12 @@ class TorchSampler:
         prompts: Sequence[tuple[int, ...]],
         ids: Sequence[Sequence[int]],
         logprobs: Sequence[Sequence[float]],
+        ended_at: Sequence[int],
     ) -> list[Rollout]:
-        lengths = [next((t + 1 for t, i in enumerate(row) if i in self.eos_ids), len(row)) for row in ids]
-        cut = [tuple(row[:length]) for row, length in zip(ids, lengths, strict=True)]
+        cut = [tuple(row[: end or None]) for row, end in zip(ids, ended_at, strict=True)]
         texts = self.texts(cut)
         rollouts = []
-        for (prompt, k), row, numbers, text in zip(rows, cut, logprobs, texts, strict=True):
+        for (prompt, k), row, numbers, text, end in zip(rows, cut, logprobs, texts, ended_at, strict=True):
             values = tuple(numbers[: len(row)])
             if not np.isfinite(values).all():
                 raise NonFiniteError(
@@ -230,7 +250,7 @@ class TorchSampler:
                     prompt_ids=tuple(prompts[prompt]),
                     ids=row,
                     logprobs=values,
-                    finish_reason="stop" if row[-1] in self.eos_ids else "length",
+                    finish_reason="stop" if end else "length",
                     text=text,
                     prompt_index=prompt,
                     completion_index=k,
