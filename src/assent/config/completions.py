@@ -64,6 +64,14 @@ class SampleConfig(CompletionOptions):
     weights (docs/rewards.md)."""
 
     @model_validator(mode="after")
+    def _stop_strings_are_followed(self) -> Self:
+        if any(not text or not text.isascii() for text in self.stop):
+            raise ValueError(f"stop takes texts of ASCII characters, not {self.stop}")
+        if self.stop and getattr(self, "sampler", "torch") != "torch":
+            raise ValueError("stop is what the torch sampler follows: leave it out, or choose --sampler torch")
+        return self
+
+    @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
         if self.greedy:
             idle = self.model_fields_set & {"temperature", "top_p", "top_k"}
