@@ -178,6 +178,7 @@ def test_ppo_and_completions_refuse_the_same(here: Path, capsys: pytest.CaptureF
     refused(["best-of-n", *options(here), *reward, *sampling], here, capsys, "no-reward")
     refused(["best-of-n", *options(here), "--reward", here / "model", *sampling], here, capsys, "model")
     refused(["sample", *options(here), "--greedy", "--top-k", 5], here, capsys, "top_k has no effect with greedy")
+    refused(["sample", *options(here), "--stop", "é"], here, capsys, "ASCII characters")
 
 
 @pytest.mark.parametrize("option", ["--data", "--model"])
