@@ -115,6 +115,12 @@ def test_an_entry_has_every_figure_and_is_json() -> None:
     assert [fit["law"] for fit in entry["fits"]] == ["best_of_n", "rl"]
     assert all(fit["intercept"] == pytest.approx(base.gold.mean()) for fit in entry["fits"])
     assert entry["proxy"] == "some"
+    worse = CurveData(
+        name="worse", method="dpo", proxy_name=None, pairs=None, labels=[{"label": "a"}],
+        kl=np.ones((10, 1)), gold=np.zeros((10, 1)), proxy=None,
+    )  # fmt: skip
+    assert analyse(worse, base, seed=0)["highest"]["label"] == "reference"
+    assert analyse(worse, base, seed=0)["highest"]["gold"] == pytest.approx(base.gold.mean())
     short = CurveData(
         name="two", method="dpo", proxy_name=None, pairs=None, labels=[{"label": "a"}, {"label": "b"}],
         kl=np.ones((10, 2)), gold=np.ones((10, 2)), proxy=None,

@@ -94,6 +94,9 @@ def test_a_peak_is_found_where_gold_falls_and_not_on_a_rise_or_a_plateau() -> No
     assert falls.d_ends[0] <= falls.d
     assert falls.drop.value == pytest.approx(0.45, abs=0.06)  # 0.45 at d = 1.5, 0 at d = 3
     assert not find_peak(curve_of(D, 0.5 * D, noise=0.1)).found
+    worse = find_peak(curve_of(D, -0.1 * D, noise=0.1))
+    assert (worse.index, worse.d, worse.gain, worse.found) == (-1, 0.0, 0.0, True)  # the reference is the best
+    assert beyond_peak(curve_of(D, -0.1 * D), worse) is None
     # The highest of 15 noisy points on a plateau stands above the last one by chance; at its own peak the fall would be
     # significant in about a quarter of the cases.
     claimed = sum(

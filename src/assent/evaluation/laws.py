@@ -176,25 +176,36 @@ def resampled(
 
 
 def find_peak(curve: Curve, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = 400) -> Peak:
-    """The highest of the measured points, and how far gold has fallen at the farthest one."""
+    """The highest of the reference (d = 0, gain 0) and the points, and how far gold has fallen at the farthest.
+
+    `index` is that of the point, -1 for the reference.
+    """
     d, gain = curve.means()
     farthest = int(np.argmax(d))
-    index = int(np.argmax(gain))
-    halves = np.arange(len(curve.gain)) % 2
-    drops = np.empty(len(curve.gain))
+    heights = np.concatenate([np.zeros((len(curve.gain), 1)), curve.gain], axis=1)
+    index = int(np.argmax(heights.mean(0))) - 1
+    halves = np.arange(len(heights)) % 2
+    drops = np.empty(len(heights))
     for half in (0, 1):
         own, other = halves == half, halves != half
-        at = int(np.argmax(curve.gain[other if other.any() else own].mean(0)))
-        drops[own] = curve.gain[own, at] - curve.gain[own, farthest]
+        at = int(np.argmax(heights[other if other.any() else own].mean(0)))
+        drops[own] = heights[own, at] - curve.gain[own, farthest]
     drop = mean_interval(drops, confidence=confidence)
 
     def place(prompts: np.ndarray) -> tuple[float]:
         where, height = curve.means(prompts)
-        return (float(where[np.argmax(height)]),)
+        return (float(where[np.argmax(height)]) if height.max() > 0 else 0.0,)
 
     drawn = resampled(place, len(curve.gain), seed=seed, num_resamples=num_resamples)
     ends = None if drawn is None else _ends(drawn[0], confidence)
-    return Peak(index=index, d=float(d[index]), d_ends=ends or (None, None), gain=float(gain[index]), drop=drop)
+    at_reference = index < 0
+    return Peak(
+        index=index,
+        d=0.0 if at_reference else float(d[index]),
+        d_ends=ends or (None, None),
+        gain=0.0 if at_reference else float(gain[index]),
+        drop=drop,
+    )
 
 
 def beyond_peak(curve: Curve, peak: Peak) -> Beyond | None:
