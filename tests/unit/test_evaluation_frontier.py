@@ -144,3 +144,19 @@ def test_a_trained_curve_is_held_against_best_of_n_by_its_own_proxy() -> None:
     assert trained("other", 10) == ["best-of-n other"]
     assert trained(None, 10) == ["best-of-n some"]
     assert trained(None, None) == ["best-of-n some", "best-of-n other"]
+
+
+def test_equal_kl_ends_at_the_peak_of_best_of_n() -> None:
+    """Best-of-N gains 0.1 a unit of d up to d = 2 and has lost all at 3; the trained curve gains nothing at 1, 2.5."""
+    ones = np.ones((10, 1))
+    best = CurveData(
+        name="best-of-n some", method="best-of-n", proxy_name="some", pairs=1, labels=[{}] * 4,
+        kl=ones * [0.0, 1.0, 4.0, 9.0], gold=ones * [0.3, 0.4, 0.5, 0.3], proxy=None,
+    )  # fmt: skip
+    trained = CurveData(
+        name="ppo", method="ppo", proxy_name="some", pairs=1, labels=[{}] * 2,
+        kl=ones * [1.0, 6.25], gold=ones * [0.3, 0.3], proxy=None,
+    )  # fmt: skip
+    (row,) = compare_at_equal_kl([best, trained], seed=0)
+    assert row["more_gold_at_equal_kl"]["value"] == pytest.approx(0.1)
+    assert row["more_gold_at_equal_kl"]["num_points"] == 1

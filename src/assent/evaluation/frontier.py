@@ -204,16 +204,18 @@ def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: flo
 
 
 def compare_at_equal_kl(curves: Sequence[CurveData], *, seed: int, confidence: float = 0.95) -> list[dict[str, Any]]:
-    """For each trained curve: best-of-N's gold less its own, where both have been. By the curve's own proxy where it
-    has one, else by the proxy of as many pairs, else by every one."""
+    """For each trained curve: best-of-N's gold less its own, where both have been, up to best-of-N's own peak. By the
+    curve's own proxy where it has one, else by the proxy of as many pairs, else by every one."""
     choosing = [curve for curve in curves if curve.method == "best-of-n"]
     found = []
     for trained in (curve for curve in curves if curve.method != "best-of-n"):
         own = [c for c in choosing if c.proxy_name == trained.proxy_name and c.proxy_name is not None]
         same = [c for c in choosing if c.pairs == trained.pairs and c.pairs is not None]
         for best in own or same or choosing:
+            whole = Curve(kl=best.kl, gain=best.gold - best.gold[:, :1])
+            upward = slice(0, find_peak(whole, seed=seed, num_resamples=2).index + 1 or None)
             difference = more_gold_at_equal_kl(
-                Curve(kl=best.kl, gain=best.gold - best.gold[:, :1]),
+                Curve(kl=whole.kl[:, upward], gain=whole.gain[:, upward]),
                 Curve(kl=trained.kl, gain=trained.gold - best.gold[:, :1]),
                 seed=seed,
                 confidence=confidence,
