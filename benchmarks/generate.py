@@ -4,7 +4,8 @@
 
 Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of two settings (64 prompts with one
 completion; 16 prompts of 512 tokens with eight), each in a process of its own, and prints one JSON document: every run,
-and the medians of the ratios within each round. Rows never end early: both draw the same number of tokens.
+and the medians of the ratios within each round. Rows never end early: both draw the same number of tokens. With
+--vllm-python, vLLM's script runs beside them in the first setting (it has no prompts of a given length).
 
 The bound: what the products with the weights take at the rate of a large matrix product, plus what one reading of the
 cached keys and values takes at the rate of a large copy, a prompt's once for all its completions. Both rates are
@@ -107,17 +108,26 @@ def run(command: list[str]) -> dict[str, Any]:
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     sizes = [x for key, value in SETTINGS[name].items() for x in (f"--{key}", str(value))]
     sizes += ["--new-tokens", str(args.new_tokens), "--model", args.model, "--data", args.data]
+    with_vllm = args.vllm_python is not None and not SETTINGS[name]["min-prompt"]
     rounds = []
     for number in range(args.repeats):
         ours = run([sys.executable, __file__, "--sample", *sizes, "--device", args.device, "--dtype", args.dtype])
         peer = run([args.peer_python, str(Path(args.scripts) / "hf_generate.py"), *sizes])
         rounds.append({"assent": ours, "generate": peer, "ratio": ours["tokens_per_s"] / peer["tokens_per_s"]})
+        if with_vllm:
+            known = [
+                x for key, x in zip(sizes[::2], sizes[1::2], strict=True) if key != "--min-prompt" for x in (key, x)
+            ]
+            vllm = run([args.vllm_python, str(Path(args.scripts) / "vllm_generate.py"), *known])
+            rounds[-1] |= {"vllm": vllm, "ratio_to_vllm": ours["tokens_per_s"] / vllm["tokens_per_s"]}
         print(f"{name} round {number + 1}: {json.dumps(rounds[-1])}", file=sys.stderr)
     medians = {
         "speed_over_generate": statistics.median(row["ratio"] for row in rounds),
         "tokens_per_s": statistics.median(row["assent"]["tokens_per_s"] for row in rounds),
         "share_of_bound": statistics.median(row["assent"]["share_of_bound"] for row in rounds),
     }
+    if with_vllm:
+        medians["speed_over_vllm"] = statistics.median(row["ratio_to_vllm"] for row in rounds)
     return {"medians": medians, "rounds": rounds}
 
 
@@ -126,7 +136,8 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, help="comparisons or prompts, JSONL with messages")
     parser.add_argument("--peer-python", default=sys.executable, help="python of an environment with transformers")
-    parser.add_argument("--scripts", default="../shared/bench", help="folder with hf_generate.py")
+    parser.add_argument("--vllm-python", help="python of an environment with vLLM (float32, on the CPU)")
+    parser.add_argument("--scripts", default="../shared/bench", help="folder with hf_generate.py and vllm_generate.py")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)

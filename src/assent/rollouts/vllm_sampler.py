@@ -113,11 +113,17 @@ class VllmSampler:
         for prompt in range(len(prompts)):
             own = ids[prompt * num_completions : (prompt + 1) * num_completions]
             self.flops += self.cost.sample(len(prompts[prompt]), [len(completion) for completion in own])
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [
             self._rollout(tuple(prompts[prompt]), prompt, k, completion, draw, text)
-            for (prompt, k), completion, draw, text in zip(rows, ids, draws, texts, strict=True)
+            for (prompt, k), completion, draw, text in zip(rows, ids, draws, self.texts(ids), strict=True)
         ]
+
+    def texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
+        """Of completions' ids, without special tokens."""
+        texts: list[str] = self.tokenizer.batch_decode(
+            completions, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts
 
     def _rollout(
         self, prompt_ids: tuple[int, ...], prompt: int, k: int, ids: tuple[int, ...], draw: Draw, text: str
