@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from assent.reporting.series import Band, downsample, moving_mean
 from assent.runs.reading import Series
@@ -125,18 +126,39 @@ def frontier_chart(points: Sequence[FrontierPoint], *, identity: str, descriptio
                 axes.plot(point.kl_ends, [point.score, point.score], color=SERIES[0], linewidth=1.1, alpha=0.55)
             face = "none" if point.bound else SERIES[0]
             axes.plot([point.kl], [point.score], "o", color=SERIES[0], markerfacecolor=face, markersize=5.5)
-        axes.set_xlabel("KL to the reference, nats per completion")
+        axes.set_xlabel("KL to the reference, nats per completion; √ scale")
         _ticks(axes)
-        axes.margins(x=0.14, y=0.16)
-        axes.set_xlim(left=min(0.0, *(point.kl for point in points)) - 0.02 * max(point.kl for point in points))
+        axes.margins(y=0.16)
+        farthest = max(point.kl if point.kl_ends is None else point.kl_ends[1] for point in points)
+        axes.set_xscale("function", functions=(_signed_root, _signed_square))
+        axes.set_xlim(-0.0015 * farthest, max(1.25 * farthest, 1e-3))
+        axes.xaxis.set_major_locator(FixedLocator([0.0, *(t for t in ROUND if farthest / 40 <= t <= 1.25 * farthest)]))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _name_points(axes, points)
         return _svg(figure, identity=identity, description=description)
+
+
+ROUND = [digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5)]
+"""Distances that a scale may name."""
+
+
+def _signed_root(kl: Any) -> Any:
+    return np.sign(kl) * np.sqrt(np.abs(kl))
+
+
+def _signed_square(root: Any) -> Any:
+    return np.sign(root) * np.square(root)
 
 
 def _name_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
     """Each point's name on the side where it covers the fewest other points and names."""
     centres = axes.transData.transform([(point.kl, point.score) for point in points]) * 72 / axes.figure.dpi
     boxes: list[Sequence[float]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    (left, low), (right, high) = axes.transAxes.transform([(0, 0), (1, 1)]) * 72 / axes.figure.dpi
+    boxes += [
+        (left - 500, low, left, high),
+        (right, low, right + 500, high),
+    ]
     for point, (x, y) in zip(points, centres, strict=True):
         name = point.name if len(point.name) <= LONGEST_NAME else f"{point.name[: LONGEST_NAME - 1]}…"
         width = 5.2 * len(name)
