@@ -156,7 +156,9 @@ def test_samples_show_the_largest_gains_and_losses(pipeline):
 def test_a_folder_that_was_moved_still_reports(tmp_path):
     folder = write_pipeline(tmp_path / "here", steps=3, trained=("sft",))
     moved = folder.rename(tmp_path / "there")
-    assert "PPO beats SFT" in write_report(moved).read_text(encoding="utf-8")
+    markup = write_report(moved).read_text(encoding="utf-8")
+    assert "PPO beats SFT" in markup
+    assert "model ← <b>sft</b>" in markup
 
 
 @pytest.mark.parametrize(
