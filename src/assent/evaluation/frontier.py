@@ -184,10 +184,11 @@ def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: flo
     peak = find_peak(points, seed=seed, confidence=confidence)
     enough = int((d > 0).sum()) >= MIN_POINTS
     beyond = beyond_peak(points, peak) if enough and peak.found else None
-    start = {"score": "gold", "intercept": float(reference.gold.mean())}
+    intercept = float(reference.gold.mean())
+    start = {"score": "gold", "intercept": intercept}
     label = "reference" if peak.index < 0 else figures[peak.index]["label"]
     highest = {"label": label, "sqrt_kl": peak.d, "low": peak.d_ends[0], "high": peak.d_ends[1]}
-    highest |= {"gold": start["intercept"] + peak.gain, "gain": peak.gain}
+    highest |= {"gold": intercept + peak.gain, "gain": peak.gain}
     return {
         "name": curve.name,
         "method": curve.method,
