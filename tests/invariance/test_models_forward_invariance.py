@@ -205,12 +205,12 @@ def test_attention_must_be_asked_once_per_layer_with_the_declared_windows(
 ) -> None:
     segments = make_segments([(0, 3)], [(3, 5)], num_tokens=5, device="cpu")
     segments.calls, segments.windows = calls, windows
-    found = tiers._miscounted(make_model("llama"), segments)
+    found = tiers.miscounted(make_model("llama"), segments)
     assert found is None if reason is None else reason in str(found)
 
 
-def test_a_miscounted_model_gets_the_next_tier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiers, "_miscounted", lambda model, segments: "miscounted")
+def test_amiscounted_model_gets_the_next_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "miscounted", lambda model, segments: "miscounted")
     module = AlignmentModel(make_model("llama"), kind="policy")
     assert module.tier == "mask"
     assert "segments: miscounted" in module.tier_reason

@@ -185,7 +185,7 @@ def test_a_sampler_that_disagrees_with_the_trainer_fires(
         options = {"model": str(base_folder(0))}  # an untrained model's distribution is flat: no temperature matters
     else:
         other = load_policy(inputs["other"])
-        monkeypatch.setattr(session, "_module", lambda learner: SimpleNamespace(base=other))
+        monkeypatch.setattr(session, "_module", lambda learner: SimpleNamespace(base=other, hf=other))
         options = {}
     assert "sampler" in fires("ratio", "ppo", inputs, tmp_path, **options)
 
@@ -345,8 +345,8 @@ def test_a_reference_that_shares_the_policys_weights_fires_at_the_end(
         made.append(self)
         return original(self, name, *args, **keywords)
 
-    def init(self: Reference, module: Any, runtime: Runtime, micro_batch_tokens: int = 0) -> None:
-        plain_init(self, module, runtime, micro_batch_tokens)
+    def init(self: Reference, *args: Any, **keywords: Any) -> None:
+        plain_init(self, *args, **keywords)
         self.module = made[-1].learner.module
 
     plain_init = Reference.__init__
