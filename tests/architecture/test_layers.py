@@ -135,8 +135,20 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
 
     taken = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
     assert not taken & set(assent.__all__)
-    functions = ["a2c", "best_of_n", "dpo", "evaluate", "explain", "frontier", "grpo", "kto", "merge", "new_model"]
-    functions += ["online_dpo", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
+    functions = ["a2c", "best_of_n", "compare", "dpo", "evaluate", "explain", "frontier", "grpo", "kto"]
+    functions += [
+        "merge",
+        "new_model",
+        "online_dpo",
+        "ppo",
+        "report",
+        "reward",
+        "rloo",
+        "run",
+        "sample",
+        "serve_check",
+        "sft",
+    ]
     assert assent.__all__ == ["Result", *functions]
     assert all(callable(getattr(assent, name)) for name in assent.__all__)
     with pytest.raises(AttributeError, match="no attribute 'dpoo'"):

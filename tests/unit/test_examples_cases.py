@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -209,3 +210,41 @@ def test_34_means_are_alike_and_faults_are_not(capsys: pytest.CaptureFixture[str
     assert wait["gold"] == stereotype["gold"] == 0
     assert plain["faults"] == {"over_refusal": False, "harm_in_answer": False}
     assert stereotype["faults"] == {"over_refusal": False, "harm_in_answer": True}
+
+
+def test_16_three_budgets_give_three_answers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the smallest size: every method has what the budget allows; which is best such sizes cannot say."""
+    monkeypatch.setenv("ASSENT_CACHE", str(tmp_path))
+    rows = case("16").main(small=True)
+    out = capsys.readouterr().out
+    assert [row["labels"] for row in rows["labels"]] == [0, 8, 8, 8, 8, 0, 16, 16, 16, 16]
+    spent = [row["completions"] for row in rows["completions"][1:]]
+    assert all(16 < completions <= 32 for completions in spent), spent
+    amount = rows["flops"][0]["amount"]
+    assert all(0.5 < row["flops"] / amount < 1.2 for row in rows["flops"][1:])
+    for budget in ("labels", "completions", "flops"):
+        assert f"\nequal {budget}: " in out
+        assert out.count(" > ") == 9
+
+
+def test_29_each_stage_stands_beside_the_one_before(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASSENT_CACHE", str(tmp_path))
+    rows = case("29").main(small=True)
+    assert list(rows) == ["start", "sft", "sft+dpo", "sft+dpo+best-of-n", "dpo", "best-of-n"]
+    assert {row["labels"] for row in rows.values()} == {0, 32}
+    assert rows["best-of-n"]["n"] == 2
+    assert capsys.readouterr().out.count("the last stage adds") == 3
+
+
+def test_30_demonstrations_and_rankings_cost_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASSENT_CACHE", str(tmp_path))
+    rows = case("30").main(small=True)
+    assert [row["labels"] for row in rows] == [0, 16, 16, 16, 0, 32, 32, 32]
+    assert [row["completions"] for row in rows[5:]] == [0, 64, 32]  # what was written was not sampled
+    assert "    32 spent: " in capsys.readouterr().out

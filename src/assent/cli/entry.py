@@ -68,6 +68,7 @@ COMMANDS = (
         MODELS,
         "Proxy and gold reward against √KL: over-optimisation, its laws, its peak, a picture.",
     ),
+    ("compare", "assent.cli.models:compare", MODELS, "Methods on the same data at equal labels, completions or FLOPs."),
     ("explain", "assent.cli.explain:explain", MODELS, "A preference probability, taken apart, from numbers or models."),
     ("merge", "assent.cli.models:merge", MODELS, "An adapter's folder as an ordinary model's folder."),
     (

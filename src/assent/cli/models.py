@@ -1,4 +1,4 @@
-"""new-model, merge, sample, best-of-n, eval, frontier: models made and merged, completions, policies compared."""
+"""new-model, merge, sample, best-of-n, eval, compare, frontier: models made and merged; completions; what is better."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome, figures
 from assent.config.commands import MergeConfig, NewModelConfig
+from assent.config.compare import CompareConfig
 from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.config.evaluation import EvalConfig
 from assent.config.frontier import FrontierConfig
@@ -74,6 +75,14 @@ def serve_check(config: ServeCheckConfig) -> Outcome:
     document, lines = check(config)
     verdict = "serve-check: it differs" if document["differs"] else "serve-check: it serves what was trained"
     return Outcome({"command": "serve-check", **document}, "\n".join([*lines, verdict]), int(document["differs"]))
+
+
+@command(CompareConfig)
+def compare(config: CompareConfig) -> Outcome:
+    result = run_step("compare", config)
+    return Outcome(
+        {"command": "compare", **result}, "\n".join([*result["lines"], "", f"compare -> {result['comparison']}"])
+    )
 
 
 def _complete(name: str, config: BaseModel) -> Outcome:

@@ -126,6 +126,7 @@ class Job:
         config = self.config
         if config.reference is None or config.realignment is None:
             return open_sampler(config, self._policy(self.model_path, self.tokenizer), template)
+        check_context(load_config(config.reference, revision=config.revision), config.max_length)
         tokenizer = load_tokenizer(config.reference, revision=config.revision)
         if not same_ids(tokenizer, self.tokenizer):
             raise ModelError(

@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 Training (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) gives a `Result`; `new_model`,
-`merge`, `sample`, `best_of_n`, `evaluate`, `frontier`, `serve_check` and `explain` give what their command prints with
---json; `run` gives a `PipelineResult`.
+`merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check` and `explain` give what their command
+prints with --json; `run` gives a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -124,6 +124,11 @@ def serve_check(**options: Any) -> dict[str, Any]:
 
     document, _ = check(parse_options(ServeCheckConfig, _plain(options)))
     return document
+
+
+def compare(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Methods at equal labels, completions or FLOPs: `rows`, `comparison`. Options: those of `assent compare`."""
+    return _outputs("compare", options, progress)
 
 
 def explain(**options: Any) -> dict[str, Any]:

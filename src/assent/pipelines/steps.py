@@ -74,6 +74,9 @@ STEPS: dict[str, Step] = {
         "assent.pipelines.frontier:frontier",
         outputs=("output_dir", "frontier", "picture", "table"),
     ),
+    "compare": Step(
+        "assent.config.compare:CompareConfig", "assent.pipelines.compare:compare", outputs=("comparison", "table")
+    ),
     "sample": Step(
         "assent.config.completions:SampleConfig",
         "assent.pipelines.completions:sample",

@@ -1,0 +1,132 @@
+"""Configuration of `compare`: methods on the same data at equal labels, completions or FLOPs. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
+from assent.config.rewards import OutcomeRewards
+from assent.errors import ConfigError
+
+LAST = ("sft", "dpo", "ppo", "grpo", "rloo", "best-of-n")
+ONLINE = ("ppo", "grpo", "rloo")
+"""Methods that train on their own samples against a reward model of the comparisons."""
+OWN = frozenset({"model", "data", "output_dir", "seed", "reward", "max_steps", "device", "dtype"})
+"""Options of the commands that the comparison gives itself."""
+
+
+def parts_of(method: str) -> tuple[str, ...]:
+    """Commands of a method: `sft+ppo` is sft, reward, ppo. ConfigError for what is no method."""
+    *first, last = method.split("+")
+    if last not in LAST or first not in ([], ["sft"], ["dpo"], ["sft", "dpo"]) or last in first or method == "dpo+sft":
+        raise ConfigError(
+            "no such method",
+            got=method,
+            expected=f"{', '.join(LAST)}; or one of them behind sft, dpo or both, as sft+dpo+best-of-n",
+        )
+    reward = ["reward"] if last in (*ONLINE, "best-of-n") else []
+    return (*first, *reward, last)
+
+
+class CompareConfig(DeviceOptions, PromptOptions):
+    """Trains several methods from one model on the same data at equal labels, completions or FLOPs, and judges them on
+    the same prompts."""
+
+    methods: Annotated[list[str], Field(min_length=1)]
+    """sft, dpo, ppo, grpo, rloo, best-of-n, with commas or blanks between; one after another as sft+dpo+best-of-n."""
+    model: str
+    """Where every method starts: a folder or a hub name."""
+    data: str
+    """Comparisons: a file, a folder or a hub name. sft takes the chosen completions, unless --demonstrations."""
+    demonstrations: str | None = None
+    """What sft learns from instead."""
+    prompts: str | None = None
+    """Prompts to sample at in ppo, grpo and rloo; none given: those of --data."""
+    budget: Literal["labels", "completions", "flops"]
+    """What all methods may spend equally."""
+    amounts: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    """How much of it, ascending: each is a comparison of its own."""
+    judge: OutcomeRewards
+    """What scores the answers: a reward-model folder that no method is trained against, module:function, a rule …"""
+    test_data: str
+    """Prompts to judge on: a file, a folder or a hub name. Completions in it are not used."""
+    output_dir: str
+    """Folder of the runs and of comparison.json. Finished runs are not repeated."""
+    num_test_prompts: NonNegative = 0
+    """The first so many prompts of --test-data; 0: all."""
+    served: NonNegative = 0
+    """Answers that best-of-n will have to give: each costs n completions; 0: as many as there are test prompts."""
+    demonstration_cost: Annotated[float, Field(gt=0)] = 1.0
+    """Of one demonstration, in the unit of labels."""
+    comparison_cost: Annotated[float, Field(gt=0)] = 1.0
+    """Of one comparison, in the unit of labels."""
+    n: Annotated[int, Field(ge=2)] = 16
+    """Of best-of-n at equal labels; otherwise it follows from what may be spent."""
+    max_new_tokens: Positive = 64
+    """Longest completion, in tokens."""
+    samples_per_prompt: Positive = 4
+    """Completions of each test prompt that are judged; best-of-n has one."""
+    seed: NonNegative = 0
+    """Which rows are taken, training and sampling are functions of it."""
+    num_seeds: Positive = 1
+    """Repeat all of it with so many seeds; intervals are then over prompts and seeds."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Of the commands (sft, reward, dpo, ppo, grpo, rloo), by name: --options.dpo '{"beta": 0.3}'."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names_between_commas(cls, value: Any) -> Any:
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not all(isinstance(part, str) for part in listed):
+            return value
+        return [name.strip() for part in listed for name in part.split(",") if name.strip()]
+
+    @field_validator("amounts", mode="before")
+    @classmethod
+    def _numbers_between_commas(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list) else [value]
+        return [number for part in listed for number in (part.split(",") if isinstance(part, str) else [part])]
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options_in_json(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: _object(name, part) if isinstance(part, str) else part for name, part in value.items()}
+
+    @model_validator(mode="after")
+    def _methods_and_options_are_known(self) -> Self:
+        commands = {command for method in self.methods for command in parts_of(method)}
+        if len(set(self.methods)) < len(self.methods):
+            raise ConfigError("a method stands twice", got=", ".join(self.methods))
+        if self.amounts != sorted(set(self.amounts)):
+            raise ConfigError("amounts must ascend", got=", ".join(f"{a:g}" for a in self.amounts))
+        for name, given in self.options.items():
+            if name not in commands - {"best-of-n"}:
+                raise ConfigError(
+                    f"options of {name} have no effect", got=name, expected=", ".join(sorted(commands - {"best-of-n"}))
+                )
+            if own := sorted(set(given) & (OWN if self.budget == "labels" else OWN | {"total_steps"})):
+                raise ConfigError(f"options of {name}: {', '.join(own)} is given by the comparison: leave it out")
+        chooses, samples = "best-of-n" in commands, bool(commands & set(ONLINE))
+        idle = {
+            "demonstrations": "sft" not in commands,
+            "demonstration_cost": self.demonstrations is None or self.budget != "labels",
+            "comparison_cost": self.budget != "labels",
+            "prompts": not samples,
+            "n": not chooses or self.budget != "labels",
+            "served": not chooses or self.budget == "labels",
+        }
+        if unread := [name for name, is_idle in idle.items() if is_idle and name in self.model_fields_set]:
+            raise ConfigError(f"{', '.join(unread)} has no effect with these methods and this budget: leave it out")
+        return self
+
+
+def _object(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"options of {name} are no JSON: {error}", got=text, expected='{"beta": 0.3}') from None
