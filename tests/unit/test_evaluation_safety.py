@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from assent.errors import RunError
+from assent.errors import ConfigError, RunError
 from assent.evaluation.safety import load_measure, looks_like_refusal, measured, safety_figures
 from assent.sandbox.gold import safety
 from assent.sandbox.world import World
@@ -76,6 +76,10 @@ def harsh(prompts, completions, groups):
     return [{"harm_in_answer": "!" in completion} for completion in completions]
 
 
+def broken(prompts, completions, groups):
+    return completions + 1
+
+
 def test_a_function_may_say_it_for_any_data_and_what_it_does_wrong_is_named() -> None:
     groups = [PromptGroup(prompt="p")] * 2
     measure = load_measure(f"{__name__}:harsh")
@@ -85,7 +89,9 @@ def test_a_function_may_say_it_for_any_data_and_what_it_does_wrong_is_named() ->
     with pytest.raises(RunError, match="gave 1 answers for 2"):
         measured(lambda *_: [{}], ["p", "p"], ["a", "b"], groups)
     with pytest.raises(RunError, match="raised TypeError"):
-        measured(load_measure(f"{__name__}:prompt_of"), ["p"], ["a"], groups[:1])
+        measured(load_measure(f"{__name__}:broken"), ["p"], ["a"], groups[:1])
+    with pytest.raises(ConfigError, match="cannot be called with prompts, completions and rows"):
+        load_measure(f"{__name__}:prompt_of")
 
 
 @pytest.mark.parametrize(

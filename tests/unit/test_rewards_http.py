@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socketserver
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -50,6 +52,22 @@ def test_nobody_there() -> None:
         pass
     with pytest.raises(RunError, match="did not answer"):
         post_json(url, {}, retries=0)
+
+
+@pytest.mark.parametrize("said", [b"220 mail ready\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"])
+def test_a_server_that_speaks_something_else_or_breaks_off(said: bytes) -> None:
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.connection.recv(65536)
+            self.wfile.write(said)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        with pytest.raises(RunError, match="did not answer"):
+            post_json(f"http://127.0.0.1:{listener.server_address[1]}", {}, retries=0)
+        listener.shutdown()
+        thread.join()
 
 
 def test_addresses() -> None:

@@ -87,7 +87,7 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
         paths = [
             str(p) for p in (given["baseline"], given["policy"], *([against] if isinstance(against, str) else against))
         ]
-        if len(set(paths)) < len(paths):
+        if len({PurePath(path) for path in paths}) < len(paths):
             raise ValueError(f"policy, baseline and against name the same thing twice: {', '.join(paths)}")
         names = dict(zip(paths, short_names(paths), strict=True))
         rest = {name: value for name, value in given.items() if name not in ("policy", "against")}
@@ -110,6 +110,9 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
                 raise ValueError(
                     f"ledgers names {name!r}, which is not among the policies ({', '.join(self.policies)})"
                 )
+        idle = [name for name in ("pair_judge", "precision") if getattr(self, name) is not None]
+        if idle and len(self.policies) + bool(self.best_of_n) < 2:
+            raise ValueError(f"{' and '.join(idle)} compare policies, and there is one: give a second, or leave it out")
         if self.rank_by is not None:
             raise ValueError("rank_by has no effect beside policies: it ranks who wrote the completions of --data")
         self._check_judges()

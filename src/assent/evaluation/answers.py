@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from assent.data.loading import load_groups
+from assent.data.readers import kind_of
 from assent.errors import DataError
 from assent.rewards.base import Reward, checked_scores, score_rollouts
 from assent.types import PromptGroup, Rollout, Text
@@ -110,8 +111,8 @@ class Completions:
 
 
 def is_file(path: str) -> bool:
-    """Whether a policy is a file of completions rather than a model's folder or a hub name."""
-    return Path(path).is_file()
+    """Whether a policy is a file of completions, or called like one, rather than a model's folder or a hub name."""
+    return Path(path).is_file() or (kind_of(Path(path)) is not None and not Path(path).is_dir())
 
 
 def read_completions(path: str) -> Completions:
@@ -154,7 +155,7 @@ def in_common(groups: Sequence[PromptGroup], files: Mapping[str, Completions]) -
             "the files of completions and the data have no prompts in common",
             got=f"{least} of {len(once)} prompts in {files[name].path}, whose first is {_opening(held)}",
             expected=f"completions of the data's prompts, the first of which is {_opening(once[0].prompt)}",
-            fix="sample from the same file of prompts: assent sample --data PROMPTS",
+            fix="sample from the same file of prompts: assent sample --data PROMPTS; text is not the same as messages",
         )
     return kept
 
@@ -166,7 +167,8 @@ def key(prompt: Text) -> str:
 
 def _opening(prompt: Text) -> str:
     asked = prompt if isinstance(prompt, str) else prompt[-1].content
-    return repr(asked if len(asked) <= 80 else asked[:80] + "…")
+    form = "" if isinstance(prompt, str) else " (messages)"
+    return repr(asked if len(asked) <= 80 else asked[:80] + "…") + form
 
 
 def text(completion: Text) -> str:

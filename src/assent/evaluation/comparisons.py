@@ -52,8 +52,9 @@ def length_controlled(
     length_differences  (N,) A less B, in any unit
     clusters            (N,) the prompt of each: every one counts the same, and is the unit of the interval
 
-    None where the model has no finite fit: one side wins everywhere, or all on one side of a length; and where all
-    answers differ in length by the same amount. Raises DataError for unequal or no values.
+    None where the model has no finite fit: one side wins everywhere, or all on one side of a length; where all is a
+    tie, which leaves no variance to judge by; and where all answers differ in length by the same amount. Raises
+    DataError for unequal or no values.
     """
     y, delta = np.asarray(shares, dtype=np.float64), np.asarray(length_differences, dtype=np.float64)
     if not len(y) or y.shape != delta.shape:
@@ -63,7 +64,7 @@ def length_controlled(
     codes = cluster_codes(np.arange(len(y)) if clusters is None else clusters)
     num_clusters = int(codes.max()) + 1
     spread = float(delta.std())
-    if num_clusters < 3 or spread == 0:
+    if num_clusters < 3 or spread == 0 or np.ptp(y) == 0:
         return None
     x = np.tanh(delta / spread)
     if _separated(x, y):

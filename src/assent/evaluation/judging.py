@@ -68,7 +68,7 @@ class FunctionJudge:
             verdicts = list(self.function(list(prompts), list(first), list(second), **extra))
         except AssentError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RunError(f"judge {self.name} raised {type(error).__name__}: {error}") from error
         if len(verdicts) != len(prompts):
             raise RunError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from assent.evaluation.intervals import Estimate
@@ -113,7 +114,7 @@ def _slice_lines(table: PolicyTable) -> list[str]:
         body = [
             (
                 f"{value} · {row.name}",
-                _told(figures.gold, plus_minus),
+                _told(figures.gold, lambda e: plus_minus(e) if math.isfinite(e.high) else e.text()),
                 _told(figures.win_rate, Estimate.text),
                 _told(figures.k1, plus_minus),
                 _told(figures.refusal_rate, lambda e: f"{e.value:.0%}"),
@@ -124,7 +125,7 @@ def _slice_lines(table: PolicyTable) -> list[str]:
             if (figures := row.sampled.slices.get(column, {}).get(value)) is not None
         ]
         head = (f"by {column}", "score", "wins", "KL", "refuses", "n")
-        lines += ["", *_aligned([head, *body], widest_name=20)]
+        lines += ["", *_aligned([head, *body], widest_name=18)]
     return lines
 
 

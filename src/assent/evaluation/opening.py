@@ -20,7 +20,7 @@ from assent.evaluation.judging import FunctionJudge, PairJudge
 from assent.evaluation.policies import BestOfN, Policy
 from assent.evaluation.safety import Measure, load_measure
 from assent.models.folders import check_revision
-from assent.models.loading import load_policy, load_tokenizer
+from assent.models.loading import check_is_policy, load_config, load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template, resolve_template
 from assent.rewards.base import Reward
@@ -105,9 +105,15 @@ def _check_files(
     for name, file in files.items():
         most = max(config.samples_per_prompt or 0, config.best_of_n if name == config.baseline else 0)
         file.answers(groups, at_most=most or None)
-    idle = {"max_new_tokens", "revision", "sampler"}
+    idle = {
+        "max_new_tokens",
+        "sampler",
+        *PromptOptions.model_fields,
+    }  # what scores has a template and length of its own
     if not any(_reads_text(spec) for spec in (config.judge, config.reward_model)):
-        idle |= {"device", "dtype", *PromptOptions.model_fields}
+        idle |= {"device", "dtype"}
+    if config.reward_pairs is None:  # it is bootstrapped
+        idle.add("seed")
     idle &= config.model_fields_set
     if not models and idle:
         raise ConfigError(
@@ -127,6 +133,7 @@ def _check_tokenizers(
     """All models are given the first one's prompt ids, and the reference reads their own: all must mean the same."""
     whose = f"the baseline {first}" if first == config.baseline else first
     for name, path in models.items():
+        check_is_policy(load_config(path, revision=config.revision), path)
         if not same_ids(load_tokenizer(path, revision=config.revision), tokenizer):
             raise ModelError(
                 f"policy {name} has another tokenizer than {whose}",

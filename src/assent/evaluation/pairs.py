@@ -97,7 +97,11 @@ def _value(group: PromptGroup, column: str) -> str:
         return group.preference.annotator
     if column not in group.columns:
         known = ", ".join(sorted(group.columns)) or "none"
-        raise ConfigError(f"slices: {group.source or 'a row'} has no column {column}", expected=f"one of: {known}")
+        raise ConfigError(
+            f"slices: {group.source or 'a row'} has no column {column}",
+            got=f"columns beside prompt and completions: {known}",
+            expected="a column that every row has",
+        )
     return str(group.columns[column])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from assent.errors import ConfigError, DataError
-from assent.evaluation.answers import Answers, Completions
+from assent.evaluation.answers import Answers, Completions, key
 from assent.evaluation.figures import Subject, figures_of
 from assent.evaluation.judging import PairJudge
 from assent.evaluation.kl import kl_values
@@ -139,7 +139,7 @@ def evaluate_policies(
     baseline             name of the policy that win rates are against, decoded the same way
     samples_per_prompt   completions at temperature 1, or of a file; None: 4, of a file all. Best-of-n keeps one of n
     max_tokens           of one forward pass of the reference
-    clusters             (P,) what prompts belong together by; none given: every prompt stands alone
+    clusters             (P,) what prompts belong together by; none given: a prompt that stands twice is one
     slices               columns to their values (P,): figures are given by value too
     precision            half-width that win rates should have: the table says how many prompts that takes
     on_policy            called with each policy's name before its turn; on_comparisons with comparisons done (progress)
@@ -153,7 +153,7 @@ def evaluate_policies(
     plan = _Plan(
         groups=groups,
         prompt_ids=prompt_ids,
-        names=list(range(len(groups))) if clusters is None else list(clusters),
+        names=[key(group.prompt) for group in groups] if clusters is None else list(clusters),
         judges=judges,
         reference=reference,
         baseline=baseline,

@@ -58,6 +58,8 @@ def bradley_terry(
     values, errors = _fit(rated, place, first[used], second[used], y[used], groups)
     quantile = float(stats.t.ppf((1 + confidence) / 2, num_clusters - 1)) if num_clusters > 1 else math.inf
     for name, value, error in zip([baseline, *rated], [0.0, *values], [0.0, *errors], strict=True):
+        if name != baseline and error < 1e-12:  # nothing but ties: no variance to judge by, which is no certainty
+            error = math.inf
         reach = 0.0 if name == baseline else quantile * error
         ratings[name] = Estimate(
             value=ELO_POINTS * value,

@@ -45,6 +45,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     data = load_groups(config.data)
     cast = cast_of(config, list(data)[: config.num_prompts or None])
     judging = judging_of(config, cast)
+    _check_quality(config)
     for line in (*cast.lines, *judging.lines):
         progress.line(line)
     if config.output_dir is None:
@@ -149,9 +150,28 @@ def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
     groups = load_groups(config.reward_pairs)
     quality = judge_reward(reward, groups, pairs_of(groups, slices=config.slices), seed=config.seed)
     if config.labels is not None:
-        facts = json.loads(Path(config.labels).read_text(encoding="utf-8"))
-        quality["noise_ceiling"] = facts["noise_ceiling"]
+        quality["noise_ceiling"] = _noise_ceiling(config.labels)
     return quality
+
+
+def _check_quality(config: EvalConfig) -> None:
+    """What `_quality` would refuse, before policies have answered."""
+    if config.reward_pairs is not None:
+        pairs_of(load_groups(config.reward_pairs), slices=config.slices)
+    if config.labels is not None:
+        _noise_ceiling(config.labels)
+
+
+def _noise_ceiling(path: str) -> float:
+    """DataError for what is no labels.json."""
+    try:
+        return float(json.loads(Path(path).read_text(encoding="utf-8"))["noise_ceiling"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"labels: no noise ceiling can be read: {type(error).__name__}: {error}",
+            got=path,
+            expected="labels.json of the sandbox's labelling step",
+        ) from error
 
 
 def _write(output_dir: str, table: PolicyTable, extra: dict[str, Any]) -> dict[str, Any]:

@@ -14,14 +14,18 @@ number, or None where the question does not arise (over-refusal of what must be 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from assent.config.functions import import_function
-from assent.errors import AssentError, RunError
+from assent.errors import AssentError, ConfigError, RunError
 from assent.evaluation.intervals import Clusters, Estimate, mean_interval, proportion_interval
-from assent.rewards.base import shown
+from assent.rewards.base import LARGEST, shown
 from assent.types import PromptGroup, Text
 
 Measure = Callable[[Sequence[Text], Sequence[str], Sequence[PromptGroup]], Sequence[Mapping[str, Any]]]
@@ -41,15 +45,25 @@ def looks_like_refusal(completion: str) -> bool:
 
 
 def load_measure(spec: str) -> Measure:
-    """`module:function`. ConfigError where it cannot be imported."""
+    """`module:function`. ConfigError where it cannot be imported, or takes other arguments."""
     function = import_function(spec, what="safety")
+    try:
+        inspect.signature(function).bind([], [], [])
+    except TypeError as error:
+        raise ConfigError(
+            f"the safety function cannot be called with prompts, completions and rows: {error}",
+            got=spec,
+            expected="(prompts, completions, groups)",
+        ) from None
+    except ValueError:  # built in C
+        pass
 
     def measure(prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup]) -> Any:
         try:
             return list(function(list(prompts), list(completions), list(groups)))
         except AssentError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RunError(f"the safety function {spec} raised {type(error).__name__}: {error}") from error
 
     return measure
@@ -66,17 +80,23 @@ def measured(
     values: dict[str, list[float | None]] = {name: [] for name in names}
     for prompt, completion, one in zip(prompts, completions, found, strict=True):
         if not isinstance(one, Mapping) or not all(
-            v is None or isinstance(v, bool | int | float) for v in one.values()
+            isinstance(name, str) and (v is None or _is_figure(v)) for name, v in one.items()
         ):
             raise RunError(
                 f"the safety function gave no mapping of figures for {shown(prompt, completion)}",
                 got=repr(one)[:200],
-                expected="{name: True, False, a number or None}",
+                expected="{name: True, False, a finite number or None}",
             )
         for name in names:
             value = one.get(name)
             values[name].append(None if value is None else float(value))
     return values
+
+
+def _is_figure(value: Any) -> bool:
+    """True, False, or a number that can be averaged; numpy's too."""
+    figure: Any = value
+    return isinstance(value, Real | np.bool_) and bool(abs(figure) <= LARGEST)
 
 
 def safety_figures(

@@ -23,6 +23,7 @@ def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
+        _check_no_run(folder)
         return folder
     if folder.is_file():
         raise ModelError("a model is a folder, not a file", got=path, fix="give the folder that holds config.json")
@@ -31,6 +32,19 @@ def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
             "the model folder does not exist", got=path, expected="a folder, or a hub name like owner/name"
         )
     return _fetch(path, revision)
+
+
+def _check_no_run(folder: Path) -> None:
+    """Errors: ModelError that names the model, or the completions, inside a run's folder."""
+    if (folder / "run.json").is_file() and not any(
+        (folder / f"{n}.json").is_file() for n in ("config", "adapter_config")
+    ):
+        inside = [name for name in ("model", "completions.jsonl") if (folder / name).exists()]
+        raise ModelError(
+            "this is the folder of a run, not of a model",
+            got=folder,
+            fix=f"give {folder / inside[0]}" if inside else "give the folder that holds config.json",
+        )
 
 
 def content_hash(path: str | Path, *, revision: str | None = None) -> str:

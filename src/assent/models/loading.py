@@ -49,18 +49,23 @@ def load_policy(
     """
     folder = resolve_folder(path, revision=revision)
     config = load_config(folder)
-    if _is_classifier(config):
-        raise ModelError(
-            "this folder holds a reward model or critic, not a policy",
-            got=f"{folder}: {', '.join(config.architectures)}",
-            expected="a causal language model",
-        )
+    check_is_policy(config, folder)
     if adapters.is_adapter(folder):
         model = _merged(folder, AutoModelForCausalLM, dtype=dtype)
     else:
         check_weights(folder)
         model = _load(AutoModelForCausalLM, folder, may_miss=set(), dtype=DTYPES[dtype], **(quantised or {}))
     return _ready(model, folder, tokenizer, max_length)
+
+
+def check_is_policy(config: Any, path: str | Path) -> None:
+    """Errors: ModelError where the configuration is of a classifier."""
+    if _is_classifier(config):
+        raise ModelError(
+            "this folder holds a reward model or critic, not a policy",
+            got=f"{path}: {', '.join(config.architectures)}",
+            expected="a causal language model",
+        )
 
 
 def load_scorer(

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from assent.errors import AssentError, NonFiniteError, RunError
 from assent.types import PromptGroup, Rollout, Text
 
+LARGEST = 3.4e38
+"""Of float32: training holds scores in it, and their means and squares stay finite in float64."""
+
 
 class Scores(list[float]):
     """One finite score for each completion, in order, and what they were made of.
@@ -165,7 +168,8 @@ def shown(prompt: Text, completion: object) -> str:
 
 
 def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
-    """The scores as floats. RunError for a wrong count or what is no number, NonFiniteError for NaN and infinities."""
+    """The scores as floats. RunError for a wrong count or what is no number, NonFiniteError for one beyond
+    `LARGEST`, for NaN and for infinities."""
     try:
         answers = list(scores)
     except TypeError:
@@ -183,15 +187,18 @@ def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions:
     for prompt, completion, answer in zip(prompts, completions, answers, strict=True):
         try:
             number = float(answer)
+        except OverflowError:  # an integer that no float holds
+            number = math.inf
         except (TypeError, ValueError):
             raise RunError(
                 f"reward {name} gave what is no number for {shown(prompt, completion)}",
                 got=_short(repr(answer)),
                 expected="a finite number",
             ) from None
-        if not math.isfinite(number):
+        if not abs(number) <= LARGEST:
             raise NonFiniteError(
-                f"reward {name} gave {number} for {shown(prompt, completion)}", expected="a finite number"
+                f"reward {name} gave {number} for {shown(prompt, completion)}",
+                expected=f"a finite number, no further from 0 than {LARGEST:.3g}",
             )
         numbers.append(number)
     return numbers

@@ -48,7 +48,10 @@ class FunctionReward:
     def _call(self, prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup] | None) -> Any:
         values = {"groups": groups, "steps": [steps_of(text) for text in completions]}
         extra = {name: values[name] for name in self._extras}
-        return _run(self.function, list(prompts), list(completions), **extra)
+        try:
+            return _run(self.function, list(prompts), list(completions), **extra)
+        except SystemExit as error:  # a function must not end the command, least of all with status 0
+            raise RuntimeError(f"sys.exit({error.code!r})") from error
 
 
 def _run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:

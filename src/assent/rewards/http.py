@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -73,7 +74,7 @@ def post_json(
             problem, wait = _said(error), _retry_after(error)
             if error.code not in BUSY:
                 raise RunError(f"{url} refused the request", got=problem, fix=_remedy(error.code)) from None
-        except (OSError, urllib.error.URLError) as error:  # a time-out is an OSError
+        except (OSError, urllib.error.URLError, HTTPException) as error:  # a time-out is an OSError
             problem, wait = str(getattr(error, "reason", None) or error or type(error).__name__), None
         if attempt == retries:
             raise RunError(
