@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,13 +114,21 @@ def test_one_block_is_best_of_n_and_who_has_ended_is_not_asked_again() -> None:
     def script(prompt: tuple[int, ...], k: int, seed: SeedKey) -> list[tuple[int, float]]:
         return [(0, -1.0)] if len(prompt) == 1 and k == 1 else [(5 + k, -1.0)] * 3
 
-    sampler = ScriptedSampler(script, eos_ids={0}, decode=text)
+    numbers: list[Any] = []
+
+    class Noting(ScriptedSampler):
+        def sample(self, *args: Any, prompt_numbers: Sequence[int] | None = None, **more: Any) -> list[Rollout]:
+            numbers.append(prompt_numbers)
+            return super().sample(*args, prompt_numbers=prompt_numbers, **more)
+
+    sampler = Noting(script, eos_ids={0}, decode=text)
     prompts = [(START,), (START, START)]
     a, b = best_of_blocks(
-        sampler, prompts, n=3, block_size=2, params=SamplingParams(max_new_tokens=4), seed=KEY,
+        sampler, prompts, prompt_numbers=[4, 7], n=3, block_size=2, params=SamplingParams(max_new_tokens=4), seed=KEY,
         score=lambda rollouts: [9.0 if r.ids[-1] == 0 else float(sum(r.ids)) for r in rollouts], decode=text,
         choose=lambda scores, prompt, block: scores.index(9.0) if 9.0 in scores else 0,
     )  # fmt: skip
     assert (a.rollout.ids, a.blocks, a.rollout.finish_reason) == ((0,), 1, "stop")
     assert (b.rollout.ids, b.blocks) == ((5, 5, 5, 5), 2)
     assert [request["prompts"] for request in sampler.requests] == [2, 1]
+    assert numbers == [[4, 7], [7]]  # the random numbers of a prompt are its own

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from assent.errors import DataError
+from assent.evaluation.intervals import mean_interval
 from assent.inference.best_of_n import best_of_n_kl, best_of_n_kl_bound, chances_of_best
 from assent.inference.curve import best_of_n_curve, best_of_n_kl_estimate, n_for_gain, tie_gap
 from assent.sandbox.microworld import MicroWorld
@@ -105,3 +107,15 @@ def test_rows_of_unequal_length_end_at_the_shortest_and_values_leave_the_bound_a
     assert [point.score.value for point in curve] == pytest.approx([2.0, (4.0 + 1.0) / 2])
     assert curve[1].kl is None
     assert curve[1].kl_bound == best_of_n_kl_bound(2)
+
+
+def test_intervals_of_the_curve_are_over_clusters_at_the_confidence_asked_for() -> None:
+    rows = np.random.default_rng(0).random((12, 4)).tolist()
+    options: dict[str, Any] = {"clusters": [p // 3 for p in range(12)], "confidence": 0.8}
+    point = best_of_n_curve(rows, **options)[1]
+    best_of_two = [(1 * r[1] + 2 * r[2] + 3 * r[3]) / 6 for r in map(sorted, rows)]
+    score, gain = (mean_interval(x, **options) for x in (best_of_two, np.array(best_of_two) - np.mean(rows, axis=1)))
+    assert point.score.as_dict() == pytest.approx(score.as_dict())
+    assert point.gain.as_dict() == pytest.approx(gain.as_dict())
+    assert point.kl is not None
+    assert (point.kl.clusters, point.kl.confidence) == (4, 0.8)

@@ -9,6 +9,7 @@ from transformers import LlamaConfig
 
 from assent.errors import ModelError
 from assent.inference.mixing import MixedSampler, mixed_logits
+from assent.rollouts.decoding import DynamicDecoder
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.sandbox.microworld import MicroWorld
@@ -83,6 +84,29 @@ def test_strength_one_is_the_policy_and_strength_zero_the_reference() -> None:
         plain = TorchSampler(model, IdTokenizer(), eos_ids=(2,))
         found, expected = (s.sample(PROMPTS, num_completions=3, params=params, seed=KEY) for s in (mixed, plain))
         assert [r.ids for r in found] == [r.ids for r in expected]
+
+
+def test_the_slower_way_of_decoding_rules_what_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that could take more rows in flight waits for a reference that cannot, and the numbers are the same."""
+    params, prompts = SamplingParams(max_new_tokens=8), [(3, 4, 5), (6, 7), (8, 9, 10, 11), (5, 5)]
+
+    def drawn(reference_tier: str, budget: int) -> list[tuple[int, ...]]:
+        models, options = (tiny(), tiny(seed=1)), {"eos_ids": (2, 7, 9), "max_batch_tokens": budget}
+        made = MixedSampler(*models, IdTokenizer(), strength=0.6, **options)  # type: ignore[arg-type]
+        made.tier, made.reference_tier = "cohorts", reference_tier
+        return [r.ids for r in made.sample(prompts, num_completions=3, params=params, seed=KEY)]
+
+    admitted: list[int] = []
+    original = DynamicDecoder.admit
+
+    def spy(self: DynamicDecoder, *args: object) -> torch.Tensor:
+        admitted.append(self.tokens)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DynamicDecoder, "admit", spy)
+    assert drawn("dynamic", 60) == drawn("cohorts", 4096)
+    assert len(admitted) > 1
+    assert not any(admitted), "nothing else was in flight"
 
 
 def test_vocabularies_of_unequal_size_are_refused() -> None:

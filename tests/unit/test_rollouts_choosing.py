@@ -46,6 +46,13 @@ def test_choose_gives_the_log_probability_of_what_it_chose() -> None:
             assert torch.equal(ids, logits.argmax(-1))
 
 
+def test_a_nucleus_is_of_what_top_k_left() -> None:
+    """0.4, 0.3, 0.2, 0.1: of the first two alone, the first holds more than half."""
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log().expand(3, 4)
+    params = SamplingParams(max_new_tokens=1, top_k=2, top_p=0.5)
+    assert choose(logits, torch.tensor([0.0, 0.7, 0.999]), params)[0].tolist() == [0, 0, 0]
+
+
 def test_uniforms_are_a_function_of_their_key() -> None:
     key = SeedKey(3, "rollout", 5)
     first = key.uniforms(7, 1, 40)

@@ -79,10 +79,9 @@ def test_a_completion_ends_with_the_first_eos_or_at_the_limit() -> None:
 def test_a_stop_string_ends_a_completion_where_the_text_has_it() -> None:
     """Against a search in the text after each token of what is drawn without. "4" is also a part of "14" and "24"."""
     params, tokenizer, strings = SamplingParams(max_new_tokens=24), IdTokenizer(), ("4", "1 2", "8 8")
-    whole = sampler(eos_ids=(7,)).sample(PROMPTS, num_completions=8, params=params, seed=KEY)
-    cut = sampler(eos_ids=(7,), max_batch_tokens=200).sample(
-        PROMPTS, num_completions=8, params=replace(params, stop=strings), seed=KEY
-    )
+    made = sampler(eos_ids=(7,), max_batch_tokens=200)
+    whole = made.sample(PROMPTS, num_completions=8, params=params, seed=KEY)
+    cut = made.sample(PROMPTS, num_completions=8, params=replace(params, stop=strings), seed=KEY)
     ended = set()
     for one, other in zip(whole, cut, strict=True):
         texts = [tokenizer.batch_decode([one.ids[: t + 1]])[0] for t in range(len(one.ids))]
@@ -209,6 +208,27 @@ def test_rows_that_end_make_room_for_others(monkeypatch: pytest.MonkeyPatch, bud
     assert max(map(len, ages)) > 1, "rows of several ages at once"
 
 
+def test_prompts_that_are_read_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = SamplingParams(max_new_tokens=6)
+    together = sampler().sample(PROMPTS, num_completions=2, params=params, seed=KEY)
+    monkeypatch.setattr(decoding, "CPU_PREFILL_TOKENS", 8)
+    made = sampler()
+    made.tier = "cohorts"
+    assert len(decoding.CohortDecoder(made.model)._chunks(PROMPTS)) > 2
+    same(together, made.sample(PROMPTS, num_completions=2, params=params, seed=KEY))
+
+
+@torch.no_grad()
+def test_rows_of_any_lengths_are_reread_in_their_order() -> None:
+    model = tiny()
+    decoder = decoding.RereadDecoder(model)
+    prompts = [(3, 4, 5), (6, 7), (8, 9, 10)]
+    decoder.admit(prompts, [1, 2, 1], 4)
+    rows = [(3, 4, 5, 11), (6, 7, 12), (6, 7, 13), (8, 9, 10, 14)]
+    expected = [model(input_ids=torch.tensor([row])).logits[0, -1] for row in rows]
+    torch.testing.assert_close(decoder.step(torch.tensor([11, 12, 13, 14])), torch.stack(expected))
+
+
 def architectures() -> dict[str, tuple[transformers.PretrainedConfig, str]]:
     size = {"vocab_size": 48, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
     llama_like = {
@@ -243,6 +263,8 @@ def test_every_architecture_gets_a_tier_that_is_exact(name: str) -> None:
     made = sampler(tiny(config, scale=5.0), eos_ids=(2, 30, 31))
     rollouts = made.sample(PROMPTS[:3], num_completions=2, params=SamplingParams(max_new_tokens=12), seed=KEY)
     assert made.tier == tier, made.tier_reason
+    # alone a prompt is not padded, and a window reaches its first token at its own time
+    rollouts += made.sample(PROMPTS[:1], num_completions=1, params=SamplingParams(max_new_tokens=8), seed=KEY)
     for r in rollouts:
         np.testing.assert_allclose(r.logprobs, plain_logprobs(made.model, r.prompt_ids, r.ids), atol=1e-4)
 
@@ -274,6 +296,12 @@ def test_requests_that_cannot_be_served() -> None:
     made, params = sampler(), SamplingParams(max_new_tokens=60)
     with pytest.raises(ConfigError, match="do not fit the model's context"):
         made.sample(PROMPTS, num_completions=1, params=params, seed=KEY)
+    full = made.sample([(3,) * 60], num_completions=1, params=SamplingParams(max_new_tokens=4), seed=KEY)
+    assert len(full[0].prompt_ids) + 4 == made.model.config.max_position_embeddings
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 32}
+    made.model.config.rope_parameters = rope
+    with pytest.raises(ConfigError, match="at most 32 together"):
+        made.sample([(3,) * 30], num_completions=1, params=SamplingParams(max_new_tokens=4), seed=KEY)
     with pytest.raises(ConfigError, match="prompt 1 has no tokens"):
         made.sample([(3,), ()], num_completions=1, params=SamplingParams(max_new_tokens=2), seed=KEY)
     with pytest.raises(ConfigError, match="num_completions"):
