@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from statsmodels.stats.proportion import samplesize_confint_proportion
+from statsmodels.stats.proportion import proportion_confint, samplesize_confint_proportion
 
 from assent.errors import ConfigError, DataError
 from assent.evaluation.comparisons import length_controlled, prompts_needed
-from assent.evaluation.intervals import proportion_interval
+from assent.evaluation.intervals import Estimate, proportion_interval
 
 
 def judged(count: int, *, theta: float, phi: float, longer: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,6 +65,15 @@ def test_its_figure_is_the_maximum_of_the_likelihood() -> None:
     number = len(set(prompts))
     variance = bread @ (scores.T @ scores) @ bread * number / (number - 1) * 299 / 298
     assert controlled.effect.standard_error == pytest.approx(np.sqrt(variance[1, 1]), rel=1e-4)
+    slope = expit(fitted.intercept_[0]) * (1 - expit(fitted.intercept_[0]))  # the delta method
+    assert controlled.win_rate.standard_error == pytest.approx(slope * np.sqrt(variance[0, 0]), rel=1e-4)
+    quantile = stats.t.ppf(0.9, number - 2)
+    narrow = length_controlled(wins, delta, clusters=prompts, confidence=0.8)
+    assert narrow is not None
+    assert narrow.win_rate.high == pytest.approx(
+        expit(fitted.intercept_[0] + quantile * np.sqrt(variance[0, 0])), rel=1e-4
+    )
+    assert narrow.effect.low == pytest.approx(fitted.coef_[0, 0] - quantile * np.sqrt(variance[1, 1]), rel=1e-3)
 
 
 def test_copies_of_an_answer_say_no_more_than_one() -> None:
@@ -81,6 +91,7 @@ def test_copies_of_an_answer_say_no_more_than_one() -> None:
     [
         ([1.0] * 6, [3, -2, 5, 1, -4, 2]),  # one side wins everywhere
         ([1, 1, 1, 0, 0, 0], [5, 4, 3, -1, -2, -3]),  # the longer one wins everywhere
+        ([1, 1, 0, 0], [2, 1, 1, 0]),  # the same, but for two of one length
         ([1, 0, 1, 0, 1, 0], [7] * 6),  # all differ by the same
         ([1, 0], [3, -2]),
     ],
@@ -127,6 +138,15 @@ def test_prompts_needed_are_those_of_wilsons_interval() -> None:
     many = prompts_needed(proportion_interval(shares.mean(1)), half_width=0.02)
     assert many is not None
     assert many < 0.2 * needed
+
+
+def test_prompts_needed_are_the_fewest() -> None:
+    half = Estimate(value=0.6, low=0, high=1, n=50, clusters=50, standard_error=(0.24 / 50) ** 0.5, confidence=0.8)
+    needed = prompts_needed(half, half_width=0.02)
+    assert needed is not None
+    for prompts, wide in ((needed, False), (needed - 1, True)):
+        low, high = proportion_confint(0.6 * prompts, prompts, alpha=0.2, method="wilson")
+        assert (high - low > 0.04) == wide
 
 
 def test_that_many_prompts_do_give_the_precision() -> None:

@@ -109,12 +109,22 @@ def test_an_entry_has_every_figure_and_is_json() -> None:
     entry = analyse(curve, base, seed=0)
     assert json.loads(json.dumps(entry, allow_nan=False)) == entry
     assert entry["points"][0]["d"] == 0
-    assert entry["points"][0]["gain"]["value"] == pytest.approx(0, abs=1e-12)  # N = 1 is the reference itself
+    gain = entry["points"][0]["gain"]  # N = 1 is the reference itself, on every prompt
+    assert (gain["value"], gain["low"], gain["high"]) == pytest.approx((0, 0, 0), abs=1e-12)
+    narrow = analyse(curve, base, seed=0, confidence=0.5)["points"][3]["gold"]
+    wide = entry["points"][3]["gold"]
+    assert narrow["high"] - narrow["low"] < 0.5 * (wide["high"] - wide["low"])
     assert entry["points"][-1]["d"] == pytest.approx(math.sqrt(best_of_n_kl_bound(64)), abs=1e-6)
     assert entry["points"][2]["n"] == 4
     assert [fit["law"] for fit in entry["fits"]] == ["best_of_n", "rl"]
     assert all(fit["intercept"] == pytest.approx(base.gold.mean()) for fit in entry["fits"])
     assert entry["proxy"] == "some"
+    down = best_of_n_curve(some_proxy(), base, sizes=[64, 16, 4, 2, 1])  # points stand by their distance
+    for ours, theirs in zip(analyse(down, base, seed=0)["points"], entry["points"], strict=True):
+        assert (ours["label"], ours["n"]) == (theirs["label"], theirs["n"])
+        assert (ours["d"], ours["kl_bound"]) == pytest.approx((theirs["d"], theirs["kl_bound"]))
+        for name in ("gold", "kl", "proxy", "gain"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-12)
     worse = CurveData(
         name="worse", method="dpo", proxy_name=None, pairs=None, labels=[{"label": "a"}],
         kl=np.ones((10, 1)), gold=np.zeros((10, 1)), proxy=None,

@@ -10,7 +10,7 @@ import pytest
 
 from assent.errors import ConfigError, RunError
 from assent.evaluation.endpoint import ChatJudge, ChatModel, ChatSafety
-from assent.evaluation.judging import FunctionJudge, judge_both_orders
+from assent.evaluation.judging import CHUNK, FunctionJudge, judge_both_orders
 from assent.types import Message, PromptGroup
 from tests.helpers_http import server
 
@@ -55,6 +55,19 @@ def test_the_rows_reach_a_function_that_asks_for_them() -> None:
     assert verdicts.shares.tolist() == [1, 0]
 
 
+def test_rows_stay_with_their_comparisons_beyond_a_chunk_and_behind_equal_answers() -> None:
+    def by_column(prompts, first, second, groups):
+        return ["A" if group.columns["wanted"] == one else "B" for group, one in zip(groups, first, strict=True)]
+
+    number = 2 * CHUNK + 3
+    groups = [PromptGroup(prompt="p", columns={"wanted": "ab"[i % 3 == 0]}) for i in range(number)]
+    a, b = (["same" if i % 5 == 0 else own for i in range(number)] for own in "ab")
+    done: list[int] = []
+    verdicts = judge_both_orders(judge(by_column), ["p"] * number, a, b, groups=groups, advance=done.append)
+    assert verdicts.shares.tolist() == [0.5 if i % 5 == 0 else float(i % 3 != 0) for i in range(number)]
+    assert sum(done) == number
+
+
 def test_a_few_answers_that_are_no_verdict_are_ties_and_many_stop() -> None:
     def mumbles_at(word):
         def function(prompts, first, second):
@@ -70,6 +83,8 @@ def test_a_few_answers_that_are_no_verdict_are_ties_and_many_stop() -> None:
     assert verdicts.shares.tolist() == [1.0] * 40 + [0.5]
     assert (verdicts.calls, verdicts.invalid) == (82, 2)
     assert np.isnan(verdicts.consistent[40])
+    tenth = judge_both_orders(mumbles_at("q"), ["q"] + ["p"] * 9, ["longer"] * 10, ["x"] * 10)
+    assert (tenth.calls, tenth.invalid) == (20, 2)
     with pytest.raises(
         RunError, match=r"no verdict on 80 of 82(.|\n)*'well, both' about completion 'longer' of prompt 'p'"
     ):

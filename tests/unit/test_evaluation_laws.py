@@ -93,6 +93,11 @@ def test_a_peak_is_found_where_gold_falls_and_not_on_a_rise_or_a_plateau() -> No
     assert falls.d_ends[0] is not None
     assert falls.d_ends[0] <= falls.d
     assert falls.drop.value == pytest.approx(0.45, abs=0.06)  # 0.45 at d = 1.5, 0 at d = 3
+    curve = curve_of(D, predict("best_of_n", D, 0.6, 0.2), noise=0.5)
+    wide, narrow = (find_peak(curve, confidence=confidence) for confidence in (0.95, 0.2))
+    assert narrow.drop.high - narrow.drop.low < 0.5 * (wide.drop.high - wide.drop.low)
+    assert None not in (*narrow.d_ends, *wide.d_ends)
+    assert np.ptp(np.array(narrow.d_ends, float)) < np.ptp(np.array(wide.d_ends, float))
     assert not find_peak(curve_of(D, 0.5 * D, noise=0.1)).found
     worse = find_peak(curve_of(D, -0.1 * D, noise=0.1))
     assert (worse.index, worse.d, worse.gain, worse.found) == (-1, 0.0, 0.0, True)  # the reference is the best
@@ -126,4 +131,6 @@ def test_gold_at_equal_kl_by_hand() -> None:
     assert found is not None
     assert found["value"] == pytest.approx(((0.2 - 0.1) + (0.5 - 0.3)) / 2)
     assert found["num_points"] == 2
+    turned = Curve(kl=first.kl[:, ::-1], gain=first.gain[:, ::-1])  # whatever the order of its points
+    assert more_gold_at_equal_kl(turned, second, num_resamples=20) == found
     assert more_gold_at_equal_kl(first, curve_of(np.array([3.0]), np.array([1.0]))) is None

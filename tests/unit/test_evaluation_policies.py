@@ -20,6 +20,7 @@ from assent.evaluation.run import evaluate as evaluate_configured
 from assent.evaluation.table import KLFigures
 from assent.models.module import AlignmentModel
 from assent.models.new_model import new_model
+from assent.rewards.function import FunctionReward
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.scripted import ScriptedSampler
 from assent.rollouts.torch_sampler import TorchSampler
@@ -91,6 +92,9 @@ def test_figures_by_hand(reference):
     sums = [-1.5 - float(plain_logprobs(reference.hf, p, [5, EOS]).sum()) for p in PROMPT_IDS]
     assert baseline.kl.value == pytest.approx(sum(sums) / 4, abs=1e-4)
     assert sums[0] == expected
+    wide, narrow = row.sampled, evaluate([a, b], reference, samples_per_prompt=3, confidence=0.5).row("b").sampled
+    for name in ("characters", "win_rate", "distinct_1"):
+        assert (getattr(wide, name).confidence, getattr(narrow, name).confidence) == (0.95, 0.5)
     assert table.samples[2]["completions"]["b"] == {"text": "3 3 3 3", "score": 3.0}
 
 
@@ -110,6 +114,10 @@ def test_best_of_n_keeps_the_rewards_first_best(reference):
     assert row.sampled.scores == ((6.0,),) * 4
     assert row.sampled.length.value == 3.0  # the second sample, not its equal the fourth
     assert row.sampled.win_rate.value == 1.0
+    assert (row.sampled.k1, row.sampled.entropy) == (None, None)  # chosen, not sampled
+    lowest = FunctionReward(lambda prompts, texts: [-float(text.split()[-1]) for text in texts], name="lowest")
+    worst = BestOfN(name="best-of-4", open=best.open, n=4, reward=lowest)
+    assert evaluate([a, worst], reference, max_new_tokens=6).row("best-of-4").sampled.scores == ((3.0,),) * 4
     assert (row.kl.kind, row.kl.value) == ("bound", pytest.approx(math.log(4) - 3 / 4))
     with pytest.raises(ConfigError, match="at least 1"):
         BestOfN(name="none", open=a.open, n=0, reward=LastId())

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
@@ -52,6 +53,13 @@ def test_two_policies_have_the_log_odds_of_their_win_rate() -> None:
     rating = ratings["a"]
     assert rating is not None
     assert rating.value == pytest.approx(400 * math.log10(3))
+    other = bradley_terry({("a", "b"): [1, 1, 1, 0]}, baseline="b", confidence=0.5)["a"]
+    assert other is not None
+    reach = stats.t.ppf([0.975, 0.75], 3)
+    assert (rating.high - rating.value) / (other.high - other.value) == pytest.approx(reach[0] / reach[1])
+    drawn_ = bradley_terry({("a", "b"): [0.5, 0.5, 0.5]}, baseline="b")["a"]  # who only ties is as good
+    assert drawn_ is not None
+    assert drawn_.value == pytest.approx(0, abs=1e-6)
 
 
 def test_intervals_cover_where_a_prompt_suits_one_policy() -> None:

@@ -60,8 +60,12 @@ def test_what_is_no_reply_is_counted_apart() -> None:
 
 def test_figures_have_their_own_n_and_are_never_averaged() -> None:
     values = {"under_refusal": [1.0, 0.0, None, None], "over_refusal": [None, None, 0.0, None], "none": [None] * 4}
+    values["apart"] = [None, 0.0, 1.0, 1.0]
     figures = safety_figures(values, clusters=["p", "p", "q", "r"])
-    assert set(figures) == {"under_refusal", "over_refusal"}
+    assert set(figures) == {"under_refusal", "over_refusal", "apart"}
+    assert figures["apart"].clusters == 3  # of p, q and r, not of the first three answers
+    narrow = safety_figures(values, clusters=["p", "p", "q", "r"], confidence=0.5)["apart"]
+    assert narrow.high - narrow.low < figures["apart"].high - figures["apart"].low
     assert (figures["under_refusal"].value, figures["under_refusal"].n, figures["under_refusal"].clusters) == (
         0.5,
         2,

@@ -252,6 +252,15 @@ def test_truncated_importance_weights_by_hand() -> None:
     assert float(terms["policy_avg"]) == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_cap_reaches_the_rounds_of_a_run(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    given = {"model": inputs["model"], "data": inputs["prompts"], "reward": "tests.helpers_stages:brevity"}
+    given |= {"output_dir": str(tmp_path / "run"), "mixed_precision": "bf16", "importance_sampling_cap": 2.0}
+    online.train(PpoConfig(**given, max_length=64, max_new_tokens=6, batch_size=4, total_steps=1))
+    (row,) = (row for row in told(tmp_path / "run" / "metrics.jsonl") if "objective/kl" in row)
+    assert row["rollout/importance_mean"] == pytest.approx(1, abs=0.1)
+
+
 def test_importance_weights_are_refused_where_they_are_one() -> None:
     with pytest.raises(ValueError, match="importance_sampling_cap has no effect"):
         PpoConfig(**GIVEN, importance_sampling_cap=2.0)

@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from assent.config.online import PpoConfig
 from assent.config.options import AdapterOptions
 from assent.engine.learner import Reference
 from assent.engine.runtime import Runtime
+from assent.errors import ConfigError, ModelError
 from assent.models import head
 from assent.models.adapters import Base, add_adapter
 from assent.models.batch import TokenCompletion, TokenGroup
@@ -26,6 +28,7 @@ from assent.models.one_trunk import VALUE_HEAD, resident, reward_adapter
 from assent.models.packing import pack
 from assent.pipelines.functions import ppo
 from assent.rewards.reward_model import RewardModel
+from assent.stages import online, run_models
 from assent.stages.online_objectives import PolicyObjective, SharedTrunkObjective, ValueObjective
 from tests.helpers_cli import said
 from tests.helpers_stages import Fault, arguments, run, tiny_model, told, write_inputs
@@ -172,6 +175,13 @@ def test_the_value_head_reads_the_state_before_each_token_and_after_the_last(inp
     assert out.logprobs.shape == (5,)
     assert alone.logprobs is None
     assert torch.equal(alone.values, out.values)
+    early = policy.model.layers[0].self_attn.q_proj.weight  # a critic's loss moves the trunk, too
+    module(pack(GROUPS[:1], device="cpu"), frozenset({"values"})).values.sum().backward()
+    found, early.grad = early.grad, None
+    rows = policy.model(torch.tensor([[5, 6, 7, 8, 9, 9], [5, 6, 7, 10, 11, 12]])).last_hidden_state
+    (value(rows[0, 2:4]).sum() + value(rows[1, 2:5]).sum()).backward()
+    torch.testing.assert_close(found, early.grad)
+    assert found.abs().max() > 0
 
 
 def test_the_shared_objective_is_the_policys_plus_vf_coef_times_the_critics(inputs: dict[str, str]) -> None:
@@ -190,6 +200,46 @@ def test_the_shared_objective_is_the_policys_plus_vf_coef_times_the_critics(inpu
     torch.testing.assert_close(terms["value_avg"], 0.3 * value(outputs, batch)[0]["value_avg"])
     assert "val/error" in metrics
     assert "policy/clipfrac_avg" in metrics
+
+
+def test_the_options_reach_the_objective_of_a_shared_trunk() -> None:
+    given = {"model": "m", "data": "d", "reward": "r", "output_dir": "o"}
+    objective = online._objective(PpoConfig(**given, trunk="shared", vf_coef=0.3, cliprange_value=0.7), kl_coef=0.2)
+    assert isinstance(objective, SharedTrunkObjective)
+    assert (objective.vf_coef, objective.policy.kl_coef) == (0.3, 0.2)
+    assert objective.value.options == {"cliprange_value": 0.7}
+
+
+def test_on_one_trunk_every_model_of_a_run_shares_the_policys_base(
+    train: Callable[..., Path], inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[bool, bool]] = {}
+    original = run_models.load_beside
+
+    def spy(policy: AlignmentModel, *args: Any, name: str, trained: bool) -> Any:
+        scorer = original(policy, *args, name=name, trained=trained)
+        base = {id(p) for p in policy.hf.parameters() if not p.requires_grad}
+        own = [p for p in scorer.parameters() if id(p) not in base]
+        seen[name] = (len(own) < len(list(scorer.parameters())), any(p.requires_grad for p in own))
+        return scorer
+
+    monkeypatch.setattr(run_models, "load_beside", spy)
+    folder = train("ppo", "run", *ONE, "--potential", inputs["adapter"])
+    assert seen == {"reward model": (True, False), "critic": (True, True), "potential": (True, False)}
+    assert steps(folder)[0]["cost/models_resident"] == 1
+
+
+def test_what_one_trunk_cannot_hold_is_refused(inputs: dict[str, str]) -> None:
+    given = {"data": "d", "output_dir": "o", "trunk": "one", "lora_r": 2}
+    with pytest.raises(ConfigError, match="this start is an adapter itself"):
+        online._check_memory(PpoConfig(model=inputs["adapter"], reward=inputs["adapter"], **given))
+    implicit = {"reward": f"implicit:{inputs['model']},{inputs['model']}", "beta": 0.1}
+    with pytest.raises(ConfigError, match="an implicit reward is two such models"):
+        online._check_memory(PpoConfig(model=inputs["model"], reward=implicit, **given))
+    policy = load_policy(inputs["model"])
+    policy = add_adapter(policy, AdapterOptions(lora_r=2), base=Base(inputs["model"]), seed=0, new_rows=True)
+    with pytest.raises(ModelError, match="new tokens need trained embeddings"):
+        reward_adapter(policy, inputs["adapter"])
 
 
 @pytest.mark.parametrize(
@@ -275,6 +325,18 @@ def test_an_offloaded_module_is_on_its_device_while_it_is_read_and_only_then(inp
     with resident(module, "cuda:0", offloaded=False):
         pass
     assert module.at == ["cuda:0", "cpu"]
+
+
+def test_the_option_offloads_the_reference_and_the_reward_model(inputs: dict[str, str]) -> None:
+    runtime, tokenizer = Runtime("cpu"), load_tokenizer(inputs["model"])
+    for asked in (True, False):
+        config = PpoConfig(
+            model=inputs["model"], data="d", reward=inputs["adapter"], output_dir="o", offload_frozen=asked
+        )
+        module = AlignmentModel(load_policy(inputs["model"]), kind="policy")
+        assert run_models.frozen(config, module, runtime).offloaded == asked
+        _, readers = run_models.load_rewards(config, config.reward, tokenizer, runtime=runtime, trunk=None)
+        assert [reader.offloaded for reader in readers] == [asked]
 
 
 def test_an_offloaded_reference_and_reward_model_move_for_each_read(
