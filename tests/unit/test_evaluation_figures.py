@@ -19,12 +19,12 @@ def wanted(prompts, first, second, groups):
 
 
 def test_a_judge_compares_the_kth_answers_of_a_prompt_and_sees_its_row() -> None:
-    groups = [PromptGroup(prompt=f"p{i}", columns={"wanted": w}) for i, w in enumerate(["x", "y", "y"])]
+    groups = [PromptGroup(prompt=f"p{i}", columns={"wanted": w}) for i, w in enumerate(["x", "y", "x"])]
     a = Answers(prompt_index=[0, 0, 1, 2], texts=["x", "xx", "x and so on", "y, too"])
     b = Answers(prompt_index=[0, 1, 1, 2], texts=["y y y", "y", "yy", "x"])
     found = compare_by_judge(FunctionJudge(wanted, name="wanted"), a, b, groups, None)
     assert found.prompts.tolist() == [0, 1, 2]
-    assert found.shares.tolist() == [1, 0, 1]
+    assert found.shares.tolist() == [1, 0, 0]
     assert found.longer.tolist() == [1 - 5, 11 - 1, 6 - 1]
 
 
