@@ -250,6 +250,10 @@ def test_truncated_importance_weights_by_hand() -> None:
     terms, _ = objective(Outputs(logprobs=packed.token["old_logprobs"]), packed)  # ratio 1: minus the advantages
     expected = -sum(w * a for w, a in zip(weights, field(batch, "advantages"), strict=True))
     assert float(terms["policy_avg"]) == pytest.approx(expected, abs=1e-6)
+    in_loss = config.model_copy(update={"kl_penalty": "k2"})  # the penalty bears no weights: half of 1 + 1 + 1
+    packed = pack(the_round(in_loss, trainer=Fixed(logprobs=[-0.5, -2.0, -1.5])).groups, device="cpu")
+    terms, _ = PolicyObjective.of(in_loss, kl_coef=0.2)(Outputs(logprobs=packed.token["old_logprobs"]), packed)
+    assert float(terms["kl_avg"]) == pytest.approx(0.2 * 1.5, abs=1e-6)
 
 
 def test_the_cap_reaches_the_rounds_of_a_run(tmp_path: Path) -> None:

@@ -67,10 +67,10 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     return [row for row in told(folder / "metrics.jsonl") if "objective/kl" in row]
 
 
-def adapted(path: str) -> Any:
+def adapted(path: str, **more: Any) -> Any:
     """The policy of a folder with a fresh adapter."""
     options = AdapterOptions(lora_r=2)
-    return add_adapter(load_policy(path), options, base=Base(path), seed=0)
+    return add_adapter(load_policy(path), options, base=Base(path), seed=0, **more)
 
 
 def test_a_reward_model_on_the_policys_base_has_no_weights_of_its_own_and_the_merged_ones_scores(
@@ -236,10 +236,8 @@ def test_what_one_trunk_cannot_hold_is_refused(inputs: dict[str, str]) -> None:
     implicit = {"reward": f"implicit:{inputs['model']},{inputs['model']}", "beta": 0.1}
     with pytest.raises(ConfigError, match="an implicit reward is two such models"):
         online._check_memory(PpoConfig(model=inputs["model"], reward=implicit, **given))
-    policy = load_policy(inputs["model"])
-    policy = add_adapter(policy, AdapterOptions(lora_r=2), base=Base(inputs["model"]), seed=0, new_rows=True)
     with pytest.raises(ModelError, match="new tokens need trained embeddings"):
-        reward_adapter(policy, inputs["adapter"])
+        reward_adapter(adapted(inputs["model"], new_rows=True), inputs["adapter"])
 
 
 @pytest.mark.parametrize(
