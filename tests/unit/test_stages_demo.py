@@ -60,6 +60,7 @@ def test_the_demo_ends_in_a_table_and_a_report_and_repeats_nothing(
         assert (folder / stage / "model" / "model.safetensors").exists()
         costs = json.loads((folder / stage / "run.json").read_text())["result"]["metrics"]
         assert {"cost/labels", "cost/completions_sampled", "cost/reward_calls", "cost/flops"} <= set(costs), last
+        assert (costs["cost/labels"] > 0) == (stage != "ppo")  # demonstrations and comparisons; prompts cost none
 
     first = finished(folder / "pipeline.json")
     status, again, err = said(argv, capsys)

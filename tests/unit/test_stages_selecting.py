@@ -8,7 +8,7 @@ import pytest
 
 from assent.errors import ConfigError, DataError
 from assent.models.folders import check_revision
-from assent.stages.selecting import is_judged, to_comparisons, to_demonstrations, to_prompts
+from assent.stages.selecting import to_comparisons, to_demonstrations, to_prompts
 from assent.types import Preference, PromptGroup
 from tests.helpers_stages import group
 
@@ -68,11 +68,6 @@ def test_demonstrations_are_taken_and_of_comparisons_the_chosen_one() -> None:
     assert [found.preference for found in kept] == [None, Preference(weight=3.0), None]
     assert [found.logps for found in kept] == [None, None, None]
     assert refused == {}
-
-
-def test_a_weight_is_no_judgement() -> None:
-    judged = [pair(ranking=(1, 2)), group(0, "a", preference=Preference(thumbs=(True,)))]
-    assert [is_judged(g) for g in [*judged, group(0, "a"), pair(weight=2.0)]] == [True, True, False, False]
 
 
 def test_a_thumb_up_is_a_demonstration_and_a_thumb_down_is_not() -> None:

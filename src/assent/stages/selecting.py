@@ -185,11 +185,6 @@ def to_prompts(groups: Sequence[PromptGroup]) -> Selected:
     return [replace(group, completions=(), preference=None, logps=None, steps=None) for group in groups], {}
 
 
-def is_judged(group: PromptGroup) -> bool:
-    """Whether somebody has said how good its completions are (a weight alone says nothing of that)."""
-    return group.preference is not None and _kind(group.preference) != "no preference"
-
-
 def _ranks(preference: Preference) -> tuple[float, ...] | None:
     if preference.ranking is not None:
         return preference.ranking

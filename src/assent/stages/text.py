@@ -18,7 +18,7 @@ from assent.models.folders import check_revision
 from assent.models.loading import load_tokenizer
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
-from assent.stages.selecting import Select, is_judged
+from assent.stages.selecting import Select
 from assent.stages.validation import check_overlap
 from assent.types import PromptGroup
 
@@ -32,7 +32,7 @@ class Part:
     tokens: list[TokenGroup]
     sha256: str
     labelled: bool
-    """Somebody judged these completions: each row is a label that was paid for."""
+    """There are completions that somebody wrote or judged: each row was paid for."""
     lines: list[str] = field(default_factory=list)
     """Rows used, shortened, refused and why."""
 
@@ -100,7 +100,7 @@ def read_text(
         if not tokenized.groups:
             raise DataError(f"{path}: no usable row is left", got="\n".join(lines), expected="at least one row")
         rows = [kept[i] for i in tokenized.kept]
-        labelled = any(is_judged(group) for group in rows)
+        labelled = any(group.completions for group in rows)
         parts[name] = Part(name, rows, list(tokenized.groups), sha256, labelled, lines)
     if "eval" in parts:
         parts["eval"].lines += check_overlap(parts["train"].groups, parts["eval"].groups)
