@@ -12,7 +12,7 @@ from scipy import stats
 
 from assent.data.loading import write_groups
 from assent.evaluation.answers import distinct_n
-from assent.evaluation.generators import rank_writers, spearman
+from assent.evaluation.generators import rank_writers, spearman, writer_lines
 from assent.sandbox.replies import BAD, GOOD, compose
 from assent.sandbox.world import World
 from assent.types import Preference, PromptGroup
@@ -271,6 +271,9 @@ def test_shares_of_writers_by_hand() -> None:
     found = rank_writers([group] * 6, [[0.0, 1.0, 2.0]] * 6, [[3.0, 1.0, 1.0]] * 6, column="by")
     shares = {w["name"]: (w["labels"]["value"], w["scores"]["value"]) for w in found["writers"]}
     assert shares == {"a": (1.0, 0.0), "b": (0.25, 0.5), "c": (0.25, 1.0)}
+    alike = rank_writers([group] * 6, [[0.0, 0.0, 0.0]] * 6, [[3.0, 1.0, 1.0]] * 6, column="by")
+    assert alike["spearman"] is None  # and not nan, which no JSON holds
+    assert "Spearman — with" in writer_lines(alike)[1]
     assert spearman(*([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])).low == -float("inf")  # three points on a line say nothing
 
 

@@ -68,11 +68,12 @@ def rank_writers(
             expected="three or more",
         )
     first, second = np.array([(a.value, b.value) for _, a, b in ranked]).T
+    is_flat = np.ptp(first) == 0 or np.ptp(second) == 0  # all alike: there is no order to correlate
     return {
         "column": column,
         "writers": [{"name": name, "scores": a.as_dict(), "labels": b.as_dict()} for name, a, b in writers],
         "too_few": len(writers) - len(ranked),
-        "spearman": spearman(first, second, seed=seed, confidence=confidence).as_dict(),
+        "spearman": None if is_flat else spearman(first, second, seed=seed, confidence=confidence).as_dict(),
     }
 
 
@@ -107,10 +108,10 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0, confidence: float =
 
 def writer_lines(ranking: dict[str, Any]) -> list[str]:
     """Plain text within 80 columns of what `rank_writers` gives."""
-    correlation = Estimate.from_dict(ranking["spearman"])
+    correlation = "—" if ranking["spearman"] is None else Estimate.from_dict(ranking["spearman"]).text()
     lines = [
         "",
-        f"{len(ranking['writers'])} writers by {ranking['column']}: Spearman {correlation.text()} with the labels"
+        f"{len(ranking['writers'])} writers by {ranking['column']}: Spearman {correlation} with the labels"
         + (f"; {ranking['too_few']} with too few prompts left out" if ranking["too_few"] else ""),
         f"{'share of wins':<34}{'labels':<20}{'reward model':<20}{'n':>4}",
     ]
