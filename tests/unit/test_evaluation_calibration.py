@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
@@ -90,6 +91,18 @@ def test_temperature_is_the_maximum_of_the_likelihood() -> None:
 @pytest.mark.parametrize("d", [[1.0, 2.0, 3.0], [-1.0, -2.0, 0.5], [0.0, 0.0]])
 def test_without_a_finite_temperature_there_is_none(d: list[float]) -> None:
     assert fit_temperature(np.array(d)) is None
+
+
+def test_each_half_is_tempered_by_the_other() -> None:
+    d = np.random.default_rng(0).normal(0.5, 1.0, size=400) * np.tile([1.0, 5.0], 200)
+    even, odd = fit_temperature(d[::2]), fit_temperature(d[1::2])
+    found = tempered(d)
+    assert even is not None
+    assert odd is not None
+    assert found is not None
+    assert found == pytest.approx(d / np.tile([odd.value, even.value], 200))
+    slope = (1 / even.low - 1 / even.value) / stats.t.ppf(0.975, 199)  # the standard error of 1/T
+    assert even.standard_error == pytest.approx(slope * even.value**2, rel=1e-6)
 
 
 def test_clusters_widen_the_interval_of_a_temperature() -> None:

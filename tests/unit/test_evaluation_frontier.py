@@ -17,6 +17,7 @@ from assent.evaluation.frontier import (
     best_of_n_log_ratio,
     best_of_n_weights,
     compare_at_equal_kl,
+    measure,
     sizes_up_to,
 )
 from assent.inference.best_of_n import (
@@ -25,7 +26,10 @@ from assent.inference.best_of_n import (
     best_of_n_kl_bound,
     expected_best_of_n,
 )
-from assent.rewards.function import load_function
+from assent.models.module import AlignmentModel
+from assent.rewards.function import FunctionReward, load_function
+from assent.types import PromptGroup, Rollout
+from tests.helpers_rollouts import plain_logprobs, tiny
 
 
 def some_proxy(pairs: int | None = 10) -> Proxy:
@@ -91,6 +95,32 @@ def test_samples_of_equal_score_share_their_gold() -> None:
     whole = expected_best_of_n(scores[0], values=gold[0])
     assert curve.gold[0] == pytest.approx(whole[[0, 1, 2, 4]])
     assert curve.gold[0, 3] == pytest.approx(0.4)  # the three best, each as likely
+
+
+def test_distance_is_the_policys_logprob_less_the_references() -> None:
+    reference = AlignmentModel(tiny(), kind="policy")
+    rollouts = [
+        Rollout(
+            prompt_ids=(3, 4), ids=(5, 6 + i), logprobs=(-0.5, -0.25), finish_reason="length", text="e" * i,
+            prompt_index=0, completion_index=i, policy_version="v",
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    found = measure(
+        rollouts,
+        [PromptGroup(prompt="p")],
+        gold=FunctionReward(letters, name="letters"),
+        proxies=[],
+        reference=reference,
+    )
+    under = [float(plain_logprobs(reference.hf, r.prompt_ids, r.ids).sum()) for r in rollouts]
+    assert found.kl is not None
+    assert found.kl == pytest.approx(np.array([[-0.75 - x for x in under]]), abs=1e-4)
+    assert found.gold.tolist() == [[0.0, 1.0]]
+
+
+def letters(prompts, completions):
+    return [float(len(text)) for text in completions]
 
 
 def measured_by(rng: np.random.Generator) -> Measured:
