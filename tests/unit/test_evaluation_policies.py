@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,9 @@ def test_table_is_json_and_text_within_80_columns(reference):
     table = evaluate([a, b, best], reference)
     lines = table_lines(table)
     assert max(map(len, lines)) <= 80
+    heads = [line.split()[:2] for line, rule in pairwise(lines) if rule.startswith("─")]
+    assert heads[-3:] == [["greedy", "score"], ["sampled", "score"], ["cost", "labels"]]  # where a terminal shows them
+    assert len(heads) > 3
     assert any(line.startswith("best-of-16") and "≤1.84" in line for line in lines)
     assert any("71.3" in line and "2,000" in line and "900" in line for line in lines)
     assert json.loads(json.dumps(table.as_dict(), allow_nan=False))["policies"][1]["ledger"] == ledger

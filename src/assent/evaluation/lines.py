@@ -20,19 +20,21 @@ LEDGER_COLUMNS = {
 _LEDGER_UNIT = {"cost/flops": 1e12, "cost/peak_memory_bytes": 1e6}
 
 
-def table_lines(table: PolicyTable) -> list[str]:
-    """Sampled figures, greedy figures, win rates at equal length, form, safety, slices, the ledger."""
+def table_lines(table: PolicyTable, reward_model: Sequence[str] = ()) -> list[str]:
+    """What says most stands last, where a terminal shows it: slices, safety, form, win rates at equal length, lines
+    about the reward model, greedy figures, sampled figures, the ledger."""
     baseline = _cut(table.baseline, 9)
     lines = [f"{table.num_prompts} prompts, judged by {_cut(table.scorer, 24)}; {table.confidence:.0%} intervals"]
-    for decoding in ("sampled", "greedy"):
+    lines += _slice_lines(table)
+    lines += _safety_lines(table)
+    lines += _form_lines(table)
+    lines += _comparison_lines(table, baseline)
+    lines += reward_model
+    for decoding in ("greedy", "sampled"):
         body = [_cells(row, decoding) for row in table.rows if getattr(row, decoding) is not None]
         if body:
             kl = "KL, nats" if decoding == "sampled" else ""
             lines += ["", *_aligned([(decoding, "score", f"wins vs {baseline}", kl, "tokens", "ended"), *body])]
-    lines += _comparison_lines(table, baseline)
-    lines += _form_lines(table)
-    lines += _safety_lines(table)
-    lines += _slice_lines(table)
     return lines + _ledger_lines(table)
 
 

@@ -54,7 +54,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
         return {
             "evaluation": None,
             "table": None,
-            "lines": table_lines(table) + _quality_lines(extra),
+            "lines": table_lines(table, _quality_lines(extra)),
             "figures": {**figures, **extra},
         }
     hashes = _hashes(config, data, cast, judging)
@@ -177,7 +177,7 @@ def _noise_ceiling(path: str) -> float:
 def _write(output_dir: str, table: PolicyTable, extra: dict[str, Any]) -> dict[str, Any]:
     table = replace(table, extra={**table.extra, **extra})
     path = table.write(output_dir)
-    lines: Sequence[str] = table_lines(table) + _quality_lines(extra)
+    lines: Sequence[str] = table_lines(table, _quality_lines(extra))
     text = Path(output_dir) / "table.txt"
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {"evaluation": str(path), "table": str(text), "lines": list(lines)}

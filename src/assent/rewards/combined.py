@@ -9,7 +9,7 @@ import torch
 
 from assent.config.ensembles import Combination
 from assent.rewards.base import Reward, Scores, checked_scores
-from assent.rewards.reward_model import combine
+from assent.rewards.reward_model import combine, disagreement
 from assent.types import PromptGroup, Rollout, Text
 
 
@@ -61,9 +61,7 @@ class EnsembleReward(WeightedReward):
         of = scores_of(self.parts, prompts, completions, groups=groups, rollouts=rollouts)
         weighted = [[weight * x for x in of[name]] for name, (weight, _) in self.parts.items()]
         members = torch.tensor(weighted, dtype=torch.float64).T.reshape(len(completions), len(self.parts))
-        figures = named_figures(of)
-        if len(completions):
-            figures["ensemble_std"] = float(members.std(1, correction=0).mean())
+        figures = named_figures(of) | disagreement(members)
         return Scores(combine(members, self.combination).tolist(), parts=named_parts(of), statistics=figures)
 
 

@@ -101,7 +101,7 @@ class RewardModel:
             return self._score_steps(prompts, completions, groups, rollouts)
         members = self.score_members(prompts, completions, groups=groups, rollouts=rollouts)
         checked = checked_scores(self.name, combine(members, self.combination).tolist(), prompts, completions)
-        return Scores(checked, statistics=_disagreement(members))
+        return Scores(checked, statistics=disagreement(members))
 
     def score_members(
         self,
@@ -131,11 +131,12 @@ class RewardModel:
         members = [read[at] for read, at in zip(values, ends, strict=True)]  # (steps, M) each
         steps = [combine(some, self.combination).tolist() for some in members]
         scores = checked_steps(self.name, steps, prompts, completions)
-        scores.statistics = _disagreement(torch.cat(members))
+        scores.statistics = disagreement(torch.cat(members))
         return scores
 
 
-def _disagreement(members: Tensor) -> dict[str, float]:
+def disagreement(members: Tensor) -> dict[str, float]:
+    """How far apart an ensemble's scores (S, M) of one completion are, in the mean; nothing where none can differ."""
     if len(members) == 0 or members.shape[1] == 1:
         return {}
     return {"ensemble_std": float(members.std(1, correction=0).mean())}
