@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -101,3 +102,29 @@ def make_learner(*, seed: int = 0, total_steps: int = 10, **settings: object) ->
 def state_of(learner: Learner) -> dict[str, Tensor]:
     """The optimiser's state by name."""
     return learner.optimiser.named_state({p: name for name, p in learner.module.named_parameters()})
+
+
+def whole_and_resumed(make: Callable[[int], Learner], folder: Path) -> tuple[Learner, Learner]:
+    """Four updates in one go; and two, kept in `folder`, and two more by another learner (`make(seed)`) that takes
+    them up."""
+    groups = make_groups(8)
+    whole, first, second = (make(seed) for seed in (0, 0, 7))
+
+    def train(learner: Learner, steps: range) -> None:
+        for step in steps:
+            learner.update(groups[step * 2 : step * 2 + 2], Nll())
+
+    train(whole, range(4))
+    train(first, range(2))
+    first.save(folder)
+    second.load(folder)
+    train(second, range(2, 4))
+    return whole, second
+
+
+def assert_same_bits(found: Learner, expected: Learner) -> None:
+    """Of the optimiser's state and of the weights."""
+    mine, theirs = state_of(found), state_of(expected)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], value) for name, value in theirs.items())
+    assert found.fingerprint() == expected.fingerprint()

@@ -14,7 +14,7 @@ from assent.engine.optimiser import make_adamw
 from assent.engine.runtime import Runtime
 from assent.models.module import AlignmentModel
 from tests.helpers_adapters import adapted
-from tests.helpers_engine import Nll, Settings, make_groups, state_of
+from tests.helpers_engine import Nll, Settings, assert_same_bits, make_groups, state_of, whole_and_resumed
 from tests.helpers_engine_models import tiny_llama
 
 GROUPS = make_groups(8)
@@ -65,21 +65,9 @@ def test_a_run_of_tiny_updates_moves_with_them_and_does_not_without() -> None:
 
 
 def test_a_resumed_run_is_bit_identical(tmp_path: Path) -> None:
-    whole, first, second = (learner(master_weights=True, seed=seed) for seed in (0, 0, 7))
-    for step in range(4):
-        whole.update(GROUPS[step * 2 : step * 2 + 2], Nll())
-    for step in range(2):
-        first.update(GROUPS[step * 2 : step * 2 + 2], Nll())
-    first.save(tmp_path)
-    second.load(tmp_path)
-    for step in range(2, 4):
-        second.update(GROUPS[step * 2 : step * 2 + 2], Nll())
-    expected = state_of(whole)
-    assert any(name.startswith("master/") for name in expected)
-    found = state_of(second)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert second.fingerprint() == whole.fingerprint()
+    whole, resumed = whole_and_resumed(lambda seed: learner(master_weights=True, seed=seed), tmp_path)
+    assert any(name.startswith("master/") for name in state_of(whole))
+    assert_same_bits(resumed, whole)
 
 
 def test_what_is_trained_whole_beside_an_adapter_is_held_in_float32() -> None:

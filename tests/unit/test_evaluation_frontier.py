@@ -15,7 +15,6 @@ from assent.evaluation.frontier import (
     analyse,
     best_of_n_curve,
     best_of_n_log_ratio,
-    best_of_n_weights,
     compare_at_equal_kl,
     measure,
     sizes_up_to,
@@ -39,16 +38,6 @@ def some_proxy(pairs: int | None = 10) -> Proxy:
 def test_sizes_go_up_to_the_largest() -> None:
     assert sizes_up_to(2) == [1, 2]
     assert sizes_up_to(20) == [1, 2, 3, 4, 6, 8, 12, 16, 20]
-
-
-def test_weights_are_those_of_all_subsets() -> None:
-    rng = np.random.default_rng(0)
-    scores, values = rng.standard_normal(37), rng.standard_normal(37)
-    sizes = [1, 2, 5, 36, 37]
-    weights = best_of_n_weights(37, sizes)
-    assert weights.sum(1) == pytest.approx(np.ones(5), abs=1e-10)
-    whole = expected_best_of_n(scores, values=values)
-    assert weights @ values[np.argsort(scores)] == pytest.approx([whole[n - 1] for n in sizes], abs=1e-10)
 
 
 def test_kl_is_the_bound_where_outcomes_are_rare_and_nothing_where_one_is_sure() -> None:

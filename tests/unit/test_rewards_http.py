@@ -21,7 +21,7 @@ def test_the_request_arrives_and_a_busy_server_is_asked_again() -> None:
         return (503, "busy") if len(seen) < 3 else (200, {"is": "well"})
 
     with server(answer) as url:
-        got = post_json(f"{url}/score", {"text": "für"}, headers={"Authorization": "Bearer k"})
+        got = post_json(f"{url}/score", {"text": "für"}, key="k")
     assert got == {"is": "well"}
     assert seen == [("/score", {"text": "für"}, "Bearer k")] * 3
 
@@ -45,6 +45,21 @@ def test_what_the_server_says_stands_in_the_message(status: int, document: Any, 
     with server(answer) as url, pytest.raises(RunError, match=message):
         post_json(url, {}, retries=2)
     assert len(asked) == (3 if status == 429 else 1)
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize("before", [0, 398, 410])
+def test_a_key_that_the_server_repeats_is_not_told(status: int, before: int) -> None:
+    """Not even where the message is cut within it."""
+    with server(lambda *_: (status, "." * before + "s3cret-key and <more>")) as url, pytest.raises(RunError) as caught:
+        post_json(url, {}, key="s3cret-key", retries=0)
+    assert "s3c" not in str(caught.value)
+    assert ("***" in str(caught.value)) == (before == 0)
+
+
+def test_an_answer_does_not_repeat_the_key() -> None:
+    with server(lambda *_: (200, {"reply": "you sent k-123"})) as url:
+        assert post_json(url, {}, key="k-123") == {"reply": "you sent ***"}
 
 
 def test_nobody_there() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from assent.errors import ConfigError, RunError
-from assent.rewards.http import check_address, post_json
+from assent.errors import RunError
+from assent.rewards.http import check_address, key_from, post_json
 from assent.types import PromptGroup, Text
 
 CONCURRENT_REQUESTS = 8
@@ -40,16 +39,12 @@ class ChatModel:
         address = check_address(url).rstrip("/")
         self.url = address if address.endswith("/chat/completions") else f"{address}/chat/completions"
         self.model = model
-        self._headers: dict[str, str] = {}
-        if key_env is not None:
-            if not os.environ.get(key_env):
-                raise ConfigError("the environment variable of the judge's key is not set", got=key_env)
-            self._headers = {"Authorization": f"Bearer {os.environ[key_env]}"}
+        self._key = key_from(key_env, url=self.url)
 
     def ask(self, system: str, user: str) -> str:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
-        answer = post_json(self.url, body, headers=self._headers)
+        answer = post_json(self.url, body, key=self._key)
         try:
             content = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):

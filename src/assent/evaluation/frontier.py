@@ -17,7 +17,7 @@ import numpy as np
 from assent.evaluation.intervals import mean_interval
 from assent.evaluation.laws import LAWS, Curve, beyond_peak, find_peak, fit_law, more_gold_at_equal_kl
 from assent.evaluation.policies import reference_logprobs
-from assent.inference.best_of_n import best_of_n_kl_bound
+from assent.inference.best_of_n import best_of_n_kl_bound, chances_of_best, shared_by_ties
 from assent.rewards.base import Reward, score_rollouts
 from assent.types import PromptGroup, Rollout
 
@@ -102,10 +102,10 @@ def best_of_n_curve(proxy: Proxy, reference: Measured, *, sizes: Sequence[int]) 
     """Best-of-N by the proxy for every N of `sizes`, from the M completions that the reference gave."""
     scores = reference.proxies[proxy.name]
     gold, own, kl = (np.empty((len(scores), len(sizes))) for _ in range(3))
-    weights = best_of_n_weights(scores.shape[1], sizes)
+    weights = np.array([chances_of_best(scores.shape[1], n) for n in sizes])
     for p, row in enumerate(scores):
         order = np.argsort(row, kind="stable")
-        gold[p] = weights @ _shared_by_ties(row, reference.gold[p])[order]
+        gold[p] = weights @ shared_by_ties(row, reference.gold[p])[order]
         own[p] = weights @ row[order]
         mass = np.minimum(np.exp(reference.logprobs[p]), 1.0)[order]
         kl[p] = [w @ best_of_n_log_ratio(mass, n) for w, n in zip(weights, sizes, strict=True)]
@@ -122,22 +122,6 @@ def best_of_n_curve(proxy: Proxy, reference: Measured, *, sizes: Sequence[int]) 
     )
 
 
-def best_of_n_weights(num_samples: int, sizes: Sequence[int]) -> np.ndarray:
-    """(C, M): the share of subsets of N of the M samples whose best has rank i from below, C(i − 1, N − 1) / C(M, N).
-
-    Applied to values in the order of the scores it is `expected_best_of_n` for these N alone.
-    """
-    from scipy.special import gammaln
-
-    M, rank = num_samples, np.arange(1, num_samples + 1)
-    weights = np.zeros((len(sizes), M))
-    for row, n in zip(weights, sizes, strict=True):
-        i = rank[n - 1 :]
-        inside = gammaln(i) - gammaln(n) - gammaln(i - n + 1)  # log C(i - 1, n - 1)
-        row[n - 1 :] = np.exp(inside - (gammaln(M + 1) - gammaln(n + 1) - gammaln(M - n + 1)))
-    return weights
-
-
 def best_of_n_log_ratio(mass: np.ndarray, n: int) -> np.ndarray:
     """Its mean over best-of-n's outcomes estimates KL(best-of-n || policy): arXiv:2401.01879, section 4.
 
@@ -151,12 +135,6 @@ def best_of_n_log_ratio(mass: np.ndarray, n: int) -> np.ndarray:
     some = -np.expm1(n * log_none)
     within = np.where(none > 0, math.log(n) + (n - 1) * np.where(none > 0, log_none, 0.0) - (n - 1) / n, 0.0)
     return none * within + some * np.log(np.maximum(some, 1e-300) / rare)
-
-
-def _shared_by_ties(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Samples of equal score are equally likely to be kept: each gets the mean of their values."""
-    _, tied = np.unique(scores, return_inverse=True)
-    return (np.bincount(tied, weights=values) / np.bincount(tied))[tied]
 
 
 def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: float = 0.95) -> dict[str, Any]:

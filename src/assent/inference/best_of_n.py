@@ -52,10 +52,14 @@ def expected_best_of_n(scores: Numbers, *, values: Numbers | None = None) -> np.
     value = score if values is None else np.asarray(values, dtype=np.float64)
     if score.ndim != 1 or score.size == 0 or score.shape != value.shape:
         raise ValueError(f"scores and values must be of one length, at least 1: {score.shape} and {value.shape}")
-    _, tied = np.unique(score, return_inverse=True)
-    shared = np.bincount(tied, weights=value) / np.bincount(tied)
-    ascending = shared[np.sort(tied)]
+    ascending = shared_by_ties(score, value)[np.argsort(score, kind="stable")]
     return np.array([chances_of_best(score.size, N) @ ascending for N in range(1, score.size + 1)])
+
+
+def shared_by_ties(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(M,), (M,) -> (M,): samples of equal score are as likely to be kept, so each gets the mean of their values."""
+    _, tied = np.unique(scores, return_inverse=True)
+    return (np.bincount(tied, weights=values) / np.bincount(tied))[tied]
 
 
 def chances_of_best(m: int, n: int) -> np.ndarray:

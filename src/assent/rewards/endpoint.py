@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from assent.config.rewards import EndpointSource
 from assent.errors import ConfigError, RunError
 from assent.rewards.base import checked_scores, score_each
-from assent.rewards.http import post_json
+from assent.rewards.http import key_from, post_json
 from assent.types import PromptGroup, Rollout, Text
 
 
@@ -21,12 +20,12 @@ class RefusedError(RunError):
 class EndpointReward:
     """POST {"prompts": […], "completions": […]} -> {"scores": […]}; a prompt is text, or a list of messages.
 
-    The key is read from the environment when the reward is made; messages do not show it.
+    The key is read from the environment when the reward is made.
     """
 
     def __init__(self, source: EndpointSource) -> None:
         self.source, self.name = source, source.reward
-        self._key = key_of(source)
+        self._key = key_from(source.api_key_env, url=source.reward)
 
     def score(
         self,
@@ -71,40 +70,22 @@ class EndpointReward:
             answer = post_json(
                 self.source.reward,
                 body,
-                headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},
+                key=self._key,
                 timeout_seconds=self.source.timeout_seconds,
                 retries=self.source.retries if retries is None else retries,
             )
-        except RunError as error:  # what the server says may repeat what it was sent
-            said = self._without_key(error.got)
-            is_judgement = "JSON" in error.what or re.match(r"status (?!401|403|404|429)\d", said) is not None
-            kind = RunError if is_judgement else RefusedError
-            raise kind(self._without_key(error.what), got=said, expected=error.expected, fix=error.fix) from None
+        except RunError as error:
+            if "JSON" in error.what or re.match(r"status (?!401|403|404|429)\d", str(error.got)):
+                raise  # something in what it was sent
+            raise RefusedError(error.what, got=error.got, expected=error.expected, fix=error.fix) from None
         scores = answer.get("scores") if isinstance(answer, dict) else None
         if not isinstance(scores, list):
             raise RunError(
                 f"{self.name} did not answer with scores",
-                got=self._without_key(repr(answer)[:200]),
+                got=repr(answer)[:200],
                 expected='{"scores": [a number for each completion]}',
             )
         return scores
-
-    def _without_key(self, text: object) -> str:
-        return str(text) if not self._key else str(text).replace(self._key, "***")
-
-
-def key_of(source: EndpointSource) -> str | None:
-    """ConfigError where the environment lacks the key."""
-    if source.api_key_env is None:
-        return None
-    key = os.environ.get(source.api_key_env)
-    if not key:
-        raise ConfigError(
-            f"the environment has no key for {source.reward}",
-            got=f"{source.api_key_env} is not set",
-            fix=f"export {source.api_key_env}=…, or name another variable as api_key_env",
-        )
-    return key
 
 
 def _plain(prompt: Text) -> str | list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -46,15 +47,29 @@ def check_address(url: str) -> str:
     return url
 
 
+def key_from(variable: str | None, *, url: str) -> str | None:
+    """The key that the environment holds for a server; ConfigError where a variable is named and not set."""
+    if variable is None:
+        return None
+    if not (key := os.environ.get(variable)):
+        raise ConfigError(
+            f"the environment has no key for {url}",
+            got=f"{variable} is not set",
+            fix=f"export {variable}=…, or name another variable",
+        )
+    return key
+
+
 def post_json(
     url: str,
     body: Mapping[str, Any],
     *,
-    headers: Mapping[str, str] | None = None,
+    key: str | None = None,
     timeout_seconds: float = 60.0,
     retries: int = 4,
 ) -> Any:
-    """The JSON that the server answers with.
+    """The JSON that the server answers with. `key` is sent as a bearer's; where the answer or an error repeats it,
+    asterisks stand in its place.
 
     A busy or unreachable server is asked again, `retries` times, after 1, 2, 4, … seconds or after what its
     Retry-After says. RunError for any other status, for a server that stays busy, and for an answer that is no JSON.
@@ -62,7 +77,7 @@ def post_json(
     request = urllib.request.Request(
         check_address(url),
         data=json.dumps(body, ensure_ascii=False, allow_nan=False).encode(),
-        headers={"Content-Type": "application/json", **(headers or {})},
+        headers={"Content-Type": "application/json", **({} if key is None else {"Authorization": f"Bearer {key}"})},
         method="POST",
     )
     for attempt in range(retries + 1):
@@ -71,7 +86,7 @@ def post_json(
                 content = response.read(MAX_ANSWER_BYTES + 1)
             break
         except urllib.error.HTTPError as error:
-            problem, wait = _said(error), _retry_after(error)
+            problem, wait = _said(error, key), _retry_after(error)
             if error.code not in BUSY:
                 raise RunError(f"{url} refused the request", got=problem, fix=_remedy(error.code)) from None
         except (OSError, urllib.error.URLError, HTTPException) as error:  # a time-out is an OSError
@@ -86,14 +101,18 @@ def post_json(
     try:
         if len(content) > MAX_ANSWER_BYTES:
             raise ValueError("longer than 32 MB")
-        return json.loads(content)
+        return json.loads(_without(key, content.decode()))
     except ValueError as error:
-        shown = content[:200].decode(errors="replace")
+        shown = _without(key, content.decode(errors="replace"))[:200]
         raise RunError(f"{url} did not answer with JSON: {error}", got=repr(shown)) from None
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    text = " ".join(error.read(400).decode(errors="replace").split())
+def _without(key: str | None, text: str) -> str:
+    return text.replace(key, "***") if key else text
+
+
+def _said(error: urllib.error.HTTPError, key: str | None) -> str:
+    text = " ".join(_without(key, error.read(8192).decode(errors="replace")).split())[:400]
     return f"status {error.code}" + (f": {text}" if text else "")
 
 

@@ -132,9 +132,9 @@ def _check(source: RewardSource, revision: str | None) -> None:
     if isinstance(source, FunctionSource):
         load_function(source.reward)
     elif isinstance(source, EndpointSource):
-        from assent.rewards.endpoint import key_of
+        from assent.rewards.http import key_from
 
-        key_of(source)
+        key_from(source.api_key_env, url=source.reward)
     elif isinstance(source, ImplicitSource):
         from assent.rewards.implicit import check_implicit
 
