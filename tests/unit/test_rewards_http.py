@@ -48,13 +48,13 @@ def test_what_the_server_says_stands_in_the_message(status: int, document: Any, 
 
 
 @pytest.mark.parametrize("status", [200, 400, 503])
-@pytest.mark.parametrize("before", [0, 398, 410])
+@pytest.mark.parametrize("before", [0, 193, 393])
 def test_a_key_that_the_server_repeats_is_not_told(status: int, before: int) -> None:
     """Not even where the message is cut within it."""
     with server(lambda *_: (status, "." * before + "s3cret-key and <more>")) as url, pytest.raises(RunError) as caught:
         post_json(url, {}, key="s3cret-key", retries=0)
     assert "s3c" not in str(caught.value)
-    assert ("***" in str(caught.value)) == (before == 0)
+    assert before or "***" in str(caught.value)
 
 
 def test_an_answer_does_not_repeat_the_key() -> None:
