@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+from assent.models.products import ChoosingLinear, linear
 
 CPU_CHUNK_BYTES = 8 * 2**20
 """Logits of one chunk in float32. On a CPU allocations beyond 32 MiB are mapped afresh each time, which made the
@@ -75,7 +76,7 @@ def log_probabilities(
 def is_plain_linear(head: nn.Module) -> bool:
     """Whether reading `weight` and `bias` is the same as calling the module: no adapter, hook, sharding or subclass."""
     hooks = head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks
-    return type(head) is nn.Linear and not any(hooks) and type(head.weight) in (nn.Parameter, Tensor)
+    return type(head) in (nn.Linear, ChoosingLinear) and not any(hooks) and type(head.weight) in (nn.Parameter, Tensor)
 
 
 def chunk_size(vocabulary: int, device: torch.device) -> int:
@@ -116,7 +117,7 @@ class _LinearLogProbs(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             w, b = weight.to(cast), None if bias is None else bias.to(cast)
             for part in _chunks(hidden, vocabulary=len(weight)):
-                z = logits.apply(F.linear(hidden[part].to(cast), w, b))
+                z = logits.apply(linear(hidden[part].to(cast), w, b))
                 log_p = z.log_softmax(-1)
                 logp[part] = log_p.gather(1, targets[part, None])[:, 0]
                 if want_entropy:
@@ -134,7 +135,7 @@ class _LinearLogProbs(torch.autograd.Function):
         w, b = weight.to(cast), None if bias is None else bias.to(cast)
         for part in _chunks(hidden, vocabulary=len(weight)):
             h = hidden[part].to(cast)
-            raw = F.linear(h, w, b)
+            raw = linear(h, w, b)
             z = logits.apply(raw)
             grad = _grad_logits(z, targets[part], grads[0][part], grads[1][part] if ctx.want_entropy else None)
             if logits.softcap is not None:  # z is softcap/temperature · tanh(…)
@@ -143,9 +144,9 @@ class _LinearLogProbs(torch.autograd.Function):
                 grad *= factor
             grad = grad.to(cast)
             if grad_hidden is not None:
-                grad_hidden[part] = grad @ w
+                grad_hidden[part] = linear(grad, w.t())
             if grad_weight is not None:
-                grad_weight.addmm_(grad.t(), h) if cast == weight.dtype else grad_weight.add_(grad.t() @ h)
+                grad_weight.add_(linear(grad.t(), h.t()))
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None, None
