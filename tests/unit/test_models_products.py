@@ -24,7 +24,7 @@ ROUNDING = 3e-7
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """oneDNN is chosen, whatever the processor; the shapes of what it multiplied."""
+    """oneDNN is chosen, whatever the processor and however small; the shapes of what it multiplied."""
     shapes: list[tuple[int, ...]] = []
     product = products._product
 
@@ -33,6 +33,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return product(x, weight, bias)
 
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 1)
     monkeypatch.setattr(products, "_product", spy)
     return shapes
 
@@ -104,6 +105,15 @@ def test_everything_else_goes_to_torch(x: Tensor, weight: Tensor, taken: list[tu
 
 
 @needs_onednn
+def test_small_products_go_to_torch(taken: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 20 * 8 * 3)
+    products.linear(torch.ones(20, 8), torch.ones(2, 8))
+    assert taken == []
+    products.linear(torch.ones(20, 8), torch.ones(3, 8))
+    assert taken == [(20, 8, 3)]
+
+
+@needs_onednn
 def test_under_autocast_the_type_is_autocasts(taken: list[tuple[int, ...]]) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert products.linear(torch.ones(20, 8), torch.ones(3, 8)).dtype == torch.bfloat16
@@ -112,7 +122,9 @@ def test_under_autocast_the_type_is_autocasts(taken: list[tuple[int, ...]]) -> N
 
 @needs_onednn
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_a_model_reads_and_learns_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_reads_and_learns_the_same(
+    name: str, taken: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     groups = random_groups()
     found = []
     for faster in (False, True):
@@ -124,6 +136,7 @@ def test_a_model_reads_and_learns_the_same(name: str, monkeypatch: pytest.Monkey
         assert bool(kinds & {nn.Linear, Conv1D}) != faster
         outputs = module(pack(groups, device="cpu"), frozenset({"logprobs"}))
         found.append((outputs.logprobs.detach(), gradients(model, weighted(outputs.logprobs))))
+        assert bool(taken) == faster
     (logprobs, plain), (others, chosen) = found
     torch.testing.assert_close(others, logprobs, rtol=0, atol=1e-5)
     assert_same_gradients(chosen, plain)

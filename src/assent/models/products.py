@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-MIN_ROWS = 16
-"""With fewer rows the call costs more than it saves."""
+MIN_ROWS, MIN_MULTIPLICATIONS = 4, 2**21
+"""Below either the call costs more than it saves."""
 
 
 @cache
@@ -61,7 +61,8 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         onednn_is_faster()
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and x.numel() >= MIN_ROWS * x.shape[-1] > 0
+        and x.numel() >= MIN_ROWS * x.shape[-1]
+        and x.numel() * len(weight) >= MIN_MULTIPLICATIONS
         and not torch.is_autocast_enabled("cpu")
         and type(x) in _PLAIN
         and type(weight) in _PLAIN
