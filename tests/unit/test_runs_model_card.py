@@ -62,6 +62,16 @@ def test_adapters_and_reward_models_open_with_their_own_classes(run: Path) -> No
     assert "AutoPeftModelForSequenceClassification.from_pretrained" in card.text
 
 
+def test_an_ensemble_of_adapters_says_how_many_and_where_they_are(run: Path) -> None:
+    for number in (1, 2):
+        (run / "model" / f"member-{number}").mkdir()
+        (run / "model" / f"member-{number}" / "adapter_config.json").write_text("{}")
+    card = ModelCard.load(write_card(run, {**MANIFEST, "command": "reward"}, {}))
+    assert card.data.library_name == "peft"
+    assert "an ensemble of 2 adapters on one base" in card.text
+    assert 'folder = "member-1"  # of this folder; up to member-2' in card.text
+
+
 def test_base_and_licence_are_found_through_earlier_runs(run: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()

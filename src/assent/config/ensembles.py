@@ -56,8 +56,8 @@ class EnsembleOptions(Options):
     """What to make of a reward with several members."""
 
     reward_ensemble: str | None = None
-    """Of a reward model with several heads: mean, min, mean-std:K (mean less K deviations) or weights:A,B,…; none
-    given: mean."""
+    """Of a reward model with several heads or adapters: mean, min, mean-std:K (mean less K deviations) or
+    weights:A,B,…; none given: mean."""
 
     @model_validator(mode="after")
     def _combination_is_known(self) -> Self:

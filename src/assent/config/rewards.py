@@ -77,7 +77,7 @@ class ModelSource(RewardSource):
     supervision: Supervision = "outcome"
     """process: a process model, which gives each step a number at its last token."""
     combine: str | None = None
-    """Of a model with several heads: mean, min, mean-std:K or weights:A,B,…; none given: mean."""
+    """Of a model with several heads or adapters: mean, min, mean-std:K or weights:A,B,…; none given: mean."""
 
     @field_validator("combine")
     @classmethod

@@ -49,6 +49,9 @@ class RewardConfig(
     """Adds so much times (sum of a comparison's scores)^2, which holds their level at zero (arXiv:2312.09244)."""
     num_heads: Positive = 1
     """Members of an ensemble on one trunk, each with its own initial head; one label each in the saved model."""
+    num_adapters: Positive = 1
+    """Members of an ensemble on one frozen trunk, each with an adapter (--lora-r) and a head of its own, its own start
+    and its own updates; a folder each in the saved model."""
     bootstrap: bool = False
     """Each member of the ensemble learns from its own resample of the rows (Poisson weights)."""
     normalize_rewards: bool = False
@@ -69,13 +72,22 @@ class RewardConfig(
             )
         if self.center_rewards_coefficient and self.score_loss is not None:
             raise ValueError(f"center_rewards_coefficient is for rankings: labels of {name} fix the level")
-        if self.bootstrap and self.num_heads == 1:
-            raise ValueError("bootstrap has no effect without num_heads above 1")
+        if self.num_adapters > 1 and not self.lora_r:
+            raise ValueError("num_adapters needs lora_r: the rank of each member's adapter")
+        if self.num_adapters > 1 and self.num_heads > 1:
+            raise ValueError("num_heads and num_adapters each make an ensemble: give one of them")
+        if self.bootstrap and self.num_members == 1:
+            raise ValueError("bootstrap has no effect without num_heads or num_adapters above 1")
         if self.normalize_data is not None and not self.normalize_rewards:
             raise ValueError("normalize_data has no effect without normalize_rewards")
         if self.normalize_rewards and self.supervision == "process":
             raise ValueError("normalize_rewards is for scores of completions, not of steps (supervision process)")
         return self
+
+    @property
+    def num_members(self) -> int:
+        """Of the ensemble; 1: there is none."""
+        return self.num_heads * self.num_adapters
 
 
 class PreferenceConfig(

@@ -31,7 +31,11 @@ class Cost:
 
     @classmethod
     def of(cls, module: nn.Module, *, shared: bool) -> Cost:
-        """Of an AlignmentModel, or of any module with matrices."""
+        """Of an AlignmentModel, of an ensemble's members together, or of any module with matrices."""
+        if (members := getattr(module, "members", None)) is not None:
+            one, number = cls.of(members[0], shared=shared), len(members)
+            widths = one.trunk_weights * number, one.head_weights * number, one.attention_width * number
+            return cls(*widths, shared, one.trained_share)
         hf = getattr(module, "hf", module)
         config: Any = getattr(hf, "config", None)
         head = _head(hf)

@@ -14,6 +14,8 @@ _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+MEMBERS = "assent_members.json"
+"""Names the folders of an ensemble's members: adapters on one base, each a reward model by itself."""
 
 
 def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
@@ -48,7 +50,8 @@ def _check_no_run(folder: Path) -> None:
 
 
 def content_hash(path: str | Path, *, revision: str | None = None) -> str:
-    """SHA-256 over names and bytes of all that makes a model: configuration, weights, tokenizer; an adapter's base too.
+    """SHA-256 over names and bytes of all that makes a model: configuration, weights, tokenizer; an adapter's base and
+    an ensemble's members too.
 
     Errors: ModelError where there is no such model.
     """
@@ -60,6 +63,8 @@ def content_hash(path: str | Path, *, revision: str | None = None) -> str:
     adapter = read_json(folder, "adapter_config.json")
     if base := adapter.get("base_model_name_or_path"):
         digest.update(content_hash(base, revision=adapter.get("revision")).encode())
+    for member in members_of(folder):
+        digest.update(content_hash(member).encode())
     return digest.hexdigest()
 
 
@@ -120,6 +125,17 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelError(f"{name} of the model folder is not a JSON object", got=folder)
     return found
+
+
+def members_of(folder: Path) -> list[Path]:
+    """The folders of an ensemble's members, in order; none where the folder is that of a single model.
+
+    Errors: ModelError where one is missing.
+    """
+    members = [folder / name for name in read_json(folder, MEMBERS).get("members", ())]
+    if missing := [member for member in members if not (member / "adapter_config.json").is_file()]:
+        raise ModelError("a member of the ensemble is missing", got=missing[0], expected="adapter_config.json")
+    return members
 
 
 def has_tokenizer(folder: Path) -> bool:

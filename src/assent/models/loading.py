@@ -23,7 +23,8 @@ from transformers import (
 
 from assent.errors import ModelError
 from assent.models import adapters
-from assent.models.folders import check_config, check_weights, has_tokenizer, read_json, resolve_folder
+from assent.models.ensemble import siblings
+from assent.models.folders import check_config, check_weights, has_tokenizer, members_of, read_json, resolve_folder
 from assent.models.saving import quiet, save_model
 from assent.models.trunk import trunk_of
 from assent.models.vocabulary import choose_pad, sync_tokens
@@ -60,7 +61,7 @@ def load_policy(
 
 def check_is_policy(config: Any, path: str | Path) -> None:
     """Errors: ModelError where the configuration is of a classifier."""
-    if _is_classifier(config):
+    if is_classifier(config):
         raise ModelError(
             "this folder holds a reward model or critic, not a policy",
             got=f"{path}: {', '.join(config.architectures)}",
@@ -87,8 +88,9 @@ def load_scorer(
     base, merged. Errors: ModelError.
     """
     folder = resolve_folder(path, revision=revision)
+    check_is_one(folder)
     config = load_config(folder)
-    has_head = _is_classifier(config)
+    has_head = is_classifier(config)
     if has_head and num_labels not in (None, config.num_labels):
         raise ModelError(
             "the classifier has another number of heads than asked for",
@@ -111,6 +113,42 @@ def load_scorer(
     return _ready(model, folder, tokenizer, max_length)
 
 
+def check_is_one(path: str | Path, *, revision: str | None = None) -> None:
+    """Errors: ModelError where the folder holds an ensemble of adapters, which is several models."""
+    if members := members_of(resolve_folder(path, revision=revision)):
+        raise ModelError(
+            f"this folder holds an ensemble of {len(members)} adapters, and one model is needed",
+            got=path,
+            fix=f"give one of its members: {members[0]}",
+        )
+
+
+def load_scorers(path: str | Path, *, dtype: str = "float32", revision: str | None = None) -> list[PreTrainedModel]:
+    """The members of an ensemble of adapters, on one trunk in memory; of any other reward model's folder, itself.
+
+    Errors: ModelError.
+    """
+    folder = resolve_folder(path, revision=revision)
+    members = members_of(folder)
+    if not members:
+        return [load_scorer(folder, dtype=dtype)]
+    bases = [adapters.base_of(member) for member in members]
+    for member, base in zip(members, bases, strict=True):
+        if (base.path, base.content) != (bases[0].path, bases[0].content):
+            raise ModelError(
+                "the members of an ensemble stand on one base",
+                got=f"{member} on {base.path}",
+                expected=bases[0].path,
+            )
+    trunk = _base_of(members[0], AutoModelForSequenceClassification, dtype=dtype)
+    models = [
+        adapters.attach_adapter(model, at) for model, at in zip(siblings(trunk, len(members)), members, strict=True)
+    ]
+    for model, member in zip(models, members, strict=True):
+        adapters.apply_record(model.config, member)
+    return models
+
+
 def draw_head(model: Any, *, seed: int) -> None:
     """A fresh score head, as `load_scorer` says."""
     weight = model.score.weight
@@ -126,6 +164,8 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
     Errors: ModelError where the folder has no tokenizer.
     """
     folder = resolve_folder(path, revision=revision)
+    if members := members_of(folder):
+        return load_tokenizer(members[0])
     if not has_tokenizer(folder):
         if adapters.is_adapter(folder):
             base = adapters.base_of(folder)
@@ -215,7 +255,12 @@ def fresh_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _merged(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
-    """The base of an adapter folder with the adapter merged. A wrong base is refused before its weights are loaded."""
+    """The base of an adapter folder with the adapter merged."""
+    return adapters.merge_adapter(_base_of(folder, kind, dtype=dtype), folder)
+
+
+def _base_of(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
+    """The base of an adapter folder, ready for the adapter. A wrong base is refused before its weights are loaded."""
     base = adapters.base_of(folder)
     base_folder = resolve_folder(base.path, revision=base.revision)
     check_weights(folder)
@@ -229,7 +274,7 @@ def _merged(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
         model = load_scorer(base_folder, dtype=dtype, num_labels=config.num_labels)
     if has_tokenizer(folder):
         sync_tokens(model, load_tokenizer(folder))
-    return adapters.merge_adapter(model, folder)
+    return model
 
 
 def _classifier_of(policy: PreTrainedModel, num_labels: int) -> PreTrainedModel:
@@ -242,7 +287,8 @@ def _classifier_of(policy: PreTrainedModel, num_labels: int) -> PreTrainedModel:
     return model.eval()
 
 
-def _is_classifier(config: Any) -> bool:
+def is_classifier(config: Any) -> bool:
+    """Whether the configuration is that of a model with a score head."""
     return any(name.endswith("ForSequenceClassification") for name in getattr(config, "architectures", None) or ())
 
 
@@ -256,10 +302,15 @@ def _check_head(model: PreTrainedModel, folder: Path) -> None:
 
 def load_config(path: str | Path, *, revision: str | None = None) -> Any:
     """The model's configuration alone, without its weights; of an adapter folder its base's, with the adapter's say.
+    An ensemble of adapters has a label for each member.
 
     Errors: ModelError.
     """
     folder = resolve_folder(path, revision=revision)
+    if members := members_of(folder):
+        config = load_config(members[0])
+        config.num_labels = config.assent_ensemble_size = len(members)
+        return config
     if not adapters.is_adapter(folder):
         check_config(folder)
         with quiet():
@@ -277,11 +328,12 @@ def load_config(path: str | Path, *, revision: str | None = None) -> Any:
 def merge_folder(path: str | Path, target: str | Path, *, dtype: str = "float32") -> dict[str, Any]:
     """Writes the base of an adapter folder with the adapter merged to `target`. Errors: ModelError."""
     folder = resolve_folder(path)
+    check_is_one(folder)
     if not adapters.is_adapter(folder):
         raise ModelError("this folder holds no adapter, so there is nothing to merge", got=folder)
     if Path(target).exists() and (not Path(target).is_dir() or any(Path(target).iterdir())):
         raise ModelError("the folder is not empty", got=target, fix="give a new folder, or empty this one")
-    load = load_scorer if _is_classifier(load_config(folder)) else load_policy
+    load = load_scorer if is_classifier(load_config(folder)) else load_policy
     save_model(target, load(folder, dtype=dtype), load_tokenizer(folder))
     base = adapters.base_of(folder)
     return {"model_path": str(target), "base": base.path, "trained_in_4bit": base.in_4bit}

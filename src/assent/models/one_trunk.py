@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from assent.errors import ConfigError, ModelError
 from assent.models import adapters
-from assent.models.folders import resolve_folder
+from assent.models.folders import members_of, resolve_folder
 from assent.models.saving import quiet
 from assent.models.trunk import trunk_of
 
@@ -27,8 +27,12 @@ VALUE_HEAD = "value_head.safetensors"
 
 
 def check_is_on(path: str, base: str, *, what: str, revision: str | None = None) -> None:
-    """Errors: ConfigError unless `path` is a reward model's adapter on the model of folder `base`."""
+    """Errors: ConfigError unless `path` is a reward model's adapter, or an ensemble's, on the model at `base`."""
     folder, base_folder = resolve_folder(path, revision=revision), resolve_folder(base, revision=revision)
+    if members := members_of(folder):
+        for member in members:
+            check_is_on(str(member), base, what=what)
+        return
     train = f"assent reward --model {base} --lora-r 16 …"
     if not adapters.is_adapter(folder) or not adapters.is_scorer_adapter(folder):
         raise ConfigError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from assent.errors import StorageError
 from assent.models.adapters import is_adapted, save_adapter
+from assent.models.folders import MEMBERS
 from assent.models.vocabulary import sync_tokens
 
 
@@ -46,22 +48,39 @@ def save_model(
     It is written to a sibling, synced and renamed, so a reader sees the old folder or the new one. `state_dict`: the
     weights, where the model's own are sharded. `beside` writes more into the folder. Errors: StorageError.
     """
-    target = Path(folder)
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
     sync_tokens(model, tokenizer)
     _make_generation_config_valid(model)
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+    with _replacing(Path(folder)) as part:
         with quiet():
             if is_adapted(model):
-                save_adapter(part, model, target=target, state_dict=state_dict)
+                save_adapter(part, model, target=Path(folder), state_dict=state_dict)
             else:
                 model.save_pretrained(part, state_dict=None if state_dict is None else dict(state_dict))
             tokenizer.save_pretrained(part)
         if beside is not None:
             beside(part)
+    return Path(folder)
+
+
+def save_members(folder: str | Path, models: Sequence[PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write an ensemble's folder: each member, which has an adapter, as a PEFT folder of its own. Otherwise as
+    `save_model`."""
+    names = [f"member-{number}" for number in range(1, len(models) + 1)]
+    with _replacing(Path(folder)) as part:
+        for name, model in zip(names, models, strict=True):
+            save_model(part / name, model, tokenizer)
+        (part / MEMBERS).write_text(json.dumps({"members": names}) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `target` after the block. Errors: StorageError."""
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
         for file in part.iterdir():
             _sync(file)
         _sync(part)
@@ -74,8 +93,9 @@ def save_model(
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not target.exists():
             old.rename(target)
+        if isinstance(error, StorageError):  # of a member
+            raise
         raise StorageError(f"the model cannot be written: {error}", got=target) from error
-    return target
 
 
 def _make_generation_config_valid(model: PreTrainedModel) -> None:

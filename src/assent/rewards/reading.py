@@ -14,6 +14,7 @@ from torch import Tensor
 from assent.data.rows_read import STEP_SEPARATOR
 from assent.errors import DataError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
+from assent.models.ensemble import Ensemble
 from assent.models.flops import Cost
 from assent.models.module import AlignmentModel
 from assent.models.one_trunk import resident
@@ -120,7 +121,7 @@ class Encoding:
 class ModelReader:
     """A frozen model, read in packed batches: completions of one prompt together, the prompt once."""
 
-    def __init__(self, module: AlignmentModel, *, device: torch.device, micro_batch_tokens: int) -> None:
+    def __init__(self, module: AlignmentModel | Ensemble, *, device: torch.device, micro_batch_tokens: int) -> None:
         self.module, self.device, self.micro_batch_tokens = module, device, micro_batch_tokens
         self.cost = Cost.of(module, shared=module.tier != "padded")
         self.flops = 0.0

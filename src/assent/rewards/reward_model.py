@@ -12,7 +12,8 @@ from torch import Tensor
 
 from assent.config.ensembles import Combination
 from assent.errors import ModelError
-from assent.models.loading import load_config, load_scorer, load_tokenizer
+from assent.models.ensemble import Ensemble
+from assent.models.loading import load_config, load_scorers, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template, resolve_template
 from assent.rewards.base import Scores, checked_scores
@@ -33,7 +34,7 @@ class RewardModel:
     micro_batch_tokens  tokens per forward pass: memory and speed, not the result
     combination         of an ensemble's members; None: their mean
     process             a process model: each step has a score, read at its last token
-    load                gives the model of a folder, on the device; None: the folder's own weights
+    load                gives the model of a folder, or an ensemble's; None: the folder's own weights
 
     `reads_ids` says which. Errors: ModelError before any weights are read; ConfigError for a combination that does not
     fit.
@@ -54,7 +55,7 @@ class RewardModel:
         template_options: Mapping[str, Any] | None = None,
         combination: Combination | None = None,
         process: bool = False,
-        load: Callable[[str], PreTrainedModel] | None = None,
+        load: Callable[[str], Sequence[PreTrainedModel]] | None = None,
     ) -> None:
         self.name, self.process = folder, process
         heads = check_reward_model(folder, revision=revision)
@@ -64,8 +65,9 @@ class RewardModel:
         self.tokenizer = load_tokenizer(folder, revision=revision)
         self.template: Template = resolve_template(self.tokenizer, **(template_options or {}))
         self.reads_ids = policy_tokenizer is not None and same_tokenizer(policy_tokenizer, self.tokenizer)
-        model = load(folder) if load is not None else load_scorer(folder, dtype=dtype, revision=revision)
-        self.module = AlignmentModel(model.to(device), kind="scorer").eval()  # type: ignore[arg-type]
+        models = load(folder) if load is not None else load_scorers(folder, dtype=dtype, revision=revision)
+        members = [AlignmentModel(model.to(device), kind="scorer") for model in models]  # type: ignore[arg-type]
+        self.module = (members[0] if len(members) == 1 else Ensemble(members)).eval()
         self.heads = heads
         context = getattr(self.module.config, "max_position_embeddings", None)
         self._encoding = Encoding(
@@ -96,7 +98,7 @@ class RewardModel:
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
     ) -> Scores:
-        """See `Reward.score`. Several heads are an ensemble, combined as asked for."""
+        """See `Reward.score`. Several heads or adapters are an ensemble, combined as asked for."""
         if self.process:
             return self._score_steps(prompts, completions, groups, rollouts)
         members = self.score_members(prompts, completions, groups=groups, rollouts=rollouts)
@@ -111,7 +113,7 @@ class RewardModel:
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
     ) -> Tensor:
-        """(S, M) every head's score of each completion, in order; arguments as for `score`."""
+        """(S, M) every head's or adapter's score of each completion, in order; arguments as for `score`."""
         if not completions:
             return torch.zeros(0, self.heads)
         return torch.stack(self.reader.read(self._encoding.tokens(prompts, completions, groups, rollouts), "scores"))

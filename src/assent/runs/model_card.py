@@ -85,7 +85,8 @@ def card(run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], mea
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     command, config = manifest["command"], manifest["config"]
-    is_reward, is_adapter = command == "reward", (run / "model" / "adapter_config.json").is_file()
+    members = sum(1 for _ in (run / "model").glob("member-*/adapter_config.json"))
+    is_reward, is_adapter = command == "reward", members > 0 or (run / "model" / "adapter_config.json").is_file()
     figures = [*measured, *_held_out(metrics)]
     chain = list(_chain(config["model"]))
     data = ModelCardData(
@@ -117,7 +118,7 @@ def card(run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], mea
         ]
         or None,
     )
-    body = "\n".join(_body(run, manifest, metrics, figures, chain, is_adapter=is_adapter))
+    body = "\n".join(_body(run, manifest, metrics, figures, chain, is_adapter=is_adapter, members=members))
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
@@ -129,10 +130,13 @@ def _body(
     chain: Sequence[str],
     *,
     is_adapter: bool,
+    members: int,
 ) -> Iterator[str]:
     command, config, hashes = manifest["command"], manifest["config"], manifest.get("hashes", {})
     what = "A reward model" if command == "reward" else "A language model"
     adapter = " It is an adapter: its base is needed too." if is_adapter else ""
+    if members:
+        adapter = f" It is an ensemble of {members} adapters on one base, which is needed too; each opens by itself."
     yield from (MARK, "", f"# {run.resolve().name}", "")
     yield f"{what}, made with Assent by {METHODS.get(command, command)}.{adapter}"
     yield from ("", "## How good it is", "")
@@ -157,17 +161,27 @@ def _body(
     yield from ("", "</details>", "", "## What it cost", "")
     costs = [(COSTS[name], as_number(metrics[name])) for name in COSTS if name in metrics]
     yield ", ".join(f"{words}: {amount / unit:,.4g}{sign}" for (words, unit, sign), amount in costs if amount) + "."
-    yield from ("", "## How to use it", "", "```python", *_snippet(command, is_adapter=is_adapter), "```")
+    yield from (
+        "",
+        "## How to use it",
+        "",
+        "```python",
+        *_snippet(command, is_adapter=is_adapter, members=members),
+        "```",
+    )
     yield from ("", "## Licence", "")
     yield _license_line(chain)
 
 
-def _snippet(command: str, *, is_adapter: bool) -> Iterator[str]:
+def _snippet(command: str, *, is_adapter: bool, members: int) -> Iterator[str]:
     task = "SequenceClassification" if command == "reward" else "CausalLM"
     kind = f"Auto{'Peft' if is_adapter else ''}ModelFor{task}"
     yield f"from {'peft' if is_adapter else 'transformers'} import {kind}"
     yield "from transformers import AutoTokenizer"
-    yield from ("", 'folder = "."  # this folder', f"model = {kind}.from_pretrained(folder)")
+    where = (
+        f'folder = "member-1"  # of this folder; up to member-{members}' if members else 'folder = "."  # this folder'
+    )
+    yield from ("", where, f"model = {kind}.from_pretrained(folder)")
     yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
 
 

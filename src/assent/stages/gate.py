@@ -20,6 +20,7 @@ from assent.models.packing import pack
 from assent.rewards.base import Reward, score_rollouts
 from assent.rewards.loading import judges_alone
 from assent.runs.log import RunLog
+from assent.stages.members import Members
 from assent.types import PromptGroup, Rollout
 
 # About ten times, for bfloat16 twice to eight times, the largest deviation seen on healthy runs: those of the sandbox's
@@ -183,7 +184,7 @@ def _check_scores(gate: Gate, name: str, together: Tensor, alone: Tensor, *, tol
     )
 
 
-def check_batch_mates(gate: Gate, learner: Learner, groups: Sequence[TokenGroup], *, want: str) -> None:
+def check_batch_mates(gate: Gate, learner: Learner | Members, groups: Sequence[TokenGroup], *, want: str) -> None:
     """A completion's log-probability or score is the same alone as among others."""
     name = "score_alone_or_together" if want == "scores" else "logprobs_alone_or_together"
     groups = list(groups)[:4]

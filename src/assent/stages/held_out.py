@@ -16,6 +16,7 @@ from assent.errors import NonFiniteError
 from assent.evaluation.intervals import mean_interval, proportion_interval
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
+from assent.stages.members import Members
 
 INTERVALS = {
     "accuracy": proportion_interval,
@@ -28,7 +29,7 @@ INTERVALS = {
 
 
 def held_out_metrics(
-    learner: Learner,
+    learner: Learner | Members,
     groups: Sequence[TokenGroup],
     objective: Objective,
     *,

@@ -17,7 +17,7 @@ from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError
-from assent.models.loading import load_config, load_tokenizer
+from assent.models.loading import is_classifier, load_config, load_tokenizer
 from assent.models.one_trunk import check_base_is_plain, check_is_on
 from assent.models.tokenizing import decode
 from assent.objectives.kl import AdaptiveKLController
@@ -63,6 +63,7 @@ def train(
     check_reference(config, text)
     if critic_start := getattr(config, "critic", None):
         check_same_tokens(critic_start, config, text, what="the critic")
+        _check_critic(critic_start, config)
     check_sampler(config)
     check_reward(config.reward, ensemble=config.reward_ensemble)
     _check_memory(config)
@@ -121,6 +122,13 @@ def _check_memory(config: OnlineOptions) -> None:
                 "offload_frozen has no effect: the reference is the policy with its adapter off, the rewards no models",
                 fix="leave it out",
             )
+
+
+def _check_critic(path: str, config: OnlineOptions) -> None:
+    """ConfigError for a reward model with several heads or adapters: a critic has one."""
+    found = load_config(path, revision=config.revision)
+    if is_classifier(found) and found.num_labels != 1:
+        raise ConfigError(f"the critic {path} has several heads", got=found.num_labels, expected="1")
 
 
 def _check_potential(path: str, text: Prompts) -> None:

@@ -14,12 +14,14 @@ from assent.config.stages import RewardConfig
 from assent.engine.learner import Learner
 from assent.errors import RunError
 from assent.models.batch import Outputs, TokenGroup
+from assent.models.loading import check_is_one
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from assent.models.tiers import score_head
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import Gate, check_batch_mates, check_positions, precision_of
 from assent.stages.held_out import held_out_metrics
+from assent.stages.members import Members
 from assent.stages.result import StageResult
 from assent.stages.scored_data import rankings_for, to_completions, to_labelled
 from assent.stages.scoring import RankingObjective, ScoreObjective, pair_weights, with_bootstrap, with_step_targets
@@ -32,6 +34,7 @@ def train(
     config: RewardConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything `assent reward` does: data, model, run folder, training, the saved model."""
+    check_is_one(config.model, revision=config.revision)
     text = read_text(
         config,
         model=config.model,
@@ -43,22 +46,25 @@ def train(
         whole = config.model_copy(update={"eval_fraction": None})
         text.parts |= read_text(whole, model=config.model, sources=sources, select=to_completions).parts
     with open_session(config, text, command="reward", kind="scorer", progress=progress) as session:
-        return session.result or run(config, session.learner, session, session.log)
+        if session.result:
+            return session.result
+        learner: Learner | Members = Members(session.members) if config.num_adapters > 1 else session.learner
+        return run(config, learner, session, session.log)
 
 
-def run(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
+def run(config: RewardConfig, learner: Learner | Members, data: Session, log: RunLog) -> StageResult:
     objective = objective_of(config)
     if config.supervision == "process":
         data.train_tokens = [with_step_targets(group) for group in data.train_tokens]
         data.eval_tokens = [with_step_targets(group) for group in data.eval_tokens]
     if config.num_heads > 1:
-        _model(learner).config.assent_ensemble_size = config.num_heads
+        _model(data.learner).config.assent_ensemble_size = config.num_heads
     data.validate_with(lambda: held_out_metrics(learner, data.eval_tokens, objective, intervals=True))
     data.resume()
     if data.step == 0:
         _gate(config, learner, data, log)
     if config.bootstrap:
-        data.train_tokens = with_bootstrap(data.train_tokens, members=config.num_heads, seed=config.seed)
+        data.train_tokens = with_bootstrap(data.train_tokens, members=config.num_members, seed=config.seed)
     for step in data.steps():
         data.log_step(step, learner.update(data.batch(step), objective))
     return data.finish(partial(_normalise, config, data) if config.normalize_rewards else None)
@@ -80,7 +86,9 @@ def _select(config: RewardConfig) -> Select:
 
 
 def _normalise(config: RewardConfig, data: Session) -> None:
-    normalise(data.learner, data.text.parts["train" if config.normalize_data is None else "normalize"].tokens, data.log)
+    groups = data.text.parts["train" if config.normalize_data is None else "normalize"].tokens
+    for learner in data.members:
+        normalise(learner, groups, data.log)
 
 
 def normalise(learner: Learner, groups: Sequence[TokenGroup], log: RunLog) -> None:
@@ -116,7 +124,7 @@ def _model(learner: Learner) -> AlignmentModel:
     return learner.module
 
 
-def _gate(config: RewardConfig, learner: Learner, data: Session, log: RunLog) -> None:
+def _gate(config: RewardConfig, learner: Learner | Members, data: Session, log: RunLog) -> None:
     gate = Gate(log, precision=precision_of(config))
     first = data.batch(0)
     _check_equal_scores(gate, config, first)

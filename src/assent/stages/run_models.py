@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,20 @@ from assent.models.adapters import (
     is_adapter,
     quantisation,
 )
-from assent.models.folders import resolve_folder
-from assent.models.loading import DTYPES, draw_head, fresh_tokens, load_policy, load_scorer
+from assent.models.ensemble import siblings
+from assent.models.folders import members_of, resolve_folder
+from assent.models.loading import (
+    DTYPES,
+    draw_head,
+    fresh_tokens,
+    is_classifier,
+    load_config,
+    load_policy,
+    load_scorer,
+)
 from assent.models.module import AlignmentModel
 from assent.models.one_trunk import check_is_on, reward_adapter, save_value_head, sibling_scorer, value_head_of
-from assent.models.saving import save_model
+from assent.models.saving import save_members, save_model
 from assent.models.tiers import Kind
 from assent.rewards.base import Reward
 from assent.rewards.loading import Spec, load_reward, readers_of
@@ -50,32 +59,39 @@ def load_module(
     return _module(_load(config, path, kind, tokenizer), config, kind)
 
 
-def load_trained_module(
+def load_trained_modules(
     config: Any,
     path: str,
     kind: Kind,
     tokenizer: PreTrainedTokenizerBase,
-    runtime: Runtime,
     run: Path,
     *,
     name: str,
+    runtime: Runtime,
     trunk: AlignmentModel | None = None,
-) -> tuple[AlignmentModel, list[str]]:
+) -> dict[str, tuple[AlignmentModel, list[str]]]:
     """The same for a learner of this name, with an adapter where one is asked for; and lines that say what is trained.
 
-    `run` is the run's folder.
+    With --num-adapters also the ensemble's other members, `member-2` and so on. `run` is the run's folder.
     """
     if trunk is not None:
         scorer = load_beside(trunk, config, path, name=name, trained=True)
-        return _module(scorer, config, kind), [f"{name}: adapter and head on the policy's base"]
-    model = _load(config, path, kind, tokenizer, quantised=_quantised(config, runtime, path))
-    lines: list[str] = []
-    if config.lora_r:
-        model, lines = _with_adapter(model, config, name=name, path=path, tokenizer=tokenizer, run=run)
-    head = None
-    if kind == "policy" and getattr(config, "trunk", "separate") == "shared":
-        head = value_head_of(path, model, revision=config.revision)
-    return _module(model, config, kind, value_head=head), lines
+        return {name: (_module(scorer, config, kind), [f"{name}: adapter and head on the policy's base"])}
+    names = [name, *(f"member-{number}" for number in range(2, getattr(config, "num_adapters", 1) + 1))]
+    models = siblings(_load(config, path, kind, tokenizer, quantised=_quantised(config, runtime, path)), len(names))
+    head_is_fresh = not is_classifier(load_config(path, revision=config.revision))
+    found = {}
+    for own, model in zip(names, models, strict=True):
+        if own != name and head_is_fresh:
+            draw_head(model, seed=derived_seed(config.seed, f"head of {own}"))
+        lines: list[str] = []
+        if config.lora_r:
+            model, lines = _with_adapter(model, config, name=own, path=path, tokenizer=tokenizer, run=run)
+        head = None
+        if kind == "policy" and getattr(config, "trunk", "separate") == "shared":
+            head = value_head_of(path, model, revision=config.revision)
+        found[own] = (_module(model, config, kind, value_head=head), lines)
+    return found
 
 
 def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, trained: bool) -> PreTrainedModel:
@@ -91,6 +107,12 @@ def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, tr
     scorer = sibling_scorer(model, num_labels=1)
     draw_head(scorer, seed=config.seed)
     return add_adapter(scorer, config, base=model.assent_base, seed=derived_seed(config.seed, f"adapter of {name}"))
+
+
+def _members_beside(trunk: AlignmentModel, config: Any, path: str) -> list[PreTrainedModel]:
+    """A reward model, or an ensemble's, on the base of an adapted policy."""
+    paths = list(map(str, members_of(resolve_folder(path)))) or [path]
+    return [load_beside(trunk, config, at, name="reward model", trained=False) for at in paths]
 
 
 def frozen(config: Any, module: AlignmentModel, runtime: Runtime) -> Reference:
@@ -110,7 +132,7 @@ def load_rewards(
     """What scores, and the models that it holds in memory: on `trunk`, where that is given."""
     options: dict[str, Any] = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
     if trunk is not None:
-        options["load"] = partial(load_beside, trunk, config, name="reward model", trained=False)
+        options["load"] = partial(_members_beside, trunk, config)
     reward = load_reward(spec, ensemble=getattr(config, "reward_ensemble", None), **options)
     readers = readers_of(reward)
     for reader in readers if getattr(config, "offload_frozen", False) else ():
@@ -179,15 +201,20 @@ def _with_adapter(
 
 def save_trained(
     folder: str | Path,
-    module: AlignmentModel,
+    modules: Sequence[AlignmentModel],
     tokenizer: PreTrainedTokenizerBase,
     *,
     state_dict: Mapping[str, Tensor] | None,
 ) -> None:
-    """A run's model, with its value head and, of an adapter, the base that stood nowhere yet. `state_dict`: see
-    `save_model`."""
+    """A run's model or an ensemble's members, with a value head and, of an adapter, the base that stood nowhere yet.
+    `state_dict`: see `save_model`."""
+    module, *others = modules
     if is_adapted(module.hf):
         save_start(module.hf, tokenizer, state_dict)
+    if others:
+        for other in others:
+            other.hf.assent_base = module.hf.assent_base
+        return save_members(folder, [one.hf for one in modules], tokenizer)
     beside = partial(save_value_head, head=module.value_head)
     save_model(folder, module.hf, tokenizer, state_dict=state_dict, beside=beside)
 

@@ -40,7 +40,7 @@ from assent.runs.log import Progress, RunLog
 from assent.runs.model_card import write_card
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
-from assent.stages.run_models import frozen, load_module, load_rewards, load_trained_module, save_trained
+from assent.stages.run_models import frozen, load_module, load_rewards, load_trained_modules, save_trained
 from assent.stages.scores import MainReward
 from assent.stages.text import Text
 from assent.stages.validation import Validation
@@ -99,6 +99,11 @@ class Session:
     def learner(self) -> Learner:
         return self.learners["model"]
 
+    @property
+    def members(self) -> list[Learner]:
+        """Of an ensemble of adapters, else the one model."""
+        return [learner for name, learner in self.learners.items() if name == "model" or name.startswith("member-")]
+
     def indices(self, step: int) -> list[int]:
         return self.order.indices(step)
 
@@ -110,17 +115,17 @@ class Session:
         config = (
             self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
-        trunk, at = self._trunk, (self.runtime, self.folder.path)
-        module, lines = load_trained_module(self.config, path, kind, self.text.tokenizer, *at, name=name, trunk=trunk)
+        trunk, at = self._trunk, (self.text.tokenizer, self.folder.path)
+        loaded = load_trained_modules(self.config, path, kind, *at, name=name, runtime=self.runtime, trunk=trunk)
         rounds = self.order.num_steps - (getattr(config, "critic_warmup_steps", 0) if name == "model" else 0)
         updates = rounds * math.prod(getattr(config, "passes", (1,)))
-        learner = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
-        self.learners[name] = learner
+        for own, (module, lines) in loaded.items():
+            learner = self.learners[own] = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
+            self._note_start(own, learner.fingerprint())
+            for line in [f"{own}: {path}, attention {module.tier} ({module.tier_reason})", *lines]:
+                self.log.note(line)
         self.ledger.models_resident += trunk is None
-        self._note_start(name, learner.fingerprint())
-        for line in [f"{name}: {path}, attention {module.tier} ({module.tier_reason})", *lines]:
-            self.log.note(line)
-        return learner
+        return self.learners[name]
 
     def reference_model(
         self, path: str | None, *, name: str = "reference", kind: Kind = "policy"
@@ -334,10 +339,10 @@ class Session:
 
     def _save_model(self) -> None:
         """The model's folder, by the main process; sharded weights are gathered first, by all."""
-        module = _module(self.learner)
-        whole = gathered(module.hf) if self.runtime.is_sharded else None
+        modules = [_module(learner) for learner in self.members]
+        whole = gathered(modules[0].hf) if self.runtime.is_sharded else None
         if self.runtime.is_main:
-            save_trained(self.folder.model_path, module, self.text.tokenizer, state_dict=whole)
+            save_trained(self.folder.model_path, modules, self.text.tokenizer, state_dict=whole)
         self.runtime.barrier()
 
     def _note_start(self, name: str, fingerprint: str) -> None:
@@ -369,14 +374,8 @@ def open_session(
     hashes = {f"{name} data": part.sha256 for name, part in text.parts.items()}
     model = content_hash(config.model, revision=config.revision)
     hashes |= {"model": model, "tokenizer": tokenizer_hash(text.tokenizer), **(inputs or {})}
-    folder = RunFolder.open(
-        config.output_dir,
-        config.model_dump(),
-        command=command,
-        resume=config.resume,
-        hashes=hashes,
-        is_main=runtime.is_main,
-    )
+    how = {"command": command, "resume": config.resume, "hashes": hashes, "is_main": runtime.is_main}
+    folder = RunFolder.open(config.output_dir, config.model_dump(), **how)
     log = RunLog(folder, progress=progress)
     with folder, Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers:
         session = Session(config, text, folder, log, runtime, eval_prompts)
