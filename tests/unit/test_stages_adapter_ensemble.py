@@ -320,7 +320,9 @@ def test_an_ensemble_chooses_the_best_of_n_and_is_judged(
     status, out, err = said(judged, capsys)
     assert status == 0, err
     members = RewardModel(str(ensemble)).score_members(PROMPTS, TEXTS)
-    assert json.loads(out)["ensemble_std"] == pytest.approx(float(members.std(1, correction=0).mean()), abs=1e-5)
+    assert json.loads(out)["reward_model"]["ensemble_std"] == pytest.approx(
+        float(members.std(1, correction=0).mean()), abs=1e-5
+    )
 
 
 def test_a_policy_and_an_ensemble_are_no_classifiers_of_each_other(start: str, ensemble: Path) -> None:
