@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 
 import pytest
@@ -173,3 +174,11 @@ def test_the_processor_alone_decides(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
     assert products.onednn_is_faster.__wrapped__() == (faster and both)
+
+
+def test_compiled_products_are_few_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = products.CACHES
+    monkeypatch.delenv(first, raising=False)
+    monkeypatch.setenv(second, "7")
+    products.install(nn.Linear(2, 2))
+    assert (os.environ[first], os.environ[second]) == (str(products.CACHES[first]), "7")

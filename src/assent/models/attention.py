@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from assent.models import varlen
+from assent.models import cpu_attention, varlen
 from assent.models.segments import Bucket, Segments
 
 NAME = "assent_segments"
@@ -123,6 +123,8 @@ def _by_bucket(segments: Segments, *projections: Tensor) -> Iterator[tuple[Bucke
 
 def _fused(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
     window = options.window
+    if cpu_attention.serves(q):
+        return cpu_attention.attend(q, k, v, mask=bucket.mask(window, torch.float32), scale=options.scale)
     is_plain = bucket.is_causal and (window is None or window >= bucket.shape[2])
     mask = None if is_plain else bucket.mask(window, q.dtype)
     grouped = q.shape[1] != k.shape[1]

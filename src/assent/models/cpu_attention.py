@@ -1,0 +1,81 @@
+"""Attention in bfloat16 on a CPU without AMX.
+
+torch's fused kernel multiplies tiles there through oneDNN, one call for each, and the calls cost more than the
+products: plain batched products are two to six times as fast (`benchmarks/products.py`). Those hold all weights, so
+where they are many the fused kernel serves, in float32, in which it is at least as fast and more exact.
+
+Legend: B segments, H query heads, J key heads, Lq queries, Lk keys, D head width.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+MAX_WEIGHTS = 3_500_000
+"""B · H · Lq · Lk up to which weights are held, in bfloat16. Beyond it the upper triangle, which the fused kernel
+leaves out, and the memory that is touched cost more than the calls."""
+
+
+def serves(query: Tensor) -> bool:
+    """Whether the fused kernel would compute in bfloat16; under autocast it does so whatever it is given."""
+    if query.device.type != "cpu" or _has_amx():
+        return False
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    return kind == torch.bfloat16
+
+
+@cache
+def _has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, scale: float) -> Tensor:
+    """(B, H, Lq, D), (B, J, Lk, D), (B, J, Lk, D') -> (B, H, Lq, D') in bfloat16.
+
+    mask   (B, 1, Lq, Lk) in float32, added to the scores
+    """
+    if _multiplies_bfloat16() and query.shape[1] * mask.numel() <= MAX_WEIGHTS:
+        out: Tensor = _Attention.apply(*(t.to(torch.bfloat16) for t in (query, key, value)), mask, scale)
+        return out
+    q, k, v = (t.to(mask.dtype) for t in (query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        rows = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return rows.to(torch.bfloat16)
+
+
+class _Attention(torch.autograd.Function):
+    """Products in bfloat16, their sums and the softmax in float32; a key head serves its query heads in one product."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        number, heads, lq, _ = query.shape
+        q, k, v = query.reshape(number * key.shape[1], -1, query.shape[3]), key.flatten(0, 1), value.flatten(0, 1)
+        scores = torch.bmm(q, k.transpose(1, 2)).view(number, heads, lq, -1)
+        weights = torch.add(mask, scores, alpha=scale).softmax(-1).to(q.dtype).view(*q.shape[:2], -1)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale, ctx.shapes = scale, (query.shape, key.shape, value.shape)
+        return torch.bmm(weights, v).view(number, heads, lq, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        grad = grads[0].reshape(*q.shape[:2], -1)
+        grad_value = torch.bmm(weights.transpose(1, 2), grad)
+        grad_weights = torch.bmm(grad, v.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grad_query = torch.bmm(grad_scores, k).mul_(ctx.scale)
+        grad_key = torch.bmm(grad_scores.transpose(1, 2), q).mul_(ctx.scale)
+        parts = zip((grad_query, grad_key, grad_value), ctx.shapes, strict=True)
+        return *(part.view(shape) for part, shape in parts), None, None
