@@ -215,3 +215,16 @@ def weighted(values: Tensor) -> Tensor:
 
 
 Factory = Callable[..., PreTrainedModel]
+
+
+WHOLE = {"gpt-oss", "opt"}
+"""Whose MLP gives more than states, or is no module of its own."""
+
+
+def seen_by_last_mlp(model: PreTrainedModel) -> list[int]:
+    """Tokens that reach the product of the last layer's MLP, by pass."""
+    trunk = getattr(model, model.base_model_prefix)
+    layer = (trunk.layers if hasattr(trunk, "layers") else trunk.h)[-1]
+    seen: list[int] = []
+    layer.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2]))
+    return seen

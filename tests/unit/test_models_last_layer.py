@@ -12,22 +12,19 @@ from transformers import PreTrainedModel
 from assent.models.attention import LAST_LAYER
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
-from tests.helpers_models_forward import ARCHITECTURES, gradients, make_model, random_groups, weighted
+from tests.helpers_models_forward import (
+    ARCHITECTURES,
+    WHOLE,
+    gradients,
+    make_model,
+    random_groups,
+    seen_by_last_mlp,
+    weighted,
+)
 
 GROUPS = random_groups()
 TOKENS = sum(len(c.ids) for g in GROUPS for c in g.completions)
 ENDS = sum(len(g.completions) for g in GROUPS)
-WHOLE = {"gpt-oss", "opt"}
-"""Whose MLP gives more than states, or is no module of its own."""
-
-
-def seen_by_last_mlp(model: PreTrainedModel) -> list[int]:
-    """Tokens that reach the product of the last layer's MLP, by pass."""
-    trunk = getattr(model, model.base_model_prefix)
-    layer = (trunk.layers if hasattr(trunk, "layers") else trunk.h)[-1]
-    seen: list[int] = []
-    layer.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2]))
-    return seen
 
 
 def plain(model: PreTrainedModel) -> torch.Tensor:

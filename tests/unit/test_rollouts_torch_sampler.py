@@ -11,11 +11,12 @@ import transformers
 from scipy.stats import chisquare
 
 from assent.errors import ConfigError, NonFiniteError
+from assent.models.segments import rows_read
 from assent.rollouts import cohorts, decoding
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.types import Rollout
-from tests.helpers_models_forward import ARCHITECTURES, make_model
+from tests.helpers_models_forward import ARCHITECTURES, WHOLE, make_model, seen_by_last_mlp
 from tests.helpers_rollouts import IdTokenizer, plain_logprobs, tiny
 
 PROMPTS = [(3, 4, 5), (6, 7, 8, 9, 10, 11, 12), (5,), (3, 4, 5, 20, 21), (9, 9, 1, 30)]
@@ -271,7 +272,24 @@ def test_every_architecture_gets_a_tier_that_is_exact(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n, (_, _, tier) in ARCHITECTURES.items() if tier == "segments"])
 def test_what_reads_packed_rows_shares_its_prompts(name: str) -> None:
-    assert decoding.probe(make_model(name)) == ("cohorts", "fastest")
+    """And reads no more of them in the last layer's MLP than their ends, where it can be told apart."""
+    model = make_model(name)
+    assert decoding.probe(model) == ("cohorts", "fastest")
+    seen = [] if name in WHOLE else seen_by_last_mlp(model)
+    decoder = decoding.CohortDecoder(model)
+    assert decoder.reads_ends == (name not in WHOLE)
+    with torch.no_grad():
+        decoder.admit(PROMPTS, [2] * len(PROMPTS), 4)
+        decoder.step(torch.arange(2 * len(PROMPTS)) + 3)
+    assert seen == ([] if name in WHOLE else [len(PROMPTS), 2 * len(PROMPTS)])
+
+
+def test_a_last_layer_that_is_wrong_alone_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe finds out, and cohorts stay."""
+    monkeypatch.setattr(decoding, "rows_read", lambda is_read, device: rows_read(np.roll(is_read, 1), device=device))
+    model = tiny()
+    assert decoding.probe(model) == ("cohorts", "fastest")
+    assert not decoding.CohortDecoder(model).reads_ends
 
 
 def test_probe_refuses_a_tier_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from assent.errors import ModelError
+from assent.models import products
 from assent.models.flops import Cost
 from assent.rollouts.decoding import DECODERS, Decoder, Prompts, probe
 from assent.rollouts.torch_sampler import TorchSampler
@@ -54,6 +55,7 @@ class MixedSampler(TorchSampler):
                 got=f"{sizes[0]} and {sizes[1]}",
                 expected="the model that the policy was trained from",
             )
+        products.install(reference)
         self.reference, self.strength = reference.eval(), strength
         self.reference_tier = ""
         self.cost = _Both(self.cost, Cost.of(reference, shared=True))  # type: ignore[assignment]

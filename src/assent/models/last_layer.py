@@ -27,6 +27,8 @@ class LastLayer:
 
     def __init__(self, layer: nn.Module, attention: nn.Module, mlp: nn.Module) -> None:
         self.segments: Segments | None = None
+        self.serves_prompts = False
+        """Whether sampling may read prompts so: a probe of its own has compared the numbers (rollouts/decoding.py)."""
         setattr(attention, LAST_LAYER, self)
         layer.register_forward_pre_hook(self._begin)
         mlp.register_forward_pre_hook(self._choose)
@@ -52,18 +54,17 @@ class LastLayer:
         return segments.spread_read(output[0])[None]
 
 
-def install(model: PreTrainedModel, trunk: nn.Module) -> bool:
-    """Whether the model has a last layer with attention and an MLP of their own, hooked from now on (once)."""
+def install(model: PreTrainedModel, trunk: nn.Module) -> LastLayer | None:
+    """The hooks, set once, of a model that has a last layer with attention and an MLP of their own."""
     layers = next((getattr(trunk, name) for name in ("layers", "h") if hasattr(trunk, name)), None)
     if not isinstance(layers, nn.ModuleList) or len(layers) != model.config.get_text_config().num_hidden_layers:
-        return False
+        return None
     layer = layers[-1]
     attention = next(
         (getattr(layer, name) for name in ("self_attn", "attn", "attention") if hasattr(layer, name)), None
     )
     mlp = getattr(layer, "mlp", None)
     if not isinstance(attention, nn.Module) or not isinstance(mlp, nn.Module):
-        return False
-    if not hasattr(attention, LAST_LAYER):
-        LastLayer(layer, attention, mlp)
-    return True
+        return None
+    found: LastLayer | None = vars(attention).get(LAST_LAYER)
+    return found or LastLayer(layer, attention, mlp)

@@ -193,6 +193,14 @@ def make_segments(
     )
 
 
+def rows_read(is_read: np.ndarray, *, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+    """`Segments.read` of a row, of which `is_read` (T,) says what is read."""
+    inverse = np.where(is_read, np.cumsum(is_read) - 1, 0)
+    arrays = np.flatnonzero(is_read), inverse, np.flatnonzero(~is_read)
+    read, which, unread = (torch.from_numpy(array).to(device) for array in arrays)
+    return read, which, unread
+
+
 def segment_table(
     prompts: Sequence[tuple[int, int]], completions: Sequence[tuple[int, int]], *, num_tokens: int
 ) -> np.ndarray:

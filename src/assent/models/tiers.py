@@ -71,7 +71,7 @@ _ACCEPTED = {
 def _is_short(model: PreTrainedModel, batch: GroupBatch, expected: Tensor, *, kind: Kind, chunked: bool) -> bool:
     """Whether the last layer can be shortened (`last_layer.py`), with the same numbers."""
     ways: tuple[Only, ...] = ("completions",) if kind == "policy" else ("completions", "ends")
-    return install(model, trunk_of(model)) and all(
+    return install(model, trunk_of(model)) is not None and all(
         _refusal(model, batch, expected, kind=kind, tier="segments", chunked=chunked, only=only) is None
         for only in ways
     )

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from assent.models.attention import NAME, guard_checkpointing, selected
 from assent.models.batch import GroupBatch
-from assent.models.segments import Segments, make_segments
+from assent.models.segments import Segments, make_segments, rows_read
 
 Tier = Literal["segments", "mask", "padded"]
 Only = Literal["completions", "ends"]
@@ -84,10 +84,7 @@ def _only(batch: GroupBatch, only: Only) -> tuple[Tensor, Tensor, Tensor]:
         is_read[:] = True
         is_read[_runs(prompt[:, 0], prompt[:, 1] - prompt[:, 0])] = False
         is_read[prompt[:, 1] - 1] = True
-    inverse = np.where(is_read, np.cumsum(is_read) - 1, 0)
-    arrays = np.flatnonzero(is_read), inverse, np.flatnonzero(~is_read)
-    read, which, unread = (torch.from_numpy(array).to(batch.input_ids.device) for array in arrays)
-    return read, which, unread
+    return rows_read(is_read, device=batch.input_ids.device)
 
 
 def _mask_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:

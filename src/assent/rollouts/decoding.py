@@ -21,7 +21,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from assent.models.attention import selected
 from assent.models.head import Logits
-from assent.models.segments import make_segments
+from assent.models.last_layer import install
+from assent.models.segments import make_segments, rows_read
 from assent.models.tiers import miscounted
 from assent.models.trunk import trunk_of
 from assent.rollouts.cohorts import NAME, Cohort, Flight
@@ -67,6 +68,9 @@ class CohortDecoder:
         self.model, self.device = model, model.device
         self.features = int(model.config.get_text_config().hidden_size)
         self.scale = Logits.of(model.config)
+        last = install(model, trunk_of(model))
+        self.reads_ends = last is not None and last.serves_prompts
+        """Whether the last layer's MLP is computed for prompts' ends alone."""
         self.flight = Flight()
         self.positions = torch.zeros(0, dtype=torch.long, device=self.device)
 
@@ -90,8 +94,11 @@ class CohortDecoder:
         within = np.minimum(np.arange(cohort.longest), (ends - starts - 1)[:, None])
         spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
         total = int(ends[-1])
+        segments = make_segments(spans, (), num_tokens=total, device=self.device, features=self.features)
+        if self.reads_ends:
+            segments.read = rows_read(np.isin(np.arange(total), ends - 1), device=self.device)
         flight = Flight(
-            segments=make_segments(spans, (), num_tokens=total, device=self.device, features=self.features),
+            segments=segments,
             filling=cohort,
             gather=torch.from_numpy(starts[:, None] + within).to(self.device),
             first=part.start,
@@ -99,8 +106,7 @@ class CohortDecoder:
         ids = torch.tensor([i for prompt in prompts[part] for i in prompt], device=self.device)
         positions = torch.from_numpy(np.concatenate([np.arange(end - start) for start, end in spans])).to(self.device)
         states = self._read(ids, positions, flight)
-        assert flight.segments is not None
-        if reason := miscounted(self.model, flight.segments):
+        if reason := miscounted(self.model, segments):
             raise ValueError(reason)
         return states[torch.from_numpy(ends - 1).to(self.device)]
 
@@ -266,17 +272,28 @@ def probe(model: PreTrainedModel) -> tuple[str, str]:
     """The fastest way that gives the numbers of plain, unpadded reads, and why the faster ones do not."""
     reasons = []
     for name in ("cohorts", "dynamic"):
-        decoder = DECODERS[name]
-        expected = _decode(RereadDecoder(model), model, refill=decoder.refills)
-        try:
-            difference = float((_decode(decoder(model), model, refill=decoder.refills) - expected).abs().max())
-        except Exception as error:  # whatever a model raises on what it does not support is a "no"
-            reasons.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-            continue
-        if difference <= _TOLERANCE.get(expected.dtype, 1e-1):
+        reason = _refusal(DECODERS[name], model)
+        if reason is None:
+            if name == "cohorts" and (last := install(model, trunk_of(model))) is not None:
+                last.serves_prompts = True
+                last.serves_prompts = _refusal(CohortDecoder, model) is None
             return name, "; ".join(reasons) or "fastest"
-        reasons.append(f"{name}: differs by {difference:.2g} in log-probability from a plain read")
+        reasons.append(f"{name}: {reason}")
     return "reread", "; ".join(reasons)
+
+
+def _refusal(
+    kind: type[CohortDecoder] | type[DynamicDecoder] | type[RereadDecoder], model: PreTrainedModel
+) -> str | None:
+    """Why rows cannot be decoded so; None: they can."""
+    expected = _decode(RereadDecoder(model), model, refill=kind.refills)
+    try:
+        difference = float((_decode(kind(model), model, refill=kind.refills) - expected).abs().max())
+    except Exception as error:  # whatever a model raises on what it does not support is a "no"
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if difference <= _TOLERANCE.get(expected.dtype, 1e-1):
+        return None
+    return f"differs by {difference:.2g} in log-probability from a plain read"
 
 
 def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from assent.errors import ConfigError, NonFiniteError
+from assent.models import products
 from assent.models.flops import Cost
 from assent.models.head import chunk_size
 from assent.models.module import longest_fixed_length
@@ -49,6 +50,7 @@ class TorchSampler:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, *, eos_ids: Collection[int], max_batch_tokens: int = 65536
     ) -> None:
+        products.install(model)
         self.model, self.tokenizer, self.max_batch_tokens = model, tokenizer, max_batch_tokens
         self.eos_ids = frozenset(eos_ids)
         self.version = ""
