@@ -1,8 +1,9 @@
 """The last layer's MLP of the tokens that are read, and of no others: nothing looks at what it would give for them.
 
 A score is read at one token of a completion, log-probabilities at a completion's tokens and the one before them; a
-prompt's other tokens serve the last layer's attention alone. In a reward model of L layers this leaves out about
-0.75/L of the trunk's products. The rest of the layer is left as it is: its attention reads every token.
+prompt's other tokens serve the last layer's attention alone, in sampling as in training. In a reward model of L layers
+this leaves out about 0.75/L of the trunk's products. The rest of the layer is left as it is: its attention reads every
+token.
 
 Legend: T row tokens, M of them read, d hidden width.
 """

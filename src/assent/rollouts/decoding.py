@@ -270,7 +270,7 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> tuple[str, str]:
     """The fastest way that gives the numbers of plain, unpadded reads, and why the faster ones do not."""
-    reasons = []
+    reasons: list[str] = []
     for name in ("cohorts", "dynamic"):
         reason = _refusal(DECODERS[name], model)
         if reason is None:
