@@ -12,7 +12,7 @@ import numpy as np
 from assent.runs.folder import RunFolder
 from assent.runs.log import RunLog
 
-POLICIES = {  # name: (share of prompts won against sft, KL, mean score, bound)
+POLICIES = {  # name: (share of prompts won against sft, KL, mean score, best of n)
     "base": (0.17, 8.1, 0.31, False),
     "sft": (0.5, 0.0, 0.58, False),
     "dpo": (0.74, 3.9, 0.76, False),
@@ -97,16 +97,18 @@ def evaluation(*, hostile: bool = False) -> dict[str, Any]:
             {
                 "name": name,
                 "sampled": figures(name),
-                "greedy": None if bound else figures(name, shift=0.03),
+                "greedy": None if chosen else figures(name, shift=0.03),
                 "kl": {
-                    "kind": "bound" if bound else "estimate",
+                    "kind": "best_of_n" if chosen else "estimate",
                     "value": kl,
-                    "k1": None if bound else estimate(kl, 0.06 * kl),
-                    "k3": None if bound else estimate(kl * 1.02, 0.05 * kl),
+                    "k1": None if chosen else estimate(kl, 0.06 * kl),
+                    "k3": None if chosen else estimate(kl * 1.02, 0.05 * kl),
+                    "best_of_n": estimate(kl, 0.06 * kl) if chosen else None,
+                    "choice_bound": 1.84 if chosen else None,
                 },
                 "ledger": {},
             }
-            for name, (_, kl, _, bound) in POLICIES.items()
+            for name, (_, kl, _, chosen) in POLICIES.items()
         ],
         "samples": samples,
         "reward_model": {

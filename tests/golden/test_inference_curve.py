@@ -47,6 +47,14 @@ def test_bound_less_the_gaps_of_all_ties_is_the_exact_kl() -> None:
         assert world.kl(world.best_of(n), world.reference) == pytest.approx(exact, abs=1e-9)
 
 
+def test_the_gaps_of_many_ties_are_those_of_each() -> None:
+    shares = np.array([0.0, 1e-6, 0.3, 1.0])
+    assert tie_gap(shares, 6).tolist() == [float(tie_gap(share, 6)) for share in shares]
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="a share is in"):
+            tie_gap(share, 6)
+
+
 DISTRIBUTIONS = {
     "two": [0.5, 0.5],
     "rare best": [0.9, 0.1],
@@ -70,6 +78,38 @@ def test_the_estimate_meets_enumeration(name: str) -> None:
         assert (found <= best_of_n_kl_bound(n) + 1e-12).all()
     if name != "one":
         assert best_of_n_kl_bound(16) - exact > 0.003  # the bound would not pass for most
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_known_probabilities_meet_enumeration_where_all_samples_are_used(name: str) -> None:
+    """n = M, where scores alone err by up to 0.2 nats: 0.02 and four standard errors."""
+    p = np.array(DISTRIBUTIONS[name])
+    rng = np.random.default_rng(5)
+    for n in (8, 64):
+        rows = rng.choice(len(p), size=(400, n), p=p)
+        drawn = [[(int(i), math.log(p[i])) for i in row] for row in rows]
+        found = np.array([best_of_n_kl_estimate(row, n, drawn=one) for row, one in zip(rows, drawn, strict=True)])
+        assert abs(found.mean() - best_of_n_kl(p, np.arange(len(p)), n)) < 0.02 + 4 * found.std() / 400**0.5
+    if name == "ten":
+        scored = np.mean([best_of_n_kl_estimate(row, n) for row in rows])
+        assert scored - best_of_n_kl(p, np.arange(10), n) > 0.1  # and the probabilities are what helps
+
+
+def test_a_rule_that_many_completions_follow_is_a_tie_whatever_their_probabilities() -> None:
+    """Scores 0 and 1 over 1,000 rare completions: the KL is at most log 2, far from what one completion's would say."""
+    rows = np.random.default_rng(0).integers(1000, size=(300, 64))
+    drawn = [[(int(i), math.log(1e-3)) for i in row] for row in rows]
+    found = [best_of_n_kl_estimate(row % 2, 16, drawn=one) for row, one in zip(rows, drawn, strict=True)]
+    exact = best_of_n_kl([1e-3] * 1000, np.arange(1000) % 2, 16)
+    assert exact < math.log(2) < best_of_n_kl_bound(16) - 1
+    assert np.mean(found) == pytest.approx(exact, abs=0.05)
+
+
+def test_the_same_completion_ties_with_itself_though_its_scores_were_rounded_apart() -> None:
+    rounded = [1.0, 1.0 + 1e-7, 2.0, 1.0 - 1e-7]
+    drawn = [("a", None), ("a", None), ("b", None), ("a", None)]
+    assert best_of_n_kl_estimate(rounded, 2, drawn=drawn) == best_of_n_kl_estimate([1.0, 1.0, 2.0, 1.0], 2)
+    assert best_of_n_kl_estimate(rounded, 2) == best_of_n_kl_bound(2)
 
 
 def test_without_ties_the_estimate_is_the_bound_and_with_nothing_else_zero() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,9 @@ def test_best_of_n_of_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     best = json.loads(said(argv, capsys)[1])["figures"]["policies"][-1]
     assert best["name"] == "best-of-2"
     assert best["sampled"]["scores"] == [[2.0]] * 12
-    assert best["kl"]["kind"] == "bound"
+    assert best["kl"]["value"] == pytest.approx(10 / 12 * (math.log(2) - 1 / 2))  # of 10 and 11 both have two letters
+    assert (best["kl"]["kind"], best["kl"]["best_of_n"]["clusters"]) == ("best_of_n", 12)
+    assert best["kl"]["choice_bound"] == pytest.approx(math.log(2) - 1 / 2)
 
 
 def test_the_sandboxs_own_judge_and_safety_need_not_be_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from assent.evaluation.lines import table_lines
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies, reference_logprobs
 from assent.evaluation.run import evaluate as evaluate_configured
 from assent.evaluation.table import KLFigures
+from assent.inference.curve import best_of_n_kl_estimate
 from assent.models.module import AlignmentModel
 from assent.models.new_model import new_model
 from assent.rewards.function import FunctionReward
@@ -119,9 +120,27 @@ def test_best_of_n_keeps_the_rewards_first_best(reference):
     lowest = FunctionReward(lambda prompts, texts: [-float(text.split()[-1]) for text in texts], name="lowest")
     worst = BestOfN(name="best-of-4", open=best.open, n=4, reward=lowest)
     assert evaluate([a, worst], reference, max_new_tokens=6).row("best-of-4").sampled.scores == ((3.0,),) * 4
-    assert (row.kl.kind, row.kl.value) == ("bound", pytest.approx(math.log(4) - 3 / 4))
     with pytest.raises(ConfigError, match="at least 1"):
         BestOfN(name="none", open=a.open, n=0, reward=LastId())
+
+
+def test_the_kl_of_best_of_n_is_that_of_choosing_and_that_of_what_it_chose_from(reference):
+    """Two of four samples tie at the top, a quarter of the policy each; the reference reads what is kept."""
+    tokens = [3, 6, 5, 6]
+    a = scripted("a", lambda prompt, k, seed: [(tokens[k], math.log(0.25)), (EOS, 0.0)])
+    best = BestOfN(name="best-of-4", open=a.open, n=4, reward=LastId("proxy"))
+    kl = evaluate([a, best], reference).row("best-of-4").kl
+    drawn = [((token, EOS), math.log(0.25)) for token in tokens]
+    choice = best_of_n_kl_estimate([3.0, 6.0, 5.0, 6.0], 4, drawn=drawn)
+    away = [math.log(0.25) - float(plain_logprobs(reference.hf, p, [6, EOS]).sum()) for p in PROMPT_IDS]
+    assert 0 < choice < math.log(4) - 3 / 4
+    assert kl.kind == "best_of_n"
+    assert kl.value == pytest.approx(choice + sum(away) / 4, abs=1e-4)
+    assert (kl.best_of_n.value, kl.best_of_n.clusters) == (kl.value, 4)
+    assert kl.choice_bound == pytest.approx(math.log(4) - 3 / 4)
+    assert kl.text().startswith(f"{kl.value:.2f} ±")
+    alone = evaluate([a, best], None).row("best-of-4").kl
+    assert alone.value == pytest.approx(choice)
 
 
 def test_policies_draw_independently_of_each_other(reference):
@@ -190,7 +209,7 @@ def test_table_is_json_and_text_within_80_columns(reference):
     heads = [line.split()[:2] for line, rule in pairwise(lines) if rule.startswith("─")]
     assert heads[-3:] == [["greedy", "score"], ["sampled", "score"], ["cost", "labels"]]  # where a terminal shows them
     assert len(heads) > 3
-    assert any(line.startswith("best-of-16") and "≤1.84" in line for line in lines)
+    assert any(line.startswith("best-of-16") and " ±" in line for line in lines)
     assert any("71.3" in line and "2,000" in line and "900" in line for line in lines)
     assert json.loads(json.dumps(table.as_dict(), allow_nan=False))["policies"][1]["ledger"] == ledger
 

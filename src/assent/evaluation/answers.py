@@ -33,6 +33,8 @@ class Answers:
     scores: list[float] | None = None
     measures: Mapping[str, list[float | None]] = field(default_factory=dict)
     """Of the safety function."""
+    choice_kl: list[float] | None = None
+    """Of each prompt's best of n: nats that choosing moved it from what was sampled, estimated; else None."""
 
     @classmethod
     def of_rollouts(cls, rollouts: list[Rollout]) -> Answers:
@@ -60,7 +62,7 @@ class Answers:
         return rows
 
     def kept(self, places: Sequence[int]) -> Answers:
-        """The answers at these places."""
+        """The answers at these places, before they are judged."""
         pick = lambda column: None if column is None else [column[i] for i in places]
         return Answers(
             prompt_index=[self.prompt_index[i] for i in places],

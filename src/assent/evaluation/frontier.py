@@ -18,6 +18,7 @@ from assent.evaluation.intervals import mean_interval
 from assent.evaluation.laws import LAWS, Curve, beyond_peak, find_peak, fit_law, more_gold_at_equal_kl
 from assent.evaluation.policies import reference_logprobs
 from assent.inference.best_of_n import best_of_n_kl_bound, chances_of_best, shared_by_ties
+from assent.inference.curve import Drawn, best_of_n_kl_estimates, drawn_of
 from assent.rewards.base import Reward, score_rollouts
 from assent.types import PromptGroup, Rollout
 
@@ -39,11 +40,11 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Completions of one policy: (P, K) scores by gold and by each proxy, and (P, K) log π(completion | prompt)."""
+    """Completions of one policy: (P, K) scores by gold and by each proxy, and P rows of the K completions."""
 
     gold: np.ndarray
     proxies: Mapping[str, np.ndarray]
-    logprobs: np.ndarray
+    drawn: Sequence[Sequence[Drawn]]
     kl: np.ndarray | None = None
     """(P, K) log π − log π_ref of each completion, whose mean under π is the KL (k1); None: it is the reference."""
 
@@ -78,16 +79,17 @@ def measure(
 
     reference   reads the rollouts' own ids; None: the reference sampled them
     """
-    shape = (len(groups), -1)
-    own = [float(sum(rollout.logprobs)) for rollout in rollouts]
+    each = len(rollouts) // len(groups)
+    shape = (len(groups), each)
+    drawn = drawn_of(rollouts)
     kl = None
     if reference is not None:
         under = [float(part.sum()) for part in reference_logprobs(reference, rollouts)]
-        kl = (np.array(own) - np.array(under)).reshape(shape)
+        kl = (np.array([logprob for _, logprob in drawn]) - np.array(under)).reshape(shape)
     return Measured(
         gold=np.reshape(score_rollouts(gold, rollouts, groups), shape),
         proxies={proxy.name: np.reshape(score_rollouts(proxy.reward, rollouts, groups), shape) for proxy in proxies},
-        logprobs=np.reshape(own, shape),
+        drawn=[drawn[start : start + each] for start in range(0, len(drawn), each)],
         kl=kl,
     )
 
@@ -107,8 +109,7 @@ def best_of_n_curve(proxy: Proxy, reference: Measured, *, sizes: Sequence[int]) 
         order = np.argsort(row, kind="stable")
         gold[p] = weights @ shared_by_ties(row, reference.gold[p])[order]
         own[p] = weights @ row[order]
-        mass = np.minimum(np.exp(reference.logprobs[p]), 1.0)[order]
-        kl[p] = [w @ best_of_n_log_ratio(mass, n) for w, n in zip(weights, sizes, strict=True)]
+        kl[p] = best_of_n_kl_estimates(row, sizes, drawn=reference.drawn[p])
     return CurveData(
         name=f"best-of-n {proxy.name}",
         method="best-of-n",
@@ -120,21 +121,6 @@ def best_of_n_curve(proxy: Proxy, reference: Measured, *, sizes: Sequence[int]) 
         proxy=own,
         kl_bounds=[best_of_n_kl_bound(n) for n in sizes],
     )
-
-
-def best_of_n_log_ratio(mass: np.ndarray, n: int) -> np.ndarray:
-    """Its mean over best-of-n's outcomes estimates KL(best-of-n || policy): arXiv:2401.01879, section 4.
-
-    mass   the outcomes' probability under the policy. Where it is nothing this is log n − (n − 1)/n, the bound; an
-           outcome that the policy gives surely costs nothing.
-    """
-    rare = np.maximum(mass, 1e-300)
-    with np.errstate(divide="ignore"):
-        log_none = np.log1p(-np.minimum(mass, 1.0))  # log P(one sample is another)
-    none = np.exp(n * log_none)
-    some = -np.expm1(n * log_none)
-    within = np.where(none > 0, math.log(n) + (n - 1) * np.where(none > 0, log_none, 0.0) - (n - 1) / n, 0.0)
-    return none * within + some * np.log(np.maximum(some, 1e-300) / rare)
 
 
 def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: float = 0.95) -> dict[str, Any]:

@@ -19,12 +19,14 @@ import torch
 from assent.errors import ConfigError, DataError
 from assent.evaluation.answers import Answers, Completions, key
 from assent.evaluation.figures import Subject, figures_of
+from assent.evaluation.intervals import mean_interval
 from assent.evaluation.judging import PairJudge
 from assent.evaluation.kl import kl_values
 from assent.evaluation.safety import Measure, measured
 from assent.evaluation.table import Figures, KLFigures, PolicyRow, PolicyTable
 from assent.evaluation.versus import Comparisons, Decodings, compare_all, judge_record, ratings_of, wins_of
 from assent.inference.best_of_n import best_index, best_of_n_kl_bound
+from assent.inference.curve import best_of_n_kl_estimate, drawn_of
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.packing import pack, split_by_budget
 from assent.rewards.base import Reward
@@ -278,11 +280,17 @@ def _draw(plan: _Plan, policy: Policy) -> Decodings:
 
 
 def _best(plan: _Plan, policy: Policy, drawn: Answers) -> Answers:
-    """Of each prompt's answers the one that the reward scores highest, the first of equals."""
+    """Of each prompt's answers the one that the reward scores highest, the first of equals; and how far that goes."""
     assert isinstance(policy, BestOfN)
     scores = drawn.score(policy.reward, plan.groups)
-    places = drawn.places(len(plan.groups))
-    return drawn.kept([row[best_index([scores[i] for i in row])] for row in places])
+    kept, moved = [], []
+    for row in drawn.places(len(plan.groups)):
+        own = [scores[i] for i in row]
+        rollouts = drawn.rollouts
+        known = [(drawn.texts[i], None) for i in row] if rollouts is None else drawn_of([rollouts[i] for i in row])
+        kept.append(row[best_index(own)])
+        moved.append(best_of_n_kl_estimate(own, policy.n, drawn=known))
+    return replace(drawn.kept(kept), choice_kl=moved)
 
 
 def _judged(plan: _Plan, drawn: Answers) -> Answers:
@@ -296,8 +304,8 @@ def _judged(plan: _Plan, drawn: Answers) -> Answers:
 
 
 def _distance(plan: _Plan, policy: Policy, drawn: Answers) -> _Distance:
-    """k1 and k3 of each sampled answer; None for answers of a file, those chosen by a reward, and no reference."""
-    if plan.reference is None or drawn.rollouts is None or isinstance(policy, BestOfN):
+    """k1 and k3 of each sampled answer; None for answers of a file, and where there is no reference."""
+    if plan.reference is None or drawn.rollouts is None:
         return None
     read = reference_logprobs(plan.reference, drawn.rollouts, max_tokens=plan.max_tokens)
     return kl_values([rollout.logprobs for rollout in drawn.rollouts], read)
@@ -314,15 +322,16 @@ def _row(
     figures: dict[str, Figures | None] = {"sampled": None, "greedy": None}
     for decoding, own in answers[policy.name].items():
         is_sampled = decoding == "sampled"
+        is_pure_sample = is_sampled and not isinstance(policy, BestOfN)
         subject = Subject(
             answers=own,
             num_prompts=len(plan.groups),
             clusters=plan.names,
             against=compared.get((decoding, policy.name, plan.baseline)),
             baseline=answers[plan.baseline].get(decoding),
-            k1=distance[0] if distance is not None and is_sampled else None,
-            k3=distance[1] if distance is not None and is_sampled else None,
-            is_pure_sample=is_sampled and not isinstance(policy, BestOfN),
+            k1=distance[0] if distance is not None and is_pure_sample else None,
+            k3=distance[1] if distance is not None and is_pure_sample else None,
+            is_pure_sample=is_pure_sample,
             confidence=plan.confidence,
             half_width=plan.precision,
         )
@@ -331,10 +340,25 @@ def _row(
     assert sampled is not None
     kl = None
     if isinstance(policy, BestOfN):
-        kl = KLFigures(kind="bound", value=best_of_n_kl_bound(policy.n))
+        kl = _best_of_n_kl(plan, policy, answers[policy.name]["sampled"], distance)
     elif sampled.k1 is not None:
         kl = KLFigures(kind="estimate", value=sampled.k1.value, k1=sampled.k1, k3=sampled.k3)
     return PolicyRow(name=policy.name, sampled=sampled, greedy=figures["greedy"], kl=kl, ledger=policy.ledger)
+
+
+def _best_of_n_kl(plan: _Plan, policy: BestOfN, kept: Answers, distance: _Distance) -> KLFigures | None:
+    """KL(best-of-n || reference) = KL(best-of-n || policy) + E[log policy − log reference] over what was kept.
+
+    Without a reference, of completions in a file, the first part alone: their policy is what it is measured to.
+    """
+    if plan.reference is not None and distance is None:
+        return None
+    moved = np.asarray(kept.choice_kl) + (0.0 if distance is None else distance[0])
+    names = [plan.names[p] for p in kept.prompt_index]
+    estimate = mean_interval(moved, clusters=names, confidence=plan.confidence)
+    return KLFigures(
+        kind="best_of_n", value=estimate.value, best_of_n=estimate, choice_bound=best_of_n_kl_bound(policy.n)
+    )
 
 
 def _samples(groups: Sequence[PromptGroup], answers: Mapping[str, Decodings]) -> list[dict[str, Any]]:

@@ -72,22 +72,29 @@ class Figures:
 class KLFigures:
     """KL(policy || reference) in nats per completion.
 
-    `estimate`: k1 and k3 from sampled completions. `bound`: log n - (n - 1)/n of best-of-n, from above, no interval.
+    `estimate`: k1 and k3 from sampled completions. `best_of_n`: the bound log n - (n - 1)/n less what ties take away
+    (inference/curve.py), and what the policy that was chosen from is away from the reference.
     """
 
-    kind: Literal["estimate", "bound"]
+    kind: Literal["estimate", "best_of_n"]
     value: float
-    """k1 where it is estimated."""
+    """k1, or that of best-of-n."""
     k1: Estimate | None = None
     k3: Estimate | None = None
+    best_of_n: Estimate | None = None
+    choice_bound: float | None = None
+    """log n - (n - 1)/n: the most that choosing can add."""
 
     def as_dict(self) -> dict[str, Any]:
-        k1, k3 = (None if e is None else e.as_dict() for e in (self.k1, self.k3))
-        return {"kind": self.kind, "value": self.value, "k1": k1, "k3": k3}
+        of = {name: getattr(self, name) for name in ("k1", "k3", "best_of_n")}
+        known = {name: None if e is None else e.as_dict() for name, e in of.items()}
+        return {"kind": self.kind, "value": self.value, **known, "choice_bound": self.choice_bound}
 
     def text(self) -> str:
-        """`4.21 ±0.30`, half a 95% interval; `≤1.83` for a bound."""
-        return f"≤{self.value:.2f}" if self.k1 is None else plus_minus(self.k1)
+        """`4.21 ±0.30`, half a 95% interval."""
+        estimate = self.k1 or self.best_of_n
+        assert estimate is not None
+        return plus_minus(estimate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from assent.engine.runtime import Runtime
 from assent.errors import DataError
 from assent.inference.best_of_n import best_index, best_of_n_kl_bound
 from assent.inference.blocks import best_of_blocks
-from assent.inference.curve import CurvePoint, best_of_n_curve, n_for_gain
+from assent.inference.curve import CurvePoint, Drawn, best_of_n_curve, drawn_of, n_for_gain
 from assent.inference.soft import perturbed
 from assent.pipelines.completions import Job, Row, blank, described, finish, is_visible, row_of, visible
 from assent.rewards.base import Reward, Scores, checked_scores, score_rollouts
@@ -43,6 +43,7 @@ class _Sampled:
     rows: list[Row]
     scores: list[float]
     parts: dict[str, list[float]]
+    drawn: list[Drawn]
 
 
 def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -70,16 +71,22 @@ def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dic
         rollouts = job.sample(params, n, log)
         scores = job.score(reward, rollouts, log)
         rows = [row_of(job.prompts.groups[r.prompt_index], r) for r in rollouts]
-        files, metrics, extra = _chosen(config, _split(job.prompts.groups, rows, scores), log)
+        drawn = drawn_of(rollouts)
+        if params.top_p < 1 or params.top_k:
+            drawn = [(ids, None) for ids, _ in drawn]
+        files, metrics, extra = _chosen(config, _split(job.prompts.groups, rows, scores, drawn), log)
         return job.finish(folder, files, {**scores.metrics(), **metrics}, **extra)
 
 
-def _split(groups: Sequence[PromptGroup], rows: Sequence[Row], scores: Scores) -> list[_Sampled]:
+def _split(
+    groups: Sequence[PromptGroup], rows: Sequence[Row], scores: Scores, drawn: Sequence[Drawn]
+) -> list[_Sampled]:
     """All rows and scores, prompt-major, prompt by prompt: as many for each as it has."""
     n = len(rows) // len(groups)
     places = [slice(i * n, i * n + n) for i in range(len(groups))]
+    parts = scores.parts.items()
     return [
-        _Sampled(group, list(rows[own]), scores[own], {name: part[own] for name, part in scores.parts.items()})
+        _Sampled(group, list(rows[own]), scores[own], {name: part[own] for name, part in parts}, list(drawn[own]))
         for group, own in zip(groups, places, strict=True)
     ]
 
@@ -107,7 +114,10 @@ def _of_samples(config: BestOfNConfig, path: str, progress: Progress | None) -> 
             log.note(f"{folder.path}: this run is finished; nothing to do")
             return folder.result
         folder.rewind(None)
-        sampled = [_Sampled(g, _rows_of(g), own, own.parts) for g, own in zip(groups, scores, strict=True)]
+        sampled = [
+            _Sampled(g, _rows_of(g), own, own.parts, [(to_json(as_plain(text)), None) for text in g.completions])
+            for g, own in zip(groups, scores, strict=True)
+        ]
         files, metrics, extra = _chosen(config, sampled, log)
         return finish(folder, files, {**metrics, **ledger.metrics()}, **extra)
 
@@ -186,7 +196,7 @@ def _chosen(
         ranked = [
             perturbed(own, temperature=config.soft_temperature, seed=key, prompt=i) for i, own in enumerate(scores)
         ]
-    curve = best_of_n_curve(ranked, values=None if ranked is scores else scores)
+    curve = best_of_n_curve(ranked, values=None if ranked is scores else scores, drawn=[one.drawn for one in sampled])
     most = config.n or len(curve)
     n, reached = most, None
     if config.gain is not None:

@@ -281,7 +281,7 @@ def _joined(parts: Sequence[Measured]) -> Measured:
         first,
         gold=np.concatenate([part.gold for part in parts]),
         proxies={name: np.concatenate([part.proxies[name] for part in parts]) for name in first.proxies},
-        logprobs=np.concatenate([part.logprobs for part in parts]),
+        drawn=[row for part in parts for row in part.drawn],
         kl=None if first.kl is None else np.concatenate([part.kl for part in parts if part.kl is not None]),
     )
 

@@ -77,8 +77,6 @@ class FrontierPoint:
     kl_ends: tuple[float, float] | None
     score: float
     score_ends: tuple[float, float] | None
-    bound: bool = False
-    """The distance is a bound from above, not an estimate."""
 
 
 def line_chart(
@@ -124,8 +122,7 @@ def frontier_chart(points: Sequence[FrontierPoint], *, identity: str, descriptio
                 axes.plot([point.kl, point.kl], point.score_ends, color=SERIES[0], linewidth=1.1, alpha=0.55)
             if point.kl_ends is not None:
                 axes.plot(point.kl_ends, [point.score, point.score], color=SERIES[0], linewidth=1.1, alpha=0.55)
-            face = "none" if point.bound else SERIES[0]
-            axes.plot([point.kl], [point.score], "o", color=SERIES[0], markerfacecolor=face, markersize=5.5)
+            axes.plot([point.kl], [point.score], "o", color=SERIES[0], markersize=5.5)
         axes.set_xlabel("KL to the reference, nats per completion; √ scale")
         _ticks(axes)
         axes.margins(y=0.16)

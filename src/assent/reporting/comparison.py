@@ -11,7 +11,17 @@ from markupsafe import Markup
 
 from assent.errors import UsageError
 from assent.reporting.charts import SERIES, line_chart
-from assent.reporting.formatting import COSTS, cost, interval, label, nats, nats_interval, number, percent_interval
+from assent.reporting.formatting import (
+    COSTS,
+    cost,
+    interval,
+    kl_estimate,
+    label,
+    nats,
+    nats_interval,
+    number,
+    percent_interval,
+)
 from assent.reporting.formatting import percent as percent_of
 from assent.reporting.page import Chart, flat, record_of, template, write_page
 from assent.reporting.samples import contrasts
@@ -197,7 +207,7 @@ def _rows(sides: Sequence[Side]) -> list[dict[str, Any]]:
     kls = [None if policy is None else policy["kl"] for policy in policies]
     add(
         "KL to its reference, nats",
-        [kl and (nats(kl["value"]), nats_interval(kl["k1"]) if kl["k1"] else "bound from above") for kl in kls],
+        [kl and (nats(kl["value"]), nats_interval(kl_estimate(kl))) for kl in kls],
     )
     add("Tokens", [f and f["length"] and (number(f["length"]["value"], 1), interval(f["length"], 1)) for f in sampled])
     for metric, name in LAST.items():

@@ -81,6 +81,11 @@ def nats_interval(estimate: Mapping[str, Any] | None, digits: int = 1) -> str:
     return f"{nats(estimate['low'], digits)} to {nats(estimate['high'], digits)}"
 
 
+def kl_estimate(kl: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The interval of a policy's distance: of sampled completions k1's, of best-of-n its own."""
+    return kl["k1"] or kl["best_of_n"]
+
+
 def percent_interval(estimate: Mapping[str, Any] | None) -> str:
     if estimate is None:
         return ""
@@ -126,6 +131,7 @@ FILTERS = {
     "label": label,
     "value_or_text": value_or_text,
     "interval": interval,
+    "kl_estimate": kl_estimate,
     "percent_interval": percent_interval,
     "duration": duration,
     "cost": cost,

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from assent.errors import StorageError, UsageError
 from assent.metrics import lookup
 from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
-from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, label, number
+from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, kl_estimate, label, number
 from assent.reporting.lineage import lineage_of
 from assent.reporting.over_optimisation import over_optimisation
 from assent.reporting.progress import progress_of, tiles_of
@@ -156,10 +156,9 @@ def _frontier(evaluation: Mapping[str, Any] | None) -> Markup | None:
             FrontierPoint(
                 name=label(policy["name"]),
                 kl=kl["value"],
-                kl_ends=_ends(kl["k1"]),
+                kl_ends=_ends(kl_estimate(kl)),
                 score=gold["value"],
                 score_ends=_ends(gold),
-                bound=kl["kind"] == "bound",
             )
         )
     if len(points) < 2:

@@ -193,6 +193,9 @@ def _read_evaluation(folder: Path) -> dict[str, Any] | None:
     evaluation = _read_json(path)
     needed = {"policies", "baseline", "reference", "scorer", "num_prompts", "confidence"}
     _check_schema(path, evaluation, EVALUATION_SCHEMA, needed, "evaluate again with this version")
+    for policy in evaluation["policies"]:
+        if policy["kl"] is not None:
+            policy["kl"] = {"best_of_n": None, **policy["kl"]}
     quality = evaluation.get("reward_model")
     optional = dict.fromkeys(("noise_ceiling", "stated_accuracy", "overconfidence"))
     return {"samples": [], **evaluation, "reward_model": quality and {**optional, **quality}}

@@ -61,8 +61,7 @@ def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
     confidence = percent(rate["confidence"])
     interval = f"({confidence} interval {percent(rate['low'])} to {percent(rate['high'])})"
     kl = best["kl"]
-    at_most = "at most " if kl is not None and kl["kind"] == "bound" else ""
-    distance = f", at a KL of {at_most}{kl['value']:.1f} nats" if kl is not None else ""
+    distance = f", at a KL of {kl['value']:.1f} nats" if kl is not None else ""
     if rate["low"] > 0.5:
         tone: Literal["better", "worse", "open"] = "better"
         sentence = f"{name} beats {baseline} {percent(rate['value'])} of the time {interval}{distance}."
