@@ -113,7 +113,9 @@ def test_no_checkpoint_and_nothing_but_damage(tmp_path: Path) -> None:
     two_checkpoints(tmp_path)
     for path in (tmp_path / "checkpoints").glob("*/manifest.json"):
         path.unlink()
-    assert latest_verified(tmp_path) is None
+    with pytest.raises(RunFolderError, match="every checkpoint of the run is damaged") as caught:  # not from scratch
+        latest_verified(tmp_path)
+    assert "step-2: no manifest.json; step-1: no manifest.json" in str(caught.value)
 
 
 def test_the_oldest_go_first_and_orphans_are_swept(tmp_path: Path) -> None:
@@ -143,7 +145,8 @@ def test_the_best_is_kept_for_as_long_as_a_checkpoint_names_it(tmp_path: Path) -
     assert verified(tmp_path, 5).state == {"best": 5}
     # without its best one a checkpoint would not end as the run would have
     (folder / "step-5" / "model" / "model.safetensors").write_bytes(b"")
-    assert latest_verified(tmp_path) is None
+    with pytest.raises(RunFolderError, match="every checkpoint"):
+        latest_verified(tmp_path)
     with pytest.raises(RunError, match="step-5 is damaged"):
         verified(tmp_path, 5)
 

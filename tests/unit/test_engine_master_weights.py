@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from assent.engine.learner import Learner
+from assent.engine.learner import Learner, Reference
 from assent.engine.optimiser import make_adamw
 from assent.engine.runtime import Runtime
 from assent.models.module import AlignmentModel
@@ -34,6 +34,30 @@ def test_a_hundred_updates_of_a_ten_thousandth(master_weights: bool) -> None:
     expected = torch.tensor(0.99 if master_weights else 1.0).bfloat16()
     assert (layer.weight == expected).all()
     assert expected.item() == (0.98828125 if master_weights else 1.0)
+
+
+def test_a_reference_in_bfloat16_follows_by_small_shares_and_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """A hundredth of what is left, 200 times: rounded to bfloat16 each time, it would stop at about a third."""
+    policy = nn.Linear(4, 2, bias=False, dtype=torch.bfloat16)
+    nn.init.constant_(policy.weight, 1.0)
+
+    def started() -> Reference:
+        module = nn.Linear(4, 2, bias=False, dtype=torch.bfloat16)
+        nn.init.constant_(module.weight, 0.5)
+        return Reference(module, Runtime("cpu"))
+
+    whole, first, second = started(), started(), started()
+    for _ in range(200):
+        whole.move_towards(policy, 0.01)
+    for _ in range(120):
+        first.move_towards(policy, 0.01)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    for _ in range(80):
+        second.move_towards(policy, 0.01)
+    expected = torch.tensor(1.0 - 0.5 * 0.99**200).bfloat16()
+    for reference in (whole, second):
+        assert (reference.module.weight == expected).all()
 
 
 def learner(*, seed: int = 0, **settings: object) -> Learner:

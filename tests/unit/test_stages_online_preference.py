@@ -203,6 +203,32 @@ def test_what_was_sampled_is_a_file_that_dpo_reads_and_says_where_it_comes_from(
     assert reward.train(RewardConfig(**given, output_dir=str(tmp_path / "reward"))).metrics["cost/labels"] == 4
 
 
+def test_a_completion_that_did_not_end_is_ranked_by_its_score_less_the_penalty(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[list[float]] = []
+    original, score = online_preference.ranking_of, online_preference.score_rollouts
+    told: list[float] = []
+
+    def ends(reward: Any, rollouts: Sequence[Rollout], prompts: Any) -> Scores:
+        for rollout in rollouts[::2]:  # the first of each prompt's two
+            object.__setattr__(rollout, "finish_reason", "stop")
+        told.extend(found := score(reward, rollouts, prompts))
+        return found
+
+    def spy(config: Any, group: Any, scores: Sequence[float]) -> Any:
+        compared.append(list(scores))
+        return original(config, group, scores)
+
+    monkeypatch.setattr(online_preference, "score_rollouts", ends)
+    monkeypatch.setattr(online_preference, "ranking_of", spy)
+    folder = run(missing_eos_penalty=2.0, total_steps=1)
+    raw = [told[i : i + 2] for i in range(0, 8, 2)]
+    assert compared == [[first, second - 2.0] for first, second in raw]
+    assert [row["scores"] for row in lines(folder, "preferences")] == compared
+    assert rounds(folder)[0]["objective/scores"] == pytest.approx(sum(told[:8]) / 8)  # what the reward said
+
+
 def test_the_file_leaves_out_completions_that_no_file_may_hold(tmp_path: Path) -> None:
     config = OnlineDpoConfig(model="m", data="d", reward="r:f", output_dir="o", num_completions=3)
     texts = ["yes", " ", "no", "", "\n", "well"]

@@ -178,6 +178,15 @@ def test_a_column_that_the_loss_cannot_use_is_refused(loss: str, column: str, va
     assert column in str(caught.value)
 
 
+def test_of_a_sum_every_loss_must_read_a_soft_label_and_one_a_margin(run: Run) -> None:
+    certain = {"losses": ["sigmoid", "aot"], "max_steps": 1}  # aot would take 0.7 for 1
+    with pytest.raises(DataError, match="chosen_probability, with loss sigmoid, aot"):
+        run(data=[comparison(0, chosen_probability=0.7), *ROWS[1:]], **certain)
+    assert steps(run("margin", data=[comparison(0, margin=0.5), *ROWS[1:]], losses=["sigmoid", "ipo"], max_steps=1))
+    soft = [comparison(0, chosen_probability=0.7), *ROWS[1:]]
+    assert steps(run("soft", data=soft, losses=["sigmoid", "ipo"], max_steps=1))
+
+
 def logged(run: Run, rows_: Sequence[PromptGroup]) -> list[PromptGroup]:
     """The rows with the log-probabilities that the reference pass of a run would give."""
     found: list[TokenGroup] = []

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from assent.config.stages import RewardConfig
 from assent.data.formats import detect_layout, parse_row
-from assent.errors import ConfigError, GateError, ModelError
+from assent.errors import ConfigError, DataError, GateError, ModelError
 from assent.models.loading import load_scorer
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
@@ -165,6 +165,15 @@ def test_a_weighted_sum_of_losses_is_trained_and_checked_at_zero_margin(start: s
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any("gate/loss_at_zero_margin" in row for row in rows)
     assert any({"loss/plackett_luce", "loss/all_pairs"} <= set(row) for row in rows)
+
+
+def test_of_a_sum_every_loss_must_read_a_soft_label() -> None:
+    config = RewardConfig(model="m", data="d", output_dir="o", losses=["bradley_terry", "all_pairs"])
+    assert reward._select(config)([comparison(0), comparison(1, margin=0.5)])[0]
+    with pytest.raises(DataError, match="chosen_probability, which the loss bradley_terry"):
+        reward._select(config)([comparison(0, chosen_probability=0.7)])
+    alone = RewardConfig(model="m", data="d", output_dir="o")
+    assert reward._select(alone)([comparison(0, chosen_probability=0.7)])[0]
 
 
 @pytest.mark.parametrize("preference", ["thumbs", "scores"])

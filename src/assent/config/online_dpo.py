@@ -44,6 +44,8 @@ class OnlineDpoConfig(
     """Longest completion, in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling; log-probabilities are of the tempered policy."""
+    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Taken off the score of a completion that did not end, before completions are ranked."""
     updates_per_round: Positive = 1
     """Updates on each round's comparisons, each on all of them."""
     shuffle: bool = True

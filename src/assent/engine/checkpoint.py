@@ -96,7 +96,10 @@ def write_checkpoint(
 
 
 def latest_verified(run_folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose every bit is as written; None where there is none."""
+    """The newest checkpoint whose every bit is as written; None where there is none at all.
+
+    Raises RunFolderError where all are damaged: to start over is not for a run to decide.
+    """
     refused: list[str] = []
     for path in sorted((run_folder / FOLDER).glob("step-*"), key=_step_of, reverse=True):
         reason = damage(path)
@@ -104,6 +107,12 @@ def latest_verified(run_folder: Path) -> Checkpoint | None:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             return Checkpoint(path, _step_of(path), state, tuple(refused))
         refused.append(f"{path.name}: {reason}")
+    if refused:
+        raise RunFolderError(
+            "every checkpoint of the run is damaged",
+            got="; ".join(refused),
+            fix=f"put one of them back; or delete {run_folder / FOLDER}, and the same command starts over",
+        )
     return None
 
 

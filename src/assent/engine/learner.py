@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from assent.engine.micro_batches import (
@@ -38,9 +39,9 @@ from assent.errors import ConfigError, NonFiniteError
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.one_trunk import resident
 from assent.models.packing import pack
-from assent.runs.files import write_json
+from assent.runs.files import storage_errors, write_json
 
-STATE = "state.json"
+STATE, MASTERS = "state.json", "masters.safetensors"
 
 
 class Objective(Protocol):
@@ -78,6 +79,8 @@ class Reference:
         self.cost = cost_of(module)
         self.flops = 0.0
         """Model FLOPs of what was read so far."""
+        self.masters: dict[str, Tensor] = {}
+        """Of a reference that has moved, its weights in float32, where they are of a lower precision."""
         if runtime.is_sharded:
             wrap(self.module, runtime)
 
@@ -93,17 +96,29 @@ class Reference:
 
     @torch.no_grad()
     def move_towards(self, module: nn.Module, share: float) -> None:
-        """weights <- (1 - share) · weights + share · the weights of `module`, which has the same parameters."""
-        for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
-            mine.lerp_(theirs.detach(), share)
+        """weights <- (1 - share) · weights + share · the weights of `module`, which has the same parameters.
+
+        Computed on float32 copies: in bfloat16 a share of a small difference would be rounded away, each time anew.
+        """
+        for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):
+            if mine.dtype == torch.float32:
+                mine.lerp_(theirs.detach(), share)
+                continue
+            master = self.masters.setdefault(name, mine.float())
+            mine.copy_(master.lerp_(theirs.detach().float(), share))
 
     def save(self, folder: Path) -> None:
         """Weights into `folder`, which exists. All processes must call it; the main one writes."""
         save_weights(folder, self.module, is_main=self.runtime.is_main)
+        if self.masters and self.runtime.is_main:
+            with storage_errors(folder / MASTERS):
+                save_file(self.masters, folder / MASTERS)
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`."""
         load_weights(folder, self.module)
+        stored = load_file(folder / MASTERS) if (folder / MASTERS).is_file() else {}
+        self.masters = {name: master.to(self.runtime.device) for name, master in stored.items()}
 
 
 class Learner:

@@ -79,16 +79,18 @@ def run(
         scores = score_rollouts(reward, rollouts, prompts)
         groups = to_groups(rollouts, config.num_completions)
         sampled = reference.read(groups)
-        rows = [scores[i : i + config.num_completions] for i in range(0, len(scores), config.num_completions)]
+        judged = less_for_no_end(scores, rollouts, config.missing_eos_penalty)
+        rows = [judged[i : i + config.num_completions] for i in range(0, len(judged), config.num_completions)]
         ranked = [ranking_of(config, group, row) for group, row in zip(sampled, rows, strict=True)]
         compared = [group for group in ranked if group is not None]
         clock.lap("score")
         mismatch = sampler_mismatch(learner, groups[:4])
-        log.preferences(step + 1, records(config, prompts, rollouts, scores, policy=learner.fingerprint()))
+        log.preferences(step + 1, records(config, prompts, rollouts, judged, policy=learner.fingerprint()))
         if compared and learner.step == 0:
             _gate(config, learner, log, rollouts, prompts, compared, reward, objective, reference)
         clock.lap("check")
         metrics = {**_of_round(rollouts, rows, sampled, num_compared=len(compared)), **scores.metrics()}
+        metrics |= {"objective/scores": float(np.mean(scores)), "objective/scores_std": float(np.std(scores))}
         metrics["rollout/logprob_mismatch"] = mismatch
         for _ in range(config.updates_per_round if compared else 0):
             metrics |= learner.update(compared, objective)
@@ -104,6 +106,12 @@ def run(
         )
     reference.finish()
     return data.finish()
+
+
+def less_for_no_end(scores: Scores, rollouts: Sequence[Rollout], penalty: float) -> Scores:
+    """The scores that are compared: less the penalty where a completion was cut before it ended."""
+    less = [score - penalty * (r.finish_reason != "stop") for score, r in zip(scores, rollouts, strict=True)]
+    return Scores(less, parts=scores.parts)
 
 
 def ranking_of(config: OnlineDpoConfig, group: TokenGroup, scores: Sequence[float]) -> TokenGroup | None:
@@ -151,10 +159,8 @@ def _gate(
 def _of_round(
     rollouts: Sequence[Rollout], scores: Sequence[Sequence[float]], sampled: Sequence[TokenGroup], *, num_compared: int
 ) -> dict[str, float]:
-    """Figures of what was sampled; `scores` prompt by prompt."""
+    """Figures of what was sampled; `scores` prompt by prompt, as they were compared."""
     metrics = {
-        "objective/scores": float(np.mean(scores)),
-        "objective/scores_std": float(np.std(scores)),
         "objective/scores_margin": float(np.mean([max(row) - min(row) for row in scores])),
         "rollout/completion_length": float(np.mean([len(rollout.ids) for rollout in rollouts])),
         "rollout/eos_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in rollouts])),
@@ -175,7 +181,8 @@ def records(
     *,
     policy: str,
 ) -> list[dict[str, object]]:
-    """Rows of `preferences.jsonl`, one for each prompt, ties included. `policy`: fingerprint of what sampled them.
+    """Rows of `preferences.jsonl`, one for each prompt, ties included. `scores`: as they were compared; `policy`:
+    fingerprint of what sampled them.
 
     A completion without a visible character is no text that a file of completions may hold, and is left out there; of
     a prompt with fewer than two others there is no row. `rollout/blank` counts them.

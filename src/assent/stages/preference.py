@@ -141,9 +141,14 @@ def _select(config: PreferenceConfig) -> Select:
 
 
 def _check_columns(config: PreferenceConfig, text: Text) -> None:
-    """DataError for a column of numbers that no loss would read, or that has no meaning with one."""
+    """DataError for a column of numbers that no loss would read, or that has no meaning with one.
+
+    A margin is what a loss adds to an order: one that reads it is enough. A soft label says how sure the order is, and
+    a loss that does not read it would take it for certain: all must.
+    """
     names = ", ".join(entry.name for entry in config.entries)
-    used = {name for entry in config.entries for name in entry.declaration.accepts}
+    accepts = [entry.declaration.accepts for entry in config.entries]
+    used = frozenset.union(*accepts) - {"chosen_probability"} | frozenset.intersection(*accepts)
     sorts = any(not entry.declaration.row_weights for entry in config.entries)
     for part in text.parts.values():
         idle = {name for group in part.tokens for name in group.value if name in COLUMNS} - used

@@ -80,8 +80,9 @@ def _select(config: RewardConfig) -> Select:
     if config.score_loss is not None:
         return partial(to_labelled, loss=config.score_loss, process=config.supervision == "process")
     accepts = [RANKING_LOSSES[entry.name].accepts for entry in config.entries]
-    # Of a sum every loss must be able to read the row, and one at least must use what stands in it.
-    usable = frozenset.union(*accepts) - {"many"} | frozenset.intersection(*accepts)
+    # Of a sum every loss must be able to read the row, and one at least must use what stands in it; a soft label all,
+    # for a loss that does not read it would take the order for certain.
+    usable = frozenset.union(*accepts) - {"many", "chosen_probability"} | frozenset.intersection(*accepts)
     return partial(rankings_for, loss=" + ".join(entry.name for entry in config.entries), accepts=usable)
 
 
