@@ -23,9 +23,12 @@ from assent.engine.runtime import Runtime
 from assent.engine.wrapping import full
 from assent.errors import NonFiniteError
 from assent.models.batch import GroupBatch, Outputs
+from assent.rollouts.sampler import SamplingParams, SeedKey
+from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import write_json
 from tests.helpers_engine import Nll, Settings, TinyPolicy, make_groups
 from tests.helpers_engine_models import tiny_llama
+from tests.helpers_rollouts import IdTokenizer
 
 GROUPS = make_groups(7)
 
@@ -61,6 +64,16 @@ class Poisoned(Nll):
         return {"nll": terms["nll"] * (float("nan") if "rows.jsonl:5" in batch.sources else 1.0)}, metrics
 
 
+def sampled(learner: Learner) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Tokens and log-probabilities of a few completions by the weights of now."""
+    sampler = TorchSampler(learner.module.base, IdTokenizer(), eos_ids=(2,))  # type: ignore[arg-type]
+    sampler.load({}, learner.fingerprint_step)
+    prompts, params = [group.prompt_ids for group in GROUPS[:3]], SamplingParams(max_new_tokens=6)
+    rollouts = learner.whole(sampler.sample, prompts, num_completions=2, params=params, seed=SeedKey(0, "rollout", 0))
+    assert sampler.tier == "cohorts", sampler.tier_reason
+    return [(rollout.ids, rollout.logprobs) for rollout in rollouts]
+
+
 def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None:
     runtime = Runtime("cpu", sharding=sharding)
 
@@ -74,6 +87,8 @@ def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None
     learner = learner_of(module())
     facts: dict[str, object] = {"dtensors": all(isinstance(p, DTensor) for p in learner.module.parameters())}
     facts["fingerprint"] = learner.fingerprint()
+    if model == "llama":  # the first thing that happens to a sharded module, as in an online stage
+        facts["sampled"] = [sampled(learner)]
     logged = [learner.update(GROUPS[:4], Nll()), learner.update(GROUPS[:1], Nll())]  # one group: one process has none
     write_checkpoint(out, 2, learners={"model": learner}, state={})
     learner = learner_of(module(seed=5))
@@ -81,6 +96,9 @@ def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None
     assert found is not None
     found.load_into({"model": learner})
     logged += [learner.update(GROUPS, Nll()), learner.update(GROUPS, WholeStep())]
+    if model == "llama":
+        facts["sampled"] += [sampled(learner)]  # type: ignore[operator]
+        facts["sharded_again"] = all(isinstance(p, DTensor) for p in learner.module.parameters())
     facts["metrics"] = [{k: v for k, v in step.items() if not k.startswith("perf/")} for step in logged]
 
     before = learner.fingerprint()

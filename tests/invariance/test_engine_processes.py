@@ -68,5 +68,11 @@ def test_two_processes_make_the_update_that_one_makes(tmp_path: Path, sharding: 
     assert facts["retried"] == pytest.approx(alone["retried"], rel=1e-5)
     for key in ("named", "untouched", "agree"):
         assert facts[key], key
+    if model == "llama":
+        assert facts["sharded_again"]
+        for rows, expected_rows in zip(facts["sampled"], alone["sampled"], strict=True):
+            assert [ids for ids, _ in rows] == [ids for ids, _ in expected_rows]
+            for (_, found_logprobs), (_, others) in zip(rows, expected_rows, strict=True):
+                assert found_logprobs == pytest.approx(others, abs=1e-4)
     if sharding == "replicate":
         assert facts["budget_fell"]

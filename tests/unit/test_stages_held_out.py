@@ -33,6 +33,9 @@ class Known:
     def read(self, groups: Sequence[TokenGroup], *, want: set[str]) -> Outputs:
         return Outputs(logprobs=self.logprobs)
 
+    def whole(self, function: Any, *args: Any, **keywords: Any) -> Any:
+        return function(*args, **keywords)
+
 
 def pair(prompt: int, chosen: tuple[int, ...], mask: tuple[bool, ...] | None = None) -> TokenGroup:
     zero = {REFERENCE: np.zeros(2, np.float32)}

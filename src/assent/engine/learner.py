@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +34,7 @@ from assent.engine.runtime import Runtime
 from assent.engine.sums import Sums, global_counts
 from assent.engine.weights import fingerprint_of, load_weights, save_weights
 from assent.engine.whole_step import groups_not_finite, looks_at_the_step, propagated
-from assent.engine.wrapping import full, wrap
+from assent.engine.wrapping import Result, full, whole, wrap
 from assent.errors import ConfigError, NonFiniteError
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.one_trunk import resident
@@ -211,6 +211,10 @@ class Learner:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.step, self.num_tokens, self.flops = state["step"], state["num_tokens"], state["flops"]
         self.budget.restore(state["budget"])
+
+    def whole(self, function: Callable[..., Result], *args: Any, **keywords: Any) -> Result:
+        """`function(…)`, which calls parts of the module by themselves, as sampling does. All processes must."""
+        return whole(self.module, function, *args, **keywords)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights, 16 hex digits. All processes must call it."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from assent.engine.runtime import Runtime
+
+Result = TypeVar("Result")
 
 _NO_BUFFERS = (
     "forward_sync_buffers"  # the name since torch 2.13, which warns of the older one
@@ -27,10 +31,38 @@ def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
         for block in _blocks(module):
             fully_shard(block)
         fully_shard(module)
+        setattr(module, "within", _call)  # noqa: B010 (a way in beside `forward`, for `whole`)
+        register_fsdp_forward_method(module, "within")
         return module
     ids = [runtime.device.index] if runtime.device.type == "cuda" else None
     # Buffers (rotary frequencies) are constants, equal everywhere: nothing to broadcast at each forward pass.
     return DistributedDataParallel(module, device_ids=ids, **{_NO_BUFFERS: False})  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def whole(module: nn.Module, function: Callable[..., Result], *args: Any, **keywords: Any) -> Result:
+    """`function(…)`, which calls parts of `module` by themselves and many times over, as sampling does.
+
+    Sharded weights are put together when each part is first called, and are whole in every process until it returns.
+    All processes must call it, and their functions the same parts.
+    """
+    if not isinstance(module, FSDPModule):
+        return function(*args, **keywords)
+    blocks = [part for part in module.modules() if isinstance(part, FSDPModule) and part is not module]
+    for block in blocks:
+        block.set_reshard_after_forward(False)
+    try:
+        result: Result = module.within(lambda: function(*args, **keywords))  # type: ignore[operator]
+        return result
+    finally:
+        for block in blocks:
+            block.set_reshard_after_forward(True)
+            block.reshard()
+        module.reshard()
+
+
+def _call(function: Callable[[], Result]) -> Result:
+    return function()
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:

@@ -63,7 +63,8 @@ def answers(
     """One answer to each prompt at temperature 1: held-out figures, and rows for samples.jsonl."""
     sampler.load({}, learner.fingerprint_step)
     with learner.runtime.autocast():
-        rollouts = sampler.sample(
+        rollouts = learner.whole(
+            sampler.sample,
             prompts.ids,
             num_completions=1,
             params=SamplingParams(max_new_tokens=config.eval_max_new_tokens),

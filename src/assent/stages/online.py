@@ -187,7 +187,8 @@ def run(
         indices = data.indices(step)
         sampler.load({}, learner.fingerprint_step)
         with data.runtime.autocast():  # in the arithmetic that the ratio is computed in
-            rollouts = sampler.sample(
+            rollouts = learner.whole(
+                sampler.sample,
                 [data.train_tokens[i].prompt_ids for i in indices],
                 num_completions=config.num_completions,
                 params=params,

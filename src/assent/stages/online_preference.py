@@ -69,7 +69,8 @@ def run(
         prompts = [data.train_groups[i] for i in indices]
         sampler.load({}, learner.fingerprint_step)
         with data.runtime.autocast():  # in the arithmetic of the updates
-            rollouts = sampler.sample(
+            rollouts = learner.whole(
+                sampler.sample,
                 [data.train_tokens[i].prompt_ids for i in indices],
                 num_completions=config.num_completions,
                 params=params,
