@@ -345,3 +345,44 @@ def test_rounds_that_do_not_divide_and_kl_that_cannot_adapt(
     refused([*argv, "--kl-horizon", 100], here, capsys, "kl_horizon has no effect without kl_target")
     refused([*argv, "--kl-target", 6, "--kl-coef", 0], here, capsys, "kl_coef 0 cannot adapt")
     refused([*argv, "--kl-coef", 0, "--kl-penalty", "k2"], here, capsys, "kl_penalty has no effect with kl_coef 0")
+
+
+@pytest.fixture
+def adapters_of_another_base(here: Path) -> dict[str, Path]:
+    """A policy's, a reward model's, and an ensemble of two: on the model's shape, with other weights on record."""
+    from assent.models.adapters import Base
+    from assent.models.loading import load_policy, load_scorer, load_tokenizer, save_model
+    from assent.models.saving import save_members
+    from tests.helpers_adapters import adapted
+
+    tokenizer, model = load_tokenizer(here / "model"), here / "model"
+    found = {name: here / name for name in ("policy", "scorer", "ensemble")}
+    made = [adapted(load(model), base=str(model)) for load in (load_policy, load_scorer, load_scorer, load_scorer)]
+    for one in made:
+        one.assent_base = Base(str(model), content="0123456789abcdef")
+    save_model(found["policy"], made[0], tokenizer)
+    save_model(found["scorer"], made[1], tokenizer)
+    save_members(found["ensemble"], made[2:], tokenizer)
+    return found
+
+
+def test_an_adapter_of_another_base_in_every_part_that_it_can_play(
+    here: Path, adapters_of_another_base: dict[str, Path], unread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 3, item 6: no model's weights are loaded, neither its own nor those beside it."""
+    policy, scorer, ensemble = adapters_of_another_base.values()
+    beside = judged("ppo", here, "tests.helpers_stages:brevity")
+    tried: list[Argv] = [
+        ["dpo", *options(here, model="policy")],
+        ["reward", *options(here, model="scorer"), "--lora-r", 2],
+        ["dpo", *options(here), "--reference", policy],
+        *([*beside, option, path] for option, path in (("--reference", policy), ("--critic", scorer))),
+        [*beside, "--potential", scorer],
+        *(judged(command, here, path) for command in ("ppo", "best-of-n", "eval") for path in (scorer, ensemble)),
+        judged("online-dpo", here, f"{{reward: 'implicit:{here / 'model'},{policy}', beta: 1}}"),
+        given(judged("eval", here, "tests.helpers_stages:brevity"), "--policies.a", policy),
+        ["eval", "--reward-model", ensemble, "--data", here / "comparisons.jsonl", "--max-length", 64],
+        ["merge", policy, "--output-dir", here / "out"],
+    ]
+    for argv in tried:
+        refused(argv, here, capsys, "the adapter is for another base", "content 0123456789abcdef")

@@ -58,6 +58,7 @@ def test_a_reference_in_bfloat16_follows_by_small_shares_and_goes_on_from_a_chec
     expected = torch.tensor(1.0 - 0.5 * 0.99**200).bfloat16()
     for reference in (whole, second):
         assert (reference.module.weight == expected).all()
+    assert torch.equal(whole.masters["weight"], second.masters["weight"])
 
 
 def learner(*, seed: int = 0, **settings: object) -> Learner:

@@ -24,10 +24,18 @@ from assent.engine.learner import Learner
 from assent.engine.random import Batches, derived_seed, generator
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, ModelError
-from assent.models.adapters import Base, add_adapter
+from assent.models.adapters import Base, add_adapter, content_of
 from assent.models.ensemble import Ensemble
 from assent.models.folders import content_hash
-from assent.models.loading import draw_head, load_config, load_policy, load_scorer, load_scorers
+from assent.models.loading import (
+    draw_head,
+    load_config,
+    load_policy,
+    load_scorer,
+    load_scorers,
+    load_tokenizer,
+    save_model,
+)
 from assent.models.module import AlignmentModel
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
@@ -36,6 +44,7 @@ from assent.rewards.reward_model import RewardModel, check_reward_model, combine
 from assent.stages import online, reward
 from assent.stages.scoring import RankingObjective
 from assent.stages.selecting import to_rankings
+from tests.helpers_adapters import adapted
 from tests.helpers_cli import said
 from tests.helpers_stages import Fault, arguments, comparison, run, tiny_model, told, write_inputs
 
@@ -231,6 +240,9 @@ def test_on_one_trunk_an_ensemble_scores_as_it_does_on_its_own(start: str, ensem
     for name in ("objective/scores", "ensemble_std"):
         assert rows["one"][name] == pytest.approx(rows["separate"][name], abs=1e-4)
     assert rows["one"]["ensemble_std"] > 1e-3
+    other = {**given, "model": tiny_model(tmp_path / "other", seed=1)}
+    with pytest.raises(ConfigError, match="on another base than the policy's"):
+        online.train(PpoConfig(**other, trunk="one", output_dir=str(tmp_path / "no")))
     with pytest.raises(ConfigError, match="has several heads"):
         online.train(PpoConfig(**given, critic=str(ensemble), output_dir=str(tmp_path / "no")))
     assert not (tmp_path / "no").exists()
@@ -250,6 +262,15 @@ def test_an_ensemble_goes_on_from_an_adapter_whose_merged_start_is_written_once(
     )
     starts = [load_file(member(folder, number) / WEIGHTS) for number in range(2)]
     assert any(not torch.equal(starts[0][name], starts[1][name]) for name in starts[0] if "lora_A" in name)
+
+
+def test_fresh_heads_on_a_merged_start_have_one_base_too(start: str, tmp_path: Path) -> None:
+    policy = adapted(load_policy(start), base=start)
+    policy.assent_base = Base(start, content=content_of(Path(start)))
+    save_model(tmp_path / "policy", policy, load_tokenizer(start))
+    folder = train(tmp_path / "policy", tmp_path / "run", num_adapters=2, max_steps=1)
+    scores = RewardModel(str(folder)).score_members(PROMPTS, TEXTS)
+    assert (scores[:, 0] - scores[:, 1]).abs().max() > 0.1
 
 
 def test_what_an_ensemble_is_known_by_is_all_of_its_members(ensemble: Path, start: str, tmp_path: Path) -> None:

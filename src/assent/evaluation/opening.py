@@ -20,7 +20,7 @@ from assent.evaluation.judging import FunctionJudge, PairJudge
 from assent.evaluation.policies import BestOfN, Policy
 from assent.evaluation.safety import Measure, load_measure
 from assent.models.folders import check_revision
-from assent.models.loading import check_is_policy, load_config, load_policy, load_tokenizer
+from assent.models.loading import check_adapter, check_is_policy, load_config, load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template, resolve_template
 from assent.rewards.base import Reward
@@ -134,6 +134,7 @@ def _check_tokenizers(
     whose = f"the baseline {first}" if first == config.baseline else first
     for name, path in models.items():
         check_is_policy(load_config(path, revision=config.revision), path)
+        check_adapter(path, revision=config.revision)
         if not same_ids(load_tokenizer(path, revision=config.revision), tokenizer):
             raise ModelError(
                 f"policy {name} has another tokenizer than {whose}",

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +227,15 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def content_of(folder: Path) -> str:
     """SHA-256 over names, types, shapes and bytes of a folder's weights, 16 hex digits, however they are split."""
+    files = sorted(folder.glob("*.safetensors"))
+    return _content_of(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+@lru_cache(maxsize=16)
+def _content_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Several checks ask for the same base; `files` with times and sizes, so that another content is read anew."""
     where: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file, *_ in files:
         with safe_open(file, framework="pt") as stored:
             where |= dict.fromkeys(stored.keys(), file)
     digest = hashlib.sha256()

@@ -259,15 +259,30 @@ def _merged(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
     return adapters.merge_adapter(_base_of(folder, kind, dtype=dtype), folder)
 
 
-def _base_of(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
-    """The base of an adapter folder, ready for the adapter. A wrong base is refused before its weights are loaded."""
+def check_adapter(path: str | Path, *, revision: str | None = None) -> None:
+    """Errors: ModelError where the folder holds an adapter, or an ensemble's, of another base; no model is loaded."""
+    folder = resolve_folder(path, revision=revision)
+    for at in members_of(folder) or [folder]:
+        if adapters.is_adapter(at):
+            _checked_base(at, load_config(at))
+
+
+def _checked_base(folder: Path, config: Any) -> Path:
+    """The base's folder of an adapter whose configuration is `config`. Errors: ModelError where it is another's."""
     base = adapters.base_of(folder)
     base_folder = resolve_folder(base.path, revision=base.revision)
     check_weights(folder)
-    config = load_config(folder)
+    kind: Any = AutoModelForSequenceClassification if is_classifier(config) else AutoModelForCausalLM
     with quiet(), torch.device("meta"):
         skeleton = kind.from_config(config)
     adapters.check_base(folder, base, base_folder, skeleton)
+    return base_folder
+
+
+def _base_of(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
+    """The base of an adapter folder, ready for the adapter. A wrong base is refused before its weights are loaded."""
+    config = load_config(folder)
+    base_folder = _checked_base(folder, config)
     if kind is AutoModelForCausalLM:
         model = load_policy(base_folder, dtype=dtype)
     else:

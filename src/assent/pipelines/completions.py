@@ -23,7 +23,7 @@ from assent.errors import DataError, ModelError, RunError
 from assent.inference.best_of_n import best_index
 from assent.inference.mixing import MixedSampler
 from assent.models.folders import check_revision, content_hash
-from assent.models.loading import check_context, load_config, load_policy, load_tokenizer
+from assent.models.loading import check_adapter, check_context, load_config, load_policy, load_tokenizer
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import Reward, Scores, joined, score_rollouts
@@ -127,6 +127,7 @@ class Job:
         if config.reference is None or config.realignment is None:
             return open_sampler(config, self._policy(self.model_path, self.tokenizer), template)
         check_context(load_config(config.reference, revision=config.revision), config.max_length)
+        check_adapter(config.reference, revision=config.revision)
         tokenizer = load_tokenizer(config.reference, revision=config.revision)
         if not same_ids(tokenizer, self.tokenizer):
             raise ModelError(

@@ -56,7 +56,7 @@ def _of_logps(logps: list[float], beta: float, **more: Any) -> dict[str, Any]:
 
 
 def _of_models(config: ExplainConfig) -> tuple[dict[str, Any], list[str]]:
-    from assent.models.loading import check_context, load_config, load_tokenizer
+    from assent.models.loading import check_adapter, check_context, load_config, load_tokenizer
     from assent.rewards.reward_model import same_ids
     from assent.stages.selecting import to_comparisons
     from assent.stages.text import read_text
@@ -65,6 +65,7 @@ def _of_models(config: ExplainConfig) -> tuple[dict[str, Any], list[str]]:
     assert config.reference is not None
     for path in (config.model, config.reference):
         check_context(load_config(path, revision=config.revision), config.max_length)
+        check_adapter(path, revision=config.revision)
     text = read_text(config, model=config.model, sources={"comparison": [_comparison(config)]}, select=to_comparisons)
     if not same_ids(load_tokenizer(config.reference, revision=config.revision), text.tokenizer):
         raise ModelError(

@@ -9,7 +9,7 @@ import torch
 
 from assent.config.rewards import ImplicitSource
 from assent.errors import ConfigError, ModelError
-from assent.models.loading import load_config, load_policy, load_tokenizer
+from assent.models.loading import check_adapter, load_config, load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import resolve_template
 from assent.rewards.base import checked_scores
@@ -87,6 +87,7 @@ def check_implicit(source: ImplicitSource) -> None:
                 got=f"{path} in {source.reward}",
                 expected="implicit:POLICY,REFERENCE, two causal language models",
             )
+        check_adapter(path)
     try:
         theirs = load_tokenizer(reference)
     except ModelError:

@@ -13,7 +13,7 @@ from torch import Tensor
 from assent.config.ensembles import Combination
 from assent.errors import ModelError
 from assent.models.ensemble import Ensemble
-from assent.models.loading import load_config, load_scorers, load_tokenizer
+from assent.models.loading import check_adapter, load_config, load_scorers, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template, resolve_template
 from assent.rewards.base import Scores, checked_scores
@@ -155,7 +155,8 @@ def combine(members: Tensor, combination: Combination) -> Tensor:
 
 
 def check_reward_model(folder: str, *, revision: str | None = None) -> int:
-    """The number of heads, from the configuration alone. ModelError for what is no reward model.
+    """The number of heads, without loading weights. ModelError for what is no reward model, or an adapter of another
+    base.
 
     Several labels are an ensemble's members only where the configuration says so: `assent_ensemble_size`.
     """
@@ -175,6 +176,7 @@ def check_reward_model(folder: str, *, revision: str | None = None) -> int:
             got=f"{folder}: {', '.join(map(str, list(config.id2label.values())[:5]))}",
             expected="one label, or as many as the configuration's assent_ensemble_size says",
         )
+    check_adapter(folder, revision=revision)
     return int(declared)
 
 

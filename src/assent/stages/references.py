@@ -23,7 +23,7 @@ from assent.engine.learner import Learner, Reference
 from assent.engine.references import completion_sums
 from assent.errors import ConfigError, DataError, ModelError
 from assent.models.batch import TokenGroup
-from assent.models.loading import check_context, load_config, load_tokenizer
+from assent.models.loading import check_adapter, check_context, load_config, load_tokenizer
 from assent.stages.session import Session
 from assent.stages.text import Text
 
@@ -39,6 +39,7 @@ def check_reference(config: Any, text: Text) -> None:
 def check_same_tokens(path: str, config: Any, text: Text, *, what: str) -> None:
     """ModelError or ConfigError where the model at `path` cannot read the policy's tokens, as long as they are."""
     check_context(load_config(path, revision=config.revision), config.max_length)
+    check_adapter(path, revision=config.revision)
     try:
         theirs = load_tokenizer(path, revision=config.revision).get_vocab()
     except ModelError:
