@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from assent.errors import RunError
+from assent.evaluation.judging import VERDICTS
 from assent.rewards.http import check_address, key_from, post_json
+from assent.runs.kept import Kept
 from assent.types import PromptGroup, Text
 
 CONCURRENT_REQUESTS = 8
@@ -40,11 +43,10 @@ class ChatModel:
         self.url = address if address.endswith("/chat/completions") else f"{address}/chat/completions"
         self.model = model
         self._key = key_from(key_env, url=self.url)
+        self.kept: Kept | None = None
 
     def ask(self, system: str, user: str) -> str:
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
-        answer = post_json(self.url, body, key=self._key)
+        answer = post_json(self.url, self._body(system, user), key=self._key)
         try:
             content = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
@@ -55,10 +57,27 @@ class ChatModel:
             ) from None
         return content.strip() if isinstance(content, str) else ""
 
-    def ask_all(self, questions: Sequence[tuple[str, str]]) -> list[str]:
-        """Replies in the order of the questions, several at a time."""
+    def ask_all(self, questions: Sequence[tuple[str, str]], *, is_answer: Callable[[str], bool]) -> list[str]:
+        """Replies in the order of the questions, several at a time; those that are kept are not asked for again.
+
+        is_answer   which replies are kept: what is none is asked for again when a run goes on
+        """
         with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
-            return list(pool.map(lambda question: self.ask(*question), questions))
+            return list(pool.map(lambda question: self._reply(*question, is_answer=is_answer), questions))
+
+    def _reply(self, system: str, user: str, *, is_answer: Callable[[str], bool]) -> str:
+        if self.kept is None:
+            return self.ask(system, user)
+        asked = {"url": self.url, **self._body(system, user)}
+        known = self.kept.find(asked)
+        if known is not None:
+            return str(known)
+        reply = self.ask(system, user)
+        return str(self.kept.keep(asked, reply)) if is_answer(reply) else reply
+
+    def _body(self, system: str, user: str) -> dict[str, Any]:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
 
 
 class ChatJudge:
@@ -82,7 +101,8 @@ class ChatJudge:
             mark = _mark(asked, one, two)
             parts = (f"{mark} request", asked, f"{mark} answer A", one, f"{mark} answer B", two, f"{mark} end")
             questions.append((_COMPARE.format(rubric=self.rubric, mark=mark), "\n".join(parts)))
-        return [_letter(reply) for reply in self.chat.ask_all(questions)]
+        replies = self.chat.ask_all(questions, is_answer=lambda reply: _letter(reply) in VERDICTS)
+        return [_letter(reply) for reply in replies]
 
 
 class ChatSafety:
@@ -103,7 +123,8 @@ class ChatSafety:
             mark = _mark(asked, completion)
             parts = (f"{mark} request", asked, f"{mark} answer", completion, f"{mark} end")
             questions.append((_SAFETY.format(mark=mark), "\n".join(parts)))
-        return [_safety(reply) for reply in self.chat.ask_all(questions)]
+        replies = self.chat.ask_all(questions, is_answer=lambda reply: not _safety(reply)["unreadable"])
+        return [_safety(reply) for reply in replies]
 
 
 def written(prompt: Text) -> str:

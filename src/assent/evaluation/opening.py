@@ -27,6 +27,7 @@ from assent.rewards.base import Reward
 from assent.rewards.http import is_address
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rewards.reward_model import same_ids
+from assent.rollouts.kept import KeptDraws
 from assent.rollouts.opening import check_sampler, open_sampler
 from assent.rollouts.sampler import Sampler
 from assent.runs.reading import read_run
@@ -160,6 +161,8 @@ class Judging:
     scorer: Any = None
     comparer: PairJudge | None = None
     safety: Measure | None = None
+    chats: tuple[ChatModel, ...] = ()
+    """The models behind addresses among them."""
     hashes: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
@@ -173,8 +176,10 @@ def judging_of(config: EvalConfig, cast: Cast) -> Judging:
     comparer = None
     if config.reward_model is not None:
         check_reward(config.reward_model, ensemble=config.reward_ensemble)
+    chats: list[ChatModel] = []
     if config.pair_judge is not None:
         comparer = _comparer(config)
+        chats += [comparer.chat] if isinstance(comparer, ChatJudge) else []
         hashes["pair_judge"] = "" if is_address(config.pair_judge) else _module_hash(config.pair_judge)
     elif scorer is None:
         if not is_sandbox:
@@ -192,8 +197,11 @@ def judging_of(config: EvalConfig, cast: Cast) -> Judging:
     spec = config.safety or (SANDBOX_SAFETY if is_sandbox else None)
     if spec is not None:
         safety = ChatSafety(_chat(config, spec)) if is_address(spec) else load_measure(spec)
+        chats += [safety.chat] if isinstance(safety, ChatSafety) else []
         hashes["safety"] = "" if is_address(spec) else _module_hash(spec)
-    return Judging(scorer=scorer, comparer=comparer, safety=safety, hashes=hashes, lines=tuple(lines))
+    return Judging(
+        scorer=scorer, comparer=comparer, safety=safety, chats=tuple(chats), hashes=hashes, lines=tuple(lines)
+    )
 
 
 def _comparer(config: EvalConfig) -> PairJudge:
@@ -215,13 +223,20 @@ def _module_hash(spec: str) -> str:
     return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
 
-def open_policies(config: EvalConfig, cast: Cast, runtime: Runtime, reward: Reward | None) -> list[Policy]:
-    """In the order of the options, best-of-n of the baseline last."""
+def open_policies(
+    config: EvalConfig,
+    cast: Cast,
+    runtime: Runtime,
+    reward: Reward | None,
+    *,
+    kept: Mapping[str, KeptDraws] | None = None,
+) -> list[Policy]:
+    """In the order of the options, best-of-n of the baseline last. `kept`: of models, what they drew before."""
 
     def source(name: str) -> dict[str, Any]:
         if name in cast.files:
             return {"completions": cast.files[name]}
-        return {"open": _opener(config, config.policies[name], runtime)}
+        return {"open": _opener(config, config.policies[name], runtime), "kept": (kept or {}).get(name)}
 
     ledgers = {name: ledger_of(folder) for name, folder in config.ledgers.items()}
     policies = [Policy(name=name, ledger=ledgers.get(name, {}), **source(name)) for name in config.policies]

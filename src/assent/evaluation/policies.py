@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from assent.inference.curve import best_of_n_kl_estimate, drawn_of
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.packing import pack, split_by_budget
 from assent.rewards.base import Reward
+from assent.rollouts.kept import KeptDraws
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.types import PromptGroup, Rollout, Text
 
@@ -53,6 +55,8 @@ class Policy:
     """Called when its turn comes, so that not all models are in memory at once."""
     completions: Completions | None = None
     """In the place of `open`: what it answered before."""
+    kept: KeptDraws | None = None
+    """Beside `open`: what it drew before the run was interrupted."""
     ledger: Mapping[str, float] = field(default_factory=dict)
     """`cost/*` of making it."""
 
@@ -266,12 +270,13 @@ def _draw(plan: _Plan, policy: Policy) -> Decodings:
         found = policy.completions.answers(plan.groups, at_most=n or plan.samples)
         return {"sampled": found if n is None else _best(plan, policy, found)}
     assert policy.open is not None
-    sampler = policy.open()
+    opened = cache(policy.open)
     sampling = SamplingParams(max_new_tokens=plan.max_new_tokens, temperature=1.0)
 
     def draw(decoding: str, params: SamplingParams, number: int) -> Answers:
         key = SeedKey(plan.seed, f"evaluate {policy.name} {decoding}", 0)  # independent of the other policies' draws
-        return Answers.of_rollouts(sampler.sample(plan.prompt_ids, num_completions=number, params=params, seed=key))
+        sample = opened().sample if policy.kept is None else partial(policy.kept.sample, opened)
+        return Answers.of_rollouts(sample(plan.prompt_ids, num_completions=number, params=params, seed=key))
 
     if n is not None:
         return {"sampled": _best(plan, policy, draw("best-of-n", sampling, n))}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from assent.config.evaluation import EvalConfig
 from assent.data.loading import Dataset, load_groups
@@ -20,16 +21,21 @@ from assent.evaluation.policies import evaluate_policies
 from assent.evaluation.reward_model import quality_lines
 from assent.evaluation.table import PolicyTable
 from assent.models.folders import content_hash
+from assent.models.loading import load_config
+from assent.models.module import check_prompts_fit
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import Reward
+from assent.rewards.endpoint import endpoints_of
 from assent.rewards.loading import load_reward, reward_hash
+from assent.rollouts.kept import KeptDraws
 from assent.runs.files import to_json
-from assent.runs.folder import RunFolder
+from assent.runs.folder import KEPT, RunFolder
+from assent.runs.kept import Kept
 from assent.runs.progress import Progress, Silent
 from assent.types import PromptGroup
 
-if TYPE_CHECKING:
-    pass
+_Prompts = tuple[list[PromptGroup], list[tuple[int, ...]]]
+JUDGEMENTS, DRAWN = KEPT
 
 
 def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -48,8 +54,9 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     _check_quality(config)
     for line in (*cast.lines, *judging.lines):
         progress.line(line)
+    prompts = _prompts(config, cast, progress)
     if config.output_dir is None:
-        table, extra = _evaluate(config, cast, judging, progress)
+        table, extra = _evaluate(config, cast, judging, prompts, progress)
         figures = {name: value for name, value in table.as_dict().items() if name != "samples"}
         return {
             "evaluation": None,
@@ -62,9 +69,10 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
         if folder.result is not None:
             progress.line(f"{folder.path}: this evaluation is finished; nothing to do")
             return folder.result
-        table, extra = _evaluate(config, cast, judging, progress)
+        table, extra = _evaluate(config, cast, judging, prompts, progress, folder=folder.path, hashes=hashes)
         result = _write(config.output_dir, table, extra)
         folder.finish(result)
+        shutil.rmtree(folder.path / DRAWN, ignore_errors=True)  # a finished evaluation is not repeated
         return result
 
 
@@ -88,27 +96,49 @@ def _digest(text: str) -> str:
 
 
 def _evaluate(
-    config: EvalConfig, cast: Cast, judging: Judging, progress: Progress
+    config: EvalConfig,
+    cast: Cast,
+    judging: Judging,
+    prompts: _Prompts,
+    progress: Progress,
+    *,
+    folder: Path | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> tuple[PolicyTable, dict[str, Any]]:
-    """The table, and what stands beside it in evaluation.json."""
+    """The table, and what stands beside it in evaluation.json.
+
+    folder   keeps what servers answer and models draw, and holds what they did before an interruption
+    hashes   of the policies' content, among others; needed with `folder`
+    """
     from assent.engine.runtime import Runtime  # evaluation stands below engine: only this function needs a device
 
     assert config.baseline is not None
-    groups, prompt_ids = _prompts(config, cast, progress)
-    slices = slices_of(groups, config.slices)
+    groups, prompt_ids = prompts
     runtime = Runtime(config.device, seed=config.seed)
     options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": cast.tokenizer}
     reward = None
     if config.reward_model is not None:
         reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
-    policies = open_policies(config, cast, runtime, reward)
+    scorer = None if judging.scorer is None else load_reward(judging.scorer, **options)
+    kept = {}
+    if folder is not None and hashes is not None:
+        bought = Kept(folder / JUDGEMENTS)
+        if len(bought):
+            progress.line(f"{len(bought):,} answers of servers are there already, and not asked for again")
+        servers: list[Any] = [*judging.chats, *endpoints_of(reward), *endpoints_of(scorer)]
+        for asked in servers:
+            asked.kept = bought
+        same: list[Any] = [config.dtype, config.sampler, config.max_length, str(runtime.device)]
+        same += [] if cast.template is None else [sorted(cast.template.eos_ids)]
+        kept = {name: KeptDraws(folder / DRAWN, [hashes[f"policy {name}"], *same]) for name in cast.models}
+    policies = open_policies(config, cast, runtime, reward, kept=kept)
     comparisons = progress.task("comparisons", total=None) if judging.comparer is not None else nullcontext()
     with progress.task("evaluation", total=len(policies)) as task, comparisons as compared:
         table = evaluate_policies(
             policies,
             groups,
             prompt_ids=prompt_ids,
-            scorer=None if judging.scorer is None else load_reward(judging.scorer, **options),
+            scorer=scorer,
             comparer=judging.comparer,
             safety=judging.safety,
             reference=None if cast.reference is None else open_reference(config, cast, runtime),
@@ -117,7 +147,7 @@ def _evaluate(
             max_new_tokens=config.max_new_tokens,
             samples_per_prompt=config.samples_per_prompt,
             seed=config.seed,
-            slices=slices,
+            slices=slices_of(groups, config.slices),
             precision=config.precision,
             on_policy=lambda name: task.advance(1, policy=name),
             on_comparisons=None if compared is None else compared.advance,
@@ -126,8 +156,10 @@ def _evaluate(
     return table, extra
 
 
-def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> tuple[list[PromptGroup], list[tuple[int, ...]]]:
-    """The prompts that are answered, and their ids where models do it."""
+def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> _Prompts:
+    """The prompts that are answered, and their ids where models do it. ConfigError where they fit no model's context,
+    DataError for columns of slices that they lack; nothing is loaded."""
+    slices_of(cast.groups, config.slices)
     if cast.template is None or cast.tokenizer is None:
         return cast.groups, []
     tokenized = tokenize_groups(
@@ -141,7 +173,11 @@ def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> tuple[list[P
         progress.line(f"prompts: {line}")
     if not tokenized.groups:
         raise DataError(f"{config.data}: no usable prompt is left")
-    return [cast.groups[i] for i in tokenized.kept], [group.prompt_ids for group in tokenized.groups]
+    ids = [group.prompt_ids for group in tokenized.groups]
+    for name, path in cast.models.items():
+        known = load_config(path, revision=config.revision)
+        check_prompts_fit(known, ids, config.max_new_tokens, whose=f"policy {name}")
+    return [cast.groups[i] for i in tokenized.kept], ids
 
 
 def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:

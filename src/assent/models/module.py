@@ -8,6 +8,7 @@ Legend: S completions, N counted completion tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from transformers import PreTrainedModel
 
-from assent.errors import ModelError
+from assent.errors import ConfigError, ModelError
 from assent.models import products
 from assent.models.batch import GroupBatch, Outputs
 from assent.models.head import Logits, log_probabilities
@@ -160,6 +161,22 @@ def longest_fixed_length(config: Any) -> int | None:
         if p["rope_type"] in ("dynamic", "longrope")
     ]
     return int(min(limits)) if limits else None
+
+
+def check_prompts_fit(
+    config: Any, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, *, whose: str = "the model"
+) -> None:
+    """ConfigError where a prompt and its completion go beyond the context that a model's config gives."""
+    limits = getattr(config.get_text_config(), "max_position_embeddings", None), longest_fixed_length(config)
+    context = min((limit for limit in limits if limit is not None), default=None)
+    longest = max(map(len, prompts), default=0)
+    if context is not None and longest + max_new_tokens > context:
+        raise ConfigError(
+            f"a prompt and its completion do not fit {whose}'s context",
+            got=f"a prompt of {longest} tokens and max_new_tokens {max_new_tokens}",
+            expected=f"at most {context} together",
+            fix=f"lower max_new_tokens, or shorten prompts to {max(context - max_new_tokens, 0)} tokens",
+        )
 
 
 def turn_dropout_off(model: nn.Module) -> None:

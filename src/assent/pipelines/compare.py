@@ -22,8 +22,8 @@ from assent.evaluation.intervals import mean_interval
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
 from assent.evaluation.win_rate import win_rate
 from assent.models.folders import check_revision
-from assent.models.loading import load_policy, load_tokenizer
-from assent.models.module import AlignmentModel
+from assent.models.loading import load_config, load_policy, load_tokenizer
+from assent.models.module import AlignmentModel, check_prompts_fit
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.pipelines.allotment import Part, Rates, allot
@@ -103,6 +103,7 @@ class _Comparison:
         self.options = {name: self._parsed(name) for name in self.commands if name != "best-of-n"}
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
         self.groups, self.ids = self._test_prompts()
+        check_prompts_fit(load_config(config.model, revision=config.revision), self.ids, config.max_new_tokens)
         self.runtime = Runtime(config.device, seed=config.seed)
 
     def _rows(self, path: str, select: Callable[[Sequence[PromptGroup]], Any]) -> list[PromptGroup]:

@@ -29,8 +29,8 @@ from assent.evaluation.frontier import (
     sizes_up_to,
 )
 from assent.models.folders import check_revision, content_hash
-from assent.models.loading import load_policy, load_tokenizer
-from assent.models.module import AlignmentModel
+from assent.models.loading import load_config, load_policy, load_tokenizer
+from assent.models.module import AlignmentModel, check_prompts_fit
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.pipelines.plan import read_plan
@@ -101,6 +101,9 @@ def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dic
             raise ModelError(f"{model} has another tokenizer than the reference", expected="one that they share")
     template = _template(config, tokenizer)
     prompts = _read_prompts(config, tokenizer, template)
+    for model in models:
+        known = load_config(model, revision=config.revision)
+        check_prompts_fit(known, prompts.ids, config.max_new_tokens, whose=model)
     hashes = {"data": prompts.sha256, "gold": reward_hash(config.gold)}
     hashes |= {f"model {model}": content_hash(model, revision=config.revision) for model in models}
     hashes |= {f"proxy {name}": reward_hash(spec) for name, spec in config.proxies.items()}

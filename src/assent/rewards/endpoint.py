@@ -10,6 +10,7 @@ from assent.config.rewards import EndpointSource
 from assent.errors import ConfigError, RunError
 from assent.rewards.base import checked_scores, score_each
 from assent.rewards.http import key_from, post_json
+from assent.runs.kept import Kept
 from assent.types import PromptGroup, Rollout, Text
 
 
@@ -26,6 +27,7 @@ class EndpointReward:
     def __init__(self, source: EndpointSource) -> None:
         self.source, self.name = source, source.reward
         self._key = key_from(source.api_key_env, url=source.reward)
+        self.kept: Kept | None = None
 
     def score(
         self,
@@ -66,6 +68,10 @@ class EndpointReward:
         body: dict[str, Any] = {"prompts": [_plain(prompt) for prompt in prompts], "completions": list(completions)}
         if self.source.columns:
             body["columns"] = {name: _column(groups, name) for name in self.source.columns}
+        asked = {"url": self.source.reward, **body}
+        known = None if self.kept is None else self.kept.find(asked)
+        if known is not None:
+            return known
         try:
             answer = post_json(
                 self.source.reward,
@@ -85,7 +91,17 @@ class EndpointReward:
                 got=repr(answer)[:200],
                 expected='{"scores": [a number for each completion]}',
             )
-        return scores
+        return (
+            scores
+            if self.kept is None
+            else self.kept.keep(asked, checked_scores(self.name, scores, prompts, completions))
+        )
+
+
+def endpoints_of(reward: Any) -> list[EndpointReward]:
+    """The servers that a reward asks, its own members' too."""
+    own = [reward] if isinstance(reward, EndpointReward) else []
+    return [*own, *(one for member in getattr(reward, "members", ()) for one in endpoints_of(member))]
 
 
 def _plain(prompt: Text) -> str | list[dict[str, Any]]:

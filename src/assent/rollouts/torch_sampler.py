@@ -15,7 +15,7 @@ from assent.errors import ConfigError, NonFiniteError
 from assent.models import products
 from assent.models.flops import Cost
 from assent.models.head import chunk_size
-from assent.models.module import longest_fixed_length
+from assent.models.module import check_prompts_fit
 from assent.rollouts.choosing import choose
 from assent.rollouts.decoding import DECODERS, Decoder, probe
 from assent.rollouts.sampler import SamplingParams, SeedKey, check_request
@@ -83,7 +83,7 @@ class TorchSampler:
     ) -> list[Rollout]:
         """See `Sampler.sample`. ConfigError where a prompt and max_new_tokens exceed the model's context."""
         numbers = check_request(prompts, num_completions, prompt_numbers)
-        self._check_context(prompts, params.max_new_tokens)
+        check_prompts_fit(self.model.config, prompts, params.max_new_tokens)
         was_training = self.model.training
         if was_training:
             self.model.eval()
@@ -103,18 +103,6 @@ class TorchSampler:
                 len(prompts[part.prompt]), [len(next(in_order).ids) for _ in range(part.count)]
             )
         return sorted(rollouts, key=lambda rollout: (rollout.prompt_index, rollout.completion_index))
-
-    def _check_context(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> None:
-        limits = getattr(self.model.config, "max_position_embeddings", None), longest_fixed_length(self.model.config)
-        context = min((limit for limit in limits if limit is not None), default=None)
-        longest = max((len(prompt) for prompt in prompts), default=0)
-        if context is not None and longest + max_new_tokens > context:
-            raise ConfigError(
-                "a prompt and its completion do not fit the model's context",
-                got=f"a prompt of {longest} tokens and max_new_tokens {max_new_tokens}",
-                expected=f"at most {context} together",
-                fix=f"lower max_new_tokens, or shorten prompts to {max(context - max_new_tokens, 0)} tokens",
-            )
 
     def _parts(self, prompts: Sequence[tuple[int, ...]], num_completions: int, room: int) -> list[_Part]:
         """Longest prompts first, so that little is padded. A prompt's completions stay together where they fit the

@@ -3,6 +3,7 @@
 run.json        manifest: configuration, versions, git revision, hashes, parent runs, notes, result
 metrics.jsonl   one line per logged step          samples.jsonl   prompts and completions to look at
 preferences.jsonl   of online-dpo: what was sampled and scored
+judgements.jsonl    of eval: what judges behind an address answered
 checkpoints/    step-N/, written by the engine    model/          the result, an ordinary Hugging Face folder
 """
 
@@ -23,6 +24,8 @@ from assent.runs.files import from_json, keep_lines, read_lines, storage_errors,
 FORMAT = 1
 MANIFEST, METRICS, SAMPLES, LOCK = "run.json", "metrics.jsonl", "samples.jsonl", ".lock"
 PREFERENCES = "preferences.jsonl"
+KEPT = "judgements.jsonl", "drawn"
+"""Of an evaluation: what judges answered, and what was drawn before an interruption."""
 
 RESULT_NEUTRAL = frozenset(
     {"output_dir", "resume", "save_steps", "save_total_limit", "micro_batch_tokens", "reference_cache"}
@@ -155,7 +158,8 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Bad input that was found after the folder was made, before anything came of it, leaves no folder behind."""
-        is_new = self.is_main and not self.resumed and not (self.path / METRICS).exists()
+        came = any((self.path / name).exists() for name in (METRICS, *KEPT))
+        is_new = self.is_main and not self.resumed and not came
         if is_new and kind is not None and issubclass(kind, UsageError):
             for name in (MANIFEST, LOCK):
                 (self.path / name).unlink(missing_ok=True)

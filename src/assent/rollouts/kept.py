@@ -1,0 +1,48 @@
+"""Completions that were drawn before, read again by a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
+from assent.runs.files import keep_lines, read_lines, storage_errors
+from assent.runs.kept import content_key
+from assent.types import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDraws:
+    """A folder of what one policy drew, a file for each request, named by all that the rollouts depend on."""
+
+    folder: Path
+    policy: Sequence[Any]
+    """What tells the policy and its sampler from others: its content's hash, dtype, device …"""
+
+    def sample(
+        self,
+        opened: Callable[[], Sampler],
+        prompts: Sequence[tuple[int, ...]],
+        *,
+        num_completions: int,
+        params: SamplingParams,
+        seed: SeedKey,
+    ) -> list[Rollout]:
+        """As `Sampler.sample`; `opened` is called only where these rollouts are not there yet."""
+        asked = [self.policy, prompts, num_completions, asdict(params), asdict(seed)]
+        path = self.folder / f"{content_key(asked)[:32]}.jsonl"
+        if path.exists():  # it was written as a whole
+            return [_rollout(row, prompts) for row in read_lines(path)]
+        rollouts = opened().sample(prompts, num_completions=num_completions, params=params, seed=seed)
+        with storage_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        rows = [asdict(rollout) for rollout in rollouts]
+        keep_lines(path, [{name: value for name, value in row.items() if name != "prompt_ids"} for row in rows])
+        return rollouts
+
+
+def _rollout(row: dict[str, Any], prompts: Sequence[tuple[int, ...]]) -> Rollout:
+    lists = {name: tuple(row[name]) for name in ("ids", "logprobs")}
+    return Rollout(**{**row, **lists}, prompt_ids=tuple(prompts[row["prompt_index"]]))
