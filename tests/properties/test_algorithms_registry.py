@@ -57,7 +57,9 @@ def test_one_commands_other_algorithms_refuse_what_they_do_not_read() -> None:
         with pytest.raises(ConfigError, match=f"{next(iter(idle))} has no effect with algorithm") as caught:
             parse_options(PpoConfig, {**GIVEN, "algorithm": name, **idle})
         assert name in caught.value.what
-    with pytest.raises(ConfigError, match=r"grpo needs options that this command lacks: loss_type, scale_rewards"):
+    with pytest.raises(
+        ConfigError, match=r"grpo needs options that this command lacks: loss_type, scale_rewards\. assent grpo"
+    ):
         parse_options(PpoConfig, {**GIVEN, "algorithm": "grpo"})
     with pytest.raises(ConfigError, match=r"did you mean reinforce\+\+"):
         parse_options(PpoConfig, {**GIVEN, "algorithm": "reinforce"})

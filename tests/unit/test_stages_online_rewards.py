@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from assent.models.loading import load_scorer, load_tokenizer, save_model
 from assent.rewards.steps import steps_of
 from tests.helpers_cli import said
-from tests.helpers_stages import write_inputs
+from tests.helpers_stages import told, write_inputs
 
 SHORT = "{reward: length, maximum: 4, unit: characters, weight: 0.5}"
 SHARES = "{reward: 'tests.unit.test_stages_online_rewards:shares', supervision: process}"
@@ -77,6 +78,51 @@ def test_credit_depends_on_where_the_steps_rewards_stand(
 
 def added(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     return [sum(some) for some in shares(prompts, completions, [steps_of(text) for text in completions])]
+
+
+@pytest.mark.parametrize("command", ["ppo", "online-dpo"])
+def test_the_rounds_before_a_reward_fails_are_kept(
+    command: str,
+    inputs: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between two checkpoints, too; and what goes on after them ends as a run that never failed."""
+    calls_left = tmp_path / "calls-left"
+    monkeypatch.setenv("CALLS_LEFT", str(calls_left))
+
+    def run(name: str, calls: int) -> tuple[int, str]:
+        given = argv(command, inputs, tmp_path / name, "tests.unit.test_stages_online_rewards:mortal")
+        given[given.index("--total-steps") + 1] = "4"
+        calls_left.write_text(str(calls))
+        status, _, err = said(given, capsys)
+        return status, err
+
+    assert run("whole", 100)[0] == 0
+    status, err = run("broken", 2)
+    assert status == 3
+    assert "the judge is gone" in err
+    assert "kept after step 2" in err
+    status, err = run("broken", 100)
+    assert status == 0
+    assert "resumed after step 2" in err
+    rows = [told(tmp_path / name / "metrics.jsonl") for name in ("broken", "whole")]
+    for row in (*rows[0], *rows[1]):
+        row.pop("cost/flops", None)  # the lost round's sampling is paid for
+    assert rows[0] == rows[1]
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("broken", "whole")]
+    assert weights[0] == weights[1]
+
+
+def mortal(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """Answers as often as the file $CALLS_LEFT says."""
+    file = Path(os.environ["CALLS_LEFT"])
+    left = int(file.read_text())
+    if not left:
+        raise ConnectionError("the judge is gone")
+    file.write_text(str(left - 1))
+    return [len(set(text)) / 10 for text in completions]
 
 
 @pytest.mark.parametrize("command", ["online-dpo", "best-of-n"])

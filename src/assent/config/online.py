@@ -105,7 +105,10 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
     def _options_belong_to_the_algorithm(self) -> Self:
         algorithm = self.triple
         if missing := sorted(algorithm.reads - set(type(self).model_fields)):
-            raise ValueError(f"algorithm {algorithm.name} needs options that this command lacks: {', '.join(missing)}")
+            raise ValueError(
+                f"algorithm {algorithm.name} needs options that this command lacks: {', '.join(missing)}. "
+                f"assent {algorithm.name} has them"
+            )
         if idle := sorted((self.model_fields_set & GOVERNED) - algorithm.reads):
             raise ValueError(f"{', '.join(idle)} has no effect with algorithm {algorithm.name}: leave it out")
         if algorithm.needs_mates and self.num_completions < 2:

@@ -21,7 +21,7 @@ from assent.models.loading import is_classifier, load_config, load_tokenizer
 from assent.models.one_trunk import check_base_is_plain, check_is_on
 from assent.models.tokenizing import decode
 from assent.objectives.kl import AdaptiveKLController
-from assent.rewards.base import Reward, Scores, score_rollouts
+from assent.rewards.base import Reward, Scores
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rewards.reward_model import check_reward_model, same_tokenizer
 from assent.rewards.steps import step_ends
@@ -42,6 +42,7 @@ from assent.stages.online_objectives import PolicyObjective, SharedTrunkObjectiv
 from assent.stages.references import check_reference, check_same_tokens
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round, to_groups
+from assent.stages.scores import score_round
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
 from assent.stages.text import Text as Prompts
@@ -196,7 +197,7 @@ def run(
             )
         clock.lap("generate")
         prompts = [data.train_groups[i] for i in indices]
-        scores = score_rollouts(reward, rollouts, prompts)
+        scores = score_round(reward, rollouts, prompts, session=data)
         clock.lap("score")
         if step == 0:
             gate = Gate(log, precision=precision_of(config))

@@ -17,7 +17,7 @@ from assent.data.rows_write import as_prompt_is, context
 from assent.engine.learner import Learner
 from assent.errors import RunError
 from assent.models.batch import TokenGroup
-from assent.rewards.base import Reward, Scores, score_rollouts
+from assent.rewards.base import Reward, Scores
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rollouts.opening import check_sampler
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
@@ -28,6 +28,7 @@ from assent.stages.preference import PreferenceObjective, check_start
 from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference, check_reference
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import to_groups
+from assent.stages.scores import score_round
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
 from assent.stages.text import read_text
@@ -77,7 +78,7 @@ def run(
                 seed=SeedKey(config.seed, "rollout", step),
             )
         clock.lap("generate")
-        scores = score_rollouts(reward, rollouts, prompts)
+        scores = score_round(reward, rollouts, prompts, session=data)
         groups = to_groups(rollouts, config.num_completions)
         sampled = reference.read(groups)
         judged = less_for_no_end(scores, rollouts, config.missing_eos_penalty)

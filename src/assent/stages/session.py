@@ -259,7 +259,7 @@ class Session:
             self.log.progress(self.folder.manifest["command"], total, done=self.step) as bar,
         ):
             if self.step == 0 and self.validation.before_the_first_step():
-                self._checkpoint()
+                self.checkpoint()
             while self.step < total and not self.validation.has_to_stop:
                 yield self.step
                 self.step += 1
@@ -270,12 +270,13 @@ class Session:
                 due = is_best or (self.config.save_steps and self.step % self.config.save_steps == 0)
                 stop = interrupted.anywhere(self.runtime)
                 if (due and not is_over) or stop:
-                    self._checkpoint()
+                    self.checkpoint()
                 if stop:
                     self.log.note(f"interrupted after step {self.step}; the same command resumes")
                     raise KeyboardInterrupt
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
+        """Of the steps that are done. All processes must call it."""
         write_checkpoint(
             self.folder.path,
             self.step,
