@@ -1,8 +1,9 @@
 """Attention in bfloat16 on a CPU without AMX.
 
 torch's fused kernel multiplies tiles there through oneDNN, one call for each, and the calls cost more than the
-products: plain batched products are two to six times as fast (`benchmarks/products.py`). Those hold all weights, so
-where they are many the fused kernel serves, in float32, in which it is at least as fast and more exact.
+products: plain batched products are two to six times as fast (`benchmarks/products.py`). Those hold all weights of a
+bucket, which the backward pass computes again, so that memory grows with tokens alone; where the weights are many the
+fused kernel serves, in float32, in which it is at least as fast and more exact.
 
 Legend: B segments, H query heads, J key heads, Lq queries, Lk keys, D head width.
 """
@@ -18,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 MAX_WEIGHTS = 3_500_000
-"""B · H · Lq · Lk up to which weights are held, in bfloat16. Beyond it the upper triangle, which the fused kernel
+"""B · H · Lq · Lk up to which weights are held. Beyond it the upper triangle, which the fused kernel
 leaves out, and the memory that is touched cost more than the calls."""
 
 
@@ -59,19 +60,17 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        number, heads, lq, _ = query.shape
-        q, k, v = query.reshape(number * key.shape[1], -1, query.shape[3]), key.flatten(0, 1), value.flatten(0, 1)
-        scores = torch.bmm(q, k.transpose(1, 2)).view(number, heads, lq, -1)
-        weights = torch.add(mask, scores, alpha=scale).softmax(-1).to(q.dtype).view(*q.shape[:2], -1)
-        ctx.save_for_backward(q, k, v, weights)
+        of_one_key_head = query.shape[1] // key.shape[1] * query.shape[2]
+        q, k, v = query.reshape(-1, of_one_key_head, query.shape[3]), key.flatten(0, 1), value.flatten(0, 1)
+        ctx.save_for_backward(q, k, v, mask)
         ctx.scale, ctx.shapes = scale, (query.shape, key.shape, value.shape)
-        return torch.bmm(weights, v).view(number, heads, lq, -1)
+        return torch.bmm(_weights(q, k, mask, scale), v).view(*query.shape[:3], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights = ctx.saved_tensors
-        grad = grads[0].reshape(*q.shape[:2], -1)
+        q, k, v, mask = ctx.saved_tensors
+        weights, grad = _weights(q, k, mask, ctx.scale), grads[0].reshape(*q.shape[:2], -1)
         grad_value = torch.bmm(weights.transpose(1, 2), grad)
         grad_weights = torch.bmm(grad, v.transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
@@ -79,3 +78,10 @@ class _Attention(torch.autograd.Function):
         grad_key = torch.bmm(grad_scores.transpose(1, 2), q).mul_(ctx.scale)
         parts = zip((grad_query, grad_key, grad_value), ctx.shapes, strict=True)
         return *(part.view(shape) for part, shape in parts), None, None
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """(B·J, H/J·Lq, D), (B·J, Lk, D) -> (B·J, H/J·Lq, Lk)"""
+    scores = torch.bmm(q, k.transpose(1, 2))
+    by_head = scores.view(mask.shape[0], -1, *mask.shape[2:])
+    return torch.add(mask, by_head, alpha=scale).softmax(-1).to(q.dtype).view_as(scores)
