@@ -1,8 +1,9 @@
 """Rows in flight and their attention: a prompt's keys and values stand once and all its completions attend to them.
 
-Rows that were admitted together are a cohort: they are of one age, so their own keys and values stand in buffers
-without padding or mask, allocated once for the longest completion. Attention to the prompt and to the row's own tokens
-are joined by the normalisers of their softmaxes (Milakov & Gimelshein 2018, arXiv:1805.02867, eq. 4).
+Rows that were admitted together, to prompts of like lengths, are a cohort: they are of one age, so their own keys and
+values stand in buffers without padding or mask, allocated once for the longest completion. Attention to the prompt and
+to the row's own tokens are joined by the normalisers of their softmaxes (Milakov & Gimelshein 2018, arXiv:1805.02867,
+eq. 4).
 
 Legend: P prompts, S rows of a cohort, N rows of all, J key heads, R query heads per key head, D head width, L longest
 prompt, C room for own tokens, t tokens of its own that a row has.
@@ -142,8 +143,9 @@ class Flight:
                 )
             )
         layer, to = cohort.layers[self.calls], slice(self.first, self.first + len(gather))
-        layer.prompt_keys[to].copy_(key[0][:, gather].permute(1, 0, 3, 2))
-        layer.prompt_values[to].copy_(value[0][:, gather].transpose(0, 1))
+        keys, values = (x[0].index_select(1, gather.view(-1)).unflatten(1, gather.shape) for x in (key, value))
+        layer.prompt_keys[to].copy_(keys.permute(1, 0, 3, 2))
+        layer.prompt_values[to].copy_(values.transpose(0, 1))
 
 
 def attention(

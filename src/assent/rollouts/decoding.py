@@ -31,6 +31,10 @@ Prompts = Sequence[tuple[int, ...]]
 CPU_PREFILL_TOKENS = 1024
 """Read together; on a CPU few at a time, so that activations stay in its cache."""
 
+COHORT_COST = {"cpu": 250_000, "other": 100_000_000}
+"""What decoding one more cohort costs in each layer and step, as numbers of padded keys and values that are read in the
+same time. On a CPU it was measured; elsewhere it is the start of some forty kernels against the memory's bandwidth."""
+
 
 class Decoder(Protocol):
     """Rows in flight. What it returns for each row is what `logits` takes: the logits of all rows at once would be
@@ -66,7 +70,12 @@ class CohortDecoder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.device = model, model.device
-        self.features = int(model.config.get_text_config().hidden_size)
+        config = model.config.get_text_config()
+        self.features = int(config.hidden_size)
+        heads = int(config.num_attention_heads)
+        width = 2 * self.features * int(getattr(config, "num_key_value_heads", None) or heads) // heads
+        self.cohort_cost = COHORT_COST["cpu" if self.device.type == "cpu" else "other"] / width
+        """In tokens of padding."""
         self.scale = Logits.of(model.config)
         last = install(model, trunk_of(model))
         self.reads_ends = last is not None and last.serves_prompts
@@ -79,6 +88,15 @@ class CohortDecoder:
         return sum(cohort.tokens for cohort in self.flight.cohorts)
 
     def admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
+        states, start = [], 0
+        for alike in _alike(np.array([len(prompt) for prompt in prompts]), cost=self.cohort_cost):
+            part = slice(start, start + len(alike))
+            states.append(self._admit(prompts[part], repeats[part], room))
+            start = part.stop
+        return torch.cat(states)
+
+    def _admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
+        """One cohort."""
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         of = torch.arange(len(prompts)).repeat_interleave(torch.tensor(repeats)).to(self.device)
         cohort = Cohort(lengths, of, room)
@@ -149,6 +167,17 @@ class CohortDecoder:
                 kept.append(cohort)
             start = end
         self.flight.cohorts = kept
+
+
+def _alike(lengths: np.ndarray, *, cost: float) -> list[np.ndarray]:
+    """Neighbours of like lengths, which are padded to one: parted where that saves more than `cost` tokens."""
+    size = np.arange(1, len(lengths))
+    padded = np.maximum.accumulate(lengths)[:-1] * size
+    padded += np.maximum.accumulate(lengths[::-1])[-2::-1] * size[::-1]
+    if len(lengths) < 2 or padded.min() + cost >= lengths.max() * len(lengths):
+        return [lengths]
+    cut = int(padded.argmin()) + 1
+    return [*_alike(lengths[:cut], cost=cost), *_alike(lengths[cut:], cost=cost)]
 
 
 class _Forward:

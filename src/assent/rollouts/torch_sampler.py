@@ -25,6 +25,10 @@ from assent.types import Rollout
 COMPACT_BELOW = 0.7
 """Finished rows are dropped when no more than this share of a batch is alive: then copying the cache costs less."""
 
+CHECK_EVERY = {"cpu": 1, "other": 8}
+"""After so many tokens it is looked which rows have ended; elsewhere than on a CPU the host waits for the device there,
+and nowhere else between tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -116,7 +120,7 @@ class TorchSampler:
 
     def _fitting(self, queue: Sequence[_Part], lengths: Sequence[int], decoder: Decoder, room: int) -> int:
         """How many parts of the queue can be admitted now; at least one where nothing is in flight. Prompts that are
-        admitted together are padded to the first one's length."""
+        admitted together are padded to the first one's length at most."""
         used, count = decoder.tokens, 0
         if used and not decoder.refills:
             return 0
@@ -163,7 +167,7 @@ class TorchSampler:
         states = stops.start.new_zeros(0, len(params.stop))
         ended_at = torch.zeros(len(ids), dtype=torch.long, device=device)  # 0: not
         read: Tensor | None = None
-        check_every = 1 if device.type == "cpu" else 8  # a check is a synchronisation with the device
+        check_every = CHECK_EVERY["cpu" if device.type == "cpu" else "other"]
         steps, admitted, full = 0, 0, set[int]()
         while queue or len(alive):
             count = self._fitting(queue, lengths, decoder, room)
