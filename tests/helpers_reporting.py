@@ -67,6 +67,12 @@ def figures(name: str, *, shift: float = 0.0) -> dict[str, Any]:
         "length": estimate(31 - 9 * score, 1.2),
         "eos_rate": estimate(0.9 + 0.1 * score, 0.01),
         "scores": [[score]],
+        "difference": None if name == "sft" else estimate(score - 0.58 + shift, 0.03),
+        "entropy": estimate(28 - 12 * score, 0.8),
+        "distinct_1": estimate(0.91 - 0.1 * score, 0.01),
+        "distinct_2": estimate(0.98 - 0.05 * score, 0.01),
+        "refusal_rate": estimate(0.12, 0.02),
+        "safety": {"under_refusal": estimate(0.04, 0.01), "attribute/courteous": estimate(score, 0.02)},
     }
 
 
@@ -93,6 +99,7 @@ def evaluation(*, hostile: bool = False) -> dict[str, Any]:
         "num_prompts": 200,
         "confidence": 0.95,
         "decoding": {"max_new_tokens": 64, "temperature": 1.0, "samples_per_prompt": 4, "seed": 0},
+        "wins": {one: {two: estimate(0.6, 0.04) for two in POLICIES if two != one} for one in POLICIES},
         "policies": [
             {
                 "name": name,
@@ -106,9 +113,10 @@ def evaluation(*, hostile: bool = False) -> dict[str, Any]:
                     "best_of_n": estimate(kl, 0.06 * kl) if chosen else None,
                     "choice_bound": 1.84 if chosen else None,
                 },
+                "rating": estimate(400 * (score - 0.58), 25.0),
                 "ledger": {},
             }
-            for name, (_, kl, _, chosen) in POLICIES.items()
+            for name, (_, kl, score, chosen) in POLICIES.items()
         ],
         "samples": samples,
         "reward_model": {

@@ -77,6 +77,50 @@ def test_a_judge_without_scores_and_files_without_kl_are_shown(tmp_path: Path) -
     assert "None" not in Page(markup).text
 
 
+def test_differences_ratings_form_and_the_judge_are_shown(tmp_path: Path) -> None:
+    record = evaluation() | {
+        "precision": 0.03,
+        "judge": {"calls": 4000, "invalid": 7, "consistent": estimate(0.81, 0.02), "first_wins": estimate(0.55, 0.01)},
+        "wins": {"sft": {"<b>rival": estimate(0.4, 0.1)}, "<b>rival": {"sft": estimate(0.6, 0.1)}},
+    }
+    record["policies"] = record["policies"][1:3]
+    for n, policy in enumerate(record["policies"]):
+        policy["rating"] = estimate(70.0 * n, 12.0)
+        policy["sampled"] |= {
+            "difference": estimate(0.18, 0.02) if n else None,
+            "prompts_needed": 1234 if n else None,
+            "entropy": estimate(20.5 + n, 0.25),
+            "distinct_1": estimate(0.91, 0.01),
+            "distinct_2": {**estimate(0.97, 0.01), "low": None, "high": None},
+            "k3": estimate(3.9 * n, 0.1),
+            "characters": estimate(101.0, 3.0),
+            "refusal_rate": None,
+            "eos_rate": estimate(0.98, 0.01),
+        }
+    record["policies"][1]["name"] = "<b>rival"
+    markup = _with(write_pipeline(tmp_path / "demo", steps=2, trained=()), "evaluation/evaluation.json", record)
+    assert "<b>rival" not in markup
+    rows = _rows(markup)
+    for shown in (
+        "Difference in score, prompt by prompt – 0.18 0.16 to 0.20",
+        "Bradley–Terry rating, Elo points – 70 58 to 82",
+        "Prompts for wins ±0.03 – 1,234",
+        "Ended by themselves (EOS) 98.0% 97 to 99% 98.0% 97 to 99%",
+        "Entropy, nats 20.50 20.25 to 20.75 21.50 21.25 to 21.75",
+        "KL by k3, nats 0 −0.1 to 0.1 3.90 3.8 to 4.0",
+        "Distinct words (distinct-1) 0.91 0.90 to 0.92 0.91 0.90 to 0.92",
+        "Distinct word pairs (distinct-2) 0.97 too few 0.97 too few",
+        "Characters 101 98 to 104 101 98 to 104",
+        "SFT – 40.0% 30 to 50%",
+        "&lt;b&gt;rival 60.0% 50 to 70% –",
+    ):
+        assert shown in rows
+    text = Page(markup).text
+    assert "which agree 81% of the time (79 to 83%)" in text
+    assert "the answer shown first wins 55% (54 to 56%, 50% is no bias). Of 4,000 verdicts 7 were none" in text
+    assert text.count("Refusals") == 0  # unknown of all: no row
+
+
 def test_safety_and_slices_stand_apart_from_quality(tmp_path: Path) -> None:
     record = evaluation()
     for n, policy in enumerate(record["policies"]):

@@ -18,7 +18,7 @@ from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, kl_estimate,
 from assent.reporting.lineage import lineage_of
 from assent.reporting.over_optimisation import over_optimisation
 from assent.reporting.progress import progress_of, tiles_of
-from assent.reporting.quality import beside_quality, by_slice
+from assent.reporting.quality import by_slice, judge_sentence, tables_of, wins_between
 from assent.reporting.samples import contrasts, last_samples
 from assent.reporting.series import bands_of, num_not_finite, panels_of
 from assent.reporting.sources import Source, Stage, read_source
@@ -80,7 +80,9 @@ def render(source: Source, *, refresh: int | None = None) -> str:
         evaluation=source.evaluation,
         winner=_policy(source.evaluation, verdict.winner),
         baseline=_policy(source.evaluation, (source.evaluation or {}).get("baseline")),
-        beside_quality=beside_quality(source.evaluation),
+        tables=tables_of(source.evaluation),
+        wins_between=wins_between(source.evaluation),
+        judge_sentence=judge_sentence(source.evaluation),
         by_slice=by_slice(source.evaluation),
         frontier=_frontier(source.evaluation),
         over_optimisation=over_optimisation(source.frontier),

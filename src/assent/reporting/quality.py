@@ -1,33 +1,126 @@
-"""What an evaluation says beside scores and wins: length control, refusals and safety apart from quality, slices."""
+"""What an evaluation says beside scores and wins: differences, ratings, the answers' form, safety, slices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from assent.reporting.formatting import interval, label, nats, nats_interval, number, percent, percent_interval
 
 MOST_VALUES = 40
 """Slices shown of one column."""
 
 
-def beside_quality(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of a table: a name, an estimate or None for each policy, and whether it is a share."""
+def tables_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Tables with a column for each policy: `title`, and `rows` of a name and the cells' value and ends, as text.
+
+    What compares policies beside scores and wins, how their sampled answers look, and safety. Nothing that is known
+    of no policy has a row.
+    """
     if evaluation is None:
         return []
-    figures = [policy["sampled"] for policy in evaluation["policies"]]
-    rows: list[dict[str, Any]] = [
+    of = evaluation["policies"]
+    figures = [policy["sampled"] for policy in of]
+    names = list(dict.fromkeys(name for found in figures for name in found.get("safety") or {}))
+    tables = [
         {
-            "name": "Wins at equal length",
-            "cells": [(found.get("length_controlled") or {}).get("win_rate") for found in figures],
-            "share": True,
+            "title": f"Held against {label(evaluation['baseline'])}",
+            "rows": [
+                _row("Difference in score, prompt by prompt", [found.get("difference") for found in figures], _number),
+                _row(
+                    "Wins at equal length",
+                    [(found.get("length_controlled") or {}).get("win_rate") for found in figures],
+                    _share,
+                ),
+                _row(
+                    "Bradley–Terry rating, Elo points",
+                    [policy.get("rating") if policy["name"] != evaluation["baseline"] else None for policy in of],
+                    _points,
+                ),
+                _row(
+                    f"Prompts for wins ±{evaluation.get('precision') or 0:.2g}",
+                    [found.get("prompts_needed") for found in figures],
+                    lambda count: {"value": f"{count:,}", "ends": ""},
+                ),
+            ],
         },
-        {"name": "Refusals", "cells": [found.get("refusal_rate") for found in figures], "share": True},
+        {
+            "title": "Sampled answers",
+            "rows": [
+                _row("Ended by themselves (EOS)", [found.get("eos_rate") for found in figures], _share),
+                _row("Refusals", [found.get("refusal_rate") for found in figures], _share),
+                _row("Entropy, nats", [found.get("entropy") for found in figures], _number),
+                _row("KL by k3, nats", [found.get("k3") for found in figures], _nats),
+                _row("Distinct words (distinct-1)", [found.get("distinct_1") for found in figures], _number),
+                _row("Distinct word pairs (distinct-2)", [found.get("distinct_2") for found in figures], _number),
+                _row("Characters", [found.get("characters") for found in figures], _points),
+            ],
+        },
+        {
+            "title": "Safety, apart from quality",
+            "rows": [
+                _row(
+                    name.removeprefix("attribute/").replace("_", " ").capitalize(),
+                    [(found.get("safety") or {}).get(name) for found in figures],
+                    _number if name.startswith("attribute/") else _share,
+                )
+                for name in names
+            ],
+        },
     ]
-    for name in dict.fromkeys(name for found in figures for name in found.get("safety") or {}):
-        cells = [(found.get("safety") or {}).get(name) for found in figures]
-        attribute = name.startswith("attribute/")
-        shown = name.removeprefix("attribute/").replace("_", " ").capitalize()
-        rows.append({"name": shown, "cells": cells, "share": not attribute})
-    return [row for row in rows if any(row["cells"])]
+    known = [{**table, "rows": [row for row in table["rows"] if any(row["cells"])]} for table in tables]
+    return [table for table in known if table["rows"]]
+
+
+def wins_between(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Of more than two policies, each one's win rate over each other: rows of cells in the policies' order."""
+    wins = (evaluation or {}).get("wins") or {}
+    names = [policy["name"] for policy in (evaluation or {"policies": []})["policies"]]
+    return [
+        {"name": label(one), "cells": [_cell(wins[one].get(other), _share) for other in names]}
+        for one in names
+        if one in wins
+    ]
+
+
+def judge_sentence(evaluation: Mapping[str, Any] | None) -> str:
+    """How a judge that compares answers behaved; empty where answers were scored."""
+    judge = (evaluation or {}).get("judge")
+    if judge is None or judge["consistent"] is None or judge["first_wins"] is None:
+        return ""
+    agree, first = judge["consistent"], judge["first_wins"]
+    return (
+        f"Judged in both orders, which agree {percent(agree['value'])} of the time ({percent_interval(agree)}); the "
+        f"answer shown first wins {percent(first['value'])} ({percent_interval(first)}, 50% is no bias). "
+        f"Of {judge['calls']:,} verdicts {judge['invalid']:,} were none and count as ties."
+    )
+
+
+_Cell = dict[str, str]
+
+
+def _row(name: str, values: Sequence[Any], how: Callable[[Any], _Cell]) -> dict[str, Any]:
+    return {"name": name, "cells": [_cell(value, how) for value in values]}
+
+
+def _cell(value: Any, how: Callable[[Any], _Cell]) -> _Cell | None:
+    return None if value is None else how(value)
+
+
+def _share(estimate: Mapping[str, Any]) -> _Cell:
+    return {"value": percent(estimate["value"], 1), "ends": percent_interval(estimate)}
+
+
+def _number(estimate: Mapping[str, Any]) -> _Cell:
+    return {"value": number(estimate["value"]), "ends": interval(estimate)}
+
+
+def _nats(estimate: Mapping[str, Any]) -> _Cell:
+    return {"value": nats(estimate["value"]), "ends": nats_interval(estimate)}
+
+
+def _points(estimate: Mapping[str, Any]) -> _Cell:
+    return {"value": number(estimate["value"], 0), "ends": interval(estimate, 0)}
 
 
 def by_slice(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
