@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from assent.models.flops import Cost
 from assent.models.packing import split_by_budget
 
 DEFAULT_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
+DEEP, DEEP_TOKENS = 8192, 512
+"""Layers × width from which a CPU's micro-batches are a quarter as large. What a layer keeps for the backward pass is some
+70 bytes for each token and unit of width: at 2,048 tokens more than a gigabyte. Wide products lose nothing."""
 
 _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
 
@@ -27,8 +31,11 @@ class Budget:
 
     @classmethod
     def of(cls, module: nn.Module, runtime: Runtime, tokens: int) -> Budget:
-        tokens = tokens or DEFAULT_TOKENS.get(runtime.device.type, DEFAULT_TOKENS["cpu"])
-        return cls(tokens, shared=reads_prompts_once(module), num_processes=runtime.num_processes)
+        return cls(
+            tokens or default_tokens(module, runtime.device.type),
+            shared=reads_prompts_once(module),
+            num_processes=runtime.num_processes,
+        )
 
     def bins(self, groups: Sequence[TokenGroup]) -> list[list[int]]:
         """Indices of `groups`, longest first: the same on every process, and enough that each has work."""
@@ -58,6 +65,16 @@ class Budget:
         """A resumed run cuts its steps as before; one that was given another budget uses that."""
         if state["configured"] == self.configured:
             self.tokens = state["tokens"]
+
+
+def default_tokens(module: nn.Module, device: str) -> int:
+    """Tokens of one forward pass where the user leaves the choice."""
+    if device in DEFAULT_TOKENS and device != "cpu":
+        return DEFAULT_TOKENS[device]
+    config: Any = getattr(module, "config", None)
+    text = config.get_text_config() if config is not None else None
+    size = getattr(text, "num_hidden_layers", 0) * getattr(text, "hidden_size", 0)
+    return DEEP_TOKENS if size >= DEEP else DEFAULT_TOKENS["cpu"]
 
 
 def share(bins: Sequence[Sequence[int]], *, rank: int, num_processes: int) -> list[list[int]]:

@@ -1,0 +1,30 @@
+"""How many tokens a forward pass reads where the user leaves the choice."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
+
+from assent.engine.micro_batches import DEEP, DEEP_TOKENS, DEFAULT_TOKENS, Budget, default_tokens
+from assent.engine.runtime import Runtime
+
+
+class Module(nn.Module):
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.config = config
+
+
+@pytest.mark.parametrize(("layers", "tokens"), [(DEEP // 256 - 1, DEFAULT_TOKENS["cpu"]), (DEEP // 256, DEEP_TOKENS)])
+def test_a_deep_model_reads_less_at_once_on_a_cpu(layers: int, tokens: int) -> None:
+    for config in (LlamaConfig(num_hidden_layers=layers, hidden_size=256), GPT2Config(n_layer=layers, n_embd=256)):
+        module = Module(config)
+        assert default_tokens(module, "cpu") == tokens
+        assert Budget.of(module, Runtime("cpu"), 0).tokens == tokens
+        assert Budget.of(module, Runtime("cpu"), 77).tokens == 77
+        assert default_tokens(module, "cuda") == DEFAULT_TOKENS["cuda"]
+
+
+def test_a_module_without_a_configuration_reads_as_many_as_a_small_model() -> None:
+    assert default_tokens(nn.Linear(2, 2), "cpu") == DEFAULT_TOKENS["cpu"]
