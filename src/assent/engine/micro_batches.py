@@ -16,8 +16,8 @@ from assent.models.packing import split_by_budget
 
 DEFAULT_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 DEEP, DEEP_TOKENS = 8192, 512
-"""Layers × width from which a CPU's micro-batches are a quarter as large. What a layer keeps for the backward pass is some
-70 bytes for each token and unit of width: at 2,048 tokens more than a gigabyte. Wide products lose nothing."""
+"""Layers × width from which a CPU's micro-batches are a quarter as large. What a layer keeps for the backward pass is
+some 70 bytes for each token and unit of width: at 2,048 tokens more than a gigabyte. Wide products lose nothing."""
 
 _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
 
