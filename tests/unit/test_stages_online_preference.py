@@ -21,12 +21,12 @@ from assent.engine.random import Batches
 from assent.errors import ConfigError, GateError, RunError
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.rewards.base import Scores
-from assent.stages import online_preference, preference, reward
+from assent.stages import held_out_samples, online_preference, preference, reward
 from assent.stages.online_preference import ranking_of, records
 from assent.stages.references import ReadReference
 from assent.types import PromptGroup, Rollout
 from tests.helpers_cli import write_rows
-from tests.helpers_stages import tiny_model, write_inputs
+from tests.helpers_stages import letters, tiny_model, write_inputs
 
 Run = Callable[..., Path]
 LETTERS = "tests.helpers_stages:letters"
@@ -227,6 +227,53 @@ def test_a_completion_that_did_not_end_is_ranked_by_its_score_less_the_penalty(
     assert compared == [[first, second - 2.0] for first, second in raw]
     assert [row["scores"] for row in lines(folder, "preferences")] == compared
     assert rounds(folder)[0]["objective/scores"] == pytest.approx(sum(told[:8]) / 8)  # what the reward said
+
+
+def test_held_out_prompts_are_answered_and_scored_at_each_measurement(
+    run: Run, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temperatures: list[float] = []
+    params = held_out_samples.SamplingParams
+    monkeypatch.setattr(
+        held_out_samples, "SamplingParams", lambda **given: temperatures.append(given["temperature"]) or params(**given)
+    )
+    held_out = {"eval_data": inputs["held_out_comparisons"], "eval_prompts": 3, "eval_max_new_tokens": 6}
+    folder = run(**held_out, eval_steps=1, temperature=0.7)
+    measured = {row["step"]: row for row in lines(folder, "metrics") if "eval_objective/scores" in row}
+    assert sorted(measured) == [0, 1, 2]
+    assert temperatures == [0.7] * 3
+    asked = {row["prompt"][0]["content"] for row in lines(Path(inputs["model"]).parent, "held_out_comparisons")}
+    for step, row in measured.items():
+        answered = [one for one in lines(folder, "samples") if one["step"] == step and "kl" in one]
+        assert len(answered) == 3
+        assert {one["prompt"][0]["content"] for one in answered} <= asked
+        scores = [letters([], [one["completion"]])[0] for one in answered]
+        assert row["eval_objective/scores"] == pytest.approx(sum(scores) / 3)
+        assert [one["score"] for one in answered] == pytest.approx(scores)
+        assert row["eval_kl"] == pytest.approx(sum(one["kl"] for one in answered) / 3)
+        assert row["eval_objective/scores_low"] <= row["eval_objective/scores"] <= row["eval_objective/scores_high"]
+    assert measured[0]["eval_kl"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(measured[2]["eval_kl"]) > 1e-4
+    assert rounds(folder)[-1]["cost/reward_calls"] == 2 * 8 + 2 * 3  # the last measurement comes after
+    without = run("no-reference", **held_out, loss_type="simpo")
+    assert not any("eval_kl" in row for row in lines(without, "metrics"))
+
+
+def test_the_best_by_the_held_out_reward_is_kept_and_patience_ends_the_run(run: Run, inputs: dict[str, str]) -> None:
+    options = {
+        "eval_data": inputs["held_out_comparisons"],
+        "eval_prompts": 4,
+        "eval_max_new_tokens": 6,
+        "eval_steps": 1,
+    }
+    options |= {"metric_for_best_model": "objective/scores", "total_steps": 4}
+    folder = run(**options, early_stopping_patience=1, early_stopping_threshold=10.0)
+    assert len(rounds(folder)) == 1
+    record = json.loads((folder / "run.json").read_text())
+    found = {row["step"]: row["eval_objective/scores"] for row in lines(folder, "metrics") if "eval_kl" in row}
+    assert record["facts"]["best"]["value"] == max(found.values())
+    with pytest.raises(ValueError, match="give eval_prompts"):
+        OnlineDpoConfig(model="m", data="d", reward="r:f", output_dir="o", eval_fraction=0.5)
 
 
 def test_the_file_leaves_out_completions_that_no_file_may_hold(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
 from assent.config.loss_options import LOGGED, LossOptions
 from assent.config.options import (
+    EvalSampleOptions,
     OptimiserOptions,
     Positive,
     PromptOptions,
@@ -21,9 +22,21 @@ from assent.errors import ConfigError
 
 
 class OnlineDpoConfig(
-    RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, LossOptions, EnsembleOptions, SamplerOptions
+    RunOptions,
+    TrainingOptions,
+    PromptOptions,
+    OptimiserOptions,
+    LossOptions,
+    EnsembleOptions,
+    SamplerOptions,
+    EvalSampleOptions,
 ):
-    """Online DPO (arXiv:2402.04792): comparisons of completions that the policy in training has sampled."""
+    """Online DPO (arXiv:2402.04792): comparisons of completions that the policy in training has sampled.
+
+    Held-out data are prompts: their answers are scored by the reward.
+    """
+
+    MEASURED: ClassVar[tuple[str, ...]] = ("objective/scores",)
 
     model: str
     """Policy to train: a folder or a hub name."""
@@ -65,6 +78,12 @@ class OnlineDpoConfig(
     def uses_ties(self) -> bool:
         """All losses know what equal scores mean."""
         return all(entry.is_ranking and "tied" in entry.declaration.accepts for entry in self.entries)
+
+    @model_validator(mode="after")
+    def _held_out_prompts_are_answered(self) -> Self:
+        if (self.eval_data is not None or self.eval_fraction is not None) and not self.eval_prompts:
+            raise ConfigError("held-out prompts are measured by answering them", fix="give eval_prompts: how many")
+        return self
 
     @model_validator(mode="after")
     def _reference_is_used(self) -> Self:

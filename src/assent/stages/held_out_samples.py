@@ -15,11 +15,13 @@ from assent.engine.learner import Learner
 from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.errors import DataError
+from assent.evaluation.intervals import mean_interval
 from assent.evaluation.kl import kl_estimates
 from assent.models.batch import TokenCompletion, TokenGroup
+from assent.rewards.base import Reward, score_rollouts
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.stages.text import Text
-from assent.types import PromptGroup
+from assent.types import PromptGroup, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +60,67 @@ def choose_prompts(config: Any, text: Text) -> HeldOutPrompts:
 
 
 def answers(
-    config: Any, prompts: HeldOutPrompts, *, sampler: Sampler, learner: Learner, reference: Reader
+    config: Any,
+    prompts: HeldOutPrompts,
+    *,
+    sampler: Sampler,
+    learner: Learner,
+    reference: Reader | None,
+    reward: Reward | None = None,
 ) -> tuple[dict[str, float], list[dict[str, object]]]:
-    """One answer to each prompt at temperature 1: held-out figures, and rows for samples.jsonl."""
+    """One answer to each prompt, at temperature 1 or the run's own: held-out figures, and rows for samples.jsonl."""
     sampler.load({}, learner.fingerprint_step)
     with learner.runtime.autocast():
         rollouts = learner.whole(
             sampler.sample,
             prompts.ids,
             num_completions=1,
-            params=SamplingParams(max_new_tokens=config.eval_max_new_tokens),
+            params=SamplingParams(
+                max_new_tokens=config.eval_max_new_tokens, temperature=getattr(config, "temperature", 1.0)
+            ),
             seed=SeedKey(config.seed, "eval", 0),
         )
     lengths = [len(rollout.ids) for rollout in rollouts]
     ended = [rollout.finish_reason == "stop" for rollout in rollouts]
-    groups = [TokenGroup(rollout.prompt_ids, (TokenCompletion(rollout.ids),)) for rollout in rollouts]
-    # Both read in one way: where the weights agree the KL is zero, and no difference of sampler and trainer is in it.
-    policy, start = (_logprobs(reader, groups, lengths) for reader in (learner, reference))
-    kl = kl_estimates(policy, start)
-    figures = {"eval_kl": kl.k1.value, "eval_kl_k3": kl.k3.value}
-    if len(rollouts) > 1:
-        figures |= {"eval_kl_low": kl.k1.low, "eval_kl_high": kl.k1.high}
-    figures |= {
+    figures = {
         "eval_rollout/completion_length": sum(lengths) / len(lengths),
         "eval_rollout/eos_rate": sum(ended) / len(ended),
     }
     rows: list[dict[str, object]] = [
-        {
-            "prompt": texts.as_plain(group.prompt),
-            "completion": rollout.text,
-            "kl": float((own - reference_own).sum()),
-            "finish": rollout.finish_reason,
-        }
-        for group, rollout, own, reference_own in zip(prompts.groups, rollouts, policy, start, strict=True)
+        {"prompt": texts.as_plain(group.prompt), "completion": rollout.text, "finish": rollout.finish_reason}
+        for group, rollout in zip(prompts.groups, rollouts, strict=True)
     ]
+    if reference is not None:
+        figures |= _distance(rows, rollouts, lengths, learner, reference)
+    if reward is not None:
+        scores = score_rollouts(reward, rollouts, prompts.groups)
+        figures["eval_objective/scores"] = sum(scores) / len(scores)
+        if len(scores) > 1:
+            ends = mean_interval(scores)
+            figures |= {"eval_objective/scores_low": ends.low, "eval_objective/scores_high": ends.high}
+        for i, row in enumerate(rows):
+            row.update(scores.of(i))
     return figures, rows
+
+
+def _distance(
+    rows: Sequence[dict[str, object]],
+    rollouts: Sequence[Rollout],
+    lengths: Sequence[int],
+    learner: Learner,
+    reference: Reader,
+) -> dict[str, float]:
+    """KL to the reference; each row gets its answer's share."""
+    groups = [TokenGroup(rollout.prompt_ids, (TokenCompletion(rollout.ids),)) for rollout in rollouts]
+    # Both read in one way: where the weights agree the KL is zero, and no difference of sampler and trainer is in it.
+    policy, start = (_logprobs(reader, groups, lengths) for reader in (learner, reference))
+    for row, own, reference_own in zip(rows, policy, start, strict=True):
+        row["kl"] = float((own - reference_own).sum())
+    kl = kl_estimates(policy, start)
+    figures = {"eval_kl": kl.k1.value, "eval_kl_k3": kl.k3.value}
+    if len(rollouts) > 1:
+        figures |= {"eval_kl_low": kl.k1.low, "eval_kl_high": kl.k1.high}
+    return figures
 
 
 def _logprobs(reader: Reader, groups: Sequence[TokenGroup], lengths: Sequence[int]) -> list[Any]:

@@ -24,6 +24,7 @@ from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
 from assent.stages.clock import Clock
 from assent.stages.gate import Gate, check_reward_batch_mates, check_tokens, precision_of, sampler_mismatch
+from assent.stages.held_out_samples import answers
 from assent.stages.preference import PreferenceObjective, check_start
 from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference, check_reference
 from assent.stages.result import StageResult
@@ -45,7 +46,7 @@ def train(
     text = read_text(
         config,
         model=config.model,
-        sources={"train": data if data is not None else config.data},
+        sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=to_prompts,
         max_new_tokens=config.max_new_tokens,
     )
@@ -62,6 +63,7 @@ def run(
 ) -> StageResult:
     objective = PreferenceObjective(config.entries)
     reference = ReadReference(config.reference, data) if objective.needs_reference else NoReference()
+    _validate(config, data, sampler=sampler, reward=reward, reference=reference)
     data.resume()
     params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
     for step in data.steps():
@@ -114,6 +116,28 @@ def less_for_no_end(scores: Scores, rollouts: Sequence[Rollout], penalty: float)
     """The scores that are compared: less the penalty where a completion was cut before it ended."""
     less = [score - penalty * (r.finish_reason != "stop") for score, r in zip(scores, rollouts, strict=True)]
     return Scores(less, parts=scores.parts)
+
+
+def _validate(
+    config: OnlineDpoConfig, data: Session, *, sampler: Sampler, reward: Reward, reference: StageReference
+) -> None:
+    """Held-out figures are what the reward says of answers to held-out prompts."""
+
+    def measure() -> dict[str, float]:
+        figures, rows = answers(
+            config,
+            data.eval_prompts,
+            sampler=sampler,
+            learner=data.learner,
+            reference=reference.model if isinstance(reference, ReadReference) else None,
+            reward=reward,
+        )
+        data.log.samples(data.step, rows)
+        data.ledger.add(completions_sampled=len(rows), reward_calls=len(rows))
+        return figures
+
+    if data.eval_prompts.ids:
+        data.validation.measure = measure
 
 
 def ranking_of(config: OnlineDpoConfig, group: TokenGroup, scores: Sequence[float]) -> TokenGroup | None:
