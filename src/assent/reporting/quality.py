@@ -22,7 +22,7 @@ def tables_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     of = evaluation["policies"]
     figures = [policy["sampled"] for policy in of]
     names = list(dict.fromkeys(name for found in figures for name in found.get("safety") or {}))
-    tables = [
+    tables: list[dict[str, Any]] = [
         {
             "title": f"Held against {label(evaluation['baseline'])}",
             "rows": [
