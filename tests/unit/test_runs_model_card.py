@@ -88,6 +88,23 @@ def test_base_and_licence_are_found_through_earlier_runs(run: Path, tmp_path: Pa
     assert ModelCard.load(write_card(run, {**MANIFEST, "config": config}, {})).data.base_model == "owner/base"
 
 
+def test_a_licence_that_is_stated_stands_beside_those_that_hold(run: Path, tmp_path: Path) -> None:
+    base, data = tmp_path / "base", tmp_path / "data"
+    for folder, name in ((base, "apache-2.0"), (data, "cc-by-4.0")):
+        folder.mkdir()
+        (folder / "README.md").write_text(f"---\nlicense: {name}\n---\n")
+    config = {**MANIFEST["config"], "model": str(base), "data": str(data)}
+    found = ModelCard.load(write_card(run, {**MANIFEST, "config": config}, {}))
+    assert found.data.license == "apache-2.0"
+    assert "and that of the data (cc-by-4.0, as its card says) holds too." in found.text
+    own = ModelCard.load(write_card(run, {**MANIFEST, "config": {**config, "license": "mit"}}, {}))
+    assert own.data.license == "mit"
+    both = "mit, as whoever trained it states. That of the base model (apache-2.0, as its card says) holds too, and"
+    assert both in own.text
+    alone = write_card(run, {**MANIFEST, "config": {**MANIFEST["config"], "license": "mit"}}, {}).read_text()
+    assert "That of the base model holds too, and those of the data hold." in alone
+
+
 def test_a_card_of_ones_own_is_left_alone(run: Path) -> None:
     path = write_card(run, MANIFEST, METRICS)
     path.write_text(path.read_text().replace(MARK, "") + "my words")
@@ -128,9 +145,11 @@ def test_every_trained_model_has_its_card(tmp_path: Path, capsys, monkeypatch) -
     pairs = comparisons(tmp_path / "pairs.jsonl")
     held_out = comparisons(tmp_path / "held-out.jsonl", count=4, first=6)
     given = ["--model", model, "--data", pairs, "--eval-data", held_out, "--output-dir", "dpo", "--max-steps", "1"]
+    given += ["--license", "cc-by-nc-4.0"]
     status, _, err = said(["dpo", *given], capsys)
     assert status == 0, err
     card = ModelCard.load(tmp_path / "dpo" / "model" / "README.md")
+    assert card.data.license == "cc-by-nc-4.0"
     types = {result.metric_type for result in card.data.eval_results}
     assert {"eval_loss", "eval_rewards/accuracies"} <= types
     assert str(tmp_path) not in card.content

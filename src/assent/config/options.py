@@ -68,6 +68,9 @@ class RunOptions(Options):
     """Trackers that get every line of metrics.jsonl too: tensorboard, wandb, mlflow, trackio, or module:Class."""
     project: str | None = None
     """Project in wandb and trackio, experiment in MLflow; none given: assent. The run has the name of its folder."""
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
+    """Licence that the trained model is given, by the hub's identifier (mit, apache-2.0, other …), for its model card;
+    none given: what the card of the model that it was made from states."""
 
     @model_validator(mode="after")
     def _trackers_are_there(self) -> Self:

@@ -92,7 +92,7 @@ def card(run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], mea
     data = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-classification" if is_reward else "text-generation",
-        license=_license(chain),
+        license=config.get("license") or _license(chain),
         base_model=chain[-1] if _is_hub_name(chain[-1]) else None,
         datasets=[config["data"]] if _is_hub_name(config["data"]) else None,
         tags=["assent", command, *(["reward-model"] if is_reward else []), *(["lora"] if is_adapter else [])],
@@ -150,7 +150,7 @@ def _body(
     inputs = [(name, _short(str(config[name]))) for name in INPUTS if config.get(name)]
     yield from _table(("input", "what"), inputs)
     yield from ("", "<details><summary>Options, content and versions</summary>", "")
-    elsewhere = {*INPUTS, "model", "output_dir"}
+    elsewhere = {*INPUTS, "model", "output_dir", "license"}
     options = [(name, value) for name, value in config.items() if name not in elsewhere and value is not None]
     yield from _table(("option", "value"), options)
     yield ""
@@ -170,7 +170,7 @@ def _body(
         "```",
     )
     yield from ("", "## Licence", "")
-    yield _license_line(chain)
+    yield _license_line(config, chain)
 
 
 def _snippet(command: str, *, is_adapter: bool, members: int) -> Iterator[str]:
@@ -243,25 +243,32 @@ def _is_hub_name(name: str) -> bool:
 
 def _license(chain: Sequence[str]) -> str | None:
     """What the card of the first model that has one says."""
+    return next(filter(None, (_license_in(Path(model) / CARD) for model in chain)), None)
+
+
+def _license_in(path: Path) -> str | None:
     from huggingface_hub import ModelCard
 
-    for model in chain:
-        path = Path(model) / CARD
-        if path.is_file():
-            try:
-                found = ModelCard.load(path, ignore_metadata_errors=True).data.license
-            except (OSError, ValueError):
-                continue
-            if found:
-                return str(found)
-    return None
+    if not path.is_file():
+        return None
+    try:
+        found = ModelCard.load(path, ignore_metadata_errors=True).data.license
+    except (OSError, ValueError):
+        return None
+    return str(found) if found else None
 
 
-def _license_line(chain: Sequence[str]) -> str:
-    found = _license(chain)
+def _license_line(config: Mapping[str, Any], chain: Sequence[str]) -> str:
+    """What is stated, by whom; nothing is made up."""
+    of_data = _license_in(Path(str(config["data"])) / CARD)
+    data = "those of the data hold" if of_data is None else f"that of the data ({of_data}, as its card says) holds"
+    own, found = config.get("license"), _license(chain)
+    if own is not None:
+        base = "" if found is None else f" ({found}, as its card says)"
+        return f"{own}, as whoever trained it states. That of the base model{base} holds too, and {data}."
     if found is None:
-        return "Not stated. That of the base model and those of the data hold; name one before this is shared."
-    return f"{found}, as the model that it was made from says. Those of the data hold too."
+        return f"Not stated. That of the base model holds, and {data}; name one before this is shared."
+    return f"{found}, as the model that it was made from says; and {data} too."
 
 
 def _short(text: str) -> str:
