@@ -114,6 +114,8 @@ def test_a_command_gives_what_it_gives_with_the_torch_sampler(
         for name in figures:
             assert (name in mine) == (name in theirs)
             assert mine.get(name, 0.0) == pytest.approx(theirs.get(name, 0.0), rel=1e-3, abs=1e-6), name
+        if "cost/models_resident" in mine:
+            assert theirs["cost/models_resident"] == mine["cost/models_resident"] + 1, "the engine's copy"
 
 
 @has_vllm

@@ -120,7 +120,8 @@ class Job:
         self.runtime = Runtime(config.device, seed=config.seed)
         self.sampler = self._sampler(template)
         self.readers: list[ModelSampler | ModelReader] = [self.sampler]
-        self.ledger = Ledger(self.runtime.device, models_resident=1 if config.reference is None else 2)
+        copies = (config.reference is not None) + (config.sampler == "vllm")  # an engine has its own
+        self.ledger = Ledger(self.runtime.device, models_resident=1 + copies)
 
     def _sampler(self, template: Any) -> ModelSampler:
         config = self.config

@@ -184,6 +184,7 @@ class Session:
         """Samples with the learner's own weights, or a copy of them that `load` brings up to date."""
         sampler = open_sampler(self.config, _module(self.learner).hf, self.text.template, learns=True)
         self._readers.append(sampler)
+        self.ledger.models_resident += getattr(self.config, "sampler", "torch") == "vllm"  # its copy
         return sampler
 
     def reference_logps(self, path: str | None, *parts: Sequence[TokenGroup]) -> list[Tensor]:
@@ -276,7 +277,6 @@ class Session:
                     raise KeyboardInterrupt
 
     def checkpoint(self) -> None:
-        """Of the steps that are done. All processes must call it."""
         write_checkpoint(
             self.folder.path,
             self.step,
