@@ -1,6 +1,6 @@
 """Peak memory of PPO with its models separate, on a shared trunk and on one trunk, against LoRA SFT of the same model.
 
-    python benchmarks/make_135m.py --tokenizer MODEL --output-dir OUT
+    python benchmarks/make_model.py --shape 135m --tokenizer MODEL --output-dir OUT
     python benchmarks/memory.py --model OUT --data comparisons.jsonl
 
 Each run is a process of its own and `--steps` steps long; its peak resident size is the figure. SFT and PPO have the

@@ -158,6 +158,16 @@ def main() -> None:
     print(json.dumps(document | summary(evaluations, curves, args), indent=1))
 
 
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What a figure was measured on."""
+    found: dict[str, Any] = {"processor": platform_name(), "cores": os.cpu_count()}
+    if device.startswith("cuda"):
+        import torch
+
+        found["device"] = torch.cuda.get_device_name(device)
+    return found
+
+
 def platform_name() -> str:
     """The processor's name, where the system tells it."""
     try:
