@@ -196,6 +196,17 @@ def test_sft_on_what_sample_keeps_is_raft(shared: Path, tmp_path: Path, capsys: 
     assert status == 0, err
 
 
+def test_a_prompt_that_stands_twice_is_one_unit_of_the_intervals(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "data.jsonl", [{"prompt": question(i)} for i in (0, 1, 0)])
+    given = ["--model", shared / "model", "--data", tmp_path / "data.jsonl", "--output-dir", tmp_path / "out"]
+    status, out, err = said(["best-of-n", *given, *SAMPLING, *LETTERS, "--n", 2, "--json"], capsys)
+    assert status == 0, err
+    point = json.loads(out)["curve"][1]
+    assert [(point[name]["n"], point[name]["clusters"]) for name in ("score", "gain", "kl_nats")] == [(3, 2)] * 3
+
+
 def test_blocks_mixing_and_soft_choice(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["best-of-n", *sampling(shared, tmp_path / "blocks"), *LETTERS, "--n", 3, "--block-size", 2, "--json"]
     document = json.loads(said(argv, capsys)[1])
@@ -204,7 +215,9 @@ def test_blocks_mixing_and_soft_choice(shared: Path, tmp_path: Path, capsys: pyt
     assert all(row["tokens"] <= 6 for row in rows)
     assert document["metrics"]["cost/completions_sampled"] % 3 == 0
     assert document["metrics"]["cost/completions_sampled"] > 4 * 3
-    assert document["kl_nats_upper_bound"] > 0
+    bound = document["kl_nats_upper_bound"]
+    assert bound > 0
+    assert f"KL at most {bound:.2f} nats" in said(argv[:-1], capsys)[1]  # of the finished run, as text
     other = shared / "reference"
     if not other.exists():
         shutil.copytree(shared / "model", other)

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from assent.config.compare import CompareConfig
+from assent.pipelines.compare import Made, _row
+from assent.types import PromptGroup
 from tests.helpers_cli import comparisons, demonstrations, said, tiny_model
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -74,6 +77,14 @@ def test_equal_labels(
     few = (tmp_path / "out" / "seed-0" / "4" / "dpo-dpo.jsonl").read_text().splitlines()
     more = (tmp_path / "out" / "seed-0" / "8" / "dpo-dpo.jsonl").read_text().splitlines()
     assert (len(few), more[:4]) == (4, few)
+
+
+def test_a_test_prompt_that_stands_twice_is_one_unit_of_the_intervals() -> None:
+    given: dict[str, Any] = dict.fromkeys(("model", "data", "test_data", "output_dir"), "x")
+    config = CompareConfig(methods=["dpo"], budget="labels", amounts=[4], judge="module:function", **given)
+    made = Made(model="x", scores=[(1.0, 0.0), (0.0, 0.5), (1.0, 0.0)])
+    row = _row(config, 4, "dpo", [made], [made], [PromptGroup(prompt=text) for text in "aba"])
+    assert (row["score"]["n"], row["score"]["clusters"], row["win_rate"]["clusters"]) == (6, 2, 2)
 
 
 def test_seeds_are_repetitions_with_other_rows(

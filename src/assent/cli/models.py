@@ -50,6 +50,8 @@ def best_of_n(config: BestOfNConfig) -> Outcome:
     lines = [_point(point) for point in curve if _is_shown(point["n"], len(curve), outcome.document["n"])]
     head = [f"  {'n':>4}  {'score':<24}{'gain':<24}KL, nats"] if lines else []
     failed = outcome.document.get("gain_reached") is False
+    if "kl_nats_upper_bound" in outcome.document:
+        lines.append(f"  KL at most {outcome.document['kl_nats_upper_bound']:.2f} nats per completion")
     said = [f"the gain of {config.gain:g} is not reached: raise --n"] if failed else []
     return Outcome(outcome.document, "\n".join([outcome.text, *head, *lines, *said]), exit_status=int(failed))
 

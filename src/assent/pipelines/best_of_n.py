@@ -126,7 +126,7 @@ def _by_prompt(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
     """Rows of one prompt as one group, in the order in which prompts appear first."""
     found: dict[str, PromptGroup] = {}
     for group in groups:
-        key = to_json(as_plain(group.prompt))
+        key = _key(group)
         before = found.get(key)
         if before is None:
             found[key] = group
@@ -140,6 +140,11 @@ def _by_prompt(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
             preference=Preference(scores=tuple(scores)) if scores else None,
         )
     return list(found.values())
+
+
+def _key(group: PromptGroup) -> str:
+    """The same for the same prompt."""
+    return to_json(as_plain(group.prompt))
 
 
 def _score_list(group: PromptGroup) -> list[float] | None:
@@ -196,7 +201,12 @@ def _chosen(
         ranked = [
             perturbed(own, temperature=config.soft_temperature, seed=key, prompt=i) for i, own in enumerate(scores)
         ]
-    curve = best_of_n_curve(ranked, values=None if ranked is scores else scores, drawn=[one.drawn for one in sampled])
+    curve = best_of_n_curve(
+        ranked,
+        values=None if ranked is scores else scores,
+        drawn=[one.drawn for one in sampled],
+        clusters=[_key(one.group) for one in sampled],  # a prompt that stands twice is one
+    )
     most = config.n or len(curve)
     n, reached = most, None
     if config.gain is not None:

@@ -18,6 +18,7 @@ from assent.data.loading import load_groups, write_groups
 from assent.engine.random import permutation
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
+from assent.evaluation.answers import key
 from assent.evaluation.intervals import mean_interval
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
 from assent.evaluation.win_rate import win_rate
@@ -66,7 +67,9 @@ def compare(config: CompareConfig, *, progress: Progress | None = None) -> dict[
         for amount, parts in plans.items():
             for method, one in work.one(seed, amount, parts).items():
                 made.setdefault((amount, method), []).append(one)
-    rows = [_row(config, amount, method, ones, made[amount, START]) for (amount, method), ones in made.items()]
+    rows = [
+        _row(config, amount, method, ones, made[amount, START], work.groups) for (amount, method), ones in made.items()
+    ]
     document = {
         "budget": config.budget,
         "judge": described(config.judge),
@@ -319,12 +322,18 @@ class _Comparison:
 
 
 def _row(
-    config: CompareConfig, amount: float, method: str, ones: Sequence[Made], starts: Sequence[Made]
+    config: CompareConfig,
+    amount: float,
+    method: str,
+    ones: Sequence[Made],
+    starts: Sequence[Made],
+    groups: Sequence[PromptGroup],
 ) -> dict[str, Any]:
-    """One method at one amount, over all seeds. What it spent is the mean over seeds."""
+    """One method at one amount, over all seeds. What it spent is the mean over seeds. A prompt that stands twice in
+    `groups` is one unit of the intervals."""
     scores = [prompt for one in ones for prompt in one.scores]
     at_start = [prompt for one in starts for prompt in one.scores]
-    prompts = [p for one in ones for p in range(len(one.scores))]
+    prompts = [key(group.prompt) for _ in ones for group in groups]
     seeds = [s for s, one in enumerate(ones) for _ in one.scores] if len(ones) > 1 else None
     flat = [value for prompt in scores for value in prompt]
     each = [p for p, prompt in zip(prompts, scores, strict=True) for _ in prompt]
