@@ -207,20 +207,20 @@ def test_a_completion_that_did_not_end_is_ranked_by_its_score_less_the_penalty(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[list[float]] = []
-    original, score = online_preference.ranking_of, online_preference.score_rollouts
+    original, score = online_preference.ranking_of, online_preference.score_round
     told: list[float] = []
 
-    def ends(reward: Any, rollouts: Sequence[Rollout], prompts: Any) -> Scores:
+    def ends(reward: Any, rollouts: Sequence[Rollout], prompts: Any, *, session: Any) -> Scores:
         for rollout in rollouts[::2]:  # the first of each prompt's two
             object.__setattr__(rollout, "finish_reason", "stop")
-        told.extend(found := score(reward, rollouts, prompts))
+        told.extend(found := score(reward, rollouts, prompts, session=session))
         return found
 
     def spy(config: Any, group: Any, scores: Sequence[float]) -> Any:
         compared.append(list(scores))
         return original(config, group, scores)
 
-    monkeypatch.setattr(online_preference, "score_rollouts", ends)
+    monkeypatch.setattr(online_preference, "score_round", ends)
     monkeypatch.setattr(online_preference, "ranking_of", spy)
     folder = run(missing_eos_penalty=2.0, total_steps=1)
     raw = [told[i : i + 2] for i in range(0, 8, 2)]

@@ -263,7 +263,7 @@ def test_the_best_checkpoint_is_kept_and_becomes_the_result_and_the_run_stops_ea
     assert any(not torch.equal(best[name], last[name]) for name in best)
 
 
-@pytest.mark.parametrize("kill", [None, ("_checkpoint", 1)])
+@pytest.mark.parametrize("kill", [None, ("checkpoint", 1)])
 def test_where_training_makes_nothing_better_the_start_is_the_result(
     kill: tuple[str, int] | None, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +323,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, place: str, number: int) -> None
 
 
 SAMPLING = {**STOPPING, "eval_prompts": 3, "eval_max_new_tokens": 5, "save_steps": 2}
-KILLS = [("log_step", 1), ("take", 3), ("_checkpoint", 3), ("take", 6), ("_choose", 1)]
+KILLS = [("log_step", 1), ("take", 3), ("checkpoint", 3), ("take", 6), ("_choose", 1)]
 
 
 @pytest.fixture(scope="module")
