@@ -25,7 +25,7 @@ MIN_ROWS, MIN_MULTIPLICATIONS = 4, 2**21
 """Below either the call costs more than it saves."""
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 64, "LRU_CACHE_CAPACITY": 64}
 """oneDNN and torch keep compiled products by shape, 1,024 of them, and packed steps hardly ever have the same shape
-twice: that was 0.3 GB (float32) to 0.8 GB (bfloat16) which nothing read. These are enough for the layers of one step.
+twice: that was 0.2 GB (float32) to 0.7 GB (bfloat16) which nothing read. These are enough for the layers of one step.
 They are read from the environment at the first product; one that the user has set is left alone."""
 
 
