@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
-from assent.engine.micro_batches import DEEP, DEEP_TOKENS, DEFAULT_TOKENS, Budget, default_tokens
+from assent.engine.micro_batches import CPU_UNITS, DEFAULT_TOKENS, FEWEST_TOKENS, Budget, default_tokens
 from assent.engine.runtime import Runtime
 
 
@@ -16,7 +16,10 @@ class Module(nn.Module):
         self.config = config
 
 
-@pytest.mark.parametrize(("layers", "tokens"), [(DEEP // 256 - 1, DEFAULT_TOKENS["cpu"]), (DEEP // 256, DEEP_TOKENS)])
+@pytest.mark.parametrize(
+    ("layers", "tokens"),
+    [(2, DEFAULT_TOKENS["cpu"]), (16, CPU_UNITS // (16 * 256)), (1000, FEWEST_TOKENS)],
+)
 def test_a_deep_model_reads_less_at_once_on_a_cpu(layers: int, tokens: int) -> None:
     for config in (LlamaConfig(num_hidden_layers=layers, hidden_size=256), GPT2Config(n_layer=layers, n_embd=256)):
         module = Module(config)

@@ -80,6 +80,19 @@ def test_products_and_gradients_are_those_of_float64(name: str, has_bias: bool, 
 
 
 @needs_onednn
+@pytest.mark.parametrize(("outputs", "inputs", "shape"), [(96, 8, (8, 200, 96)), (8, 96, (8, 200, 96))])
+def test_a_weights_gradient_copies_the_smaller_side(
+    outputs: int, inputs: int, shape: tuple[int, ...], taken: list[tuple[int, ...]]
+) -> None:
+    draw = torch.Generator().manual_seed(2)
+    x, grad = torch.randn(2, 100, inputs, generator=draw), torch.randn(2, 100, outputs, generator=draw)
+    found = products.weight_gradient(grad, x)
+    above, below = grad.reshape(200, -1).double(), x.reshape(200, -1).double()
+    assert differs(found, above.t() @ below, above.t().abs() @ below.abs()) < ROUNDING
+    assert taken == [shape]
+
+
+@needs_onednn
 def test_the_gradient_of_a_sum_is_exact(taken: list[tuple[int, ...]]) -> None:
     """Its stride is 0 in both directions."""
     x, weight = torch.ones(20, 8, requires_grad=True), torch.arange(24.0).reshape(3, 8).requires_grad_()

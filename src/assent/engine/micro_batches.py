@@ -14,10 +14,10 @@ from assent.models.batch import TokenGroup
 from assent.models.flops import Cost
 from assent.models.packing import split_by_budget
 
-DEFAULT_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
-DEEP, DEEP_TOKENS = 8192, 512
-"""Layers × width from which a CPU's micro-batches are a quarter as large. What a layer keeps for the backward pass is
-some 70 bytes for each token and unit of width: at 2,048 tokens more than a gigabyte. Wide products lose nothing."""
+DEFAULT_TOKENS = {"cpu": 3072, "mps": 8192, "cuda": 16384}
+CPU_UNITS, FEWEST_TOKENS = 3 * 2**21, 512
+"""On a CPU, tokens × layers × width of one pass: some 60 bytes each until the backward pass, 0.4 GB in all.
+In a deep model fewer tokens lose little, for its products are wide; below 512 they would."""
 
 _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
 
@@ -69,12 +69,13 @@ class Budget:
 
 def default_tokens(module: nn.Module, device: str) -> int:
     """Tokens of one forward pass where the user leaves the choice."""
-    if device in DEFAULT_TOKENS and device != "cpu":
-        return DEFAULT_TOKENS[device]
+    most = DEFAULT_TOKENS.get(device, DEFAULT_TOKENS["cpu"])
     config: Any = getattr(module, "config", None)
-    text = config.get_text_config() if config is not None else None
+    if device != "cpu" or config is None:
+        return most
+    text = config.get_text_config()
     size = getattr(text, "num_hidden_layers", 0) * getattr(text, "hidden_size", 0)
-    return DEEP_TOKENS if size >= DEEP else DEFAULT_TOKENS["cpu"]
+    return min(most, max(FEWEST_TOKENS, CPU_UNITS // max(size, 1)))
 
 
 def share(bins: Sequence[Sequence[int]], *, rank: int, num_processes: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from transformers import PreTrainedModel
 
 from assent.errors import ConfigError, ModelError
-from assent.models import products
+from assent.models import lean_layers, products
 from assent.models.batch import GroupBatch, Outputs
 from assent.models.head import Logits, log_probabilities
 from assent.models.tiers import Kind, probe_tier, score_head
@@ -55,6 +55,7 @@ class AlignmentModel(nn.Module):
         self.kind = kind
         turn_dropout_off(model)
         products.install(model)
+        lean_layers.install(model)
         probe = probe_tier(self.base, kind=kind, tier=tier)
         self.tier, self.tier_reason, self.has_chunked_head = probe.tier, probe.reason, probe.has_chunked_head
         self.is_short = probe.is_short

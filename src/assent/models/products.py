@@ -90,6 +90,19 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return found
 
 
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """(…, N), (…, K) -> (N, K): that of `linear`'s weight, as it lies in memory or transposed, whichever copies less.
+
+    oneDNN copies its first operand where that is transposed, and the accumulation of gradients what is transposed.
+    """
+    rows, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+    if not _suits(rows.t(), inputs.t()):
+        return rows.t() @ inputs
+    if rows.numel() <= inputs.numel() + rows.shape[1] * inputs.shape[1]:
+        return _product(rows.t(), inputs.t())
+    return _product(inputs.t(), rows.t()).t()
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,10 +113,9 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         grad_x = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        grad_weight = _product(rows.t(), inputs.t()) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
+        grad_weight = weight_gradient(grad, x) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
 
 
 class ChoosingLinear(nn.Linear):
