@@ -6,9 +6,9 @@
 policy (the reference too) and its reward model (the critic too), read the same prompts by the same ids, and have the
 `ppo` strengths of rlhf.yaml: learning rate, kl_coef, completions of a round, rounds, completion length,
 missing_eos_penalty, temperature 1, float32. All else is each side's default: both decay the rate to zero; Assent clips
-gradients, TRL does not. Settings of Assent: `demo`, rlhf.yaml's as it stands, with one completion for each prompt of a
-round; `mates`, as many completions in a round from a quarter of the prompts, four of each, which then are read once;
-`grpo`, another algorithm than PPO, as rlhf.yaml has it. TRL's PPO has no such ways; its settings are `same`, with
+gradients, TRL does not. Settings of Assent: `demo`, rlhf.yaml's as it stands, with four completions for each prompt of
+a round, which then is read once; `single`, as many completions from four times the prompts, one of each; `grpo`,
+another algorithm than PPO, as rlhf.yaml has it. TRL's PPO gives one completion to a prompt; its settings are `same`, with
 rlhf.yaml's passes over a round (2 epochs of 2 updates), and `own`, with TRL's (4 epochs of 1). A setting of Assent is
 held against TRL's better one.
 
@@ -44,7 +44,7 @@ SAME_SCORE, SAME_MEAN = 1e-4, 4.0
 """Largest difference of a completion's scores; of the first rounds' means, in standard errors."""
 ASSENT_SETTINGS: dict[str, tuple[str, dict[str, int]]] = {
     "demo": ("ppo", {}),
-    "mates": ("ppo", {"num_completions": 4, "batch_size": 32}),
+    "single": ("ppo", {"num_completions": 1, "batch_size": 128}),
     "grpo": ("grpo", {}),
 }
 """Command, and what is other than in rlhf.yaml; in all of them a round has as many completions."""
@@ -233,7 +233,8 @@ def main() -> None:
     parser.add_argument("--completions", type=int, help="of a round, in the place of rlhf.yaml's 128")
     args = parser.parse_args()
     options = stage_options("ppo", args)
-    options["batch_size"] = args.completions or options["batch_size"]
+    of_a_round = options["batch_size"] * options.pop("num_completions", 1)  # TRL has one completion for each prompt
+    options["batch_size"] = args.completions or of_a_round
     paths = {"model": Path(options["model"]), "reward": Path(options["reward"])}
     test = args.stages / "world" / "test_prompts.jsonl"
     held_out = HeldOut(**paths, data=test, options=options, samples=args.samples)

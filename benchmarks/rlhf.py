@@ -31,7 +31,7 @@ PIPELINE = Path(__file__).with_name("rlhf.yaml")
 METHODS = ["ppo", "grpo", "rloo", "a2c", "dpo", "best-of-16"]
 TARGET_WIN_RATE, TARGET_KL = 0.65, 10.0
 STRAIN: dict[str, Any] = {"learning_rate": 1.0e-3, "lr_scheduler_type": "constant", "total_steps": 16, "batch_size": 64}
-STRAIN |= {"num_ppo_epochs": 4, "num_mini_batches": 4}
+STRAIN |= {"num_completions": 1, "num_ppo_epochs": 4, "num_mini_batches": 4}
 NO_CLIP, NO_KL = {"cliprange": 0.0, "cliprange_value": 0.0}, {"kl_coef": 0.0}
 ABLATION = {
     "clip-and-kl": STRAIN,

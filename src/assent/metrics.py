@@ -118,6 +118,7 @@ perf/step_seconds | seconds | lower | time of the optimiser step, forward and ba
 perf/micro_batches | micro-batches | none | forward and backward passes of the step, per process
 perf/micro_batch_tokens | tokens | none | token budget of one pass
 perf/mfu | fraction | higher | model FLOPs of the step per second, over the rate of a large matrix product on the device
+perf/reference_seconds | seconds | lower | reading the reference before the first step; not given where it was cached
 perf/padding_fraction | fraction | lower | positions of the step's forward passes that hold no token
 
 cost/labels | labels | lower | preference labels and demonstrations used so far

@@ -268,6 +268,10 @@ def test_the_reference_cache_knows_the_models_configuration(run: Run, inputs: di
         (other / path.name).write_bytes(path.read_bytes())
     run("first", reference=inputs["other"])
     assert notes(run("again", reference=inputs["other"])).count("read from the cache") == 1
+    timed = [
+        (tmp_path / name / "metrics.jsonl").read_text().count("perf/reference_seconds") for name in ("first", "again")
+    ]
+    assert timed == [1, 0]
     config = json.loads((other / "config.json").read_text())
     assert "rope_theta" in json.dumps(config)
     text = json.dumps(config).replace('"rope_theta": 10000.0', '"rope_theta": 77.0')

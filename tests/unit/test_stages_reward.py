@@ -89,9 +89,7 @@ def test_normalised_ensemble_opens_in_plain_transformers_with_the_same_scores_le
     ours = our_scores(folder, data)
     bias = json.loads((Path(folder) / "config.json").read_text())["assent_score_bias"]
     assert len(bias) == 3
-    rounding = 1e-7 * max(
-        map(abs, bias)
-    )  # the scores are differences of numbers as large as the bias, which is hundreds
+    rounding = 5e-7 * max(map(abs, bias))  # scores are differences of numbers as large as the bias: hundreds
     np.testing.assert_allclose(ours.mean(0), 0.0, atol=rounding)
     np.testing.assert_allclose(ours.std(0, correction=0), 1.0, atol=1e-4)
     np.testing.assert_allclose(plain_scores(folder, token_rows(folder, data)) + torch.tensor(bias), ours, atol=rounding)

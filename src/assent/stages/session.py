@@ -6,6 +6,7 @@ A stage reads from top to bottom; the session holds what would otherwise stand i
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -210,6 +211,7 @@ class Session:
     def _reference_logps(self, reader: Reader, groups: Sequence[TokenGroup], folder: Path) -> Tensor:
         if not groups:
             return torch.zeros(0)
+        started = time.perf_counter()
         with self.log.progress("reference", len(groups)) as bar:
             key = reader_key(reader, self.config.dtype, self.config.mixed_precision, self.runtime.device.type)
             values, was_cached = reference_logps(groups, reader, key=key, cache_dir=folder, on_read=bar.advance)
@@ -217,6 +219,8 @@ class Session:
                 bar.advance(len(groups))
         how = "read from the cache" if was_cached else "computed"
         self.log.note(f"reference log-probabilities of {len(values)} completions: {how}")
+        if not was_cached:
+            self.log.metrics(self.step, {"perf/reference_seconds": time.perf_counter() - started})
         return values
 
     def check_unchanged(self, reference: Reader) -> None:
