@@ -8,7 +8,7 @@ policy (the reference too) and its reward model (the critic too), read the same 
 missing_eos_penalty, temperature 1, float32. All else is each side's default: both decay the rate to zero; Assent clips
 gradients, TRL does not. Settings of Assent: `demo`, rlhf.yaml's as it stands, with four completions for each prompt of
 a round, which then is read once; `single`, as many completions from four times the prompts, one of each; `grpo`,
-another algorithm than PPO, as rlhf.yaml has it. TRL's PPO gives one completion to a prompt; its settings are `same`, with
+another algorithm, as rlhf.yaml has it. TRL's PPO gives one completion to a prompt; its settings are `same`, with
 rlhf.yaml's passes over a round (2 epochs of 2 updates), and `own`, with TRL's (4 epochs of 1). A setting of Assent is
 held against TRL's better one.
 

@@ -87,6 +87,7 @@ class Session:
         self._readers: list[Reference | ModelReader | ModelSampler] = []
         """All that reads models beside the learners."""
         self._eval_reference: Reader | None = None
+        self._reference_seconds = 0.0
         self._flops_before = 0.0
         """Model FLOPs of readers that are not in memory any more, or that read before the run was resumed."""
 
@@ -220,7 +221,7 @@ class Session:
         how = "read from the cache" if was_cached else "computed"
         self.log.note(f"reference log-probabilities of {len(values)} completions: {how}")
         if not was_cached:
-            self.log.metrics(self.step, {"perf/reference_seconds": time.perf_counter() - started})
+            self._reference_seconds += time.perf_counter() - started
         return values
 
     def check_unchanged(self, reference: Reader) -> None:
@@ -259,6 +260,8 @@ class Session:
     def steps(self) -> Iterator[int]:
         """The steps that are left. Between two of them: held-out data, checkpoints, and Ctrl-C in good order."""
         total = self.order.num_steps
+        if self._reference_seconds:
+            self.log.metrics(self.step, {"perf/reference_seconds": self._reference_seconds})
         with (
             interruptible() as interrupted,
             self.log.progress(self.folder.manifest["command"], total, done=self.step) as bar,
