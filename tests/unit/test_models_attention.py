@@ -55,22 +55,23 @@ def _dense(batch: Any, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any])
     return (weights.softmax(-1) @ v).transpose(1, 2)
 
 
-def _inputs(layout: str) -> tuple[Any, list[Tensor], Any]:
+def _inputs(layout: str, **how: Any) -> tuple[Any, list[Tensor], Any]:
     batch = pack(random_groups(LAYOUTS[layout]), device="cpu")
     total = len(batch.input_ids)
     torch.manual_seed(0)
     made = [torch.randn(1, heads, total, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
-    return batch, made, make_segments(batch.prompts, batch.completions, num_tokens=total, device="cpu")
+    return batch, made, make_segments(batch.prompts, batch.completions, num_tokens=total, device="cpu", **how)
 
 
+@pytest.mark.parametrize("skips_half", [False, True])
 @pytest.mark.parametrize("call_cost", [0, 10**9])  # a bucket for each length, one bucket for all
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_segments_equal_dense_attention(
-    layout: str, options: dict[str, Any], call_cost: int, monkeypatch: pytest.MonkeyPatch
+    layout: str, options: dict[str, Any], call_cost: int, skips_half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(segments_module.CALL_COST, "cpu", call_cost)
-    batch, inputs, segments = _inputs(layout)
+    batch, inputs, segments = _inputs(layout, skips_half=skips_half)
     options = {**options, **({"s_aux": torch.linspace(-1, 1, 4, dtype=torch.float64)} if "s_aux" in options else {})}
     expected = _dense(batch, *inputs, options)
     got, weights = attention(torch.nn.Identity(), *inputs, None, assent_segments=segments, **options)
@@ -88,6 +89,19 @@ def test_similar_segments_share_a_call() -> None:
     _, _, segments = _inputs("many")
     assert len(segments.buckets) <= 4
     assert sum(b.shape[0] for b in segments.buckets) == 36
+
+
+def test_a_long_completion_after_a_short_prompt_is_a_causal_segment_where_that_costs_less() -> None:
+    batch = pack(random_groups([(4, (9, 9, 3)), (12, (2, 5))]), device="cpu")
+    where = {"num_tokens": len(batch.input_ids), "device": "cpu"}
+    made = {
+        skips: make_segments(batch.prompts, batch.completions, **where, skips_half=skips) for skips in (False, True)
+    }
+    queries = {
+        skips: [int(b.query_length.sum()) for b in segments.buckets if b.is_causal] for skips, segments in made.items()
+    }
+    assert sum(queries[False]) == (4 + 9) + (12 + 2)
+    assert sum(queries[True]) == (4 + 9) + (12 + 2) + (4 + 9)
 
 
 def _kernel(

@@ -22,6 +22,9 @@ from torch.autograd.function import once_differentiable
 CALL_COST = {"cpu": 400_000, "other": 50_000_000}
 """What one more attention call costs, forward and backward, as query-key-feature products of the same time. On a CPU
 it was measured (about 0.12 ms); elsewhere a call costs little but a kernel start, and products cost next to nothing."""
+CAUSAL_BELOW = 0.8
+"""Prefix over queries below which a segment costs less as a causal square, half of which is left out, than as a full
+rectangle: (P + Q)² / 2 beside (P + Q) · Q, and something for what a kernel leaves out by blocks alone."""
 MAX_CUTS = 48
 """Between how many places at most the cuts between buckets are chosen."""
 
@@ -35,7 +38,7 @@ class Bucket:
     query_length: Tensor  # (B,)
     prefix_length: Tensor  # (B,)
     shape: tuple[int, int, int]  # B, Lq, Lk
-    is_causal: bool  # no segment has a prefix: causality from the top left is exact, padding included
+    is_causal: bool  # each query stands at its own place: causality from the top left is exact, padding included
     masks: dict[Any, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -129,14 +132,17 @@ def make_segments(
     num_tokens: int,
     device: torch.device | str,
     features: int = 256,
+    skips_half: bool = False,
 ) -> Segments:
     """Segments of a packed row of `num_tokens` tokens from its prompts' and completions' (start, end).
 
-    features   width of all query heads together, by which the cost of padding is weighed against that of calls
+    features     width of all query heads together, by which the cost of padding is weighed against that of calls
+    skips_half   whether causal attention costs half: a long completion after a short prompt is then a causal segment
+                 too, in which queries that are padding stand in the prompt's places
     """
     call_area = CALL_COST["cpu" if torch.device(device).type == "cpu" else "other"] // features
     table = segment_table(prompts, completions, num_tokens=num_tokens)
-    has_prefix = table[:, 3] > 0
+    has_prefix = table[:, 3] > (CAUSAL_BELOW * table[:, 1] if skips_half else 0)
     query_at: list[np.ndarray] = []
     key_at: list[np.ndarray] = []
     pads: list[np.ndarray] = []
@@ -148,12 +154,14 @@ def make_segments(
     num_queries = num_keys = 0
     for kind in (False, True):
         members = np.flatnonzero(has_prefix == kind)
-        for chosen in _bucket(table[members], call_area=call_area):
+        lead = np.where(kind, 0, table[members, 3])  # queries of padding
+        for chosen in _bucket(lead + table[members, 1], table[members, 1] + table[members, 3], call_area=call_area):
             start, length, prefix_start, prefix_length = table[members[chosen]].T[..., None]
-            shape = (len(start), int(length.max()), int((length + prefix_length).max()))
+            before = lead[chosen, None]
+            shape = (len(start), int((before + length).max()), int((length + prefix_length).max()))
             i, j = np.arange(shape[1]), np.arange(shape[2])
-            real = i < length
-            rows = np.where(real, start + i, 0)
+            real = (i >= before) & (i < before + length)
+            rows = np.where(real, start + i - before, 0)
             query_of[rows[real]] = num_queries + np.flatnonzero(real)
             pads.append(num_queries + np.flatnonzero(~real))
             in_prefix, real_key = j < prefix_length, j < prefix_length + length
@@ -166,8 +174,8 @@ def make_segments(
                 Bucket(
                     slice(num_queries, num_queries + rows.size),
                     slice(num_keys, num_keys + keys.size),
-                    torch.from_numpy(length[:, 0].copy()).to(device),
-                    torch.from_numpy(prefix_length[:, 0].copy()).to(device),
+                    torch.from_numpy((before + length)[:, 0]).to(device),
+                    torch.from_numpy((prefix_length - before)[:, 0]).to(device),
                     shape,
                     not kind,
                 )
@@ -220,14 +228,13 @@ def segment_table(
     return table[np.argsort(table[:, 0], kind="stable")]
 
 
-def _bucket(table: np.ndarray, *, call_area: int) -> list[np.ndarray]:
-    """Indices of `table`'s segments in buckets, so that padded area plus calls cost least (dynamic programming)."""
-    number = len(table)
+def _bucket(queries: np.ndarray, keys: np.ndarray, *, call_area: int) -> list[np.ndarray]:
+    """Indices of segments in buckets, so that padded area plus calls cost least (dynamic programming)."""
+    number = len(queries)
     if not number:
         return []
-    keys = table[:, 1] + table[:, 3]
-    order = np.lexsort((np.arange(number), table[:, 1], keys))
-    queries, keys = table[order, 1], keys[order]
+    order = np.lexsort((np.arange(number), queries, keys))
+    queries, keys = queries[order], keys[order]
     cuts = np.unique(np.linspace(0, number, min(number, MAX_CUTS) + 1).astype(np.int64))
     # For each stretch between two neighbouring cuts: the most queries; keys ascend, so a bucket's last one is longest.
     most = np.maximum.reduceat(queries, cuts[:-1])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from assent.models import cpu_attention
 from assent.models.attention import NAME, guard_checkpointing, selected
 from assent.models.batch import GroupBatch
 from assent.models.segments import Segments, make_segments, rows_read
@@ -63,7 +64,14 @@ def _states(output: Any, *, logits: bool) -> Tensor:
 def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, logits: bool, only: Only | None) -> Read:
     total, device = len(batch.input_ids), batch.input_ids.device
     features = int(model.config.get_text_config().hidden_size)
-    segments = make_segments(batch.prompts, batch.completions, num_tokens=total, device=device, features=features)
+    segments = make_segments(
+        batch.prompts,
+        batch.completions,
+        num_tokens=total,
+        device=device,
+        features=features,
+        skips_half=_skips_half(model, device),
+    )
     if only and batch.completions:
         segments.read = _only(batch, only)
     if model.training:
@@ -72,6 +80,12 @@ def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, l
     with selected(model):
         output = module(**inputs, use_cache=False)
     return Read(_states(output, logits=logits), batch.read_at, batch.last_at, segments)
+
+
+def _skips_half(model: PreTrainedModel, device: torch.device) -> bool:
+    """Whether causal attention takes torch's fused kernel on a CPU, which leaves out the blocks that no query sees."""
+    plain = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None
+    return plain and device.type == "cpu" and not cpu_attention.serves(torch.empty(0, dtype=model.dtype))
 
 
 def _only(batch: GroupBatch, only: Only) -> tuple[Tensor, Tensor, Tensor]:
