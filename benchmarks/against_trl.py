@@ -114,6 +114,9 @@ def compare(method: str, args: argparse.Namespace) -> dict[str, object]:
         medians[f"speed_over_{peer}"] = statistics.median(
             r["assent"]["pairs_per_s"] / r[peer]["pairs_per_s"] for r in rounds
         )
+        medians[f"speed_of_the_whole_run_over_{peer}"] = statistics.median(
+            r["assent"]["pairs_per_s_whole_run"] / r[peer]["pairs_per_s"] for r in rounds
+        )
         medians[f"memory_over_{peer}"] = statistics.median(
             r["assent"]["peak_bytes"] / r[peer]["peak_bytes"] for r in rounds
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from assent.models.lean_layers import LeanGatedMLP, LeanRMSNorm, install
 from tests.helpers_models_forward import ARCHITECTURES, VOCABULARY, assert_same_gradients, gradients, make_model
@@ -89,27 +91,63 @@ class FromOne(LlamaRMSNorm):
         return norm_of(hidden_states, 1.0 + self.weight)
 
 
-class MeanOff(LlamaRMSNorm):
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return norm_of(hidden_states - hidden_states.mean(-1, keepdim=True), self.weight)
+class Clamped(LlamaMLP):
+    def forward(self, x: Tensor) -> Tensor:
+        down_proj = self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=7.0)) * self.up_proj(x))
+        return down_proj
 
 
-class Gated(LlamaRMSNorm):
-    def forward(self, hidden_states: Tensor, gate: Tensor) -> Tensor:
-        return super().forward(hidden_states) * gate
+def without_weight() -> nn.Module:
+    norm = LlamaRMSNorm(24, EPSILON)
+    norm.weight = None
+    return norm
 
 
-class Scaled(LlamaRMSNorm):
-    def __init__(self, width: int, epsilon: float) -> None:
-        super().__init__(width, epsilon)
-        self.scale = nn.Parameter(torch.ones(()))
+def with_a_forward_of_its_own() -> nn.Module:
+    norm = LlamaRMSNorm(24, EPSILON)
+    norm.forward = lambda rows: rows
+    return norm
 
 
-@pytest.mark.parametrize("make", [FromOne, MeanOff, Gated, Scaled, lambda d, e: nn.LayerNorm(d, e, bias=False)])
-def test_what_computes_something_else_stays(make: Callable[[int, float], nn.Module]) -> None:
-    norm = make(24, EPSILON)
-    install(norm)
-    assert not isinstance(norm, LeanRMSNorm)
+CONFIG = LlamaConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+
+
+def with_another_activation() -> nn.Module:
+    mlp = LlamaMLP(CONFIG)
+    mlp.act_fn = nn.GELU()
+    return mlp
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: FromOne(24, EPSILON), lambda: nn.LayerNorm(24, EPSILON, bias=False), without_weight,
+     with_a_forward_of_its_own, lambda: Clamped(CONFIG),
+     with_another_activation],
+)  # fmt: skip
+def test_what_computes_something_else_stays_though_its_like_is_replaced(make: Callable[[], nn.Module]) -> None:
+    module = make()
+    install(nn.ModuleList([LlamaRMSNorm(24, EPSILON), LlamaMLP(CONFIG), module]))
+    assert not isinstance(module, (LeanRMSNorm, LeanGatedMLP))
+
+
+def test_copies_and_pickles_are_as_lean() -> None:
+    model = make_model("llama").float()
+    install(model)
+    ids = torch.arange(3, 12)[None]
+    expected = model(input_ids=ids).logits
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert [type(part) for part in other.modules()] == [type(part) for part in model.modules()]
+        assert torch.equal(other(input_ids=ids).logits, expected)
+
+
+def test_shapes_can_be_told_without_numbers() -> None:
+    model = make_model("llama")
+    install(model)
+    assert model.to("meta")(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta")).logits.shape == (
+        1,
+        4,
+        VOCABULARY,
+    )
 
 
 def mlp_of(**more: object) -> nn.Module:

@@ -1,9 +1,9 @@
 """RMSNorms and gated MLPs that pass over their tokens less often and keep less for the backward pass.
 
 A decoder layer of transformers computes its RMSNorms and its SwiGLU by operations that autograd records one by one, and
-what is kept of both is a third of a layer's memory. Here each is one function that keeps its inputs alone. Modules are
-recognised by what they compute: one is replaced only where it and its replacement give the same for random numbers, and
-keeps its name, its weights and what `isinstance` says.
+what is kept of both is a third of a layer's memory. Here each is one function that keeps its inputs alone. A module is
+recognised by the code of its `forward`, which in most architectures is Llama's or OLMo 2's, and keeps its name, its
+weights and what `isinstance` says.
 
 Legend: T tokens, d hidden width, f width of the MLP.
 """
@@ -17,49 +17,65 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import SiLUActivation
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 from assent.models.head import is_plain_linear
 from assent.models.products import linear, weight_gradient
 
-PROBE_ROWS = 3
-ROUNDING = 1e-5
-"""Relative. What else a norm might compute (1 + weight, a mean taken off) differs by more than a hundred times that."""
 
-
-@torch.no_grad()
 def install(model: nn.Module) -> None:
     """Replaces `model`'s modules that compute what a class below does; all others are left alone."""
-    checked: dict[tuple[type, ...], bool] = {}
     for module in model.modules():
-        for lean, computes in ((LeanRMSNorm, _is_rms_norm), (LeanGatedMLP, _is_gated_mlp)):
-            if isinstance(module, (LeanRMSNorm, LeanGatedMLP)):
-                continue
-            kind = (lean, type(module), type(getattr(module, "act_fn", None)))
-            if kind not in checked:
-                checked[kind] = computes(module)
-            if checked[kind]:
-                module.__class__ = _classes.setdefault((lean, type(module)), _lean_class(lean, type(module)))
+        if not isinstance(module, (LeanRMSNorm, LeanGatedMLP)):
+            lean = LeanRMSNorm if _is_rms_norm(module) else LeanGatedMLP if _is_gated_mlp(module) else None
+            if lean is not None:
+                module.__class__ = _lean_class(lean, type(module))
 
 
-def _lean_class(lean: type, plain: type) -> type:
-    return type(plain.__name__, (lean, plain), {"__module__": plain.__module__})
+def _lean_class(lean: type, plain: type) -> Any:
+    if (lean, plain) not in _classes:
+        members: dict[str, Any] = {"__module__": plain.__module__, "__reduce_ex__": _reduce}
+        _classes[lean, plain] = type(plain.__name__, (lean, plain), members)
+    return _classes[lean, plain]
 
 
-_classes: dict[tuple[type, type], type] = {}
+def _reduce(module: Any, protocol: Any) -> tuple[Any, ...]:
+    """For copies and pickles: no module holds the class by its name."""
+    return _blank, type(module).__bases__, vars(module)
+
+
+def _blank(lean: type, plain: type) -> Any:
+    found = _lean_class(lean, plain)
+    return found.__new__(found)
+
+
+_classes: dict[tuple[type, type], Any] = {}
+
+
+def _has_code_of(module: nn.Module, *classes: type[nn.Module]) -> bool:
+    """Whether `forward` is compiled to the same instructions on the same names, and no instance has one of its own."""
+    return "forward" not in vars(module) and _code(type(module)) in [_code(one) for one in classes]
+
+
+def _code(kind: type[nn.Module]) -> tuple[Any, ...] | None:
+    code = getattr(kind.forward, "__code__", None)
+    return code and (code.co_code, code.co_names, code.co_consts[1:], code.co_argcount, code.co_freevars)
 
 
 class LeanRMSNorm(nn.Module):
     """Of a model in float32 on a CPU; what else it is given goes to the class that it was."""
 
     def forward(self, x: Tensor, *others: Any, **keywords: Any) -> Tensor:
-        weight: Any = self.weight
-        plain = type(weight) in (nn.Parameter, Tensor) and type(x) is Tensor and x.device.type == "cpu"
+        own: Any = self
+        weight, epsilon = own.weight, own.variance_epsilon
+        plain = type(weight) in (nn.Parameter, Tensor) and type(x) is Tensor and x.device.type == "cpu" and x.ndim > 1
         if others or keywords or not plain or x.dtype != torch.float32 or weight.dtype != torch.float32:
             found: Tensor = super().forward(x, *others, **keywords)
             return found
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-            return _RMSNorm.apply(x, weight, _epsilon(self))
-        return _normalised(x, weight, _epsilon(self))[0]
+            return _RMSNorm.apply(x, weight, epsilon)
+        return _normalised(x, weight, epsilon)[0]
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -87,27 +103,18 @@ class _RMSNorm(torch.autograd.Function):
 
 def _normalised(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """(…, d), (d,) -> (…, d) and the scale of each row (…, 1)."""
-    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    scale = x.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
     return (x * scale).mul_(weight), scale
 
 
-def _epsilon(module: nn.Module) -> Any:
-    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
-
-
 def _is_rms_norm(module: nn.Module) -> bool:
-    epsilon, weight = _epsilon(module), dict(module.named_parameters()).get("weight")
-    if not isinstance(epsilon, float) or weight is None or weight.ndim != 1 or len(module.state_dict()) != 1:
-        return False
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(PROBE_ROWS, len(weight), generator=draw) + 1.0
-    drawn = torch.randn(len(weight), generator=draw)
-    try:
-        found = torch.func.functional_call(module, {"weight": drawn}, (x,))
-    except (TypeError, RuntimeError):
-        return False
-    expected = _normalised(x, drawn, epsilon)[0]
-    return isinstance(found, Tensor) and found.dtype == x.dtype and _same(found, expected, ROUNDING)
+    weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+    return (
+        isinstance(weight, Tensor)
+        and weight.ndim == 1
+        and isinstance(epsilon, float)
+        and _has_code_of(module, LlamaRMSNorm, Olmo2RMSNorm)
+    )
 
 
 class LeanGatedMLP(nn.Module):
@@ -116,7 +123,7 @@ class LeanGatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts: Any = self
         gate, up, down = parts.gate_proj(x), parts.up_proj(x), parts.down_proj
-        plain = is_plain_linear(down)  # without an adapter, say, that has to see what it is given
+        plain = is_plain_linear(down) and not gate.is_meta  # no adapter, say, that has to see what it is given
         found: Tensor = _Gated.apply(gate, up, down.weight, down.bias) if plain else down(F.silu(gate) * up)
         return found
 
@@ -151,22 +158,4 @@ class _Gated(torch.autograd.Function):
 
 
 def _is_gated_mlp(module: nn.Module) -> bool:
-    gate = getattr(module, "gate_proj", None)
-    weight, width = getattr(gate, "weight", None), getattr(gate, "in_features", None)
-    if not isinstance(getattr(module, "act_fn", None), (nn.SiLU, SiLUActivation)) or width is None:
-        return False
-    if not isinstance(weight, Tensor) or weight.is_meta or not hasattr(module, "up_proj"):
-        return False
-    x = torch.randn(PROBE_ROWS, int(width), generator=torch.Generator().manual_seed(0))
-    kind = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    try:
-        x = x.to(weight.device, kind)
-        return _same(module(x), LeanGatedMLP.forward(module, x), 0.0)  # type: ignore[arg-type]
-    except (TypeError, RuntimeError, AttributeError):
-        return False
-
-
-def _same(found: Any, expected: Tensor, rounding: float) -> bool:
-    if not isinstance(found, Tensor) or found.shape != expected.shape:
-        return False
-    return bool((found - expected).abs().max() <= rounding * expected.abs().max())
+    return isinstance(getattr(module, "act_fn", None), (nn.SiLU, SiLUActivation)) and _has_code_of(module, LlamaMLP)

@@ -84,7 +84,8 @@ def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, l
 
 def _skips_half(model: PreTrainedModel, device: torch.device) -> bool:
     """Whether causal attention takes torch's fused kernel on a CPU, which leaves out the blocks that no query sees."""
-    plain = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None
+    config = model.config.get_text_config()
+    plain = all(getattr(config, name, None) is None for name in ("attn_logit_softcapping", "sliding_window"))
     return plain and device.type == "cpu" and not cpu_attention.serves(torch.empty(0, dtype=model.dtype))
 
 

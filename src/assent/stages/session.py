@@ -75,21 +75,18 @@ class Session:
             shuffle=config.shuffle,
         )
         self.learners: dict[str, Learner] = {}
-        self.moving: dict[str, Reference] = {}
-        """References that follow the policy: they are part of every checkpoint."""
-        self.state: dict[str, Any] = {}
-        """A stage's own numbers that belong to a checkpoint (JSON values)."""
+        self.moving: dict[str, Reference] = {}  # references that follow the policy: they are part of every checkpoint
+        self.state: dict[str, Any] = {}  # a stage's own numbers that belong to a checkpoint (JSON values)
         self.ledger = Ledger(runtime.device, models_resident=0)
         self.step = 0
         self.last: dict[str, float] = {}
         self.result: StageResult | None = None
         self._fingerprints: dict[str, Any] = {}
-        self._readers: list[Reference | ModelReader | ModelSampler] = []
-        """All that reads models beside the learners."""
+        self._readers: list[Reference | ModelReader | ModelSampler] = []  # all that reads models beside the learners
         self._eval_reference: Reader | None = None
-        self._reference_seconds = 0.0
-        self._flops_before = 0.0
-        """Model FLOPs of readers that are not in memory any more, or that read before the run was resumed."""
+        self._flops_before = self._reference_seconds = (
+            0.0  # of readers that are gone, or were before the run was resumed
+        )
 
     @property
     def _trunk(self) -> AlignmentModel | None:
@@ -307,8 +304,7 @@ class Session:
         self.ledger.add(**counts)
         if self.text.train.labelled:  # a label is paid for once, however often it is read
             self.ledger.counts["labels"] = float(min((step + 1) * self.order.batch_size, self.order.num_rows))
-        learned = sum(learner.flops for learner in self.learners.values())
-        self.ledger.counts["flops"] = learned + self._flops_of_readers()
+        self.ledger.counts["flops"] = sum(x.flops for x in self.learners.values()) + self._flops_of_readers()
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
         self.log.metrics(step + 1, self.last)
 
