@@ -84,9 +84,7 @@ class Session:
         self._fingerprints: dict[str, Any] = {}
         self._readers: list[Reference | ModelReader | ModelSampler] = []  # all that reads models beside the learners
         self._eval_reference: Reader | None = None
-        self._flops_before = self._reference_seconds = (
-            0.0  # of readers that are gone, or were before the run was resumed
-        )
+        self._flops_before = self._reference_seconds = 0.0  # of readers gone, or from before the run was resumed
 
     @property
     def _trunk(self) -> AlignmentModel | None:
