@@ -84,7 +84,8 @@ class Session:
         self._fingerprints: dict[str, Any] = {}
         self._readers: list[Reference | ModelReader | ModelSampler] = []  # all that reads models beside the learners
         self._eval_reference: Reader | None = None
-        self._flops_before = self._reference_seconds = 0.0  # of readers gone, or from before the run was resumed
+        self._flops_before = 0.0  # of readers that are gone, or from before the run was resumed
+        self._once: dict[str, float] = {}  # the next step's metrics have it too
 
     @property
     def _trunk(self) -> AlignmentModel | None:
@@ -216,7 +217,7 @@ class Session:
         how = "read from the cache" if was_cached else "computed"
         self.log.note(f"reference log-probabilities of {len(values)} completions: {how}")
         if not was_cached:
-            self._reference_seconds += time.perf_counter() - started
+            self._once["perf/reference_seconds"] = sum(self._once.values()) + time.perf_counter() - started
         return values
 
     def check_unchanged(self, reference: Reader) -> None:
@@ -255,8 +256,6 @@ class Session:
     def steps(self) -> Iterator[int]:
         """The steps that are left. Between two of them: held-out data, checkpoints, and Ctrl-C in good order."""
         total = self.order.num_steps
-        if self._reference_seconds:
-            self.log.metrics(self.step, {"perf/reference_seconds": self._reference_seconds})
         with (
             interruptible() as interrupted,
             self.log.progress(self.folder.manifest["command"], total, done=self.step) as bar,
@@ -304,7 +303,8 @@ class Session:
             self.ledger.counts["labels"] = float(min((step + 1) * self.order.batch_size, self.order.num_rows))
         self.ledger.counts["flops"] = sum(x.flops for x in self.learners.values()) + self._flops_of_readers()
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
-        self.log.metrics(step + 1, self.last)
+        self.log.metrics(step + 1, {**self._once, **self.last})
+        self._once = {}
 
     def finish(self, before_saving: Callable[[], None] | None = None) -> StageResult:
         """Saves the model, the best one where a metric says so, after `before_saving`, and closes the run."""
