@@ -14,6 +14,7 @@ from assent.models.attention import NAME, attention, selected
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from assent.models.segments import make_segments
+from assent.models.trunk import read
 from tests.helpers_models_forward import make_model, random_groups
 
 MANY = tuple((p + 2, tuple((3 * p + k) % 7 + 1 for k in range(3))) for p in range(12))
@@ -102,6 +103,15 @@ def test_a_long_completion_after_a_short_prompt_is_a_causal_segment_where_that_c
     }
     assert sum(queries[False]) == (4 + 9) + (12 + 2)
     assert sum(queries[True]) == (4 + 9) + (12 + 2) + (4 + 9)
+
+
+@pytest.mark.parametrize(("name", "queries"), [("llama", 13 + 13), ("qwen2-window", 13), ("gemma2", 13)])
+def test_a_models_read_says_whether_its_attention_skips_half(name: str, queries: int) -> None:
+    batch = pack(random_groups([(4, (9, 9, 3))]), device="cpu")
+    with torch.no_grad():
+        segments = read(make_model(name).float(), batch, tier="segments").segments
+    assert segments is not None
+    assert sum(int(b.query_length.sum()) for b in segments.buckets if b.is_causal) == queries
 
 
 def _kernel(

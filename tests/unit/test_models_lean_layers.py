@@ -59,7 +59,8 @@ def lean_norm(width: int) -> LlamaRMSNorm:
 
 
 @pytest.mark.parametrize(("shape", "trained"), [((5, 24), "both"), ((1, 7, 24), "both"), ((2, 3, 5, 24), "both"),
-                                                ((5, 24), "rows"), ((5, 24), "weight"), ((0, 24), "both")])  # fmt: skip
+                                                ((5, 24), "rows"), ((5, 24), "weight"), ((0, 24), "both"),
+                                                ((24,), "both")])  # fmt: skip
 def test_a_norm_and_its_gradients_are_those_of_float64(shape: tuple[int, ...], trained: str) -> None:
     draw = torch.Generator().manual_seed(0)
     norm, rows = lean_norm(24), torch.randn(shape, generator=draw)

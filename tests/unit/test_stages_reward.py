@@ -84,15 +84,15 @@ def test_normalised_ensemble_opens_in_plain_transformers_with_the_same_scores_le
 ) -> None:
     data = rankings()
     options = {"loss_type": "plackett_luce", "num_heads": 3, "bootstrap": True, "normalize_rewards": True}
+    options |= {"learning_rate": 2e-3}  # scores that are spread wider than float32 rounds a bias of hundreds
     folder = train(start, tmp_path / "run", data, **options).model_path
     assert check_reward_model(folder) == 3
     ours = our_scores(folder, data)
+    np.testing.assert_allclose(ours.mean(0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(ours.std(0, correction=0), 1.0, atol=1e-4)
     bias = json.loads((Path(folder) / "config.json").read_text())["assent_score_bias"]
     assert len(bias) == 3
-    rounding = 5e-7 * max(map(abs, bias))  # scores are differences of numbers as large as the bias: hundreds
-    np.testing.assert_allclose(ours.mean(0), 0.0, atol=rounding)
-    np.testing.assert_allclose(ours.std(0, correction=0), 1.0, atol=1e-4)
-    np.testing.assert_allclose(plain_scores(folder, token_rows(folder, data)) + torch.tensor(bias), ours, atol=rounding)
+    np.testing.assert_allclose(plain_scores(folder, token_rows(folder, data)) + torch.tensor(bias), ours, atol=1e-5)
     assert (ours[:, 0] - ours[:, 1]).abs().max() > 0.05  # the members differ
     other = train(start, tmp_path / "same", data, **{**options, "bootstrap": False}).model_path
     assert (our_scores(other, data) - ours).abs().max() > 1e-3  # and the bootstrap has an effect

@@ -41,7 +41,7 @@ def _lean_class(lean: type, plain: type) -> Any:
 
 
 def _reduce(module: Any, protocol: Any) -> tuple[Any, ...]:
-    """For copies and pickles: no module holds the class by its name."""
+    """How copies and pickles find the class, which stands in no module under its name."""
     return _blank, type(module).__bases__, vars(module)
 
 
