@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from assent.models import joined_attention, varlen
 from assent.models import segments as segments_module
-from assent.models import varlen
 from assent.models.attention import NAME, attention, selected
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
@@ -72,6 +72,7 @@ def test_segments_equal_dense_attention(
     layout: str, options: dict[str, Any], call_cost: int, skips_half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(segments_module.CALL_COST, "cpu", call_cost)
+    monkeypatch.setattr(segments_module, "KEY_BLOCK", 1)
     batch, inputs, segments = _inputs(layout, skips_half=skips_half)
     options = {**options, **({"s_aux": torch.linspace(-1, 1, 4, dtype=torch.float64)} if "s_aux" in options else {})}
     expected = _dense(batch, *inputs, options)
@@ -92,26 +93,49 @@ def test_similar_segments_share_a_call() -> None:
     assert sum(b.shape[0] for b in segments.buckets) == 36
 
 
-def test_a_long_completion_after_a_short_prompt_is_a_causal_segment_where_that_costs_less() -> None:
-    batch = pack(random_groups([(4, (9, 9, 3)), (12, (2, 5))]), device="cpu")
-    where = {"num_tokens": len(batch.input_ids), "device": "cpu"}
-    made = {
-        skips: make_segments(batch.prompts, batch.completions, **where, skips_half=skips) for skips in (False, True)
+def test_long_completions_have_their_own_keys_apart_where_attention_skips_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments_module, "KEY_BLOCK", 6)
+    monkeypatch.setitem(segments_module.CALL_COST, "cpu", 0)
+    batch = pack(random_groups([(4, (9, 9, 6)), (12, (2, 5))]), device="cpu")
+    apart = {
+        skips: [
+            (b.shape, b.apart)
+            for b in make_segments(
+                batch.prompts, batch.completions, num_tokens=len(batch.input_ids), device="cpu", skips_half=skips
+            ).buckets
+            if not b.is_causal
+        ]
+        for skips in (False, True)
     }
-    queries = {
-        skips: [int(b.query_length.sum()) for b in segments.buckets if b.is_causal] for skips, segments in made.items()
-    }
-    assert sum(queries[False]) == (4 + 9) + (12 + 2)
-    assert sum(queries[True]) == (4 + 9) + (12 + 2) + (4 + 9)
+    # 9 queries: 4 + (9 + 6) / 2 < 4 + 9; 6 queries: a whole block of keys, none is left out
+    assert sorted(apart[False]) == [((1, 5, 17), None), ((1, 6, 10), None), ((1, 9, 13), None)]
+    assert sorted(apart[True]) == [((1, 5, 17), None), ((1, 6, 10), None), ((1, 9, 13), 4)]
 
 
-@pytest.mark.parametrize(("name", "queries"), [("llama", 13 + 13), ("qwen2-window", 13), ("gemma2", 13)])
-def test_a_models_read_says_whether_its_attention_skips_half(name: str, queries: int) -> None:
+@pytest.mark.parametrize(("name", "is_apart"), [("llama", True), ("qwen2-window", False), ("gemma2", False)])
+def test_a_models_read_says_whether_its_attention_skips_half(
+    name: str, is_apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments_module, "KEY_BLOCK", 1)
+    called: list[int] = []
+    attend = joined_attention.attend
+    monkeypatch.setattr(joined_attention, "attend", lambda *a, **k: called.append(1) or attend(*a, **k))
     batch = pack(random_groups([(4, (9, 9, 3))]), device="cpu")
     with torch.no_grad():
         segments = read(make_model(name).float(), batch, tier="segments").segments
     assert segments is not None
-    assert sum(int(b.query_length.sum()) for b in segments.buckets if b.is_causal) == queries
+    assert [b.apart for b in segments.buckets] == [None, 4 if is_apart else None]
+    assert bool(called) == is_apart
+
+
+def test_an_unfit_head_width_takes_the_mask_instead_of_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values narrower than keys (multi-head latent attention): torch's fused kernel has no such case."""
+    monkeypatch.setattr(segments_module, "KEY_BLOCK", 1)
+    batch, (q, k, v), segments = _inputs("pair", skips_half=True)
+    narrow = v[..., :5]
+    got, _ = attention(torch.nn.Identity(), q, k, narrow, None, assent_segments=segments)
+    assert [b.apart for b in segments.buckets] == [None, 5]
+    assert torch.allclose(got, _dense(batch, q, k, narrow, {}), rtol=0, atol=1e-12)
 
 
 def _kernel(

@@ -33,6 +33,10 @@ class LengthControl:
         return {"win_rate": self.win_rate.as_dict(), "effect": self.effect.as_dict()}
 
 
+SMALLEST_DIFFERENCE = 1e-6
+"""Of tanh(Δ / s) between comparisons: below it the model's two terms are one to a float64's curvature."""
+
+
 def length_controlled(
     shares: Values,
     length_differences: Values,
@@ -53,8 +57,8 @@ def length_controlled(
     clusters            (N,) the prompt of each: every one counts the same, and is the unit of the interval
 
     None where the model has no finite fit: one side wins everywhere, or all on one side of a length; where all is a
-    tie, which leaves no variance to judge by; and where all answers differ in length by the same amount. Raises
-    DataError for unequal or no values.
+    tie, which leaves no variance to judge by; and where all answers differ in length by the same amount, or by so many
+    deviations of it that tanh is 1 for all. Raises DataError for unequal or no values.
     """
     y, delta = np.asarray(shares, dtype=np.float64), np.asarray(length_differences, dtype=np.float64)
     if not len(y) or y.shape != delta.shape:
@@ -67,7 +71,7 @@ def length_controlled(
     if num_clusters < 3 or spread == 0 or np.ptp(y) == 0:
         return None
     x = np.tanh(delta / spread)
-    if _separated(x, y):
+    if np.ptp(x) < SMALLEST_DIFFERENCE or _separated(x, y):
         return None
     import statsmodels.api as sm
     from statsmodels.tools.sm_exceptions import PerfectSeparationWarning, SpecificationWarning

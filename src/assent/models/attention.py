@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from assent.models import cpu_attention, varlen
+from assent.models import cpu_attention, joined_attention, varlen
 from assent.models.segments import Bucket, Segments
 
 NAME = "assent_segments"
@@ -125,7 +125,11 @@ def _fused(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options) ->
     window = options.window
     if cpu_attention.serves(q):
         return cpu_attention.attend(q, k, v, mask=bucket.mask(window, torch.float32), scale=options.scale)
-    is_plain = bucket.is_causal and (window is None or window >= bucket.shape[2])
+    whole = window is None or window >= bucket.shape[2]
+    if bucket.apart is not None and whole and joined_attention.serves(q, v):
+        bias = bucket.prefix_bias(q.dtype)
+        return joined_attention.attend(q, k, v, prefix=bucket.apart, bias=bias, scale=options.scale)
+    is_plain = bucket.is_causal and whole
     mask = None if is_plain else bucket.mask(window, q.dtype)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(

@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from assent.models.joined_attention import KEY_BLOCK
+
 CALL_COST = {"cpu": 400_000, "other": 50_000_000}
 """What one more attention call costs, forward and backward, as query-key-feature products of the same time. On a CPU
 it was measured (about 0.12 ms); elsewhere a call costs little but a kernel start, and products cost next to nothing."""
-CAUSAL_BELOW = 0.8
-"""Prefix over queries below which a segment costs less as a causal square, half of which is left out, than as a full
-rectangle: (P + Q)² / 2 beside (P + Q) · Q, and something for what a kernel leaves out by blocks alone."""
 MAX_CUTS = 48
 """Between how many places at most the cuts between buckets are chosen."""
 
@@ -39,7 +38,8 @@ class Bucket:
     prefix_length: Tensor  # (B,)
     shape: tuple[int, int, int]  # B, Lq, Lk
     is_causal: bool  # each query stands at its own place: causality from the top left is exact, padding included
-    masks: dict[Any, Tensor] = field(default_factory=dict)
+    apart: int | None = None  # where every segment's own keys begin, prefixes being padded to it; None: right behind
+    masks: dict[Any, Any] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """(B, 1, Lq, Lk) additive mask; a query sees itself and up to `window - 1` tokens before it (None: all)."""
@@ -57,8 +57,21 @@ class Bucket:
         prefix, last = self.prefix_length[:, None], (self.prefix_length + self.query_length - 1)[:, None]
         query = torch.minimum(prefix + torch.arange(self.shape[1], device=device), last)[:, None, :, None]
         key = torch.arange(self.shape[2], device=device)
-        allowed = key <= query
+        if self.apart is None:
+            allowed = key <= query
+        else:
+            is_prefix = key < self.apart
+            key = torch.where(is_prefix, key, key - self.apart + prefix)[:, None, None]
+            allowed = (key <= query) & (~is_prefix | (key < prefix[:, None, None]))
         return allowed if window is None else allowed & (query - key < window)
+
+    def prefix_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """(B, 1, 1, apart) to be added to the prefixes' scores; None where none is padded."""
+        if ("prefix", dtype) not in self.masks:
+            seen = torch.arange(self.apart or 0, device=self.prefix_length.device) < self.prefix_length[:, None]
+            bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+            self.masks["prefix", dtype] = None if seen.all() else bias[:, None, None]
+        return self.masks["prefix", dtype]
 
 
 @dataclass(slots=True)
@@ -137,12 +150,12 @@ def make_segments(
     """Segments of a packed row of `num_tokens` tokens from its prompts' and completions' (start, end).
 
     features     width of all query heads together, by which the cost of padding is weighed against that of calls
-    skips_half   whether causal attention costs half: a long completion after a short prompt is then a causal segment
-                 too, in which queries that are padding stand in the prompt's places
+    skips_half   whether causal attention costs half: long segments' own keys are then padded apart from the prefixes,
+                 for `joined_attention`
     """
     call_area = CALL_COST["cpu" if torch.device(device).type == "cpu" else "other"] // features
     table = segment_table(prompts, completions, num_tokens=num_tokens)
-    has_prefix = table[:, 3] > (CAUSAL_BELOW * table[:, 1] if skips_half else 0)
+    has_prefix = table[:, 3] > 0
     query_at: list[np.ndarray] = []
     key_at: list[np.ndarray] = []
     pads: list[np.ndarray] = []
@@ -154,19 +167,20 @@ def make_segments(
     num_queries = num_keys = 0
     for kind in (False, True):
         members = np.flatnonzero(has_prefix == kind)
-        lead = np.where(kind, 0, table[members, 3])  # queries of padding
-        for chosen in _bucket(lead + table[members, 1], table[members, 1] + table[members, 3], call_area=call_area):
+        for chosen in _bucket(table[members, 1], table[members, 1] + table[members, 3], call_area=call_area):
             start, length, prefix_start, prefix_length = table[members[chosen]].T[..., None]
-            before = lead[chosen, None]
-            shape = (len(start), int((before + length).max()), int((length + prefix_length).max()))
+            shape = (len(start), int(length.max()), int((length + prefix_length).max()))
+            apart, own_start = None, prefix_length
+            if kind and skips_half and prefix_length.max() + (shape[1] + KEY_BLOCK) / 2 < shape[2]:
+                apart = own_start = int(prefix_length.max())
+                shape = (*shape[:2], apart + shape[1])
             i, j = np.arange(shape[1]), np.arange(shape[2])
-            real = (i >= before) & (i < before + length)
-            rows = np.where(real, start + i - before, 0)
+            real = i < length
+            rows = np.where(real, start + i, 0)
             query_of[rows[real]] = num_queries + np.flatnonzero(real)
             pads.append(num_queries + np.flatnonzero(~real))
-            in_prefix, real_key = j < prefix_length, j < prefix_length + length
-            own = real_key & ~in_prefix
-            keys = np.where(in_prefix, prefix_start + j, np.where(own, start + j - prefix_length, 0))
+            in_prefix, own = j < prefix_length, (j >= own_start) & (j < own_start + length)
+            keys = np.where(in_prefix, prefix_start + j, np.where(own, start + j - own_start, 0))
             key_of[keys[own]] = num_keys + np.flatnonzero(own)
             prefix_row.append(keys[in_prefix])
             prefix_of.append(num_keys + np.flatnonzero(in_prefix))
@@ -174,10 +188,11 @@ def make_segments(
                 Bucket(
                     slice(num_queries, num_queries + rows.size),
                     slice(num_keys, num_keys + keys.size),
-                    torch.from_numpy((before + length)[:, 0]).to(device),
-                    torch.from_numpy((prefix_length - before)[:, 0]).to(device),
+                    torch.from_numpy(length[:, 0]).to(device),
+                    torch.from_numpy(prefix_length[:, 0]).to(device),
                     shape,
                     not kind,
+                    apart,
                 )
             )
             num_queries, num_keys = num_queries + rows.size, num_keys + keys.size

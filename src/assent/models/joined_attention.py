@@ -1,0 +1,67 @@
+"""Attention over keys in two parts by torch's fused CPU kernel, joined by the normalisers of the parts' softmaxes
+(Milakov & Gimelshein 2018, arXiv:1805.02867, eq. 4).
+
+A segment with a prefix is, in one call, a rectangle of queries and keys with a mask, of which the kernel computes all.
+Its prefix alone needs no mask but padding's, and its own tokens are plainly causal: there the kernel leaves out what
+lies above the diagonal, by blocks of keys.
+
+Legend: B segments, H query heads, J key heads, Lq queries, Lk keys, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+KEY_BLOCK = 512
+"""Keys that torch's kernel computes or leaves out together (kvSplitSize in its FlashAttentionKernel.cpp)."""
+
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def serves(query: Tensor, value: Tensor) -> bool:
+    return query.device.type == "cpu" and query.shape[-1] == value.shape[-1] and not torch.is_autocast_enabled("cpu")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, prefix: int, bias: Tensor | None, scale: float) -> Tensor:
+    """(B, H, Lq, D), (B, J, prefix + Lq, D) twice -> (B, H, Lq, D)
+
+    prefix   the first keys, which every query sees; query i sees the first i + 1 of the others too
+    bias     (B, 1, 1, prefix), added to the prefix's scores (-inf where it is padding)
+    """
+    rows: Tensor = _Joined.apply(query, key, value, prefix, bias, scale)
+    return rows
+
+
+class _Joined(torch.autograd.Function):
+    """The kernel's backward pass computes softmax weights again from the normaliser that it is handed: from the joint
+    one they are those of all keys, so that each part's gradients are those of the whole."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, prefix: int, bias: Tensor | None, scale: float
+    ) -> Tensor:
+        (key_p, key_o), (value_p, value_o) = (x.split([prefix, x.shape[2] - prefix], dim=2) for x in (key, value))
+        seen, seen_total = _fused(query, key_p, value_p, attn_mask=bias, scale=scale)
+        own, own_total = _fused(query, key_o, value_o, is_causal=True, scale=scale)
+        out = own.lerp_(seen, torch.sigmoid(seen_total - own_total).unsqueeze(-1))
+        ctx.save_for_backward(query, key, value, out, torch.logaddexp(seen_total, own_total), bias)
+        ctx.prefix, ctx.scale = prefix, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, total, bias = ctx.saved_tensors
+        (key_p, key_o), (value_p, value_o) = (
+            x.split([ctx.prefix, x.shape[2] - ctx.prefix], dim=2) for x in (key, value)
+        )
+        shared = out, total, 0.0
+        seen = _fused_backward(grads[0], query, key_p, value_p, *shared, False, attn_mask=bias, scale=ctx.scale)
+        own = _fused_backward(grads[0], query, key_o, value_o, *shared, True, scale=ctx.scale)
+        key_grad, value_grad = (torch.cat([a, b], dim=2) for a, b in zip(seen[1:], own[1:], strict=True))
+        return seen[0].add_(own[0]), key_grad, value_grad, None, None, None
