@@ -14,6 +14,7 @@ from torch import Tensor
 
 from assent.engine.rate import matmul_rate
 from assent.errors import ConfigError
+from assent.models import host_memory
 
 Sharding = Literal["replicate", "shard"]
 
@@ -46,6 +47,7 @@ class Runtime:
         else:
             self.num_processes, self.rank = 1, 0
             self.device = chosen
+        host_memory.keep_freed(self.device)
         torch.manual_seed(seed)  # nothing of ours draws from it; libraries that do start from a known state
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from assent.errors import ConfigError, NonFiniteError
-from assent.models import products
+from assent.models import host_memory, products
 from assent.models.flops import Cost
 from assent.models.head import chunk_size
 from assent.models.module import check_prompts_fit
@@ -55,6 +55,7 @@ class TorchSampler:
         self, model: PreTrainedModel, tokenizer: Any, *, eos_ids: Collection[int], max_batch_tokens: int = 65536
     ) -> None:
         products.install(model)
+        host_memory.keep_freed(model.device)
         self.model, self.tokenizer, self.max_batch_tokens = model, tokenizer, max_batch_tokens
         self.eos_ids = frozenset(eos_ids)
         self.version = ""
