@@ -6,8 +6,8 @@
 Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of two settings (64 prompts with one
 completion; 16 prompts of 512 tokens with eight), each in a process of its own, and prints one JSON document: every run,
 and the medians of the ratios within each round. Rows never end early: both draw the same number of tokens. With
---vllm-python, vLLM's script runs beside them in the first setting (it has no prompts of a given length). The peers
-compute on the CPU: on another device Assent runs alone, against the bound.
+--vllm-python, vLLM's script runs beside them in the first setting (it has no prompts of a given length), and Assent once
+more, warmed as vLLM is. The peers compute on the CPU: on another device Assent runs alone, against the bound.
 
 The bound: reading the prompts at the rate of a large matrix product; then for each token the products with the weights
 at that rate, or one reading of the weights at the rate of a large copy, whichever takes longer; and one reading of the
@@ -54,10 +54,12 @@ def sample(args: argparse.Namespace) -> None:
     sampler.load({}, "benchmark")
     flops, copy = matmul_rate(args.device, model.dtype), _copy_rate(args.device)
     # The peer's clock also starts after loading; what is warmed here is the choice of a way to decode, and on a device
-    # its kernels for these sizes.
+    # its kernels for these sizes. vLLM's script draws whole completions of four prompts before its clock starts.
     draw = {"num_completions": args.completions, "seed": SeedKey(0, "benchmark", 0)}
-    warm = prompts[:1] if args.device == "cpu" else prompts
-    sampler.sample(warm, params=SamplingParams(max_new_tokens=2), **draw)
+    warm, tokens = (prompts[:1], 2) if args.device == "cpu" else (prompts, 2)
+    if args.warm_like_vllm:
+        warm, tokens = prompts[:4], args.new_tokens
+    sampler.sample(warm, params=SamplingParams(max_new_tokens=tokens), **draw)
     before, started = sampler.flops, time.perf_counter()
     rollouts = sampler.sample(prompts, params=SamplingParams(max_new_tokens=args.new_tokens), **draw)
     seconds = time.perf_counter() - started
@@ -133,7 +135,9 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 x for key, x in zip(sizes[::2], sizes[1::2], strict=True) if key != "--min-prompt" for x in (key, x)
             ]
             vllm = run([args.vllm_python, str(Path(args.scripts) / "vllm_generate.py"), *known])
-            rounds[-1] |= {"vllm": vllm, "ratio_to_vllm": ours["tokens_per_s"] / vllm["tokens_per_s"]}
+            warm = run([sys.executable, __file__, "--sample", "--warm-like-vllm", *sizes])
+            rounds[-1] |= {"vllm": vllm, "assent_warm": warm}
+            rounds[-1]["ratio_to_vllm"] = warm["tokens_per_s"] / vllm["tokens_per_s"]
         print(f"{name} round {number + 1}: {json.dumps(rounds[-1])}", file=sys.stderr)
     figures = ("tokens_per_s", "tokens_per_s_at_bound", "share_of_bound")
     medians = {name: statistics.median(row["assent"][name] for row in rounds) for name in figures}
@@ -157,6 +161,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="on another than cpu, Assent runs alone")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--sample", action="store_true", help="one run of Assent's side")
+    parser.add_argument("--warm-like-vllm", action="store_true", help="of --sample: what vLLM's script does before")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--completions", type=int, default=1)
     parser.add_argument("--max-prompt", type=int, default=192)

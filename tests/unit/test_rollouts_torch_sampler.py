@@ -294,7 +294,7 @@ def test_a_last_layer_that_is_wrong_alone_is_read_whole(monkeypatch: pytest.Monk
 
 def test_probe_refuses_a_tier_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that forgets to mask the padding of shorter prompts is found out."""
-    monkeypatch.setattr(cohorts.Cohort, "prompt_bias", lambda *_: None)
+    monkeypatch.setattr(cohorts.Cohort, "bias", lambda *_: None)
     tier, reason = decoding.probe(tiny())
     assert tier == "dynamic"
     assert "cohorts: differs by" in reason

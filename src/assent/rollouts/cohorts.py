@@ -1,9 +1,8 @@
 """Rows in flight and their attention: a prompt's keys and values stand once and all its completions attend to them.
 
 Rows that were admitted together, to prompts of like lengths, are a cohort: they are of one age, so their own keys and
-values stand in buffers without padding or mask, allocated once for the longest completion. Attention to the prompt and
-to the row's own tokens are joined by the normalisers of their softmaxes (Milakov & Gimelshein 2018, arXiv:1805.02867,
-eq. 4).
+values stand in buffers without padding or mask, allocated once for the longest completion. Scores of the prompt and of
+the row's own tokens are put side by side for one softmax, the weights go back to either's values.
 
 Legend: P prompts, S rows of a cohort, N rows of all, J key heads, R query heads per key head, D head width, L longest
 prompt, C room for own tokens, t tokens of its own that a row has.
@@ -51,7 +50,7 @@ class Cohort:
     width: int = 0
     longest: int = 0
     padded: bool = False
-    biases: dict[Any, Tensor | None] = field(default_factory=dict)  # of this step
+    biases: dict[int | None, Tensor] = field(default_factory=dict)  # of this step, by window
 
     def __post_init__(self) -> None:
         self.arrange()
@@ -90,28 +89,31 @@ class Cohort:
                 keys, values = keys[kept, ..., : self.longest], values[kept, :, : self.longest]
             self.layers[i] = Layer(keys, values, layer.own_keys[rows], layer.own_values[rows])
 
-    def prompt_bias(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """(P, 1, 1, L), or None where every row sees its whole prompt. The lowest number, not -inf: where a window
-        has left a prompt behind, its normaliser is then nothing beside that of the row's own tokens, and no NaN."""
+    def placed(self, rows: Tensor) -> Tensor:
+        """(S, J, R, n) -> (P, J, width·R, n): all completions of a prompt are queries of one product."""
+        rows = rows if self.slots is None else rows.index_select(0, self.slots)
+        return rows.unflatten(0, (-1, self.width)).transpose(1, 2).flatten(2, 3)
+
+    def rows_of(self, placed: Tensor) -> Tensor:
+        """The inverse of `placed`."""
+        rows = placed.unflatten(2, (self.width, -1)).transpose(1, 2).flatten(0, 1)
+        return rows if self.place is None else rows.index_select(0, self.place)
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """(P or 1, 1, 1, longest + age + 1), or None where every row sees its whole prompt and all of its own."""
         if not self.padded and (window is None or self.longest + self.age < window):
             return None
-        if ("prompt", window) not in self.biases:
-            at = torch.arange(self.longest, device=self.of.device)
-            ends = self.lengths[:, None]
-            seen = at < ends
+        if window not in self.biases:
+            device, ends = self.of.device, self.lengths[:, None]
+            at = torch.arange(self.longest, device=device)
+            own = torch.arange(self.age + 1, device=device)
+            seen, distance = at < ends, torch.cat([ends + self.age - at, (self.age - own).expand(len(ends), -1)], dim=1)
+            seen = torch.nn.functional.pad(seen, (0, self.age + 1), value=True)
             if window is not None:
-                seen = seen & (ends + self.age - at < window)
-            self.biases["prompt", window] = _bias(seen, dtype)[:, None, None]
-        return self.biases["prompt", window]
-
-    def own_bias(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """(age + 1,), or None where every token is seen."""
-        if window is None or self.age < window:
-            return None
-        if ("own", window) not in self.biases:
-            at = torch.arange(self.age + 1, device=self.of.device)
-            self.biases["own", window] = _bias(self.age - at < window, dtype)
-        return self.biases["own", window]
+                seen = seen & (distance < window)
+            bias = torch.zeros(seen.shape, dtype=torch.promote_types(dtype, torch.float32), device=device)
+            self.biases[window] = bias.masked_fill_(~seen, float("-inf"))[:, None, None]
+        return self.biases[window]
 
 
 @dataclass(slots=True)
@@ -196,57 +198,25 @@ def attention(
 
 
 def _attend(cohort: Cohort, layer: Layer, query: Tensor, options: Options) -> Tensor:
-    """(S, H, D) -> (S, H, D')."""
+    """(S, H, D) -> (S, H, D'). Softmax in float32 or wider."""
     rows, heads, size = query.shape
-    prompts, key_heads = layer.prompt_keys.shape[:2]
+    key_heads = layer.own_keys.shape[1]
     query = (query * options.scale).reshape(rows, key_heads, -1, size)
     own_keys, own_values = (x[:, :, : cohort.age + 1] for x in (layer.own_keys, layer.own_values))
-    own, own_total = _partial(
-        query, own_keys.transpose(-1, -2), own_values, cohort.own_bias(options.window, query.dtype), options
-    )
-    # all completions of a prompt are queries of one product: (P, J, K·R, D)
-    placed = query if cohort.slots is None else query.index_select(0, cohort.slots)
-    placed = placed.view(prompts, cohort.width, key_heads, -1, size).transpose(1, 2)
-    repeats = placed.shape[3]
-    bias = cohort.prompt_bias(options.window, query.dtype)
-    seen, seen_total = (
-        x.view(prompts, key_heads, cohort.width, repeats, -1)
-        .transpose(1, 2)
-        .reshape(-1, key_heads, repeats, x.shape[-1])
-        for x in _partial(
-            placed.reshape(prompts, key_heads, -1, size), layer.prompt_keys, layer.prompt_values, bias, options
-        )
-    )
-    if cohort.place is not None:
-        seen, seen_total = seen.index_select(0, cohort.place), seen_total.index_select(0, cohort.place)
-    joined = torch.lerp(own, seen, torch.sigmoid(seen_total - own_total).to(own.dtype))
-    if options.sinks is not None:
-        total = torch.logaddexp(own_total, seen_total)
-        joined = joined * torch.sigmoid(total - options.sinks.view(1, key_heads, -1, 1)).to(joined.dtype)
-    return joined.reshape(rows, heads, -1)
-
-
-def _partial(
-    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, options: Options
-) -> tuple[Tensor, Tensor]:
-    """(…, Q, D), (…, D, L), (…, L, D') -> attention over these keys alone (…, Q, D') and the log of its normaliser
-    (…, Q, 1). Softmax in float32 or wider."""
-    scores = torch.matmul(query, keys)
+    own = cohort.placed(torch.matmul(query, own_keys.transpose(-1, -2)))
+    scores = torch.cat([torch.matmul(cohort.placed(query), layer.prompt_keys), own], dim=-1)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if options.softcap is not None:
         scores = torch.tanh(scores / options.softcap) * options.softcap
-    if bias is not None:
+    if (bias := cohort.bias(options.window, scores.dtype)) is not None:
         scores += bias
-    top = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(top).exp_()
-    total = weights.sum(-1, keepdim=True)
-    out = torch.matmul(weights.to(values.dtype), values)
-    return out / total.to(out.dtype), top + total.log()
-
-
-def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    wide = torch.promote_types(dtype, torch.float32)
-    return torch.zeros(seen.shape, dtype=wide, device=seen.device).masked_fill_(~seen, torch.finfo(wide).min)
+    if options.sinks is not None:
+        sink = options.sinks.to(scores.dtype).view(1, key_heads, 1, -1, 1).expand(len(scores), -1, cohort.width, -1, -1)
+        scores = torch.cat([scores, sink.flatten(2, 3)], dim=-1)
+    weights = scores.softmax(-1).to(layer.own_values.dtype)
+    seen, own = weights[..., : cohort.longest], weights[..., cohort.longest : cohort.longest + cohort.age + 1]
+    out = cohort.rows_of(torch.matmul(seen, layer.prompt_values)) + torch.matmul(cohort.rows_of(own), own_values)
+    return out.reshape(rows, heads, -1)
 
 
 AttentionInterface.register(NAME, attention)
