@@ -6,8 +6,8 @@
 Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of two settings (64 prompts with one
 completion; 16 prompts of 512 tokens with eight), each in a process of its own, and prints one JSON document: every run,
 and the medians of the ratios within each round. Rows never end early: both draw the same number of tokens. With
---vllm-python, vLLM's script runs beside them in the first setting (it has no prompts of a given length), and Assent once
-more, warmed as vLLM is. The peers compute on the CPU: on another device Assent runs alone, against the bound.
+--vllm-python, vLLM's script runs beside them in the first setting (it has no prompts of a given length), and Assent
+once more, warmed as vLLM is. The peers compute on the CPU: on another device Assent runs alone, against the bound.
 
 The bound: reading the prompts at the rate of a large matrix product; then for each token the products with the weights
 at that rate, or one reading of the weights at the rate of a large copy, whichever takes longer; and one reading of the
