@@ -6,8 +6,8 @@
 Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of two settings (64 prompts with one
 completion; 16 prompts of 512 tokens with eight), each in a process of its own, and prints one JSON document: every run,
 and the medians of the ratios within each round. Rows never end early: both draw the same number of tokens. With
---vllm-python, vLLM's script runs beside them in the first setting (it has no prompts of a given length), and Assent
-once more, warmed as vLLM is. The peers compute on the CPU: on another device Assent runs alone, against the bound.
+--vllm-python, vLLM's script runs beside them, and Assent once more, warmed as vLLM is. The peers compute on the CPU: on
+another device Assent runs alone, against the bound.
 
 The bound: reading the prompts at the rate of a large matrix product; then for each token the products with the weights
 at that rate, or one reading of the weights at the rate of a large copy, whichever takes longer; and one reading of the
@@ -23,6 +23,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -119,10 +120,36 @@ def run(command: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def _long_prompts(args: argparse.Namespace, prompts: int, length: int, file: Path) -> str:
+    """The data's prompts with each message said so often that the last `length` tokens are one's own, for vLLM's
+    script, which can cut prompts and not lengthen them."""
+    with open(args.data, encoding="utf-8") as lines:
+        rows = [json.loads(line) for _, line in zip(range(prompts), lines, strict=False)]
+    for row in rows:
+        for message in row["prompt"]:
+            message["content"] = f"{message['content']} " * length  # a word at least
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def beside_vllm(setting: dict[str, int], args: argparse.Namespace) -> dict[str, Any]:
+    """vLLM's script and Assent on the same prompts, warmed alike."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, longest = args.data, args.max_prompt
+        if longest < setting["min-prompt"]:
+            longest = setting["min-prompt"]
+            data = _long_prompts(args, setting["prompts"], longest, Path(folder) / "prompts.jsonl")
+        sizes = ["--prompts", str(setting["prompts"]), "--completions", str(setting["completions"])]
+        sizes += ["--max-prompt", str(longest), "--new-tokens", str(args.new_tokens)]
+        sizes += ["--model", args.model, "--data", data]
+        vllm = run([args.vllm_python, str(Path(args.scripts) / "vllm_generate.py"), *sizes])
+        ours = run([sys.executable, __file__, "--sample", "--warm-like-vllm", *sizes])
+    return {"vllm": vllm, "assent_warm": ours, "ratio_to_vllm": ours["tokens_per_s"] / vllm["tokens_per_s"]}
+
+
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     sizes = [x for key, value in SETTINGS[name].items() for x in (f"--{key}", str(value))]
     sizes += ["--new-tokens", str(args.new_tokens), "--model", args.model, "--data", args.data]
-    with_vllm = args.vllm_python is not None and not SETTINGS[name]["min-prompt"]
     rounds = []
     for number in range(args.repeats):
         ours = run([sys.executable, __file__, "--sample", *sizes, "--device", args.device, "--dtype", args.dtype])
@@ -130,20 +157,14 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         if args.device == "cpu":
             peer = run([args.peer_python, str(Path(args.scripts) / "hf_generate.py"), *sizes])
             rounds[-1] |= {"generate": peer, "ratio": ours["tokens_per_s"] / peer["tokens_per_s"]}
-        if with_vllm:
-            known = [
-                x for key, x in zip(sizes[::2], sizes[1::2], strict=True) if key != "--min-prompt" for x in (key, x)
-            ]
-            vllm = run([args.vllm_python, str(Path(args.scripts) / "vllm_generate.py"), *known])
-            warm = run([sys.executable, __file__, "--sample", "--warm-like-vllm", *sizes])
-            rounds[-1] |= {"vllm": vllm, "assent_warm": warm}
-            rounds[-1]["ratio_to_vllm"] = warm["tokens_per_s"] / vllm["tokens_per_s"]
+        if args.vllm_python is not None:
+            rounds[-1] |= beside_vllm(SETTINGS[name], args)
         print(f"{name} round {number + 1}: {json.dumps(rounds[-1])}", file=sys.stderr)
     figures = ("tokens_per_s", "tokens_per_s_at_bound", "share_of_bound")
     medians = {name: statistics.median(row["assent"][name] for row in rounds) for name in figures}
     if args.device == "cpu":
         medians["speed_over_generate"] = statistics.median(row["ratio"] for row in rounds)
-    if with_vllm:
+    if args.vllm_python is not None:
         medians["speed_over_vllm"] = statistics.median(row["ratio_to_vllm"] for row in rounds)
     return {"medians": medians, "rounds": rounds}
 
