@@ -68,6 +68,7 @@ reward_std | reward | none | standard deviation of the scores
 label_accuracy | fraction | higher | completions or steps whose score has their label's sign; a zero counts half
 label_error | reward² | lower | squared difference of score and label, mean over completions or steps
 ensemble_std | reward | none | deviation of an ensemble's members' scores from one another, mean over completions
+texts_shortened | fraction | lower | completions that a reward model of other tokens read shortened to its context
 noise_ceiling | fraction | none | accuracy that the labels' own noise allows
 
 kl | nats per completion | none | KL(policy || reference), estimated on the policy's own samples (k1)

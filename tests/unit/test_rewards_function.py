@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,17 @@ def test_what_is_no_number_or_no_list() -> None:
         FunctionReward(lambda p, c: 3.0, name="n").score(["a"], ["x"])
 
 
+@pytest.mark.parametrize("answer", [{"1": 0.5, "2": 0.7}, {1.0, 2.0}, "12", b"12"], ids=["dict", "set", "str", "bytes"])
+def test_an_answer_without_order_or_made_of_letters_is_no_list_of_scores(answer: object) -> None:
+    with pytest.raises(RunError, match="gave no list of scores"):
+        FunctionReward(lambda p, c: answer, name="n").score(PROMPTS, ["x", "y"])
+
+
+def test_steps_scored_by_a_mapping_are_refused() -> None:
+    with pytest.raises(RunError, match="other than a number for each step"):
+        FunctionReward(lambda p, c: [{"1": 0.5} for _ in c], name="n", process=True).score(["a"], ["x"])
+
+
 def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards_xyz.py").write_text(
         "def score(prompts, completions):\n    return [float(len(c)) for c in completions]\n"
@@ -123,6 +135,34 @@ def test_an_async_function_is_awaited_also_where_a_loop_is_running() -> None:
     assert asyncio.run(in_a_notebook()) == [3.0, 1.0]
     with pytest.raises(RunError, match=r"raised ValueError: no\n.*completion 'bad'"):
         reward.score(PROMPTS, ["fine", "bad"])
+
+
+def test_what_an_async_function_keeps_is_good_for_all_its_calls() -> None:
+    """A semaphore (or a client's connections) is bound to the event loop that it was first waited for in."""
+    one_at_a_time = asyncio.Semaphore(1)
+
+    async def one(completion: str) -> float:
+        async with one_at_a_time:
+            await asyncio.sleep(0)
+            return float(len(completion))
+
+    async def score(prompts: list, completions: list[str]) -> list[float]:
+        return list(await asyncio.gather(*map(one, completions)))
+
+    for _ in range(2):
+        assert FunctionReward(score, name="kept").score(PROMPTS, ["xyz", "x"]) == [3.0, 1.0]
+    # and so are functions that give what is to be awaited without being async themselves
+    wrapped = FunctionReward(partial(score), name="wrapped")
+    assert wrapped.score(PROMPTS, ["xyz", "x"]) == [3.0, 1.0]
+
+
+def test_an_async_function_cannot_end_the_command() -> None:
+    async def leaves(prompts: list, completions: list[str]) -> list[float]:
+        raise SystemExit(0)
+
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"sys.exit\(0\)"):
+            FunctionReward(leaves, name="leaves").score(["a"], ["x"])
 
 
 def test_what_names_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

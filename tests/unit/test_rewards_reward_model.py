@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from assent.errors import DataError, ModelError
+from assent.config.rewards import ImplicitSource
+from assent.errors import ModelError, RunError
 from assent.models.loading import load_scorer, load_tokenizer
 from assent.models.new_model import new_model
 from assent.models.saving import save_model
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import encode_prompt
-from assent.rewards.loading import load_reward, reward_hash
+from assent.rewards.loading import check_contexts, load_reward, reward_hash
 from assent.rewards.reward_model import RewardModel, check_reward_model, same_tokenizer
 from assent.types import Message, PromptGroup, Rollout, Text
 
@@ -145,8 +146,51 @@ def test_raw_prompts_need_no_template(folders: dict[str, Path]) -> None:
 
 def test_a_prompt_that_cannot_be_read_is_an_error(folders: dict[str, Path]) -> None:
     reward = RewardModel(str(folders["same_rm"]), max_length=12)
-    with pytest.raises(DataError, match="cannot read completion 0"):
+    with pytest.raises(RunError, match="cannot read completion 'it is late' of prompt 'where is my order"):
         reward.score([(Message("user", "where is my order? " * 10),)], ["it is late"])
+
+
+def test_what_is_read_shortened_is_told(folders: dict[str, Path]) -> None:
+    """Of three texts one is longer than the limit: its prompt loses turns, and the figure says so."""
+    lengths = [len(ids) for ids in _texts_read(RewardModel(str(folders["other_rm"])))]
+    for limit, share in ((max(lengths), None), (max(lengths) - 1, 1 / 3)):
+        reward = RewardModel(str(folders["other_rm"]), max_length=limit)
+        assert reward.score(PROMPTS, COMPLETIONS).metrics().get("texts_shortened") == share
+
+
+def _texts_read(reward: RewardModel) -> list[tuple[int, ...]]:
+    groups = reward._encoding.tokens(PROMPTS, COMPLETIONS, None, None)
+    return [group.prompt_ids + group.completions[0].ids for group in groups]
+
+
+def test_ids_beyond_the_context_are_refused(folders: dict[str, Path]) -> None:
+    rollouts = rollouts_of(folders["policy"])
+    longest = max(len(r.prompt_ids) + len(r.ids) for r in rollouts)
+    tokenizer = load_tokenizer(folders["policy"])
+    RewardModel(str(folders["same_rm"]), policy_tokenizer=tokenizer, max_length=longest).score(
+        PROMPTS, COMPLETIONS, rollouts=rollouts
+    )
+    reward = RewardModel(str(folders["same_rm"]), policy_tokenizer=tokenizer, max_length=longest - 1)
+    with pytest.raises(RunError, match=rf"(?s)cannot read completion.*{longest} tokens"):
+        reward.score(PROMPTS, COMPLETIONS, rollouts=rollouts)
+
+
+def test_a_context_shorter_than_the_policys_rows_is_found_before_loading(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(folders["policy"])
+    for name in ("same_rm", "other_rm", "policy"):
+        shutil.copytree(folders[name], tmp_path / name)
+        (tmp_path / name / "model.safetensors").unlink()
+        file = tmp_path / name / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 32}))
+    check_contexts(str(tmp_path / "same_rm"), tokenizer, 32)
+    with pytest.raises(ModelError, match="same_rm's context is shorter than max_length"):
+        check_contexts(str(tmp_path / "same_rm"), tokenizer, 33)
+    check_contexts(str(tmp_path / "other_rm"), tokenizer, 33)  # it reads text
+    implicit = ImplicitSource(reward=f"implicit:{tmp_path / 'policy'},{tmp_path / 'policy'}", beta=0.1)
+    with pytest.raises(ModelError, match="policy's context is shorter than max_length"):
+        check_contexts([implicit], tokenizer, 33)
 
 
 def test_what_is_no_reward_model_is_refused_before_its_weights_are_read(

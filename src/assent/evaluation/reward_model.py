@@ -169,6 +169,7 @@ _SHOWN = {
     "temperature": "temperature that fits best",
     "ece_tempered": "calibration error with it (cross-fitted)",
     "ensemble_std": "deviation of the ensemble's members",
+    "texts_shortened": "texts shortened to the model's context",
 }
 
 

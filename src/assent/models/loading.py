@@ -204,8 +204,8 @@ def fingerprint(model: torch.nn.Module | Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_context(config: Any, max_length: int) -> None:
-    """Errors: ModelError where the model's positions end before `max_length`."""
+def check_context(config: Any, max_length: int, *, whose: str = "the model") -> None:
+    """Errors: ModelError where the positions of the model that `whose` names end before `max_length`."""
     text = config.get_text_config()
     context = next(
         (n for key in ("max_position_embeddings", "n_positions") if isinstance(n := getattr(text, key, None), int)),
@@ -213,7 +213,7 @@ def check_context(config: Any, max_length: int) -> None:
     )
     if context is not None and context < max_length:
         raise ModelError(
-            "the model's context is shorter than max_length",
+            f"{whose}'s context is shorter than max_length",
             got=f"max_length {max_length}, context {context}",
             fix=f"--max-length {context}, or a model with a longer context",
         )

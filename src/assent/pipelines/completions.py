@@ -27,7 +27,7 @@ from assent.models.loading import check_adapter, check_context, load_config, loa
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import Reward, Scores, joined, score_rollouts
-from assent.rewards.loading import Spec, check_reward, load_reward, readers_of, reward_hash
+from assent.rewards.loading import Spec, check_contexts, check_reward, load_reward, readers_of, reward_hash
 from assent.rewards.reading import ModelReader
 from assent.rewards.reward_model import same_ids
 from assent.rollouts.opening import ModelSampler, check_sampler, open_sampler
@@ -110,6 +110,8 @@ class Job:
         check_revision(config.revision, *filter(None, (config.model, config.reference)))
         check_context(load_config(config.model, revision=config.revision), config.max_length)
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
+        if config.reward is not None:
+            check_contexts(config.reward, self.tokenizer, config.max_length)
         template = resolve_template(
             self.tokenizer,
             chat_template=config.chat_template,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from assent.errors import AssentError, NonFiniteError, RunError
@@ -171,13 +171,16 @@ def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions:
     """The scores as floats. RunError for a wrong count or what is no number, NonFiniteError for one beyond
     `LARGEST`, for NaN and for infinities."""
     try:
-        answers = list(scores)
+        # text is read letter by letter, a mapping by its keys, a set in no order: none of them is a list of scores
+        answers = None if isinstance(scores, str | bytes | Mapping | Set) else list(scores)
     except TypeError:
+        answers = None
+    if answers is None:
         raise RunError(
             f"reward {name} gave no list of scores",
             got=_short(repr(scores)),
             expected=f"{len(completions)} numbers",
-        ) from None
+        )
     if len(answers) != len(completions):
         raise RunError(
             f"reward {name} gave {len(answers)} scores for {len(completions)} completions",

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,27 @@ class FunctionReward:
 
 
 def _run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """The function's answer; an async one's when it is there."""
-    if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(type(function).__call__):
-        return function(*arguments, **keywords)
+    """The function's answer; one that has to be awaited, when it is there."""
+    answer = function(*arguments, **keywords)
+    if inspect.isawaitable(answer):
+        return asyncio.run_coroutine_threadsafe(_awaited(answer), _loop()).result()
+    return answer
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(function(*arguments, **keywords))
-    with ThreadPoolExecutor(1) as thread:  # a notebook's loop is running in this one
-        return thread.submit(lambda: asyncio.run(function(*arguments, **keywords))).result()
+        return await answer
+    except SystemExit as error:  # it would end the loop, and nobody would hear of it
+        raise RuntimeError(f"sys.exit({error.code!r})") from error
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One event loop for all calls, in a thread of its own: what a function keeps between calls (a client, a semaphore)
+    is bound to the loop that it was first used in, and a notebook's loop runs in the caller's thread."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="reward functions", daemon=True).start()
+    return loop
 
 
 def load_function(spec: str, *, process: bool = False) -> FunctionReward:

@@ -12,7 +12,7 @@ from assent.errors import ConfigError, ModelError
 from assent.models.loading import check_adapter, load_config, load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import resolve_template
-from assent.rewards.base import checked_scores
+from assent.rewards.base import Scores, checked_scores
 from assent.rewards.reading import Encoding, ModelReader
 from assent.rewards.reward_model import same_ids, same_tokenizer
 from assent.types import PromptGroup, Rollout, Text
@@ -73,7 +73,8 @@ class ImplicitReward:
         scores = [
             self.beta * float((ours - theirs).double().sum()) for ours, theirs in zip(policy, reference, strict=True)
         ]
-        return checked_scores(self.name, scores, prompts, completions)
+        shortened = {"texts_shortened": self._encoding.shortened} if self._encoding.shortened else {}
+        return Scores(checked_scores(self.name, scores, prompts, completions), statistics=shortened)
 
 
 def check_implicit(source: ImplicitSource) -> None:

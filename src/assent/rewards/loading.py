@@ -23,9 +23,11 @@ from assent.rewards.base import Reward
 from assent.rewards.function import load_function, source_hash
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from assent.rewards.reading import ModelReader
 
-__all__ = ["check_reward", "is_function", "judges_alone", "load_reward", "readers_of", "reward_hash"]
+__all__ = ["check_contexts", "check_reward", "is_function", "judges_alone", "load_reward", "readers_of", "reward_hash"]
 
 Spec = str | Sequence[RewardSource]
 """As an option has it, or one source's text."""
@@ -145,6 +147,19 @@ def _check(source: RewardSource, revision: str | None) -> None:
         heads = check_reward_model(source.reward, revision=revision)
         if source.combine is not None:
             Combination.parse(source.combine).check(heads, name=source.reward)
+
+
+def check_contexts(spec: Spec, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """ModelError where a model that would read the policy's own tokens has a context shorter than `max_length`, before
+    weights are read. One with tokens of its own reads text, shortened to its context (`Encoding`)."""
+    from assent.models.loading import check_context, load_config, load_tokenizer
+    from assent.rewards.reward_model import same_tokenizer
+
+    for leaf in (leaf for source in read_sources(spec) for leaf in source.leaves()):
+        models = leaf.models if isinstance(leaf, ImplicitSource) else [leaf.reward] * isinstance(leaf, ModelSource)
+        for path in models:
+            if same_tokenizer(load_tokenizer(path), tokenizer):
+                check_context(load_config(path), max_length, whose=f"the reward {path}")
 
 
 def judges_alone(reward: Reward) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from assent.data.rows_read import STEP_SEPARATOR
-from assent.errors import DataError
+from assent.errors import RunError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.ensemble import Ensemble
 from assent.models.flops import Cost
@@ -21,6 +21,7 @@ from assent.models.one_trunk import resident
 from assent.models.packing import pack, split_by_budget
 from assent.models.templates import Template
 from assent.models.tokenizing import decode, tokenize_groups
+from assent.rewards.base import shown
 from assent.rewards.steps import step_ends, steps_of
 from assent.types import PromptGroup, Rollout, Text
 
@@ -34,6 +35,8 @@ class Encoding:
     reads_ids   rollouts are taken by their own ids; else their text is read in the model's own template
     in_steps    completions get `step_ends`; of a text, blank lines are left out, as process models know none
     name        of the reward, for messages
+
+    `shortened`: the share of the texts read last that lost tokens, of the prompt or the completion, to `max_length`.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Encoding:
     ) -> None:
         self.tokenizer, self.template, self.name = tokenizer, template, name
         self.reads_ids, self.max_length, self.in_steps = reads_ids, max_length, in_steps
+        self.shortened = 0.0
 
     def tokens(
         self,
@@ -56,12 +60,19 @@ class Encoding:
         groups: Sequence[PromptGroup] | None,
         rollouts: Sequence[Rollout] | None,
     ) -> list[TokenGroup]:
-        """In the order given; arguments as for `Reward.score`. DataError for what is too long to be read."""
+        """In the order given; arguments as for `Reward.score`. RunError for what is too long to be read."""
         if rollouts is not None and self.reads_ids:
-            return [self._of_ids(rollout) for rollout in rollouts]
+            return [self._of_ids(*one) for one in zip(prompts, rollouts, strict=True)]
         return self._of_text(prompts, completions, groups, rollouts)
 
-    def _of_ids(self, rollout: Rollout) -> TokenGroup:
+    def _of_ids(self, prompt: Text, rollout: Rollout) -> TokenGroup:
+        if (length := len(rollout.prompt_ids) + len(rollout.ids)) > self.max_length:
+            raise RunError(
+                f"reward model {self.name} cannot read {shown(prompt, rollout.text)}",
+                got=f"{length} tokens",
+                expected=f"at most {self.max_length}, its context",
+                fix="lower --max-length, or give a reward model with a longer context",
+            )
         ends: tuple[int, ...] = ()
         if self.in_steps:
             ends = step_ends(rollout.ids, rollout.text, lambda ids: decode(ids, self.tokenizer))
@@ -93,12 +104,18 @@ class Encoding:
         done = tokenize_groups(rows, tokenizer=self.tokenizer, template=self.template, max_length=self.max_length)
         if len(done.groups) != len(rows):
             reason, sources = next(iter(done.report.refused.items()))
-            raise DataError(f"reward model {self.name} cannot read {sources[0]}: {reason}")
+            at = [row.source for row in rows].index(sources[0])
+            raise RunError(
+                f"reward model {self.name} cannot read {shown(prompts[at], completions[at])}: {reason}",
+                fix=f"give a reward model that reads more than {self.max_length} of its tokens, or shorter prompts",
+            )
+        self.shortened = done.report.shortened / len(rows)
         if steps is not None:
             for i, (group, some) in enumerate(zip(done.groups, steps, strict=True)):
                 if len(group.completions[0].step_ends) != len(some):
-                    raise DataError(
-                        f"reward model {self.name} cannot read completion {i}: steps of it lie beyond max_length",
+                    raise RunError(
+                        f"reward model {self.name} cannot read {shown(prompts[i], completions[i])}: "
+                        "steps of it lie beyond max_length",
                         got=f"{len(some)} steps",
                         expected=f"{self.max_length} tokens with the prompt",
                     )

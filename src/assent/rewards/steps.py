@@ -7,7 +7,7 @@ ends with the token that holds its line break, the last one with the completion'
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from assent.data.rows_read import STEP_SEPARATOR
@@ -60,7 +60,8 @@ def checked_lists(name: str, scores: Any, prompts: Sequence[Text], completions: 
     lists = []
     for prompt, text, numbers in zip(prompts, completions, scores, strict=True):
         expected = len(steps_of(text))
-        if not hasattr(numbers, "__iter__") or isinstance(numbers, str) or len(list(numbers)) != expected:
+        is_list = hasattr(numbers, "__iter__") and not isinstance(numbers, str | Mapping | Set)
+        if not is_list or len(list(numbers)) != expected:
             raise RunError(
                 f"process reward {name} gave other than a number for each step of {shown(prompt, text)}",
                 got=repr(numbers)[:100],

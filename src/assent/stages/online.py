@@ -17,12 +17,12 @@ from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError
-from assent.models.loading import is_classifier, load_config, load_tokenizer
+from assent.models.loading import check_context, is_classifier, load_config, load_tokenizer
 from assent.models.one_trunk import check_base_is_plain, check_is_on
 from assent.models.tokenizing import decode
 from assent.objectives.kl import AdaptiveKLController
 from assent.rewards.base import Reward, Scores
-from assent.rewards.loading import check_reward, reward_hash
+from assent.rewards.loading import check_contexts, check_reward, reward_hash
 from assent.rewards.reward_model import check_reward_model, same_tokenizer
 from assent.rewards.steps import step_ends
 from assent.rollouts.opening import check_sampler
@@ -67,11 +67,12 @@ def train(
         _check_critic(critic_start, config)
     check_sampler(config)
     check_reward(config.reward, ensemble=config.reward_ensemble)
+    check_contexts(config.reward, text.tokenizer, config.max_length)
     _check_memory(config)
     _check_rounds(config, len(text.train.tokens))
     inputs = {"reward": reward_hash(config.reward)}
     if potential := getattr(config, "potential", None):
-        _check_potential(potential, text)
+        _check_potential(potential, text, config.max_length)
         inputs["potential"] = reward_hash(potential)
     with open_session(config, text, command=config.command, kind="policy", inputs=inputs, progress=progress) as session:
         if session.result:
@@ -132,9 +133,10 @@ def _check_critic(path: str, config: OnlineOptions) -> None:
         raise ConfigError(f"the critic {path} has several heads", got=found.num_labels, expected="1")
 
 
-def _check_potential(path: str, text: Prompts) -> None:
+def _check_potential(path: str, text: Prompts, max_length: int) -> None:
     """It is read at the policy's tokens, by one head."""
     heads = check_reward_model(path)
+    check_context(load_config(path), max_length, whose=f"the potential {path}")
     if heads != 1:
         raise ConfigError(f"potential {path} has several heads", got=heads, expected="1")
     if not same_tokenizer(load_tokenizer(path), text.tokenizer):

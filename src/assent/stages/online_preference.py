@@ -18,7 +18,7 @@ from assent.engine.learner import Learner
 from assent.errors import RunError
 from assent.models.batch import TokenGroup
 from assent.rewards.base import Reward, Scores
-from assent.rewards.loading import check_reward, reward_hash
+from assent.rewards.loading import check_contexts, check_reward, reward_hash
 from assent.rollouts.opening import check_sampler
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.runs.log import Progress, RunLog
@@ -51,6 +51,7 @@ def train(
         max_new_tokens=config.max_new_tokens,
     )
     check_reference(config, text)
+    check_contexts(config.reward, text.tokenizer, config.max_length)
     with open_session(config, text, command="online-dpo", kind="policy", inputs=inputs, progress=progress) as session:
         if session.result:
             return session.result

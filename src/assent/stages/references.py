@@ -38,7 +38,7 @@ def check_reference(config: Any, text: Text) -> None:
 
 def check_same_tokens(path: str, config: Any, text: Text, *, what: str) -> None:
     """ModelError or ConfigError where the model at `path` cannot read the policy's tokens, as long as they are."""
-    check_context(load_config(path, revision=config.revision), config.max_length)
+    check_context(load_config(path, revision=config.revision), config.max_length, whose=f"{what} {path}")
     check_adapter(path, revision=config.revision)
     try:
         theirs = load_tokenizer(path, revision=config.revision).get_vocab()
