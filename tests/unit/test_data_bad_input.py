@@ -61,6 +61,8 @@ BAD_ROWS = {
     "a label in words": ([DEMO | {"label": "good"}], r"`label` is not usable(.|\n)*true \(desirable\)"),
     "a probability above one": ([GOOD | {"chosen_probability": 1.1}], r"probability in \[0, 1\]"),
     "a negative weight": ([GOOD | {"weight": -1}], "`weight` is not usable"),
+    "a weight that float32 rounds to 0": ([GOOD | {"weight": 1e-46}], "`weight` is not usable"),
+    "a weight that float32 does not hold": ([GOOD | {"weight": 1e39}], "`weight` is not usable"),
     "a positive log-probability": ([GOOD | {"chosen_logps": 3.0, "rejected_logps": -1.0}], "`chosen_logps`"),
     "half of the log-probabilities": ([GOOD | {"chosen_logps": -3.0}], "only one of"),
     "fewer labels than steps": ([{"prompt": "p", "completions": ["a", "b"], "labels": [True]}], "for 2 steps"),

@@ -95,6 +95,9 @@ def test_copies_of_an_answer_say_no_more_than_one() -> None:
         ([1, 0, 1, 0, 1, 0], [7] * 6),  # all differ by the same
         ([0.5, 0.5, 0, 0, 0, 0], [130, 158, 154, 150, 149, 151]),  # as good as by the same: one policy ran on
         ([1, 0], [3, -2]),
+        ([0, 0.5, 1, 0.5, 1, 0.5], [100] * 5 + [0]),  # the term of equal lengths rests on one tie: no error, or NaN
+        ([0, 1, 1, 0, 1, 0.5], [100] * 5 + [0]),
+        ([0, 0, 0.5, 1, 0.5, 0.5], [128] * 4 + [0] * 2),
     ],
 )
 def test_what_cannot_be_told_apart_has_no_figure(wins: list[float], delta: list[float]) -> None:

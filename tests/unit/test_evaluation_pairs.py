@@ -38,12 +38,21 @@ def test_rankings_are_taken_apart_into_ordered_pairs() -> None:
     assert pairs.num_tied == 1
     assert pairs.slices == {"topic": ["x", "x", "y"]}
     assert pairs.describe() == "3 pairs of 2 prompts (1 ties left out)"
+
     quality = judge_reward(FunctionReward(digits, name="digits"), groups, pairs)
     assert quality["accuracy"]["value"] == 1.0
     assert quality["accuracy"]["clusters"] == 2
     assert quality["margin"]["value"] == pytest.approx((2 + 1 + 1) / 3)
     assert quality["agreement"] is None
     assert quality["slices"]["topic"]["y"]["n"] == 1
+
+
+def test_soft_labels_say_which_is_better_and_weights_are_said_to_be_unused() -> None:
+    groups = [ranked(n, "1", "2", ranking=(1, 2), chosen_probability=p) for n, p in enumerate((0.9, 0.2, 0.5))]
+    groups += [ranked(3, "1", "2", ranking=(1, 2), weight=0.0)]
+    pairs = pairs_of(groups)
+    assert list(zip(pairs.rows, pairs.chosen, pairs.rejected, strict=True)) == [(0, 0, 1), (1, 1, 0), (3, 0, 1)]
+    assert pairs.describe() == "3 pairs of 3 prompts (1 ties left out) (the weights of 1 rows are not used)"
 
 
 def test_labels_of_several_annotators_give_a_ceiling() -> None:

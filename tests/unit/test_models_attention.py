@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from assent.models import joined_attention, varlen
+from assent.models import cpu_attention, joined_attention, varlen
 from assent.models import segments as segments_module
 from assent.models.attention import NAME, attention, selected
 from assent.models.module import AlignmentModel
@@ -126,6 +126,21 @@ def test_a_models_read_says_whether_its_attention_skips_half(
     assert segments is not None
     assert [b.apart for b in segments.buckets] == [None, 4 if is_apart else None]
     assert bool(called) == is_apart
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_takes_the_mask_instead_of_two_parts(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AMX bfloat16 goes to torch's kernel, whose normalisers are float32."""
+    monkeypatch.setattr(segments_module, "KEY_BLOCK", 1)
+    monkeypatch.setattr(cpu_attention, "_has_amx", lambda: True)
+    batch, inputs, segments = _inputs("pair", skips_half=True)
+    half = [x.detach().to(dtype).requires_grad_() for x in inputs]
+    got, _ = attention(torch.nn.Identity(), *half, None, assent_segments=segments)
+    assert got.dtype == dtype
+    assert torch.allclose(got.double(), _dense(batch, *inputs, {}), atol=0.03)
+    assert all(bool(grad.isfinite().all()) for grad in torch.autograd.grad(got.sum(), half))
 
 
 def test_an_unfit_head_width_takes_the_mask_instead_of_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 from assent.errors import ConfigError
 
+SMALLEST, LARGEST = 1e-9, 1e9
+"""Of a hyperparameter's magnitude, 0 aside: beyond them losses overflow or vanish in float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:
-    """A number with its range; the bounds belong to it unless `open`.
+    """A number with its range; the bounds belong to it unless `open`. Magnitudes are 0 or `SMALLEST` to `LARGEST`.
 
     only_with: (name, choice) of the hyperparameter without which this one has no effect, and is refused.
     """
@@ -26,14 +29,17 @@ class Hyperparameter:
     only_with: tuple[str, str] | None = None
 
     def accepts(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if value != 0 and not SMALLEST <= abs(value) <= LARGEST:  # NaN too
             return False
         return self.minimum < value < self.maximum if self.open else self.minimum <= value <= self.maximum
 
     @property
     def range(self) -> str:
         left, right = ("(", ")") if self.open else ("[", "]")
-        return f"a number in {left}{self.minimum:g}, {self.maximum:g}{right}"
+        magnitude = f", of a magnitude from {SMALLEST:g} to {LARGEST:g}" if math.isinf(self.maximum) else ""
+        return f"a number in {left}{self.minimum:g}, {self.maximum:g}{right}{magnitude}"
 
 
 @dataclass(frozen=True, slots=True)

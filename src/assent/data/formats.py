@@ -156,7 +156,9 @@ def parse_row(row: Row, layout: Layout, *, source: str = "") -> PromptGroup:
         prompt = _with_system(given["system"], prompt)
     known = dict(parts.known)
     if row.get("weight") is not None:
-        known["weight"] = texts.parse_number(row["weight"], "weight", low=0.0, expected="a finite number, 0 or more")
+        expected = "0, or a number from 1e-9 to 1e9"  # what float32 sums without overflow, and does not round to 0
+        weight = texts.parse_number(row["weight"], "weight", low=0.0, high=1e9, expected=expected)
+        known["weight"] = texts.parse_number(row["weight"], "weight", low=1e-9 if weight else 0.0, expected=expected)
     if row.get("annotator") is not None:
         known["annotator"] = str(row["annotator"])
     used = {*layout.required, *layout.optional, *COMMON_COLUMNS}

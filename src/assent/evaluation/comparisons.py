@@ -34,7 +34,8 @@ class LengthControl:
 
 
 SMALLEST_DIFFERENCE = 1e-6
-"""Of tanh(Δ / s) between comparisons: below it the model's two terms are one to a float64's curvature."""
+"""Of tanh(Δ / s) between comparisons: below it the model's two terms are one to a float64's curvature. And of a term's
+standard error: below it there is nothing but rounding."""
 
 
 def length_controlled(
@@ -57,8 +58,9 @@ def length_controlled(
     clusters            (N,) the prompt of each: every one counts the same, and is the unit of the interval
 
     None where the model has no finite fit: one side wins everywhere, or all on one side of a length; where all is a
-    tie, which leaves no variance to judge by; and where all answers differ in length by the same amount, or by so many
-    deviations of it that tanh is 1 for all. Raises DataError for unequal or no values.
+    tie, which leaves no variance to judge by; where all answers differ in length by the same amount, or by so many
+    deviations of it that tanh is 1 for all; and where a term is fitted without an error, which says that there is no
+    more to judge it by than there are terms. Raises DataError for unequal or no values.
     """
     y, delta = np.asarray(shares, dtype=np.float64), np.asarray(length_differences, dtype=np.float64)
     if not len(y) or y.shape != delta.shape:
@@ -88,6 +90,8 @@ def length_controlled(
         fitted = model.fit(cov_type="cluster", cov_kwds={"groups": codes})
     quantile = float(stats.t.ppf((1 + confidence) / 2, num_clusters - 2))
     (theta, phi), (theta_error, phi_error) = fitted.params.tolist(), fitted.bse.tolist()
+    if not (theta_error > SMALLEST_DIFFERENCE and phi_error > SMALLEST_DIFFERENCE):  # NaN: a variance below zero
+        return None
     common: dict[str, Any] = {"n": len(y), "clusters": num_clusters, "confidence": confidence}
     return LengthControl(
         win_rate=Estimate(

@@ -33,7 +33,8 @@ MAX_SLICES = 50
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """B ordered pairs: `rows[b]` is the group, `chosen[b]` and `rejected[b]` its completions. `slices`: column to (B,)
-    values; `num_tied` pairs were left out, for their labels tie."""
+    values; `num_tied` pairs were left out, for their labels tie; `num_weighted` groups have a weight other than 1: it is
+    for training, and here every pair counts once."""
 
     rows: list[int]
     chosen: list[int]
@@ -41,15 +42,17 @@ class Pairs:
     prompts: list[str]
     slices: dict[str, list[str]]
     num_tied: int
+    num_weighted: int = 0
 
     def describe(self) -> str:
         """How many, in words."""
         ties = f" ({self.num_tied} ties left out)" if self.num_tied else ""
-        return f"{len(self.rows):,} pairs of {len(set(self.prompts)):,} prompts{ties}"
+        weights = f" (the weights of {self.num_weighted} rows are not used)" if self.num_weighted else ""
+        return f"{len(self.rows):,} pairs of {len(set(self.prompts)):,} prompts{ties}{weights}"
 
 
 def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pairs:
-    """All ordered pairs of the groups' rankings.
+    """All ordered pairs of the groups' rankings. Of a pair with a `chosen_probability` the likelier one is the better.
 
     Raises DataError for a group that is no comparison and no ranking, and where no pair is ordered; ConfigError for a
     column of `slices` that a row lacks, or that has more than 50 values.
@@ -62,6 +65,8 @@ def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pa
         ranks: Sequence[float] | None = None if preference is None else preference.ranking
         if ranks is None and preference is not None and preference.scores is not None:
             ranks = [-score for score in preference.scores]
+        if ranks is not None and preference is not None and (p := preference.chosen_probability) is not None:
+            ranks = [rank * (2 * p - 1) for rank in ranks]  # as given where p is over a half, turned round under it
         if ranks is None or len(group.completions) < 2:
             raise DataError(
                 f"{group.source or 'a row'} is no comparison and no ranking",
@@ -78,7 +83,8 @@ def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pa
         raise DataError("no two completions are ordered", got=f"{num_tied} ties")
     found = slices_of([groups[n] for n in rows], slices)
     prompts = [repr(groups[n].prompt) for n in rows]
-    return Pairs(rows, [i for i, _ in sides], [j for _, j in sides], prompts, found, num_tied)
+    num_weighted = sum(group.preference is not None and group.preference.weight != 1.0 for group in groups)
+    return Pairs(rows, [i for i, _ in sides], [j for _, j in sides], prompts, found, num_tied, num_weighted)
 
 
 def slices_of(groups: Sequence[PromptGroup], columns: Sequence[str]) -> dict[str, list[str]]:

@@ -24,7 +24,9 @@ _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def serves(query: Tensor, value: Tensor) -> bool:
-    return query.device.type == "cpu" and query.shape[-1] == value.shape[-1] and not torch.is_autocast_enabled("cpu")
+    """Whether this is a CPU, in float32 or wider (the parts are joined in their own precision), with one head width."""
+    is_wide = query.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return is_wide and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, prefix: int, bias: Tensor | None, scale: float) -> Tensor:
