@@ -28,6 +28,14 @@ BREVITY = "tests.helpers_stages:brevity"
 LETTERS = "tests.helpers_stages:letters"
 
 
+def test_what_was_hardly_meant_as_a_folder_gets_a_hint() -> None:
+    for name, meant in {"lenght": "length", "rw.short": "rw:short", "./rw.py:short": "rw:short, with its"}.items():
+        with pytest.raises(ConfigError, match=rf"(?s)no such reward.*did you mean {meant}"):
+            check_reward(name)
+    with pytest.raises(ConfigError, match=r"(?s)the beta that its policy was trained with.*beta: 0.1"):
+        read_source("implicit:a,b")
+
+
 def test_what_a_text_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a:b").mkdir()

@@ -315,6 +315,12 @@ def read_source(value: Any) -> RewardSource:
         value = read_value(value) if value.startswith("{") else {"reward": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("reward"), str) or not value["reward"].strip():
         raise ConfigError("this is no reward", got=value, expected=FORMS)
+    if kind_of(value["reward"]) == "implicit" and "beta" not in value:
+        raise ConfigError(
+            "an implicit reward needs the beta that its policy was trained with",
+            got=value["reward"],
+            fix=f"give it with the reward: --reward '{{reward: \"{value['reward']}\", beta: 0.1}}'",
+        )
     return parse_options(SOURCES[kind_of(value["reward"])], value, where=f" of reward {_keyless(value['reward'])}")
 
 

@@ -33,8 +33,8 @@ MAX_SLICES = 50
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """B ordered pairs: `rows[b]` is the group, `chosen[b]` and `rejected[b]` its completions. `slices`: column to (B,)
-    values; `num_tied` pairs were left out, for their labels tie; `num_weighted` groups have a weight other than 1: it is
-    for training, and here every pair counts once."""
+    values; `num_tied` pairs were left out, for their labels tie; `num_weighted` groups have a weight other than 1, for
+    training: here every pair counts once."""
 
     rows: list[int]
     chosen: list[int]

@@ -2,7 +2,7 @@
 
 glibc soon gives the free end of its heap back to the system, and the tensors of the next layer, step or token are then
 made of pages that the system has to clear and map again: 7 and 17% of sampling's rate, 3% of training's
-(`benchmarks/host_memory.py`). Kept, the same pages serve them; the peak is what it was.
+(benchmarks/RESULTS.md). Kept, the same pages serve them; the peak is what it was.
 """
 
 from __future__ import annotations

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assent.config.ensembles import Combination
 from assent.config.rewards import (
+    FORMS,
+    RULES,
     EndpointSource,
     EnsembleSource,
     FunctionSource,
@@ -144,9 +148,27 @@ def _check(source: RewardSource, revision: str | None) -> None:
     elif isinstance(source, ModelSource):
         from assent.rewards.reward_model import check_reward_model
 
+        _check_name(source.reward)
         heads = check_reward_model(source.reward, revision=revision)
         if source.combine is not None:
             Combination.parse(source.combine).check(heads, name=source.reward)
+
+
+def _check_name(name: str) -> None:
+    """ConfigError for what is no folder and was hardly meant as one: a rule or a function, misspelt."""
+    if Path(name).exists():
+        return
+    file, _, function = name.rpartition(":")
+    module, _, last = name.rpartition(".")
+    if near := get_close_matches(name, RULES, n=1):
+        meant = near[0]
+    elif file.endswith(".py") and function:
+        meant = f"{Path(file).stem}:{function}, with its folder as the working directory or on Python's path"
+    elif module and "/" not in name:
+        meant = f"{module}:{last}"
+    else:
+        return
+    raise ConfigError("no such reward", got=name, expected=FORMS, fix=f"did you mean {meant}?")
 
 
 def check_contexts(spec: Spec, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

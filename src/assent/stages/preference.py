@@ -215,7 +215,7 @@ def check_zero_margin(
     sums = batch.sum_by_completion(logprobs).requires_grad_()
     expected = sum(entry.weight * _declared_value(entry, sums.detach(), batch) for entry in at_start)
     if math.isnan(expected):
-        gate.skip("loss_at_zero_margin", reason="a loss does not declare its value there")
+        gate.skip("loss_at_zero_margin", reason="a loss does not declare its value there, or it is not finite")
         return
     terms, _ = PreferenceObjective(at_start).of_sums(sums, batch)
     counts = objective.counts(batch)

@@ -72,7 +72,8 @@ def load_trained_modules(
 ) -> dict[str, tuple[AlignmentModel, list[str]]]:
     """The same for a learner of this name, with an adapter where one is asked for; and lines that say what is trained.
 
-    With --num-adapters also the ensemble's other members, `member-2` and so on. `run` is the run's folder.
+    With --num-adapters also the ensemble's other members, `member-2` and so on. A critic's fresh head is zero: the
+    first round's advantages are then the returns themselves. `run` is the run's folder.
     """
     if trunk is not None:
         scorer = load_beside(trunk, config, path, name=name, trained=True)
@@ -82,7 +83,9 @@ def load_trained_modules(
     head_is_fresh = not is_classifier(load_config(path, revision=config.revision))
     found = {}
     for own, model in zip(names, models, strict=True):
-        if own != name and head_is_fresh:
+        if head_is_fresh and name == "critic":
+            model.score.weight.data.zero_()  # type: ignore[union-attr,operator]
+        elif head_is_fresh and own != name:
             draw_head(model, seed=derived_seed(config.seed, f"head of {own}"))
         lines: list[str] = []
         if config.lora_r:
@@ -105,7 +108,10 @@ def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, tr
         check_is_on(path, config.model, what=f"the {name}", revision=config.revision)
         return reward_adapter(model, path, trained=trained)
     scorer = sibling_scorer(model, num_labels=1)
-    draw_head(scorer, seed=config.seed)
+    if name == "critic":
+        scorer.score.weight.data.zero_()
+    else:
+        draw_head(scorer, seed=config.seed)
     return add_adapter(scorer, config, base=model.assent_base, seed=derived_seed(config.seed, f"adapter of {name}"))
 
 
