@@ -22,7 +22,8 @@ def test_micro_batches_change_speed_and_memory_only(command: str, tmp_path: Path
     found = {}
     for tokens in (32, 100_000):
         folder = tmp_path / str(tokens) / "run"
-        argv = [*arguments(command, inputs, folder), "--micro-batch-tokens", str(tokens), "--adam-epsilon", "1e-3"]
+        argv = [*arguments(command, inputs, folder), "--micro-batch-tokens", str(tokens)]
+        argv += ["--adam-epsilon", "1e-4" if command == "a2c" else "1e-3"]  # its unwhitened advantages are small
         argv += ["--reference", other] if command == "dpo" else []
         assert main(argv) == 0
         found[tokens] = folder

@@ -99,7 +99,7 @@ def test_flags_yaml_and_python_say_the_same() -> None:
         ({"reward": "m:f", "name": "a/b"}, "name of reward m:f is not right"),
         (["m:f", "n:f"], "two rewards are called f"),
         (["a/model", {"reward": "ensemble", "members": ["b/model", "x/a"]}], "two rewards are called a"),
-        ("implicit:a,b", "missing: beta"),
+        ("implicit:a,b", "needs the beta"),
         ({"reward": "implicit:a", "beta": 1}, "names two models"),
         ({"reward": "implicit:a,b", "beta": 0}, "beta of reward implicit:a,b is not right"),
         ({"reward": "ensemble", "members": ["m:f"]}, "two members or more"),

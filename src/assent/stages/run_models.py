@@ -107,7 +107,7 @@ def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, tr
     if path != config.model:
         check_is_on(path, config.model, what=f"the {name}", revision=config.revision)
         return reward_adapter(model, path, trained=trained)
-    scorer = sibling_scorer(model, num_labels=1)
+    scorer: Any = sibling_scorer(model, num_labels=1)
     if name == "critic":
         scorer.score.weight.data.zero_()
     else:
