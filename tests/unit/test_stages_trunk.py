@@ -161,18 +161,6 @@ def test_a_shared_trunk_has_one_model_one_update_and_its_value_head_beside_it(
     assert abs(steps(again)[0]["val/explained_variance"]) > 1e-5  # it goes on with that head
 
 
-@pytest.mark.parametrize("trunk", [[], ONE], ids=["separate", "one"])
-def test_a_critics_fresh_head_begins_at_zero(
-    trunk: list[str], train: Callable[..., Path], inputs: dict[str, str]
-) -> None:
-    """Whitened, the values of a random head would be the first round's advantages."""
-    fresh = steps(train("ppo", "fresh", *trunk, "--critic", inputs["model"]))
-    assert fresh[0]["val/explained_variance"] == pytest.approx(0, abs=1e-6)
-    assert fresh[-1]["val/explained_variance"] != pytest.approx(0, abs=1e-6)
-    trained = steps(train("ppo", "trained", *trunk, "--critic", inputs["adapter"]))
-    assert abs(trained[0]["val/explained_variance"]) > 1e-5
-
-
 def test_the_value_head_reads_the_state_before_each_token_and_after_the_last(inputs: dict[str, str]) -> None:
     policy = load_policy(inputs["model"])
     value = nn.Linear(32, 1)
