@@ -73,8 +73,7 @@ class ImplicitReward:
         scores = [
             self.beta * float((ours - theirs).double().sum()) for ours, theirs in zip(policy, reference, strict=True)
         ]
-        shortened = {"texts_shortened": self._encoding.shortened} if self._encoding.shortened else {}
-        return Scores(checked_scores(self.name, scores, prompts, completions), statistics=shortened)
+        return Scores(checked_scores(self.name, scores, prompts, completions), statistics=self._encoding.figures)
 
 
 def check_implicit(source: ImplicitSource) -> None:

@@ -36,7 +36,8 @@ class Encoding:
     in_steps    completions get `step_ends`; of a text, blank lines are left out, as process models know none
     name        of the reward, for messages
 
-    `shortened`: the share of the texts read last that lost tokens, of the prompt or the completion, to `max_length`.
+    `figures`: of the texts read last, `texts_shortened`, the share that lost tokens of prompt or completion to
+    `max_length`; nothing where none did.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Encoding:
     ) -> None:
         self.tokenizer, self.template, self.name = tokenizer, template, name
         self.reads_ids, self.max_length, self.in_steps = reads_ids, max_length, in_steps
-        self.shortened = 0.0
+        self.figures: dict[str, float] = {}
 
     def tokens(
         self,
@@ -109,7 +110,8 @@ class Encoding:
                 f"reward model {self.name} cannot read {shown(prompts[at], completions[at])}: {reason}",
                 fix=f"give a reward model that reads more than {self.max_length} of its tokens, or shorter prompts",
             )
-        self.shortened = done.report.shortened / len(rows)
+        shortened = done.report.shortened / len(rows)
+        self.figures = {"texts_shortened": shortened} if shortened else {}
         if steps is not None:
             for i, (group, some) in enumerate(zip(done.groups, steps, strict=True)):
                 if len(group.completions[0].step_ends) != len(some):

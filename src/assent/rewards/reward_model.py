@@ -103,7 +103,7 @@ class RewardModel:
             return self._score_steps(prompts, completions, groups, rollouts)
         members = self.score_members(prompts, completions, groups=groups, rollouts=rollouts)
         checked = checked_scores(self.name, combine(members, self.combination).tolist(), prompts, completions)
-        return Scores(checked, statistics={**disagreement(members), **self._shortened()})
+        return Scores(checked, statistics=disagreement(members) | self._encoding.figures)
 
     def score_members(
         self,
@@ -133,11 +133,8 @@ class RewardModel:
         members = [read[at] for read, at in zip(values, ends, strict=True)]  # (steps, M) each
         steps = [combine(some, self.combination).tolist() for some in members]
         scores = checked_steps(self.name, steps, prompts, completions)
-        scores.statistics = {**disagreement(torch.cat(members)), **self._shortened()}
+        scores.statistics = disagreement(torch.cat(members)) | self._encoding.figures
         return scores
-
-    def _shortened(self) -> dict[str, float]:
-        return {"texts_shortened": self._encoding.shortened} if self._encoding.shortened else {}
 
 
 def disagreement(members: Tensor) -> dict[str, float]:
