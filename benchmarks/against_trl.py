@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,17 +24,24 @@ from importlib.metadata import version
 from pathlib import Path
 
 
-def measured(command: Sequence[str]) -> tuple[str, float]:
-    """Standard output and peak resident bytes of a finished command."""
+def finished(command: Sequence[str], **environment: str) -> tuple[str, resource.struct_rusage]:
+    """Standard output of a finished command, and what it used; `environment` is set beside what is inherited."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        variables = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=variables)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
         if process.returncode != 0:
             sys.exit(f"{' '.join(command)} failed:\n{err.read()[-2000:]}")
-        return out.read(), usage.ru_maxrss * 1024.0
+        return out.read(), usage
+
+
+def measured(command: Sequence[str]) -> tuple[str, float]:
+    """Standard output and peak resident bytes of a finished command."""
+    text, usage = finished(command)
+    return text, usage.ru_maxrss * 1024.0
 
 
 def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:

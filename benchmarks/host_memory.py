@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from against_trl import finished
 from generate import SETTINGS
 from sandbox import machine
 
@@ -58,23 +55,13 @@ def train(args: argparse.Namespace) -> None:
             started = time.perf_counter()
         for first in range(0, len(groups), 8):
             learner.update(groups[first : first + 8], objective)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"pairs_per_s": 2 * len(groups) / (time.perf_counter() - started), "peak_bytes": peak}))
+    print(json.dumps({"pairs_per_s": 2 * len(groups) / (time.perf_counter() - started)}))
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """The run's last line and the peak of its memory."""
-    with tempfile.NamedTemporaryFile("w+") as out:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], env={**os.environ, **environment}, stdout=out, stderr=subprocess.PIPE
-        )
-        assert process.stderr is not None
-        errors = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"{' '.join(arguments)} failed:\n{errors.decode()[-2000:]}")
-        out.seek(0)
-        found = json.loads(out.read().strip().splitlines()[-1])
+    """The run's last line, the peak of its memory and its page faults."""
+    text, usage = finished([sys.executable, *arguments], **environment)
+    found = json.loads(text.strip().splitlines()[-1])
     return {**found, "peak_bytes": usage.ru_maxrss * 1024, "page_faults": usage.ru_minflt}
 
 
