@@ -146,8 +146,8 @@ def test_a_model_reads_and_learns_the_same(
         model = make_model(name).float()
         module = AlignmentModel(model, kind="policy")
         kinds = {type(part) for part in model.modules()}
-        assert bool(kinds & {products.ChoosingLinear, products.ChoosingConv1D}) == faster
-        assert bool(kinds & {nn.Linear, Conv1D}) != faster
+        assert kinds & {products.ChoosingLinear, products.ChoosingConv1D}
+        assert not kinds & {nn.Linear, Conv1D}
         outputs = module(pack(groups, device="cpu"), frozenset({"logprobs"}))
         found.append((outputs.logprobs.detach(), gradients(model, weighted(outputs.logprobs))))
         assert bool(taken) == faster

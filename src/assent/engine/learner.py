@@ -30,6 +30,7 @@ from assent.engine.micro_batches import (
 )
 from assent.engine.optimiser import OptimiserSettings, learning_rate, make_adamw
 from assent.engine.reading import _sharded_out_of_memory, read_groups
+from assent.engine.row_gradients import by_rows
 from assent.engine.runtime import Runtime
 from assent.engine.sums import Sums, global_counts
 from assent.engine.weights import fingerprint_of, load_weights, save_weights
@@ -255,7 +256,8 @@ class Learner:
             if not indices and not runtime.is_sharded:
                 continue
             try:
-                loss = self._backward(groups, indices, objective, counts, sums)
+                with by_rows(self.module, runtime):
+                    loss = self._backward(groups, indices, objective, counts, sums)
             except OverflowError as error:  # a loss with an exponential, beyond its range
                 loss, beyond = math.nan, str(error)
             except Exception as error:

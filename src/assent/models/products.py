@@ -21,6 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from assent.models import half_products
+
 MIN_ROWS, MIN_MULTIPLICATIONS = 4, 2**21
 """Below either the call costs more than it saves."""
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 64, "LRU_CACHE_CAPACITY": 64}
@@ -44,18 +46,19 @@ def install(model: nn.Module) -> None:
     """Turns the model's linear layers, adapters' among them, into layers that choose their product.
 
     Weights, names and what `isinstance` says stay as they were. Layers of any other class (quantised ones, say) are
-    left alone, and so is everything where MKL serves well.
+    left alone.
     """
     for name, number in CACHES.items():
         os.environ.setdefault(name, str(number))
-    if onednn_is_faster():
-        for module in model.modules():
-            if (other := _CLASSES.get(type(module))) is not None:
-                module.__class__ = other
+    for module in model.modules():
+        if (other := _CLASSES.get(type(module))) is not None:
+            module.__class__ = other
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`: (…, K), (N, K), (N,) -> (…, N)."""
+    if half_products.serves(x, weight):
+        return half_products.linear(x, weight, bias)
     if not _suits(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or _needs_gradient(bias)):

@@ -1,0 +1,47 @@
+"""Gradients of embeddings by the rows that were read, on a CPU.
+
+torch makes a gradient of the whole table for each micro-batch, nearly all of it zeros, and adds it to what is there: at
+a vocabulary of 49k and a width of 576 that is 0.11 GB to write and to read again, each time, and as much at the peak.
+A reward model of that shape trains 8% faster without (two cores of an AMD EPYC, 2026-11-22).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from assent.engine.runtime import Runtime
+
+
+@contextmanager
+def by_rows(module: nn.Module, runtime: Runtime) -> Iterator[None]:
+    """Inside, backward passes add to the tables' gradients, which begin as zeros, the rows alone.
+
+    One process on a CPU, tables in float32: several processes reduce gradients as they come, and a sum of many rows in
+    bfloat16 would be rounded at each.
+    """
+    tables = [table for table in module.modules() if isinstance(table, nn.Embedding) and _is_plain(table)]
+    if runtime.num_processes > 1 or runtime.device.type != "cpu":
+        tables = []
+    for table in tables:
+        if table.weight.grad is None:
+            table.weight.grad = torch.zeros_like(table.weight)
+        table.sparse = True
+    try:
+        yield
+    finally:
+        for table in tables:
+            table.sparse = False
+
+
+def _is_plain(table: nn.Embedding) -> bool:
+    return (
+        table.weight.requires_grad
+        and table.weight.dtype == torch.float32
+        and table.max_norm is None
+        and not table.scale_grad_by_freq
+        and not table.sparse
+    )
