@@ -54,6 +54,15 @@ def test_other_tables_are_left_alone(why: str) -> None:
     assert table.weight.grad is None
 
 
+def test_a_table_that_is_not_read_gets_no_gradient() -> None:
+    tables = nn.ModuleList([nn.Embedding(7, 3), nn.Embedding(7, 3)])
+    with by_rows(tables, Runtime("cpu")):
+        tables[0](torch.tensor([1])).sum().backward()
+    assert tables[0].weight.grad is not None
+    assert tables[1].weight.grad is None
+    assert not tables[0]._forward_pre_hooks
+
+
 def test_an_error_leaves_the_table_as_it_was() -> None:
     table = nn.Embedding(7, 3)
     with pytest.raises(IndexError), by_rows(table, Runtime("cpu")):

@@ -26,15 +26,23 @@ def by_rows(module: nn.Module, runtime: Runtime) -> Iterator[None]:
     tables = [table for table in module.modules() if isinstance(table, nn.Embedding) and _is_plain(table)]
     if runtime.num_processes > 1 or runtime.device.type != "cpu":
         tables = []
+    # Only once it is read: a table that no text reaches (of another modality, say) must stay without a gradient, for
+    # AdamW would decay its weights.
+    hooks = [table.register_forward_pre_hook(_has_gradient) for table in tables]
     for table in tables:
-        if table.weight.grad is None:
-            table.weight.grad = torch.zeros_like(table.weight)
         table.sparse = True
     try:
         yield
     finally:
-        for table in tables:
+        for table, hook in zip(tables, hooks, strict=True):
             table.sparse = False
+            hook.remove()
+
+
+def _has_gradient(table: nn.Module, given: object) -> None:
+    assert isinstance(table, nn.Embedding)
+    if table.weight.grad is None:
+        table.weight.grad = torch.zeros_like(table.weight)
 
 
 def _is_plain(table: nn.Embedding) -> bool:
