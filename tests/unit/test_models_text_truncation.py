@@ -111,10 +111,13 @@ def test_short_raw_prompt_is_not_cut_for_a_long_completion():
     assert len(row.completions[0].ids) == 40 - len(row.prompt_ids)
 
 
-def test_raw_prompts_for_sampling_leave_exactly_the_room():
+def test_raw_prompts_that_leave_no_room_for_an_answer_are_refused():
     tokenizer = metaspace()
-    out = tokenize([PromptGroup(prompt="hello " * 30)], tokenizer, 40, max_new_tokens=30)
-    assert len(out.groups[0].prompt_ids) == 10
+    length = len(tokenizer("hello " * 30).input_ids)
+    rows = [PromptGroup(prompt="hello " * n, source=f"f:{n}") for n in (30, 31)]
+    out = tokenize(rows, tokenizer, length + 30, max_new_tokens=30)
+    assert [len(row.prompt_ids) for row in out.groups] == [length]
+    assert out.report.refused == {f"the prompt does not fit max_length {length + 30} with 30 new tokens": ["f:31"]}
 
 
 def test_logged_logprobs_of_a_shortened_row_do_not_fit_it():

@@ -268,6 +268,10 @@ class PpoConfig(CriticOptions, ClipOptions):
     algorithm: str = "ppo"
     """ppo, or another registered triple made of this command's options: reinforce++, rloo, a2c. An option that it does
     not read is refused."""
+    batch_size: Positive = 32
+    """Prompts per round, over all processes."""
+    num_completions: Positive = 4
+    """Completions sampled per prompt, which is read once for all of them."""
     num_ppo_epochs: Positive = 4
     """Passes over each round's rollouts."""
     cliprange_value: Annotated[float, Field(ge=0)] = 0.2

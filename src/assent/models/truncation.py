@@ -1,8 +1,9 @@
 """Rows that are longer than `max_length`.
 
 The prompt loses its oldest turns first (system messages and everything from the last user turn on stay), no more than
-the longest completion needs; a raw prompt loses tokens on its left, down to half of `max_length`. Then completions are
-cut at their end: they lose their EOS and are marked.
+the longest completion needs; a raw prompt loses tokens on its left, down to half of `max_length`, and is refused where it
+is to be answered: an answer to the rest of a text is none to the text. Then completions are cut at their end: they lose
+their EOS and are marked.
 """
 
 from __future__ import annotations
@@ -52,15 +53,17 @@ def fit(
 ) -> Fitted:
     """Cut one row to `max_length`. `room`: tokens kept free for sampling; `again` encodes it with a shorter prompt.
 
-    Errors: RefusedRowError where the last user turn alone leaves no room.
+    Errors: RefusedRowError where the last user turn alone, or a raw prompt that is sampled from, leaves no room.
     """
-    wanted = room if room is not None else row.longest()
+    wanted = row.longest() if room is None else room
+    needed = "" if room is None else f" with {room} new tokens"
     if len(row.prompt) + wanted <= max_length:
         return Fitted(row)
     whole, turns_lost = row, 0
     if isinstance(group.prompt, str):
-        least = max_length - wanted if room is not None else max(max_length - wanted, max_length // 2, 1)
-        row = replace(row, prompt=_keep_right(row.prompt, least, start))
+        if room is not None:
+            raise RefusedRowError(f"the prompt does not fit max_length {max_length}{needed}")
+        row = replace(row, prompt=_keep_right(row.prompt, max(max_length - wanted, max_length // 2, 1), start))
     else:
         for shorter in _shorter_prompts(group.prompt):
             row = again(replace(group, prompt=shorter))
@@ -69,7 +72,6 @@ def fit(
                 break
     free = max_length - len(row.prompt)
     if free < (room if room is not None else min(1, wanted)):
-        needed = "" if room is None else f" with {room} new tokens"
         raise RefusedRowError(f"the last user turn alone does not fit max_length {max_length}{needed}")
     completions = tuple(_cut(c, free) for c in row.completions)
     return Fitted(
