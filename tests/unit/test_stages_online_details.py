@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
-from assent.errors import ConfigError
+from assent.errors import ConfigError, RunError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.new_model import new_model
 from assent.models.packing import pack
@@ -27,6 +27,7 @@ from assent.types import PromptGroup, Rollout
 from tests.helpers_stages import told, write_inputs
 
 GIVEN = {"model": "m", "data": "d", "reward": "r", "output_dir": "o"}
+SINGLE = {**GIVEN, "num_completions": 1}
 
 
 class Fixed:
@@ -77,7 +78,7 @@ def field(batch: Round, name: str) -> list[float]:
 
 def test_the_kl_is_taken_off_each_token_and_the_score_given_at_the_last() -> None:
     """k1 0.5 and -1, coefficient 0.1: returns -0.05 + 0.1 + 2 and 0.1 + 2; the cut one ends: 1 - 0.4."""
-    config = PpoConfig(**GIVEN, kl_coef=0.1, lam=1.0, whiten_advantages=False, missing_eos_penalty=0.4)
+    config = PpoConfig(**SINGLE, kl_coef=0.1, lam=1.0, whiten_advantages=False, missing_eos_penalty=0.4)
     batch = the_round(config)
     assert field(batch, "returns") == pytest.approx([2.05, 2.1, 0.6])
     assert field(batch, "advantages") == pytest.approx([1.95, 1.9, 0.3])
@@ -107,7 +108,7 @@ def test_a_potentials_rise_is_added_to_each_tokens_reward() -> None:
 
 def test_scores_are_scaled_by_their_running_deviation_and_not_shifted() -> None:
     """Scores 2 and 1, then 3 and 6. First deviation 0.5; all four: mean 3, variance (1 + 4 + 0 + 9) / 4."""
-    config = PpoConfig(**GIVEN, kl_coef=0.0, lam=1.0, whiten_advantages=False, scale_scores=True)
+    config = PpoConfig(**SINGLE, kl_coef=0.0, lam=1.0, whiten_advantages=False, scale_scores=True)
     first = the_round(config)
     assert field(first, "returns") == pytest.approx([4.0, 4.0, 2.0], rel=1e-6)
     assert first.score_moments == [2.0, 3.0, 5.0]
@@ -117,7 +118,7 @@ def test_scores_are_scaled_by_their_running_deviation_and_not_shifted() -> None:
 
 
 def test_advantages_are_whitened_over_the_tokens_of_the_round() -> None:
-    found = field(the_round(PpoConfig(**GIVEN)), "advantages")
+    found = field(the_round(PpoConfig(**SINGLE)), "advantages")
     assert np.mean(found) == pytest.approx(0.0, abs=1e-6)
     assert np.std(found) == pytest.approx(1.0, abs=1e-5)
 
@@ -162,7 +163,7 @@ def updates_of(config: OnlineOptions, policy: Fixed, critic: Fixed | None = None
 
 def test_mini_batches_are_shuffled_in_each_pass_and_hold_every_prompt_once() -> None:
     policy, critic = Fixed(), Fixed()
-    metrics = updates_of(PpoConfig(**GIVEN, num_ppo_epochs=3, num_mini_batches=2), policy, critic)
+    metrics = updates_of(PpoConfig(**SINGLE, num_ppo_epochs=3, num_mini_batches=2), policy, critic)
     assert policy.updates == critic.updates
     passes = [policy.updates[i] + policy.updates[i + 1] for i in (0, 2, 4)]
     assert all(sorted(order) == list("012345") for order in passes)
@@ -174,14 +175,14 @@ def test_mini_batches_are_shuffled_in_each_pass_and_hold_every_prompt_once() -> 
 
 def test_target_kl_ends_the_policys_updates_and_not_the_critics() -> None:
     policy, critic = Fixed(approxkl=[0.0, 0.01, 0.03, 0.0]), Fixed()
-    metrics = updates_of(PpoConfig(**GIVEN, target_kl=0.02, num_ppo_epochs=6), policy, critic)
+    metrics = updates_of(PpoConfig(**SINGLE, target_kl=0.02, num_ppo_epochs=6), policy, critic)
     assert (len(policy.updates), len(critic.updates)) == (3, 6)
     assert metrics["policy/updates"] == 3.0
 
 
 def test_in_the_warm_up_only_the_critic_learns() -> None:
     policy, critic = Fixed(), Fixed()
-    config = PpoConfig(**GIVEN, critic_warmup_steps=1)
+    config = PpoConfig(**SINGLE, critic_warmup_steps=1)
     assert updates_of(config, policy, critic, step=0)["policy/updates"] == 0.0
     assert (len(policy.updates), len(critic.updates)) == (0, 4)
     updates_of(config, policy, critic, step=1)
@@ -189,7 +190,7 @@ def test_in_the_warm_up_only_the_critic_learns() -> None:
 
 
 def test_defaults_are_the_ones_that_work() -> None:
-    ppo = PpoConfig(**GIVEN)
+    ppo = PpoConfig(**SINGLE)
     assert (ppo.gamma, ppo.lam, ppo.cliprange, ppo.cliprange_value) == (1.0, 0.95, 0.2, 0.2)
     assert (ppo.num_ppo_epochs, ppo.max_grad_norm, ppo.temperature) == (4, 1.0, 1.0)
     assert A2cConfig(**GIVEN).passes == GrpoConfig(**GIVEN).passes == RlooConfig(**GIVEN).passes == (1, 1)
@@ -232,12 +233,13 @@ def test_the_kls_coefficient_waits_until_the_policy_learns(tmp_path: Path) -> No
 def test_the_samplers_log_probabilities_are_held_to_the_trainers() -> None:
     """By hand: -1.5 against -1, -1 against -2, -0.5 against -0.5."""
     learner: Any = Fixed(logprobs=REFERENCE)
-    assert sampler_mismatch(learner, to_groups(ROLLOUTS, 1)) == 1.0
+    config = PpoConfig(**SINGLE, mixed_precision="bf16")
+    assert sampler_mismatch(learner, to_groups(ROLLOUTS, 1), config=config, step=0) == 1.0
 
 
 def test_truncated_importance_weights_by_hand() -> None:
     """The trainer gives -0.5, -2, -1.5 where the sampler gave -1, -2, -0.5: weights e^0.5 cut at 1.5, 1, e^-1."""
-    config = PpoConfig(**GIVEN, importance_sampling_cap=1.5, mixed_precision="bf16")
+    config = PpoConfig(**SINGLE, importance_sampling_cap=1.5, mixed_precision="bf16")
     batch = the_round(config, trainer=Fixed(logprobs=[-0.5, -2.0, -1.5]))
     weights = [1.5, 1.0, math.exp(-1)]
     assert field(batch, "importance") == pytest.approx(weights)
@@ -267,7 +269,7 @@ def test_the_cap_reaches_the_rounds_of_a_run(tmp_path: Path) -> None:
 
 def test_importance_weights_are_refused_where_they_are_one() -> None:
     with pytest.raises(ValueError, match="importance_sampling_cap has no effect"):
-        PpoConfig(**GIVEN, importance_sampling_cap=2.0)
+        PpoConfig(**SINGLE, importance_sampling_cap=2.0)
 
 
 def test_each_round_tells_the_mismatch_and_where_its_time_went(tmp_path: Path) -> None:
@@ -284,3 +286,26 @@ def test_each_round_tells_the_mismatch_and_where_its_time_went(tmp_path: Path) -
         assert min(shares) > 0
         assert sum(shares) == pytest.approx(1)
         assert row["rollout/tokens_per_second"] > 0
+
+
+class Stale:
+    """Reads other log-probabilities than were sampled."""
+
+    def __init__(self, distance: float) -> None:
+        self.distance = distance
+
+    def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
+        sampled = [array for group in groups for array in group.token["old_logprobs"]]
+        return Outputs(logprobs=torch.from_numpy(np.concatenate(sampled)) - self.distance)
+
+
+@pytest.mark.parametrize("distance", [2e-3, math.nan])
+def test_a_sampler_with_other_weights_ends_the_run_in_float32_alone(distance: float) -> None:
+    groups = the_round(PpoConfig(**SINGLE)).groups
+    stale: Any = Stale(distance)
+    with pytest.raises(RunError, match="round 7: sampler and trainer disagree"):
+        sampler_mismatch(stale, groups, config=PpoConfig(**SINGLE), step=6)
+    told = sampler_mismatch(stale, groups, config=PpoConfig(**SINGLE, mixed_precision="bf16"), step=6)
+    assert told == pytest.approx(distance, nan_ok=True, rel=1e-3)
+    rounding: Any = Stale(5e-4)
+    assert sampler_mismatch(rounding, groups, config=PpoConfig(**SINGLE), step=6) == pytest.approx(5e-4, rel=1e-3)

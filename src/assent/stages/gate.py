@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from assent.engine.learner import Learner
-from assent.errors import GateError
+from assent.errors import GateError, RunError
 from assent.models.batch import GroupBatch, TokenGroup
 from assent.models.packing import pack
 from assent.rewards.base import Reward, score_rollouts
@@ -146,13 +146,28 @@ def check_tokens(gate: Gate, name: str, log_ratios: Tensor, *, cause: str) -> No
     gate.check(f"{name}_max", float(distances.max()), expected=0.0, tolerance=gate.tolerances["token"], cause=cause)
 
 
-def sampler_mismatch(learner: Learner, groups: Sequence[TokenGroup]) -> float:
+def sampler_mismatch(learner: Learner, groups: Sequence[TokenGroup], *, config: object, step: int) -> float:
     """Largest distance in nats of a token's log-probability under the trainer from the sampler's, which `groups` carry
-    as `old_logprobs`. The learner is as it was when they were sampled."""
+    as `old_logprobs`. The learner is as it was when they were sampled.
+
+    RunError where it is more than rounding: in float32, unless importance weights make up for it. Healthy runs of the
+    sandbox stay below 3e-5, those whose gradients explode among them (benchmarks/rlhf.py); in bfloat16 a rare token may
+    differ by any amount.
+    """
     read = learner.read(groups, want={"logprobs"}).logprobs
     assert read is not None
     sampled = np.concatenate([array for group in groups for array in group.token["old_logprobs"]])
-    return float((read - torch.from_numpy(sampled)).abs().max())
+    found = float((read - torch.from_numpy(sampled)).abs().max())
+    exact = precision_of(config) == "float32" and getattr(config, "importance_sampling_cap", None) is None
+    if exact and not found <= (most := TOLERANCES["float32"]["token"]):
+        raise RunError(
+            f"round {step + 1}: sampler and trainer disagree on a token that was just sampled",
+            got=f"{found:.3g} nats",
+            expected=f"at most {most:g}, rounding in float32",
+            fix="the sampler holds other weights than the trainer, or computes differently: report this model's "
+            "architecture, and use --sampler torch meanwhile",
+        )
+    return found
 
 
 def check_reward_batch_mates(

@@ -220,7 +220,7 @@ def run(
         )
         clock.lap("score")
         few = to_groups(rollouts[: 4 * config.num_completions], config.num_completions)
-        mismatch = sampler_mismatch(learner, few)
+        mismatch = sampler_mismatch(learner, few, config=config, step=step)
         clock.lap("check")
         objective = _objective(config, kl_coef=controller.value)
         own_critic = None if critic is learner else critic  # on a shared trunk it is trained with the policy

@@ -89,7 +89,7 @@ def run(
         ranked = [ranking_of(config, group, row) for group, row in zip(sampled, rows, strict=True)]
         compared = [group for group in ranked if group is not None]
         clock.lap("score")
-        mismatch = sampler_mismatch(learner, groups[:4])
+        mismatch = sampler_mismatch(learner, groups[:4], config=config, step=step)
         log.preferences(step + 1, records(config, prompts, rollouts, judged, policy=learner.fingerprint()))
         if compared and learner.step == 0:
             _gate(config, learner, log, rollouts, prompts, compared, reward, objective, reference)
