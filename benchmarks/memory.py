@@ -60,7 +60,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     run("reward", [*common, *lora, "--data", files["comparisons"], "--batch-size", "2", "--max-steps", "1"], reward)
     steps = ["--batch-size", str(args.batch_size), "--learning-rate", "1e-4"]
     ppo = [*common, *steps, "--data", files["prompts"], "--reward", str(reward / "model"), "--num-ppo-epochs", "1"]
-    ppo += ["--total-steps", str(args.steps), "--max-new-tokens", str(args.max_new_tokens)]
+    ppo += ["--num-completions", "1", "--total-steps", str(args.steps), "--max-new-tokens", str(args.max_new_tokens)]
     sft = [*common, *steps, "--data", files["demonstrations"], "--max-steps", str(args.steps)]
     runs = {
         "sft, LoRA": ("sft", [*sft, *lora]),

@@ -32,6 +32,7 @@ def run_assent(args: argparse.Namespace, reward: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "assent", "ppo", "--json", "--model", args.model, "--data", str(args.prompts)]
         command += ["--reward", str(reward), "--output-dir", f"{folder}/run", "--batch-size", str(args.batch)]
+        command += ["--num-completions", "1"]
         command += ["--total-steps", str(args.episodes // args.batch), "--num-ppo-epochs", str(args.epochs)]
         command += ["--max-length", str(args.max_prompt + args.new_tokens), "--max-new-tokens", str(args.new_tokens)]
         command += ["--temperature", "0.7", "--learning-rate", "1e-5", "--kl-coef", "0.05", "--save-steps", "0"]

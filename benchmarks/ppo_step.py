@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     prompts.write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n" for row in rows))
     command = [sys.executable, "-m", "assent", "ppo", "--json", "--model", str(model), "--data", str(prompts)]
     command += ["--reward", str(reward), "--output-dir", str(folder / "run"), "--batch-size", str(args.batch_size)]
+    command += ["--num-completions", "1"]
     command += ["--total-steps", str(args.rounds), "--num-ppo-epochs", str(args.epochs), "--save-steps", "0"]
     command += ["--max-length", str(args.max_prompt + args.new_tokens), "--max-new-tokens", str(args.new_tokens)]
     command += ["--learning-rate", "1e-6", "--device", args.device, "--no-shuffle"]

@@ -25,8 +25,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sft": {**COSINE, "learning_rate": 2e-4},
     "reward": {**COSINE, "learning_rate": 1e-3},
     "dpo": {**COSINE, "learning_rate": 2e-4, "beta": 0.3},
-    "ppo": {"learning_rate": 2e-4, "batch_size": 128, "num_ppo_epochs": 2, "num_mini_batches": 2, "kl_coef": 0.2,
-            "missing_eos_penalty": 1.0},
+    "ppo": {"learning_rate": 2e-4, "batch_size": 128, "num_completions": 1, "num_ppo_epochs": 2, "num_mini_batches": 2,
+            "kl_coef": 0.2, "missing_eos_penalty": 1.0},
 }  # fmt: skip
 FULL = {"demonstrations": 2000, "prompts": 4000, "tests": 200, "pairs": 4000, "labels": [500, 4000], "rounds": 36,
         "completions": 8000, "samples": 4, "n": 16}  # fmt: skip

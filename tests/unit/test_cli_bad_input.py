@@ -339,8 +339,10 @@ def test_rounds_that_do_not_divide_and_kl_that_cannot_adapt(
 ) -> None:
     """Issue 4, item 6: a batch that does not divide as asked, a KL target with a fixed controller."""
     argv = judged("ppo", here, "builtins:zip")
-    refused([*argv, "--batch-size", 2, "--num-mini-batches", 3], here, capsys, "num_mini_batches (3) must not be above")
-    uneven = ["--batch-size", 5, "--num-mini-batches", 2, "--total-steps", 2]  # of six prompts
+    refused(
+        [*argv, "--batch-size", 2, "--num-mini-batches", 3], here, capsys, "num_mini_batches (3) must divide batch_size"
+    )
+    uneven = ["--batch-size", 5, "--num-mini-batches", 5, "--total-steps", 2]  # of six prompts
     refused([*argv, *uneven], here, capsys, "rounds of 5: the last has 1", "--batch-size")
     refused([*argv, "--kl-horizon", 100], here, capsys, "kl_horizon has no effect without kl_target")
     refused([*argv, "--kl-target", 6, "--kl-coef", 0], here, capsys, "kl_coef 0 cannot adapt")

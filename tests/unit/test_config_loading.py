@@ -182,11 +182,12 @@ def test_a_rule_about_two_options_keeps_its_own_words() -> None:
     assert caught.value.what.startswith("kl_horizon has no effect without kl_target")
 
 
-def test_more_updates_than_prompts_in_a_round_are_refused_before_anything_is_read() -> None:
+def test_updates_that_do_not_divide_a_rounds_prompts_are_refused_before_anything_is_read() -> None:
     given = {**GIVEN, "reward": "r", "batch_size": 4, "num_completions": 8}
     assert parse_options(PpoConfig, {**given, "num_mini_batches": 4})
-    with pytest.raises(ConfigError, match=r"num_mini_batches \(5\) must not be above batch_size \(4\)"):
-        parse_options(PpoConfig, {**given, "num_mini_batches": 5})
+    for number in (3, 5, 8):
+        with pytest.raises(ConfigError, match=rf"num_mini_batches \({number}\) must divide batch_size \(4\)"):
+            parse_options(PpoConfig, {**given, "num_mini_batches": number})
 
 
 @pytest.mark.parametrize("options", [{"kl_coef": 0}, {"batch_size": 64, "num_completions": 80}])

@@ -25,7 +25,7 @@ from assent.rewards.steps import step_ends, steps_of
 from assent.stages.rollout_step import build_round
 from assent.types import Rollout
 from tests.helpers_models_text import byte_bpe
-from tests.unit.test_stages_online_details import GIVEN, REFERENCE, ROLLOUTS, Fixed, field
+from tests.unit.test_stages_online_details import GIVEN, REFERENCE, ROLLOUTS, SINGLE, Fixed, field
 
 TEXT = "Where is my order?\n\nIt ships on Monday,\nand it arrives. \n"
 
@@ -160,8 +160,8 @@ def returns(config: Any, **more: Any) -> list[float]:
 def test_a_steps_reward_counts_up_to_where_it_stands_and_the_rest_of_the_score_at_the_end() -> None:
     """gamma 0.5: the first token gets 0.5 + 0.5 · 1.5, the last 1 + (2 - 1.5); the cut one 1 less 0.4."""
     options = {"kl_coef": 0.0, "gamma": 0.5, "lam": 1.0, "whiten_advantages": False}
-    assert returns(PpoConfig(**GIVEN, **options, missing_eos_penalty=0.4)) == pytest.approx([1.25, 1.5, 0.6])
-    scaled = returns(PpoConfig(**GIVEN, **options, scale_scores=True))  # scores 2 and 1: deviation 0.5
+    assert returns(PpoConfig(**SINGLE, **options, missing_eos_penalty=0.4)) == pytest.approx([1.25, 1.5, 0.6])
+    scaled = returns(PpoConfig(**SINGLE, **options, scale_scores=True))  # scores 2 and 1: deviation 0.5
     assert scaled == pytest.approx([2.5, 3.0, 2.0], rel=1e-6)
 
 

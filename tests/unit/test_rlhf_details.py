@@ -75,7 +75,7 @@ from tests.helpers_engine import Nll, TinyPolicy, make_groups, make_learner
 from tests.helpers_rollouts import tiny
 from tests.helpers_stages import tiny_model
 from tests.unit.test_rollouts_torch_sampler import KEY, PROMPTS, same, sampler
-from tests.unit.test_stages_online_details import GIVEN, field, the_round
+from tests.unit.test_stages_online_details import GIVEN, SINGLE, field, the_round
 
 TESTS = Path(__file__).parents[1]
 
@@ -144,7 +144,7 @@ def test_the_critic_starts_from_the_reward_model_where_it_can(tmp_path: Path) ->
 
 def test_the_kl_that_is_reported_is_the_one_that_is_taken_off() -> None:
     """k1 sums -0.5 and 0: mean -0.25; at 0.1 each, +0.025 of reward. Entropy: the mean of 3 and 0.5."""
-    config = PpoConfig(**GIVEN, kl_coef=0.1, lam=1.0, whiten_advantages=False)
+    config = PpoConfig(**SINGLE, kl_coef=0.1, lam=1.0, whiten_advantages=False)
     batch = the_round(config)
     assert batch.metrics["objective/kl"] == pytest.approx(-0.25)
     assert batch.metrics["objective/non_score_reward"] == pytest.approx(0.025)
@@ -152,6 +152,10 @@ def test_the_kl_that_is_reported_is_the_one_that_is_taken_off() -> None:
     first, last, cut = field(batch, "returns")
     taken = ((first - 2.0) + (cut - 1.0)) / 2  # what the episodes' returns hold beside their scores
     assert taken == pytest.approx(batch.metrics["objective/non_score_reward"], abs=1e-6)
+    assert batch.metrics["objective/rlhf_reward"] == pytest.approx(1.5 + 0.025)
+    in_loss = the_round(config.model_copy(update={"kl_penalty": "k2"})).metrics  # there it is no reward
+    assert in_loss["objective/kl"] == pytest.approx(-0.25)
+    assert (in_loss["objective/non_score_reward"], in_loss["objective/rlhf_reward"]) == (0.0, 1.5)
     assert last == pytest.approx(2.1)
 
 

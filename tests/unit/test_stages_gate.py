@@ -325,7 +325,7 @@ def test_a_last_round_too_small_for_its_updates_is_refused(
     total_steps: int, fits: bool, inputs: dict[str, str], tmp_path: Path
 ) -> None:
     """Ten prompts in rounds of four: the third has two."""
-    options = {"num_mini_batches": 3, "total_steps": total_steps, "num_completions": 2}
+    options = {"num_mini_batches": 4, "total_steps": total_steps, "num_completions": 2}
     if fits:
         train("ppo", inputs, tmp_path / "run", **options)
         return

@@ -187,7 +187,7 @@ class ClipOptions(OnlineOptions):
     num_ppo_epochs: Positive = 1
     """Passes over each round's rollouts."""
     num_mini_batches: Positive = 1
-    """Updates per pass, each on a part of the round's prompts."""
+    """Updates per pass, each on an equal part of the round's prompts."""
     cliprange: Annotated[float, Field(ge=0)] = 0.2
     """The ratio is clipped to 1 ± this; 0: no clip."""
     cliprange_high: Annotated[float, Field(gt=0)] | None = None
@@ -202,10 +202,10 @@ class ClipOptions(OnlineOptions):
     def _clip_has_effect(self) -> Self:
         if self.cliprange == 0 and (self.cliprange_high or self.dual_clip):
             raise ValueError("cliprange_high and dual_clip have no effect with cliprange 0: leave them out")
-        if self.num_mini_batches > self.batch_size:
+        if self.batch_size % self.num_mini_batches:
             raise ValueError(
-                f"num_mini_batches ({self.num_mini_batches}) must not be above batch_size ({self.batch_size}): "
-                "each update needs a prompt"
+                f"num_mini_batches ({self.num_mini_batches}) must divide batch_size ({self.batch_size}): "
+                "each update of a pass has as many prompts"
             )
         if self.target_kl is not None and self.passes == (1, 1):
             raise ValueError("target_kl has no effect on a single update per round: give more epochs or mini-batches")

@@ -1,9 +1,9 @@
 """Rows that are longer than `max_length`.
 
 The prompt loses its oldest turns first (system messages and everything from the last user turn on stay), no more than
-the longest completion needs; a raw prompt loses tokens on its left, down to half of `max_length`, and is refused where it
-is to be answered: an answer to the rest of a text is none to the text. Then completions are cut at their end: they lose
-their EOS and are marked.
+the longest completion needs; a raw prompt loses tokens on its left, down to half of `max_length`, and is refused where
+it is to be answered: an answer to the rest of a text is none to the text. Then completions are cut at their end: they
+lose their EOS and are marked.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from assent.models.attention import Options, unsupported
 from assent.models.attention import attention as over_segments
 from assent.models.segments import Segments
+from assent.rollouts.graphs import SPAN
 
 NAME = "assent_cohorts"
 """Name of the attention function, and of the keyword that carries the flight."""
@@ -43,6 +44,7 @@ class Cohort:
     of: Tensor
     room: int
     age: int = 0
+    at: Tensor | None = None  # (1,) the age, where a step keeps its shapes and is replayed (graphs.py)
     layers: list[Layer] = field(default_factory=list)
     # rows in a rectangle of (P, K): `slots` (P·K,) the row of each place, `place` (S,) its inverse; None: they are one
     slots: Tensor | None = None
@@ -58,6 +60,11 @@ class Cohort:
     @property
     def rows(self) -> int:
         return len(self.of)
+
+    @property
+    def reach(self) -> int:
+        """Own tokens that attention looks at: those that a row has, its newest included; or more, which are masked."""
+        return self.age + 1 if self.at is None else min(self.room, -(-(self.age + 1) // SPAN) * SPAN)
 
     @property
     def tokens(self) -> int:
@@ -100,17 +107,17 @@ class Cohort:
         return rows if self.place is None else rows.index_select(0, self.place)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """(P or 1, 1, 1, longest + age + 1), or None where every row sees its whole prompt and all of its own."""
-        if not self.padded and (window is None or self.longest + self.age < window):
+        """(P, 1, 1, longest + reach), or None where every row sees its whole prompt and all of its own."""
+        age = self.age if self.at is None else self.at
+        if self.at is None and not self.padded and (window is None or self.longest + self.age < window):
             return None
         if window not in self.biases:
             device, ends = self.of.device, self.lengths[:, None]
             at = torch.arange(self.longest, device=device)
-            own = torch.arange(self.age + 1, device=device)
-            seen, distance = at < ends, torch.cat([ends + self.age - at, (self.age - own).expand(len(ends), -1)], dim=1)
-            seen = torch.nn.functional.pad(seen, (0, self.age + 1), value=True)
+            own = torch.arange(self.reach, device=device).expand(len(ends), -1)
+            seen = torch.cat([at < ends, own <= age], dim=1)
             if window is not None:
-                seen = seen & (distance < window)
+                seen = seen & (torch.cat([ends + age - at, age - own], dim=1) < window)
             bias = torch.zeros(seen.shape, dtype=torch.promote_types(dtype, torch.float32), device=device)
             self.biases[window] = bias.masked_fill_(~seen, float("-inf"))[:, None, None]
         return self.biases[window]
@@ -140,8 +147,8 @@ class Flight:
                 Layer(
                     key.new_empty(prompts, heads, size, width),
                     value.new_empty(prompts, heads, width, size_v),
-                    key.new_empty(rows, heads, cohort.room, size),
-                    value.new_empty(rows, heads, cohort.room, size_v),
+                    key.new_zeros(rows, heads, cohort.room, size),  # what is masked must be finite
+                    value.new_zeros(rows, heads, cohort.room, size_v),
                 )
             )
         layer, to = cohort.layers[self.calls], slice(self.first, self.first + len(gather))
@@ -189,8 +196,11 @@ def attention(
     for cohort in flight.cohorts:
         part = slice(start, start + cohort.rows)
         layer = cohort.layers[flight.calls]
-        layer.own_keys[:, :, cohort.age] = keys[part]
-        layer.own_values[:, :, cohort.age] = values[part]
+        for own, new in ((layer.own_keys, keys[part]), (layer.own_values, values[part])):
+            if cohort.at is None:
+                own[:, :, cohort.age] = new
+            else:
+                own.index_copy_(2, cohort.at, new[:, :, None])
         outputs.append(_attend(cohort, layer, queries[part], options))
         start = part.stop
     flight.calls += 1
@@ -202,7 +212,7 @@ def _attend(cohort: Cohort, layer: Layer, query: Tensor, options: Options) -> Te
     rows, heads, size = query.shape
     key_heads = layer.own_keys.shape[1]
     query = (query * options.scale).reshape(rows, key_heads, -1, size)
-    own_keys, own_values = (x[:, :, : cohort.age + 1] for x in (layer.own_keys, layer.own_values))
+    own_keys, own_values = (x[:, :, : cohort.reach] for x in (layer.own_keys, layer.own_values))
     own = cohort.placed(torch.matmul(query, own_keys.transpose(-1, -2)))
     scores = torch.cat([torch.matmul(cohort.placed(query), layer.prompt_keys), own], dim=-1)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -214,7 +224,7 @@ def _attend(cohort: Cohort, layer: Layer, query: Tensor, options: Options) -> Te
         sink = options.sinks.to(scores.dtype).view(1, key_heads, 1, -1, 1).expand(len(scores), -1, cohort.width, -1, -1)
         scores = torch.cat([scores, sink.flatten(2, 3)], dim=-1)
     weights = scores.softmax(-1).to(layer.own_values.dtype)
-    seen, own = weights[..., : cohort.longest], weights[..., cohort.longest : cohort.longest + cohort.age + 1]
+    seen, own = weights[..., : cohort.longest], weights[..., cohort.longest : cohort.longest + cohort.reach]
     out = cohort.rows_of(torch.matmul(seen, layer.prompt_values)) + torch.matmul(cohort.rows_of(own), own_values)
     return out.reshape(rows, heads, -1)
 

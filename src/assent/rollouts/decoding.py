@@ -1,7 +1,8 @@
-"""Three ways to decode with any causal model of transformers, and the probe that decides which one a model gets.
+"""The ways to decode with any causal model of transformers, and the probe that decides which one a model gets.
 
 cohorts   keys and values of a prompt stand once for all its completions, rows of several ages decode together, our
           attention function (`cohorts.py`): every model that reads packed rows
+graphs    the same on CUDA, a step started as one graph (`graphs.py`)
 dynamic   the model's own DynamicCache and a 2-D mask
 reread    no cache: every step reads the whole row again, rows of one length together (recurrent and hybrid models)
 
@@ -10,14 +11,13 @@ Legend: P prompts, S rows (completions in flight), V vocabulary, d hidden width.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from assent.models.attention import selected
 from assent.models.head import Logits
@@ -26,8 +26,9 @@ from assent.models.segments import make_segments, rows_read
 from assent.models.tiers import miscounted
 from assent.models.trunk import trunk_of
 from assent.rollouts.cohorts import NAME, Cohort, Flight
+from assent.rollouts.graphs import CapturedStep, OnDevice
+from assent.rollouts.plain_decoders import DynamicDecoder, Prompts, RereadDecoder
 
-Prompts = Sequence[tuple[int, ...]]
 CPU_PREFILL_TOKENS = 1024
 """Read together; on a CPU few at a time, so that activations stay in its cache."""
 
@@ -99,11 +100,14 @@ class CohortDecoder:
         """One cohort."""
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         of = torch.arange(len(prompts)).repeat_interleave(torch.tensor(repeats)).to(self.device)
-        cohort = Cohort(lengths, of, room)
+        cohort = self._cohort(lengths, of, room)
         states = torch.cat([self._fill(cohort, prompts, part) for part in self._chunks(prompts)])
         self.flight.cohorts.append(cohort)
         self.positions = torch.cat([self.positions, lengths[of]])
         return states[of]
+
+    def _cohort(self, lengths: Tensor, of: Tensor, room: int) -> Cohort:
+        return Cohort(lengths, of, room)
 
     def _fill(self, cohort: Cohort, prompts: Prompts, part: slice) -> Tensor:
         """Reads some of the cohort's prompts in one packed row; the last state of each."""
@@ -180,113 +184,59 @@ def _alike(lengths: np.ndarray, *, cost: float) -> list[np.ndarray]:
     return [*_alike(lengths[:cut], cost=cost), *_alike(lengths[cut:], cost=cost)]
 
 
-class _Forward:
-    """The model's forward with the keywords it takes."""
+class GraphDecoder(CohortDecoder):
+    """Cohorts whose steps keep their shapes, so that one is recorded and the others replay it (`graphs.py`).
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        parameters = inspect.signature(model.forward).parameters
-        self.takes_positions = "position_ids" in parameters
-        self.last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+    The first step after rows have changed runs as it stands, which lets libraries set up what may not be recorded; the
+    second is recorded, and again wherever a cohort's reach has grown.
+    """
 
-    def __call__(self, ids: Tensor, *, positions: Tensor | None = None, **keywords: Any) -> Tensor:
-        if self.takes_positions and positions is not None:
-            keywords["position_ids"] = positions
-        return self.model(input_ids=ids, **keywords, **self.last_only).logits[:, -1]
+    def __init__(self, model: PreTrainedModel, capture: Callable[[Callable[[], Tensor]], CapturedStep] = OnDevice):
+        super().__init__(model)
+        self.capture = capture
+        self.recorded: CapturedStep | None = None
+        self.reach: list[int] = []
+        """Of each cohort in the step before; empty where rows have changed since."""
+        self.ids = self.positions
 
-
-class DynamicDecoder:
-    """Left-padded rows of one age; each row's positions count its own tokens."""
-
-    refills = shares_prompts = False
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.forward, self.device = model, _Forward(model), model.device
-        self.tokens = 0
+    def _cohort(self, lengths: Tensor, of: Tensor, room: int) -> Cohort:
+        return Cohort(lengths, of, room, at=torch.zeros(1, dtype=torch.long, device=self.device))
 
     def admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        self.cache = DynamicCache(config=self.model.config)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        padding = None if bool(mask.all()) else mask
-        logits = self.forward(
-            ids, positions=positions, attention_mask=padding, past_key_values=self.cache, use_cache=True
-        )
-        source = torch.arange(len(repeats)).repeat_interleave(torch.tensor(repeats)).to(self.device)
-        self.cache.batch_select_indices(source)
-        self.positions = mask.sum(-1)[source][:, None]
-        self.mask = torch.nn.functional.pad(mask[source], (0, room), value=1)
-        self.length = longest
-        self.tokens = self.mask.numel()
-        return logits[source]
-
-    def step(self, ids: Tensor) -> Tensor:
-        self.length += 1
-        mask = self.mask[:, : self.length]
-        logits = self.forward(
-            ids[:, None], positions=self.positions, attention_mask=mask, past_key_values=self.cache, use_cache=True
-        )
-        self.positions = self.positions + 1
-        return logits
-
-    def logits(self, read: Tensor) -> Tensor:
-        return read
+        self.recorded, self.reach = None, []
+        return super().admit(prompts, repeats, room)
 
     def keep(self, rows: Tensor) -> None:
-        if len(rows):
-            self.cache.batch_select_indices(rows)
-        self.positions, self.mask = self.positions[rows], self.mask[rows]
-        self.tokens = self.mask.numel()
-
-
-class RereadDecoder:
-    """No padding anywhere: what a recurrent layer does with it differs from model to model."""
-
-    refills, shares_prompts = True, False
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.forward, self.device = _Forward(model), model.device
-        self.rows: list[Tensor] = []
-        self.room = 0
-
-    @property
-    def tokens(self) -> int:
-        return sum(map(len, self.rows)) + self.room * len(self.rows)
-
-    def admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        self.room = room
-        read = [torch.tensor(prompt, device=self.device) for prompt in prompts]
-        source = [p for p, count in enumerate(repeats) for _ in range(count)]
-        self.rows += [read[p] for p in source]
-        return self._read(read)[torch.tensor(source, device=self.device)]
+        self.recorded, self.reach = None, []
+        super().keep(rows)
 
     def step(self, ids: Tensor) -> Tensor:
-        self.rows = [torch.cat([row, new]) for row, new in zip(self.rows, ids[:, None], strict=True)]
-        return self._read(self.rows)
+        reach = [cohort.reach for cohort in self.flight.cohorts]
+        if reach != self.reach:
+            self.recorded, self.reach, self.ids = None, reach, ids.clone()
+            states = self._in_place()
+        else:
+            self.ids.copy_(ids)
+            self.recorded = self.recorded or self.capture(self._in_place)
+            states = self.recorded.replay().clone()
+        for cohort in self.flight.cohorts:
+            cohort.age += 1
+        return states
 
-    def logits(self, read: Tensor) -> Tensor:
-        return read
-
-    def keep(self, rows: Tensor) -> None:
-        self.rows = [self.rows[i] for i in rows.tolist()]
-
-    def _read(self, rows: Sequence[Tensor]) -> Tensor:
-        by_length: dict[int, list[int]] = {}
-        for i, row in enumerate(rows):
-            by_length.setdefault(len(row), []).append(i)
-        parts = [self.forward(torch.stack([rows[i] for i in same]), use_cache=False) for same in by_length.values()]
-        order = torch.tensor([i for same in by_length.values() for i in same], device=self.device)
-        logits = torch.cat(parts)
-        return torch.empty_like(logits).index_copy_(0, order, logits)
+    def _in_place(self) -> Tensor:
+        """A step that reads and moves tensors alone: what Python knows of it stays as it was."""
+        for cohort in self.flight.cohorts:
+            cohort.biases.clear()
+        states = self._read(self.ids, self.positions, self.flight)
+        self.positions += 1
+        for cohort in self.flight.cohorts:
+            assert cohort.at is not None
+            cohort.at += 1
+        return states
 
 
-DECODERS: dict[str, type[CohortDecoder] | type[DynamicDecoder] | type[RereadDecoder]] = {
+DECODERS: dict[str, Callable[[PreTrainedModel], Decoder]] = {
+    "graphs": GraphDecoder,
     "cohorts": CohortDecoder,
     "dynamic": DynamicDecoder,
     "reread": RereadDecoder,
@@ -300,10 +250,12 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 def probe(model: PreTrainedModel) -> tuple[str, str]:
     """The fastest way that gives the numbers of plain, unpadded reads, and why the faster ones do not."""
     reasons: list[str] = []
-    for name in ("cohorts", "dynamic"):
+    for name in ("graphs", "cohorts", "dynamic"):
+        if name == "graphs" and model.device.type != "cuda":
+            continue
         reason = _refusal(DECODERS[name], model)
         if reason is None:
-            if name == "cohorts" and (last := install(model, trunk_of(model))) is not None:
+            if name != "dynamic" and (last := install(model, trunk_of(model))) is not None:
                 last.serves_prompts = True
                 last.serves_prompts = _refusal(CohortDecoder, model) is None
             return name, "; ".join(reasons) or "fastest"
@@ -311,13 +263,12 @@ def probe(model: PreTrainedModel) -> tuple[str, str]:
     return "reread", "; ".join(reasons)
 
 
-def _refusal(
-    kind: type[CohortDecoder] | type[DynamicDecoder] | type[RereadDecoder], model: PreTrainedModel
-) -> str | None:
+def _refusal(kind: Callable[[PreTrainedModel], Decoder], model: PreTrainedModel) -> str | None:
     """Why rows cannot be decoded so; None: they can."""
-    expected = _decode(RereadDecoder(model), model, refill=kind.refills)
     try:
-        difference = float((_decode(kind(model), model, refill=kind.refills) - expected).abs().max())
+        decoder = kind(model)
+        expected = _decode(RereadDecoder(model), model, refill=decoder.refills)
+        difference = float((_decode(decoder, model, refill=decoder.refills) - expected).abs().max())
     except Exception as error:  # whatever a model raises on what it does not support is a "no"
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if difference <= _TOLERANCE.get(expected.dtype, 1e-1):

@@ -94,6 +94,7 @@ def build_round(
     penalised = raw - config.missing_eos_penalty * (~ended).float()
 
     in_reward = config.kl_penalty == "reward"
+    coef_in_reward = kl_coef if in_reward else 0.0
     # of the policy that sampled, from its own samples
     kl_rows = {name: as_rows(kl(name, old, under_reference), sequence, len(rollouts))[0] for name in KL_METRICS}
     _, mask = as_rows(old, sequence, len(rollouts))
@@ -109,7 +110,7 @@ def build_round(
         values, _ = as_rows(read.values, sequence, len(rollouts))
         if getattr(config, "bootstrap_truncated", False):
             last_values = torch.where(ended, 0.0, read.last_values)
-    rewards = token_rewards(kl_rows["k1"], earned, mask, kl_coef=kl_coef if in_reward else 0.0)
+    rewards = token_rewards(kl_rows["k1"], earned, mask, kl_coef=coef_in_reward)
     if potential is not None:
         rewards = _shaped(
             config, rewards, mask, potential.read(groups, want={"values", "last_values"}), ended, sequence
@@ -135,8 +136,8 @@ def build_round(
     nats = metrics["objective/kl"]
     metrics |= {
         "objective/entropy": float(-old.sum() / len(rollouts)),
-        "objective/non_score_reward": -kl_coef * nats,
-        "objective/rlhf_reward": float(penalised.mean()) - kl_coef * nats,
+        "objective/non_score_reward": -coef_in_reward * nats,
+        "objective/rlhf_reward": float(penalised.mean()) - coef_in_reward * nats,
         "objective/kl_coef": kl_coef,
     }
     return Round(_with_token_fields(groups, fields, lengths), metrics, nats, moments)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from assent.data.splitting import REMEDY, overlap, shared_prompts
+from assent.data.texts import counted
 from assent.errors import DataError
 from assent.metrics import lookup
 from assent.runs.log import RunLog
@@ -75,7 +76,7 @@ class Validation:
         if self.has_to_stop and not is_last:
             best = self.state.get("best")
             than = "and none finite" if best is None else f"none better than {best['value']:.6g} of step {best['step']}"
-            waited = f"{self.state['waited']} measurements of {self.config.metric_for_best_model} in a row"
+            waited = f"{counted(self.state['waited'], 'measurement')} of {self.config.metric_for_best_model} in a row"
             self.log.note(f"stopped after step {step}: {waited}, {than}")
         return is_best
 
