@@ -31,7 +31,7 @@ PRELOADED = [
 PATIENCE_SECONDS = 240
 """A run of one second on an idle machine; longer than this, and it says where it hangs."""
 ONLINE = {
-    "ppo": ["--num-ppo-epochs", "2", "--num-mini-batches", "2", "--scale-scores"],
+    "ppo": ["--num-completions", "1", "--num-ppo-epochs", "2", "--num-mini-batches", "2", "--scale-scores"],
     "a2c": ["--bootstrap-truncated"],
     "grpo": ["--num-completions", "2", "--num-mini-batches", "2", "--entropy-coef", "0.01"],
     "rloo": ["--num-completions", "2", "--num-ppo-epochs", "2"],

@@ -71,6 +71,7 @@ def test_the_commands_train_the_same_policy(tmp_path: Path) -> None:
     common = ["--model", inputs["model"], "--data", inputs["prompts"], "--reward", "tests.helpers_stages:brevity"]
     common += ["--total-steps", "3", "--batch-size", "4", "--max-new-tokens", "6", "--max-length", "64"]
     common += ["--learning-rate", "3e-3", "--adam-epsilon", "1e-3", "--kl-coef", "0.1", "--bootstrap-truncated"]
+    common += ["--num-completions", "1"]
     a2c = ["--num-ppo-epochs", "1", "--lam", "0", "--cliprange", "0", "--cliprange-value", "0"]
     runs = {"a2c": ["a2c"], "as a2c": ["ppo", *a2c, "--no-whiten-advantages"], "other": ["ppo", *a2c]}
     weights, critic_losses = {}, {}

@@ -88,7 +88,7 @@ def test_the_page_of_rlhf_says_what_is_declared() -> None:
     [
         ("grpo", {"num_completions": 1}, "num_completions of at least 2"),
         ("rloo", {"num_completions": 1}, "num_completions of at least 2"),
-        ("ppo", {"algorithm": "rloo"}, "num_completions of at least 2"),
+        ("ppo", {"algorithm": "rloo", "num_completions": 1}, "num_completions of at least 2"),
         ("ppo", {"cliprange": 0, "cliprange_high": 0.3}, "no effect with cliprange 0"),
         ("ppo", {"cliprange": 0, "dual_clip": 3}, "no effect with cliprange 0"),
         ("grpo", {"target_kl": 0.1}, "target_kl has no effect on a single update"),

@@ -17,7 +17,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sft": {"batch_size": 2},
     "dpo": {"batch_size": 2, "beta": 0.2},
     "reward": {"batch_size": 2},
-    "ppo": {"batch_size": 2, "total_steps": 1},
+    "ppo": {"batch_size": 2, "num_completions": 1, "total_steps": 1},
 }
 
 

@@ -14,9 +14,9 @@ from assent.models.batch import TokenGroup
 from assent.models.flops import Cost
 from assent.models.packing import split_by_budget
 
-DEFAULT_TOKENS = {"cpu": 2560, "mps": 8192, "cuda": 16384}
-CPU_UNITS, FEWEST_TOKENS = 5 * 2**20, 384
-"""On a CPU, tokens × layers × width of one pass: some 60 bytes each until the backward pass, 0.3 GB in all.
+DEFAULT_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
+CPU_UNITS, FEWEST_TOKENS = 2**22, 384
+"""On a CPU, tokens × layers × width of one pass: some 60 bytes each until the backward pass, 0.25 GB in all.
 In a deep model fewer tokens lose little, for its products are wide; at 384 a step of the 135 M shape takes 5% longer
 than at 512, and holds 0.1 GB less."""
 
