@@ -92,7 +92,6 @@ def build_round(
     ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
     raw = torch.tensor(scores, dtype=torch.float32)
     penalised = raw - config.missing_eos_penalty * (~ended).float()
-
     in_reward = config.kl_penalty == "reward"
     coef_in_reward = kl_coef if in_reward else 0.0
     # of the policy that sampled, from its own samples
