@@ -82,7 +82,7 @@ loss/kl_avg | nats | none | KL penalty in the loss, its coefficient included
 loss/entropy_avg | nats | none | entropy bonus, negated, its coefficient included
 objective/entropy | nats per completion | none | −Σ log π of the sampled tokens, mean over completions
 objective/non_score_reward | reward | none | −kl_coef · KL where that stands in the reward, mean over completions
-objective/rlhf_reward | reward | higher | score plus KL penalty, mean over completions
+objective/rlhf_reward | reward | higher | score, less a KL penalty that stands in the reward; mean over completions
 objective/scores | reward | higher | the reward's score, mean over completions
 objective/scores_std | reward | none | standard deviation of the scores over completions
 objective/scores_margin | reward | none | score of a prompt's best completion minus that of its worst, mean over prompts

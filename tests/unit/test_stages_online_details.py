@@ -190,7 +190,8 @@ def test_in_the_warm_up_only_the_critic_learns() -> None:
 
 
 def test_defaults_are_the_ones_that_work() -> None:
-    ppo = PpoConfig(**SINGLE)
+    ppo = PpoConfig(**GIVEN)
+    assert (ppo.batch_size, ppo.num_completions) == (32, 4)
     assert (ppo.gamma, ppo.lam, ppo.cliprange, ppo.cliprange_value) == (1.0, 0.95, 0.2, 0.2)
     assert (ppo.num_ppo_epochs, ppo.max_grad_norm, ppo.temperature) == (4, 1.0, 1.0)
     assert A2cConfig(**GIVEN).passes == GrpoConfig(**GIVEN).passes == RlooConfig(**GIVEN).passes == (1, 1)
@@ -299,7 +300,7 @@ class Stale:
         return Outputs(logprobs=torch.from_numpy(np.concatenate(sampled)) - self.distance)
 
 
-@pytest.mark.parametrize("distance", [2e-3, math.nan])
+@pytest.mark.parametrize("distance", [2e-4, math.nan])
 def test_a_sampler_with_other_weights_ends_the_run_in_float32_alone(distance: float) -> None:
     groups = the_round(PpoConfig(**SINGLE)).groups
     stale: Any = Stale(distance)
@@ -307,5 +308,5 @@ def test_a_sampler_with_other_weights_ends_the_run_in_float32_alone(distance: fl
         sampler_mismatch(stale, groups, config=PpoConfig(**SINGLE), step=6)
     told = sampler_mismatch(stale, groups, config=PpoConfig(**SINGLE, mixed_precision="bf16"), step=6)
     assert told == pytest.approx(distance, nan_ok=True, rel=1e-3)
-    rounding: Any = Stale(5e-4)
-    assert sampler_mismatch(rounding, groups, config=PpoConfig(**SINGLE), step=6) == pytest.approx(5e-4, rel=1e-3)
+    rounding: Any = Stale(5e-5)
+    assert sampler_mismatch(rounding, groups, config=PpoConfig(**SINGLE), step=6) == pytest.approx(5e-5, rel=1e-2)

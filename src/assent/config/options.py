@@ -156,7 +156,8 @@ class PromptOptions(Options):
     system: Literal["error", "merge"] = "error"
     """merge: put a system message into the first user turn where the template refuses one."""
     max_length: Positive = 1024
-    """Tokens of prompt and completion together. Longer prompts lose their oldest turns; then completions are cut."""
+    """Tokens of prompt and completion together. Longer prompts lose their oldest turns, raw ones their left; then
+    completions are cut. A raw prompt that is to be answered is refused instead."""
 
 
 class SamplerOptions(Options):

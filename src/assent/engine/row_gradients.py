@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from assent.engine.runtime import Runtime
 
@@ -26,9 +27,7 @@ def by_rows(module: nn.Module, runtime: Runtime) -> Iterator[None]:
     tables = [table for table in module.modules() if isinstance(table, nn.Embedding) and _is_plain(table)]
     if runtime.num_processes > 1 or runtime.device.type != "cpu":
         tables = []
-    # Only once it is read: a table that no text reaches (of another modality, say) must stay without a gradient, for
-    # AdamW would decay its weights.
-    hooks = [table.register_forward_pre_hook(_has_gradient) for table in tables]
+    hooks = [table.weight.register_hook(partial(_make_room, table.weight)) for table in tables]
     for table in tables:
         table.sparse = True
     try:
@@ -39,10 +38,13 @@ def by_rows(module: nn.Module, runtime: Runtime) -> Iterator[None]:
             hook.remove()
 
 
-def _has_gradient(table: nn.Module, given: object) -> None:
-    assert isinstance(table, nn.Embedding)
-    if table.weight.grad is None:
-        table.weight.grad = torch.zeros_like(table.weight)
+def _make_room(weight: Tensor, grad: Tensor) -> None:
+    """Before a first gradient of rows is taken over as it is: zeros that it and all others are added to.
+
+    A table that no gradient reaches (of another modality, say) stays without one, for AdamW would decay its weights.
+    """
+    if grad.is_sparse and weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
 
 
 def _is_plain(table: nn.Embedding) -> bool:

@@ -1,9 +1,9 @@
 """Linear layers under autocast that share one cast of their input.
 
 torch's autocast casts the input of each linear layer anew, and each keeps its own copy for the backward pass: three of
-one tensor for queries, keys and values, two for a gated MLP. Here the first cast is kept with the tensor for as long as
-that lives. Values and gradients are those of autocast: what each layer gives back is in the input's own type, and is
-added in it.
+one tensor for queries, keys and values, two for a gated MLP. Here all that read a tensor share the first one's cast,
+for as long as a backward pass needs it. Values and gradients are those of autocast: what each layer gives back is in
+the input's own type, and is added in it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.weak import TensorWeakRef
 
 _CAST = "_assent_cast"
-"""Name of the tensor's attribute: its version, and the cast."""
+"""Name of the tensor's attribute: its version, and the cast, which it does not keep alive."""
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
@@ -41,10 +42,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _cast(x: Tensor, kind: torch.dtype) -> Tensor:
-    version, made = getattr(x, _CAST, (-1, x))
-    if version != x._version or made.dtype != kind:
+    version, kept = getattr(x, _CAST, (-1, None))
+    made: Tensor | None = kept and kept()
+    if made is None or version != x._version or made.dtype != kind:
         made = x.detach().to(kind)
-        setattr(x, _CAST, (x._version, made))
+        setattr(x, _CAST, (x._version, TensorWeakRef(made)))
     return made
 
 

@@ -26,7 +26,7 @@ from assent.models.segments import make_segments, rows_read
 from assent.models.tiers import miscounted
 from assent.models.trunk import trunk_of
 from assent.rollouts.cohorts import NAME, Cohort, Flight
-from assent.rollouts.graphs import CapturedStep, OnDevice
+from assent.rollouts.graphs import CapturedStep, OnDevice, can_record, without_waiting
 from assent.rollouts.plain_decoders import DynamicDecoder, Prompts, RereadDecoder
 
 CPU_PREFILL_TOKENS = 1024
@@ -191,10 +191,16 @@ class GraphDecoder(CohortDecoder):
     second is recorded, and again wherever a cohort's reach has grown.
     """
 
-    def __init__(self, model: PreTrainedModel, capture: Callable[[Callable[[], Tensor]], CapturedStep] = OnDevice):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        capture: Callable[[Callable[[], Tensor], torch.device], CapturedStep] = OnDevice,
+    ) -> None:
         super().__init__(model)
         self.capture = capture
         self.recorded: CapturedStep | None = None
+        self.failed = ""
+        """Why nothing is recorded any more: for want of memory, say. Steps are then started kernel by kernel."""
         self.reach: list[int] = []
         """Of each cohort in the step before; empty where rows have changed since."""
         self.ids = self.positions
@@ -214,14 +220,23 @@ class GraphDecoder(CohortDecoder):
         reach = [cohort.reach for cohort in self.flight.cohorts]
         if reach != self.reach:
             self.recorded, self.reach, self.ids = None, reach, ids.clone()
-            states = self._in_place()
+            with without_waiting(self.device):
+                states = self._in_place()
         else:
             self.ids.copy_(ids)
-            self.recorded = self.recorded or self.capture(self._in_place)
-            states = self.recorded.replay().clone()
+            self._record()
+            states = self._in_place() if self.recorded is None else self.recorded.replay().clone()
         for cohort in self.flight.cohorts:
             cohort.age += 1
         return states
+
+    def _record(self) -> None:
+        """A recording runs nothing: one that failed leaves the step to be done."""
+        if self.recorded is None and not self.failed:
+            try:
+                self.recorded = self.capture(self._in_place, self.device)
+            except RuntimeError as error:
+                self.failed = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
     def _in_place(self) -> Tensor:
         """A step that reads and moves tensors alone: what Python knows of it stays as it was."""
@@ -251,7 +266,7 @@ def probe(model: PreTrainedModel) -> tuple[str, str]:
     """The fastest way that gives the numbers of plain, unpadded reads, and why the faster ones do not."""
     reasons: list[str] = []
     for name in ("graphs", "cohorts", "dynamic"):
-        if name == "graphs" and model.device.type != "cuda":
+        if name == "graphs" and not can_record(model.device):
             continue
         reason = _refusal(DECODERS[name], model)
         if reason is None:
@@ -272,21 +287,24 @@ def _refusal(kind: Callable[[PreTrainedModel], Decoder], model: PreTrainedModel)
     except Exception as error:  # whatever a model raises on what it does not support is a "no"
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if difference <= _TOLERANCE.get(expected.dtype, 1e-1):
-        return None
+        return getattr(decoder, "failed", "") or None
     return f"differs by {difference:.2g} in log-probability from a plain read"
 
 
 def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> Tensor:
-    """Log-probabilities of a short decode that expands the prompts unevenly, drops rows and (`refill`) admits more."""
+    """Log-probabilities of a short decode that expands the prompts unevenly, drops rows and (`refill`) admits more.
+
+    Rows stay for three steps, then four: what is recorded is replayed more than once.
+    """
     size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    prompts = [tuple((7 * i + 3 + n) % size for i in range(n)) for n in (11, 6, 4)]
-    rows, read = 4, [decoder.admit(prompts, [2, 1, 1], 5)]
-    for t in range(5):
-        if t == 2:
+    prompts = [tuple((7 * i + 3 + n) % size for i in range(n)) for n in (7, 5, 3)]
+    rows, read = 4, [decoder.admit(prompts, [2, 1, 1], 9)]
+    for t in range(9):
+        if t == 3:
             rows = 2
             decoder.keep(torch.tensor([1, 2], device=read[0].device))
-        elif t == 3 and refill:
+        elif t == 5 and refill:
             rows += 3
-            read.append(decoder.admit(prompts[1:], [2, 1], 2))
+            read.append(decoder.admit(prompts[1:], [2, 1], 4))
         read.append(decoder.step((torch.arange(rows, device=read[0].device) * 5 + 2 + 11 * t) % size))
     return torch.cat([decoder.logits(x).log_softmax(-1) for x in read])

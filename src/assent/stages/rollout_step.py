@@ -135,7 +135,7 @@ def build_round(
     nats = metrics["objective/kl"]
     metrics |= {
         "objective/entropy": float(-old.sum() / len(rollouts)),
-        "objective/non_score_reward": -coef_in_reward * nats,
+        "objective/non_score_reward": 0.0 - coef_in_reward * nats,
         "objective/rlhf_reward": float(penalised.mean()) - coef_in_reward * nats,
         "objective/kl_coef": kl_coef,
     }
