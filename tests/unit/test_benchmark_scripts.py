@@ -57,3 +57,13 @@ def test_sampling(inputs: dict[str, str]) -> None:
     )  # fmt: skip
     assert (found["tokens"], found["tier"]) == (4 * 2 * 4, "cohorts")
     assert found["share_of_bound"] == pytest.approx(found["tokens_per_s"] / found["tokens_per_s_at_bound"])
+
+
+def test_passes_of_a_step(inputs: dict[str, str]) -> None:
+    found = _json_of(
+        "passes.py", "--model", inputs["model"], "--data", inputs["comparisons"],
+        "--pairs", "8", "--tokens", "64", "128", "--repeats", "1", "--bf16",
+    )  # fmt: skip
+    names = ["64 tokens", "128 tokens", "whole tables", "a cast for each layer"]
+    assert list(found["seconds"]) == list(found["speed_over_the_first"]) == names
+    assert found["speed_over_the_first"]["64 tokens"] == 1.0
