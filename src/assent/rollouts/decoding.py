@@ -297,7 +297,7 @@ def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> Tensor
     Rows stay for three steps, then four: what is recorded is replayed more than once.
     """
     size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    prompts = [tuple((7 * i + 3 + n) % size for i in range(n)) for n in (7, 5, 3)]
+    prompts = [tuple((7 * i + 3 + n) % size for i in range(n)) for n in (11, 6, 4)]
     rows, read = 4, [decoder.admit(prompts, [2, 1, 1], 9)]
     for t in range(9):
         if t == 3:

@@ -17,7 +17,6 @@ from functools import cache
 from typing import Protocol
 
 import torch
-from packaging.version import Version
 from torch import Tensor
 
 SPAN = 128
@@ -62,7 +61,7 @@ def _place(device: int) -> tuple[torch.cuda.Stream, torch.cuda.MemPool]:
 
 def can_record(device: torch.device) -> bool:
     """On CUDA, from torch 2.13 on: before it, the allocator takes a recording that failed for one that goes on."""
-    return device.type == "cuda" and Version(torch.__version__) >= Version("2.13")
+    return device.type == "cuda" and torch.__version__ >= "2.13"  # compared as versions
 
 
 @contextmanager
