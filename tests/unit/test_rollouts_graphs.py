@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -182,3 +183,15 @@ def test_a_recording_that_does_nothing_is_found_out() -> None:
     reason = decoding._refusal(lambda model: GraphDecoder(model, Dead), make_model("llama"))
     assert reason is not None
     assert "differs by" in reason
+
+
+@torch.no_grad()
+def test_a_nan_at_any_step_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = CohortDecoder.step
+
+    def late(self: CohortDecoder, ids: Tensor) -> Tensor:
+        return step(self, ids) * (math.nan if self.flight.cohorts[0].age == 6 else 1.0)
+
+    monkeypatch.setattr(CohortDecoder, "step", late)
+    reason = decoding._refusal(CohortDecoder, make_model("llama"))
+    assert reason == "differs by nan in log-probability from a plain read"

@@ -283,16 +283,18 @@ def _refusal(kind: Callable[[PreTrainedModel], Decoder], model: PreTrainedModel)
     try:
         decoder = kind(model)
         expected = _decode(RereadDecoder(model), model, refill=decoder.refills)
-        difference = float((_decode(decoder, model, refill=decoder.refills) - expected).abs().max())
+        found = _decode(decoder, model, refill=decoder.refills)
+        # By torch, for which a NaN is the largest number.
+        difference = float(torch.stack([(a - b).abs().max() for a, b in zip(found, expected, strict=True)]).max())
     except Exception as error:  # whatever a model raises on what it does not support is a "no"
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if difference <= _TOLERANCE.get(expected.dtype, 1e-1):
+    if difference <= _TOLERANCE.get(expected[0].dtype, 1e-1):
         return getattr(decoder, "failed", "") or None
     return f"differs by {difference:.2g} in log-probability from a plain read"
 
 
-def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> Tensor:
-    """Log-probabilities of a short decode that expands the prompts unevenly, drops rows and (`refill`) admits more.
+def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> list[Tensor]:
+    """Log-probabilities, by step, of a decode that expands prompts unevenly, drops rows and (`refill`) admits more.
 
     Rows stay for three steps, then four: what is recorded is replayed more than once.
     """
@@ -307,4 +309,4 @@ def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> Tensor
             rows += 3
             read.append(decoder.admit(prompts[1:], [2, 1], 4))
         read.append(decoder.step((torch.arange(rows, device=read[0].device) * 5 + 2 + 11 * t) % size))
-    return torch.cat([decoder.logits(x).log_softmax(-1) for x in read])
+    return [decoder.logits(x).log_softmax(-1) for x in read]
