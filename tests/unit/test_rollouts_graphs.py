@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from assent.rollouts import cohorts, decoding
 from assent.rollouts.decoding import CohortDecoder, GraphDecoder
+from assent.rollouts.graphs import can_record
 from assent.rollouts.sampler import SamplingParams
 from tests.helpers_models_forward import ARCHITECTURES, make_model
 from tests.unit.test_rollouts_decoding import Waits
@@ -195,3 +197,11 @@ def test_a_nan_at_any_step_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CohortDecoder, "step", late)
     reason = decoding._refusal(CohortDecoder, make_model("llama"))
     assert reason == "differs by nan in log-probability from a plain read"
+
+
+@pytest.mark.parametrize(("device", "version", "can"), [
+    ("cuda", "2.13.0+cu130", True), ("cuda", "2.9.1", False), ("cpu", "2.13.0+cpu", False),
+])  # fmt: skip
+def test_where_recording_is_tried(device: str, version: str, can: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    assert can_record(torch.device(device)) == can

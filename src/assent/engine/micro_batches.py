@@ -17,8 +17,7 @@ from assent.models.packing import split_by_budget
 DEFAULT_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 CPU_UNITS, FEWEST_TOKENS = 2**22, 384
 """On a CPU, tokens × layers × width of one pass: some 60 bytes each until the backward pass, 0.25 GB in all.
-In a deep model fewer tokens lose little, for its products are wide; at 384 a step of the 135 M shape takes 4% longer
-than at 512 (benchmarks/passes.py), and holds 0.1 GB less."""
+In a deep model fewer tokens lose little, for its products are wide (benchmarks/passes.py)."""
 
 _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
 

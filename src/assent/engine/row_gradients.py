@@ -2,7 +2,6 @@
 
 torch makes a gradient of the whole table for each micro-batch, nearly all of it zeros, and adds it to what is there: at
 a vocabulary of 49k and a width of 576 that is 0.11 GB to write and to read again, each time, and as much at the peak.
-A reward model of that shape trains some 5% faster without (`benchmarks/passes.py`, 2026-11-22).
 """
 
 from __future__ import annotations
