@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
+from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, RunError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.new_model import new_model
@@ -37,6 +39,7 @@ class Fixed:
     def __init__(self, *, approxkl: Sequence[float] = (), **outputs: list[float]) -> None:
         self.outputs = Outputs(**{name: torch.tensor(numbers) for name, numbers in outputs.items()})
         self.approxkl, self.updates = list(approxkl), []
+        self.module, self.runtime = nn.Module(), Runtime("cpu")
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str]) -> Outputs:
         assert all(getattr(self.outputs, name) is not None for name in want)

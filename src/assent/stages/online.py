@@ -16,7 +16,9 @@ from assent.engine.learner import Learner
 from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
+from assent.engine.side_by_side import side_by_side
 from assent.errors import ConfigError
+from assent.models.batch import TokenGroup
 from assent.models.loading import check_context, is_classifier, load_config, load_tokenizer
 from assent.models.one_trunk import check_base_is_plain, check_is_on
 from assent.models.tokenizing import decode
@@ -270,22 +272,35 @@ def _train_round(
     """`num_ppo_epochs` passes over the round in `num_mini_batches` updates each; the mean of the updates' metrics
     (of what is a state, the last). The policy's updates end early where `target_kl` says so; the critic's do not."""
     epochs, num_mini_batches = config.passes
-    value_objective = None if critic is None else ValueObjective.of(config)
-    target_kl = getattr(config, "target_kl", None)
-    policy_learns = step >= getattr(config, "critic_warmup_steps", 0)
-    totals: dict[str, list[float]] = {}
+    parts: list[list[TokenGroup]] = []
     for epoch in range(epochs):
-        order = permutation(len(batch.groups), config.seed, "minibatch", step, epoch)
-        for part in torch.tensor(order).tensor_split(num_mini_batches):
-            groups = [batch.groups[i] for i in part.tolist()]
-            update: dict[str, float] = {}
-            if critic is not None and value_objective is not None:
-                update |= {f"critic/{k}": v for k, v in critic.update(groups, value_objective).items()}
-            if policy_learns:
-                update |= learner.update(groups, policy_objective)
-                policy_learns = target_kl is None or update["policy/approxkl_k3"] <= target_kl
-            for name, value in update.items():
-                totals.setdefault(name, []).append(value)
+        order = torch.tensor(permutation(len(batch.groups), config.seed, "minibatch", step, epoch))
+        parts += [[batch.groups[i] for i in part.tolist()] for part in order.tensor_split(num_mini_batches)]
+    target_kl = getattr(config, "target_kl", None)
+
+    def policy_updates() -> list[dict[str, float]]:
+        updates: list[dict[str, float]] = []
+        for groups in parts if step >= getattr(config, "critic_warmup_steps", 0) else ():
+            updates.append(learner.update(groups, policy_objective))
+            if target_kl is not None and updates[-1]["policy/approxkl_k3"] > target_kl:
+                break
+        return updates
+
+    def critic_updates() -> list[dict[str, float]]:
+        assert critic is not None
+        objective = ValueObjective.of(config)
+        updates = [critic.update(groups, objective) for groups in parts]
+        return [{f"critic/{name}": value for name, value in update.items()} for update in updates]
+
+    if critic is None:
+        updates = policy_updates()
+    else:
+        modules, work = (learner.module, critic.module), (policy_updates, critic_updates)
+        updates = [update for found in side_by_side(learner.runtime, modules, work) for update in found]
+    totals: dict[str, list[float]] = {}
+    for update in updates:
+        for name, value in update.items():
+            totals.setdefault(name, []).append(value)
     means = {name: sum(values) / len(values) for name, values in totals.items()}
     states = {name: values[-1] for name, values in totals.items() if name.endswith(("num_tokens", "learning_rate"))}
     return {**means, **states, "policy/updates": float(len(totals.get("grad_norm", [])))}
