@@ -31,9 +31,6 @@ class Reader(Protocol):
 
     runtime: Runtime
 
-    @property
-    def module(self) -> Any: ...
-
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs: ...
 
     def fingerprint(self) -> str: ...
@@ -48,18 +45,14 @@ class AdapterOff:
     def __init__(self, learner: Any) -> None:
         self.learner, self.runtime = learner, learner.runtime
 
-    @property
-    def module(self) -> Any:
-        return self.learner.module
-
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
         """As `Learner.read`."""
-        with adapter_off(self.module):
+        with adapter_off(self.learner.module):
             return self.learner.read(groups, want=want)
 
     def fingerprint(self) -> str:
         """That of the same policy without an adapter. All processes must call it."""
-        named = base_weights(dict(self.module.base.named_parameters()))
+        named = base_weights(dict(self.learner.module.base.named_parameters()))
         return fingerprint({name: full(weight.detach()) for name, weight in named.items()})
 
 
@@ -97,9 +90,10 @@ def user_cache() -> Path:
     return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
 
 
-def reader_key(reader: Reader, *precision: str) -> str:
+def reader_key(reader: Any, *precision: str) -> str:
     """SHA-256 of what a Reader's numbers depend on beside the rows: weights, configuration, and how it computes."""
-    described = reader.module.config.to_dict()
+    module = reader.learner.module if isinstance(reader, AdapterOff) else reader.module
+    described = module.config.to_dict()
     for name in ("_name_or_path", "transformers_version"):  # where it came from, not what it is
         described.pop(name, None)
     configuration = json.dumps(described, sort_keys=True, default=str)

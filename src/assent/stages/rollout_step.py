@@ -16,7 +16,6 @@ from assent.config.algorithms import ADVANTAGES as PARTS
 from assent.config.online import CriticOptions, OnlineOptions
 from assent.engine.learner import Learner
 from assent.engine.references import Reader
-from assent.engine.side_by_side import side_by_side
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.objectives.advantages import (
     ADVANTAGES,
@@ -88,7 +87,8 @@ def build_round(
     sequence = torch.repeat_interleave(torch.arange(len(rollouts)), lengths)
     importance = {} if trainer is None else _importance(config, trainer, groups, old)
     old = importance.get("old_logprobs", old)
-    under_reference, of_critic = _read(groups, reference, critic)
+    under_reference = reference.read(groups, want={"logprobs"}).logprobs
+    assert under_reference is not None
     ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
     raw = torch.tensor(scores, dtype=torch.float32)
     penalised = raw - config.missing_eos_penalty * (~ended).float()
@@ -101,13 +101,14 @@ def build_round(
     steps, at_ends = _of_steps(scores, step_ends, mask)
     earned, moments = _earned(config, penalised, steps, mask, ended, score_moments)
     values = last_values = None
-    if of_critic is not None:
-        assert of_critic.values is not None
-        assert of_critic.last_values is not None
-        fields["old_values"] = of_critic.values
-        values, _ = as_rows(of_critic.values, sequence, len(rollouts))
+    if critic is not None:
+        read = critic.read(groups, want={"values", "last_values"})
+        assert read.values is not None
+        assert read.last_values is not None
+        fields["old_values"] = read.values
+        values, _ = as_rows(read.values, sequence, len(rollouts))
         if getattr(config, "bootstrap_truncated", False):
-            last_values = torch.where(ended, 0.0, of_critic.last_values)
+            last_values = torch.where(ended, 0.0, read.last_values)
     rewards = token_rewards(kl_rows["k1"], earned, mask, kl_coef=coef_in_reward)
     if potential is not None:
         rewards = _shaped(
@@ -139,21 +140,6 @@ def build_round(
         "objective/kl_coef": kl_coef,
     }
     return Round(_with_token_fields(groups, fields, lengths), metrics, nats, moments)
-
-
-def _read(groups: Sequence[TokenGroup], reference: Reader, critic: Learner | None) -> tuple[Tensor, Outputs | None]:
-    """The reference's log-probabilities (N,), and what the critic gives."""
-
-    def of_reference() -> Outputs:
-        return reference.read(groups, want={"logprobs"})
-
-    if critic is None:
-        read, of_critic = of_reference(), None
-    else:
-        of_both = of_reference, lambda: critic.read(groups, want={"values", "last_values"})
-        read, of_critic = side_by_side(critic.runtime, (reference.module, critic.module), of_both)
-    assert read.logprobs is not None
-    return read.logprobs, of_critic
 
 
 def _importance(
