@@ -2,8 +2,8 @@
 
 Between its products a small model waits for Python and for operations that one core does: two cores update a model of
 1 M parameters hardly more than 1.5 times as fast as one. Each with its share of the cores, policy and critic are done
-sooner than one after the other (benchmarks/RESULTS.md). Large models fill the cores, and would hold the activations and
-gradients of both for nothing.
+sooner than one after the other (benchmarks/RESULTS.md). It costs the memory of both models' activations at once. Large
+models fill the cores, and would pay that for nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 from assent.engine.runtime import Runtime
 
-MOST_PARAMETERS = 2**25
+MOST_PARAMETERS = 2**24
 """Of a model that shares the cores: at 8.4 M it gains, at 135 M it does not."""
 
 Result = TypeVar("Result")
@@ -41,12 +41,14 @@ def side_by_side(
         torch.set_num_threads(share)  # of this thread, and of those that begin later
         return one()
 
+    # The first is done here: each thread keeps the memory that it frees (models/host_memory.py).
     try:
-        with ThreadPoolExecutor(len(work)) as pool:
-            results = [pool.submit(alone, one) for one in work]
+        with ThreadPoolExecutor(len(work) - 1) as pool:
+            others = [pool.submit(alone, one) for one in work[1:]]
+            first = alone(work[0])
     finally:
         torch.set_num_threads(threads)
-    return tuple(result.result() for result in results)
+    return first, *(other.result() for other in others)
 
 
 def _serves(runtime: Runtime, modules: Sequence[nn.Module], threads: int) -> bool:
