@@ -79,7 +79,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     comparisons(folder / "prompts.jsonl", count=4)
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
     write_rows(folder / "logps.jsonl", [dict(zip(names, (-9.0, -8.5 + i, -9.5, -8.0), strict=True)) for i in range(3)])
-    (folder / "my_judge.py").write_text(blocks(ROOT / "docs/extending.md", "python")[0])
+    for block in blocks(ROOT / "docs/extending.md", "python"):
+        if name := re.match(r"# (my_\w+\.py)\n", block):
+            (folder / name[1]).write_text(block)
     (folder / "pipeline.yaml").write_text(blocks(ROOT / "docs/pipelines.md", "yaml")[0])
     shutil.copytree(ROOT / "examples", folder / "examples")
     data = tmp_path / "shared" / "data"

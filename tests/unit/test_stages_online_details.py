@@ -16,7 +16,7 @@ from torch import nn
 
 from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
 from assent.engine.runtime import Runtime
-from assent.errors import ConfigError, RunError
+from assent.errors import ConfigError, NonFiniteError, RunError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.new_model import new_model
 from assent.models.packing import pack
@@ -119,6 +119,17 @@ def test_scores_are_scaled_by_their_running_deviation_and_not_shifted() -> None:
     second = the_round(config, scores=(3.0, 6.0), score_moments=first.score_moments)
     assert field(second, "returns") == pytest.approx([x / math.sqrt(3.5) for x in (3.0, 3.0, 6.0)], rel=1e-6)
     assert second.metrics["objective/scores"] == 4.5
+
+
+def test_a_reward_whose_square_is_beyond_float32_is_named() -> None:
+    assert (
+        the_round(GrpoConfig(**{**SINGLE, "num_completions": 2}), scores=[1e15, -1e15]).metrics["objective/scores_std"]
+        > 0
+    )
+    for command in (PpoConfig, A2cConfig):
+        the_round(command(**SINGLE), scores=[1e15, -1e15])
+        with pytest.raises(NonFiniteError, match=r"a reward is too large(.|\n)*-1.01e\+15 for ''"):
+            the_round(command(**SINGLE), scores=[1.0, -1.01e15])
 
 
 def test_advantages_are_whitened_over_the_tokens_of_the_round() -> None:

@@ -1,15 +1,20 @@
 """RLHF's algorithms, torch-free: each is a triple of advantage, policy objective and value objective.
 
 The parts are implemented under the same names in `objectives/` (ADVANTAGES, POLICY_OBJECTIVES, VALUE_OBJECTIVES); a
-test compares the two. An option that no part of the chosen triple reads is refused.
+test compares the two. An option that no part of the chosen triple reads is refused. A third party's triple is an
+`Algorithm` that is named as `module:NAME`, and a part of it may be a function, `module:function` (docs/extending.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+from assent.config.functions import import_function, import_named
 from assent.config.loading import unknown_name
+from assent.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +88,37 @@ VALUE_OBJECTIVES: Mapping[str, Part] = {
 }
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def implementation(registered: Mapping[str, Function], name: str) -> Function | Callable[..., Any]:
+    """The function of a part of this name, of ours or `module:function`. ConfigError where it cannot be imported."""
+    return import_function(name, what="algorithm") if ":" in name else registered[name]
+
+
+def part_declaration(registered: Mapping[str, Part], name: str) -> Part:
+    """The part of this name. A third party's function has it as its attribute `part`; without one its keyword-only
+    parameters are the options that it takes. ConfigError for a name that is neither."""
+    if ":" not in name:
+        if name not in registered:
+            raise unknown_name("part of an algorithm", name, registered)
+        return registered[name]
+    function = import_function(name, what="algorithm")
+    declared = getattr(function, "part", None)
+    if declared is not None and not isinstance(declared, Part):
+        raise ConfigError(f"the part of {name} is no Part", got=type(declared).__name__)
+    taken = inspect.signature(function).parameters.values()
+    options = tuple(p.name for p in taken if p.kind is p.KEYWORD_ONLY)
+    if declared is None:
+        return Part(summary=(inspect.getdoc(function) or "a third party's").partition("\n")[0], options=options)
+    return replace(declared, options=options)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
     """A registered triple.
 
-    value     None: no critic
+    advantage, policy, value   names of parts, or a third party's `module:function`; value None: no critic
     options   fields that the algorithm reads beside its parts' (`loss_type`)
     optimum   what the objective is largest at, for completions of any length, r their score and B the KL coefficient
     """
@@ -98,23 +129,32 @@ class Algorithm:
     policy: str
     value: str | None = None
     options: tuple[str, ...] = ()
-    paper: str
-    optimum: str
+    paper: str = "not declared"
+    optimum: str = "not stated"
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of advantage, policy objective and, where there is a critic, value objective."""
+        parts = (part_declaration(ADVANTAGES, self.advantage), part_declaration(POLICY_OBJECTIVES, self.policy))
+        return (*parts, part_declaration(VALUE_OBJECTIVES, self.value)) if self.value else parts
 
     @property
     def reads(self) -> frozenset[str]:
-        value = VALUE_OBJECTIVES[self.value].reads if self.value else ()
-        return frozenset(
-            (*self.options, *ADVANTAGES[self.advantage].reads, *POLICY_OBJECTIVES[self.policy].reads, *value)
-        )
+        return frozenset((*self.options, *(name for part in self.parts for name in part.reads)))
 
     @property
     def needs_mates(self) -> bool:
-        return ADVANTAGES[self.advantage].needs_mates
+        return self.parts[0].needs_mates
 
     @property
     def credits_steps(self) -> bool:
-        return ADVANTAGES[self.advantage].credits_steps
+        return self.parts[0].credits_steps
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Of a third party's, the modules that it and its parts are found in."""
+        names = (self.name, self.advantage, self.policy, self.value or "")
+        return tuple(dict.fromkeys(name.partition(":")[0] for name in names if ":" in name))
 
 
 _TILTED = "π_ref·exp(r/B)/Z with the KL in the reward"
@@ -179,7 +219,13 @@ GOVERNED = frozenset(
 
 
 def algorithm_declaration(name: str) -> Algorithm:
-    """The registered triple; ConfigError that names the nearest where there is none."""
+    """The registered triple, or a third party's; ConfigError that names the nearest where there is none."""
+    if ":" in name:
+        found = import_named(name, what="algorithm")
+        if not isinstance(found, Algorithm):
+            raise ConfigError("--algorithm names no Algorithm", got=f"{name}: {type(found).__name__}",
+                              expected="an assent.config.algorithms.Algorithm (docs/extending.md)")  # fmt: skip
+        return replace(found, name=name)
     if name not in ALGORITHMS:
         raise unknown_name("algorithm", name, ALGORITHMS)
     return ALGORITHMS[name]

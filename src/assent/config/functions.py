@@ -1,41 +1,60 @@
-"""A Python function that an option names as `module:function`."""
+"""What an option names as `module:name`: a Python function, mostly."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from assent.errors import ConfigError
 
 
-def import_function(spec: str, *, what: str, may_be_async: bool = False) -> Callable[..., Any]:
-    """`module:function`, on Python's path or in the working directory; `what` it is stands in the messages.
+def import_named(spec: str, *, what: str, kind: str = "name") -> Any:
+    """`module:name`, on Python's path or in the working directory; `what` and which `kind` it is stand in the messages.
 
-    ConfigError where it cannot be imported, is not callable, or is async where it may not be.
+    ConfigError where the module cannot be imported or has no such name.
     """
-    module_name, _, function_name = spec.partition(":")
+    module_name, _, name = spec.partition(":")
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the module does when it is imported
         raise ConfigError(
-            f"the {what} function's module cannot be imported: {type(error).__name__}: {error}",
+            f"the {what}'s module cannot be imported: {type(error).__name__}: {error}",
             got=spec,
-            expected="module:function, on Python's path or in the working directory",
+            expected=f"module:{kind}, on Python's path or in the working directory",
         ) from error
     finally:
         sys.path.remove(here)
-    function: Any = module
-    for part in function_name.split("."):
-        function = getattr(function, part, None)
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise ConfigError(f"the module has no such {kind}", got=spec, expected=f"a {kind} in {module.__file__}")
+    return found
+
+
+def import_function(spec: str, *, what: str, may_be_async: bool = False) -> Callable[..., Any]:
+    """`import_named`, and ConfigError where it is not callable, or is async where it may not be."""
+    function = import_named(spec, what=f"{what} function", kind="function")
     if not callable(function):
-        raise ConfigError("the module has no such function", got=spec, expected=f"a function in {module.__file__}")
+        raise ConfigError(f"the {what} function cannot be called", got=f"{spec}: {type(function).__name__}")
     if inspect.iscoroutinefunction(function) and not may_be_async:
         raise ConfigError(f"the {what} function is async", got=spec, expected="a plain function")
     resolved: Callable[..., Any] = function
     return resolved
+
+
+def source_hash(modules: Iterable[str | None]) -> str:
+    """SHA-256 of the names and the sources of modules that are imported. What these import is not looked at."""
+    digest = hashlib.sha256()
+    for name in dict.fromkeys(modules):
+        file = getattr(sys.modules.get(name or ""), "__file__", None)
+        digest.update(f"{name}\n".encode() + (Path(file).read_bytes() if file else b""))
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from assent.config.algorithms import GOVERNED, Algorithm, Part, algorithm_declaration
+from assent.config.algorithms import ALGORITHMS, GOVERNED, Algorithm, Part, algorithm_declaration
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import (
     NonNegative,
@@ -106,8 +106,8 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
         algorithm = self.triple
         if missing := sorted(algorithm.reads - set(type(self).model_fields)):
             raise ValueError(
-                f"algorithm {algorithm.name} needs options that this command lacks: {', '.join(missing)}. "
-                f"assent {algorithm.name} has them"
+                f"algorithm {algorithm.name} needs options that this command lacks: {', '.join(missing)}"
+                + (f". assent {algorithm.name} has them" if algorithm.name in ALGORITHMS else "")
             )
         if idle := sorted((self.model_fields_set & GOVERNED) - algorithm.reads):
             raise ValueError(f"{', '.join(idle)} has no effect with algorithm {algorithm.name}: leave it out")
@@ -266,8 +266,8 @@ class PpoConfig(CriticOptions, ClipOptions):
     command: ClassVar[str] = "ppo"
 
     algorithm: str = "ppo"
-    """ppo, or another registered triple made of this command's options: reinforce++, rloo, a2c. An option that it does
-    not read is refused."""
+    """ppo, or another registered triple made of this command's options: reinforce++, rloo, a2c; or one of your own,
+    module:NAME (docs/extending.md). An option that it does not read is refused."""
     batch_size: Positive = 32
     """Prompts per round, over all processes."""
     num_completions: Positive = 4

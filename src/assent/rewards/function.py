@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from assent.config import functions
 from assent.config.functions import import_function
 from assent.errors import ConfigError
 from assent.rewards.base import Scores, checked_scores, score_each
@@ -87,16 +85,10 @@ def load_function(spec: str, *, process: bool = False) -> FunctionReward:
 
 
 def source_hash(spec: str) -> str:
-    """SHA-256 of the source of the module that `spec` names, and of the one in which its function was written.
-
-    What these import is not looked at. ConfigError as of `load_function`.
-    """
+    """That of the module that `spec` names, and of the one in which its function was written. ConfigError as of
+    `load_function`."""
     function = load_function(spec).function
-    digest = hashlib.sha256()
-    for name in dict.fromkeys((spec.partition(":")[0], getattr(function, "__module__", None))):
-        file = getattr(sys.modules.get(name or ""), "__file__", None)
-        digest.update(f"{name}\n".encode() + (Path(file).read_bytes() if file else b""))
-    return digest.hexdigest()
+    return functions.source_hash([spec.partition(":")[0], getattr(function, "__module__", None)])
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from assent.config.functions import source_hash
 from assent.config.online import CriticOptions, OnlineOptions
 from assent.config.rewards import ImplicitSource, ModelSource
 from assent.engine.learner import Learner
@@ -73,6 +74,8 @@ def train(
     _check_memory(config)
     _check_rounds(config, len(text.train.tokens))
     inputs = {"reward": reward_hash(config.reward)}
+    if modules := config.triple.modules:
+        inputs["algorithm"] = source_hash(modules)
     if potential := getattr(config, "potential", None):
         _check_potential(potential, text, config.max_length)
         inputs["potential"] = reward_hash(potential)
@@ -286,15 +289,15 @@ def _train_round(
                 break
         return updates
 
-    def critic_updates() -> list[dict[str, float]]:
-        assert critic is not None
-        objective = ValueObjective.of(config)
-        updates = [critic.update(groups, objective) for groups in parts]
-        return [{f"critic/{name}": value for name, value in update.items()} for update in updates]
-
     if critic is None:
         updates = policy_updates()
     else:
+        objective = ValueObjective.of(config)
+
+        def critic_updates() -> list[dict[str, float]]:
+            updates = [critic.update(groups, objective) for groups in parts]
+            return [{f"critic/{name}": value for name, value in update.items()} for update in updates]
+
         modules, work = (learner.module, critic.module), (policy_updates, critic_updates)
         updates = [update for found in side_by_side(learner.runtime, modules, work) for update in found]
     totals: dict[str, list[float]] = {}

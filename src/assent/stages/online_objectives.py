@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from assent.config.algorithms import POLICY_OBJECTIVES as POLICY_PARTS
-from assent.config.algorithms import VALUE_OBJECTIVES as VALUE_PARTS
+from assent.config.algorithms import implementation
 from assent.config.online import OnlineOptions
 from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.kl import kl_loss
-from assent.objectives.policy import POLICY_OBJECTIVES
-from assent.objectives.value import VALUE_OBJECTIVES
+from assent.objectives.policy import POLICY_OBJECTIVES, PolicyLoss, ppo_loss
+from assent.objectives.value import VALUE_OBJECTIVES, ValueLoss, value_loss
 
 Sums = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -28,7 +27,7 @@ class PolicyObjective:
     completions, dr_grpo divides the sum by completions times max_new_tokens.
     """
 
-    name: str = "clip"
+    function: PolicyLoss = ppo_loss
     options: Mapping[str, Any] = field(default_factory=dict)
     loss_type: str = "dapo"
     max_new_tokens: int = 1
@@ -38,10 +37,10 @@ class PolicyObjective:
 
     @classmethod
     def of(cls, config: OnlineOptions, *, kl_coef: float) -> PolicyObjective:
-        name = config.triple.policy
+        triple = config.triple
         return cls(
-            name=name,
-            options=config.options_of(POLICY_PARTS[name]),
+            function=implementation(POLICY_OBJECTIVES, triple.policy),
+            options=config.options_of(triple.parts[1]),
             loss_type=getattr(config, "loss_type", "dapo"),
             max_new_tokens=config.max_new_tokens,
             kl_penalty=config.kl_penalty,
@@ -70,9 +69,7 @@ class PolicyObjective:
         assert outputs.logprobs is not None
         logprobs, old = outputs.logprobs.float(), batch.token["old_logprobs"]
         everything = torch.ones_like(logprobs, dtype=torch.bool)
-        values, metrics = POLICY_OBJECTIVES[self.name](
-            logprobs, old, batch.token["advantages"], everything, **self.options
-        )
+        values, metrics = self.function(logprobs, old, batch.token["advantages"], everything, **self.options)
         if "importance" in batch.token:  # of the policy term alone, as in TRL: the KL penalty is not the sampler's
             values = values * batch.token["importance"]
         per_token = {"policy_avg": values}
@@ -118,22 +115,22 @@ class SharedTrunkObjective:
 class ValueObjective:
     """The critic's loss, averaged over the mini-batch's completion tokens."""
 
-    name: str = "clipped"
+    function: ValueLoss = value_loss
     options: Mapping[str, Any] = field(default_factory=dict)
     want = frozenset({"values"})
 
     @classmethod
     def of(cls, config: OnlineOptions) -> ValueObjective:
-        name = config.triple.value
-        assert name is not None
-        return cls(name=name, options=config.options_of(VALUE_PARTS[name]))
+        triple = config.triple
+        assert triple.value is not None
+        return cls(function=implementation(VALUE_OBJECTIVES, triple.value), options=config.options_of(triple.parts[2]))
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         return {"value_avg": float(batch.num_counted)}
 
     def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
         assert outputs.values is not None
-        values, metrics = VALUE_OBJECTIVES[self.name](
+        values, metrics = self.function(
             outputs.values.float(),
             batch.token["old_values"],
             batch.token["returns"],

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assent.config.algorithms import ADVANTAGES as PARTS
+from assent.config.algorithms import implementation
 from assent.config.online import CriticOptions, OnlineOptions
 from assent.engine.learner import Learner
 from assent.engine.references import Reader
+from assent.errors import NonFiniteError, RunError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.objectives.advantages import (
     ADVANTAGES,
@@ -29,6 +30,9 @@ from assent.objectives.advantages import (
 from assent.objectives.kl import kl
 from assent.objectives.reduce import as_rows
 from assent.types import Rollout
+
+LARGEST_REWARD = 1e15
+"""The sum of the squares of a million such stays within float32's range, 3e38."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ def build_round(
     under_reference = reference.read(groups, want={"logprobs"}).logprobs
     assert under_reference is not None
     ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
-    raw = torch.tensor(scores, dtype=torch.float32)
+    raw = _of_reward(scores, rollouts)
     penalised = raw - config.missing_eos_penalty * (~ended).float()
     in_reward = config.kl_penalty == "reward"
     coef_in_reward = kl_coef if in_reward else 0.0
@@ -122,8 +126,7 @@ def build_round(
         last_values=last_values,
         step_ends=at_ends,
     )
-    advantage = config.triple.advantage
-    advantages, returns = ADVANTAGES[advantage](episodes, **config.options_of(PARTS[advantage]))
+    advantages, returns = _advantages(config, episodes)
     fields["advantages"] = advantages[mask]
     metrics = _kl_metrics(kl_rows, config.num_completions) | _score_metrics(config, raw, ended, lengths)
     if "importance" in importance:
@@ -140,6 +143,38 @@ def build_round(
         "objective/kl_coef": kl_coef,
     }
     return Round(_with_token_fields(groups, fields, lengths), metrics, nats, moments)
+
+
+def _of_reward(scores: Sequence[float], rollouts: Sequence[Rollout]) -> Tensor:
+    """(S,) float32. NonFiniteError, with the completion, for one so large that its square is not."""
+    raw = torch.tensor(scores, dtype=torch.float32)
+    if raw.abs().max() > LARGEST_REWARD:
+        at = int(raw.abs().argmax())
+        raise NonFiniteError(
+            "a reward is too large: squares of such rewards, in normalisation and critic, are beyond float32",
+            got=f"{float(raw[at]):.3g} for {rollouts[at].text!r}",
+            expected=f"at most {LARGEST_REWARD:.0e}",
+            fix="divide the rewards by a constant",
+        )
+    return raw
+
+
+def _advantages(config: OnlineOptions, episodes: Episodes) -> tuple[Tensor, Tensor | None]:
+    """(S, L) advantages, and the critic's targets (S, L) where there is one. RunError where they are none, or not
+    finite."""
+    triple = config.triple
+    advantages, returns = implementation(ADVANTAGES, triple.advantage)(episodes, **config.options_of(triple.parts[0]))
+    given = {"advantages": advantages} | ({"returns, the critic's targets,": returns} if triple.value else {})
+    for what, found in given.items():
+        if not isinstance(found, Tensor) or found.shape != episodes.mask.shape:
+            raise RunError(
+                f"algorithm {triple.name} gave no {what} of each completion's tokens",
+                got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
+                expected=f"a tensor of {tuple(episodes.mask.shape)}",
+            )
+        if not bool(found[episodes.mask].isfinite().all()):
+            raise NonFiniteError(f"algorithm {triple.name} gave {what} that are not finite")
+    return advantages, returns
 
 
 def _importance(
