@@ -76,6 +76,23 @@ def test_group_advantages_by_hand() -> None:
         group_advantages(scores, prompt, scale_rewards="groups")
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_a_group_that_does_not_vary_has_no_advantage_at_any_size(scale: str) -> None:
+    """In float32 the mean of equal scores may be their neighbour, and its distance is divided by one as small."""
+    for score in (0.1, 1000.1, -123456.7, 1e30):
+        for size in (3, 5, 6, 7):
+            scores, prompt = torch.full((2 * size,), score), torch.arange(2).repeat_interleave(size)
+            close(group_advantages(scores, prompt, scale_rewards=scale), [0.0] * (2 * size))
+            close(leave_one_out(scores, prompt), [0.0] * (2 * size))
+
+
+def test_scores_far_out_differ_by_their_deviation_still() -> None:
+    """Their squares are beyond float32: 1 and -1 times 1e30, deviation sqrt(2) times it."""
+    scores, prompt = tensor([1e30, -1e30]), tensor([0, 0])
+    for scale in ("group", "batch"):
+        close(group_advantages(scores, prompt, scale_rewards=scale), [math.sqrt(0.5), -math.sqrt(0.5)], atol=1e-6)
+
+
 def test_leave_one_out_by_hand() -> None:
     """(1, 2, 6): 1 - (2 + 6) / 2 = -3, 2 - 3.5 = -1.5, 6 - 1.5 = 4.5; (0, 4): -4 and 4."""
     close(leave_one_out(tensor([1.0, 0, 2, 4, 6], dtype=F64), tensor([0, 1, 0, 1, 0])), [-3.0, -4, -1.5, 4, 4.5])

@@ -136,17 +136,21 @@ def group_advantages(scores: Tensor, prompt: Tensor, *, scale_rewards: str = "gr
     freedom, plus 1e-4, as in TRL) of the `group`, of the `batch`, that is all scores given, or by `none`
     (Dr. GRPO: Liu et al., arXiv:2503.20783). Zero where a group does not vary.
     """
-    count = _per_prompt(torch.ones_like(scores), prompt)
-    centred = scores - (_per_prompt(scores, prompt) / count)[prompt]
+    # In float32 the mean of equal scores may differ from them, and would be divided by a deviation as small as itself.
+    wide = scores.double()
+    count = _per_prompt(torch.ones_like(wide), prompt)
+    centred = wide - (_per_prompt(wide, prompt) / count)[prompt]
     match scale_rewards:
         case "group":
             variance = _per_prompt(centred.square(), prompt) / (count - 1).clamp(min=1)
-            return centred / (variance.sqrt() + 1e-4)[prompt]
+            advantages = centred / (variance.sqrt() + 1e-4)[prompt]
         case "batch":
-            return centred / (scores.std() + 1e-4) if len(scores) > 1 else centred
+            advantages = centred / (wide.std() + 1e-4) if len(wide) > 1 else centred
         case "none":
-            return centred
-    raise ValueError(f"no scale {scale_rewards!r}; there are group, batch, none")
+            advantages = centred
+        case _:
+            raise ValueError(f"no scale {scale_rewards!r}; there are group, batch, none")
+    return advantages.to(scores.dtype)
 
 
 def group_step_advantages(
@@ -172,7 +176,8 @@ def leave_one_out(scores: Tensor, prompt: Tensor) -> Tensor:
     others = (_per_prompt(torch.ones_like(scores), prompt) - 1)[prompt]
     if bool((others < 1).any()):
         raise ValueError("a prompt has a single completion: leave-one-out needs two")
-    return scores - (_per_prompt(scores, prompt)[prompt] - scores) / others
+    wide = scores.double()  # equal scores, equal means: see `group_advantages`
+    return (wide - (_per_prompt(wide, prompt)[prompt] - wide) / others).to(scores.dtype)
 
 
 def _per_prompt(x: Tensor, prompt: Tensor) -> Tensor:
