@@ -212,8 +212,10 @@ ESTIMATES = {
     "gae, lam 1": (Recipe(advantage="gae", advantage_options={**GAE, "lam": 1.0, "whiten_advantages": False},
                           value="clipped"), 1.0),
     "a2c": (Recipe(advantage="td", advantage_options={"gamma": 1.0}, policy="policy_gradient", value="clipped"), 1.0),
+    "reinforce++": (TILTED["reinforce++"], 1.0),
 }  # fmt: skip
-"""And what each is an estimate of, as a share of the gradient: a group's mean holds the completion itself, 1 - 1/K."""
+"""And what each is an estimate of, as a share of the gradient: a group's mean holds the completion itself, 1 - 1/K.
+REINFORCE++'s is over the deviation of the round's returns, which is taken back."""
 
 
 @pytest.mark.parametrize("name", ESTIMATES)
@@ -233,6 +235,9 @@ def test_the_policy_gradient_is_the_exact_one_to_its_standard_error(name: str) -
         rows = torch.multinomial(total.detach().exp(), 64, replacement=True, generator=generator)
         episodes, old = episode_of(table, recipe, logits, values, rows)
         advantages, _ = ADVANTAGES[recipe.advantage](episodes, **recipe.advantage_options)
+        if name == "reinforce++":
+            to_come = episodes.rewards.flip(1).cumsum(1).flip(1)[episodes.mask]
+            advantages = advantages * to_come.std(correction=0)
         options = {} if recipe.policy == "policy_gradient" else {"cliprange": 0.2}
         loss, _ = POLICY_OBJECTIVES[recipe.policy](
             table.tokenwise(logits, rows), old, advantages, episodes.mask, **options
