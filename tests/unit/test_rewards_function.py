@@ -7,7 +7,9 @@ import math
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from assent.errors import ConfigError, NonFiniteError, RunError
 from assent.rewards.function import FunctionReward, load_function
@@ -86,6 +88,19 @@ def test_what_is_no_number_or_no_list() -> None:
         FunctionReward(lambda p, c: 3.0, name="n").score(["a"], ["x"])
 
 
+def test_a_tensor_of_several_numbers_for_a_completion_is_no_number() -> None:
+    with pytest.raises(RunError, match="no number for completion 'x'"):
+        FunctionReward(lambda p, c: torch.zeros(len(c), 2), name="n").score(PROMPTS, ["x", "y"])
+    for answer in (torch.tensor([1.5, 2.0]), np.array([1.5, 2.0]), (x for x in (1.5, 2))):
+        assert FunctionReward(lambda p, c, given=answer: given, name="n").score(PROMPTS, ["x", "y"]) == [1.5, 2.0]
+
+
+def test_a_generator_that_raises_names_the_completion() -> None:
+    reward = FunctionReward(lambda p, c: (1.0 / len(x) for x in c), name="n")
+    with pytest.raises(RunError, match=r"raised ZeroDivisionError(?s:.)*completion '' of prompt 'what is b\?'"):
+        reward.score(PROMPTS, ["fine", ""])
+
+
 @pytest.mark.parametrize("answer", [{"1": 0.5, "2": 0.7}, {1.0, 2.0}, "12", b"12"], ids=["dict", "set", "str", "bytes"])
 def test_an_answer_without_order_or_made_of_letters_is_no_list_of_scores(answer: object) -> None:
     with pytest.raises(RunError, match="gave no list of scores"):
@@ -101,6 +116,8 @@ def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatc
     (tmp_path / "my_rewards_xyz.py").write_text(
         "def score(prompts, completions):\n    return [float(len(c)) for c in completions]\n"
         "def one(prompts):\n    return []\n"
+        "def turned(completions, texts, **columns):\n    return [0.0 for _ in completions]\n"
+        "def second(texts, prompts):\n    return [0.0 for _ in texts]\n"
         "number = 3\n"
     )
     (tmp_path / "broken_rewards_xyz.py").write_text("import no_such_module_xyz\n")
@@ -112,8 +129,11 @@ def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatc
         "my_rewards_xyz:absent": "has no such function",
         "my_rewards_xyz:number": "has no such function",
         "my_rewards_xyz:one": "cannot be called with prompts and completions",
+        "my_rewards_xyz:turned": "would take prompts for completions",
+        "my_rewards_xyz:second": "would take prompts for completions",
         "broken_rewards_xyz:score": "No module named 'no_such_module_xyz'",
         "absent_rewards_xyz:score": "No module named 'absent_rewards_xyz'",
+        "my_rewards_xyz.py:score": "leave out .py: my_rewards_xyz:score",
     }.items():
         with pytest.raises(ConfigError, match=message):
             load_function(spec)

@@ -118,6 +118,8 @@ def test_a_function_gives_a_number_for_each_step_and_its_faults_are_named() -> N
     assert isinstance(found, Scores)
     assert found.steps == [[2.0, 1.0], [0.0]]
     assert found == [3.0, 0.0]
+    lazy = FunctionReward(lambda p, c: [(1.0 for _ in text.split()) for text in c], name="n", process=True)
+    assert lazy.score(["a"], ["x\ny"]) == [2.0]
     for wrong, message in (
         ([1.0], "2 numbers"),
         (1.0, "2 numbers"),

@@ -29,6 +29,7 @@ def import_named(spec: str, *, what: str, kind: str = "name") -> Any:
             f"the {what}'s module cannot be imported: {type(error).__name__}: {error}",
             got=spec,
             expected=f"module:{kind}, on Python's path or in the working directory",
+            fix=f"leave out .py: {module_name[:-3]}:{name}" if module_name.endswith(".py") else None,
         ) from error
     finally:
         sys.path.remove(here)

@@ -114,20 +114,15 @@ def score_each(
     and the RunError names the first one that fails then too. `hopeless` errors are no completion's fault, and pass.
     """
     try:
-        answer = call(prompts, completions, groups)
+        return check(name, call(prompts, completions, groups), prompts, completions)
     except hopeless:
         raise
     except AssentError as error:
         if not isinstance(error, RunError):
             raise
         fault: Exception = error
-    except Exception as error:
+    except Exception as error:  # of the call, or of a generator that it gave
         fault = error
-    else:
-        try:
-            return check(name, answer, prompts, completions)
-        except RunError as error:
-            fault = error
     culprit = _culprit(name, alone or call, prompts, completions, groups, check)
     if not isinstance(fault, AssentError):
         raise RunError(

@@ -113,3 +113,11 @@ def _check_signature(function: Callable[..., Any], spec: str) -> None:
             got=f"{spec}{signature}",
             expected="(prompts, completions), and groups and steps, where it wants them",
         ) from None
+    names = list(signature.parameters)
+    if names[0] == "completions" or names[1:2] == ["prompts"]:
+        raise ConfigError(
+            "the reward function would take prompts for completions: it is called with prompts first",
+            got=f"{spec}{signature}",
+            expected="(prompts, completions), and groups and steps, where it wants them",
+            fix="change the order of its first two parameters",
+        )

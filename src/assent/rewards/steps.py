@@ -61,11 +61,12 @@ def checked_lists(name: str, scores: Any, prompts: Sequence[Text], completions: 
     for prompt, text, numbers in zip(prompts, completions, scores, strict=True):
         expected = len(steps_of(text))
         is_list = hasattr(numbers, "__iter__") and not isinstance(numbers, str | Mapping | Set)
-        if not is_list or len(list(numbers)) != expected:
+        given = list(numbers) if is_list else []  # once: a generator is empty the second time
+        if len(given) != expected:
             raise RunError(
                 f"process reward {name} gave other than a number for each step of {shown(prompt, text)}",
                 got=repr(numbers)[:100],
                 expected=f"{expected} number{'s' if expected > 1 else ''}: its lines, blank ones left out",
             )
-        lists.append(list(numbers))
+        lists.append(given)
     return lists
