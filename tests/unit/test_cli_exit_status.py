@@ -51,6 +51,18 @@ def test_an_errors_kind_is_the_exit_status(
     assert "Traceback" in said([*ARGV, "--debug"], capsys)[2]
 
 
+def test_a_figure_that_is_not_finite_is_text_in_the_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the run folder: JSON has no number for it, and the run is done."""
+    result = {"steps": 1, "model_path": "m", "metrics": {"grad_norm": float("inf"), "loss": 0.5}}
+    monkeypatch.setattr(training, "run_step", lambda name, config: result)
+    status, out, err = said([*ARGV, "--json"], capsys)
+    assert (status, err) == (0, "")
+    assert json.loads(out)["metrics"] == {"grad_norm": "inf", "loss": 0.5}
+    assert "grad_norm                    inf" in said(ARGV, capsys)[1]
+
+
 def test_sigterm_is_an_interruption_with_status_130(tmp_path: Path) -> None:
     code = (
         "import sys, time; from assent.cli import main, training\n"

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
@@ -123,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable(), _stdout_on_stderr() if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
         if outcome is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
-            print(json.dumps(outcome.document, ensure_ascii=False, allow_nan=False) if as_json else outcome.text)
+            print(_json(outcome.document) if as_json else outcome.text)
             sys.stdout.flush()
         return 0 if outcome is None else outcome.exit_status
     except BrokenPipeError:  # the reader of stdout has left: nobody to tell
@@ -137,6 +136,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, status = _explain(error)
         print(message, file=sys.stderr, flush=True)
         return status
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    """As the run folder has it: a figure that is not finite is text, for JSON has no number for it."""
+    from assent.runs.files import to_json
+
+    return to_json(document)
 
 
 def _run(arguments: list[str]) -> Outcome | None:
