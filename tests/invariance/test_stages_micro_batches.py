@@ -10,6 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from assent.cli import main
+from assent.config.online import PpoConfig
+from assent.engine.runtime import Runtime
+from assent.models.loading import load_scorer, load_tokenizer, save_model
+from assent.stages.run_models import load_rewards
 from tests.helpers_stages import arguments, tiny_model, told, write_inputs
 
 LEARNING_RATE = 3e-3
@@ -43,6 +47,25 @@ def test_micro_batches_change_speed_and_memory_only(command: str, tmp_path: Path
         torch.testing.assert_close(weights[32][name], whole_weights, rtol=0, atol=1e-2 * LEARNING_RATE)
         if name in start and name.endswith("q_proj.weight"):
             assert (whole_weights - start[name]).abs().max() > 0.1 * LEARNING_RATE  # it did learn
+
+
+def test_models_that_score_are_read_in_passes_of_as_many_tokens(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    tokenizer = load_tokenizer(model)
+    save_model(tmp_path / "rm", load_scorer(model, seed=3), tokenizer)
+    rewards = [str(tmp_path / "rm"), f"{{reward: 'implicit:{model},{model}', beta: 1}}"]
+    sizes: dict[int, list[int]] = {}
+    for tokens in (16, 0):
+        config = PpoConfig(model=model, data="d", reward=rewards, output_dir="o", micro_batch_tokens=tokens)
+        reward, readers = load_rewards(config, config.reward, tokenizer, runtime=Runtime("cpu"), trunk=None)
+        assert len(readers) == 3
+        for reader in readers:
+            seen = sizes.setdefault(tokens, [])
+            reader.module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].input_ids.numel()))
+        reward.score(["what is 1 plus 1?", "what is 2 plus 2?"], ["it is 2.", "it is 4."])
+    assert len(sizes[0]) == 3
+    assert len(sizes[16]) == 6
+    assert max(sizes[16]) <= 16 < min(sizes[0])
 
 
 def micro_batches(folder: Path) -> list[float]:

@@ -137,6 +137,8 @@ def load_rewards(
 ) -> tuple[Reward, list[ModelReader]]:
     """What scores, and the models that it holds in memory: on `trunk`, where that is given."""
     options: dict[str, Any] = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
+    if config.micro_batch_tokens:
+        options["micro_batch_tokens"] = config.micro_batch_tokens
     if trunk is not None:
         options["load"] = partial(_members_beside, trunk, config)
     reward = load_reward(spec, ensemble=getattr(config, "reward_ensemble", None), **options)
