@@ -122,11 +122,21 @@ def told(path: Path) -> list[dict[str, Any]]:
 
 
 class Fault:
-    """What befalls a run: a signal after so many steps, SIGKILL while the token of this number is being sampled, or a
-    disk on which no file may exceed so many bytes."""
+    """What befalls a run: a signal after so many steps, SIGKILL while the token of this number is being sampled or
+    before the update of this number, or a disk on which no file may exceed so many bytes. `threads` compute."""
 
-    def __init__(self, *, after: int = 0, number: int = 0, token: int = 0, file_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        after: int = 0,
+        number: int = 0,
+        token: int = 0,
+        update: int = 0,
+        file_bytes: int = 0,
+        threads: int = 1,
+    ) -> None:
         self.after, self.number, self.token, self.file_bytes = after, number, token, file_bytes
+        self.update, self.threads = update, threads
 
 
 def run(argv: Sequence[str], messages: Path, fault: Fault | None = None) -> int:
@@ -167,7 +177,7 @@ def _main(argv: list[str], messages: str, fault: Fault, environment: dict[str, s
     faulthandler.dump_traceback_later(PATIENCE_SECONDS, exit=True)
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(fault.threads)
     from assent.cli import main
     from assent.stages.session import Session
 
@@ -181,6 +191,8 @@ def _main(argv: list[str], messages: str, fault: Fault, environment: dict[str, s
     Session.log_step = log_and_signal  # type: ignore[method-assign]
     if fault.token:
         _die_while_sampling(fault.token)
+    if fault.update:
+        _die_before_update(fault.update)
     if fault.file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.file_bytes, resource.RLIM_INFINITY))
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -198,6 +210,19 @@ def _die_while_sampling(token: int) -> None:
         return choose(*args)
 
     torch_sampler.choose = choose_or_die  # type: ignore[assignment]
+
+
+def _die_before_update(update: int) -> None:
+    from assent.engine.learner import Learner
+
+    numbers, original = itertools.count(1), Learner.update
+
+    def update_or_die(*args: Any) -> Any:
+        if next(numbers) == update:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+
+    Learner.update = update_or_die  # type: ignore[method-assign]
 
 
 def letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:

@@ -86,6 +86,25 @@ def test_a_run_killed_in_the_middle_of_a_rollout_ends_as_one_that_never_was(
     assert messages.read_text().count("resumed after step 2") == 2
 
 
+# eight updates in a round: inside its first pass, after the third round was sampled, and inside its second pass
+@pytest.mark.parametrize(
+    ("threads", "kills"), [(1, [(3, []), (17, [1, 2]), (6, [1, 2])]), (2, [(20, [1, 2])])], ids=["1", "2"]
+)
+def test_a_run_killed_before_or_inside_a_pass_of_updates_ends_as_one_that_never_was(
+    threads: int, kills: list[tuple[int, list[int]]], inputs: dict[str, str], tmp_path: Path
+) -> None:
+    """With two threads policy and critic are updated side by side."""
+    messages, whole, broken = tmp_path / "messages", tmp_path / "whole", tmp_path / "broken"
+    assert run(arguments("ppo", inputs, whole), messages, Fault(threads=threads)) == 0, messages.read_text()
+    argv = arguments("ppo", inputs, broken)
+    for update, steps in kills:
+        assert run(argv, messages, Fault(update=update, threads=threads)) == -signal.SIGKILL
+        assert steps_logged(broken) == steps
+    assert run(argv, messages, Fault(threads=threads)) == 0, messages.read_text()
+    assert outcome(broken) == outcome(whole)
+    assert "resumed after step 2" in messages.read_text()
+
+
 def test_a_second_process_in_the_same_folder_is_refused_and_the_first_goes_on(
     inputs: dict[str, str], tmp_path: Path
 ) -> None:
