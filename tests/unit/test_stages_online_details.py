@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
+from assent.engine.learner import Learner
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, NonFiniteError, RunError
 from assent.models.batch import Outputs, TokenGroup
@@ -281,6 +282,24 @@ def test_the_cap_reaches_the_rounds_of_a_run(tmp_path: Path) -> None:
     online.train(PpoConfig(**given, max_length=64, max_new_tokens=6, batch_size=4, total_steps=1))
     (row,) = (row for row in told(tmp_path / "run" / "metrics.jsonl") if "objective/kl" in row)
     assert row["rollout/importance_mean"] == pytest.approx(1, abs=0.1)
+
+
+def test_updates_know_the_rows_of_the_data_that_they_are_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are named where a loss is not finite; a number within the round would say nothing."""
+    inputs, seen = write_inputs(tmp_path), []
+    update = Learner.update
+
+    def watched(self: Learner, groups: Sequence[TokenGroup], objective: Any) -> dict[str, float]:
+        seen.extend(group.source for group in groups)
+        return update(self, groups, objective)
+
+    monkeypatch.setattr(Learner, "update", watched)
+    given = {"model": inputs["model"], "data": inputs["prompts"], "reward": "tests.helpers_stages:brevity"}
+    sizes: dict[str, Any] = {"max_length": 64, "max_new_tokens": 6, "batch_size": 5, "total_steps": 2}
+    online.train(RlooConfig(**given, **sizes, output_dir=str(tmp_path / "run")))
+    assert sorted(seen) == sorted(f"{inputs['prompts']}:{i + 1}" for i in range(10))
 
 
 def test_importance_weights_are_refused_where_they_are_one() -> None:

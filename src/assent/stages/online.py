@@ -222,6 +222,7 @@ def run(
             kl_coef=controller.value,
             score_moments=data.state.get("score_moments", (0.0, 0.0, 0.0)),
             step_ends=None if scores.steps is None else _step_ends(rollouts, data.text),
+            prompts=prompts,
         )
         clock.lap("score")
         few = to_groups(rollouts[: 4 * config.num_completions], config.num_completions)

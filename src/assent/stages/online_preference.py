@@ -82,7 +82,7 @@ def run(
             )
         clock.lap("generate")
         scores = score_round(reward, rollouts, prompts, session=data)
-        groups = to_groups(rollouts, config.num_completions)
+        groups = to_groups(rollouts, config.num_completions, prompts)
         sampled = reference.read(groups)
         judged = less_for_no_end(scores, rollouts, config.missing_eos_penalty)
         rows = [judged[i : i + config.num_completions] for i in range(0, len(judged), config.num_completions)]

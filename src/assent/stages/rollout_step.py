@@ -29,7 +29,7 @@ from assent.objectives.advantages import (
 )
 from assent.objectives.kl import kl
 from assent.objectives.reduce import as_rows
-from assent.types import Rollout
+from assent.types import PromptGroup, Rollout
 
 LARGEST_REWARD = 1e15
 """The sum of the squares of a million such stays within float32's range, 3e38."""
@@ -48,17 +48,23 @@ class Round:
     """Count, sum and sum of squares of the scores so far, where they are scaled: for the next round."""
 
 
-def to_groups(rollouts: Sequence[Rollout], num_completions: int) -> list[TokenGroup]:
-    """Prompt-major rollouts as groups of `num_completions`, with the sampler's log-probabilities as `old_logprobs`."""
+def to_groups(
+    rollouts: Sequence[Rollout], num_completions: int, prompts: Sequence[PromptGroup] = ()
+) -> list[TokenGroup]:
+    """Prompt-major rollouts as groups of `num_completions`, with the sampler's log-probabilities as `old_logprobs`.
+
+    prompts   the round's: a group's `source`, which messages name, is then its row in the data
+    """
     groups = []
     for start in range(0, len(rollouts), num_completions):
         mates = rollouts[start : start + num_completions]
+        number = mates[0].prompt_index
         groups.append(
             TokenGroup(
                 prompt_ids=mates[0].prompt_ids,
                 completions=tuple(TokenCompletion(ids=rollout.ids) for rollout in mates),
                 token={"old_logprobs": [np.asarray(rollout.logprobs, dtype=np.float32) for rollout in mates]},
-                source=f"prompt {mates[0].prompt_index}",
+                source=(prompts[number].source if prompts else "") or f"prompt {number}",
             )
         )
     return groups
@@ -76,6 +82,7 @@ def build_round(
     kl_coef: float,
     score_moments: Sequence[float] = (0.0, 0.0, 0.0),
     step_ends: Sequence[Sequence[int]] | None = None,
+    prompts: Sequence[PromptGroup] = (),
 ) -> Round:
     """Scores, KL, values and advantages of one round. `scores` are the reward's, one for each rollout, in order.
 
@@ -83,9 +90,10 @@ def build_round(
                     the old policy's, and each token carries its truncated importance weight
     score_moments   count, sum and sum of squares of the scores of earlier rounds
     step_ends       of each rollout, the last tokens of the steps that `scores.steps` are of
+    prompts         what was answered: see `to_groups`
     Every process builds the whole round, so what is averaged or whitened here is over all processes.
     """
-    groups = to_groups(rollouts, config.num_completions)
+    groups = to_groups(rollouts, config.num_completions, prompts)
     old = torch.from_numpy(np.concatenate([array for group in groups for array in group.token["old_logprobs"]]))
     lengths = torch.tensor([len(rollout.ids) for rollout in rollouts])
     sequence = torch.repeat_interleave(torch.arange(len(rollouts)), lengths)
