@@ -127,7 +127,7 @@ def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatc
     assert reward.score(["a"], ["four"]) == [4.0]
     for spec, message in {
         "my_rewards_xyz:absent": "has no such function",
-        "my_rewards_xyz:number": "has no such function",
+        "my_rewards_xyz:number": "cannot be called",
         "my_rewards_xyz:one": "cannot be called with prompts and completions",
         "my_rewards_xyz:turned": "would take prompts for completions",
         "my_rewards_xyz:second": "would take prompts for completions",
