@@ -123,9 +123,8 @@ def build_round(
             last_values = torch.where(ended, 0.0, read.last_values)
     rewards = token_rewards(kl_rows["k1"], earned, mask, kl_coef=coef_in_reward)
     if potential is not None:
-        rewards = _shaped(
-            config, rewards, mask, potential.read(groups, want={"values", "last_values"}), ended, sequence
-        )
+        read = potential.read(groups, want={"values", "last_values"})
+        rewards = _shaped(config, rewards, mask, read, ended, sequence)
     episodes = Episodes(
         rewards=rewards,
         mask=mask,
