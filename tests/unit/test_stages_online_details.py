@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +39,7 @@ class Fixed:
 
     def __init__(self, *, approxkl: Sequence[float] = (), **outputs: list[float]) -> None:
         self.outputs = Outputs(**{name: torch.tensor(numbers) for name, numbers in outputs.items()})
-        self.approxkl, self.updates = list(approxkl), []
+        self.approxkl, self.updates, self.threads = list(approxkl), [], 0
         self.module, self.runtime = nn.Module(), Runtime("cpu")
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str]) -> Outputs:
@@ -48,6 +48,7 @@ class Fixed:
 
     def update(self, groups: Sequence[TokenGroup], objective: Any) -> dict[str, float]:
         self.updates.append([group.source for group in groups])
+        self.threads = torch.get_num_threads()
         k3 = self.approxkl[len(self.updates) - 1] if self.approxkl else 0.0
         return {"loss": 1.0, "grad_norm": 1.0, "policy/approxkl_k3": k3, "num_tokens": float(len(self.updates))}
 
@@ -196,13 +197,23 @@ def test_target_kl_ends_the_policys_updates_and_not_the_critics() -> None:
     assert metrics["policy/updates"] == 3.0
 
 
-def test_in_the_warm_up_only_the_critic_learns() -> None:
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_in_the_warm_up_only_the_critic_learns(two_threads: None) -> None:
     policy, critic = Fixed(), Fixed()
     config = PpoConfig(**SINGLE, critic_warmup_steps=1)
     assert updates_of(config, policy, critic, step=0)["policy/updates"] == 0.0
     assert (len(policy.updates), len(critic.updates)) == (0, 4)
+    assert critic.threads == 2  # a policy that stands still needs none
     updates_of(config, policy, critic, step=1)
     assert len(policy.updates) == 4
+    assert critic.threads == 1
 
 
 def test_defaults_are_the_ones_that_work() -> None:

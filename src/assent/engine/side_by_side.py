@@ -8,8 +8,10 @@ models fill the cores, and would pay that for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from itertools import takewhile
+from threading import Event, Thread
 from typing import TypeVar
 
 import torch
@@ -24,31 +26,44 @@ Result = TypeVar("Result")
 
 
 def side_by_side(
-    runtime: Runtime, modules: Sequence[nn.Module], work: Sequence[Callable[[], Result]]
-) -> tuple[Result, ...]:
-    """What each of `work` gives, which reads and changes nothing but its own of `modules`.
+    runtime: Runtime, modules: Sequence[nn.Module], work: Sequence[Iterable[Result]]
+) -> list[list[Result]]:
+    """What each of `work` gives, bit by bit; it reads and changes nothing but its own of `modules`.
 
     At once where that serves, else in order. Which of the two, and with how many threads, follows from the models and
-    the machine alone, so a resumed run computes as the killed one did. The first exception in the order of `work` is
-    raised, when all have ended.
+    the machine alone, so a resumed run computes as the killed one did. Where one fails, or a second Ctrl-C comes, the
+    others end after the bit at hand; then the first exception in the order of `work` is raised.
     """
     threads = torch.get_num_threads()
     if not _serves(runtime, modules, threads):
-        return tuple(one() for one in work)
-    share = threads // len(work)
+        return [[*one] for one in work]
+    share, given_up = threads // len(work), Event()
+    found: list[Future[list[Result]]] = [Future() for _ in work]
 
-    def alone(one: Callable[[], Result]) -> Result:
+    def alone(one: Iterable[Result], future: Future[list[Result]]) -> None:
         torch.set_num_threads(share)  # of this thread, and of those that begin later
-        return one()
+        try:
+            future.set_result([*takewhile(lambda _: not given_up.is_set(), one)])
+        except BaseException as error:
+            given_up.set()
+            future.set_exception(error)
 
-    # The first is done here: each thread keeps the memory that it frees (models/host_memory.py).
+    workers: list[Thread] = []
     try:
-        with ThreadPoolExecutor(len(work) - 1) as pool:
-            others = [pool.submit(alone, one) for one in work[1:]]
-            first = alone(work[0])
+        for each in zip(work[1:], found[1:], strict=True):
+            # Not an executor's: that takes no work once the program's main thread has ended.
+            worker = Thread(target=alone, args=each)
+            worker.start()
+            workers.append(worker)
+        alone(work[0], found[0])  # here, for each thread keeps the memory that it frees (models/host_memory.py)
+        for worker in workers:
+            worker.join()
     finally:
+        given_up.set()
+        for worker in workers:
+            worker.join()
         torch.set_num_threads(threads)
-    return first, *(other.result() for other in others)
+    return [future.result() for future in found]
 
 
 def _serves(runtime: Runtime, modules: Sequence[nn.Module], threads: int) -> bool:

@@ -5,10 +5,11 @@ Three policies: the one in training, the one that sampled (ratio), the reference
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from assent.config.functions import source_hash
 from assent.config.online import CriticOptions, OnlineOptions
@@ -282,25 +283,22 @@ def _train_round(
         parts += [[batch.groups[i] for i in part.tolist()] for part in order.tensor_split(num_mini_batches)]
     target_kl = getattr(config, "target_kl", None)
 
-    def policy_updates() -> list[dict[str, float]]:
-        updates: list[dict[str, float]] = []
-        for groups in parts if step >= getattr(config, "critic_warmup_steps", 0) else ():
-            updates.append(learner.update(groups, policy_objective))
-            if target_kl is not None and updates[-1]["policy/approxkl_k3"] > target_kl:
+    def policy_updates() -> Iterator[dict[str, float]]:
+        for groups in parts:
+            yield (update := learner.update(groups, policy_objective))
+            if target_kl is not None and update["policy/approxkl_k3"] > target_kl:
                 break
-        return updates
 
-    if critic is None:
-        updates = policy_updates()
-    else:
-        objective = ValueObjective.of(config)
+    def critic_updates(critic: Learner, objective: ValueObjective) -> Iterator[dict[str, float]]:
+        for groups in parts:
+            yield {f"critic/{name}": value for name, value in critic.update(groups, objective).items()}
 
-        def critic_updates() -> list[dict[str, float]]:
-            updates = [critic.update(groups, objective) for groups in parts]
-            return [{f"critic/{name}": value for name, value in update.items()} for update in updates]
-
-        modules, work = (learner.module, critic.module), (policy_updates, critic_updates)
-        updates = [update for found in side_by_side(learner.runtime, modules, work) for update in found]
+    work: dict[nn.Module, Iterator[dict[str, float]]] = {}
+    if step >= getattr(config, "critic_warmup_steps", 0):
+        work[learner.module] = policy_updates()
+    if critic is not None:
+        work[critic.module] = critic_updates(critic, ValueObjective.of(config))
+    updates = [update for found in side_by_side(learner.runtime, [*work], [*work.values()]) for update in found]
     totals: dict[str, list[float]] = {}
     for update in updates:
         for name, value in update.items():
