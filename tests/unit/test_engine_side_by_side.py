@@ -140,6 +140,7 @@ def ppo(
     home: Path, inputs: dict[str, str], name: str, **more: Any
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Rows of the log without what measures the machine; weights and optimisers of the last checkpoint."""
+    torch.set_num_threads(2)  # teams of two threads each wait long for each other on two cores
     given: dict[str, Any] = {"model": inputs["model"], "data": inputs["prompts"], "output_dir": str(home / name)}
     given |= {"reward": "tests.helpers_stages:brevity", "device": "cpu", "seed": 3, "max_length": 96}
     given |= {"max_new_tokens": 6, "total_steps": 3, "batch_size": 4, "num_completions": 2, "num_ppo_epochs": 2}
