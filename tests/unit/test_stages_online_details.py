@@ -190,6 +190,27 @@ def test_mini_batches_are_shuffled_in_each_pass_and_hold_every_prompt_once() -> 
     assert metrics["num_tokens"] == 6.0  # a state: the last; a loss would be the mean
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "total_steps", "said"),
+    [
+        (4, 3, "batch_size does not divide 10 prompts: the last round of each pass has 2"),
+        (4, 2, ""),
+        (5, 3, ""),
+        (16, 1, "batch_size is 16, but each round has 10 prompts: there are no more"),
+    ],
+)
+def test_rounds_with_fewer_prompts_than_asked_for_are_told(
+    batch_size: int, total_steps: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = write_inputs(tmp_path)
+    given: dict[str, Any] = {"model": inputs["model"], "data": inputs["prompts"], "output_dir": str(tmp_path / "run")}
+    given |= {"reward": "tests.helpers_stages:brevity", "max_length": 96, "max_new_tokens": 2, "num_completions": 2}
+    online.train(RlooConfig(**given, batch_size=batch_size, total_steps=total_steps))
+    notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
+    assert [note for note in notes if "batch_size" in note] == [said] * bool(said)
+    assert said in capsys.readouterr().err
+
+
 def test_target_kl_ends_the_policys_updates_and_not_the_critics() -> None:
     policy, critic = Fixed(approxkl=[0.0, 0.01, 0.03, 0.0]), Fixed()
     metrics = updates_of(PpoConfig(**SINGLE, target_kl=0.02, num_ppo_epochs=6), policy, critic)

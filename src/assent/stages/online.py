@@ -105,6 +105,16 @@ def _check_rounds(config: OnlineOptions, num_prompts: int) -> None:
         )
 
 
+def _note_rounds(config: OnlineOptions, num_prompts: int, log: RunLog) -> None:
+    """Says where rounds have fewer prompts than asked for."""
+    if num_prompts < config.batch_size:
+        log.note(f"batch_size is {config.batch_size}, but each round has {num_prompts} prompts: there are no more")
+    elif (last := num_prompts % config.batch_size) and config.total_steps * config.batch_size > num_prompts:
+        log.note(
+            f"the last round of a pass over the {num_prompts} prompts has {last} of them: batch_size does not divide"
+        )
+
+
 def _check_memory(config: OnlineOptions) -> None:
     """What `--trunk one` and `--offload-frozen` ask of models and device, before anything is loaded."""
     sources = [leaf for source in config.reward for leaf in source.leaves()]
@@ -190,6 +200,8 @@ def run(
     controller = _controller(config)
     data.resume()
     controller.value = data.state.get("kl_coef", controller.value)
+    if not data.step:
+        _note_rounds(config, len(data.train_groups), log)
     params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
     for step in data.steps():
         clock = Clock()
