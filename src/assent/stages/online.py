@@ -110,9 +110,7 @@ def _note_rounds(config: OnlineOptions, num_prompts: int, log: RunLog) -> None:
     if num_prompts < config.batch_size:
         log.note(f"batch_size is {config.batch_size}, but each round has {num_prompts} prompts: there are no more")
     elif (last := num_prompts % config.batch_size) and config.total_steps * config.batch_size > num_prompts:
-        log.note(
-            f"the last round of a pass over the {num_prompts} prompts has {last} of them: batch_size does not divide"
-        )
+        log.note(f"batch_size does not divide {num_prompts} prompts: the last round of each pass has {last}")
 
 
 def _check_memory(config: OnlineOptions) -> None:
