@@ -190,39 +190,29 @@ def _main(argv: list[str], messages: str, fault: Fault, environment: dict[str, s
 
     Session.log_step = log_and_signal  # type: ignore[method-assign]
     if fault.token:
-        _die_while_sampling(fault.token)
+        from assent.rollouts import torch_sampler
+
+        _die_at(fault.token, torch_sampler, "choose")
     if fault.update:
-        _die_before_update(fault.update)
+        from assent.engine.learner import Learner
+
+        _die_at(fault.update, Learner, "update")
     if fault.file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.file_bytes, resource.RLIM_INFINITY))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(argv))
 
 
-def _die_while_sampling(token: int) -> None:
-    from assent.rollouts import torch_sampler
+def _die_at(call: int, holder: Any, name: str) -> None:
+    """SIGKILL in the place of the call of this number."""
+    numbers, original = itertools.count(1), getattr(holder, name)
 
-    numbers, choose = itertools.count(1), torch_sampler.choose
-
-    def choose_or_die(*args: Any) -> Any:
-        if next(numbers) == token:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return choose(*args)
-
-    torch_sampler.choose = choose_or_die  # type: ignore[assignment]
-
-
-def _die_before_update(update: int) -> None:
-    from assent.engine.learner import Learner
-
-    numbers, original = itertools.count(1), Learner.update
-
-    def update_or_die(*args: Any) -> Any:
-        if next(numbers) == update:
+    def call_or_die(*args: Any) -> Any:
+        if next(numbers) == call:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args)
 
-    Learner.update = update_or_die  # type: ignore[method-assign]
+    setattr(holder, name, call_or_die)
 
 
 def letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:

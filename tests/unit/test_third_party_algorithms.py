@@ -68,13 +68,28 @@ def no_targets(episodes):
     return torch.zeros_like(episodes.rewards), None
 
 
+def silent(logprobs, old, advantages, mask):
+    return -advantages * (logprobs - old).exp(), {}
+
+silent.part = Part(summary="tells nothing", around=("num_ppo_epochs", "num_mini_batches", "target_kl"))
+
+
+def mean(logprobs, old, advantages, mask):
+    return (-advantages * logprobs).mean(), {}
+
+
+def mean_error(values, old, returns, mask):
+    return ((values - returns) ** 2).mean(), {}
+
+
 def triple(advantage, policy="clip", value=None):
     return Algorithm(name="mine", summary="of mine", advantage=advantage, policy=policy, value=value)
 
 RLOO = triple("my_triples:others", "my_triples:clip")
 A2C = triple("my_triples:one_step", "policy_gradient", "my_triples:squares")
 UNKNOWN, SHAPE, NOTHING = (triple("my_triples:" + name) for name in ("unknown_option", "wrong_shape", "nothing"))
-INFINITE = triple("my_triples:infinite")
+INFINITE, SILENT = triple("my_triples:infinite"), triple("leave_one_out", "my_triples:silent")
+MEAN, MEAN_ERROR = triple("leave_one_out", "my_triples:mean"), triple("td", "clip", "my_triples:mean_error")
 NO_TARGETS = triple("my_triples:no_targets", value="clipped")
 MISSPELT, ELSEWHERE = triple("gea"), triple("my_triples:absent")
 squares.part, NO_PART = "half of the square", triple("td", value="my_triples:squares")
@@ -155,11 +170,20 @@ def test_a_part_that_is_none_is_refused(here: Path) -> None:
         ("NOTHING", "gave no advantages of each completion's tokens\n  got:      NoneType"),
         ("INFINITE", "gave advantages that are not finite"),
         ("NO_TARGETS", "gave no returns, the critic's targets, of"),
+        ("MEAN", "the policy objective gave no value for each token"),
+        ("MEAN_ERROR", "the value objective gave no value for each token"),
     ],
 )
-def test_what_an_advantage_gives_is_looked_at(tmp_path: Path, name: str, message: str) -> None:
+def test_what_a_part_gives_is_looked_at(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
         weights_of(tmp_path, "run", write_inputs(tmp_path), algorithm=f"my_triples:{name}")
+
+
+def test_target_kl_needs_an_objective_that_tells_how_far_it_is(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    weights_of(tmp_path, "without", inputs, algorithm="my_triples:SILENT")
+    with pytest.raises(RunError, match=r"target_kl needs to know(.|\n)*policy/approxkl_k3"):
+        weights_of(tmp_path, "with", inputs, algorithm="my_triples:SILENT", target_kl=0.1)
 
 
 def test_a_run_is_tied_to_the_source_of_its_triple(tmp_path: Path, here: Path) -> None:

@@ -5,7 +5,7 @@ Three policies: the one in training, the one that sampled (ratio), the reference
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
 from assent.engine.side_by_side import side_by_side
-from assent.errors import ConfigError
+from assent.errors import ConfigError, RunError
 from assent.models.batch import TokenGroup
 from assent.models.loading import check_context, is_classifier, load_config, load_tokenizer
 from assent.models.one_trunk import check_base_is_plain, check_is_on
@@ -52,6 +52,8 @@ from assent.stages.session import Session, open_session
 from assent.stages.text import Text as Prompts
 from assent.stages.text import read_text
 from assent.types import PromptGroup, Rollout, Text
+
+K3 = "policy/approxkl_k3"
 
 
 def train(
@@ -296,7 +298,7 @@ def _train_round(
     def policy_updates() -> Iterator[dict[str, float]]:
         for groups in parts:
             yield (update := learner.update(groups, policy_objective))
-            if target_kl is not None and update["policy/approxkl_k3"] > target_kl:
+            if target_kl is not None and _gone(update) > target_kl:
                 break
 
     def critic_updates(critic: Learner, objective: ValueObjective) -> Iterator[dict[str, float]]:
@@ -316,6 +318,17 @@ def _train_round(
     means = {name: sum(values) / len(values) for name, values in totals.items()}
     states = {name: values[-1] for name, values in totals.items() if name.endswith(("num_tokens", "learning_rate"))}
     return {**means, **states, "policy/updates": float(len(totals.get("grad_norm", [])))}
+
+
+def _gone(update: Mapping[str, float]) -> float:
+    """Nats per token from the policy that sampled. RunError for a third party's objective that does not tell it."""
+    if K3 not in update:
+        raise RunError(
+            "target_kl needs to know how far the policy has gone, which its objective does not tell",
+            expected=f"a metric {K3}, for each token",
+            fix="let the policy objective give it, or leave target_kl out",
+        )
+    return update[K3]
 
 
 def _gate(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from assent.config.algorithms import implementation
 from assent.config.online import OnlineOptions
+from assent.errors import RunError
 from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.kl import kl_loss
 from assent.objectives.policy import POLICY_OBJECTIVES, PolicyLoss, ppo_loss
@@ -70,6 +71,7 @@ class PolicyObjective:
         logprobs, old = outputs.logprobs.float(), batch.token["old_logprobs"]
         everything = torch.ones_like(logprobs, dtype=torch.bool)
         values, metrics = self.function(logprobs, old, batch.token["advantages"], everything, **self.options)
+        _check_shape(values, logprobs, of="policy")
         if "importance" in batch.token:  # of the policy term alone, as in TRL: the KL penalty is not the sampler's
             values = values * batch.token["importance"]
         per_token = {"policy_avg": values}
@@ -87,6 +89,14 @@ class PolicyObjective:
         return (
             {term: value.sum() for term, value in per_token.items()},
             {name: (metric.sum(), count) for name, metric in metrics.items()},
+        )
+
+
+def _check_shape(values: Tensor, like: Tensor, *, of: str) -> None:
+    """RunError for what a third party's objective gives in the place of a value for each token."""
+    if values.shape != like.shape:
+        raise RunError(
+            f"the {of} objective gave no value for each token", got=tuple(values.shape), expected=tuple(like.shape)
         )
 
 
@@ -137,5 +147,6 @@ class ValueObjective:
             torch.ones_like(outputs.values, dtype=torch.bool),
             **self.options,
         )
+        _check_shape(values, outputs.values, of="value")
         count = values.new_tensor(float(batch.num_counted))
         return {"value_avg": values.sum()}, {name: (metric.sum(), count) for name, metric in metrics.items()}

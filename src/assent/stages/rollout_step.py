@@ -180,7 +180,11 @@ def _advantages(config: OnlineOptions, episodes: Episodes) -> tuple[Tensor, Tens
                 expected=f"a tensor of {tuple(episodes.mask.shape)}",
             )
         if not bool(found[episodes.mask].isfinite().all()):
-            raise NonFiniteError(f"algorithm {triple.name} gave {what} that are not finite")
+            raise NonFiniteError(
+                f"algorithm {triple.name} gave {what} that are not finite",
+                got=f"from rewards of tokens of up to {float(episodes.rewards.abs().max()):.3g}",
+                fix="look at the rewards and at objective/kl; of an algorithm of your own, at its function",
+            )
     return advantages, returns
 
 
