@@ -44,7 +44,7 @@ def work(args: argparse.Namespace) -> None:
     from assent.engine.ledger import peak_memory_bytes
     from assent.engine.rate import matmul_rate
     from assent.stages.selecting import to_comparisons
-    from assent.stages.text import read_text
+    from assent.stages.stage_data import read_text
 
     kind = PreferenceConfig if args.method == "dpo" else RewardConfig
     config = kind(

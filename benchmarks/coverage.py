@@ -16,11 +16,11 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from assent.evaluation.comparisons import length_controlled
-from assent.evaluation.intervals import Estimate, mean_interval, paired_difference, proportion_interval
 from assent.evaluation.kl import kl_estimates
-from assent.evaluation.ratings import bradley_terry
 from assent.evaluation.win_rate import win_rate
+from assent.statistics.comparisons import length_controlled
+from assent.statistics.intervals import Estimate, mean_interval, paired_difference, proportion_interval
+from assent.statistics.ratings import bradley_terry
 
 ANSWERS = 4
 MANY = 400_000

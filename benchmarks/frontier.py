@@ -88,7 +88,7 @@ def own_law_is_nearer(curve: dict[str, Any]) -> bool:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    from assent.evaluation.intervals import mean_interval
+    from assent.statistics.intervals import mean_interval
 
     def share(values: list[bool | None]) -> str:
         known = [value for value in values if value is not None]

@@ -36,7 +36,7 @@ def train(args: argparse.Namespace) -> None:
     from assent.stages.preference import PreferenceObjective
     from assent.stages.references import with_reference
     from assent.stages.selecting import to_comparisons
-    from assent.stages.text import read_text
+    from assent.stages.stage_data import read_text
 
     config = PreferenceConfig(
         model=args.model, data=args.data, output_dir="-", batch_size=8, max_length=1024, keep_template_tail=True

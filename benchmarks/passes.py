@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, list[float]]:
     from assent.models.module import AlignmentModel
     from assent.stages.reward import objective_of
     from assent.stages.scored_data import rankings_for
-    from assent.stages.text import read_text
+    from assent.stages.stage_data import read_text
 
     precision = "bf16" if args.bf16 else "no"
     config = RewardConfig(model=args.model, data=args.data, output_dir="-", max_length=1024, mixed_precision=precision)

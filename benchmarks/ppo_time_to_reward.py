@@ -92,7 +92,7 @@ class HeldOut:
         return list(score_rollouts(self.reward, rollouts, self.groups))
 
     def point(self, rollouts: Sequence[Any], *, step: int, seconds: float) -> dict[str, Any]:
-        from assent.evaluation.intervals import mean_interval
+        from assent.statistics.intervals import mean_interval
 
         found = mean_interval(self.scores(rollouts), clusters=[rollout.prompt_index for rollout in rollouts])
         ended = statistics.mean(rollout.finish_reason == "stop" for rollout in rollouts)

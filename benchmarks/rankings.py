@@ -35,11 +35,11 @@ import numpy as np
 
 from assent.config.stages import RewardConfig
 from assent.data.loading import load_groups
-from assent.evaluation.intervals import paired_difference, proportion_interval
 from assent.evaluation.pairs import Pairs, pairs_of, text
 from assent.models.new_model import new_model
 from assent.rewards.reward_model import RewardModel
 from assent.stages import reward
+from assent.statistics.intervals import paired_difference, proportion_interval
 from assent.types import Preference, PromptGroup
 
 ARMS = {"one_pair": "bradley_terry", "two_pairs": "bradley_terry", "all_pairs": "all_pairs",

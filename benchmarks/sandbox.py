@@ -34,7 +34,7 @@ SEEDS = (0, 1, 2, 3, 4)
 
 def run_seed(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.output_dir) / f"seed-{seed}"
-    pipeline = args.pipeline or str(files("assent.pipelines") / "demo.yaml")
+    pipeline = args.pipeline or str(files("assent.commands") / "demo.yaml")
     command = [sys.executable, "-m", "assent", "run", pipeline, "--output-dir", str(folder), "--seed", str(seed)]
     sets = [f"world.world_seed={args.world_seed}", f"labels.world_seed={args.world_seed}"]
     sets += args.set

@@ -20,12 +20,12 @@ from typing import Any
 
 import assent
 from assent.data.loading import write_groups
-from assent.evaluation.intervals import Estimate
 from assent.runs.progress import Silent
 from assent.sandbox.gold import gold, safety
 from assent.sandbox.labellers import with_completions
 from assent.sandbox.replies import GOOD, compose
 from assent.sandbox.world import MIX, World
+from assent.statistics.intervals import Estimate
 from assent.types import PromptGroup
 
 CARELESS = replace(GOOD, leak=0.7, careless=0.7, stereotype=0.7)

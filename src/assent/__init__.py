@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from assent.pipelines.functions import (
+    from assent.commands.functions import (
         Result,
         a2c,
         best_of_n,
@@ -63,7 +63,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        return getattr(importlib.import_module("assent.pipelines.functions"), name)
+        return getattr(importlib.import_module("assent.commands.functions"), name)
     raise AttributeError(f"module 'assent' has no attribute {name!r}")
 
 

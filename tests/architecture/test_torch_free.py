@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from assent.cli.entry import COMMANDS, DATA_COMMANDS
+from tests.architecture.test_layers import TORCH_FREE
 
 BLOCKED = (
     "torch",
@@ -58,7 +59,7 @@ def test_a_mistyped_command_is_told_without_torch_or_extras() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("package", ["types", "errors", "metrics", "config", "runs", "data", "diagnosis", "reporting"])
+@pytest.mark.parametrize("package", TORCH_FREE)
 def test_torch_free_layers_load_without_torch(package: str) -> None:
     code = f"""
 import importlib, pkgutil

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from assent.reporting import write_report
-from tests.helpers_chromium import PROGRAM, Chromium
-from tests.helpers_reporting import HOSTILE, findings, frontier, write_pipeline, write_run
+from tests.support.chromium import PROGRAM, Chromium
+from tests.support.reporting import HOSTILE, findings, frontier, write_pipeline, write_run
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (Debian's package: chromium)")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from assent.errors import DataError
-from assent.evaluation.intervals import mean_interval
 from assent.inference.best_of_n import best_of_n_kl, best_of_n_kl_bound, chances_of_best
 from assent.inference.curve import best_of_n_curve, best_of_n_kl_estimate, n_for_gain, tie_gap
 from assent.sandbox.microworld import MicroWorld
+from assent.statistics.intervals import mean_interval
 
 
 def test_chances_of_best_are_counts_of_subsets() -> None:

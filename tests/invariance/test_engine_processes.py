@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers_engine_processes import main, start
+from tests.support.engine_processes import main, start
 
 
 def in_processes(out: Path, sharding: str, model: str, *, number: int) -> None:
@@ -22,7 +22,7 @@ def in_processes(out: Path, sharding: str, model: str, *, number: int) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.helpers_engine_processes"])
+    context.set_forkserver_preload(["tests.support.engine_processes"])
     running = []
     for rank in range(number):
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}

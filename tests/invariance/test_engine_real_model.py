@@ -8,8 +8,8 @@ import torch
 from assent.engine.learner import Learner, Reference
 from assent.engine.runtime import Runtime
 from assent.models.loading import fingerprint
-from tests.helpers_engine import Nll, Settings, make_groups
-from tests.helpers_engine_models import tiny_llama
+from tests.support.engine import Nll, Settings, make_groups
+from tests.support.engine_models import tiny_llama
 
 GROUPS = make_groups(6)
 

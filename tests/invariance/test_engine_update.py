@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from assent.models.packing import pack
-from tests.helpers_engine import Nll, TinyPolicy, make_groups, make_learner
+from tests.support.engine import Nll, TinyPolicy, make_groups, make_learner
 
 GROUPS = make_groups(9)
 

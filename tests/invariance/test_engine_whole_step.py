@@ -18,7 +18,7 @@ from assent.engine.whole_step import propagated
 from assent.errors import NonFiniteError
 from assent.models.batch import GroupBatch, Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
-from tests.helpers_engine import Settings, TinyPolicy, make_groups, make_learner
+from tests.support.engine import Settings, TinyPolicy, make_groups, make_learner
 
 GROUPS = make_groups(9)
 WANT = frozenset({"logprobs"})

@@ -10,8 +10,8 @@ import torch
 from assent.models.adapters import adapter_off
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
-from tests.helpers_adapters import adapted
-from tests.helpers_models_forward import (
+from tests.support.adapters import adapted
+from tests.support.models_forward import (
     assert_same_gradients,
     gradients,
     make_model,

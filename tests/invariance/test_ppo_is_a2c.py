@@ -14,7 +14,7 @@ from assent.cli import main
 from assent.objectives.advantages import ADVANTAGES, Episodes
 from assent.objectives.policy import policy_gradient_loss, ppo_loss
 from assent.objectives.value import squared_error, value_loss
-from tests.helpers_stages import write_inputs
+from tests.support.stages import write_inputs
 
 F64 = torch.float64
 MASK = torch.tensor([[True] * 4, [True, True, False, False], [True, True, True, False]])
@@ -68,7 +68,7 @@ def test_gradients_are_equal() -> None:
 
 def test_the_commands_train_the_same_policy(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path)
-    common = ["--model", inputs["model"], "--data", inputs["prompts"], "--reward", "tests.helpers_stages:brevity"]
+    common = ["--model", inputs["model"], "--data", inputs["prompts"], "--reward", "tests.support.stages:brevity"]
     common += ["--total-steps", "3", "--batch-size", "4", "--max-new-tokens", "6", "--max-length", "64"]
     common += ["--learning-rate", "3e-3", "--adam-epsilon", "1e-3", "--kl-coef", "0.1", "--bootstrap-truncated"]
     common += ["--num-completions", "1"]

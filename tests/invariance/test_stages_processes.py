@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers_stages import arguments, ended, run, start, tiny_model, told, write_inputs
+from tests.support.stages import arguments, ended, run, start, tiny_model, told, write_inputs
 
 LEARNING_RATE = 3e-3
 WATCHED = ["--eval-steps", "2", "--metric-for-best-model", "loss", "--eval-prompts", "2", "--eval-max-new-tokens", "4"]
@@ -61,7 +61,7 @@ def test_a_moody_judge_is_asked_once_by_the_main_process(tmp_path: Path) -> None
     inputs, asked = write_inputs(tmp_path), tmp_path / "asked.jsonl"
     argv = ["rloo", "--model", inputs["model"], "--data", inputs["prompts"], "--output-dir", str(tmp_path / "run")]
     argv += ["--max-length", "64", "--max-new-tokens", "4", "--batch-size", "2", "--num-completions", "2"]
-    argv += ["--reward", "tests.helpers_stages:moody", "{reward: length, maximum: 2, weight: 0.5}"]
+    argv += ["--reward", "tests.support.stages:moody", "{reward: length, maximum: 2, weight: 0.5}"]
     statuses, texts = in_two_processes([*argv, "--total-steps", "2"], tmp_path, MOODY_JUDGE=str(asked))
     assert statuses == [0, 0], [text.read_text() for text in texts]
     calls = [json.loads(line) for line in asked.read_text().splitlines()]
@@ -75,7 +75,7 @@ def test_a_moody_judge_is_asked_once_by_the_main_process(tmp_path: Path) -> None
 def test_a_judge_that_fails_ends_every_process(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path)
     argv = arguments("ppo", inputs, tmp_path / "run")
-    argv[argv.index("tests.helpers_stages:brevity")] = "tests.helpers_stages:moody"  # which finds no file to write to
+    argv[argv.index("tests.support.stages:brevity")] = "tests.support.stages:moody"  # which finds no file to write to
     statuses, texts = in_two_processes(argv, tmp_path)
     assert statuses == [3, 3]
     assert all("moody raised KeyError" in text.read_text() for text in texts)

@@ -21,7 +21,7 @@ from assent.models.batch import GroupBatch, Outputs, TokenCompletion, TokenGroup
 from assent.sandbox.microworld import MicroWorld
 from assent.stages.preference import PreferenceObjective
 from assent.stages.references import REFERENCE
-from tests.helpers_engine import Settings
+from tests.support.engine import Settings
 
 BETA = 0.3
 WORLD = MicroWorld(vocabulary=3, length=2, seed=1)

@@ -17,14 +17,14 @@ from scipy import stats
 from assent.config.online import GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
 from assent.config.stages import PreferenceConfig, RewardConfig
 from assent.data.loading import write_groups
-from assent.evaluation.intervals import proportion_interval
 from assent.sandbox.base_model import base_folder
 from assent.sandbox.labellers import sample_and_label
 from assent.sandbox.settings import LabelSettings, Rater
 from assent.sandbox.world import World
 from assent.stages import online, preference, reward
+from assent.statistics.intervals import proportion_interval
 from assent.types import PromptGroup
-from tests.helpers_stages import tiny_model, write_inputs
+from tests.support.stages import tiny_model, write_inputs
 
 HELD_OUT = 150
 Train = Callable[..., float]
@@ -99,7 +99,7 @@ def test_online_algorithms_follow_their_reward_up_and_turned_round_down(
     config = config_class(
         model=tiny_model(tmp_path / "start"),
         data=inputs["prompts"],
-        reward=f"tests.helpers_stages:{rule}",
+        reward=f"tests.support.stages:{rule}",
         output_dir=str(tmp_path / "run"),
         batch_size=10,
         num_completions=8,

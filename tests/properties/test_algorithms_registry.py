@@ -15,7 +15,7 @@ from assent.errors import ConfigError
 from assent.objectives.advantages import ADVANTAGES
 from assent.objectives.policy import POLICY_OBJECTIVES
 from assent.objectives.value import VALUE_OBJECTIVES
-from tests.helpers_docs import ROOT
+from tests.support.docs import ROOT
 
 GIVEN = {"model": "m", "data": "d", "reward": "r", "output_dir": "o"}
 COMMANDS: dict[str, type[OnlineOptions]] = {c.command: c for c in (PpoConfig, A2cConfig, GrpoConfig, RlooConfig)}

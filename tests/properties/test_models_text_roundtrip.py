@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.types import PromptGroup
-from tests.helpers_models_text import INST, byte_bpe, comparison, metaspace, turns
+from tests.support.models_text import INST, byte_bpe, comparison, metaspace, turns
 
 WORDS = st.lists(
     st.sampled_from(["hello", " ", "\n", "  ", "<|im_end|>", "<|im_", "end|>", "é", "😀", "user", "</s>", "<"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome
+from assent.commands.tools import check_data, split_data
 from assent.config.commands import DataCheckConfig, DataSplitConfig
-from assent.pipelines.tools import check_data, split_data
 
 
 @command(DataCheckConfig, positional="file")

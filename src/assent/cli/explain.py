@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome
+from assent.commands.explain import explain as run
 from assent.config.explain import ExplainConfig
-from assent.pipelines.explain import explain as run
 
 
 @command(ExplainConfig)

@@ -72,7 +72,7 @@ def frontier(config: FrontierConfig) -> Outcome:
 
 @command(ServeCheckConfig, positional="model")
 def serve_check(config: ServeCheckConfig) -> Outcome:
-    from assent.pipelines.serve_check import serve_check as check
+    from assent.commands.serve_check import serve_check as check
 
     document, lines = check(config)
     verdict = "serve-check: it differs" if document["differs"] else "serve-check: it serves what was trained"

@@ -6,10 +6,10 @@ from importlib.resources import as_file, files
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome
+from assent.commands.tools import write_report
 from assent.config.commands import DemoConfig, ReportConfig, RunConfig
 from assent.pipelines.plan import read_plan
 from assent.pipelines.runner import PipelineResult, run_pipeline
-from assent.pipelines.tools import write_report
 
 
 @command(RunConfig, positional="file")
@@ -23,7 +23,7 @@ def run(config: RunConfig) -> Outcome:
 @command(DemoConfig)
 def demo(config: DemoConfig) -> Outcome:
     folder = config.output_dir or ("out/demo-fast" if config.fast else "out/demo")
-    with as_file(files("assent.pipelines") / "demo.yaml") as file:
+    with as_file(files("assent.commands") / "demo.yaml") as file:
         plan = read_plan(file, output_dir=folder, seed=config.seed, fast=config.fast)
     return _outcome("demo", run_pipeline(plan))
 

@@ -53,6 +53,16 @@ def shorten(value: object, width: int = 80) -> str:
     return text if len(text) <= width else f"{text[: width - 4]} …{text[-1]}"
 
 
+def shorten_middle(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+def shown(prompt: Text, completion: object) -> str:
+    """A prompt and its completion for a message, shortened in the middle."""
+    asked = prompt if isinstance(prompt, str) else prompt[-1].content if prompt else ""
+    return f"completion {shorten_middle(str(completion))!r} of prompt {shorten_middle(asked)!r}"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

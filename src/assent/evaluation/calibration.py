@@ -7,7 +7,7 @@ the label (Bradley and Terry). Legend: B pairs, C clusters (prompts).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from scipy import stats
 from scipy.special import expit
 
 from assent.errors import DataError
-from assent.evaluation.intervals import Clusters, Estimate, cluster_codes, proportion_interval
+from assent.statistics.intervals import Clusters, Estimate, cluster_codes, proportion_interval
 
 RESAMPLES = 1000
 NUM_BINS = 10
@@ -196,25 +196,3 @@ def cluster_bootstrap(
         standard_error=float(finite.std(ddof=1)) if len(finite) > 1 else math.inf,
         confidence=confidence,
     )
-
-
-def annotators_agreement(
-    items: Sequence[Hashable], votes: Sequence[bool], clusters: Sequence[Hashable], *, confidence: float = 0.95
-) -> Estimate | None:
-    """How often a label agrees with the majority of the item's other labels (a split majority counts half).
-
-    items (L,) the pair that each label is of, votes (L,) which of the two it prefers, clusters (L,) its prompt. Of
-    items with one label nothing is known; None where there are no others. It is what a model that knew the other
-    annotators' opinion would score on these labels: the ceiling of accuracy, from below where annotators are few.
-    """
-    totals: dict[Hashable, list[int]] = {}
-    for item, vote in zip(items, votes, strict=True):
-        counts = totals.setdefault(item, [0, 0])
-        counts[bool(vote)] += 1
-    values, of = [], []
-    for item, vote, cluster in zip(items, votes, clusters, strict=True):
-        same, other = totals[item][bool(vote)] - 1, totals[item][not vote]
-        if same + other:
-            values.append(0.5 * (1 + np.sign(same - other)))
-            of.append(cluster)
-    return proportion_interval(values, clusters=of, confidence=confidence) if values else None

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from assent.evaluation.answers import Answers, distinct_n, lengths
-from assent.evaluation.comparisons import length_controlled, prompts_needed
-from assent.evaluation.intervals import Estimate, mean_interval, proportion_interval
-from assent.evaluation.judging import PairJudge, Verdicts, judge_both_orders
 from assent.evaluation.safety import looks_like_refusal, safety_figures
 from assent.evaluation.table import Figures
+from assent.judging.verdicts import PairJudge, Verdicts, judge_both_orders
+from assent.statistics.comparisons import length_controlled, prompts_needed
+from assent.statistics.intervals import Estimate, mean_interval, proportion_interval
 from assent.types import PromptGroup
 
 FEW_PROMPTS = 5

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assent.evaluation.intervals import mean_interval
 from assent.evaluation.laws import LAWS, Curve, beyond_peak, find_peak, fit_law, more_gold_at_equal_kl
 from assent.evaluation.policies import reference_logprobs
 from assent.inference.best_of_n import best_of_n_kl_bound, chances_of_best, shared_by_ties
 from assent.inference.curve import Drawn, best_of_n_kl_estimates, drawn_of
 from assent.rewards.base import Reward, score_rollouts
+from assent.statistics.intervals import mean_interval
 from assent.types import PromptGroup, Rollout
 
 if TYPE_CHECKING:

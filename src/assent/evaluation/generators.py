@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from assent.errors import ConfigError, DataError
-from assent.evaluation.intervals import Estimate, proportion_interval
+from assent.statistics.intervals import Estimate, proportion_interval
 from assent.types import PromptGroup
 
 FEW_PROMPTS = 5

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from assent.errors import DataError
-from assent.evaluation.intervals import Clusters, Estimate, mean_interval
+from assent.statistics.intervals import Clusters, Estimate, mean_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from assent.errors import DataError
-from assent.evaluation.intervals import Estimate, mean_interval
+from assent.statistics.intervals import Estimate, mean_interval
 
 Law = Literal["best_of_n", "rl"]
 LAWS: tuple[Law, ...] = ("best_of_n", "rl")

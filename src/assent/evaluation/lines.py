@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from assent.evaluation.intervals import Estimate
 from assent.evaluation.table import Figures, PolicyRow, PolicyTable, plus_minus
+from assent.statistics.intervals import Estimate
 
 LEDGER_COLUMNS = {
     "cost/labels": "labels",

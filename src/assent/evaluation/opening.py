@@ -15,16 +15,16 @@ from assent.config.options import PromptOptions
 from assent.config.rewards import ImplicitSource, ModelSource, read_sources
 from assent.errors import ConfigError, ModelError
 from assent.evaluation.answers import Completions, in_common, is_file, read_completions
-from assent.evaluation.endpoint import ChatJudge, ChatModel, ChatSafety
-from assent.evaluation.judging import FunctionJudge, PairJudge
 from assent.evaluation.policies import BestOfN, Policy
 from assent.evaluation.safety import Measure, load_measure
+from assent.judging.chat import ChatJudge, ChatModel, ChatSafety
+from assent.judging.http import is_address
+from assent.judging.verdicts import FunctionJudge, PairJudge
 from assent.models.folders import check_revision
 from assent.models.loading import check_adapter, check_is_policy, load_config, load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template, resolve_template
 from assent.rewards.base import Reward
-from assent.rewards.http import is_address
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rewards.reward_model import same_ids
 from assent.rollouts.kept import KeptDraws

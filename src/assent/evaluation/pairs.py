@@ -14,7 +14,6 @@ from assent.config.options import PromptOptions
 from assent.data.loading import Dataset, load_groups
 from assent.errors import ConfigError, DataError
 from assent.evaluation.answers import text
-from assent.evaluation.calibration import annotators_agreement
 from assent.evaluation.generators import rank_writers, writer_lines
 from assent.evaluation.reward_model import quality_lines, reward_model_quality
 from assent.models.folders import check_revision
@@ -24,6 +23,7 @@ from assent.rewards.loading import check_reward, is_function, load_reward, rewar
 from assent.runs.files import write_json
 from assent.runs.folder import RunFolder
 from assent.runs.progress import Progress
+from assent.statistics.agreement import annotators_agreement
 from assent.types import PromptGroup
 
 MAX_SLICES = 50

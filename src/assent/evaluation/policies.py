@@ -20,19 +20,19 @@ import torch
 from assent.errors import ConfigError, DataError
 from assent.evaluation.answers import Answers, Completions, key
 from assent.evaluation.figures import Subject, figures_of
-from assent.evaluation.intervals import mean_interval
-from assent.evaluation.judging import PairJudge
 from assent.evaluation.kl import kl_values
 from assent.evaluation.safety import Measure, measured
 from assent.evaluation.table import Figures, KLFigures, PolicyRow, PolicyTable
 from assent.evaluation.versus import Comparisons, Decodings, compare_all, judge_record, ratings_of, wins_of
 from assent.inference.best_of_n import best_index, best_of_n_kl_bound
 from assent.inference.curve import best_of_n_kl_estimate, drawn_of
+from assent.judging.verdicts import PairJudge
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.packing import pack, split_by_budget
 from assent.rewards.base import Reward
 from assent.rollouts.kept import KeptDraws
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
+from assent.statistics.intervals import mean_interval
 from assent.types import PromptGroup, Rollout, Text
 
 if TYPE_CHECKING:

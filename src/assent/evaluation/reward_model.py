@@ -23,7 +23,7 @@ from assent.evaluation.calibration import (
     rightness,
     tempered,
 )
-from assent.evaluation.intervals import (
+from assent.statistics.intervals import (
     Clusters,
     Estimate,
     Values,

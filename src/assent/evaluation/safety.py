@@ -24,8 +24,8 @@ import numpy as np
 
 from assent.config.functions import import_function
 from assent.errors import AssentError, ConfigError, RunError
-from assent.evaluation.intervals import Clusters, Estimate, mean_interval, proportion_interval
 from assent.rewards.base import LARGEST, shown
+from assent.statistics.intervals import Clusters, Estimate, mean_interval, proportion_interval
 from assent.types import PromptGroup, Text
 
 Measure = Callable[[Sequence[Text], Sequence[str], Sequence[PromptGroup]], Sequence[Mapping[str, Any]]]

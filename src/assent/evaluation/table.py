@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from assent.evaluation.comparisons import LengthControl
-from assent.evaluation.intervals import Estimate
 from assent.runs.files import write_json
+from assent.statistics.comparisons import LengthControl
+from assent.statistics.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ import numpy as np
 
 from assent.evaluation.answers import Answers
 from assent.evaluation.figures import Compared, compare_by_judge, compare_scores
-from assent.evaluation.intervals import Estimate, proportion_interval
-from assent.evaluation.judging import PairJudge
-from assent.evaluation.ratings import bradley_terry
+from assent.judging.verdicts import PairJudge
+from assent.statistics.intervals import Estimate, proportion_interval
+from assent.statistics.ratings import bradley_terry
 from assent.types import PromptGroup
 
 Decodings = Mapping[str, Answers]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from assent.errors import DataError
-from assent.evaluation.intervals import Clusters, Estimate, proportion_interval
+from assent.statistics.intervals import Clusters, Estimate, proportion_interval
 
 Scores = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 """P numbers, one completion for each prompt, or P rows with one number for each completion of the prompt."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from assent.errors import DataError
-from assent.evaluation.intervals import Clusters, Estimate, mean_interval
 from assent.inference.best_of_n import Numbers, best_of_n_kl_bound, chances_of_best, expected_best_of_n
+from assent.statistics.intervals import Clusters, Estimate, mean_interval
 from assent.types import Rollout
 
 Rows = Sequence[Sequence[float]]

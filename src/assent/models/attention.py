@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -68,13 +69,11 @@ def attention(
     if (last := vars(module).get(LAST_LAYER)) is not None and segments.read is not None:
         last.segments = segments
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    padded = partial(over_buckets, segments, query, key, value, options=Options(scale, sliding_window, softcap, s_aux))
+    rows = None
     if softcap is None and s_aux is None and varlen.serves(query, value):
-        rows = varlen.attend(segments, query, key, value, scale=scale, window=sliding_window)
-        if rows is not None:
-            return rows, None
-    options = Options(scale, sliding_window, softcap, s_aux)
-    rows = over_buckets(segments, query, key, value, options=options)
-    return rows, None
+        rows = varlen.attend(segments, query, key, value, scale=scale, window=sliding_window, padded=padded)
+    return (padded() if rows is None else rows), None
 
 
 def unsupported(keywords: dict[str, Any]) -> list[str]:

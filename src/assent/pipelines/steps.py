@@ -45,8 +45,8 @@ def _imported(location: str) -> Any:
 
 
 STEPS: dict[str, Step] = {
-    "new-model": Step("assent.config.commands:NewModelConfig", "assent.pipelines.tools:new_model"),
-    "merge": Step("assent.config.commands:MergeConfig", "assent.pipelines.tools:merge"),
+    "new-model": Step("assent.config.commands:NewModelConfig", "assent.commands.tools:new_model"),
+    "merge": Step("assent.config.commands:MergeConfig", "assent.commands.tools:merge"),
     "sandbox-world": Step(
         "assent.config.sandbox:SandboxWorldConfig",
         "assent.sandbox.steps:write_world",
@@ -71,20 +71,20 @@ STEPS: dict[str, Step] = {
     ),
     "frontier": Step(
         "assent.config.frontier:FrontierConfig",
-        "assent.pipelines.frontier:frontier",
+        "assent.commands.frontier:frontier",
         outputs=("output_dir", "frontier", "picture", "table"),
     ),
     "compare": Step(
-        "assent.config.compare:CompareConfig", "assent.pipelines.compare:compare", outputs=("comparison", "table")
+        "assent.config.compare:CompareConfig", "assent.commands.compare:compare", outputs=("comparison", "table")
     ),
     "sample": Step(
         "assent.config.completions:SampleConfig",
-        "assent.pipelines.completions:sample",
+        "assent.commands.completions:sample",
         outputs=("output_dir", "completions"),
     ),
     "best-of-n": Step(
         "assent.config.completions:BestOfNConfig",
-        "assent.pipelines.best_of_n:best_of_n",
+        "assent.commands.best_of_n:best_of_n",
         outputs=("output_dir", "completions"),
     ),
 }

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
+from assent.data.texts import shorten_middle, shown
 from assent.errors import AssentError, NonFiniteError, RunError
 from assent.types import PromptGroup, Rollout, Text
 
@@ -156,12 +157,6 @@ def _culprit(
     return None
 
 
-def shown(prompt: Text, completion: object) -> str:
-    """A prompt and its completion for a message, shortened in the middle."""
-    asked = prompt if isinstance(prompt, str) else prompt[-1].content if prompt else ""
-    return f"completion {_short(str(completion))!r} of prompt {_short(asked)!r}"
-
-
 def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
     """The scores as floats. RunError for a wrong count or what is no number, NonFiniteError for one beyond
     `LARGEST`, for NaN and for infinities."""
@@ -173,7 +168,7 @@ def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions:
     if answers is None:
         raise RunError(
             f"reward {name} gave no list of scores",
-            got=_short(repr(scores)),
+            got=shorten_middle(repr(scores)),
             expected=f"{len(completions)} numbers",
         )
     if len(answers) != len(completions):
@@ -190,7 +185,7 @@ def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions:
         except (TypeError, ValueError):
             raise RunError(
                 f"reward {name} gave what is no number for {shown(prompt, completion)}",
-                got=_short(repr(answer)),
+                got=shorten_middle(repr(answer)),
                 expected="a finite number",
             ) from None
         if not abs(number) <= LARGEST:
@@ -200,7 +195,3 @@ def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions:
             )
         numbers.append(number)
     return numbers
-
-
-def _short(text: str, limit: int = 120) -> str:
-    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"

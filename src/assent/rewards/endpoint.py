@@ -8,8 +8,8 @@ from typing import Any
 
 from assent.config.rewards import EndpointSource
 from assent.errors import ConfigError, RunError
+from assent.judging.http import key_from, post_json
 from assent.rewards.base import checked_scores, score_each
-from assent.rewards.http import key_from, post_json
 from assent.runs.kept import Kept
 from assent.types import PromptGroup, Rollout, Text
 

@@ -138,7 +138,7 @@ def _check(source: RewardSource, revision: str | None) -> None:
     if isinstance(source, FunctionSource):
         load_function(source.reward)
     elif isinstance(source, EndpointSource):
-        from assent.rewards.http import key_from
+        from assent.judging.http import key_from
 
         key_from(source.api_key_env, url=source.reward)
     elif isinstance(source, ImplicitSource):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from assent.data.rows_read import STEP_SEPARATOR
+from assent.data.texts import shown
 from assent.errors import RunError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.ensemble import Ensemble
@@ -21,7 +22,6 @@ from assent.models.one_trunk import resident
 from assent.models.packing import pack, split_by_budget
 from assent.models.templates import Template
 from assent.models.tokenizing import decode, tokenize_groups
-from assent.rewards.base import shown
 from assent.rewards.steps import step_ends, steps_of
 from assent.types import PromptGroup, Rollout, Text
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from assent.data.rows_read import STEP_SEPARATOR
+from assent.data.texts import shown
 from assent.errors import RunError
-from assent.rewards.base import Scores, checked_scores, shown
+from assent.rewards.base import Scores, checked_scores
 from assent.types import Text
 
 

@@ -13,10 +13,10 @@ import torch
 
 from assent.engine.learner import Learner, Objective
 from assent.errors import NonFiniteError
-from assent.evaluation.intervals import mean_interval, proportion_interval
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
 from assent.stages.members import Members
+from assent.statistics.intervals import mean_interval, proportion_interval
 
 INTERVALS = {
     "accuracy": proportion_interval,

@@ -15,12 +15,12 @@ from assent.engine.learner import Learner
 from assent.engine.random import permutation
 from assent.engine.references import Reader
 from assent.errors import DataError
-from assent.evaluation.intervals import mean_interval
 from assent.evaluation.kl import kl_estimates
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.rewards.base import Reward, score_rollouts
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
-from assent.stages.text import Text
+from assent.stages.stage_data import StageData
+from assent.statistics.intervals import mean_interval
 from assent.types import PromptGroup, Rollout
 
 
@@ -34,7 +34,7 @@ class HeldOutPrompts:
     """What to tell of their choice."""
 
 
-def choose_prompts(config: Any, text: Text) -> HeldOutPrompts:
+def choose_prompts(config: Any, data: StageData) -> HeldOutPrompts:
     """`eval_prompts` of the distinct held-out prompts that leave room for an answer, chosen by the seed.
 
     Fewer where there are fewer, which is told. Raises DataError where none leaves room.
@@ -42,7 +42,7 @@ def choose_prompts(config: Any, text: Text) -> HeldOutPrompts:
     wanted = getattr(config, "eval_prompts", 0)
     if not wanted:
         return HeldOutPrompts([], [], [])
-    part, longest = text.parts["eval"], config.eval_max_new_tokens
+    part, longest = data.parts["eval"], config.eval_max_new_tokens
     distinct = {own.prompt_ids: group for group, own in zip(part.groups, part.tokens, strict=True)}
     fitting = [(ids, group) for ids, group in distinct.items() if len(ids) + longest <= config.max_length]
     if not fitting:

@@ -31,7 +31,7 @@ from assent.stages.result import StageResult
 from assent.stages.scoring import pair_weights
 from assent.stages.selecting import only_logged, to_thumbs, without_logged
 from assent.stages.session import Session, open_session
-from assent.stages.text import read_text
+from assent.stages.stage_data import read_stage_data
 from assent.types import PromptGroup
 
 
@@ -109,37 +109,37 @@ def train(
 ) -> StageResult:
     """Everything `assent kto` does: data, model, reference, run folder, training, the saved model."""
     select = partial(to_thumbs, split_comparisons=config.split_comparisons)
-    text = read_text(
+    stage_data = read_stage_data(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=only_logged(select) if config.reference == LOGGED else without_logged(select),
     )
-    check_reference(config, text)
+    check_reference(config, stage_data)
     if "kl_baseline" in thumbs_loss_declaration(config.loss_type).accepts:
-        for part in text.parts.values():
+        for part in stage_data.parts.values():
             part.tokens = with_mismatched(part.tokens, max_length=config.max_length, seed=config.seed)
-    with open_session(config, text, command="kto", kind="policy", progress=progress) as session:
+    with open_session(config, stage_data, command="kto", kind="policy", progress=progress) as session:
         return session.result or run(config, session.learner, session, session.log)
 
 
-def run(config: KtoConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
+def run(config: KtoConfig, learner: Learner, session: Session, log: RunLog) -> StageResult:
     objective = KtoObjective(config.loss_type, **config.hyperparameters)
-    log.note(_balance(data.train_tokens))
-    reference = open_reference(config, data, needed=True)
-    data.validate_with(
-        lambda: held_out_metrics(learner, reference.read(data.eval_tokens), objective, intervals=True),
+    log.note(_balance(session.train_tokens))
+    reference = open_reference(config, session, needed=True)
+    session.validate_with(
+        lambda: held_out_metrics(learner, reference.read(session.eval_tokens), objective, intervals=True),
         reference=reference.path,
     )
-    data.resume()
-    if data.step == 0:
-        _gate(config, learner, data, log, objective, reference)
-    for step in data.steps():
-        metrics = learner.update(reference.read(data.batch(step)), objective)
+    session.resume()
+    if session.step == 0:
+        _gate(config, learner, session, log, objective, reference)
+    for step in session.steps():
+        metrics = learner.update(reference.read(session.batch(step)), objective)
         reference.follow(step + 1)
-        data.log_step(step, metrics)
+        session.log_step(step, metrics)
     reference.finish()
-    return data.finish()
+    return session.finish()
 
 
 def _balance(groups: Sequence[TokenGroup]) -> str:
@@ -152,13 +152,13 @@ def _balance(groups: Sequence[TokenGroup]) -> str:
 def _gate(
     config: KtoConfig,
     learner: Learner,
-    data: Session,
+    session: Session,
     log: RunLog,
     objective: KtoObjective,
     reference: StageReference,
 ) -> None:
     gate = Gate(log, precision=precision_of(config))
-    first = reference.read(data.batch(0))
+    first = reference.read(session.batch(0))
     logprobs = check_policy(gate, learner, first)
     if reference.origin != "start":
         gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")

@@ -49,8 +49,7 @@ from assent.stages.rollout_step import Round, build_round, to_groups
 from assent.stages.scores import score_round
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
-from assent.stages.text import Text as Prompts
-from assent.stages.text import read_text
+from assent.stages.stage_data import StageData, read_stage_data
 from assent.types import PromptGroup, Rollout, Text
 
 K3 = "policy/approxkl_k3"
@@ -60,29 +59,31 @@ def train(
     config: OnlineOptions, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything an online command does: prompts, policy, critic, reference, reward, run folder, the saved policy."""
-    text = read_text(
+    stage_data = read_stage_data(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data},
         select=to_prompts,
         max_new_tokens=config.max_new_tokens,
     )
-    check_reference(config, text)
+    check_reference(config, stage_data)
     if critic_start := getattr(config, "critic", None):
-        check_same_tokens(critic_start, config, text, what="the critic")
+        check_same_tokens(critic_start, config, stage_data, what="the critic")
         _check_critic(critic_start, config)
     check_sampler(config)
     check_reward(config.reward, ensemble=config.reward_ensemble)
-    check_contexts(config.reward, text.tokenizer, config.max_length)
+    check_contexts(config.reward, stage_data.tokenizer, config.max_length)
     _check_memory(config)
-    _check_rounds(config, len(text.train.tokens))
+    _check_rounds(config, len(stage_data.train.tokens))
     inputs = {"reward": reward_hash(config.reward)}
     if modules := config.triple.modules:
         inputs["algorithm"] = source_hash(modules)
     if potential := getattr(config, "potential", None):
-        _check_potential(potential, text, config.max_length)
+        _check_potential(potential, stage_data, config.max_length)
         inputs["potential"] = reward_hash(potential)
-    with open_session(config, text, command=config.command, kind="policy", inputs=inputs, progress=progress) as session:
+    with open_session(
+        config, stage_data, command=config.command, kind="policy", inputs=inputs, progress=progress
+    ) as session:
         if session.result:
             return session.result
         reward = session.reward(config.reward)
@@ -149,13 +150,13 @@ def _check_critic(path: str, config: OnlineOptions) -> None:
         raise ConfigError(f"the critic {path} has several heads", got=found.num_labels, expected="1")
 
 
-def _check_potential(path: str, text: Prompts, max_length: int) -> None:
+def _check_potential(path: str, data: StageData, max_length: int) -> None:
     """It is read at the policy's tokens, by one head."""
     heads = check_reward_model(path)
     check_context(load_config(path), max_length, whose=f"the potential {path}")
     if heads != 1:
         raise ConfigError(f"potential {path} has several heads", got=heads, expected="1")
-    if not same_tokenizer(load_tokenizer(path), text.tokenizer):
+    if not same_tokenizer(load_tokenizer(path), data.tokenizer):
         raise ConfigError(
             f"potential {path} has another tokenizer than the policy, whose tokens it would read",
             fix="train a reward model that starts from the policy's model",
@@ -166,58 +167,58 @@ def _critic(config: OnlineOptions, session: Session) -> Learner:
     assert isinstance(config, CriticOptions)
     if config.trunk == "shared":
         return session.learner
-    start = config.critic or _critic_start(config, session.text)
+    start = config.critic or _critic_start(config, session.data)
     return session.add_learner("critic", start, kind="scorer", learning_rate=config.critic_learning_rate)
 
 
-def _critic_start(config: OnlineOptions, text: Prompts) -> str:
+def _critic_start(config: OnlineOptions, data: StageData) -> str:
     """The reward model if it is all that scores, has one head and reads the policy's tokens, else the policy, with a
     fresh head."""
     source, path = config.reward[0], config.reward[0].reward
     if len(config.reward) > 1 or not isinstance(source, ModelSource) or load_config(path).num_labels != 1:
         return config.model
-    return path if same_tokenizer(load_tokenizer(path), text.tokenizer) else config.model
+    return path if same_tokenizer(load_tokenizer(path), data.tokenizer) else config.model
 
 
-def _step_ends(rollouts: Sequence[Rollout], text: Prompts) -> list[tuple[int, ...]]:
+def _step_ends(rollouts: Sequence[Rollout], data: StageData) -> list[tuple[int, ...]]:
     """The last token of each of a completion's steps, as the policy wrote them."""
-    return [step_ends(rollout.ids, rollout.text, lambda ids: decode(ids, text.tokenizer)) for rollout in rollouts]
+    return [step_ends(rollout.ids, rollout.text, lambda ids: decode(ids, data.tokenizer)) for rollout in rollouts]
 
 
 def run(
     config: OnlineOptions,
     learner: Learner,
-    data: Session,
+    session: Session,
     log: RunLog,
     *,
     sampler: Sampler,
     reward: Reward,
     critic: Learner | None,
 ) -> StageResult:
-    reference = data.reference_model(config.reference)
+    reference = session.reference_model(config.reference)
     path = getattr(config, "potential", None)
-    potential = data.reference_model(path, name="potential", kind="scorer") if path else None
+    potential = session.reference_model(path, name="potential", kind="scorer") if path else None
     controller = _controller(config)
-    data.resume()
-    controller.value = data.state.get("kl_coef", controller.value)
-    if not data.step:
-        _note_rounds(config, len(data.train_groups), log)
+    session.resume()
+    controller.value = session.state.get("kl_coef", controller.value)
+    if not session.step:
+        _note_rounds(config, len(session.train_groups), log)
     params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
-    for step in data.steps():
+    for step in session.steps():
         clock = Clock()
-        indices = data.indices(step)
+        indices = session.indices(step)
         sampler.load({}, learner.fingerprint_step)
-        with data.runtime.autocast():  # in the arithmetic that the ratio is computed in
+        with session.runtime.autocast():  # in the arithmetic that the ratio is computed in
             rollouts = learner.whole(
                 sampler.sample,
-                [data.train_tokens[i].prompt_ids for i in indices],
+                [session.train_tokens[i].prompt_ids for i in indices],
                 num_completions=config.num_completions,
                 params=params,
                 seed=SeedKey(config.seed, "rollout", step),
             )
         clock.lap("generate")
-        prompts = [data.train_groups[i] for i in indices]
-        scores = score_round(reward, rollouts, prompts, session=data)
+        prompts = [session.train_groups[i] for i in indices]
+        scores = score_round(reward, rollouts, prompts, session=session)
         clock.lap("score")
         if step == 0:
             gate = Gate(log, precision=precision_of(config))
@@ -233,8 +234,8 @@ def run(
             potential=potential,
             trainer=learner if config.importance_sampling_cap is not None else None,
             kl_coef=controller.value,
-            score_moments=data.state.get("score_moments", (0.0, 0.0, 0.0)),
-            step_ends=None if scores.steps is None else _step_ends(rollouts, data.text),
+            score_moments=session.state.get("score_moments", (0.0, 0.0, 0.0)),
+            step_ends=None if scores.steps is None else _step_ends(rollouts, session.data),
             prompts=prompts,
         )
         clock.lap("score")
@@ -248,13 +249,13 @@ def run(
         learned = step >= getattr(config, "critic_warmup_steps", 0)  # before that, the policy stands still
         if learned and isinstance(controller, AdaptiveKLController):
             controller.update(batch.kl_nats, len(rollouts))
-        data.state |= {"kl_coef": controller.value, "score_moments": batch.score_moments}
+        session.state |= {"kl_coef": controller.value, "score_moments": batch.score_moments}
         log.samples(step + 1, _sample_rows(prompts, rollouts, scores))
         found = {**batch.metrics, **scores.metrics(), **metrics, "rollout/logprob_mismatch": mismatch}
         found |= clock.metrics(tokens=sum(len(rollout.ids) for rollout in rollouts))
-        data.log_step(step, found, completions_sampled=len(rollouts), reward_calls=len(rollouts))
-    data.check_unchanged(reference)
-    return data.finish()
+        session.log_step(step, found, completions_sampled=len(rollouts), reward_calls=len(rollouts))
+    session.check_unchanged(reference)
+    return session.finish()
 
 
 @dataclass(slots=True)

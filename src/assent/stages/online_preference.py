@@ -32,7 +32,7 @@ from assent.stages.rollout_step import to_groups
 from assent.stages.scores import score_round
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
-from assent.stages.text import read_text
+from assent.stages.stage_data import read_stage_data
 from assent.types import PromptGroup, Rollout
 
 
@@ -43,16 +43,18 @@ def train(
     check_sampler(config)
     check_reward(config.reward, ensemble=config.reward_ensemble)
     inputs = {"reward": reward_hash(config.reward)}
-    text = read_text(
+    stage_data = read_stage_data(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=to_prompts,
         max_new_tokens=config.max_new_tokens,
     )
-    check_reference(config, text)
-    check_contexts(config.reward, text.tokenizer, config.max_length)
-    with open_session(config, text, command="online-dpo", kind="policy", inputs=inputs, progress=progress) as session:
+    check_reference(config, stage_data)
+    check_contexts(config.reward, stage_data.tokenizer, config.max_length)
+    with open_session(
+        config, stage_data, command="online-dpo", kind="policy", inputs=inputs, progress=progress
+    ) as session:
         if session.result:
             return session.result
         reward = session.reward(config.reward)
@@ -60,28 +62,28 @@ def train(
 
 
 def run(
-    config: OnlineDpoConfig, learner: Learner, data: Session, log: RunLog, *, sampler: Sampler, reward: Reward
+    config: OnlineDpoConfig, learner: Learner, session: Session, log: RunLog, *, sampler: Sampler, reward: Reward
 ) -> StageResult:
     objective = PreferenceObjective(config.entries)
-    reference = ReadReference(config.reference, data) if objective.needs_reference else NoReference()
-    _validate(config, data, sampler=sampler, reward=reward, reference=reference)
-    data.resume()
+    reference = ReadReference(config.reference, session) if objective.needs_reference else NoReference()
+    _validate(config, session, sampler=sampler, reward=reward, reference=reference)
+    session.resume()
     params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
-    for step in data.steps():
+    for step in session.steps():
         clock = Clock()
-        indices = data.indices(step)
-        prompts = [data.train_groups[i] for i in indices]
+        indices = session.indices(step)
+        prompts = [session.train_groups[i] for i in indices]
         sampler.load({}, learner.fingerprint_step)
-        with data.runtime.autocast():  # in the arithmetic of the updates
+        with session.runtime.autocast():  # in the arithmetic of the updates
             rollouts = learner.whole(
                 sampler.sample,
-                [data.train_tokens[i].prompt_ids for i in indices],
+                [session.train_tokens[i].prompt_ids for i in indices],
                 num_completions=config.num_completions,
                 params=params,
                 seed=SeedKey(config.seed, "rollout", step),
             )
         clock.lap("generate")
-        scores = score_round(reward, rollouts, prompts, session=data)
+        scores = score_round(reward, rollouts, prompts, session=session)
         groups = to_groups(rollouts, config.num_completions, prompts)
         sampled = reference.read(groups)
         judged = less_for_no_end(scores, rollouts, config.missing_eos_penalty)
@@ -102,7 +104,7 @@ def run(
         clock.lap("train")
         metrics |= clock.metrics(tokens=sum(len(rollout.ids) for rollout in rollouts))
         log.samples(step + 1, _shown(prompts[0], rollouts[: config.num_completions], scores))
-        data.log_step(step, metrics, completions_sampled=len(rollouts), reward_calls=len(rollouts))
+        session.log_step(step, metrics, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     if learner.step == 0:
         raise RunError(
             "in no round did a prompt's completions differ in score, so nothing was learned",
@@ -110,7 +112,7 @@ def run(
             fix="see the scores in preferences.jsonl; raise --num-completions or --temperature",
         )
     reference.finish()
-    return data.finish()
+    return session.finish()
 
 
 def less_for_no_end(scores: Scores, rollouts: Sequence[Rollout], penalty: float) -> Scores:
@@ -120,25 +122,25 @@ def less_for_no_end(scores: Scores, rollouts: Sequence[Rollout], penalty: float)
 
 
 def _validate(
-    config: OnlineDpoConfig, data: Session, *, sampler: Sampler, reward: Reward, reference: StageReference
+    config: OnlineDpoConfig, session: Session, *, sampler: Sampler, reward: Reward, reference: StageReference
 ) -> None:
     """Held-out figures are what the reward says of answers to held-out prompts."""
 
     def measure() -> dict[str, float]:
         figures, rows = answers(
             config,
-            data.eval_prompts,
+            session.eval_prompts,
             sampler=sampler,
-            learner=data.learner,
+            learner=session.learner,
             reference=reference.model if isinstance(reference, ReadReference) else None,
             reward=reward,
         )
-        data.log.samples(data.step, rows)
-        data.ledger.add(completions_sampled=len(rows), reward_calls=len(rows))
+        session.log.samples(session.step, rows)
+        session.ledger.add(completions_sampled=len(rows), reward_calls=len(rows))
         return figures
 
-    if data.eval_prompts.ids:
-        data.validation.measure = measure
+    if session.eval_prompts.ids:
+        session.validation.measure = measure
 
 
 def ranking_of(config: OnlineDpoConfig, group: TokenGroup, scores: Sequence[float]) -> TokenGroup | None:

@@ -26,7 +26,7 @@ from assent.stages.result import StageResult
 from assent.stages.scoring import pair_weights
 from assent.stages.selecting import Select, only_logged, to_comparisons, to_rankings, without_logged
 from assent.stages.session import Session, open_session
-from assent.stages.text import Text, read_text
+from assent.stages.stage_data import StageData, read_stage_data
 from assent.types import PromptGroup
 
 COLUMNS = ("margin", "chosen_probability")
@@ -120,15 +120,15 @@ def train(
     config: PreferenceConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything `assent dpo` does: data, model, reference, run folder, training, the saved model."""
-    text = read_text(
+    stage_data = read_stage_data(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=_select(config),
     )
-    check_reference(config, text)
-    _check_columns(config, text)
-    with open_session(config, text, command="dpo", kind="policy", progress=progress) as session:
+    check_reference(config, stage_data)
+    _check_columns(config, stage_data)
+    with open_session(config, stage_data, command="dpo", kind="policy", progress=progress) as session:
         return session.result or run(config, session.learner, session, session.log)
 
 
@@ -140,7 +140,7 @@ def _select(config: PreferenceConfig) -> Select:
     return only_logged(select) if config.reference == LOGGED else without_logged(select)
 
 
-def _check_columns(config: PreferenceConfig, text: Text) -> None:
+def _check_columns(config: PreferenceConfig, data: StageData) -> None:
     """DataError for a column of numbers that no loss would read, or that has no meaning with one.
 
     A margin is what a loss adds to an order: one that reads it is enough. A soft label says how sure the order is, and
@@ -150,7 +150,7 @@ def _check_columns(config: PreferenceConfig, text: Text) -> None:
     accepts = [entry.declaration.accepts for entry in config.entries]
     used = frozenset.union(*accepts) - {"chosen_probability"} | frozenset.intersection(*accepts)
     sorts = any(not entry.declaration.row_weights for entry in config.entries)
-    for part in text.parts.values():
+    for part in data.parts.values():
         idle = {name for group in part.tokens for name in group.value if name in COLUMNS} - used
         if sorts and any(group.value.get("weight", 1.0) != 1.0 for group in part.tokens):
             idle.add("weight")
@@ -162,24 +162,24 @@ def _check_columns(config: PreferenceConfig, text: Text) -> None:
             )
 
 
-def run(config: PreferenceConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
+def run(config: PreferenceConfig, learner: Learner, session: Session, log: RunLog) -> StageResult:
     objective = PreferenceObjective(config.entries)
-    reference = open_reference(config, data, needed=objective.needs_reference)
-    data.validate_with(
-        lambda: held_out_metrics(learner, reference.read(data.eval_tokens), objective, intervals=True),
+    reference = open_reference(config, session, needed=objective.needs_reference)
+    session.validate_with(
+        lambda: held_out_metrics(learner, reference.read(session.eval_tokens), objective, intervals=True),
         reference=reference.path,
     )
-    data.resume()
-    if data.step == 0:
+    session.resume()
+    if session.step == 0:
         gate = Gate(log, precision=precision_of(config))
-        check_start(gate, learner, reference.read(data.batch(0)), objective, origin=reference.origin)
+        check_start(gate, learner, reference.read(session.batch(0)), objective, origin=reference.origin)
         gate.done()
-    for step in data.steps():
-        metrics = learner.update(reference.read(data.batch(step)), objective)
+    for step in session.steps():
+        metrics = learner.update(reference.read(session.batch(step)), objective)
         reference.follow(step + 1)
-        data.log_step(step, metrics)
+        session.log_step(step, metrics)
     reference.finish()
-    return data.finish()
+    return session.finish()
 
 
 def check_start(

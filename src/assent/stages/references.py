@@ -25,18 +25,18 @@ from assent.errors import ConfigError, DataError, ModelError
 from assent.models.batch import TokenGroup
 from assent.models.loading import check_adapter, check_context, load_config, load_tokenizer
 from assent.stages.session import Session
-from assent.stages.text import Text
+from assent.stages.stage_data import StageData
 
 REFERENCE = "reference_logps"
 
 
-def check_reference(config: Any, text: Text) -> None:
+def check_reference(config: Any, data: StageData) -> None:
     """ModelError or ConfigError where the reference's folder cannot serve, before any weights are loaded."""
     if config.reference not in (None, LOGGED):
-        check_same_tokens(config.reference, config, text, what="the reference")
+        check_same_tokens(config.reference, config, data, what="the reference")
 
 
-def check_same_tokens(path: str, config: Any, text: Text, *, what: str) -> None:
+def check_same_tokens(path: str, config: Any, data: StageData, *, what: str) -> None:
     """ModelError or ConfigError where the model at `path` cannot read the policy's tokens, as long as they are."""
     check_context(load_config(path, revision=config.revision), config.max_length, whose=f"{what} {path}")
     check_adapter(path, revision=config.revision)
@@ -44,7 +44,7 @@ def check_same_tokens(path: str, config: Any, text: Text, *, what: str) -> None:
         theirs = load_tokenizer(path, revision=config.revision).get_vocab()
     except ModelError:
         return  # weights alone: nothing says that they are of other tokens
-    ours = text.tokenizer.get_vocab()  # which may have control tokens that were added for a template
+    ours = data.tokenizer.get_vocab()  # which may have control tokens that were added for a template
     shared = ours.keys() & theirs.keys()
     if len(shared) < 0.9 * len(theirs) or any(ours[token] != theirs[token] for token in shared):
         raise ConfigError(
@@ -73,13 +73,13 @@ class StageReference(Protocol):
         """Law 4: at the end the reference is what it should be. GateError where it is not."""
 
 
-def open_reference(config: ReferenceOptions, data: Session, *, needed: bool) -> StageReference:
+def open_reference(config: ReferenceOptions, session: Session, *, needed: bool) -> StageReference:
     """The reference of a run that has not been resumed yet: its policy is as it starts."""
     if not needed:
         return NoReference()
     if config.reference_sync_steps:
-        return FollowingReference(config, data)
-    return FixedReference(config, data)
+        return FollowingReference(config, session)
+    return FixedReference(config, session)
 
 
 class NoReference:
@@ -99,38 +99,38 @@ class NoReference:
 class FixedReference(NoReference):
     """Log-probabilities that are known before the first update, and stand in the session's groups from then on."""
 
-    def __init__(self, config: ReferenceOptions, data: Session) -> None:
-        self.data = data
+    def __init__(self, config: ReferenceOptions, session: Session) -> None:
+        self.session = session
         if config.reference == LOGGED:
             self.origin = "logged"
-            train, held_out = _logged(data.train_tokens), _logged(data.eval_tokens)
-            check_logged(data.train_tokens, train, data.learner)
+            train, held_out = _logged(session.train_tokens), _logged(session.eval_tokens)
+            check_logged(session.train_tokens, train, session.learner)
         else:
             self.origin = "start" if config.reference is None else "fixed"
             self.path = config.reference
-            train, held_out = data.reference_logps(config.reference, data.train_tokens, data.eval_tokens)
+            train, held_out = session.reference_logps(config.reference, session.train_tokens, session.eval_tokens)
         self.digest = digest(train)
-        data.train_tokens = with_reference(data.train_tokens, train)
-        data.eval_tokens = with_reference(data.eval_tokens, held_out)
+        session.train_tokens = with_reference(session.train_tokens, train)
+        session.eval_tokens = with_reference(session.eval_tokens, held_out)
 
     def finish(self) -> None:
-        stored = np.concatenate([group.completion[REFERENCE] for group in self.data.train_tokens])
-        self.data.check_same(REFERENCE, self.digest, digest(torch.from_numpy(stored)))
+        stored = np.concatenate([group.completion[REFERENCE] for group in self.session.train_tokens])
+        self.session.check_same(REFERENCE, self.digest, digest(torch.from_numpy(stored)))
 
 
 class ReadReference(NoReference):
     """A fixed policy in memory, or the policy with its adapter off, read anew: its groups are sampled on the way."""
 
-    def __init__(self, path: str | None, data: Session) -> None:
-        self.data, self.path = data, path
+    def __init__(self, path: str | None, session: Session) -> None:
+        self.session, self.path = session, path
         self.origin = "start" if path is None else "fixed"
-        self.model = data.reference_model(path)
+        self.model = session.reference_model(path)
 
     def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
         return with_reference(groups, completion_sums(groups, self.model))
 
     def finish(self) -> None:
-        self.data.check_unchanged(self.model)
+        self.session.check_unchanged(self.model)
 
 
 class FollowingReference:
@@ -138,16 +138,16 @@ class FollowingReference:
 
     LAST = "reference_after_last_sync"
 
-    def __init__(self, config: ReferenceOptions, data: Session) -> None:
-        self.data = data
+    def __init__(self, config: ReferenceOptions, session: Session) -> None:
+        self.session = session
         self.origin = "start" if config.reference is None else "following"
         self.path = config.reference
         self.every, self.share = config.reference_sync_steps, float(config.reference_mixup_alpha or 1.0)
-        model = data.reference_model(config.reference)
+        model = session.reference_model(config.reference)
         assert isinstance(model, Reference)
-        self.model = data.moving["reference"] = model
-        data.state[self.LAST] = self.model.fingerprint()
-        data.state["reference_syncs"] = 0
+        self.model = session.moving["reference"] = model
+        session.state[self.LAST] = self.model.fingerprint()
+        session.state["reference_syncs"] = 0
 
     def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
         return with_reference(groups, completion_sums(groups, self.model)) if groups else []
@@ -155,14 +155,16 @@ class FollowingReference:
     def follow(self, updates: int) -> None:
         if updates % self.every:
             return
-        self.model.move_towards(self.data.learner.module, self.share)
-        self.data.state["reference_syncs"] += 1
-        self.data.state[self.LAST] = self.model.fingerprint()  # nothing but this may change it
+        self.model.move_towards(self.session.learner.module, self.share)
+        self.session.state["reference_syncs"] += 1
+        self.session.state[self.LAST] = self.model.fingerprint()  # nothing but this may change it
 
     def finish(self) -> None:
-        syncs = self.data.state["reference_syncs"]
-        self.data.log.note(f"the reference was moved towards the policy {syncs} times (TR-DPO, share {self.share:g})")
-        self.data.check_same(self.LAST, self.data.state[self.LAST], self.model.fingerprint())
+        syncs = self.session.state["reference_syncs"]
+        self.session.log.note(
+            f"the reference was moved towards the policy {syncs} times (TR-DPO, share {self.share:g})"
+        )
+        self.session.check_same(self.LAST, self.session.state[self.LAST], self.model.fingerprint())
 
 
 def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGroup]:

@@ -26,7 +26,7 @@ from assent.stages.result import StageResult
 from assent.stages.scored_data import rankings_for, to_completions, to_labelled
 from assent.stages.scoring import RankingObjective, ScoreObjective, pair_weights, with_bootstrap, with_step_targets
 from assent.stages.session import Session, open_session
-from assent.stages.text import Select, read_text
+from assent.stages.stage_data import Select, read_stage_data
 from assent.types import PromptGroup
 
 
@@ -35,7 +35,7 @@ def train(
 ) -> StageResult:
     """Everything `assent reward` does: data, model, run folder, training, the saved model."""
     check_is_one(config.model, revision=config.revision)
-    text = read_text(
+    stage_data = read_stage_data(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
@@ -44,30 +44,30 @@ def train(
     if config.normalize_data is not None:
         sources: dict[str, str | Sequence[PromptGroup] | None] = {"normalize": config.normalize_data}
         whole = config.model_copy(update={"eval_fraction": None})
-        text.parts |= read_text(whole, model=config.model, sources=sources, select=to_completions).parts
-    with open_session(config, text, command="reward", kind="scorer", progress=progress) as session:
+        stage_data.parts |= read_stage_data(whole, model=config.model, sources=sources, select=to_completions).parts
+    with open_session(config, stage_data, command="reward", kind="scorer", progress=progress) as session:
         if session.result:
             return session.result
         learner: Learner | Members = Members(session.members) if config.num_adapters > 1 else session.learner
         return run(config, learner, session, session.log)
 
 
-def run(config: RewardConfig, learner: Learner | Members, data: Session, log: RunLog) -> StageResult:
+def run(config: RewardConfig, learner: Learner | Members, session: Session, log: RunLog) -> StageResult:
     objective = objective_of(config)
     if config.supervision == "process":
-        data.train_tokens = [with_step_targets(group) for group in data.train_tokens]
-        data.eval_tokens = [with_step_targets(group) for group in data.eval_tokens]
+        session.train_tokens = [with_step_targets(group) for group in session.train_tokens]
+        session.eval_tokens = [with_step_targets(group) for group in session.eval_tokens]
     if config.num_heads > 1:
-        _model(data.learner).config.assent_ensemble_size = config.num_heads
-    data.validate_with(lambda: held_out_metrics(learner, data.eval_tokens, objective, intervals=True))
-    data.resume()
-    if data.step == 0:
-        _gate(config, learner, data, log)
+        _model(session.learner).config.assent_ensemble_size = config.num_heads
+    session.validate_with(lambda: held_out_metrics(learner, session.eval_tokens, objective, intervals=True))
+    session.resume()
+    if session.step == 0:
+        _gate(config, learner, session, log)
     if config.bootstrap:
-        data.train_tokens = with_bootstrap(data.train_tokens, members=config.num_members, seed=config.seed)
-    for step in data.steps():
-        data.log_step(step, learner.update(data.batch(step), objective))
-    return data.finish(partial(_normalise, config, data) if config.normalize_rewards else None)
+        session.train_tokens = with_bootstrap(session.train_tokens, members=config.num_members, seed=config.seed)
+    for step in session.steps():
+        session.log_step(step, learner.update(session.batch(step), objective))
+    return session.finish(partial(_normalise, config, session) if config.normalize_rewards else None)
 
 
 def objective_of(config: RewardConfig) -> RankingObjective | ScoreObjective:
@@ -86,10 +86,10 @@ def _select(config: RewardConfig) -> Select:
     return partial(rankings_for, loss=" + ".join(entry.name for entry in config.entries), accepts=usable)
 
 
-def _normalise(config: RewardConfig, data: Session) -> None:
-    groups = data.text.parts["train" if config.normalize_data is None else "normalize"].tokens
-    for learner in data.members:
-        normalise(learner, groups, data.log)
+def _normalise(config: RewardConfig, session: Session) -> None:
+    groups = session.data.parts["train" if config.normalize_data is None else "normalize"].tokens
+    for learner in session.members:
+        normalise(learner, groups, session.log)
 
 
 def normalise(learner: Learner, groups: Sequence[TokenGroup], log: RunLog) -> None:
@@ -125,9 +125,9 @@ def _model(learner: Learner) -> AlignmentModel:
     return learner.module
 
 
-def _gate(config: RewardConfig, learner: Learner | Members, data: Session, log: RunLog) -> None:
+def _gate(config: RewardConfig, learner: Learner | Members, session: Session, log: RunLog) -> None:
     gate = Gate(log, precision=precision_of(config))
-    first = data.batch(0)
+    first = session.batch(0)
     _check_equal_scores(gate, config, first)
     check_positions(gate, first)
     check_batch_mates(gate, learner, first, want="scores")

@@ -43,7 +43,7 @@ from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_promp
 from assent.stages.result import StageResult
 from assent.stages.run_models import frozen, load_module, load_rewards, load_trained_modules, save_trained
 from assent.stages.scores import MainReward
-from assent.stages.text import Text
+from assent.stages.stage_data import StageData
 from assent.stages.validation import Validation
 from assent.types import PromptGroup
 
@@ -54,18 +54,18 @@ class Session:
     def __init__(
         self,
         config: Any,
-        text: Text,
+        data: StageData,
         folder: RunFolder,
         log: RunLog,
         runtime: Runtime,
         eval_prompts: HeldOutPrompts | None = None,
     ) -> None:
-        self.config, self.text, self.folder, self.log, self.runtime = config, text, folder, log, runtime
+        self.config, self.data, self.folder, self.log, self.runtime = config, data, folder, log, runtime
         self.eval_prompts = eval_prompts or HeldOutPrompts([], [], [])
         self.validation = Validation(config, log)
-        self.train_groups: Sequence[PromptGroup] = text.train.groups
-        self.train_tokens: Sequence[TokenGroup] = text.train.tokens
-        self.eval_tokens: Sequence[TokenGroup] = text.parts["eval"].tokens if "eval" in text.parts else []
+        self.train_groups: Sequence[PromptGroup] = data.train.groups
+        self.train_tokens: Sequence[TokenGroup] = data.train.tokens
+        self.eval_tokens: Sequence[TokenGroup] = data.parts["eval"].tokens if "eval" in data.parts else []
         self.order = Batches(
             num_rows=len(self.train_tokens),
             batch_size=config.batch_size,
@@ -113,7 +113,7 @@ class Session:
         config = (
             self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
-        trunk, at = self._trunk, (self.text.tokenizer, self.folder.path)
+        trunk, at = self._trunk, (self.data.tokenizer, self.folder.path)
         loaded = load_trained_modules(self.config, path, kind, *at, name=name, runtime=self.runtime, trunk=trunk)
         rounds = self.order.num_steps - (getattr(config, "critic_warmup_steps", 0) if name == "model" else 0)
         updates = rounds * math.prod(getattr(config, "passes", (1,)))
@@ -137,7 +137,7 @@ class Session:
             self._note_start(name, start.fingerprint())
             return start
         trunk = self._trunk
-        module = load_module(self.config, path or self.config.model, kind, self.text.tokenizer, trunk=trunk)
+        module = load_module(self.config, path or self.config.model, kind, self.data.tokenizer, trunk=trunk)
         reference = frozen(self.config, module, self.runtime)
         self._readers.append(reference)
         self.ledger.models_resident += trunk is None
@@ -149,7 +149,7 @@ class Session:
         trunk = self._trunk
 
         def load() -> Reward:
-            reward, models = load_rewards(self.config, spec, self.text.tokenizer, runtime=self.runtime, trunk=trunk)
+            reward, models = load_rewards(self.config, spec, self.data.tokenizer, runtime=self.runtime, trunk=trunk)
             self.ledger.models_resident += len(models) * (trunk is None)
             self._readers += models
             return reward
@@ -180,7 +180,7 @@ class Session:
 
     def sampler(self) -> ModelSampler:
         """Samples with the learner's own weights, or a copy of them that `load` brings up to date."""
-        sampler = open_sampler(self.config, _module(self.learner).hf, self.text.template, learns=True)
+        sampler = open_sampler(self.config, _module(self.learner).hf, self.data.template, learns=True)
         self._readers.append(sampler)
         self.ledger.models_resident += getattr(self.config, "sampler", "torch") == "vllm"  # its copy
         return sampler
@@ -193,7 +193,7 @@ class Session:
         """
         reader: Reader
         if path is not None:
-            module = load_module(self.config, path, "policy", self.text.tokenizer)
+            module = load_module(self.config, path, "policy", self.data.tokenizer)
             reader = frozen(self.config, module, self.runtime)
         else:
             reader = AdapterOff(self.learner) if is_adapted(self.learner.module) else self.learner
@@ -299,7 +299,7 @@ class Session:
     def log_step(self, step: int, metrics: Mapping[str, float], **counts: int) -> None:
         """Writes a step's metrics and the ledger; `counts` (completions_sampled, reward_calls) add to that."""
         self.ledger.add(**counts)
-        if self.text.train.labelled:  # a label is paid for once, however often it is read
+        if self.data.train.labelled:  # a label is paid for once, however often it is read
             self.ledger.counts["labels"] = float(min((step + 1) * self.order.batch_size, self.order.num_rows))
         self.ledger.counts["flops"] = sum(x.flops for x in self.learners.values()) + self._flops_of_readers()
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
@@ -344,7 +344,7 @@ class Session:
         modules = [_module(learner) for learner in self.members]
         whole = gathered(modules[0].hf) if self.runtime.is_sharded else None
         if self.runtime.is_main:
-            save_trained(self.folder.model_path, modules, self.text.tokenizer, state_dict=whole)
+            save_trained(self.folder.model_path, modules, self.data.tokenizer, state_dict=whole)
         self.runtime.barrier()
 
     def _note_start(self, name: str, fingerprint: str) -> None:
@@ -359,7 +359,7 @@ SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "objective
 @contextmanager
 def open_session(
     config: Any,
-    text: Text,
+    data: StageData,
     *,
     command: str,
     kind: Kind,
@@ -371,16 +371,16 @@ def open_session(
     `inputs`: SHA-256 of what the run depends on beside data, tokenizer and model, by name.
     """
     check_context(load_config(config.model, revision=config.revision), config.max_length)
-    eval_prompts = choose_prompts(config, text)
+    eval_prompts = choose_prompts(config, data)
     runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
-    hashes = {f"{name} data": part.sha256 for name, part in text.parts.items()}
+    hashes = {f"{name} data": part.sha256 for name, part in data.parts.items()}
     model = content_hash(config.model, revision=config.revision)
-    hashes |= {"model": model, "tokenizer": tokenizer_hash(text.tokenizer), **(inputs or {})}
+    hashes |= {"model": model, "tokenizer": tokenizer_hash(data.tokenizer), **(inputs or {})}
     how = {"command": command, "resume": config.resume, "hashes": hashes, "is_main": runtime.is_main}
     folder = RunFolder.open(config.output_dir, config.model_dump(), **how)
     log = RunLog(folder, progress=progress)
     with folder, Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers:
-        session = Session(config, text, folder, log, runtime, eval_prompts)
+        session = Session(config, data, folder, log, runtime, eval_prompts)
         if folder.is_finished and folder.result is not None:
             log.note(f"{folder.path}: this run is finished; nothing to do")
             stored = folder.result
@@ -388,7 +388,7 @@ def open_session(
         else:
             trackers.start(config.model_dump(), runtime)
             log.copies = trackers
-            for line in [*text.lines(), *eval_prompts.lines]:
+            for line in [*data.lines(), *eval_prompts.lines]:
                 log.note(line)
             session.add_learner("model", config.model, kind=kind)
             folder.record(planned_steps=session.order.num_steps)

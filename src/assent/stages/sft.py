@@ -16,7 +16,7 @@ from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
 from assent.stages.selecting import to_demonstrations
 from assent.stages.session import Session, open_session
-from assent.stages.text import read_text
+from assent.stages.stage_data import read_stage_data
 from assent.types import PromptGroup
 
 
@@ -47,31 +47,31 @@ def train(
     config: SftConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything `assent sft` does: data, model, run folder, training, the saved model."""
-    text = read_text(
+    stage_data = read_stage_data(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=to_demonstrations,
         train_on=config.train_on,
     )
-    with open_session(config, text, command="sft", kind="policy", progress=progress) as session:
+    with open_session(config, stage_data, command="sft", kind="policy", progress=progress) as session:
         return session.result or run(config, session.learner, session, session.log)
 
 
-def run(config: SftConfig, learner: Learner, data: Session, log: RunLog) -> StageResult:
+def run(config: SftConfig, learner: Learner, session: Session, log: RunLog) -> StageResult:
     objective = SftObjective()
-    data.validate_with(lambda: held_out_metrics(learner, data.eval_tokens, objective, intervals=True))
-    data.resume()
-    if data.step == 0:
-        _gate(config, learner, data, log)
-    for step in data.steps():
-        data.log_step(step, learner.update(data.batch(step), objective))
-    return data.finish()
+    session.validate_with(lambda: held_out_metrics(learner, session.eval_tokens, objective, intervals=True))
+    session.resume()
+    if session.step == 0:
+        _gate(config, learner, session, log)
+    for step in session.steps():
+        session.log_step(step, learner.update(session.batch(step), objective))
+    return session.finish()
 
 
-def _gate(config: SftConfig, learner: Learner, data: Session, log: RunLog) -> None:
+def _gate(config: SftConfig, learner: Learner, session: Session, log: RunLog) -> None:
     gate = Gate(log, precision=precision_of(config))
-    first = data.batch(0)
+    first = session.batch(0)
     outputs = learner.read(first, want={"logprobs"})
     assert outputs.logprobs is not None
     check_loss_tokens(gate, first, outputs.logprobs.shape[0])

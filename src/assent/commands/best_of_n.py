@@ -1,0 +1,277 @@
+"""`best-of-n`: of N completions of each prompt the best by a reward, and what every other N would have given.
+
+completions.jsonl   prompt, the best completion and its score
+candidates.jsonl    prompt, all completions and their scores; not with --block-size
+
+A completion without a visible character is no text that such a file may hold: it is left out, counted and noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from assent.commands.completions import Job, Row, blank, described, finish, is_visible, row_of, visible
+from assent.config.completions import BestOfNConfig
+from assent.data.loading import load_groups
+from assent.data.rows_write import context
+from assent.data.texts import as_plain
+from assent.engine.ledger import Ledger
+from assent.engine.runtime import Runtime
+from assent.errors import DataError
+from assent.inference.best_of_n import best_index, best_of_n_kl_bound
+from assent.inference.blocks import best_of_blocks
+from assent.inference.curve import CurvePoint, Drawn, best_of_n_curve, drawn_of, n_for_gain
+from assent.inference.soft import perturbed
+from assent.rewards.base import Reward, Scores, checked_scores, score_rollouts
+from assent.rewards.loading import check_reward, load_reward, readers_of, reward_hash
+from assent.rollouts.sampler import SamplingParams, SeedKey
+from assent.runs.files import to_json
+from assent.runs.folder import RunFolder
+from assent.runs.log import Progress, RunLog
+from assent.types import Preference, PromptGroup, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """One prompt's completions as rows, and their scores; of several rewards also those of each, by name."""
+
+    group: PromptGroup
+    rows: list[Row]
+    scores: list[float]
+    parts: dict[str, list[float]]
+    drawn: list[Drawn]
+
+
+def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Outputs: `completions` and `candidates` (files), `output_dir`, `metrics`, `n`, `gain_reached`, `curve`.
+
+    With --block-size no `candidates`, `gain_reached` and `curve`, but `kl_nats_upper_bound`.
+    """
+    if config.reward is not None:
+        check_reward(config.reward, ensemble=config.reward_ensemble)
+    if config.samples is not None:
+        return _of_samples(config, config.samples, progress)
+    assert config.reward is not None
+    params = SamplingParams(
+        max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k
+    )
+    job = Job(config)
+    reward = job.reward(config.reward, ensemble=config.reward_ensemble)
+    with job.open("best-of-n", progress, {"reward": reward_hash(config.reward)}) as folder:
+        if folder.result is not None:
+            return folder.result
+        log = RunLog(folder, progress=progress)
+        if config.block_size is not None:
+            return _by_blocks(job, reward, params, folder, log)
+        n = config.most
+        rollouts = job.sample(params, n, log)
+        scores = job.score(reward, rollouts, log)
+        rows = [row_of(job.prompts.groups[r.prompt_index], r) for r in rollouts]
+        drawn = drawn_of(rollouts)
+        if params.top_p < 1 or params.top_k:
+            drawn = [(ids, None) for ids, _ in drawn]
+        files, metrics, extra = _chosen(config, _split(job.prompts.groups, rows, scores, drawn), log)
+        return job.finish(folder, files, {**scores.metrics(), **metrics}, **extra)
+
+
+def _split(
+    groups: Sequence[PromptGroup], rows: Sequence[Row], scores: Scores, drawn: Sequence[Drawn]
+) -> list[_Sampled]:
+    """All rows and scores, prompt-major, prompt by prompt: as many for each as it has."""
+    n = len(rows) // len(groups)
+    places = [slice(i * n, i * n + n) for i in range(len(groups))]
+    parts = scores.parts.items()
+    return [
+        _Sampled(group, list(rows[own]), scores[own], {name: part[own] for name, part in parts}, list(drawn[own]))
+        for group, own in zip(groups, places, strict=True)
+    ]
+
+
+def _of_samples(config: BestOfNConfig, path: str, progress: Progress | None) -> dict[str, Any]:
+    """Completions that are there already. A model reads them only where --reward is one."""
+    dataset = load_groups(path)
+    groups = _by_prompt(dataset)
+    fewest = min(len(group.completions) for group in groups)
+    if (config.n or 2) > fewest:
+        raise DataError(
+            f"{path}: fewer completions than n for some prompt",
+            got=f"{fewest}, for {next(g.source for g in groups if len(g.completions) == fewest)}",
+            expected=f"at least {config.n or 2} of each prompt",
+            fix="lower --n, or sample more",
+        )
+    scores, inputs, ledger = _scores(config, groups)
+    folder = RunFolder.open(
+        config.output_dir, config.model_dump(), command="best-of-n", resume=True,
+        hashes={"samples": dataset.sha256, **inputs},
+    )  # fmt: skip
+    with folder:
+        log = RunLog(folder, progress=progress)
+        if folder.result is not None:
+            log.note(f"{folder.path}: this run is finished; nothing to do")
+            return folder.result
+        folder.rewind(None)
+        sampled = [
+            _Sampled(g, _rows_of(g), own, own.parts, [(to_json(as_plain(text)), None) for text in g.completions])
+            for g, own in zip(groups, scores, strict=True)
+        ]
+        files, metrics, extra = _chosen(config, sampled, log)
+        return finish(folder, files, {**metrics, **ledger.metrics()}, **extra)
+
+
+def _by_prompt(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
+    """Rows of one prompt as one group, in the order in which prompts appear first."""
+    found: dict[str, PromptGroup] = {}
+    for group in groups:
+        key = _key(group)
+        before = found.get(key)
+        if before is None:
+            found[key] = group
+            continue
+        if (_score_list(before) is None) != (_score_list(group) is None):
+            raise DataError(f"{group.source}: of one prompt's completions some have scores, others none")
+        scores = (_score_list(before) or []) + (_score_list(group) or [])
+        found[key] = replace(
+            before,
+            completions=before.completions + group.completions,
+            preference=Preference(scores=tuple(scores)) if scores else None,
+        )
+    return list(found.values())
+
+
+def _key(group: PromptGroup) -> str:
+    """The same for the same prompt."""
+    return to_json(as_plain(group.prompt))
+
+
+def _score_list(group: PromptGroup) -> list[float] | None:
+    scores = None if group.preference is None else group.preference.scores
+    return None if scores is None else list(scores)
+
+
+def _scores(config: BestOfNConfig, groups: Sequence[PromptGroup]) -> tuple[list[Scores], dict[str, str], Ledger]:
+    """Of each group's completions: by --reward, or those in the file; the reward's hash, and what scoring cost."""
+    if config.reward is None:
+        return [Scores(_scores_in_file(group)) for group in groups], {}, Ledger()
+    device = Runtime(config.device, seed=config.seed).device
+    reward = load_reward(config.reward, ensemble=config.reward_ensemble, device=device, dtype=config.dtype)
+    scores = [_scored(reward, group) for group in groups]
+    readers = readers_of(reward)
+    ledger = Ledger(device, models_resident=len(readers))
+    ledger.add(reward_calls=sum(map(len, scores)), flops=sum(reader.flops for reader in readers))
+    return scores, {"reward": reward_hash(config.reward)}, ledger
+
+
+def _scores_in_file(group: PromptGroup) -> list[float]:
+    scores = _score_list(group)
+    if scores is None:
+        raise DataError(
+            f"{group.source or 'a row'} has no scores",
+            expected="prompt, completions, scores; or prompt, completion, score",
+            fix="give --reward, which scores them",
+        )
+    return scores
+
+
+def _scored(reward: Reward, group: PromptGroup) -> Scores:
+    texts = [text if isinstance(text, str) else text[-1].content for text in group.completions]
+    prompts, groups = [group.prompt] * len(texts), [group] * len(texts)
+    scores = reward.score(prompts, texts, groups=groups)
+    return scores if isinstance(scores, Scores) else Scores(checked_scores(reward.name, scores, prompts, texts))
+
+
+def _rows_of(group: PromptGroup) -> list[Row]:
+    return [
+        {**context(group), "completion": as_plain(text), "completion_index": k}
+        for k, text in enumerate(group.completions)
+    ]
+
+
+def _chosen(
+    config: BestOfNConfig, sampled: Sequence[_Sampled], log: RunLog
+) -> tuple[dict[str, list[Row]], dict[str, float], dict[str, Any]]:
+    """Files, figures and further outputs."""
+    scores = [one.scores for one in sampled]
+    ranked = scores
+    if config.soft_temperature is not None:
+        key = SeedKey(config.seed, "soft best-of-n", 0)
+        ranked = [
+            perturbed(own, temperature=config.soft_temperature, seed=key, prompt=i) for i, own in enumerate(scores)
+        ]
+    curve = best_of_n_curve(
+        ranked,
+        values=None if ranked is scores else scores,
+        drawn=[one.drawn for one in sampled],
+        clusters=[_key(one.group) for one in sampled],  # a prompt that stands twice is one
+    )
+    most = config.n or len(curve)
+    n, reached = most, None
+    if config.gain is not None:
+        enough = n_for_gain(curve[:most], config.gain)
+        n, reached = enough or most, enough is not None
+    log.note(_told(config, curve[n - 1], reached))
+    best = [best_index(own[:n]) for own in ranked]
+    rows = [{**one.rows[i], "score": one.scores[i]} for one, i in zip(sampled, best, strict=True)]
+    files = {"completions": visible(rows, log), "candidates": _candidates(sampled)}
+    metrics = {"mean_reward": float(np.mean([row["score"] for row in rows]))}
+    metrics |= blank([row for one in sampled for row in one.rows])
+    if config.samples is None:
+        metrics |= described(rows)
+    return files, metrics, {"n": n, "gain_reached": reached, "curve": [point.as_dict() for point in curve]}
+
+
+def _told(config: BestOfNConfig, point: CurvePoint, reached: bool | None) -> str:
+    text = f"best of {point.n}: {point.gain.text()} above a single completion"
+    if reached is False:
+        return f"{text}; no n up to {point.n} gains {config.gain:g}: raise --n"
+    return text
+
+
+def _candidates(sampled: Sequence[_Sampled]) -> list[Row]:
+    """Rows of completions and scores; a prompt with fewer than two visible completions has nothing to compare."""
+    rows = []
+    for one in sampled:
+        kept = [i for i, row in enumerate(one.rows) if is_visible(row)]
+        if len(kept) > 1:
+            row = {**context(one.group), "completions": [one.rows[i]["completion"] for i in kept]}
+            row["scores"] = [one.scores[i] for i in kept]
+            parts = {name: [part[i] for i in kept] for name, part in one.parts.items()}
+            rows.append({**row, "rewards": parts} if parts else row)
+    return rows
+
+
+def _by_blocks(job: Job, reward: Reward, params: SamplingParams, folder: RunFolder, log: RunLog) -> dict[str, Any]:
+    config = job.config
+    assert isinstance(config, BestOfNConfig)
+    assert config.block_size is not None
+    temperature, groups = config.soft_temperature, job.prompts.groups
+
+    def score(rollouts: Sequence[Rollout]) -> list[float]:
+        job.ledger.add(completions_sampled=len(rollouts), reward_calls=len(rollouts))
+        return score_rollouts(reward, rollouts, groups)
+
+    def choose(scores: Sequence[float], prompt: int, block: int) -> int:
+        if temperature is None:
+            return best_index(scores)
+        key = SeedKey(config.seed, "soft best-of-n", block)
+        return best_index(perturbed(scores, temperature=temperature, seed=key, prompt=prompt))
+
+    guided = best_of_blocks(
+        job.sampler,
+        job.prompts.ids,
+        n=config.most,
+        block_size=config.block_size,
+        params=params,
+        seed=SeedKey(config.seed, "sample", 0),
+        score=score,
+        decode=lambda ids: job.sampler.texts([ids])[0],
+        choose=choose,
+    )
+    rows = [{**row_of(group, one.rollout), "score": one.score} for group, one in zip(groups, guided, strict=True)]
+    metrics = {"mean_reward": float(np.mean([one.score for one in guided])), **described(rows), **blank(rows)}
+    bound = float(np.mean([one.blocks for one in guided])) * best_of_n_kl_bound(config.most)
+    files = {"completions": visible(rows, log)}
+    return job.finish(folder, files, metrics, n=config.most, kl_nats_upper_bound=bound)

@@ -1,0 +1,117 @@
+"""From files to tokens, for every stage: nothing is written here, no weights are loaded, every bad row is named."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from assent.data.loading import load_groups
+from assent.data.splitting import split_by_conversation_root
+from assent.data.texts import counted
+from assent.errors import DataError
+from assent.models.batch import TokenGroup
+from assent.models.folders import check_revision
+from assent.models.loading import load_tokenizer
+from assent.models.templates import Template, resolve_template
+from assent.models.tokenizing import tokenize_groups
+from assent.stages.selecting import Select
+from assent.stages.validation import check_overlap
+from assent.types import PromptGroup
+
+
+@dataclass(slots=True)
+class Part:
+    """One data set, tokenized: `groups[i]` belongs to `tokens[i]`."""
+
+    name: str
+    groups: list[PromptGroup]
+    tokens: list[TokenGroup]
+    sha256: str
+    labelled: bool
+    """There are completions that somebody wrote or judged: each row was paid for."""
+    lines: list[str] = field(default_factory=list)
+    """Rows used, shortened, refused and why."""
+
+
+@dataclass(slots=True)
+class StageData:
+    """Tokenizer, template and the tokenized data of a stage."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    parts: dict[str, Part]
+
+    @property
+    def train(self) -> Part:
+        return self.parts["train"]
+
+    def lines(self) -> list[str]:
+        return [line for part in self.parts.values() for line in part.lines]
+
+
+def read_stage_data(
+    config: Any,
+    *,
+    model: str,
+    sources: dict[str, str | Sequence[PromptGroup] | None],
+    select: Select,
+    **tokenizing: Any,
+) -> StageData:
+    """Reads and tokenizes `sources` (name to path, or to groups at hand; None is left out).
+
+    With `eval_fraction`, `eval` is that share of `train`'s conversations. Raises DataError where a source has no usable
+    row and where `train` and `eval` have a prompt in common, TemplateError and ModelError from the tokenizer's side.
+    """
+    check_revision(config.revision, model)
+    raw = {name: _load(source) for name, source in sources.items() if source is not None}
+    fraction = getattr(config, "eval_fraction", None)
+    if fraction is not None:
+        path, groups, sha256, refused = raw["train"]
+        parted = split_by_conversation_root(
+            groups, fractions={"train": 1 - fraction, "eval": fraction}, seed=config.seed
+        )
+        raw["train"] = (path, parted["train"], sha256, refused)
+        raw["eval"] = (f"{path}, {fraction:g} of its conversations", parted["eval"], sha256, 0)
+    tokenizer = load_tokenizer(model, revision=config.revision)
+    template = resolve_template(
+        tokenizer,
+        chat_template=config.chat_template,
+        system=config.system,
+        prompt_format=getattr(config, "prompt_format", "template"),
+        chat_template_kwargs=config.chat_template_kwargs,
+        keep_template_tail=getattr(config, "keep_template_tail", False),
+    )
+    parts = {}
+    for name, (path, groups, sha256, refused) in raw.items():
+        kept, refused_by_stage = select(groups)
+        tokenized = tokenize_groups(
+            kept, tokenizer=tokenizer, template=template, max_length=config.max_length, **tokenizing
+        )
+        lines = [f"{name} data: {path}, {counted(len(groups) + refused, 'row')}"]
+        lines += [f"  refused at loading: {refused}"] if refused else []
+        lines += [
+            f"  refused: {len(rows)} ({reason}; {', '.join(rows[:3])})" for reason, rows in refused_by_stage.items()
+        ]
+        lines += [f"  {line}" for line in tokenized.report.lines()]
+        if not tokenized.groups:
+            raise DataError(f"{path}: no usable row is left", got="\n".join(lines), expected="at least one row")
+        rows = [kept[i] for i in tokenized.kept]
+        labelled = any(group.completions for group in rows)
+        parts[name] = Part(name, rows, list(tokenized.groups), sha256, labelled, lines)
+    if "eval" in parts:
+        parts["eval"].lines += check_overlap(parts["train"].groups, parts["eval"].groups)
+    return StageData(tokenizer, template, parts)
+
+
+def _load(source: str | Sequence[PromptGroup]) -> tuple[str, Sequence[PromptGroup], str, int]:
+    if isinstance(source, str):
+        dataset = load_groups(source)
+        return source, dataset, dataset.sha256, len(dataset.refused)
+    digest = hashlib.sha256()
+    for group in source:
+        digest.update(repr(group).encode())
+    return "rows given", source, digest.hexdigest(), len(getattr(source, "refused", ()))

@@ -1,0 +1,1 @@
+"""Figures with their uncertainty: intervals, ratings, agreement, comparisons. numpy and scipy only."""

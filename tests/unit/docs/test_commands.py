@@ -1,0 +1,140 @@
+"""Every command and every Python block of the README, docs/ and examples/ runs, on files that are small enough.
+
+What is long is shortened by SHORTER: a command's name to arguments that are added to it, or that stand in its place.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+from assent.config.loading import read_yaml
+from tests.support.cli import comparisons, demonstrations, said, thumbs, tiny_model, write_rows
+from tests.support.docs import PAGES, ROOT, blocks, commands
+
+STEPS = ["--max-steps", "1"]
+ANSWERS = ["--max-new-tokens", "4"]
+SHORTER = {
+    "sft": STEPS,
+    "reward": STEPS,
+    "dpo": STEPS,
+    "kto": STEPS,
+    "online-dpo": ["--total-steps", "1", "--batch-size", "4", *ANSWERS],
+    "ppo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
+    "rloo": ["--total-steps", "1", "--batch-size", "2", *ANSWERS],
+    "grpo": ["--total-steps", "1", "--batch-size", "2", "--num-completions", "2", *ANSWERS],
+    "eval": ["--num-prompts", "2", "--samples-per-prompt", "2", *ANSWERS],
+    "eval --reward-model": [],
+    "frontier": ["--best-of-n", "4", "--samples-per-prompt", "1", "--num-prompts", "3", *ANSWERS],
+    "frontier --sandbox": ["--fast"],
+    "compare": [
+        "--num-test-prompts",
+        "2",
+        "--samples-per-prompt",
+        "1",
+        "--n",
+        "2",
+        "--options.ppo",
+        '{"total_steps": 1, "batch_size": 2}',
+        *ANSWERS,
+    ],
+    "sample": ANSWERS,
+    "serve-check": ["--engines", "transformers", "--max-new-tokens", "2"],
+    "best-of-n": ANSWERS,
+    "best-of-n --samples": [],
+    "run examples/hh/pipeline.yaml": [
+        *("--fast", "--set", "base.vocab_size=300", "--set", "base.layers=1"),
+        *("--set", "base.hidden_size=16", "--set", "base.heads=2", "--set", "evaluation.samples_per_prompt=2"),
+    ],
+}
+DEMO = ["run", str(ROOT / "src/assent/commands/demo.yaml"), "--fast"]
+for small in (
+    *("world.num_demonstrations=32", "world.num_prompts=8", "world.num_test_prompts=4", "labels.num_pairs=8"),
+    *("labels.num_test_pairs=4", "sft.num_train_epochs=1", "reward.num_train_epochs=1", "ppo.total_steps=1"),
+    *("ppo.batch_size=4", "evaluation.samples_per_prompt=1"),
+):
+    DEMO += ["--set", small]
+"""`assent demo` runs this file; its own numbers cannot be set, so here the file runs with smaller ones."""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that the pages name: models, data, a judge, a pipeline, and beside the folder the examples' data."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ASSENT_CACHE", str(tmp_path / "cache"))
+    text = demonstrations(folder / "demonstrations.jsonl")
+    tiny_model(folder / "my-model", text=text, context=1024)
+    tiny_model(folder / "my-base", text=text, context=1024)
+    _forget_template(folder / "my-base")
+    comparisons(folder / "pairs.jsonl")
+    thumbs(folder / "thumbs.jsonl")
+    comparisons(folder / "held-out.jsonl", count=2, first=6)
+    comparisons(folder / "prompts.jsonl", count=4)
+    names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+    write_rows(folder / "logps.jsonl", [dict(zip(names, (-9.0, -8.5 + i, -9.5, -8.0), strict=True)) for i in range(3)])
+    for block in blocks(ROOT / "docs/extending.md", "python"):
+        if name := re.match(r"# (my_\w+\.py)\n", block):
+            (folder / name[1]).write_text(block)
+    (folder / "pipeline.yaml").write_text(blocks(ROOT / "docs/pipelines.md", "yaml")[0])
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    data = tmp_path / "shared" / "data"
+    data.mkdir(parents=True)
+    for split, file in (("train", "pairs.jsonl"), ("test", "held-out.jsonl")):
+        (data / f"hh-harmless.{split}.jsonl.gz").write_bytes(gzip.compress((folder / file).read_bytes()))
+    return folder
+
+
+def _forget_template(model: Path) -> None:
+    (model / "chat_template.jinja").unlink()
+
+
+def shortened(words: list[str]) -> list[str]:
+    if words[0] == "demo":
+        folder = words[words.index("--output-dir") + 1] if "--output-dir" in words else "out/demo-fast"
+        return [*DEMO, "--output-dir", folder]
+    return words + SHORTER.get(" ".join(words[:2]), SHORTER.get(words[0], []))
+
+
+def test_every_command_of_the_pages_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    done = 0
+    for page in PAGES:
+        for program, *words in commands(page):
+            if program == "make":
+                assert set(words) <= targets, (page.name, words)
+                continue
+            if program == "python":  # an example, which has a test of its own
+                assert (ROOT / words[0]).is_file(), (page.name, words)
+                continue
+            assert program == "assent", f"{page.name}: a command that this test cannot judge: {program}"
+            status, _, err = said(shortened(words), capsys)
+            # the small files overlap; the small model's best of 16 gains little
+            fault_is_expected = words[:2] in (["data", "check"], ["best-of-n", "--samples"]) and status == 1
+            assert status == 0 or fault_is_expected, f"{page.name}: {' '.join(words)}\n{err}"
+            done += 1
+    assert done > 15  # the pages were found and parsed
+
+
+def test_every_python_block_of_the_pages_runs(workplace: Path) -> None:
+    shutil.copytree("my-model", "runs/sft/model")
+    found = [block for page in PAGES for block in blocks(page, "python")]
+    assert len(found) >= 3
+    for number, block in enumerate(found):
+        script = workplace / f"block_{number}.py"
+        script.write_text(block)
+        runpy.run_path(str(script))
+
+
+def test_every_yaml_block_of_the_pages_is_a_configuration(tmp_path: Path) -> None:
+    for page in PAGES:
+        for block in blocks(page, "yaml"):
+            file = tmp_path / "block.yaml"
+            file.write_text(block)
+            assert read_yaml(file)

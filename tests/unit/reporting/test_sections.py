@@ -1,0 +1,140 @@
+"""Sections that a page has only where a file has them: frontier, findings, what stands apart from quality."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assent.errors import RunFolderError
+from assent.reporting import write_report
+from tests.support.reporting import HOSTILE, estimate, evaluation, findings, frontier, write_pipeline, write_run
+from tests.unit.reporting.test_page import Page
+
+
+def _with(folder: Path, name: str, record: dict[str, Any]) -> str:
+    (folder / name).write_text(json.dumps(record))
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def _rows(markup: str) -> list[str]:
+    found = re.findall(r"<tr.*?</tr>", markup, flags=re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in found]
+
+
+def test_a_frontier_is_drawn_and_its_peak_told(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "demo", steps=2, trained=())
+    markup = _with(folder, "frontier.json", frontier())
+    page = Page(markup)
+    assert "ppo <b>few</b> is over-optimised beyond 9.0 nats" in page.text
+    assert "gold falls by 0.08 (interval 0.06 to 0.10). Of 2 curves, gold falls on 1." in page.text
+    assert "<b>few" not in markup
+    rows = _rows(markup.split('id="frontier"')[1].split("</section>")[0])
+    assert rows[1] == "best-of-n rm 2,000 2.00 2.00 1.60 to 2.60 0.29 not seen 0.97 best-of-N 3.30 –"
+    labels = [attributes.get("aria-label") or "" for tag, attributes in page.tags if tag == "svg"]
+    assert any(label.startswith("Gold and proxy against √KL") for label in labels)
+
+
+def test_a_frontier_alone_has_its_verdict(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", command="frontier", config={"output_dir": "x"}, steps=0, seed=0)
+    markup = _with(tmp_path / "run", "frontier.json", frontier(peak=False))
+    assert re.search(r"<h1>(.*?)</h1>", markup)[1].startswith("Gold falls on no curve by more than chance")
+    assert "Over-optimisation</div>" in markup
+
+
+def test_findings_are_shown_and_their_absence_is_not_news(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, command="ppo", config={"model": "m"}, steps=3, seed=0)
+    assert 'id="findings"' not in write_report(run).read_text(encoding="utf-8")
+    markup = _with(run, "findings.json", findings(hostile=True))
+    text = Page(markup).text
+    assert HOSTILE in text
+    assert "<script" not in markup
+    assert "objective/kl 9.500, threshold 5.000, steps 12 to 22" in text
+    assert "objective/scores 1.200" in text
+    assert "To do: Raise --kl-coef." in text
+    assert "no judge was used" in text
+    healthy = _with(run, "findings.json", {"schema": 1, "findings": []})
+    assert "Nothing: of what could be checked, all is as it should be." in healthy
+    with pytest.raises(RunFolderError, match="schema 2"):
+        _with(run, "findings.json", {"schema": 2, "findings": []})
+
+
+def test_a_judge_without_scores_and_files_without_kl_are_shown(tmp_path: Path) -> None:
+    """A judge compares and scores nothing; completions from a file have no KL, no tokens, no EOS."""
+    record = evaluation() | {"reference": None}
+    for policy in record["policies"]:
+        policy |= {"kl": None, "greedy": None}
+        policy["sampled"] |= {"gold": None, "length": None, "eos_rate": None, "scores": []}
+        for sample in record["samples"]:
+            sample["completions"][policy["name"]]["score"] = None
+    markup = _with(write_pipeline(tmp_path / "demo", steps=2, trained=()), "evaluation/evaluation.json", record)
+    assert re.search(r"<h1>(.*?)</h1>", markup)[1] == "PPO beats SFT 79% of the time (95% interval 74% to 84%)."
+    assert "Score against distance" not in markup
+    assert "None" not in Page(markup).text
+
+
+def test_differences_ratings_form_and_the_judge_are_shown(tmp_path: Path) -> None:
+    record = evaluation() | {
+        "precision": 0.03,
+        "judge": {"calls": 4000, "invalid": 7, "consistent": estimate(0.81, 0.02), "first_wins": estimate(0.55, 0.01)},
+        "wins": {"sft": {"<b>rival": estimate(0.4, 0.1)}, "<b>rival": {"sft": estimate(0.6, 0.1)}},
+    }
+    record["policies"] = record["policies"][1:3]
+    for n, policy in enumerate(record["policies"]):
+        policy["rating"] = estimate(70.0 * n, 12.0)
+        policy["sampled"] |= {
+            "difference": estimate(0.18, 0.02) if n else None,
+            "prompts_needed": 1234 if n else None,
+            "entropy": estimate(20.5 + n, 0.25),
+            "distinct_1": estimate(0.91, 0.01),
+            "distinct_2": {**estimate(0.97, 0.01), "low": None, "high": None},
+            "k3": estimate(3.9 * n, 0.1),
+            "characters": estimate(101.0, 3.0),
+            "refusal_rate": None,
+            "eos_rate": estimate(0.98, 0.01),
+        }
+    record["policies"][1]["name"] = "<b>rival"
+    markup = _with(write_pipeline(tmp_path / "demo", steps=2, trained=()), "evaluation/evaluation.json", record)
+    assert "<b>rival" not in markup
+    rows = _rows(markup)
+    for shown in (
+        "Difference in score, prompt by prompt – 0.18 0.16 to 0.20",
+        "Bradley–Terry rating, Elo points – 70 58 to 82",
+        "Prompts for wins ±0.03 – 1,234",
+        "Ended by themselves (EOS) 98.0% 97 to 99% 98.0% 97 to 99%",
+        "Entropy, nats 20.50 20.25 to 20.75 21.50 21.25 to 21.75",
+        "KL by k3, nats 0 −0.1 to 0.1 3.90 3.8 to 4.0",
+        "Distinct words (distinct-1) 0.91 0.90 to 0.92 0.91 0.90 to 0.92",
+        "Distinct word pairs (distinct-2) 0.97 too few 0.97 too few",
+        "Characters 101 98 to 104 101 98 to 104",
+        "SFT – 40.0% 30 to 50%",
+        "&lt;b&gt;rival 60.0% 50 to 70% –",
+    ):
+        assert shown in rows
+    text = Page(markup).text
+    assert "which agree 81% of the time (79 to 83%)" in text
+    assert "the answer shown first wins 55% (54 to 56%, 50% is no bias). Of 4,000 verdicts 7 were none" in text
+    assert text.count("Refusals") == 0  # unknown of all: no row
+
+
+def test_safety_and_slices_stand_apart_from_quality(tmp_path: Path) -> None:
+    record = evaluation()
+    for n, policy in enumerate(record["policies"]):
+        policy["sampled"] |= {
+            "refusal_rate": estimate(0.1 + n / 100, 0.02),
+            "length_controlled": {"win_rate": estimate(0.6, 0.05), "effect": estimate(1.0, 0.1)},
+            "safety": {"under_refusal": estimate(0.031, 0.01), "attribute/warmth": estimate(2.5, 0.1)},
+            "slices": {"topic": {"<i>tents": {"win_rate": estimate(0.62, 0.1, n=31)}}},
+        }
+    markup = _with(write_pipeline(tmp_path / "demo", steps=2, trained=()), "evaluation/evaluation.json", record)
+    names = ("Under", "Warmth", "Wins at", "Refusals", "topic")
+    shown = {name: next(row for row in _rows(markup) if row.startswith(name)) for name in names}
+    assert shown["Under"].startswith("Under refusal 3.1% 2 to 4% 3.1%")
+    assert shown["Warmth"].startswith("Warmth 2.50 2.40 to 2.60")
+    assert shown["Wins at"].count("60.0%") == 5
+    assert shown["Refusals"].startswith("Refusals 10.0%")
+    assert shown["topic"] == "topic: &lt;i&gt;tents 31 prompts" + 4 * " 62% 52 to 72%"
