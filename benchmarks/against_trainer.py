@@ -88,10 +88,10 @@ def run_assent(config: Any, tokenizer: Any, tokens: list[Any], args: argparse.Na
     from assent.engine.learner import Learner
     from assent.engine.references import completion_sums
     from assent.engine.runtime import Runtime
+    from assent.stages.model_loading import load_module
     from assent.stages.preference import PreferenceObjective
     from assent.stages.references import with_reference
     from assent.stages.reward import objective_of
-    from assent.stages.run_models import load_module
 
     steps = range(0, len(tokens), args.batch_size)
     runtime = Runtime(args.device, mixed_precision=config.mixed_precision)

@@ -9,7 +9,8 @@
     │   │   └── TemplateError                 chat template, prompt/completion cut
     │   └── RunFolderError                    an output folder that belongs to another run, or is in use
     ├── FaultError(RuntimeError)              ran and found a fault: exit status 1
-    │   └── GateError                         a step-0 check failed
+    │   ├── GateError                         a step-0 check failed
+    │   └── StopRun                           a check of the metrics ended the run in good order
     └── RunError(RuntimeError)                failed while running: exit status 3, the last checkpoint stands
         ├── NonFiniteError(ArithmeticError)   NaN or Inf, before the optimiser step
         ├── OutOfMemoryError(MemoryError)     memory at the smallest micro-batch
@@ -19,6 +20,9 @@ A message says what, got, expected, and what to do next: `what` is required, the
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class AssentError(Exception):
@@ -69,6 +73,23 @@ class FaultError(AssentError, RuntimeError):
 
 class GateError(FaultError):
     pass
+
+
+class StopRun(FaultError):  # noqa: N818  # it ends a run in good order: the name says what it does
+    """Raised by an observer of a run's log; the session then keeps checkpoint and model, and raises it again.
+
+    finding   what was found, as findings.json has it: `rule`, `severity`, `verdict`, `evidence`, `next_action`
+    """
+
+    def __init__(self, finding: Mapping[str, Any], *, step: int | None = None, folder: str | None = None) -> None:
+        self.finding, self.step = dict(finding), step
+        when = "" if step is None else f" after step {step}"
+        where = "" if folder is None else f", with checkpoint and model in {folder}"
+        super().__init__(
+            f"the run was stopped{when}{where}: {finding['verdict']}",
+            got=f"rule {finding['rule']}",
+            fix=f"{finding['next_action']}; the same command with --no-stop goes on from here",
+        )
 
 
 class RunError(AssentError, RuntimeError):

@@ -13,7 +13,7 @@ from assent.cli import main
 from assent.config.online import PpoConfig
 from assent.engine.runtime import Runtime
 from assent.models.loading import load_scorer, load_tokenizer, save_model
-from assent.stages.run_models import load_rewards
+from assent.stages.model_loading import load_rewards
 from tests.support.stages import arguments, tiny_model, told, write_inputs
 
 LEARNING_RATE = 3e-3

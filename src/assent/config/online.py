@@ -97,6 +97,10 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
             return 1, 1
         return getattr(self, "num_ppo_epochs"), getattr(self, "num_mini_batches")  # noqa: B009
 
+    def num_updates(self, steps: int, *, learner: str = "model") -> int:
+        passes, updates = self.passes
+        return steps * passes * updates
+
     @model_serializer(mode="wrap")
     def _only_what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in handler(self).items() if self.applies(name)}
@@ -245,6 +249,10 @@ class CriticOptions(ScoreScaleOptions):
     potential: str | None = None
     """Shaping: a reward model of the policy's tokenizer, read at every token. Its rise, gamma Phi(s') - Phi(s), is
     added to each token's reward; the optimum stays where it is."""
+
+    def num_updates(self, steps: int, *, learner: str = "model") -> int:
+        """The policy learns in the rounds after the critic's warm-up."""
+        return super().num_updates(steps - self.critic_warmup_steps * (learner == "model"), learner=learner)
 
     @model_validator(mode="after")
     def _critic_options_have_effect(self) -> Self:

@@ -64,10 +64,8 @@ class OnlineDpoConfig(
     shuffle: bool = True
     """A new order of prompts each pass; without it, the file's order."""
 
-    @property
-    def passes(self) -> tuple[int, int]:
-        """Passes over a round's comparisons, and updates in each."""
-        return self.updates_per_round, 1
+    def num_updates(self, steps: int, *, learner: str = "model") -> int:
+        return steps * self.updates_per_round
 
     @property
     def compares_all(self) -> bool:

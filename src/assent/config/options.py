@@ -60,6 +60,9 @@ class RunOptions(Options):
     """Batch order and all randomness are functions of it."""
     resume: bool = True
     """Continue an interrupted run folder; with --no-resume an existing one is an error."""
+    stop: bool = True
+    """End the run when a check of its metrics finds that it cannot succeed; checkpoint and model are kept. With
+    --no-stop the check only reports, and a run that was ended so goes on."""
     save_steps: NonNegative = 100
     """Write a checkpoint every so many steps, and when interrupted in good order; 0: only then."""
     save_total_limit: Annotated[int, Field(ge=2)] = 2
@@ -128,6 +131,10 @@ class TrainingOptions(DeviceOptions, AdapterOptions):
     optim: Literal["adamw", "adamw_8bit"] = "adamw"
     """adamw_8bit: moments of 8 bits (arXiv:2110.02861), two bytes for a weight instead of eight. Needs the package
     bitsandbytes."""
+
+    def num_updates(self, steps: int, *, learner: str = "model") -> int:
+        """Optimiser steps that a learner takes in a run of so many steps of the stage."""
+        return steps
 
     @model_validator(mode="after")
     def _precision_has_effect(self) -> Self:

@@ -4,6 +4,7 @@ run.json        manifest: configuration, versions, git revision, hashes, parent 
 metrics.jsonl   one line per logged step          samples.jsonl   prompts and completions to look at
 preferences.jsonl   of online-dpo: what was sampled and scored
 judgements.jsonl    of eval: what judges behind an address answered
+findings.json   what the doctor's rules found
 checkpoints/    step-N/, written by the engine    model/          the result, an ordinary Hugging Face folder
 """
 
@@ -24,11 +25,12 @@ from assent.runs.files import from_json, keep_lines, read_lines, storage_errors,
 FORMAT = 1
 MANIFEST, METRICS, SAMPLES, LOCK = "run.json", "metrics.jsonl", "samples.jsonl", ".lock"
 PREFERENCES = "preferences.jsonl"
+FINDINGS, FINDINGS_SCHEMA = "findings.json", 1
 KEPT = "judgements.jsonl", "drawn"
 """Of an evaluation: what judges answered, and what was drawn before an interruption."""
 
 RESULT_NEUTRAL = frozenset(
-    {"output_dir", "resume", "save_steps", "save_total_limit", "micro_batch_tokens", "reference_cache"}
+    {"output_dir", "resume", "stop", "save_steps", "save_total_limit", "micro_batch_tokens", "reference_cache"}
     | {"report_to", "project"}
 )
 """Options a resumed run may give differently: they say where and how often it writes and how much memory it takes, not
@@ -93,6 +95,11 @@ class RunFolder:
         return self.manifest["status"] == "finished"
 
     @property
+    def stopped(self) -> dict[str, Any] | None:
+        """`step` and `finding` that the run was stopped by; None where it was not, or went on."""
+        return self.manifest["stopped"] if self.manifest["status"] == "stopped" else None
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """What `finish` was given; None while the run is unfinished."""
         return self.manifest["result"]
@@ -146,6 +153,26 @@ class RunFolder:
         """Marks the run as finished: opened again, it gives this result and does not train."""
         self.manifest |= {"status": "finished", "finished": _now(), "result": dict(result)}
         self._save()
+
+    def add_finding(self, finding: Mapping[str, Any]) -> None:
+        """Adds to findings.json what a rule found; once for each rule."""
+        if not self.is_main:
+            return
+        path = self.path / FINDINGS
+        findings = from_json(path.read_bytes())["findings"] if path.exists() else []
+        findings = [one for one in findings if one["rule"] != finding["rule"]] + [dict(finding)]
+        write_json(path, {"schema": FINDINGS_SCHEMA, "findings": findings, "not_checked": []})
+
+    def stop(self, finding: Mapping[str, Any], *, step: int) -> None:
+        """Marks the run as stopped after `step` updates; the same command may go on with it."""
+        self.manifest |= {"status": "stopped", "stopped": {"step": step, "at": _now(), "finding": dict(finding)}}
+        self._save()
+
+    def go_on(self) -> None:
+        """Marks a stopped run as running again."""
+        if self.stopped is not None:
+            self.manifest["status"] = "running"
+            self._save()
 
     def close(self) -> None:
         """Gives up the lock."""

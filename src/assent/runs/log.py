@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
-from assent.errors import UsageError
+from assent.errors import StopRun, UsageError
 from assent.metrics import lookup
 from assent.runs.files import append_line
 from assent.runs.folder import METRICS, PREFERENCES, SAMPLES, RunFolder
@@ -15,10 +15,8 @@ from assent.runs.progress import Progress, Silent, Task
 __all__ = ["Progress", "RunLog", "Task"]
 
 
-class Copies(Protocol):
-    """Who else gets the metrics: experiment trackers (engine/trackers.py)."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+Observer = Callable[[int, Mapping[str, float]], None]
+"""Gets each line of metrics.jsonl with its step, in the main process: experiment trackers, the doctor's cheap rules."""
 
 
 class RunLog:
@@ -30,7 +28,9 @@ class RunLog:
     def __init__(self, folder: RunFolder, *, progress: Progress | None = None) -> None:
         self.folder = folder
         self._progress: Progress = progress or Silent()
-        self.copies: Copies | None = None
+        self.observers: list[Observer] = []
+        self.stop: StopRun | None = None
+        """The first StopRun that an observer raised. The session ends the run by it, once the step at hand is done."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl. Raises UsageError for an undeclared name or a value that is no number."""
@@ -40,8 +40,11 @@ class RunLog:
                 raise UsageError(f"metric {name} is no number", got=repr(value), expected="an int or a float")
         if self.folder.is_main and values:
             append_line(self.folder.path / METRICS, {"step": step, **values})
-            if self.copies is not None:
-                self.copies.log(step, values)
+            for observe in self.observers:
+                try:
+                    observe(step, values)
+                except StopRun as stop:
+                    self.stop = self.stop or stop
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Lines of samples.jsonl."""

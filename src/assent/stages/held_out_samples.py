@@ -18,7 +18,8 @@ from assent.errors import DataError
 from assent.evaluation.kl import kl_estimates
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.rewards.base import Reward, score_rollouts
-from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
+from assent.rollouts.sampler import Sampler, SeedKey
+from assent.stages.sampling import sample
 from assent.stages.stage_data import StageData
 from assent.statistics.intervals import mean_interval
 from assent.types import PromptGroup, Rollout
@@ -69,17 +70,15 @@ def answers(
     reward: Reward | None = None,
 ) -> tuple[dict[str, float], list[dict[str, object]]]:
     """One answer to each prompt, at temperature 1 or the run's own: held-out figures, and rows for samples.jsonl."""
-    sampler.load({}, learner.fingerprint_step)
-    with learner.runtime.autocast():
-        rollouts = learner.whole(
-            sampler.sample,
-            prompts.ids,
-            num_completions=1,
-            params=SamplingParams(
-                max_new_tokens=config.eval_max_new_tokens, temperature=getattr(config, "temperature", 1.0)
-            ),
-            seed=SeedKey(config.seed, "eval", 0),
-        )
+    rollouts = sample(
+        sampler,
+        learner,
+        prompts.ids,
+        num_completions=1,
+        max_new_tokens=config.eval_max_new_tokens,
+        temperature=getattr(config, "temperature", 1.0),
+        seed=SeedKey(config.seed, "eval", 0),
+    )
     lengths = [len(rollout.ids) for rollout in rollouts]
     ended = [rollout.finish_reason == "stop" for rollout in rollouts]
     figures = {

@@ -7,12 +7,11 @@ group holds two completions that share the prompt: its own, and the mismatched o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from assent.config.loss_options import LOGGED
 from assent.config.losses import thumbs_loss_declaration
@@ -23,12 +22,12 @@ from assent.errors import DataError
 from assent.models.batch import GroupBatch, Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
 from assent.objectives.thumbs import kto_baseline, thumbs_loss
-from assent.runs.log import Progress, RunLog
+from assent.runs.log import Progress
 from assent.stages.gate import Gate, check_log_ratios, check_policy, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.references import REFERENCE, StageReference, check_reference, open_reference
 from assent.stages.result import StageResult
-from assent.stages.scoring import pair_weights
+from assent.stages.scoring import ObjectiveSums, pair_weights
 from assent.stages.selecting import only_logged, to_thumbs, without_logged
 from assent.stages.session import Session, open_session
 from assent.stages.stage_data import read_stage_data
@@ -50,9 +49,7 @@ class KtoObjective:
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         return {self.loss_type: float(pair_weights(batch).sum())}
 
-    def __call__(
-        self, outputs: Outputs, batch: GroupBatch
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> ObjectiveSums:
         assert outputs.logprobs is not None
         logps, reference = batch.sum_by_completion(outputs.logprobs), batch.completion[REFERENCE]
         every = 2 if self.has_baseline else 1
@@ -120,12 +117,13 @@ def train(
         for part in stage_data.parts.values():
             part.tokens = with_mismatched(part.tokens, max_length=config.max_length, seed=config.seed)
     with open_session(config, stage_data, command="kto", kind="policy", progress=progress) as session:
-        return session.result or run(config, session.learner, session, session.log)
+        return session.result or run(config, session)
 
 
-def run(config: KtoConfig, learner: Learner, session: Session, log: RunLog) -> StageResult:
+def run(config: KtoConfig, session: Session) -> StageResult:
+    learner = session.models.learner
     objective = KtoObjective(config.loss_type, **config.hyperparameters)
-    log.note(_balance(session.train_tokens))
+    session.log.note(_balance(session.train_tokens))
     reference = open_reference(config, session, needed=True)
     session.validate_with(
         lambda: held_out_metrics(learner, reference.read(session.eval_tokens), objective, intervals=True),
@@ -133,7 +131,7 @@ def run(config: KtoConfig, learner: Learner, session: Session, log: RunLog) -> S
     )
     session.resume()
     if session.step == 0:
-        _gate(config, learner, session, log, objective, reference)
+        _gate(config, learner, session, objective, reference)
     for step in session.steps():
         metrics = learner.update(reference.read(session.batch(step)), objective)
         reference.follow(step + 1)
@@ -153,11 +151,10 @@ def _gate(
     config: KtoConfig,
     learner: Learner,
     session: Session,
-    log: RunLog,
     objective: KtoObjective,
     reference: StageReference,
 ) -> None:
-    gate = Gate(log, precision=precision_of(config))
+    gate = Gate(session.log, precision=precision_of(config))
     first = reference.read(session.batch(0))
     logprobs = check_policy(gate, learner, first)
     if reference.origin != "start":

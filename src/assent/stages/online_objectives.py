@@ -16,8 +16,7 @@ from assent.models.batch import GroupBatch, Outputs
 from assent.objectives.kl import kl_loss
 from assent.objectives.policy import POLICY_OBJECTIVES, PolicyLoss, ppo_loss
 from assent.objectives.value import VALUE_OBJECTIVES, ValueLoss, value_loss
-
-Sums = Mapping[str, tuple[Tensor, Tensor]]
+from assent.stages.scoring import ObjectiveSums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ class PolicyObjective:
         }[self.loss_type]
         return dict.fromkeys(self._terms, float(count))
 
-    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> ObjectiveSums:
         assert outputs.logprobs is not None
         logprobs, old = outputs.logprobs.float(), batch.token["old_logprobs"]
         everything = torch.ones_like(logprobs, dtype=torch.bool)
@@ -115,7 +114,7 @@ class SharedTrunkObjective:
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         return {**self.policy.counts(batch), **self.value.counts(batch)}
 
-    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> ObjectiveSums:
         terms, metrics = self.policy(outputs, batch)
         values, more = self.value(outputs, batch)
         return {**terms, "value_avg": self.vf_coef * values["value_avg"]}, {**metrics, **more}
@@ -138,7 +137,7 @@ class ValueObjective:
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         return {"value_avg": float(batch.num_counted)}
 
-    def __call__(self, outputs: Outputs, batch: GroupBatch) -> tuple[Mapping[str, Tensor], Sums]:
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> ObjectiveSums:
         assert outputs.values is not None
         values, metrics = self.function(
             outputs.values.float(),

@@ -17,10 +17,10 @@ from assent.data.rows_write import as_prompt_is, context
 from assent.engine.learner import Learner
 from assent.errors import RunError
 from assent.models.batch import TokenGroup
-from assent.rewards.base import Reward, Scores
+from assent.rewards.base import Reward, Scores, score_rollouts
 from assent.rewards.loading import check_contexts, check_reward, reward_hash
 from assent.rollouts.opening import check_sampler
-from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
+from assent.rollouts.sampler import Sampler
 from assent.runs.log import Progress, RunLog
 from assent.stages.clock import Clock
 from assent.stages.gate import Gate, check_reward_batch_mates, check_tokens, precision_of, sampler_mismatch
@@ -28,8 +28,7 @@ from assent.stages.held_out_samples import answers
 from assent.stages.preference import PreferenceObjective, check_start
 from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference, check_reference
 from assent.stages.result import StageResult
-from assent.stages.rollout_step import to_groups
-from assent.stages.scores import score_round
+from assent.stages.sampling import sample_round, to_groups
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
 from assent.stages.stage_data import read_stage_data
@@ -52,38 +51,26 @@ def train(
     )
     check_reference(config, stage_data)
     check_contexts(config.reward, stage_data.tokenizer, config.max_length)
-    with open_session(
-        config, stage_data, command="online-dpo", kind="policy", inputs=inputs, progress=progress
-    ) as session:
-        if session.result:
-            return session.result
-        reward = session.reward(config.reward)
-        return run(config, session.learner, session, session.log, sampler=session.sampler(), reward=reward)
+    opened = open_session(config, stage_data, command="online-dpo", kind="policy", inputs=inputs, progress=progress)
+    with opened as session:
+        return session.result or run(config, session)
 
 
-def run(
-    config: OnlineDpoConfig, learner: Learner, session: Session, log: RunLog, *, sampler: Sampler, reward: Reward
-) -> StageResult:
+def run(config: OnlineDpoConfig, session: Session) -> StageResult:
+    learner, log = session.models.learner, session.log
+    reward, sampler = session.models.add_reward(config.reward), session.models.add_sampler()
     objective = PreferenceObjective(config.entries)
     reference = ReadReference(config.reference, session) if objective.needs_reference else NoReference()
     _validate(config, session, sampler=sampler, reward=reward, reference=reference)
     session.resume()
-    params = SamplingParams(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
     for step in session.steps():
         clock = Clock()
         indices = session.indices(step)
         prompts = [session.train_groups[i] for i in indices]
-        sampler.load({}, learner.fingerprint_step)
-        with session.runtime.autocast():  # in the arithmetic of the updates
-            rollouts = learner.whole(
-                sampler.sample,
-                [session.train_tokens[i].prompt_ids for i in indices],
-                num_completions=config.num_completions,
-                params=params,
-                seed=SeedKey(config.seed, "rollout", step),
-            )
+        rollouts = sample_round(config, sampler, learner, [session.train_tokens[i] for i in indices], step=step)
         clock.lap("generate")
-        scores = score_round(reward, rollouts, prompts, session=session)
+        with session.kept_on_failure("the reward"):
+            scores = score_rollouts(reward, rollouts, prompts)
         groups = to_groups(rollouts, config.num_completions, prompts)
         sampled = reference.read(groups)
         judged = less_for_no_end(scores, rollouts, config.missing_eos_penalty)
@@ -131,7 +118,7 @@ def _validate(
             config,
             session.eval_prompts,
             sampler=sampler,
-            learner=session.learner,
+            learner=session.models.learner,
             reference=reference.model if isinstance(reference, ReadReference) else None,
             reward=reward,
         )

@@ -18,12 +18,12 @@ from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.packing import pack
 from assent.objectives.preference import preference_loss
 from assent.objectives.ranking import ranking_loss
-from assent.runs.log import Progress, RunLog
+from assent.runs.log import Progress
 from assent.stages.gate import Gate, check_log_ratios, check_policy, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.references import REFERENCE, check_reference, open_reference
 from assent.stages.result import StageResult
-from assent.stages.scoring import pair_weights
+from assent.stages.scoring import ObjectiveSums, pair_weights
 from assent.stages.selecting import Select, only_logged, to_comparisons, to_rankings, without_logged
 from assent.stages.session import Session, open_session
 from assent.stages.stage_data import StageData, read_stage_data
@@ -53,16 +53,12 @@ class PreferenceObjective:
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         return {entry.name: float(pair_weights(batch).sum()) for entry in self.losses}
 
-    def __call__(
-        self, outputs: Outputs, batch: GroupBatch
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> ObjectiveSums:
         assert outputs.logprobs is not None
         logps = batch.sum_by_completion(outputs.logprobs)
         return self.of_sums(logps, batch)
 
-    def of_sums(
-        self, logps: Tensor, batch: GroupBatch
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+    def of_sums(self, logps: Tensor, batch: GroupBatch) -> ObjectiveSums:
         """The same from each completion's summed log-probability, (S,)."""
         sums: dict[str, Tensor] = {}
         means: dict[str, tuple[Tensor, Tensor]] = {}
@@ -129,7 +125,7 @@ def train(
     check_reference(config, stage_data)
     _check_columns(config, stage_data)
     with open_session(config, stage_data, command="dpo", kind="policy", progress=progress) as session:
-        return session.result or run(config, session.learner, session, session.log)
+        return session.result or run(config, session)
 
 
 def _select(config: PreferenceConfig) -> Select:
@@ -162,7 +158,8 @@ def _check_columns(config: PreferenceConfig, data: StageData) -> None:
             )
 
 
-def run(config: PreferenceConfig, learner: Learner, session: Session, log: RunLog) -> StageResult:
+def run(config: PreferenceConfig, session: Session) -> StageResult:
+    learner = session.models.learner
     objective = PreferenceObjective(config.entries)
     reference = open_reference(config, session, needed=objective.needs_reference)
     session.validate_with(
@@ -171,7 +168,7 @@ def run(config: PreferenceConfig, learner: Learner, session: Session, log: RunLo
     )
     session.resume()
     if session.step == 0:
-        gate = Gate(log, precision=precision_of(config))
+        gate = Gate(session.log, precision=precision_of(config))
         check_start(gate, learner, reference.read(session.batch(0)), objective, origin=reference.origin)
         gate.done()
     for step in session.steps():

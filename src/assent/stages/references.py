@@ -104,18 +104,19 @@ class FixedReference(NoReference):
         if config.reference == LOGGED:
             self.origin = "logged"
             train, held_out = _logged(session.train_tokens), _logged(session.eval_tokens)
-            check_logged(session.train_tokens, train, session.learner)
+            check_logged(session.train_tokens, train, session.models.learner)
         else:
             self.origin = "start" if config.reference is None else "fixed"
             self.path = config.reference
-            train, held_out = session.reference_logps(config.reference, session.train_tokens, session.eval_tokens)
+            parts = session.train_tokens, session.eval_tokens
+            train, held_out = session.models.reference_logps(config.reference, *parts)
         self.digest = digest(train)
         session.train_tokens = with_reference(session.train_tokens, train)
         session.eval_tokens = with_reference(session.eval_tokens, held_out)
 
     def finish(self) -> None:
         stored = np.concatenate([group.completion[REFERENCE] for group in self.session.train_tokens])
-        self.session.check_same(REFERENCE, self.digest, digest(torch.from_numpy(stored)))
+        self.session.models.check_same(REFERENCE, self.digest, digest(torch.from_numpy(stored)))
 
 
 class ReadReference(NoReference):
@@ -124,13 +125,13 @@ class ReadReference(NoReference):
     def __init__(self, path: str | None, session: Session) -> None:
         self.session, self.path = session, path
         self.origin = "start" if path is None else "fixed"
-        self.model = session.reference_model(path)
+        self.model = session.models.add_reference(path)
 
     def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
         return with_reference(groups, completion_sums(groups, self.model))
 
     def finish(self) -> None:
-        self.session.check_unchanged(self.model)
+        self.session.models.check_unchanged(self.model)
 
 
 class FollowingReference:
@@ -143,9 +144,9 @@ class FollowingReference:
         self.origin = "start" if config.reference is None else "following"
         self.path = config.reference
         self.every, self.share = config.reference_sync_steps, float(config.reference_mixup_alpha or 1.0)
-        model = session.reference_model(config.reference)
+        model = session.models.add_reference(config.reference)
         assert isinstance(model, Reference)
-        self.model = session.moving["reference"] = model
+        self.model = session.models.moving["reference"] = model
         session.state[self.LAST] = self.model.fingerprint()
         session.state["reference_syncs"] = 0
 
@@ -155,7 +156,7 @@ class FollowingReference:
     def follow(self, updates: int) -> None:
         if updates % self.every:
             return
-        self.model.move_towards(self.session.learner.module, self.share)
+        self.model.move_towards(self.session.models.learner.module, self.share)
         self.session.state["reference_syncs"] += 1
         self.session.state[self.LAST] = self.model.fingerprint()  # nothing but this may change it
 
@@ -164,7 +165,7 @@ class FollowingReference:
         self.session.log.note(
             f"the reference was moved towards the policy {syncs} times (TR-DPO, share {self.share:g})"
         )
-        self.session.check_same(self.LAST, self.session.state[self.LAST], self.model.fingerprint())
+        self.session.models.check_same(self.LAST, self.session.state[self.LAST], self.model.fingerprint())
 
 
 def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGroup]:

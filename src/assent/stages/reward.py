@@ -46,23 +46,22 @@ def train(
         whole = config.model_copy(update={"eval_fraction": None})
         stage_data.parts |= read_stage_data(whole, model=config.model, sources=sources, select=to_completions).parts
     with open_session(config, stage_data, command="reward", kind="scorer", progress=progress) as session:
-        if session.result:
-            return session.result
-        learner: Learner | Members = Members(session.members) if config.num_adapters > 1 else session.learner
-        return run(config, learner, session, session.log)
+        return session.result or run(config, session)
 
 
-def run(config: RewardConfig, learner: Learner | Members, session: Session, log: RunLog) -> StageResult:
+def run(config: RewardConfig, session: Session) -> StageResult:
+    models = session.models
+    learner = Members(models.members) if config.num_adapters > 1 else models.learner
     objective = objective_of(config)
     if config.supervision == "process":
         session.train_tokens = [with_step_targets(group) for group in session.train_tokens]
         session.eval_tokens = [with_step_targets(group) for group in session.eval_tokens]
     if config.num_heads > 1:
-        _model(session.learner).config.assent_ensemble_size = config.num_heads
+        _model(models.learner).config.assent_ensemble_size = config.num_heads
     session.validate_with(lambda: held_out_metrics(learner, session.eval_tokens, objective, intervals=True))
     session.resume()
     if session.step == 0:
-        _gate(config, learner, session, log)
+        _gate(config, learner, session)
     if config.bootstrap:
         session.train_tokens = with_bootstrap(session.train_tokens, members=config.num_members, seed=config.seed)
     for step in session.steps():
@@ -88,7 +87,7 @@ def _select(config: RewardConfig) -> Select:
 
 def _normalise(config: RewardConfig, session: Session) -> None:
     groups = session.data.parts["train" if config.normalize_data is None else "normalize"].tokens
-    for learner in session.members:
+    for learner in session.models.members:
         normalise(learner, groups, session.log)
 
 
@@ -125,8 +124,8 @@ def _model(learner: Learner) -> AlignmentModel:
     return learner.module
 
 
-def _gate(config: RewardConfig, learner: Learner | Members, session: Session, log: RunLog) -> None:
-    gate = Gate(log, precision=precision_of(config))
+def _gate(config: RewardConfig, learner: Learner | Members, session: Session) -> None:
+    gate = Gate(session.log, precision=precision_of(config))
     first = session.batch(0)
     _check_equal_scores(gate, config, first)
     check_positions(gate, first)

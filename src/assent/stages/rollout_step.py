@@ -17,7 +17,7 @@ from assent.config.online import CriticOptions, OnlineOptions
 from assent.engine.learner import Learner
 from assent.engine.references import Reader
 from assent.errors import NonFiniteError, RunError
-from assent.models.batch import Outputs, TokenCompletion, TokenGroup
+from assent.models.batch import Outputs, TokenGroup
 from assent.objectives.advantages import (
     ADVANTAGES,
     Episodes,
@@ -29,6 +29,7 @@ from assent.objectives.advantages import (
 )
 from assent.objectives.kl import kl
 from assent.objectives.reduce import as_rows
+from assent.stages.sampling import to_groups
 from assent.types import PromptGroup, Rollout
 
 LARGEST_REWARD = 1e15
@@ -46,28 +47,6 @@ class Round:
     """Mean KL to the reference in nats per completion (k1): what the adaptive controller steers."""
     score_moments: list[float]
     """Count, sum and sum of squares of the scores so far, where they are scaled: for the next round."""
-
-
-def to_groups(
-    rollouts: Sequence[Rollout], num_completions: int, prompts: Sequence[PromptGroup] = ()
-) -> list[TokenGroup]:
-    """Prompt-major rollouts as groups of `num_completions`, with the sampler's log-probabilities as `old_logprobs`.
-
-    prompts   the round's: a group's `source`, which messages name, is then its row in the data
-    """
-    groups = []
-    for start in range(0, len(rollouts), num_completions):
-        mates = rollouts[start : start + num_completions]
-        number = mates[0].prompt_index
-        groups.append(
-            TokenGroup(
-                prompt_ids=mates[0].prompt_ids,
-                completions=tuple(TokenCompletion(ids=rollout.ids) for rollout in mates),
-                token={"old_logprobs": [np.asarray(rollout.logprobs, dtype=np.float32) for rollout in mates]},
-                source=(prompts[number].source if prompts else "") or f"prompt {number}",
-            )
-        )
-    return groups
 
 
 def build_round(

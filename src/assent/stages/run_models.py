@@ -1,237 +1,215 @@
-"""The models of a run: as they are in their folders, or with an adapter on top that is trained in their place."""
+"""The models of a run: those that are trained, those that are only read, and what reading them has cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from torch import Tensor
 
-from assent.engine.learner import Reference
-from assent.engine.random import derived_seed
+from assent.engine.learner import Learner, Reference
+from assent.engine.ledger import Ledger
+from assent.engine.references import AdapterOff, Reader, reader_key, reference_logps, user_cache
 from assent.engine.runtime import Runtime
-from assent.errors import ConfigError
-from assent.models.adapters import (
-    Base,
-    add_adapter,
-    base_weights,
-    check_quantisation,
-    content_of,
-    describe,
-    is_adapted,
-    is_adapter,
-    quantisation,
-)
-from assent.models.ensemble import siblings
-from assent.models.folders import members_of, resolve_folder
-from assent.models.loading import (
-    DTYPES,
-    draw_head,
-    fresh_tokens,
-    is_classifier,
-    load_config,
-    load_policy,
-    load_scorer,
-)
+from assent.engine.weights import gathered
+from assent.errors import GateError
+from assent.models.adapters import is_adapted
+from assent.models.batch import TokenGroup
 from assent.models.module import AlignmentModel
-from assent.models.one_trunk import check_is_on, reward_adapter, save_value_head, sibling_scorer, value_head_of
-from assent.models.saving import save_members, save_model
 from assent.models.tiers import Kind
 from assent.rewards.base import Reward
-from assent.rewards.loading import Spec, load_reward, readers_of
+from assent.rewards.loading import Spec
 from assent.rewards.reading import ModelReader
-
-START = "start"
-"""Folder of a run's merged start, where it continues from an adapter."""
-
-
-def load_module(
-    config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, *, trunk: AlignmentModel | None = None
-) -> AlignmentModel:
-    """A policy or a scorer with the weights of its folder; a scorer with those of `trunk`, where that is given."""
-    if trunk is not None and kind == "scorer":
-        scorer = load_beside(trunk, config, path, name="potential", trained=False)
-        return _module(scorer, config, kind)
-    return _module(_load(config, path, kind, tokenizer), config, kind)
+from assent.rollouts.opening import ModelSampler, open_sampler
+from assent.runs.folder import RunFolder
+from assent.runs.log import RunLog
+from assent.stages.model_loading import frozen, load_module, load_rewards, load_trained_modules, save_trained
+from assent.stages.scores import MainReward
+from assent.stages.stage_data import StageData
 
 
-def load_trained_modules(
-    config: Any,
-    path: str,
-    kind: Kind,
-    tokenizer: PreTrainedTokenizerBase,
-    run: Path,
-    *,
-    name: str,
-    runtime: Runtime,
-    trunk: AlignmentModel | None = None,
-) -> dict[str, tuple[AlignmentModel, list[str]]]:
-    """The same for a learner of this name, with an adapter where one is asked for; and lines that say what is trained.
+class RunModels:
+    """Learners, references, reward and sampler.
 
-    With --num-adapters also the ensemble's other members, `member-2` and so on. A critic's fresh head is zero: the
-    first round's advantages are then the returns themselves. `run` is the run's folder.
+    learners   are trained; `model` is the one that the run is about
+    moving     references that follow the policy
+    Both are part of every checkpoint.
     """
-    if trunk is not None:
-        scorer = load_beside(trunk, config, path, name=name, trained=True)
-        return {name: (_module(scorer, config, kind), [f"{name}: adapter and head on the policy's base"])}
-    names = [name, *(f"member-{number}" for number in range(2, getattr(config, "num_adapters", 1) + 1))]
-    models = siblings(_load(config, path, kind, tokenizer, quantised=_quantised(config, runtime, path)), len(names))
-    head_is_fresh = not is_classifier(load_config(path, revision=config.revision))
-    found = {}
-    for own, model in zip(names, models, strict=True):
-        if head_is_fresh and name == "critic":
-            model.score.weight.data.zero_()  # type: ignore[union-attr,operator]
-        elif head_is_fresh and own != name:
-            draw_head(model, seed=derived_seed(config.seed, f"head of {own}"))
-        lines: list[str] = []
-        if config.lora_r:
-            model, lines = _with_adapter(model, config, name=own, path=path, tokenizer=tokenizer, run=run)
-        head = None
-        if kind == "policy" and getattr(config, "trunk", "separate") == "shared":
-            head = value_head_of(path, model, revision=config.revision)
-        found[own] = (_module(model, config, kind, value_head=head), lines)
-    return found
 
+    def __init__(
+        self, config: Any, data: StageData, folder: RunFolder, log: RunLog, runtime: Runtime, *, ledger: Ledger
+    ) -> None:
+        self.config, self.data, self.folder, self.log, self.runtime = config, data, folder, log, runtime
+        self.ledger = ledger
+        self.learners: dict[str, Learner] = {}
+        self.moving: dict[str, Reference] = {}
+        self.fingerprints: dict[str, str] = {}
+        """`NAME_start` and `NAME_end` of each model (law 4)."""
+        self.reference_seconds = 0.0
+        """Time spent on reading the reference before training."""
+        self._readers: list[Reference | ModelReader | ModelSampler] = []
+        self._flops_before = 0.0  # of readers that are gone, or from before the run was resumed
 
-def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, trained: bool) -> PreTrainedModel:
-    """A scorer on the base of an adapted policy (`--trunk one`).
+    @property
+    def learner(self) -> Learner:
+        return self.learners["model"]
 
-    `path` is a reward model's adapter, or the policy's own start: then adapter and head are fresh. Errors: ConfigError
-    where it is neither.
-    """
-    model: Any = policy.hf
-    if path != config.model:
-        check_is_on(path, config.model, what=f"the {name}", revision=config.revision)
-        return reward_adapter(model, path, trained=trained)
-    scorer: Any = sibling_scorer(model, num_labels=1)
-    if name == "critic":
-        scorer.score.weight.data.zero_()
-    else:
-        draw_head(scorer, seed=config.seed)
-    return add_adapter(scorer, config, base=model.assent_base, seed=derived_seed(config.seed, f"adapter of {name}"))
+    @property
+    def members(self) -> list[Learner]:
+        """The members of an ensemble of adapters; otherwise the one model."""
+        return [learner for name, learner in self.learners.items() if name == "model" or name.startswith("member-")]
 
+    @property
+    def in_checkpoints(self) -> dict[str, Learner | Reference]:
+        return {**self.learners, **self.moving}
 
-def _members_beside(trunk: AlignmentModel, config: Any, path: str) -> list[PreTrainedModel]:
-    """A reward model, or an ensemble's, on the base of an adapted policy."""
-    paths = list(map(str, members_of(resolve_folder(path)))) or [path]
-    return [load_beside(trunk, config, at, name="reward model", trained=False) for at in paths]
+    @property
+    def flops_of_readers(self) -> float:
+        return self._flops_before + sum(reader.flops for reader in self._readers)
 
+    @property
+    def flops(self) -> float:
+        """Model FLOPs of the whole run so far."""
+        return sum(learner.flops for learner in self.learners.values()) + self.flops_of_readers
 
-def frozen(config: Any, module: AlignmentModel, runtime: Runtime) -> Reference:
-    """A model that is read and not trained."""
-    offloaded = getattr(config, "offload_frozen", False)
-    return Reference(module, runtime, config.micro_batch_tokens, offloaded=offloaded)
+    def restore_flops(self, flops_of_readers: float) -> None:
+        """Goes on from a checkpoint's count."""
+        self._flops_before = flops_of_readers
 
+    @property
+    def _trunk(self) -> AlignmentModel | None:
+        """The policy, where the models that are loaded after it are adapters on its base."""
+        is_one = self.learners and getattr(self.config, "trunk", "separate") == "one"
+        return _module(self.learner) if is_one else None
 
-def load_rewards(
-    config: Any,
-    spec: Spec,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    runtime: Runtime,
-    trunk: AlignmentModel | None,
-) -> tuple[Reward, list[ModelReader]]:
-    """What scores, and the models that it holds in memory: on `trunk`, where that is given."""
-    options: dict[str, Any] = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
-    if config.micro_batch_tokens:
-        options["micro_batch_tokens"] = config.micro_batch_tokens
-    if trunk is not None:
-        options["load"] = partial(_members_beside, trunk, config)
-    reward = load_reward(spec, ensemble=getattr(config, "reward_ensemble", None), **options)
-    readers = readers_of(reward)
-    for reader in readers if getattr(config, "offload_frozen", False) else ():
-        reader.offload()
-    return reward, readers
-
-
-def _load(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, **more: Any) -> PreTrainedModel:
-    options = {"dtype": config.dtype, "revision": config.revision, "tokenizer": tokenizer, **more}
-    if kind == "policy":
-        return load_policy(path, **options)
-    return load_scorer(path, num_labels=getattr(config, "num_heads", 1), seed=config.seed, **options)
-
-
-def _module(model: PreTrainedModel, config: Any, kind: Kind, *, value_head: nn.Linear | None = None) -> AlignmentModel:
-    return AlignmentModel(model, kind=kind, temperature=getattr(config, "temperature", 1.0), value_head=value_head)
-
-
-def _quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | None:
-    """How the frozen weights are loaded; None: as they are. ConfigError where 4 bits cannot be had, nothing loaded."""
-    if not config.load_in_4bit:
-        return None
-    check_quantisation(runtime.device)
-    if is_adapter(resolve_folder(path, revision=config.revision)):
-        raise ConfigError(
-            "an adapter's merged weights stand in memory only, and 4-bit weights are read from a folder",
-            got=f"--load-in-4bit with the adapter {path}",
-            fix=f"merge it first: assent merge {path} --output-dir FOLDER",
+    def add_learner(
+        self, name: str, path: str, *, kind: Kind, updates: int, learning_rate: float | None = None
+    ) -> Learner:
+        """A trainable model. updates: optimiser steps of the whole run, for the learning rate's schedule."""
+        config = (
+            self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
-    return quantisation(runtime.device, DTYPES[config.dtype])
+        trunk, at = self._trunk, (self.data.tokenizer, self.folder.path)
+        loaded = load_trained_modules(self.config, path, kind, *at, name=name, runtime=self.runtime, trunk=trunk)
+        for own, (module, lines) in loaded.items():
+            learner = self.learners[own] = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
+            self.note_start(own, learner.fingerprint())
+            for line in [f"{own}: {path}, attention {module.tier} ({module.tier_reason})", *lines]:
+                self.log.note(line)
+        self.ledger.models_resident += trunk is None
+        return self.learners[name]
+
+    def add_reference(
+        self, path: str | None, *, name: str = "reference", kind: Kind = "policy"
+    ) -> Reference | AdapterOff:
+        """A frozen model in memory. Without a path: the policy's start, which an adapter leaves in place.
+
+        run.json has its fingerprint as `name`.
+        """
+        if path is None and is_adapted(self.learner.module):
+            start = AdapterOff(self.learner)
+            self.note_start(name, start.fingerprint())
+            return start
+        trunk = self._trunk
+        module = load_module(self.config, path or self.config.model, kind, self.data.tokenizer, trunk=trunk)
+        reference = frozen(self.config, module, self.runtime)
+        self._readers.append(reference)
+        self.ledger.models_resident += trunk is None
+        self.note_start(name, reference.fingerprint())
+        return reference
+
+    def add_reward(self, spec: Spec) -> Reward:
+        """The reward, opened in the main process; the other processes get its scores from there."""
+        trunk = self._trunk
+
+        def load() -> Reward:
+            reward, models = load_rewards(self.config, spec, self.data.tokenizer, runtime=self.runtime, trunk=trunk)
+            self.ledger.models_resident += len(models) * (trunk is None)
+            self._readers += models
+            return reward
+
+        return load() if self.runtime.num_processes == 1 else MainReward(load, self.runtime)
+
+    def add_sampler(self) -> ModelSampler:
+        """Samples with the learner's own weights, or with a copy that `load` brings up to date."""
+        sampler = open_sampler(self.config, _module(self.learner).hf, self.data.template, learns=True)
+        self._readers.append(sampler)
+        self.ledger.models_resident += getattr(self.config, "sampler", "torch") == "vllm"  # its copy
+        return sampler
+
+    def reference_logps(self, path: str | None, *parts: Sequence[TokenGroup]) -> list[Tensor]:
+        """For each part, (S,) summed log-probabilities of its completions under the reference, cached by content.
+
+        Without a path: the policy's start. Call before `Session.resume`, which puts the policy where the run was left.
+        A reference with weights of its own is in memory until this returns, not while the policy is trained.
+        """
+        reader: Reader
+        if path is not None:
+            module = load_module(self.config, path, "policy", self.data.tokenizer)
+            reader = frozen(self.config, module, self.runtime)
+        else:
+            reader = AdapterOff(self.learner) if is_adapted(self.learner.module) else self.learner
+        self.ledger.models_resident += path is not None
+        self.note_start("reference", reader.fingerprint())
+        folder = Path(self.config.reference_cache) if self.config.reference_cache else user_cache() / "reference"
+        logps = [self._reference_logps(reader, groups, folder) for groups in parts]
+        if isinstance(reader, Reference):
+            self._flops_before += reader.flops
+        return logps
+
+    def _reference_logps(self, reader: Reader, groups: Sequence[TokenGroup], folder: Path) -> Tensor:
+        if not groups:
+            return torch.zeros(0)
+        started = time.perf_counter()
+        with self.log.progress("reference", len(groups)) as bar:
+            key = reader_key(reader, self.config.dtype, self.config.mixed_precision, self.runtime.device.type)
+            values, was_cached = reference_logps(groups, reader, key=key, cache_dir=folder, on_read=bar.advance)
+            if was_cached:
+                bar.advance(len(groups))
+        how = "read from the cache" if was_cached else "computed"
+        self.log.note(f"reference log-probabilities of {len(values)} completions: {how}")
+        if not was_cached:
+            self.reference_seconds += time.perf_counter() - started
+        return values
+
+    def note_start(self, name: str, fingerprint: str) -> None:
+        """Records a model's fingerprint. RunFolderError where the run was started from other weights."""
+        self.fingerprints[f"{name}_start"] = fingerprint
+        self.folder.record_start(name, fingerprint)
+
+    def check_unchanged(self, reference: Reader, *, name: str = "reference") -> None:
+        """Law 4: the reference ends as it started."""
+        self.check_same(name, self.fingerprints[f"{name}_start"], reference.fingerprint())
+
+    def check_same(self, name: str, start: str, end: str) -> None:
+        """Records both fingerprints. GateError where they differ."""
+        self.fingerprints |= {f"{name}_start": start, f"{name}_end": end}
+        if end != start:
+            raise GateError(
+                "the reference changed while the policy was trained",
+                got=end,
+                expected=start,
+                fix="likely cause: policy and reference share weights",
+            )
+
+    def save(self) -> None:
+        """The model's folder, written by the main process; all processes gather sharded weights first."""
+        modules = [_module(learner) for learner in self.members]
+        whole = gathered(modules[0].hf) if self.runtime.is_sharded else None
+        if self.runtime.is_main:
+            save_trained(self.folder.model_path, modules, self.data.tokenizer, state_dict=whole)
+        self.runtime.barrier()
+
+    def record_end(self) -> None:
+        """Fingerprints of what was trained, into run.json."""
+        for name, learner in self.learners.items():
+            self.fingerprints[f"{name}_end"] = learner.fingerprint()
+        self.folder.record(fingerprints=self.fingerprints)
 
 
-def _with_adapter(
-    model: PreTrainedModel, config: Any, *, name: str, path: str, tokenizer: PreTrainedTokenizerBase, run: Path
-) -> tuple[PreTrainedModel, list[str]]:
-    """`model`, which was loaded from `path`, with a fresh adapter; and lines that say what is trained."""
-    folder = resolve_folder(path, revision=config.revision)
-    lines = []
-    if is_adapter(folder):
-        base = Base(str((run / START).resolve()))
-        lines.append(f"{name}: {path} is an adapter itself: merged into its base, the new one goes on top of that")
-    elif Path(path).expanduser().is_dir():
-        base = Base(str(folder.resolve()), content=content_of(folder))
-    else:
-        base = Base(path, config.revision, content_of(folder))
-    fresh = fresh_tokens(folder, tokenizer)
-    adapted = add_adapter(
-        model,
-        config,
-        base=replace(base, in_4bit=config.load_in_4bit),
-        seed=derived_seed(config.seed, f"adapter of {name}"),
-        new_rows=bool(fresh),
-    )
-    facts = describe(adapted, config)
-    whole = f"; in full: {', '.join(facts['modules_to_save'])}" if facts["modules_to_save"] else ""
-    lines.append(
-        f"{name}: {facts['kind']} of rank {facts['lora_r']}, alpha {facts['lora_alpha']:g} on {facts['layers']} layers "
-        f"({', '.join(facts['target_modules'])}){whole}; {facts['trained_parameters']:,} parameters are trained"
-    )
-    if fresh:
-        lines.append(
-            f"{name}: the embeddings are trained and saved whole, for they have new tokens: {', '.join(fresh)}"
-        )
-    return adapted, lines
-
-
-def save_trained(
-    folder: str | Path,
-    modules: Sequence[AlignmentModel],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    state_dict: Mapping[str, Tensor] | None,
-) -> None:
-    """A run's model or an ensemble's members, with a value head and, of an adapter, the base that stood nowhere yet.
-    `state_dict`: see `save_model`."""
-    module, *others = modules
-    if is_adapted(module.hf):
-        save_start(module.hf, tokenizer, state_dict)
-    if others:
-        for other in others:
-            other.hf.assent_base = module.hf.assent_base
-        return save_members(folder, [one.hf for one in modules], tokenizer)
-    beside = partial(save_value_head, head=module.value_head)
-    save_model(folder, module.hf, tokenizer, state_dict=state_dict, beside=beside)
-
-
-def save_start(model: Any, tokenizer: PreTrainedTokenizerBase, state_dict: Mapping[str, Tensor] | None) -> None:
-    """The merged start of a run that continued from an adapter, as a folder: the base of the adapter it trained."""
-    base: Base = model.assent_base
-    if base.content:  # it is a folder of its own
-        return
-    weights = base_weights(model.state_dict() if state_dict is None else state_dict)
-    save_model(base.path, model.get_base_model(), tokenizer, state_dict=weights)
-    model.assent_base = replace(base, content=content_of(Path(base.path)))
+def _module(learner: Learner) -> AlignmentModel:
+    assert isinstance(learner.module, AlignmentModel)
+    return learner.module

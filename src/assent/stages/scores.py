@@ -6,29 +6,13 @@ A judge that is not a function of its input would give each process other advant
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from assent.engine.runtime import Runtime
 from assent.errors import RunError
-from assent.rewards.base import Reward, Scores, score_rollouts
+from assent.rewards.base import Reward, Scores
 from assent.rewards.loading import judges_alone
 from assent.types import PromptGroup, Rollout, Text
-
-if TYPE_CHECKING:
-    from assent.stages.session import Session
-
-
-def score_round(
-    reward: Reward, rollouts: Sequence[Rollout], prompts: Sequence[PromptGroup], *, session: Session
-) -> Scores:
-    """`score_rollouts`. Where it fails, as a server does, the rounds before are kept: nothing has changed since."""
-    try:
-        return score_rollouts(reward, rollouts, prompts)
-    except Exception:  # whatever it is: all processes fail alike, and write together
-        if session.step:
-            session.checkpoint()
-            session.log.note(f"the reward failed; kept after step {session.step}, and the same command resumes")
-        raise
 
 
 class MainReward:

@@ -19,7 +19,8 @@ from assent.engine.random import generator
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.objectives.ranking import centring_penalty, ranking_loss, score_loss
 
-Sums = tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]
+ObjectiveSums = tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]
+"""What an objective gives (`engine.learner.Objective`): each term's sum; each metric's sum and count."""
 TARGET, STEP_TARGET, LAST_STEP_TARGET = "score", "step_label", "last_step_label"
 BOOTSTRAP = "bootstrap_{}"
 
@@ -41,7 +42,7 @@ class RankingObjective:
         names = [entry.name for entry in self.losses] + (["centring"] if self.centring else [])
         return dict.fromkeys(names, float(pair_weights(batch).sum()))
 
-    def __call__(self, outputs: Outputs, batch: GroupBatch) -> Sums:
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> ObjectiveSums:
         assert outputs.scores is not None
         scores = outputs.scores.float().view(batch.num_completions, -1)  # (S, M)
         members, ranks = scores.shape[1], batch.completion["rank"]
@@ -81,7 +82,7 @@ class ScoreObjective:
         targets, group = self._targets(batch)
         return {self.loss: float(pair_weights(batch)[group[~targets.isnan()]].sum())}
 
-    def __call__(self, outputs: Outputs, batch: GroupBatch) -> Sums:
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> ObjectiveSums:
         targets, group = self._targets(batch)
         scores = self._scores(outputs).view(len(targets), -1)  # (labels, M)
         labelled = ~targets.isnan()

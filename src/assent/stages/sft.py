@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from torch import Tensor
 from assent.config.stages import SftConfig
 from assent.engine.learner import Learner
 from assent.models.batch import GroupBatch, Outputs
-from assent.runs.log import Progress, RunLog
+from assent.runs.log import Progress
 from assent.stages.gate import Gate, check_batch_mates, check_loss_tokens, check_positions, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
+from assent.stages.scoring import ObjectiveSums
 from assent.stages.selecting import to_demonstrations
 from assent.stages.session import Session, open_session
 from assent.stages.stage_data import read_stage_data
@@ -28,9 +29,7 @@ class SftObjective:
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         return {"nll": float(_token_weights(batch).sum())}
 
-    def __call__(
-        self, outputs: Outputs, batch: GroupBatch
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+    def __call__(self, outputs: Outputs, batch: GroupBatch) -> ObjectiveSums:
         assert outputs.logprobs is not None
         weighted = (outputs.logprobs.float() * _token_weights(batch)).sum()
         return {"nll": -weighted}, {}
@@ -55,22 +54,22 @@ def train(
         train_on=config.train_on,
     )
     with open_session(config, stage_data, command="sft", kind="policy", progress=progress) as session:
-        return session.result or run(config, session.learner, session, session.log)
+        return session.result or run(config, session)
 
 
-def run(config: SftConfig, learner: Learner, session: Session, log: RunLog) -> StageResult:
-    objective = SftObjective()
+def run(config: SftConfig, session: Session) -> StageResult:
+    learner, objective = session.models.learner, SftObjective()
     session.validate_with(lambda: held_out_metrics(learner, session.eval_tokens, objective, intervals=True))
     session.resume()
     if session.step == 0:
-        _gate(config, learner, session, log)
+        _gate(config, learner, session)
     for step in session.steps():
         session.log_step(step, learner.update(session.batch(step), objective))
     return session.finish()
 
 
-def _gate(config: SftConfig, learner: Learner, session: Session, log: RunLog) -> None:
-    gate = Gate(log, precision=precision_of(config))
+def _gate(config: SftConfig, learner: Learner, session: Session) -> None:
+    gate = Gate(session.log, precision=precision_of(config))
     first = session.batch(0)
     outputs = learner.read(first, want={"logprobs"})
     assert outputs.logprobs is not None

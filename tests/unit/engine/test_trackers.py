@@ -109,12 +109,12 @@ def test_a_tracker_that_cannot_start_is_refused_and_leaves_nothing(fake, options
 
 
 def test_bad_input_after_the_start_ends_the_tracker(fake, options, monkeypatch) -> None:
-    from assent.stages import session
+    from assent.stages import run_models
 
     def refuse(*_: object, **__: object) -> None:
         raise ConfigError("no such model")
 
-    monkeypatch.setattr(session.Session, "add_learner", refuse)
+    monkeypatch.setattr(run_models.RunModels, "add_learner", refuse)
     with pytest.raises(ConfigError, match="no such model"):
         _run(options, f"{fake.__name__}:Fake")
     assert fake.EVENTS[-1] == ("finish", None)

@@ -31,7 +31,7 @@ from assent.runs.folder import RunFolder
 from assent.runs.log import RunLog
 from assent.sandbox.base_model import base_folder
 from assent.stages import gate as gates
-from assent.stages import online, preference, reward, session, sft
+from assent.stages import online, preference, reward, run_models, sft
 from assent.stages.gate import (
     TOLERANCES,
     Gate,
@@ -130,8 +130,8 @@ def test_a_reference_cache_of_another_policy_fires(
     shift: float, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where chosen and rejected are off alike, so that margins and loss are right."""
-    original = session.reference_logps
-    monkeypatch.setattr(session, "reference_logps", lambda *a, **k: (original(*a, **k)[0] + shift, True))
+    original = run_models.reference_logps
+    monkeypatch.setattr(run_models, "reference_logps", lambda *a, **k: (original(*a, **k)[0] + shift, True))
     message = fires("log_ratios", "dpo", inputs, tmp_path)
     assert "cache" in message
 
@@ -185,7 +185,7 @@ def test_a_sampler_that_disagrees_with_the_trainer_fires(
         options = {"model": str(base_folder(0))}  # an untrained model's distribution is flat: no temperature matters
     else:
         other = load_policy(inputs["other"])
-        monkeypatch.setattr(session, "_module", lambda learner: SimpleNamespace(base=other, hf=other))
+        monkeypatch.setattr(run_models, "_module", lambda learner: SimpleNamespace(base=other, hf=other))
         options = {}
     assert "sampler" in fires("ratio", "ppo", inputs, tmp_path, **options)
 
@@ -338,10 +338,10 @@ def test_a_last_round_too_small_for_its_updates_is_refused(
 def test_a_reference_that_shares_the_policys_weights_fires_at_the_end(
     inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[session.Session] = []
-    original = session.Session.add_learner
+    made: list[run_models.RunModels] = []
+    original = run_models.RunModels.add_learner
 
-    def add_learner(self: session.Session, name: str, *args: Any, **keywords: Any) -> Learner:
+    def add_learner(self: run_models.RunModels, name: str, *args: Any, **keywords: Any) -> Learner:
         made.append(self)
         return original(self, name, *args, **keywords)
 
@@ -350,7 +350,7 @@ def test_a_reference_that_shares_the_policys_weights_fires_at_the_end(
         self.module = made[-1].learner.module
 
     plain_init = Reference.__init__
-    monkeypatch.setattr(session.Session, "add_learner", add_learner)
+    monkeypatch.setattr(run_models.RunModels, "add_learner", add_learner)
     monkeypatch.setattr(Reference, "__init__", init)
     with pytest.raises(GateError, match="the reference changed"):
         train("ppo", inputs, tmp_path / "run")

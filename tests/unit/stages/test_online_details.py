@@ -26,7 +26,8 @@ from assent.stages import online
 from assent.stages.gate import sampler_mismatch
 from assent.stages.online import _train_round
 from assent.stages.online_objectives import PolicyObjective
-from assent.stages.rollout_step import Round, build_round, to_groups
+from assent.stages.rollout_step import Round, build_round
+from assent.stages.sampling import to_groups
 from assent.types import PromptGroup, Rollout
 from tests.support.stages import told, write_inputs
 

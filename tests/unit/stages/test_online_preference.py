@@ -233,10 +233,13 @@ def test_held_out_prompts_are_answered_and_scored_at_each_measurement(
     run: Run, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temperatures: list[float] = []
-    params = held_out_samples.SamplingParams
-    monkeypatch.setattr(
-        held_out_samples, "SamplingParams", lambda **given: temperatures.append(given["temperature"]) or params(**given)
-    )
+    sample = held_out_samples.sample
+
+    def seen(*args: Any, **given: Any) -> Any:
+        temperatures.append(given["temperature"])
+        return sample(*args, **given)
+
+    monkeypatch.setattr(held_out_samples, "sample", seen)
     held_out = {"eval_data": inputs["held_out_comparisons"], "eval_prompts": 3, "eval_max_new_tokens": 6}
     folder = run(**held_out, eval_steps=1, temperature=0.7)
     measured = {row["step"]: row for row in lines(folder, "metrics") if "eval_objective/scores" in row}

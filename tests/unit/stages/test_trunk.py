@@ -28,7 +28,7 @@ from assent.models.module import AlignmentModel
 from assent.models.one_trunk import VALUE_HEAD, resident, reward_adapter
 from assent.models.packing import pack
 from assent.rewards.reward_model import RewardModel
-from assent.stages import online, run_models
+from assent.stages import model_loading, online
 from assent.stages.online_objectives import PolicyObjective, SharedTrunkObjective, ValueObjective
 from tests.support.cli import said
 from tests.support.stages import Fault, arguments, run, tiny_model, told, write_inputs
@@ -214,7 +214,7 @@ def test_on_one_trunk_every_model_of_a_run_shares_the_policys_base(
     train: Callable[..., Path], inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, tuple[bool, bool]] = {}
-    original = run_models.load_beside
+    original = model_loading.load_beside
 
     def spy(policy: AlignmentModel, *args: Any, name: str, trained: bool) -> Any:
         scorer = original(policy, *args, name=name, trained=trained)
@@ -223,7 +223,7 @@ def test_on_one_trunk_every_model_of_a_run_shares_the_policys_base(
         seen[name] = (len(own) < len(list(scorer.parameters())), any(p.requires_grad for p in own))
         return scorer
 
-    monkeypatch.setattr(run_models, "load_beside", spy)
+    monkeypatch.setattr(model_loading, "load_beside", spy)
     folder = train("ppo", "run", *ONE, "--potential", inputs["adapter"])
     assert seen == {"reward model": (True, False), "critic": (True, True), "potential": (True, False)}
     assert steps(folder)[0]["cost/models_resident"] == 1
@@ -332,8 +332,8 @@ def test_the_option_offloads_the_reference_and_the_reward_model(inputs: dict[str
             model=inputs["model"], data="d", reward=inputs["adapter"], output_dir="o", offload_frozen=asked
         )
         module = AlignmentModel(load_policy(inputs["model"]), kind="policy")
-        assert run_models.frozen(config, module, runtime).offloaded == asked
-        _, readers = run_models.load_rewards(config, config.reward, tokenizer, runtime=runtime, trunk=None)
+        assert model_loading.frozen(config, module, runtime).offloaded == asked
+        _, readers = model_loading.load_rewards(config, config.reward, tokenizer, runtime=runtime, trunk=None)
         assert [reader.offloaded for reader in readers] == [asked]
 
 

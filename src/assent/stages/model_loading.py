@@ -1,0 +1,237 @@
+"""The models of a run: as they are in their folders, or with an adapter on top that is trained in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from assent.engine.learner import Reference
+from assent.engine.random import derived_seed
+from assent.engine.runtime import Runtime
+from assent.errors import ConfigError
+from assent.models.adapters import (
+    Base,
+    add_adapter,
+    base_weights,
+    check_quantisation,
+    content_of,
+    describe,
+    is_adapted,
+    is_adapter,
+    quantisation,
+)
+from assent.models.ensemble import siblings
+from assent.models.folders import members_of, resolve_folder
+from assent.models.loading import (
+    DTYPES,
+    draw_head,
+    fresh_tokens,
+    is_classifier,
+    load_config,
+    load_policy,
+    load_scorer,
+)
+from assent.models.module import AlignmentModel
+from assent.models.one_trunk import check_is_on, reward_adapter, save_value_head, sibling_scorer, value_head_of
+from assent.models.saving import save_members, save_model
+from assent.models.tiers import Kind
+from assent.rewards.base import Reward
+from assent.rewards.loading import Spec, load_reward, readers_of
+from assent.rewards.reading import ModelReader
+
+START = "start"
+"""Folder of a run's merged start, where it continues from an adapter."""
+
+
+def load_module(
+    config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, *, trunk: AlignmentModel | None = None
+) -> AlignmentModel:
+    """A policy or a scorer with the weights of its folder; a scorer with those of `trunk`, where that is given."""
+    if trunk is not None and kind == "scorer":
+        scorer = load_beside(trunk, config, path, name="potential", trained=False)
+        return _module(scorer, config, kind)
+    return _module(_load(config, path, kind, tokenizer), config, kind)
+
+
+def load_trained_modules(
+    config: Any,
+    path: str,
+    kind: Kind,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Path,
+    *,
+    name: str,
+    runtime: Runtime,
+    trunk: AlignmentModel | None = None,
+) -> dict[str, tuple[AlignmentModel, list[str]]]:
+    """The same for a learner of this name, with an adapter where one is asked for; and lines that say what is trained.
+
+    With --num-adapters also the ensemble's other members, `member-2` and so on. A critic's fresh head is zero: the
+    first round's advantages are then the returns themselves. `run` is the run's folder.
+    """
+    if trunk is not None:
+        scorer = load_beside(trunk, config, path, name=name, trained=True)
+        return {name: (_module(scorer, config, kind), [f"{name}: adapter and head on the policy's base"])}
+    names = [name, *(f"member-{number}" for number in range(2, getattr(config, "num_adapters", 1) + 1))]
+    models = siblings(_load(config, path, kind, tokenizer, quantised=_quantised(config, runtime, path)), len(names))
+    head_is_fresh = not is_classifier(load_config(path, revision=config.revision))
+    found = {}
+    for own, model in zip(names, models, strict=True):
+        if head_is_fresh and name == "critic":
+            model.score.weight.data.zero_()  # type: ignore[union-attr,operator]
+        elif head_is_fresh and own != name:
+            draw_head(model, seed=derived_seed(config.seed, f"head of {own}"))
+        lines: list[str] = []
+        if config.lora_r:
+            model, lines = _with_adapter(model, config, name=own, path=path, tokenizer=tokenizer, run=run)
+        head = None
+        if kind == "policy" and getattr(config, "trunk", "separate") == "shared":
+            head = value_head_of(path, model, revision=config.revision)
+        found[own] = (_module(model, config, kind, value_head=head), lines)
+    return found
+
+
+def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, trained: bool) -> PreTrainedModel:
+    """A scorer on the base of an adapted policy (`--trunk one`).
+
+    `path` is a reward model's adapter, or the policy's own start: then adapter and head are fresh. Errors: ConfigError
+    where it is neither.
+    """
+    model: Any = policy.hf
+    if path != config.model:
+        check_is_on(path, config.model, what=f"the {name}", revision=config.revision)
+        return reward_adapter(model, path, trained=trained)
+    scorer: Any = sibling_scorer(model, num_labels=1)
+    if name == "critic":
+        scorer.score.weight.data.zero_()
+    else:
+        draw_head(scorer, seed=config.seed)
+    return add_adapter(scorer, config, base=model.assent_base, seed=derived_seed(config.seed, f"adapter of {name}"))
+
+
+def _members_beside(trunk: AlignmentModel, config: Any, path: str) -> list[PreTrainedModel]:
+    """A reward model, or an ensemble's, on the base of an adapted policy."""
+    paths = list(map(str, members_of(resolve_folder(path)))) or [path]
+    return [load_beside(trunk, config, at, name="reward model", trained=False) for at in paths]
+
+
+def frozen(config: Any, module: AlignmentModel, runtime: Runtime) -> Reference:
+    """A model that is read and not trained."""
+    offloaded = getattr(config, "offload_frozen", False)
+    return Reference(module, runtime, config.micro_batch_tokens, offloaded=offloaded)
+
+
+def load_rewards(
+    config: Any,
+    spec: Spec,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    runtime: Runtime,
+    trunk: AlignmentModel | None,
+) -> tuple[Reward, list[ModelReader]]:
+    """What scores, and the models that it holds in memory: on `trunk`, where that is given."""
+    options: dict[str, Any] = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
+    if config.micro_batch_tokens:
+        options["micro_batch_tokens"] = config.micro_batch_tokens
+    if trunk is not None:
+        options["load"] = partial(_members_beside, trunk, config)
+    reward = load_reward(spec, ensemble=getattr(config, "reward_ensemble", None), **options)
+    readers = readers_of(reward)
+    for reader in readers if getattr(config, "offload_frozen", False) else ():
+        reader.offload()
+    return reward, readers
+
+
+def _load(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, **more: Any) -> PreTrainedModel:
+    options = {"dtype": config.dtype, "revision": config.revision, "tokenizer": tokenizer, **more}
+    if kind == "policy":
+        return load_policy(path, **options)
+    return load_scorer(path, num_labels=getattr(config, "num_heads", 1), seed=config.seed, **options)
+
+
+def _module(model: PreTrainedModel, config: Any, kind: Kind, *, value_head: nn.Linear | None = None) -> AlignmentModel:
+    return AlignmentModel(model, kind=kind, temperature=getattr(config, "temperature", 1.0), value_head=value_head)
+
+
+def _quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | None:
+    """How the frozen weights are loaded; None: as they are. ConfigError where 4 bits cannot be had, nothing loaded."""
+    if not config.load_in_4bit:
+        return None
+    check_quantisation(runtime.device)
+    if is_adapter(resolve_folder(path, revision=config.revision)):
+        raise ConfigError(
+            "an adapter's merged weights stand in memory only, and 4-bit weights are read from a folder",
+            got=f"--load-in-4bit with the adapter {path}",
+            fix=f"merge it first: assent merge {path} --output-dir FOLDER",
+        )
+    return quantisation(runtime.device, DTYPES[config.dtype])
+
+
+def _with_adapter(
+    model: PreTrainedModel, config: Any, *, name: str, path: str, tokenizer: PreTrainedTokenizerBase, run: Path
+) -> tuple[PreTrainedModel, list[str]]:
+    """`model`, which was loaded from `path`, with a fresh adapter; and lines that say what is trained."""
+    folder = resolve_folder(path, revision=config.revision)
+    lines = []
+    if is_adapter(folder):
+        base = Base(str((run / START).resolve()))
+        lines.append(f"{name}: {path} is an adapter itself: merged into its base, the new one goes on top of that")
+    elif Path(path).expanduser().is_dir():
+        base = Base(str(folder.resolve()), content=content_of(folder))
+    else:
+        base = Base(path, config.revision, content_of(folder))
+    fresh = fresh_tokens(folder, tokenizer)
+    adapted = add_adapter(
+        model,
+        config,
+        base=replace(base, in_4bit=config.load_in_4bit),
+        seed=derived_seed(config.seed, f"adapter of {name}"),
+        new_rows=bool(fresh),
+    )
+    facts = describe(adapted, config)
+    whole = f"; in full: {', '.join(facts['modules_to_save'])}" if facts["modules_to_save"] else ""
+    lines.append(
+        f"{name}: {facts['kind']} of rank {facts['lora_r']}, alpha {facts['lora_alpha']:g} on {facts['layers']} layers "
+        f"({', '.join(facts['target_modules'])}){whole}; {facts['trained_parameters']:,} parameters are trained"
+    )
+    if fresh:
+        lines.append(
+            f"{name}: the embeddings are trained and saved whole, for they have new tokens: {', '.join(fresh)}"
+        )
+    return adapted, lines
+
+
+def save_trained(
+    folder: str | Path,
+    modules: Sequence[AlignmentModel],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    state_dict: Mapping[str, Tensor] | None,
+) -> None:
+    """A run's model or an ensemble's members, with a value head and, of an adapter, the base that stood nowhere yet.
+    `state_dict`: see `save_model`."""
+    module, *others = modules
+    if is_adapted(module.hf):
+        save_start(module.hf, tokenizer, state_dict)
+    if others:
+        for other in others:
+            other.hf.assent_base = module.hf.assent_base
+        return save_members(folder, [one.hf for one in modules], tokenizer)
+    beside = partial(save_value_head, head=module.value_head)
+    save_model(folder, module.hf, tokenizer, state_dict=state_dict, beside=beside)
+
+
+def save_start(model: Any, tokenizer: PreTrainedTokenizerBase, state_dict: Mapping[str, Tensor] | None) -> None:
+    """The merged start of a run that continued from an adapter, as a folder: the base of the adapter it trained."""
+    base: Base = model.assent_base
+    if base.content:  # it is a folder of its own
+        return
+    weights = base_weights(model.state_dict() if state_dict is None else state_dict)
+    save_model(base.path, model.get_base_model(), tokenizer, state_dict=weights)
+    model.assent_base = replace(base, content=content_of(Path(base.path)))
