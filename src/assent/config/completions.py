@@ -67,7 +67,7 @@ class SampleConfig(CompletionOptions):
     def _stop_strings_are_followed(self) -> Self:
         if any(not text or not text.isascii() for text in self.stop):
             raise ValueError(f"stop takes texts of ASCII characters, not {self.stop}")
-        if self.stop and getattr(self, "sampler", "torch") != "torch":
+        if self.stop and self.sampler != "torch":
             raise ValueError("stop is what the torch sampler follows: leave it out, or choose --sampler torch")
         return self
 

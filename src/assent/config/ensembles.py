@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from assent.config.options import Options
+from assent.config.options import StageDefaults
 from assent.errors import ConfigError
 
 FORMS = "mean, min, mean-std:K (K a number, 0 or more) or weights:A,B,… (a number for each member)"
@@ -52,7 +52,7 @@ class Combination:
             )
 
 
-class EnsembleOptions(Options):
+class EnsembleOptions(StageDefaults):
     """What to make of a reward with several members."""
 
     reward_ensemble: str | None = None

@@ -20,7 +20,7 @@ from assent.config.losses import (
     ranking_loss_declaration,
     reward_loss_declaration,
 )
-from assent.config.options import NonNegative, Options
+from assent.config.options import NonNegative, Options, StageDefaults, fixed
 from assent.errors import ConfigError
 
 
@@ -196,7 +196,7 @@ class RewardLossOptions(Options):
         return self.loss_type if self.loss_type in SCORE_LOSSES else None
 
 
-class ReferenceOptions(Options):
+class ReferenceOptions(StageDefaults):
     """What the policy is compared with."""
 
     reference: str | None = None
@@ -207,6 +207,10 @@ class ReferenceOptions(Options):
     """TR-DPO (arXiv:2404.09656): move the reference towards the policy every so many steps; 0: it stays."""
     reference_mixup_alpha: Annotated[float, Field(gt=0, le=1)] | None = None
     """The policy's share in the moved weights; 1 replaces them. Needs --reference-sync-steps. Default 0.6."""
+
+    @fixed
+    def lora_r(self) -> int:
+        return 0
 
     @model_validator(mode="after")
     def _no_reference_option_without_effect(self) -> Self:
@@ -220,11 +224,11 @@ class ReferenceOptions(Options):
         if self.reference_cache is not None and (moves or self.reference == LOGGED):
             why = "is read anew at every step" if moves else "is in the data already"
             raise ConfigError(f"reference_cache has no effect: the reference {why}", fix="leave it out")
-        if moves and getattr(self, "lora_r", None):
+        if moves and self.lora_r:
             raise ConfigError(
                 "reference_sync_steps moves all weights, and lora_r trains an adapter beside them", fix="leave one out"
             )
-        if moves and getattr(self, "metric_for_best_model", None) is not None:
+        if moves and self.metric_for_best_model is not None:
             raise ConfigError(
                 "metric_for_best_model would compare figures against a reference that moves between them",
                 fix="leave it or reference_sync_steps out",

@@ -8,22 +8,16 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from assent.config.algorithms import ALGORITHMS, GOVERNED, Algorithm, Part, algorithm_declaration
 from assent.config.ensembles import EnsembleOptions
-from assent.config.options import (
-    NonNegative,
-    OptimiserOptions,
-    Positive,
-    PromptOptions,
-    RunOptions,
-    SamplerOptions,
-    TrainingOptions,
-)
+from assent.config.options import NonNegative, Positive, SamplerOptions, StageOptions, Trunk, fixed
 from assent.config.rewards import Rewards
+
+LossType = Literal["grpo", "dapo", "dr_grpo"]
 
 CRITIC_OF_ITS_OWN = frozenset({"critic", "critic_learning_rate", "critic_warmup_steps"})
 """Options of a critic that has a trunk and an optimiser of its own."""
 
 
-class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, EnsembleOptions, SamplerOptions):
+class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
     """What every online command has: prompts, a reward, how completions are sampled, the pull to the reference."""
 
     command: ClassVar[str]
@@ -65,7 +59,7 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
     """For a sampler that computes differently from the trainer (another engine, bfloat16): ratios are taken to the
     trainer's own log-probabilities, read again, and each token's loss counts min(pi_trainer / pi_sampler, this) times
     (truncated importance sampling, Ionides 2008). None given: the sampler's log-probabilities are the old policy's."""
-    trunk: Literal["separate", "shared", "one"] = "separate"
+    trunk: Trunk = "separate"
     """Models in memory. separate: each its own. shared: the critic is a value head on the policy's trunk. one: policy,
     critic and reward model are adapters on one frozen base, which is the reference (Hydra, arXiv:2309.00754)."""
     offload_frozen: bool = False
@@ -73,10 +67,42 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
     shuffle: bool = True
     """A new order of prompts each pass; without it, the file's order."""
 
+    @fixed
+    def algorithm(self) -> str:
+        return self.command
+
+    @fixed
+    def loss_type(self) -> LossType:
+        return "dapo"
+
+    @fixed
+    def target_kl(self) -> float | None:
+        return None
+
+    @fixed
+    def scale_scores(self) -> bool:
+        return False
+
+    @fixed
+    def critic(self) -> str | None:
+        return None
+
+    @fixed
+    def critic_warmup_steps(self) -> int:
+        return 0
+
+    @fixed
+    def bootstrap_truncated(self) -> bool:
+        return False
+
+    @fixed
+    def potential(self) -> str | None:
+        return None
+
     @property
     def triple(self) -> Algorithm:
         """The registered triple of advantage, policy objective and value objective."""
-        return algorithm_declaration(getattr(self, "algorithm", self.command))
+        return algorithm_declaration(self.algorithm)
 
     def applies(self, name: str) -> bool:
         """Whether the algorithm, with its models in memory as asked for, reads the option."""
@@ -93,9 +119,7 @@ class OnlineOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions
     @property
     def passes(self) -> tuple[int, int]:
         """Passes over a round's rollouts, and updates in each."""
-        if not self.applies("num_ppo_epochs"):
-            return 1, 1
-        return getattr(self, "num_ppo_epochs"), getattr(self, "num_mini_batches")  # noqa: B009
+        return 1, 1
 
     def num_updates(self, steps: int, *, learner: str = "model") -> int:
         passes, updates = self.passes
@@ -201,6 +225,10 @@ class ClipOptions(OnlineOptions):
     target_kl: Annotated[float, Field(gt=0)] | None = None
     """Nats per token: the policy's updates of a round end once one finds it farther than this from the policy that
     sampled (k3). The learning rate's schedule counts the updates made."""
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return (self.num_ppo_epochs, self.num_mini_batches) if self.applies("num_ppo_epochs") else (1, 1)
 
     @model_validator(mode="after")
     def _clip_has_effect(self) -> Self:
@@ -313,7 +341,7 @@ class GrpoConfig(ClipOptions):
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Standard deviation that a reward's distance from its group's mean is divided by: the group's, the whole round's,
     none (Dr. GRPO, arXiv:2503.20783)."""
-    loss_type: Literal["grpo", "dapo", "dr_grpo"] = "grpo"
+    loss_type: LossType = "grpo"
     """grpo: mean over each completion's tokens, then over completions; dapo: mean over all tokens of the update
     (arXiv:2503.14476); dr_grpo: sum over tokens, over completions times max_new_tokens (arXiv:2503.20783)."""
 

@@ -7,30 +7,14 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from assent.config.ensembles import EnsembleOptions
+from assent.config.held_out import EvalSampleOptions
 from assent.config.loss_options import LOGGED, LossOptions
-from assent.config.options import (
-    EvalSampleOptions,
-    OptimiserOptions,
-    Positive,
-    PromptOptions,
-    RunOptions,
-    SamplerOptions,
-    TrainingOptions,
-)
+from assent.config.options import Positive, SamplerOptions, StageOptions
 from assent.config.rewards import OutcomeRewards
 from assent.errors import ConfigError
 
 
-class OnlineDpoConfig(
-    RunOptions,
-    TrainingOptions,
-    PromptOptions,
-    OptimiserOptions,
-    LossOptions,
-    EnsembleOptions,
-    SamplerOptions,
-    EvalSampleOptions,
-):
+class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions, EvalSampleOptions):
     """Online DPO (arXiv:2402.04792): comparisons of completions that the policy in training has sampled.
 
     Held-out data are prompts: their answers are scored by the reward.

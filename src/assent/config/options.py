@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -14,12 +14,35 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+Precision = Literal["no", "bf16"]
+SamplerName = Literal["torch", "vllm"]
+Trunk = Literal["separate", "shared", "one"]
+
+if TYPE_CHECKING:
+    fixed = property
+else:
+
+    class fixed:  # noqa: N801 - used as a decorator
+        """A value that is fixed, unless a subclass makes an option of it.
+
+        It reads as a property, but has no setter: so an option of the same name, which stands in the instance, goes
+        before it. It is no field: the command has no such flag, and its record no such key.
+        """
+
+        def __init__(self, function: Callable[[Any], Any]) -> None:
+            self.function = function
+
+        def __get__(self, instance: Any, owner: type | None = None) -> Any:
+            if instance is None:
+                raise AttributeError(self.function.__name__)  # as of a field
+            return self.function(instance)
 
 
 class Options(BaseModel):
     """Base of all option classes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False,
+                              ignored_types=(fixed,))  # fmt: skip
 
     @field_validator("*", mode="before")
     @classmethod
@@ -49,6 +72,98 @@ def _leaves(value: Any) -> Iterator[Any]:
         return
     for part in value:
         yield from _leaves(part)
+
+
+class StageDefaults(Options):
+    """Options that only some training commands have, and the value that holds for the others."""
+
+    if TYPE_CHECKING:  # every training command has these two, each with a default of its own
+
+        @property
+        def batch_size(self) -> int: ...
+        @property
+        def shuffle(self) -> bool: ...
+
+    @fixed
+    def num_train_epochs(self) -> float:
+        return 1.0
+
+    @fixed
+    def max_steps(self) -> int:
+        return 0
+
+    @fixed
+    def total_steps(self) -> int:
+        """Rounds, of a command that samples what it trains on; 0: of the others."""
+        return 0
+
+    @fixed
+    def eval_fraction(self) -> float | None:
+        return None
+
+    @fixed
+    def eval_steps(self) -> int:
+        return 0
+
+    @fixed
+    def metric_for_best_model(self) -> str | None:
+        return None
+
+    @fixed
+    def early_stopping_patience(self) -> int | None:
+        return None
+
+    @fixed
+    def early_stopping_threshold(self) -> float:
+        return 0.0
+
+    @fixed
+    def eval_prompts(self) -> int:
+        return 0
+
+    @fixed
+    def eval_max_new_tokens(self) -> int:
+        return 0
+
+    @fixed
+    def reference(self) -> str | None:
+        return None
+
+    @fixed
+    def reference_cache(self) -> str | None:
+        return None
+
+    @fixed
+    def num_heads(self) -> int:
+        return 1
+
+    @fixed
+    def num_adapters(self) -> int:
+        return 1
+
+    @fixed
+    def reward_ensemble(self) -> str | None:
+        return None
+
+    @fixed
+    def sampler(self) -> SamplerName:
+        return "torch"
+
+    @fixed
+    def temperature(self) -> float:
+        return 1.0
+
+    @fixed
+    def importance_sampling_cap(self) -> float | None:
+        return None
+
+    @fixed
+    def trunk(self) -> Trunk:
+        return "separate"
+
+    @fixed
+    def offload_frozen(self) -> bool:
+        return False
 
 
 class RunOptions(Options):
@@ -91,6 +206,10 @@ class DeviceOptions(Options):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the weights are held in."""
 
+    @fixed
+    def mixed_precision(self) -> Precision:
+        return "no"
+
 
 class AdapterOptions(Options):
     """LoRA (Hu et al., arXiv:2106.09685) and its variants, through PEFT. There is no dropout: it is off everywhere."""
@@ -120,7 +239,7 @@ class AdapterOptions(Options):
 class TrainingOptions(DeviceOptions, AdapterOptions):
     """How a forward and backward pass is computed, and which weights it trains."""
 
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Precision = "no"
     """bf16: compute in bfloat16 under autocast, weights and optimiser as in --dtype."""
     micro_batch_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens per forward pass; 0 chooses for the device. Changes memory and speed, never the result."""
@@ -166,19 +285,44 @@ class PromptOptions(Options):
     """Tokens of prompt and completion together. Longer prompts lose their oldest turns, raw ones their left; then
     completions are cut. A raw prompt that is to be answered is refused instead."""
 
+    @fixed
+    def prompt_format(self) -> Literal["template", "concat"]:
+        return "template"
 
-class SamplerOptions(Options):
+    @fixed
+    def keep_template_tail(self) -> bool:
+        return False
+
+
+class SamplerOptions(StageDefaults):
     """What samples completions."""
 
-    sampler: Literal["torch", "vllm"] = "torch"
+    sampler: SamplerName = "torch"
     """torch: the policy itself, through transformers. vllm: the engine vLLM (extra vllm) beside it, which is handed the
     weights whenever they have changed; for the same seed it draws the same completions, up to rounding."""
 
+    @fixed
+    def load_in_4bit(self) -> bool:
+        return False
+
     @model_validator(mode="after")
     def _weights_can_be_handed_over(self) -> Self:
-        if self.sampler == "vllm" and getattr(self, "load_in_4bit", False):
+        if self.sampler == "vllm" and self.load_in_4bit:
             raise ValueError("sampler vllm has no way to take the 4-bit weights of load_in_4bit: leave one of them out")
         return self
+
+
+class SamplerNeeds(Protocol):
+    """What a sampler is opened by."""
+
+    @property
+    def sampler(self) -> SamplerName: ...
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]: ...
+    @property
+    def mixed_precision(self) -> Precision: ...
+    @property
+    def max_length(self) -> int: ...
 
 
 class TextOptions(PromptOptions):
@@ -211,7 +355,18 @@ class OptimiserOptions(Options):
     """Gradients are scaled down to this norm over all parameters."""
 
 
-class EpochOptions(Options):
+class StageOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, StageDefaults):
+    """What a stage may read of every training command's configuration."""
+
+    if TYPE_CHECKING:  # every one has these two, each with help of its own
+
+        @property
+        def model(self) -> str: ...
+        @property
+        def data(self) -> str: ...
+
+
+class EpochOptions(StageDefaults):
     """How often the data is read."""
 
     batch_size: Positive = 8
@@ -222,67 +377,3 @@ class EpochOptions(Options):
     """Stop after so many updates; 0: as many as the epochs give."""
     shuffle: bool = True
     """A new order each epoch, a function of seed and epoch; without it, the file's order."""
-
-
-class ValidationOptions(Options):
-    """Held-out data: what is measured on it, when, and what follows from it."""
-
-    MEASURED: ClassVar[tuple[str, ...]] = ("loss",)
-    """Held-out figures that a checkpoint can be chosen by: of every run of the command, with a direction that is
-    better in assent.metrics."""
-
-    eval_data: str | None = None
-    """Held-out rows of the same kind as --data. A prompt that both have is an error."""
-    eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """In the place of --eval-data: hold out this share of --data, whole conversations, chosen by --seed."""
-    eval_steps: NonNegative = 0
-    """Measure before the first step, after every so many, and after the last; 0: only after the last."""
-    metric_for_best_model: str | None = None
-    """Write a checkpoint at every new best of this held-out figure (loss, say) and keep it; its weights become the
-    result. The start is among them: where training makes nothing better, it is the result."""
-    early_stopping_patience: Positive | None = None
-    """Stop when so many measurements in a row have not improved the metric for the best model."""
-    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
-    """What counts as an improvement for --early-stopping-patience must be larger than this."""
-
-    @model_validator(mode="after")
-    def _held_out_options_have_an_effect(self) -> Self:
-        if self.eval_data is not None and self.eval_fraction is not None:
-            raise ValueError("eval_data and eval_fraction both say what is held out: give one of them")
-        has_data = self.eval_data is not None or self.eval_fraction is not None
-        defaults = {name: field.default for name, field in ValidationOptions.model_fields.items()}
-        used = [name for name, default in defaults.items() if getattr(self, name, default) != default]
-        if used and not has_data:
-            raise ValueError(f"{', '.join(used)} has no effect without held-out data: give eval_data or eval_fraction")
-        if self.early_stopping_threshold and self.early_stopping_patience is None:
-            raise ValueError("early_stopping_threshold has no effect without early_stopping_patience")
-        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
-            raise ValueError("early_stopping_patience needs metric_for_best_model: the metric that must improve")
-        if self.metric_for_best_model is not None:
-            if self.metric_for_best_model.removeprefix("eval_") not in self.MEASURED:
-                raise ValueError(
-                    f"metric_for_best_model {self.metric_for_best_model!r} is no held-out figure that this command can "
-                    f"choose by: give {' or '.join(self.MEASURED)}"
-                )
-            if not self.eval_steps:
-                raise ValueError("metric_for_best_model would have one checkpoint to choose from: give eval_steps")
-        return self
-
-
-class EvalSampleOptions(ValidationOptions):
-    """Held-out data of a policy, which can also be sampled from."""
-
-    eval_prompts: NonNegative = 0
-    """Held-out prompts to answer at each measurement: KL to the reference, lengths, samples.jsonl; 0: none."""
-    eval_max_new_tokens: Positive = 64
-    """Longest answer to a held-out prompt, in tokens."""
-
-    @model_validator(mode="after")
-    def _sampling_has_an_effect(self) -> Self:
-        if self.eval_prompts and self.eval_data is None and self.eval_fraction is None:
-            raise ValueError("eval_prompts has no effect without held-out data: give eval_data or eval_fraction")
-        if "eval_max_new_tokens" in self.model_fields_set and not self.eval_prompts:
-            raise ValueError("eval_max_new_tokens has no effect without eval_prompts")
-        if self.eval_prompts and self.eval_max_new_tokens >= getattr(self, "max_length", self.eval_max_new_tokens + 1):
-            raise ValueError("eval_max_new_tokens leaves no room for a prompt within max_length")
-        return self

@@ -6,22 +6,14 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.held_out import EvalSampleOptions, ValidationOptions
 from assent.config.loss_options import LOGGED, LossOptions, ReferenceOptions, RewardLossOptions
 from assent.config.losses import SCORE_LOSSES, thumbs_loss_declaration
-from assent.config.options import (
-    EpochOptions,
-    EvalSampleOptions,
-    OptimiserOptions,
-    Positive,
-    RunOptions,
-    TextOptions,
-    TrainingOptions,
-    ValidationOptions,
-)
+from assent.config.options import EpochOptions, Positive, StageOptions, TextOptions
 from assent.errors import ConfigError
 
 
-class SftConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, EvalSampleOptions):
+class SftConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions):
     """Instruction tuning: maximum likelihood of the completions, given their prompts."""
 
     model: str
@@ -32,9 +24,7 @@ class SftConfig(RunOptions, TrainingOptions, TextOptions, OptimiserOptions, Epoc
     """Assistant turns of a `messages` row that the loss is on."""
 
 
-class RewardConfig(
-    RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, ValidationOptions, RewardLossOptions
-):
+class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, RewardLossOptions):
     """A reward model from comparisons, rankings, ratings, thumbs, or labels of steps."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "label_accuracy", "label_error")
@@ -90,16 +80,7 @@ class RewardConfig(
         return self.num_heads * self.num_adapters
 
 
-class PreferenceConfig(
-    RunOptions,
-    TrainingOptions,
-    TextOptions,
-    OptimiserOptions,
-    EpochOptions,
-    EvalSampleOptions,
-    LossOptions,
-    ReferenceOptions,
-):
+class PreferenceConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, LossOptions, ReferenceOptions):
     """Direct preference optimisation and its family, from comparisons or rankings."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss", "rewards/accuracies", "rewards/margins")
@@ -117,9 +98,7 @@ class PreferenceConfig(
         return self
 
 
-class KtoConfig(
-    RunOptions, TrainingOptions, TextOptions, OptimiserOptions, EpochOptions, EvalSampleOptions, ReferenceOptions
-):
+class KtoConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, ReferenceOptions):
     """Preference optimisation from thumbs: single completions, each desirable or not (KTO, arXiv:2402.01306)."""
 
     model: str
