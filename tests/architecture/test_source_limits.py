@@ -62,6 +62,13 @@ def test_no_path_of_one_machine(path: Path) -> None:
     assert found is None, found.group() if found else ""
 
 
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent.name == "stages"], ids=shown)
+def test_a_stage_reads_only_options_that_its_configuration_declares(path: Path) -> None:
+    """With a default at hand, a misspelt name would be that default, in silence (law 3)."""
+    found = re.search(r"getattr\((self\.)?config, \"|config: (Any|object)\b", path.read_text(encoding="utf-8"))
+    assert found is None, found.group() if found else ""
+
+
 def _without_texts(text: str) -> str:
     """The code as Python reads it back, every string emptied: comments and docstrings are gone."""
     tree = ast.parse(text)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from assent.config.options import DeviceOptions, StageOptions
 from assent.engine.learner import Learner
 from assent.errors import GateError, RunError
 from assent.models.batch import GroupBatch, TokenGroup
@@ -72,9 +73,9 @@ class Gate:
         self.log.note(f"step-0 gate: {self.num_passed} checks passed")
 
 
-def precision_of(config: object) -> str:
+def precision_of(config: DeviceOptions) -> str:
     """The gate's row for a configuration with `dtype` and `mixed_precision`."""
-    bfloat16 = getattr(config, "mixed_precision", "no") == "bf16" or getattr(config, "dtype", "") == "bfloat16"
+    bfloat16 = config.mixed_precision == "bf16" or config.dtype == "bfloat16"
     return "bfloat16" if bfloat16 else "float32"
 
 
@@ -149,7 +150,7 @@ def check_tokens(gate: Gate, name: str, log_ratios: Tensor, *, cause: str) -> No
     gate.check(f"{name}_max", float(distances.max()), expected=0.0, tolerance=gate.tolerances["token"], cause=cause)
 
 
-def sampler_mismatch(learner: Learner, groups: Sequence[TokenGroup], *, config: object, step: int) -> float:
+def sampler_mismatch(learner: Learner, groups: Sequence[TokenGroup], *, config: StageOptions, step: int) -> float:
     """Largest distance in nats of a token's log-probability under the trainer from the sampler's, which `groups` carry
     as `old_logprobs`. The learner is as it was when they were sampled.
 
@@ -163,7 +164,7 @@ def sampler_mismatch(learner: Learner, groups: Sequence[TokenGroup], *, config: 
     sampled = np.concatenate([array for group in groups for array in group.token["old_logprobs"]])
     distances = (read - torch.from_numpy(sampled)).abs()
     found, mean = float(distances.max()), float(distances.mean())
-    exact = precision_of(config) == "float32" and getattr(config, "importance_sampling_cap", None) is None
+    exact = precision_of(config) == "float32" and config.importance_sampling_cap is None
     if exact and not mean <= MOST_MISMATCH:
         raise RunError(
             f"round {step + 1}: sampler and trainer disagree on what was just sampled",

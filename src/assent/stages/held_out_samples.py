@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from assent.config.options import StageOptions
 from assent.data import texts
 from assent.engine.learner import Learner
 from assent.engine.random import permutation
@@ -35,12 +36,12 @@ class HeldOutPrompts:
     """What to tell of their choice."""
 
 
-def choose_prompts(config: Any, data: StageData) -> HeldOutPrompts:
+def choose_prompts(config: StageOptions, data: StageData) -> HeldOutPrompts:
     """`eval_prompts` of the distinct held-out prompts that leave room for an answer, chosen by the seed.
 
     Fewer where there are fewer, which is told. Raises DataError where none leaves room.
     """
-    wanted = getattr(config, "eval_prompts", 0)
+    wanted = config.eval_prompts
     if not wanted:
         return HeldOutPrompts([], [], [])
     part, longest = data.parts["eval"], config.eval_max_new_tokens
@@ -61,7 +62,7 @@ def choose_prompts(config: Any, data: StageData) -> HeldOutPrompts:
 
 
 def answers(
-    config: Any,
+    config: StageOptions,
     prompts: HeldOutPrompts,
     *,
     sampler: Sampler,
@@ -76,7 +77,7 @@ def answers(
         prompts.ids,
         num_completions=1,
         max_new_tokens=config.eval_max_new_tokens,
-        temperature=getattr(config, "temperature", 1.0),
+        temperature=config.temperature,
         seed=SeedKey(config.seed, "eval", 0),
     )
     lengths = [len(rollout.ids) for rollout in rollouts]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from assent.config.options import StageOptions
 from assent.engine.learner import Reference
 from assent.engine.random import derived_seed
 from assent.engine.runtime import Runtime
@@ -50,7 +51,12 @@ START = "start"
 
 
 def load_module(
-    config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, *, trunk: AlignmentModel | None = None
+    config: StageOptions,
+    path: str,
+    kind: Kind,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    trunk: AlignmentModel | None = None,
 ) -> AlignmentModel:
     """A policy or a scorer with the weights of its folder; a scorer with those of `trunk`, where that is given."""
     if trunk is not None and kind == "scorer":
@@ -60,7 +66,7 @@ def load_module(
 
 
 def load_trained_modules(
-    config: Any,
+    config: StageOptions,
     path: str,
     kind: Kind,
     tokenizer: PreTrainedTokenizerBase,
@@ -78,7 +84,7 @@ def load_trained_modules(
     if trunk is not None:
         scorer = load_beside(trunk, config, path, name=name, trained=True)
         return {name: (_module(scorer, config, kind), [f"{name}: adapter and head on the policy's base"])}
-    names = [name, *(f"member-{number}" for number in range(2, getattr(config, "num_adapters", 1) + 1))]
+    names = [name, *(f"member-{number}" for number in range(2, config.num_adapters + 1))]
     models = siblings(_load(config, path, kind, tokenizer, quantised=_quantised(config, runtime, path)), len(names))
     head_is_fresh = not is_classifier(load_config(path, revision=config.revision))
     found = {}
@@ -91,13 +97,15 @@ def load_trained_modules(
         if config.lora_r:
             model, lines = _with_adapter(model, config, name=own, path=path, tokenizer=tokenizer, run=run)
         head = None
-        if kind == "policy" and getattr(config, "trunk", "separate") == "shared":
+        if kind == "policy" and config.trunk == "shared":
             head = value_head_of(path, model, revision=config.revision)
         found[own] = (_module(model, config, kind, value_head=head), lines)
     return found
 
 
-def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, trained: bool) -> PreTrainedModel:
+def load_beside(
+    policy: AlignmentModel, config: StageOptions, path: str, *, name: str, trained: bool
+) -> PreTrainedModel:
     """A scorer on the base of an adapted policy (`--trunk one`).
 
     `path` is a reward model's adapter, or the policy's own start: then adapter and head are fresh. Errors: ConfigError
@@ -115,20 +123,20 @@ def load_beside(policy: AlignmentModel, config: Any, path: str, *, name: str, tr
     return add_adapter(scorer, config, base=model.assent_base, seed=derived_seed(config.seed, f"adapter of {name}"))
 
 
-def _members_beside(trunk: AlignmentModel, config: Any, path: str) -> list[PreTrainedModel]:
+def _members_beside(trunk: AlignmentModel, config: StageOptions, path: str) -> list[PreTrainedModel]:
     """A reward model, or an ensemble's, on the base of an adapted policy."""
     paths = list(map(str, members_of(resolve_folder(path)))) or [path]
     return [load_beside(trunk, config, at, name="reward model", trained=False) for at in paths]
 
 
-def frozen(config: Any, module: AlignmentModel, runtime: Runtime) -> Reference:
+def frozen(config: StageOptions, module: AlignmentModel, runtime: Runtime) -> Reference:
     """A model that is read and not trained."""
-    offloaded = getattr(config, "offload_frozen", False)
+    offloaded = config.offload_frozen
     return Reference(module, runtime, config.micro_batch_tokens, offloaded=offloaded)
 
 
 def load_rewards(
-    config: Any,
+    config: StageOptions,
     spec: Spec,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -141,25 +149,29 @@ def load_rewards(
         options["micro_batch_tokens"] = config.micro_batch_tokens
     if trunk is not None:
         options["load"] = partial(_members_beside, trunk, config)
-    reward = load_reward(spec, ensemble=getattr(config, "reward_ensemble", None), **options)
+    reward = load_reward(spec, ensemble=config.reward_ensemble, **options)
     readers = readers_of(reward)
-    for reader in readers if getattr(config, "offload_frozen", False) else ():
+    for reader in readers if config.offload_frozen else ():
         reader.offload()
     return reward, readers
 
 
-def _load(config: Any, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, **more: Any) -> PreTrainedModel:
+def _load(
+    config: StageOptions, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, **more: Any
+) -> PreTrainedModel:
     options = {"dtype": config.dtype, "revision": config.revision, "tokenizer": tokenizer, **more}
     if kind == "policy":
         return load_policy(path, **options)
-    return load_scorer(path, num_labels=getattr(config, "num_heads", 1), seed=config.seed, **options)
+    return load_scorer(path, num_labels=config.num_heads, seed=config.seed, **options)
 
 
-def _module(model: PreTrainedModel, config: Any, kind: Kind, *, value_head: nn.Linear | None = None) -> AlignmentModel:
-    return AlignmentModel(model, kind=kind, temperature=getattr(config, "temperature", 1.0), value_head=value_head)
+def _module(
+    model: PreTrainedModel, config: StageOptions, kind: Kind, *, value_head: nn.Linear | None = None
+) -> AlignmentModel:
+    return AlignmentModel(model, kind=kind, temperature=config.temperature, value_head=value_head)
 
 
-def _quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | None:
+def _quantised(config: StageOptions, runtime: Runtime, path: str) -> dict[str, Any] | None:
     """How the frozen weights are loaded; None: as they are. ConfigError where 4 bits cannot be had, nothing loaded."""
     if not config.load_in_4bit:
         return None
@@ -174,7 +186,7 @@ def _quantised(config: Any, runtime: Runtime, path: str) -> dict[str, Any] | Non
 
 
 def _with_adapter(
-    model: PreTrainedModel, config: Any, *, name: str, path: str, tokenizer: PreTrainedTokenizerBase, run: Path
+    model: PreTrainedModel, config: StageOptions, *, name: str, path: str, tokenizer: PreTrainedTokenizerBase, run: Path
 ) -> tuple[PreTrainedModel, list[str]]:
     """`model`, which was loaded from `path`, with a fresh adapter; and lines that say what is trained."""
     folder = resolve_folder(path, revision=config.revision)

@@ -73,7 +73,7 @@ def run(config: OnlineOptions, session: Session) -> StageResult:
     critic = _critic(config, session) if config.triple.value else None
     sampler = models.add_sampler()
     reference = models.add_reference(config.reference)
-    path = getattr(config, "potential", None)
+    path = config.potential
     potential = models.add_reference(path, name="potential", kind="scorer") if path else None
     controller = _controller(config)
     session.resume()
@@ -115,7 +115,7 @@ def run(config: OnlineOptions, session: Session) -> StageResult:
         own_critic = None if critic is learner else critic  # on a shared trunk it is trained with the policy
         metrics = _train_round(config, step, batch, objective, learner=learner, critic=own_critic)
         clock.lap("train")
-        learned = step >= getattr(config, "critic_warmup_steps", 0)  # before that, the policy stands still
+        learned = step >= config.critic_warmup_steps  # before that, the policy stands still
         if learned and isinstance(controller, AdaptiveKLController):
             controller.update(batch.kl_nats, len(rollouts))
         session.state |= {"kl_coef": controller.value, "score_moments": batch.score_moments}
@@ -199,7 +199,7 @@ def _train_round(
     for epoch in range(epochs):
         order = torch.tensor(permutation(len(batch.groups), config.seed, "minibatch", step, epoch))
         parts += [[batch.groups[i] for i in part.tolist()] for part in order.tensor_split(num_mini_batches)]
-    target_kl = getattr(config, "target_kl", None)
+    target_kl = config.target_kl
 
     def policy_updates() -> Iterator[dict[str, float]]:
         for groups in parts:
@@ -212,7 +212,7 @@ def _train_round(
             yield {f"critic/{name}": value for name, value in critic.update(groups, objective).items()}
 
     work: dict[nn.Module, Iterator[dict[str, float]]] = {}
-    if step >= getattr(config, "critic_warmup_steps", 0):
+    if step >= config.critic_warmup_steps:
         work[learner.module] = policy_updates()
     if critic is not None:
         work[critic.module] = critic_updates(critic, ValueObjective.of(config))

@@ -19,7 +19,7 @@ from assent.stages.stage_data import StageData
 def check_online(config: OnlineOptions, data: StageData) -> dict[str, str]:
     """SHA-256 of what the run depends on beside data and model. UsageError where it cannot run as asked."""
     check_reference(config, data)
-    if critic_start := getattr(config, "critic", None):
+    if critic_start := config.critic:
         check_same_tokens(critic_start, config, data, what="the critic")
         _check_critic(critic_start, config)
     check_sampler(config)
@@ -30,7 +30,7 @@ def check_online(config: OnlineOptions, data: StageData) -> dict[str, str]:
     inputs = {"reward": reward_hash(config.reward)}
     if modules := config.triple.modules:
         inputs["algorithm"] = source_hash(modules)
-    if potential := getattr(config, "potential", None):
+    if potential := config.potential:
         _check_potential(potential, data, config.max_length)
         inputs["potential"] = reward_hash(potential)
     return inputs
@@ -55,7 +55,7 @@ def _check_memory(config: OnlineOptions) -> None:
     """What `--trunk one` and `--offload-frozen` ask of models and device, before anything is loaded."""
     sources = [leaf for source in config.reward for leaf in source.leaves()]
     frozen = {f"the reward {s.label}": s.reward for s in sources if isinstance(s, ModelSource | ImplicitSource)}
-    if potential := getattr(config, "potential", None):
+    if potential := config.potential:
         frozen["the potential"] = potential
     if config.trunk == "one":
         check_base_is_plain(config.model, revision=config.revision)
@@ -65,7 +65,7 @@ def _check_memory(config: OnlineOptions) -> None:
                 got=implicit[0],
                 fix="leave --trunk out",
             )
-        critic = getattr(config, "critic", None)
+        critic = config.critic
         for what, path in {**frozen, **({} if critic in (None, config.model) else {"the critic": critic})}.items():
             check_is_on(path, config.model, what=what, revision=config.revision)
     if config.offload_frozen:

@@ -41,7 +41,7 @@ class PolicyObjective:
         return cls(
             function=implementation(POLICY_OBJECTIVES, triple.policy),
             options=config.options_of(triple.parts[1]),
-            loss_type=getattr(config, "loss_type", "dapo"),
+            loss_type=config.loss_type,
             max_new_tokens=config.max_new_tokens,
             kl_penalty=config.kl_penalty,
             kl_coef=kl_coef,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from assent.config.loss_options import LOGGED, ReferenceOptions
+from assent.config.options import PromptOptions, StageOptions
 from assent.engine.learner import Learner, Reference
 from assent.engine.references import completion_sums
 from assent.errors import ConfigError, DataError, ModelError
@@ -30,13 +31,13 @@ from assent.stages.stage_data import StageData
 REFERENCE = "reference_logps"
 
 
-def check_reference(config: Any, data: StageData) -> None:
+def check_reference(config: StageOptions, data: StageData) -> None:
     """ModelError or ConfigError where the reference's folder cannot serve, before any weights are loaded."""
     if config.reference not in (None, LOGGED):
         check_same_tokens(config.reference, config, data, what="the reference")
 
 
-def check_same_tokens(path: str, config: Any, data: StageData, *, what: str) -> None:
+def check_same_tokens(path: str, config: PromptOptions, data: StageData, *, what: str) -> None:
     """ModelError or ConfigError where the model at `path` cannot read the policy's tokens, as long as they are."""
     check_context(load_config(path, revision=config.revision), config.max_length, whose=f"{what} {path}")
     check_adapter(path, revision=config.revision)

@@ -98,7 +98,7 @@ def build_round(
         assert read.last_values is not None
         fields["old_values"] = read.values
         values, _ = as_rows(read.values, sequence, len(rollouts))
-        if getattr(config, "bootstrap_truncated", False):
+        if config.bootstrap_truncated:
             last_values = torch.where(ended, 0.0, read.last_values)
     rewards = token_rewards(kl_rows["k1"], earned, mask, kl_coef=coef_in_reward)
     if potential is not None:
@@ -212,12 +212,12 @@ def _earned(
     token. Over the scores' running standard deviation where `scale_scores` asks for it; and the moments to keep."""
     earned = steps + at_the_end(scores - steps.sum(1), mask)
     kept = list(before)
-    if config.applies("scale_scores") and getattr(config, "scale_scores", False):
+    if config.applies("scale_scores") and config.scale_scores:
         everything = torch.ones_like(scores, dtype=torch.bool)
         moments = Moments(*(torch.tensor(x, dtype=torch.float64) for x in before)) + Moments.of(scores, everything)
         kept = [float(x) for x in (moments.count, moments.total, moments.squares)]
         earned = whiten(earned, mask, mean=False, std=True, moments=moments)
-    if getattr(config, "bootstrap_truncated", False):  # its end was not seen, so nor was what it is worth
+    if config.bootstrap_truncated:  # its end was not seen, so nor was what it is worth
         earned = torch.where(at_the_end((~ended).float(), mask).bool(), 0.0, earned)
     return earned, kept
 

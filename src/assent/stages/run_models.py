@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from assent.config.options import StageOptions
 from assent.engine.learner import Learner, Reference
 from assent.engine.ledger import Ledger
 from assent.engine.references import AdapterOff, Reader, reader_key, reference_logps, user_cache
@@ -40,7 +40,7 @@ class RunModels:
     """
 
     def __init__(
-        self, config: Any, data: StageData, folder: RunFolder, log: RunLog, runtime: Runtime, *, ledger: Ledger
+        self, config: StageOptions, data: StageData, folder: RunFolder, log: RunLog, runtime: Runtime, *, ledger: Ledger
     ) -> None:
         self.config, self.data, self.folder, self.log, self.runtime = config, data, folder, log, runtime
         self.ledger = ledger
@@ -82,7 +82,7 @@ class RunModels:
     @property
     def _trunk(self) -> AlignmentModel | None:
         """The policy, where the models that are loaded after it are adapters on its base."""
-        is_one = self.learners and getattr(self.config, "trunk", "separate") == "one"
+        is_one = self.learners and self.config.trunk == "one"
         return _module(self.learner) if is_one else None
 
     def add_learner(
@@ -137,7 +137,7 @@ class RunModels:
         """Samples with the learner's own weights, or with a copy that `load` brings up to date."""
         sampler = open_sampler(self.config, _module(self.learner).hf, self.data.template, learns=True)
         self._readers.append(sampler)
-        self.ledger.models_resident += getattr(self.config, "sampler", "torch") == "vllm"  # its copy
+        self.ledger.models_resident += self.config.sampler == "vllm"  # its copy
         return sampler
 
     def reference_logps(self, path: str | None, *parts: Sequence[TokenGroup]) -> list[Tensor]:

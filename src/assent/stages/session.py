@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from assent.config.options import StageOptions
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.watch import Watch
 from assent.engine.checkpoint import latest_verified, verified, write_checkpoint
@@ -48,7 +49,7 @@ class Session:
 
     def __init__(
         self,
-        config: Any,
+        config: StageOptions,
         data: StageData,
         folder: RunFolder,
         log: RunLog,
@@ -64,8 +65,8 @@ class Session:
         self.order = Batches(
             num_rows=len(self.train_tokens),
             batch_size=config.batch_size,
-            epochs=getattr(config, "num_train_epochs", 1.0),
-            max_steps=getattr(config, "max_steps", 0) or getattr(config, "total_steps", 0),
+            epochs=config.num_train_epochs,
+            max_steps=config.max_steps or config.total_steps,
             seed=config.seed,
             shuffle=config.shuffle,
         )
@@ -235,7 +236,7 @@ class Session:
 
 @contextmanager
 def open_session(
-    config: Any,
+    config: StageOptions,
     data: StageData,
     *,
     command: str,
@@ -253,8 +254,14 @@ def open_session(
     hashes = {f"{name} data": part.sha256 for name, part in data.parts.items()}
     model = content_hash(config.model, revision=config.revision)
     hashes |= {"model": model, "tokenizer": tokenizer_hash(data.tokenizer), **(inputs or {})}
-    how = {"command": command, "resume": config.resume, "hashes": hashes, "is_main": runtime.is_main}
-    folder = RunFolder.open(config.output_dir, config.model_dump(), **how)
+    folder = RunFolder.open(
+        config.output_dir,
+        config.model_dump(),
+        command=command,
+        resume=config.resume,
+        hashes=hashes,
+        is_main=runtime.is_main,
+    )
     log = RunLog(folder, progress=progress)
     with folder, Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers:
         session = Session(config, data, folder, log, runtime, eval_prompts)

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from assent.config.options import PromptOptions, StageOptions
 from assent.data.loading import load_groups
 from assent.data.splitting import split_by_conversation_root
 from assent.data.texts import counted
@@ -54,7 +55,7 @@ class StageData:
 
 
 def read_stage_data(
-    config: Any,
+    config: PromptOptions,
     *,
     model: str,
     sources: dict[str, str | Sequence[PromptGroup] | None],
@@ -68,8 +69,7 @@ def read_stage_data(
     """
     check_revision(config.revision, model)
     raw = {name: _load(source) for name, source in sources.items() if source is not None}
-    fraction = getattr(config, "eval_fraction", None)
-    if fraction is not None:
+    if isinstance(config, StageOptions) and (fraction := config.eval_fraction) is not None:
         path, groups, sha256, refused = raw["train"]
         parted = split_by_conversation_root(
             groups, fractions={"train": 1 - fraction, "eval": fraction}, seed=config.seed
@@ -81,9 +81,9 @@ def read_stage_data(
         tokenizer,
         chat_template=config.chat_template,
         system=config.system,
-        prompt_format=getattr(config, "prompt_format", "template"),
+        prompt_format=config.prompt_format,
         chat_template_kwargs=config.chat_template_kwargs,
-        keep_template_tail=getattr(config, "keep_template_tail", False),
+        keep_template_tail=config.keep_template_tail,
     )
     parts = {}
     for name, (path, groups, sha256, refused) in raw.items():

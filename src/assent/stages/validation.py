@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from assent.config.options import StageOptions
 from assent.data.splitting import REMEDY, overlap, shared_prompts
 from assent.data.texts import counted
 from assent.errors import DataError
@@ -45,7 +46,9 @@ class Validation:
     waited     measurements since then
     """
 
-    def __init__(self, config: Any, log: RunLog, measure: Callable[[], dict[str, float]] | None = None) -> None:
+    def __init__(
+        self, config: StageOptions, log: RunLog, measure: Callable[[], dict[str, float]] | None = None
+    ) -> None:
         self.config, self.log, self.measure = config, log, measure
         self.state: dict[str, Any] = {}
 
@@ -55,7 +58,7 @@ class Validation:
 
     @property
     def has_to_stop(self) -> bool:
-        patience = getattr(self.config, "early_stopping_patience", None)
+        patience = self.config.early_stopping_patience
         return patience is not None and self.state.get("waited", 0) >= patience
 
     def before_the_first_step(self) -> bool:
