@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
-
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome
-from assent.commands.tools import write_report
+from assent.commands.tools import run_file, run_shipped, write_report
 from assent.config.commands import DemoConfig, ReportConfig, RunConfig
-from assent.pipelines.plan import read_plan
-from assent.pipelines.runner import PipelineResult, run_pipeline
+from assent.pipelines.runner import PipelineResult
 
 
 @command(RunConfig, positional="file")
 def run(config: RunConfig) -> Outcome:
-    plan = read_plan(
-        config.file, output_dir=config.output_dir, seed=config.seed, fast=config.fast, overrides=config.set
-    )
-    return _outcome("run", run_pipeline(plan))
+    options = config.model_dump(include={"output_dir", "seed", "fast"})
+    return _outcome("run", run_file(config.file, overrides=config.set, **options))
 
 
 @command(DemoConfig)
 def demo(config: DemoConfig) -> Outcome:
     folder = config.output_dir or ("out/demo-fast" if config.fast else "out/demo")
-    with as_file(files("assent.commands") / "demo.yaml") as file:
-        plan = read_plan(file, output_dir=folder, seed=config.seed, fast=config.fast)
-    return _outcome("demo", run_pipeline(plan))
+    return _outcome("demo", run_shipped("demo.yaml", output_dir=folder, seed=config.seed, fast=config.fast))
 
 
 @command(ReportConfig, positional="runs")

@@ -13,6 +13,7 @@ from typing import Any
 
 from assent.commands.allotment import Part, Rates, allot
 from assent.commands.compare_table import lines_of
+from assent.commands.opening import open_policy, open_prompts, open_reader, template_of
 from assent.config.compare import ONLINE, CompareConfig, parts_of
 from assent.config.loading import parse_options
 from assent.config.rewards import described
@@ -24,10 +25,7 @@ from assent.evaluation.answers import key
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
 from assent.evaluation.win_rate import win_rate
 from assent.models.folders import check_revision
-from assent.models.loading import load_config, load_policy, load_tokenizer
-from assent.models.module import AlignmentModel, check_prompts_fit
-from assent.models.templates import resolve_template
-from assent.models.tokenizing import tokenize_groups
+from assent.models.loading import load_tokenizer
 from assent.pipelines.steps import STEPS
 from assent.rewards.base import Reward
 from assent.rewards.loading import check_reward, load_reward, readers_of
@@ -105,8 +103,16 @@ class _Comparison:
             self.data["demonstrations"] = self._rows(config.demonstrations, to_demonstrations)
         self.options = {name: self._parsed(name) for name in self.commands if name != "best-of-n"}
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
-        self.groups, self.ids = self._test_prompts()
-        check_prompts_fit(load_config(config.model, revision=config.revision), self.ids, config.max_new_tokens)
+        prompts = open_prompts(
+            to_prompts(load_groups(config.test_data)[: config.num_test_prompts or None])[0],
+            template_of(config, self.tokenizer),
+            source=config.test_data,
+            max_length=config.max_length,
+            max_new_tokens=config.max_new_tokens,
+            models={"the model": config.model},
+            revision=config.revision,
+        )
+        self.groups, self.ids = prompts.groups, prompts.ids
         self.runtime = Runtime(config.device, seed=config.seed)
 
     def _rows(self, path: str, select: Callable[[Sequence[PromptGroup]], Any]) -> list[PromptGroup]:
@@ -117,29 +123,6 @@ class _Comparison:
             raise DataError(f"{path}: no usable row is left")
         # what is written again as a comparison has an order, not the scores that it may come from
         return [g if g.preference is None else replace(g, preference=replace(g.preference, scores=None)) for g in kept]
-
-    def _test_prompts(self) -> tuple[list[PromptGroup], list[tuple[int, ...]]]:
-        config = self.config
-        groups, _ = to_prompts(list(load_groups(config.test_data))[: config.num_test_prompts or None])
-        done = tokenize_groups(
-            groups,
-            tokenizer=self.tokenizer,
-            template=self._template(self.tokenizer),
-            max_length=config.max_length,
-            max_new_tokens=config.max_new_tokens,
-        )
-        if not done.groups:
-            raise DataError(f"{config.test_data}: no usable prompt is left", got="\n".join(done.report.lines()))
-        return [groups[i] for i in done.kept], [group.prompt_ids for group in done.groups]
-
-    def _template(self, tokenizer: Any) -> Any:
-        config = self.config
-        return resolve_template(
-            tokenizer,
-            chat_template=config.chat_template if tokenizer is self.tokenizer else None,
-            system=config.system,
-            chat_template_kwargs=config.chat_template_kwargs,
-        )
 
     def _given(self, command: str, model: str) -> dict[str, Any]:
         """Options of a command that starts from `model`. What the model's folder says is not said again."""
@@ -287,7 +270,7 @@ class _Comparison:
                 self.groups,
                 prompt_ids=self.ids,
                 scorer=load_reward(config.judge, **options),
-                reference=AlignmentModel(self._policy(config.model, self.tokenizer), kind="policy").eval(),
+                reference=open_reader(config, config.model, self.runtime.device),
                 baseline=START,
                 max_new_tokens=config.max_new_tokens,
                 samples_per_prompt=config.samples_per_prompt,
@@ -306,19 +289,18 @@ class _Comparison:
                 one.completions += one.n * served
 
     def _opener(self, name: str, path: str, samplers: dict[str, TorchSampler]) -> Callable[[], TorchSampler]:
-        def open_sampler() -> TorchSampler:
-            own = path == self.config.model
-            tokenizer = self.tokenizer if own else load_tokenizer(path)
-            eos_ids = self._template(tokenizer).eos_ids
-            samplers[name] = TorchSampler(self._policy(path, tokenizer), tokenizer, eos_ids=eos_ids)
+        """Opens a policy to sample from. What was trained here has its template and its revision in its folder."""
+        options = self.config
+        if path != options.model:
+            options = options.model_copy(update={"chat_template": None, "revision": None})
+
+        def opened() -> TorchSampler:
+            tokenizer = self.tokenizer if path == self.config.model else load_tokenizer(path)
+            model = open_policy(options, path, self.runtime.device, tokenizer=tokenizer)
+            samplers[name] = TorchSampler(model, tokenizer, eos_ids=template_of(options, tokenizer).eos_ids)
             return samplers[name]
 
-        return open_sampler
-
-    def _policy(self, path: str, tokenizer: Any) -> Any:
-        revision = self.config.revision if path == self.config.model else None
-        model = load_policy(path, dtype=self.config.dtype, revision=revision, tokenizer=tokenizer)
-        return model.to(self.runtime.device)
+        return opened
 
 
 def _row(

@@ -8,24 +8,23 @@ A completion without a visible character is no text that such a file may hold: i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from assent.commands.opening import open_policy, open_prompts, template_of
 from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.data.loading import load_groups
 from assent.data.rows_write import as_prompt_is, context
 from assent.engine.ledger import Ledger
 from assent.engine.runtime import Runtime
-from assent.errors import DataError, ModelError, RunError
+from assent.errors import ModelError, RunError
 from assent.inference.best_of_n import best_index
 from assent.inference.mixing import MixedSampler
 from assent.models.folders import check_revision, content_hash
-from assent.models.loading import check_adapter, check_context, load_config, load_policy, load_tokenizer
-from assent.models.templates import resolve_template
-from assent.models.tokenizing import tokenize_groups
+from assent.models.loading import check_adapter, check_context, load_config, load_tokenizer
 from assent.rewards.base import Reward, Scores, joined, score_rollouts
 from assent.rewards.loading import Spec, check_contexts, check_reward, load_reward, readers_of, reward_hash
 from assent.rewards.reading import ModelReader
@@ -41,14 +40,6 @@ from assent.types import PromptGroup, Rollout
 Row = dict[str, Any]
 CHUNK_PROMPTS = 64
 """Prompts between two movements of the progress bar; what is sampled does not depend on it."""
-
-
-@dataclass(slots=True)
-class _Prompts:
-    groups: list[PromptGroup]
-    ids: list[tuple[int, ...]]
-    sha256: str
-    lines: list[str]
 
 
 def sample(config: SampleConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -112,13 +103,17 @@ class Job:
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
         if config.reward is not None:
             check_contexts(config.reward, self.tokenizer, config.max_length)
-        template = resolve_template(
-            self.tokenizer,
-            chat_template=config.chat_template,
-            system=config.system,
-            chat_template_kwargs=config.chat_template_kwargs,
+        template = template_of(config, self.tokenizer)
+        assert config.data is not None
+        dataset = load_groups(config.data)
+        self.data_sha256 = dataset.sha256
+        self.prompts = open_prompts(
+            to_prompts(dataset[: config.num_prompts or None])[0],
+            template,
+            source=config.data,
+            max_length=config.max_length,
+            max_new_tokens=config.max_new_tokens,
         )
-        self.prompts = self._read(template)
         self.runtime = Runtime(config.device, seed=config.seed)
         self.sampler = self._sampler(template)
         self.readers: list[ModelSampler | ModelReader] = [self.sampler]
@@ -126,9 +121,11 @@ class Job:
         self.ledger = Ledger(self.runtime.device, models_resident=1 + copies)
 
     def _sampler(self, template: Any) -> ModelSampler:
-        config = self.config
+        config, device = self.config, self.runtime.device
         if config.reference is None or config.realignment is None:
-            return open_sampler(config, self._policy(self.model_path, self.tokenizer), template)
+            return open_sampler(
+                config, open_policy(config, self.model_path, device, tokenizer=self.tokenizer), template
+            )
         check_context(load_config(config.reference, revision=config.revision), config.max_length)
         check_adapter(config.reference, revision=config.revision)
         tokenizer = load_tokenizer(config.reference, revision=config.revision)
@@ -138,30 +135,9 @@ class Job:
                 got=f"{self.model_path} and {config.reference}",
                 expected="the model that the policy was trained from",
             )
-        policy, reference = self._policy(self.model_path, self.tokenizer), self._policy(config.reference, tokenizer)
+        policy = open_policy(config, self.model_path, device, tokenizer=self.tokenizer)
+        reference = open_policy(config, config.reference, device, tokenizer=tokenizer)
         return MixedSampler(policy, reference, self.tokenizer, strength=config.realignment, eos_ids=template.eos_ids)
-
-    def _policy(self, path: str, tokenizer: Any) -> Any:
-        model = load_policy(path, dtype=self.config.dtype, revision=self.config.revision, tokenizer=tokenizer)
-        return model.to(self.runtime.device)
-
-    def _read(self, template: Any) -> _Prompts:
-        config = self.config
-        assert config.data is not None
-        dataset = load_groups(config.data)
-        groups, _ = to_prompts(dataset[: config.num_prompts or len(dataset)])
-        tokenized = tokenize_groups(
-            groups,
-            tokenizer=self.tokenizer,
-            template=template,
-            max_length=config.max_length,
-            max_new_tokens=config.max_new_tokens,
-        )
-        lines = tokenized.report.lines()
-        if not tokenized.groups:
-            raise DataError(f"{config.data}: no usable prompt is left", got="\n".join(lines), expected="at least one")
-        kept = [groups[i] for i in tokenized.kept]
-        return _Prompts(kept, [group.prompt_ids for group in tokenized.groups], dataset.sha256, lines)
 
     def reward(self, specification: Spec, *, ensemble: str | None) -> Reward:
         options = {"device": self.runtime.device, "dtype": self.config.dtype, "policy_tokenizer": self.tokenizer}
@@ -173,7 +149,7 @@ class Job:
 
     def open(self, command: str, progress: Progress | None, inputs: Mapping[str, str] | None = None) -> RunFolder:
         config = self.config
-        hashes = {"data": self.prompts.sha256, "model": content_hash(self.model_path, revision=config.revision)}
+        hashes = {"data": self.data_sha256, "model": content_hash(self.model_path, revision=config.revision)}
         if config.reference is not None:
             hashes["reference"] = content_hash(config.reference, revision=config.revision)
         folder = RunFolder.open(

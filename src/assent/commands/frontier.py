@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from assent.commands.opening import Prompts, open_prompts, open_reader, template_of
+from assent.commands.tools import run_shipped
 from assent.config.frontier import FrontierConfig
 from assent.data.loading import load_groups
 from assent.engine.runtime import Runtime
 from assent.engine.weights import load_weights
-from assent.errors import ConfigError, DataError, ModelError
+from assent.errors import ConfigError, ModelError
 from assent.evaluation.frontier import (
     CurveData,
     Measured,
@@ -29,12 +30,9 @@ from assent.evaluation.frontier import (
     sizes_up_to,
 )
 from assent.models.folders import check_revision, content_hash
-from assent.models.loading import load_config, load_policy, load_tokenizer
-from assent.models.module import AlignmentModel, check_prompts_fit
-from assent.models.templates import Template, resolve_template
-from assent.models.tokenizing import tokenize_groups
-from assent.pipelines.plan import read_plan
-from assent.pipelines.runner import run_pipeline
+from assent.models.loading import load_tokenizer
+from assent.models.module import AlignmentModel
+from assent.models.templates import Template
 from assent.reporting.frontier import frontier_lines, frontier_picture
 from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
 from assent.rewards.reward_model import same_ids
@@ -72,13 +70,6 @@ class _CurvePlan:
         return commands.pop() if len(commands) == 1 else "policies"
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompts:
-    groups: list[PromptGroup]
-    ids: list[tuple[int, ...]]
-    sha256: str
-
-
 def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Outputs: `frontier`, `picture`, `table` (files), `output_dir`, `lines`; on the sandbox also `report`.
 
@@ -99,12 +90,19 @@ def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dic
     for model in models[1:]:
         if not same_ids(load_tokenizer(model, revision=config.revision), tokenizer):
             raise ModelError(f"{model} has another tokenizer than the reference", expected="one that they share")
-    template = _template(config, tokenizer)
-    prompts = _read_prompts(config, tokenizer, template)
-    for model in models:
-        known = load_config(model, revision=config.revision)
-        check_prompts_fit(known, prompts.ids, config.max_new_tokens, whose=model)
-    hashes = {"data": prompts.sha256, "gold": reward_hash(config.gold)}
+    template = template_of(config, tokenizer)
+    assert config.data is not None
+    dataset = load_groups(config.data)
+    prompts = open_prompts(
+        dataset[: config.num_prompts or None],
+        template,
+        source=config.data,
+        max_length=config.max_length,
+        max_new_tokens=config.max_new_tokens,
+        models={model: model for model in models},
+        revision=config.revision,
+    )
+    hashes = {"data": dataset.sha256, "gold": reward_hash(config.gold)}
     hashes |= {f"model {model}": content_hash(model, revision=config.revision) for model in models}
     hashes |= {f"proxy {name}": reward_hash(spec) for name, spec in config.proxies.items()}
     with RunFolder.open(
@@ -121,9 +119,8 @@ def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dic
 
 def _on_the_sandbox(config: FrontierConfig, progress: Progress) -> dict[str, Any]:
     """The shipped pipeline, which trains what its last stage measures. `report` is the page about all stages."""
-    with as_file(files("assent.commands") / "over_optimisation.yaml") as file:
-        plan = read_plan(file, output_dir=config.output_dir, seed=config.seed, fast=config.fast)
-    done = run_pipeline(plan, progress=progress)
+    options = config.model_dump(include={"output_dir", "seed", "fast"})
+    done = run_shipped("over_optimisation.yaml", progress=progress, **options)
     return {**done.outputs["frontier"], "output_dir": config.output_dir, "report": str(done.report)}
 
 
@@ -168,33 +165,10 @@ def _checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted((int(step), path) for step, path in found if step.isdigit())
 
 
-def _template(config: FrontierConfig, tokenizer: Any) -> Template:
-    names = ("chat_template", "system", "chat_template_kwargs")
-    return resolve_template(tokenizer, **{name: getattr(config, name) for name in names})
-
-
-def _read_prompts(config: FrontierConfig, tokenizer: Any, template: Template) -> _Prompts:
-    assert config.data is not None
-    dataset = load_groups(config.data)
-    groups = list(dataset)[: config.num_prompts or None]
-    tokenized = tokenize_groups(
-        groups,
-        tokenizer=tokenizer,
-        template=template,
-        max_length=config.max_length,
-        max_new_tokens=config.max_new_tokens,
-    )
-    if not tokenized.groups:
-        raise DataError(f"{config.data}: no usable prompt is left", got="\n".join(tokenized.report.lines()))
-    return _Prompts(
-        [groups[i] for i in tokenized.kept], [group.prompt_ids for group in tokenized.groups], dataset.sha256
-    )
-
-
 def _document(
     config: FrontierConfig,
     plans: Sequence[_CurvePlan],
-    prompts: _Prompts,
+    prompts: Prompts,
     tokenizer: Any,
     template: Template,
     progress: Progress,
@@ -211,7 +185,7 @@ def _document(
     ]
     total = 1 + sum(len(plan.points) for plan in plans)
     with progress.task("frontier", total=total) as task:
-        start = _open(config, config.reference, None, runtime)
+        start = open_reader(config, config.reference, runtime.device)
 
         def measured(module: AlignmentModel, count: int, *, is_reference: bool, purpose: str) -> Measured:
             sampler = TorchSampler(module.base, tokenizer, eos_ids=template.eos_ids)
@@ -229,7 +203,9 @@ def _document(
         for plan in plans:
             found = []
             for number, point in enumerate(plan.points):
-                module = _open(config, point.model, point.weights, runtime)
+                module = open_reader(config, point.model, runtime.device)
+                if point.weights is not None:
+                    load_weights(point.weights, module)
                 purpose = f"{plan.name} {number}"
                 found.append(measured(module, config.samples_per_prompt, is_reference=False, purpose=purpose))
             curves.append(_trained_curve(config, plan, found, proxies))
@@ -263,7 +239,7 @@ def _document(
 
 
 def _samples(
-    sampler: TorchSampler, prompts: _Prompts, config: FrontierConfig, *, count: int, purpose: str
+    sampler: TorchSampler, prompts: Prompts, config: FrontierConfig, *, count: int, purpose: str
 ) -> Iterator[tuple[list[Any], list[PromptGroup]]]:
     """Rollouts of a few prompts at a time, numbered within these, with their groups."""
     for first in range(0, len(prompts.ids), CHUNK_PROMPTS):
@@ -287,15 +263,6 @@ def _joined(parts: Sequence[Measured]) -> Measured:
         drawn=[row for part in parts for row in part.drawn],
         kl=None if first.kl is None else np.concatenate([part.kl for part in parts if part.kl is not None]),
     )
-
-
-def _open(config: FrontierConfig, model: str, weights: Path | None, runtime: Runtime) -> AlignmentModel:
-    tokenizer = load_tokenizer(model, revision=config.revision)
-    policy = load_policy(model, dtype=config.dtype, revision=config.revision, tokenizer=tokenizer)
-    module = AlignmentModel(policy.to(runtime.device), kind="policy").eval()
-    if weights is not None:
-        load_weights(weights, module)
-    return module
 
 
 def _trained_curve(

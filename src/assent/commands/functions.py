@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from assent.commands.explain import explain as run_explain
-from assent.commands.tools import write_report
+from assent.commands.tools import report_on, run_file, write_report
 from assent.config.commands import ReportConfig
 from assent.config.explain import ExplainConfig
 from assent.config.loading import parse_options
 from assent.config.serving import ServeCheckConfig
 from assent.data.loading import groups_of_rows
-from assent.pipelines.plan import read_plan
-from assent.pipelines.runner import PipelineResult, run_pipeline
+from assent.pipelines.runner import PipelineResult
 from assent.pipelines.steps import STEPS
 from assent.runs.files import to_json
 from assent.runs.progress import Progress, progress_for_stderr
@@ -40,7 +39,7 @@ class Result:
 
     def report(self) -> Path:
         """Writes report.html into the run folder; its path."""
-        return Path(write_report(ReportConfig(runs=(str(self.output_dir),)))["report"])
+        return report_on(self.output_dir)
 
 
 def sft(*, progress: Progress | None = None, **options: Any) -> Result:
@@ -150,9 +149,9 @@ def run(
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> PipelineResult:
-    """A pipeline file, as `assent run` does it. `overrides`: `stage.option=value`."""
-    plan = read_plan(os.fspath(path), output_dir=output_dir, seed=seed, fast=fast, overrides=overrides)
-    return run_pipeline(plan, progress=progress)
+    """Runs a pipeline file, as `assent run` does. `overrides`: `stage.option=value`."""
+    options = {"output_dir": output_dir, "seed": seed, "fast": fast, "overrides": overrides}
+    return run_file(os.fspath(path), progress=progress, **options)
 
 
 def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from assent.commands.opening import open_prompts
 from assent.config.serving import ServeCheckConfig
 from assent.data.loading import load_groups
 from assent.engine.runtime import Runtime
@@ -77,27 +78,23 @@ def serve_check(config: ServeCheckConfig) -> tuple[dict[str, Any], list[str]]:
 def _policy(config: ServeCheckConfig, folder: Path, engines: Sequence[str], device: torch.device) -> list[Check]:
     tokenizer = load_tokenizer(folder)
     template = resolve_template(tokenizer)
-    rows = _rows(config, template)
     context = _context(folder)
-    tokenized = tokenize_groups(
-        to_prompts(rows)[0],
-        tokenizer=tokenizer,
-        template=template,
+    prompts = open_prompts(
+        to_prompts(_rows(config, template))[0],
+        template,
+        source=config.data or "the built-in prompts",
         max_length=context,
         max_new_tokens=config.max_new_tokens,
     )
-    groups = [to_prompts(rows)[0][i] for i in tokenized.kept]
-    if not groups:
-        raise DataError("no usable prompt", got="\n".join(tokenized.report.lines()), fix="give others with --data")
     model = load_policy(folder, dtype=config.dtype, tokenizer=tokenizer).to(device)  # type: ignore[arg-type]
     checks = [*_template(folder, template), *folder_checks(folder, model, template, is_scorer=False)]
-    own = _answers(model, template, [group.prompt_ids for group in tokenized.groups], config.max_new_tokens)
+    own = _answers(model, template, prompts.ids, config.max_new_tokens)
     options: dict[str, Any] = {"device": device, "dtype": config.dtype, "max_new_tokens": config.max_new_tokens}
     for engine in engines:
         if engine == "vllm":
-            theirs = serving.vllm_answers(folder, groups, context=context, **options)
+            theirs = serving.vllm_answers(folder, prompts.groups, context=context, **options)
         else:
-            theirs = serving.transformers_answers(folder, groups, **options)
+            theirs = serving.transformers_answers(folder, prompts.groups, **options)
         checks += compare_answers(engine, own, theirs, model=model, dtype=config.dtype)
     return checks
 

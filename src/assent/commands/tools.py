@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assent.config.commands import DataCheckConfig, DataSplitConfig, MergeConfig, NewModelConfig, ReportConfig
 from assent.errors import UsageError
+from assent.pipelines.plan import read_plan
+from assent.pipelines.runner import PipelineResult, run_pipeline
 from assent.runs.files import from_json, to_json
 from assent.runs.progress import Progress
 
@@ -36,6 +39,22 @@ def merge(config: MergeConfig, *, progress: Progress | None = None) -> dict[str,
     from assent.models.loading import merge_folder
 
     return {"output_dir": config.output_dir, **merge_folder(config.adapter, config.output_dir, dtype=config.dtype)}
+
+
+def run_file(path: str | Path, *, progress: Progress | None = None, **options: Any) -> PipelineResult:
+    """Runs a pipeline file and reports on it. `options` are those of `read_plan`."""
+    return run_pipeline(read_plan(path, **options), report=report_on, progress=progress)
+
+
+def run_shipped(name: str, *, progress: Progress | None = None, **options: Any) -> PipelineResult:
+    """Runs a pipeline file of this folder, such as `demo.yaml`."""
+    with as_file(files("assent.commands") / name) as path:
+        return run_file(path, progress=progress, **options)
+
+
+def report_on(folder: str | Path) -> Path:
+    """Writes report.html into the folder of a run or pipeline, updates its model cards, and returns the page's path."""
+    return Path(write_report(ReportConfig(runs=(str(folder),)))["report"])
 
 
 def write_report(config: ReportConfig) -> dict[str, Any]:

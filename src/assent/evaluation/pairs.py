@@ -9,20 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from assent.config.evaluation import EvalConfig
-from assent.config.options import PromptOptions
-from assent.data.loading import Dataset, load_groups
 from assent.errors import ConfigError, DataError
 from assent.evaluation.answers import text
-from assent.evaluation.generators import rank_writers, writer_lines
-from assent.evaluation.reward_model import quality_lines, reward_model_quality
-from assent.models.folders import check_revision
-from assent.models.loading import check_context, load_config
+from assent.evaluation.generators import rank_writers
+from assent.evaluation.reward_model import reward_model_quality
 from assent.rewards.base import Reward, Scores
-from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
-from assent.runs.files import write_json
-from assent.runs.folder import RunFolder
-from assent.runs.progress import Progress
 from assent.statistics.agreement import annotators_agreement
 from assent.types import PromptGroup
 
@@ -156,57 +147,3 @@ def _ranking(
         ranks = group.preference.ranking
         labels.append([-float(r) for r in ranks] if ranks is not None else list(group.preference.scores or ()))
     return rank_writers(groups, by_group, labels, column=rank_by, seed=seed)
-
-
-def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, Any]:
-    """`reward_model`: the figures of `config.reward_model` on `config.data`; `lines`: the same as text. Where there is
-    an `output_dir`, it gets reward_model.json and table.txt.
-
-    RunFolderError where the folder holds something else, or an evaluation of other options or other content.
-    """
-    assert config.reward_model is not None
-    check_reward(config.reward_model, ensemble=config.reward_ensemble, revision=config.revision)
-    reading = sorted(config.model_fields_set & {*PromptOptions.model_fields, "dtype"})
-    if not is_function(config.reward_model):
-        check_revision(config.revision, config.reward_model)
-        check_context(load_config(config.reward_model, revision=config.revision), config.max_length)
-    elif reading:
-        raise ConfigError(f"{', '.join(reading)} has no effect on a function", got=config.reward_model)
-    data = load_groups(config.data)
-    pairs = pairs_of(data, slices=config.slices)
-    if config.output_dir is None:
-        return _judged(config, data, pairs, progress)
-    hashes = {"data": data.sha256, "reward_model": reward_hash(config.reward_model)}
-    with RunFolder.open(config.output_dir, config.model_dump(), command="eval", resume=True, hashes=hashes) as folder:
-        if folder.result is not None:
-            progress.line(f"{folder.path}: this evaluation is finished; nothing to do")
-            return folder.result
-        result = _judged(config, data, pairs, progress)
-        paths = {"evaluation": folder.path / "reward_model.json", "table": folder.path / "table.txt"}
-        write_json(paths["evaluation"], {"schema": 1, "data": config.data, "reward_model": result["reward_model"]})
-        paths["table"].write_text("\n".join(result["lines"]) + "\n", encoding="utf-8")
-        result |= {name: str(path) for name, path in paths.items()}
-        folder.finish(result)
-        return result
-
-
-def _judged(config: EvalConfig, data: Dataset, pairs: Pairs, progress: Progress) -> dict[str, Any]:
-    from assent.engine.runtime import Runtime  # evaluation stands below engine: only what computes needs a device
-
-    assert config.reward_model is not None
-    progress.line(f"{config.data}: {pairs.describe()}")
-    options: dict[str, Any] = {}
-    if not is_function(config.reward_model):
-        device = Runtime(config.device, seed=config.seed).device
-        options = {"device": device, "dtype": config.dtype, "revision": config.revision}
-        names = ("chat_template", "system", "chat_template_kwargs")
-        options |= {
-            "max_length": config.max_length,
-            "template_options": {name: getattr(config, name) for name in names},
-        }
-    reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
-    quality = judge_reward(reward, data, pairs, seed=config.seed, rank_by=config.rank_by)
-    lines = [f"{config.reward_model} on {pairs.describe()}; 95% intervals over prompts", "", *quality_lines(quality)]
-    if "ranking" in quality:
-        lines += writer_lines(quality["ranking"])
-    return {"reward_model": quality, "lines": lines, "evaluation": None, "table": None}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,21 +40,27 @@ class PipelineResult:
         }
 
 
-def run_pipeline(plan: Plan, *, progress: Progress | None = None) -> PipelineResult:
-    """Runs what is not finished, and writes report.html.
+Report = Callable[[Path], Path]
+"""Writes the report on a pipeline's folder, and returns its path."""
 
-    RunFolderError, before anything runs, if the folder holds another pipeline or stages run with other options, or if
-    another process is at it.
+
+def run_pipeline(plan: Plan, *, report: Report, progress: Progress | None = None) -> PipelineResult:
+    """Runs the stages that are not finished yet, then calls `report`.
+
+    Raises RunFolderError before anything runs if the folder holds another pipeline, if it holds stages that ran with
+    other options, or if another process is using it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("a pipeline runs in one process", fix="start single training commands with torchrun")
     progress = progress or progress_for_stderr()
     _State.open(plan)  # a folder of something else gets no lock
     with lock_folder(plan.output_dir):
-        return _run(plan, _State.open(plan), progress)
+        outputs = _run(plan, _State.open(plan), progress)
+        return PipelineResult(plan.name, plan.output_dir, outputs, report(plan.output_dir))
 
 
-def _run(plan: Plan, state: _State, progress: Progress) -> PipelineResult:
+def _run(plan: Plan, state: _State, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Every stage's outputs."""
     outputs: dict[str, dict[str, Any]] = {}
     with progress.task(plan.name, total=len(plan.stages)) as task:
         for number, stage in enumerate(plan.stages, start=1):
@@ -70,11 +76,7 @@ def _run(plan: Plan, state: _State, progress: Progress) -> PipelineResult:
             outputs[stage.name] = finished
             task.advance()
     state.close()
-    from assent.reporting.model_cards import update_cards
-    from assent.reporting.page import write_report
-
-    update_cards(plan.output_dir)
-    return PipelineResult(plan.name, plan.output_dir, outputs, Path(write_report(plan.output_dir)))
+    return outputs
 
 
 class _State:

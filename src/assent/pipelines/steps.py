@@ -67,7 +67,7 @@ STEPS: dict[str, Step] = {
     "grpo": Step("assent.config.online:GrpoConfig", "assent.stages.online:train"),
     "rloo": Step("assent.config.online:RlooConfig", "assent.stages.online:train"),
     "eval": Step(
-        "assent.config.evaluation:EvalConfig", "assent.evaluation.run:evaluate", outputs=("evaluation", "table")
+        "assent.config.evaluation:EvalConfig", "assent.commands.evaluate:evaluate", outputs=("evaluation", "table")
     ),
     "frontier": Step(
         "assent.config.frontier:FrontierConfig",

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from assent.commands.evaluate import evaluate
 from assent.config.evaluation import EvalConfig, short_names
 from assent.errors import ConfigError, DataError
 from assent.evaluation.pairs import judge_reward, pairs_of
-from assent.evaluation.run import evaluate
 from assent.rewards.function import FunctionReward
 from assent.types import Preference, PromptGroup
 

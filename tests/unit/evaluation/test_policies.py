@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from assent.commands.evaluate import evaluate as evaluate_configured
 from assent.config.evaluation import EvalConfig
 from assent.errors import ConfigError, DataError, ModelError
 from assent.evaluation.lines import table_lines
 from assent.evaluation.policies import BestOfN, Policy, evaluate_policies, reference_logprobs
-from assent.evaluation.run import evaluate as evaluate_configured
 from assent.evaluation.table import KLFigures
 from assent.inference.curve import best_of_n_kl_estimate
 from assent.models.module import AlignmentModel

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
+from assent.commands.tools import report_on
 from assent.config.options import Options
 from assent.errors import AssentError, ConfigError, RunFolderError
 from assent.pipelines import plan as planning
@@ -89,7 +90,7 @@ def written(tmp_path: Path, text: str = TWO) -> Path:
 
 def run(tmp_path: Path, text: str = TWO, **options: Any) -> dict[str, dict[str, Any]]:
     plan = read_plan(written(tmp_path, text), output_dir=str(tmp_path / "out"), **options)
-    return run_pipeline(plan, progress=Silent()).outputs
+    return run_pipeline(plan, report=report_on, progress=Silent()).outputs
 
 
 def names() -> list[str]:

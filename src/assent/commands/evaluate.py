@@ -11,30 +11,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from assent.commands.opening import Prompts, open_prompts, open_reader
+from assent.commands.policies import Cast, Judging, cast_of, judging_of, ledger_of, policies_of
 from assent.config.evaluation import EvalConfig
+from assent.config.options import PromptOptions
 from assent.data.loading import Dataset, load_groups
-from assent.errors import DataError
+from assent.engine.runtime import Runtime
+from assent.errors import ConfigError, DataError
+from assent.evaluation.generators import writer_lines
 from assent.evaluation.lines import table_lines
-from assent.evaluation.opening import Cast, Judging, cast_of, judging_of, ledger_of, open_policies, open_reference
-from assent.evaluation.pairs import judge_reward, judge_reward_model, pairs_of, slices_of
+from assent.evaluation.pairs import Pairs, judge_reward, pairs_of, slices_of
 from assent.evaluation.policies import evaluate_policies
 from assent.evaluation.reward_model import quality_lines
 from assent.evaluation.table import PolicyTable
-from assent.models.folders import content_hash
-from assent.models.loading import load_config
-from assent.models.module import check_prompts_fit
-from assent.models.tokenizing import tokenize_groups
+from assent.models.folders import check_revision, content_hash
+from assent.models.loading import check_context, load_config
 from assent.rewards.base import Reward
 from assent.rewards.endpoint import endpoints_of
-from assent.rewards.loading import load_reward, reward_hash
+from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
 from assent.rollouts.kept import KeptDraws
-from assent.runs.files import to_json
+from assent.runs.files import to_json, write_json
 from assent.runs.folder import KEPT, RunFolder
 from assent.runs.kept import Kept
 from assent.runs.progress import Progress, Silent
-from assent.types import PromptGroup
 
-_Prompts = tuple[list[PromptGroup], list[tuple[int, ...]]]
 JUDGEMENTS, DRAWN = KEPT
 
 
@@ -99,7 +99,7 @@ def _evaluate(
     config: EvalConfig,
     cast: Cast,
     judging: Judging,
-    prompts: _Prompts,
+    prompts: Prompts,
     progress: Progress,
     *,
     folder: Path | None = None,
@@ -110,10 +110,7 @@ def _evaluate(
     folder   keeps what servers answer and models draw, and holds what they did before an interruption
     hashes   of the policies' content, among others; needed with `folder`
     """
-    from assent.engine.runtime import Runtime  # evaluation stands below engine: only this function needs a device
-
     assert config.baseline is not None
-    groups, prompt_ids = prompts
     runtime = Runtime(config.device, seed=config.seed)
     options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": cast.tokenizer}
     reward = None
@@ -131,23 +128,26 @@ def _evaluate(
         same: list[Any] = [config.dtype, config.sampler, config.max_length, str(runtime.device)]
         same += [] if cast.template is None else [sorted(cast.template.eos_ids)]
         kept = {name: KeptDraws(folder / DRAWN, [hashes[f"policy {name}"], *same]) for name in cast.models}
-    policies = open_policies(config, cast, runtime, reward, kept=kept)
+    policies = policies_of(config, cast, runtime, reward, kept=kept)
+    reference = None
+    if cast.reference is not None:
+        reference = open_reader(config, cast.models[cast.reference], runtime.device)
     comparisons = progress.task("comparisons", total=None) if judging.comparer is not None else nullcontext()
     with progress.task("evaluation", total=len(policies)) as task, comparisons as compared:
         table = evaluate_policies(
             policies,
-            groups,
-            prompt_ids=prompt_ids,
+            prompts.groups,
+            prompt_ids=prompts.ids,
             scorer=scorer,
             comparer=judging.comparer,
             safety=judging.safety,
-            reference=None if cast.reference is None else open_reference(config, cast, runtime),
+            reference=reference,
             baseline=config.baseline,
             reference_name=cast.reference,
             max_new_tokens=config.max_new_tokens,
             samples_per_prompt=config.samples_per_prompt,
             seed=config.seed,
-            slices=slices_of(groups, config.slices),
+            slices=slices_of(prompts.groups, config.slices),
             precision=config.precision,
             on_policy=lambda name: task.advance(1, policy=name),
             on_comparisons=None if compared is None else compared.advance,
@@ -156,28 +156,24 @@ def _evaluate(
     return table, extra
 
 
-def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> _Prompts:
-    """The prompts that are answered, and their ids where models do it. ConfigError where they fit no model's context,
-    DataError for columns of slices that they lack; nothing is loaded."""
+def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> Prompts:
+    """The prompts that are answered, with their ids where models answer. ConfigError if they do not fit a model's
+    context, DataError for columns of slices that they lack; nothing is loaded."""
     slices_of(cast.groups, config.slices)
-    if cast.template is None or cast.tokenizer is None:
-        return cast.groups, []
-    tokenized = tokenize_groups(
+    if cast.template is None:
+        return Prompts(cast.groups, [], [])
+    prompts = open_prompts(
         cast.groups,
-        tokenizer=cast.tokenizer,
-        template=cast.template,
+        cast.template,
+        source=config.data,
         max_length=config.max_length,
         max_new_tokens=config.max_new_tokens,
+        models={f"policy {name}": path for name, path in cast.models.items()},
+        revision=config.revision,
     )
-    for line in tokenized.report.lines():
+    for line in prompts.lines:
         progress.line(f"prompts: {line}")
-    if not tokenized.groups:
-        raise DataError(f"{config.data}: no usable prompt is left")
-    ids = [group.prompt_ids for group in tokenized.groups]
-    for name, path in cast.models.items():
-        known = load_config(path, revision=config.revision)
-        check_prompts_fit(known, ids, config.max_new_tokens, whose=f"policy {name}")
-    return [cast.groups[i] for i in tokenized.kept], ids
+    return prompts
 
 
 def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
@@ -223,3 +219,55 @@ def _quality_lines(extra: dict[str, Any]) -> list[str]:
     if "reward_model" not in extra:
         return []
     return ["", "reward model on held-out comparisons", *quality_lines(extra["reward_model"])]
+
+
+def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, Any]:
+    """`reward_model`: the figures of `config.reward_model` on `config.data`; `lines`: the same as text. Where there is
+    an `output_dir`, it gets reward_model.json and table.txt.
+
+    RunFolderError where the folder holds something else, or an evaluation of other options or other content.
+    """
+    assert config.reward_model is not None
+    check_reward(config.reward_model, ensemble=config.reward_ensemble, revision=config.revision)
+    reading = sorted(config.model_fields_set & {*PromptOptions.model_fields, "dtype"})
+    if not is_function(config.reward_model):
+        check_revision(config.revision, config.reward_model)
+        check_context(load_config(config.reward_model, revision=config.revision), config.max_length)
+    elif reading:
+        raise ConfigError(f"{', '.join(reading)} has no effect on a function", got=config.reward_model)
+    data = load_groups(config.data)
+    pairs = pairs_of(data, slices=config.slices)
+    if config.output_dir is None:
+        return _judged(config, data, pairs, progress)
+    hashes = {"data": data.sha256, "reward_model": reward_hash(config.reward_model)}
+    with RunFolder.open(config.output_dir, config.model_dump(), command="eval", resume=True, hashes=hashes) as folder:
+        if folder.result is not None:
+            progress.line(f"{folder.path}: this evaluation is finished; nothing to do")
+            return folder.result
+        result = _judged(config, data, pairs, progress)
+        paths = {"evaluation": folder.path / "reward_model.json", "table": folder.path / "table.txt"}
+        write_json(paths["evaluation"], {"schema": 1, "data": config.data, "reward_model": result["reward_model"]})
+        paths["table"].write_text("\n".join(result["lines"]) + "\n", encoding="utf-8")
+        result |= {name: str(path) for name, path in paths.items()}
+        folder.finish(result)
+        return result
+
+
+def _judged(config: EvalConfig, data: Dataset, pairs: Pairs, progress: Progress) -> dict[str, Any]:
+    assert config.reward_model is not None
+    progress.line(f"{config.data}: {pairs.describe()}")
+    options: dict[str, Any] = {}
+    if not is_function(config.reward_model):
+        device = Runtime(config.device, seed=config.seed).device
+        options = {"device": device, "dtype": config.dtype, "revision": config.revision}
+        names = ("chat_template", "system", "chat_template_kwargs")
+        options |= {
+            "max_length": config.max_length,
+            "template_options": {name: getattr(config, name) for name in names},
+        }
+    reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
+    quality = judge_reward(reward, data, pairs, seed=config.seed, rank_by=config.rank_by)
+    lines = [f"{config.reward_model} on {pairs.describe()}; 95% intervals over prompts", "", *quality_lines(quality)]
+    if "ranking" in quality:
+        lines += writer_lines(quality["ranking"])
+    return {"reward_model": quality, "lines": lines, "evaluation": None, "table": None}

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assent.commands.opening import open_policy, template_of
 from assent.config.evaluation import EvalConfig
 from assent.config.functions import import_function
 from assent.config.options import PromptOptions
 from assent.config.rewards import ImplicitSource, ModelSource, read_sources
+from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, ModelError
 from assent.evaluation.answers import Completions, in_common, is_file, read_completions
 from assent.evaluation.policies import BestOfN, Policy
@@ -21,9 +23,8 @@ from assent.judging.chat import ChatJudge, ChatModel, ChatSafety
 from assent.judging.http import is_address
 from assent.judging.verdicts import FunctionJudge, PairJudge
 from assent.models.folders import check_revision
-from assent.models.loading import check_adapter, check_is_policy, load_config, load_policy, load_tokenizer
-from assent.models.module import AlignmentModel
-from assent.models.templates import Template, resolve_template
+from assent.models.loading import check_adapter, check_is_policy, load_config, load_tokenizer
+from assent.models.templates import Template
 from assent.rewards.base import Reward
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rewards.reward_model import same_ids
@@ -35,8 +36,6 @@ from assent.types import PromptGroup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from assent.engine.runtime import Runtime
 
 SANDBOX_JUDGE, SANDBOX_SAFETY = "assent.sandbox.gold:reward", "assent.sandbox.gold:safety"
 _SANDBOX_COLUMNS = {"facts", "kind", "world"}
@@ -93,7 +92,7 @@ def cast_of(config: EvalConfig, groups: Sequence[PromptGroup]) -> Cast:
         files=files,
         groups=kept,
         tokenizer=tokenizer,
-        template=_template(config, tokenizer),
+        template=template_of(config, tokenizer),
         reference=reference,
         lines=tuple(lines),
     )
@@ -143,15 +142,6 @@ def _check_tokenizers(
                 expected="policies that share a tokenizer: the KL compares them token by token",
                 fix="sample from each by itself (assent sample), and compare the files of completions",
             )
-
-
-def _template(config: EvalConfig, tokenizer: Any) -> Template:
-    return resolve_template(
-        tokenizer,
-        chat_template=config.chat_template,
-        system=config.system,
-        chat_template_kwargs=config.chat_template_kwargs,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +213,7 @@ def _module_hash(spec: str) -> str:
     return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
 
-def open_policies(
+def policies_of(
     config: EvalConfig,
     cast: Cast,
     runtime: Runtime,
@@ -251,25 +241,15 @@ def open_policies(
 
 
 def _opener(config: EvalConfig, path: str, runtime: Runtime) -> Callable[[], Sampler]:
-    def open_policy() -> Sampler:
+    def opened() -> Sampler:
         tokenizer = load_tokenizer(path, revision=config.revision)
-        template = _template(config, tokenizer)
-        model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=tokenizer)
-        return open_sampler(config, model.to(runtime.device), template)
+        model = open_policy(config, path, runtime.device, tokenizer=tokenizer)
+        return open_sampler(config, model, template_of(config, tokenizer))
 
-    return open_policy
+    return opened
 
 
 def ledger_of(run_folder: str) -> dict[str, float]:
     """`cost/*` of a finished run."""
     metrics = (read_run(run_folder).result or {}).get("metrics", {})
     return {name: float(value) for name, value in metrics.items() if name.startswith("cost/")}
-
-
-def open_reference(config: EvalConfig, cast: Cast, runtime: Runtime) -> AlignmentModel:
-    """The model that KL is measured to."""
-    assert cast.reference is not None
-    path = cast.models[cast.reference]
-    tokenizer = load_tokenizer(path, revision=config.revision)
-    model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=tokenizer)
-    return AlignmentModel(model.to(runtime.device), kind="policy").eval()
