@@ -80,7 +80,7 @@ def test_the_kl_of_answers_is_that_of_their_own_tokens() -> None:
 
     policy, start = Known([-1.0, -2.0, -0.5]), Known([-1.5, -2.5, -1.5])
     prompts = HeldOutPrompts([group(0), group(1)], [(5,), (6,)], [])
-    config = SimpleNamespace(seed=0, eval_max_new_tokens=4)
+    config = SimpleNamespace(seed=0, eval_max_new_tokens=4, temperature=1.0)
     figures, rows = answers(config, prompts, sampler=Sampler(), learner=policy, reference=start)  # type: ignore[arg-type]
     assert figures["eval_kl"] == pytest.approx((1.0 + 1.0) / 2)
     assert figures["eval_kl_k3"] == pytest.approx((2 * (exp(-0.5) - 1 + 0.5) + exp(-1.0) - 1 + 1.0) / 2)
