@@ -1,4 +1,4 @@
-"""What the pages name exists (commands, options, outputs, layouts, links), and every command is in the README."""
+"""What the pages name exists (commands, options, outputs, layouts), and every command is in the README."""
 
 from __future__ import annotations
 
@@ -42,13 +42,6 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
     named = [part.removeprefix("assent ") for part in quoted(page) if part.startswith("assent ")]
     unknown = [part for part in named if not any(f"{part} ".startswith(f"{name} ") for name in [*NAMES, "COMMAND"])]
     assert not unknown
-
-
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
-    assert not missing
 
 
 def test_the_readme_lists_every_command() -> None:
