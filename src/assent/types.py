@@ -50,6 +50,12 @@ class Preference:
     weight: float = 1.0
     annotator: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """The name of the judgement that is set, for messages; "no preference" if none is."""
+        kinds = ("ranking", "scores", "thumbs", "step_labels")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), "no preference")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptGroup:

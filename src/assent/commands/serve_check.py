@@ -18,7 +18,7 @@ from assent.models.adapters import is_adapter
 from assent.models.batch import TokenGroup
 from assent.models.folder_checks import Check, folder_checks, plain_tokenizer
 from assent.models.folders import check_revision, read_json, resolve_folder
-from assent.models.loading import check_is_one, load_config, load_policy, load_tokenizer
+from assent.models.loading import check_single_model, load_config, load_policy, load_tokenizer
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.reward_model import RewardModel, tokenizer_hash
@@ -52,7 +52,7 @@ def serve_check(config: ServeCheckConfig) -> tuple[dict[str, Any], list[str]]:
         check_vllm()
     check_revision(config.revision, config.model)
     folder = resolve_folder(config.model, revision=config.revision)
-    check_is_one(folder)
+    check_single_model(folder)
     if is_adapter(folder):
         raise ModelError(
             "this folder holds an adapter, which is served with its base",

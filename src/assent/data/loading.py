@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from assent.data import texts
 from assent.data.formats import Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
-from assent.data.readers import Hasher, NumberedRow, is_gzipped, kind_of, open_parquet, plain_row, read_rows
+from assent.data.readers import Hasher, NumberedRow, file_suffix, is_gzipped, open_parquet, plain_row, read_rows
 from assent.data.sources import open_source
 from assent.data.texts import RowError
 from assent.errors import DataError, DataFileNotFoundError, StorageError, UsageError
@@ -187,7 +187,7 @@ def load_groups(
     groups: Sequence[PromptGroup]
     if source.table is not None:
         groups = _table_groups(source.table, collector, f"{source.name}:row ", hasher)
-    elif all(kind_of(file) == ".parquet" for file in source.files):
+    elif all(file_suffix(file) == ".parquet" for file in source.files):
         groups = _table_groups(open_parquet(source.files, hasher), collector, f"{source.name}:row ")
     else:
         groups = [group for file in source.files for group in _file_groups(file, collector, hasher)]
@@ -195,10 +195,10 @@ def load_groups(
 
 
 def _file_groups(file: Path, collector: _Collector, hasher: Hasher) -> Iterator[PromptGroup]:
-    if kind_of(file) == ".parquet":
+    if file_suffix(file) == ".parquet":
         yield from _table_groups(open_parquet([file], hasher), collector, f"{file}:row ")
     else:
-        name = f"{file}:row " if kind_of(file) == ".json" else f"{file}:"
+        name = f"{file}:row " if file_suffix(file) == ".json" else f"{file}:"
         for _, group in collector.groups(read_rows(file, hasher), name):
             yield group
 
@@ -253,7 +253,7 @@ def write_groups(path: str | os.PathLike[str], groups: Iterable[PromptGroup], la
     and nothing is written. The file appears whole or not at all.
     """
     target = Path(path)
-    if kind_of(target) not in (".jsonl", ".ndjson"):
+    if file_suffix(target) not in (".jsonl", ".ndjson"):
         raise UsageError(f"cannot write {target}", got=target.suffix or "no suffix", expected=".jsonl or .jsonl.gz")
     chosen = get_layout(layout)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -31,8 +31,8 @@ class Hasher(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
-def kind_of(path: Path) -> str | None:
-    """The suffix that decides how a file is read, `.gz` aside; None for a file of no known kind."""
+def file_suffix(path: Path) -> str | None:
+    """The suffix that decides how a file is read, without `.gz`; None for a file of an unknown format."""
     name = path.name.lower().removesuffix(".gz")
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
@@ -45,7 +45,7 @@ def read_rows(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     """The rows of a JSONL, JSON or CSV file; the hash is of the unpacked bytes."""
     readers: dict[str, Callable[[Path, Hasher], Iterator[NumberedRow]]] = {".json": _read_json, ".csv": _read_csv}
     try:
-        yield from readers.get(kind_of(path) or "", _read_jsonl)(path, hasher)
+        yield from readers.get(file_suffix(path) or "", _read_jsonl)(path, hasher)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{path} cannot be unpacked: {error}", expected="a complete gzip file", fix="fetch or write it again"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assent.data import texts
-from assent.data.readers import SUFFIXES, kind_of
+from assent.data.readers import SUFFIXES, file_suffix
 from assent.errors import DataError, DataFileNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def open_source(name: str, *, split: str | None, revision: str | None) -> Source
         return _open_folder(path, split)
     if split is not None:
         raise UsageError(f"{name} is one file: `split` is for folders and hub datasets", got=f"split {split}")
-    if kind_of(path) is None:
+    if file_suffix(path) is None:
         raise DataError(
             f"{name} is of no known kind",
             got=path.suffix or "no suffix",
@@ -69,7 +69,7 @@ def _exists(path: Path) -> bool:
 def looks_like_file(name: str) -> bool:
     """True for what cannot be `owner/name` or `name` on the hub."""
     is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) is not None
-    return not is_hub_name or kind_of(Path(name)) is not None or name.endswith((".gz", ".txt", ".tsv", ".arrow"))
+    return not is_hub_name or file_suffix(Path(name)) is not None or name.endswith((".gz", ".txt", ".tsv", ".arrow"))
 
 
 def missing_file(path: Path) -> DataFileNotFoundError:
@@ -102,7 +102,9 @@ def _open_folder(path: Path, split: str | None) -> Source:
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{path} is not a readable folder of `datasets`: {error}") from None
         return _from_loaded(loaded, str(path), split)
-    files = sorted(item for item in path.rglob("*") if item.is_file() and kind_of(item) and not _is_hidden(item, path))
+    files = sorted(
+        item for item in path.rglob("*") if item.is_file() and file_suffix(item) and not _is_hidden(item, path)
+    )
     if not files:
         raise DataError(
             f"the folder {path} holds no data",

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from assent.data.readers import kind_of, read_rows
+from assent.data.readers import file_suffix, read_rows
 from assent.data.sources import missing_file
 from assent.data.texts import RowError, shorten
 from assent.errors import DataError
@@ -161,7 +161,7 @@ def read_logps(path: str) -> tuple[list[LoggedRow], list[str], str]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise missing_file(file)
-    if kind_of(file) in (None, ".parquet"):
+    if file_suffix(file) in (None, ".parquet"):
         raise DataError(
             f"{path} is of no kind that is read here", got=file.suffix, expected=".jsonl, .json or .csv, also .gz"
         )

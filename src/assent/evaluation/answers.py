@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from assent.data.loading import load_groups
-from assent.data.readers import kind_of
+from assent.data.readers import file_suffix
 from assent.errors import DataError
 from assent.rewards.base import Reward, checked_scores, score_rollouts
 from assent.types import PromptGroup, Rollout, Text
@@ -114,7 +114,7 @@ class Completions:
 
 def is_file(path: str) -> bool:
     """Whether a policy is a file of completions, or called like one, rather than a model's folder or a hub name."""
-    return Path(path).is_file() or (kind_of(Path(path)) is not None and not Path(path).is_dir())
+    return Path(path).is_file() or (file_suffix(Path(path)) is not None and not Path(path).is_dir())
 
 
 def read_completions(path: str) -> Completions:

@@ -88,7 +88,7 @@ def load_scorer(
     base, merged. Errors: ModelError.
     """
     folder = resolve_folder(path, revision=revision)
-    check_is_one(folder)
+    check_single_model(folder)
     config = load_config(folder)
     has_head = is_classifier(config)
     if has_head and num_labels not in (None, config.num_labels):
@@ -113,7 +113,7 @@ def load_scorer(
     return _ready(model, folder, tokenizer, max_length)
 
 
-def check_is_one(path: str | Path, *, revision: str | None = None) -> None:
+def check_single_model(path: str | Path, *, revision: str | None = None) -> None:
     """Errors: ModelError where the folder holds an ensemble of adapters, which is several models."""
     if members := members_of(resolve_folder(path, revision=revision)):
         raise ModelError(
@@ -343,7 +343,7 @@ def load_config(path: str | Path, *, revision: str | None = None) -> Any:
 def merge_folder(path: str | Path, target: str | Path, *, dtype: str = "float32") -> dict[str, Any]:
     """Writes the base of an adapter folder with the adapter merged to `target`. Errors: ModelError."""
     folder = resolve_folder(path)
-    check_is_one(folder)
+    check_single_model(folder)
     if not adapters.is_adapter(folder):
         raise ModelError("this folder holds no adapter, so there is nothing to merge", got=folder)
     if Path(target).exists() and (not Path(target).is_dir() or any(Path(target).iterdir())):

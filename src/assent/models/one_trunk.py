@@ -26,12 +26,12 @@ from assent.models.trunk import trunk_of
 VALUE_HEAD = "value_head.safetensors"
 
 
-def check_is_on(path: str, base: str, *, what: str, revision: str | None = None) -> None:
+def check_stands_on_base(path: str, base: str, *, what: str, revision: str | None = None) -> None:
     """Errors: ConfigError unless `path` is a reward model's adapter, or an ensemble's, on the model at `base`."""
     folder, base_folder = resolve_folder(path, revision=revision), resolve_folder(base, revision=revision)
     if members := members_of(folder):
         for member in members:
-            check_is_on(str(member), base, what=what)
+            check_stands_on_base(str(member), base, what=what)
         return
     train = f"assent reward --model {base} --lora-r 16 …"
     if not adapters.is_adapter(folder) or not adapters.is_scorer_adapter(folder):

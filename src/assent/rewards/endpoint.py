@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from assent.config.rewards import EndpointSource
+from assent.data.texts import as_plain
 from assent.errors import ConfigError, RunError
 from assent.judging.http import key_from, post_json
 from assent.rewards.base import checked_scores, score_each
@@ -65,7 +66,7 @@ class EndpointReward:
         *,
         retries: int | None = None,
     ) -> Any:
-        body: dict[str, Any] = {"prompts": [_plain(prompt) for prompt in prompts], "completions": list(completions)}
+        body: dict[str, Any] = {"prompts": [as_plain(prompt) for prompt in prompts], "completions": list(completions)}
         if self.source.columns:
             body["columns"] = {name: _column(groups, name) for name in self.source.columns}
         asked = {"url": self.source.reward, **body}
@@ -102,10 +103,6 @@ def endpoints_of(reward: Any) -> list[EndpointReward]:
     """The servers that a reward asks, its own members' too."""
     own = [reward] if isinstance(reward, EndpointReward) else []
     return [*own, *(one for member in getattr(reward, "members", ()) for one in endpoints_of(member))]
-
-
-def _plain(prompt: Text) -> str | list[dict[str, Any]]:
-    return prompt if isinstance(prompt, str) else [message.as_dict() for message in prompt]
 
 
 def _column(groups: Sequence[PromptGroup] | None, name: str) -> list[Any]:

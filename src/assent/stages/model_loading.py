@@ -39,7 +39,7 @@ from assent.models.loading import (
     load_scorer,
 )
 from assent.models.module import AlignmentModel
-from assent.models.one_trunk import check_is_on, reward_adapter, save_value_head, sibling_scorer, value_head_of
+from assent.models.one_trunk import check_stands_on_base, reward_adapter, save_value_head, sibling_scorer, value_head_of
 from assent.models.saving import save_members, save_model
 from assent.models.tiers import Kind
 from assent.rewards.base import Reward
@@ -113,7 +113,7 @@ def load_beside(
     """
     model: Any = policy.hf
     if path != config.model:
-        check_is_on(path, config.model, what=f"the {name}", revision=config.revision)
+        check_stands_on_base(path, config.model, what=f"the {name}", revision=config.revision)
         return reward_adapter(model, path, trained=trained)
     scorer: Any = sibling_scorer(model, num_labels=1)
     if name == "critic":

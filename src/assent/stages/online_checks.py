@@ -8,7 +8,7 @@ from assent.config.rewards import ImplicitSource, ModelSource
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError
 from assent.models.loading import check_context, is_classifier, load_config, load_tokenizer
-from assent.models.one_trunk import check_base_is_plain, check_is_on
+from assent.models.one_trunk import check_base_is_plain, check_stands_on_base
 from assent.rewards.loading import check_contexts, check_reward, reward_hash
 from assent.rewards.reward_model import check_reward_model, same_tokenizer
 from assent.rollouts.opening import check_sampler
@@ -67,7 +67,7 @@ def _check_memory(config: OnlineOptions) -> None:
             )
         critic = config.critic
         for what, path in {**frozen, **({} if critic in (None, config.model) else {"the critic": critic})}.items():
-            check_is_on(path, config.model, what=what, revision=config.revision)
+            check_stands_on_base(path, config.model, what=what, revision=config.revision)
     if config.offload_frozen:
         if (device := Runtime(config.device).device).type != "cuda":
             raise ConfigError("offload_frozen needs CUDA", got=f"device {device}", fix="leave it out")

@@ -14,7 +14,7 @@ from assent.config.stages import RewardConfig
 from assent.engine.learner import Learner
 from assent.errors import RunError
 from assent.models.batch import Outputs, TokenGroup
-from assent.models.loading import check_is_one
+from assent.models.loading import check_single_model
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from assent.models.tiers import score_head
@@ -34,7 +34,7 @@ def train(
     config: RewardConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything `assent reward` does: data, model, run folder, training, the saved model."""
-    check_is_one(config.model, revision=config.revision)
+    check_single_model(config.model, revision=config.revision)
     stage_data = read_stage_data(
         config,
         model=config.model,

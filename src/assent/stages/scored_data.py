@@ -22,7 +22,7 @@ def rankings_for(groups: Sequence[PromptGroup], *, loss: str, accepts: frozenset
         if number < 2 or (judged.ranking is None and judged.scores is None):
             raise DataError(
                 f"{group.source or 'a row'} is no comparison and no ranking",
-                got=f"{number} completion(s), {_said(judged)}",
+                got=f"{number} completion(s), {judged.kind}",
                 expected="two completions or more and their order (prompt, chosen, rejected; ranking; scores)",
                 fix="for thumbs and single scores use --loss-type bce or mse; for demonstrations `assent sft`",
             )
@@ -43,11 +43,6 @@ def rankings_for(groups: Sequence[PromptGroup], *, loss: str, accepts: frozenset
     return to_rankings(groups, ties="tied" in accepts)
 
 
-def _said(judged: Preference) -> str:
-    kinds = ("ranking", "scores", "thumbs", "step_labels")
-    return next((kind for kind in kinds if getattr(judged, kind) is not None), "no preference")
-
-
 def to_labelled(groups: Sequence[PromptGroup], *, loss: str, process: bool) -> Selected:
     """Every completion with its label as its score: thumbs 1 and 0, ratings as they are, of steps the last one's.
 
@@ -61,7 +56,7 @@ def to_labelled(groups: Sequence[PromptGroup], *, loss: str, process: bool) -> S
         if labels is None or not group.completions:
             raise DataError(
                 f"{group.source or 'a row'} has no label for {'each step' if process else 'each completion'}",
-                got=f"{len(group.completions)} completion(s), {_said(preference)}",
+                got=f"{len(group.completions)} completion(s), {preference.kind}",
                 expected="prompt, completions, labels (one for each step)"
                 if process
                 else "prompt, completion, label or score; prompt, completions, scores or labels",

@@ -28,9 +28,9 @@ def to_comparisons(groups: Sequence[PromptGroup], *, ties: bool = False) -> Sele
         if len(group.completions) != 2 or _ranks(judged) is None:
             raise DataError(
                 f"{group.source or 'a row'} is no comparison",
-                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
+                got=f"{len(group.completions)} completion(s), {judged.kind}",
                 expected="two completions and which of them is better (prompt, chosen, rejected)",
-                fix=_OTHER_COMMAND.get(_kind(judged), "for demonstrations use `assent sft`"),
+                fix=_OTHER_COMMAND.get(judged.kind, "for demonstrations use `assent sft`"),
             )
     return to_rankings(groups, ties=ties)
 
@@ -48,9 +48,9 @@ def to_rankings(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selecte
         if len(group.completions) < 2 or ranks is None:
             raise DataError(
                 f"{group.source or 'a row'} is no ranking",
-                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
+                got=f"{len(group.completions)} completion(s), {judged.kind}",
                 expected="two or more completions and their order (ranking, or scores)",
-                fix=_OTHER_COMMAND.get(_kind(judged), "for demonstrations use `assent sft`"),
+                fix=_OTHER_COMMAND.get(judged.kind, "for demonstrations use `assent sft`"),
             )
         if len(set(ranks)) == 1 and not ties:
             refused.setdefault(TIE, []).append(group.source)
@@ -110,7 +110,7 @@ def to_thumbs(groups: Sequence[PromptGroup], *, split_comparisons: bool = False)
             compared = len(group.completions) == 2 and ranks is not None
             raise DataError(
                 f"{group.source or 'a row'} has no thumb",
-                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
+                got=f"{len(group.completions)} completion(s), {judged.kind}",
                 expected="one completion and whether it is desirable (prompt, completion, label)",
                 fix="--split-comparisons takes the chosen one as a thumb up, the other as a thumb down"
                 if compared
@@ -171,7 +171,7 @@ def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
         if len(group.completions) != 2 or ranks is None or ranks[0] == ranks[1]:
             raise DataError(
                 f"{group.source or 'a row'} is no demonstration",
-                got=f"{len(group.completions)} completion(s), {_kind(judged)}",
+                got=f"{len(group.completions)} completion(s), {judged.kind}",
                 expected="one completion (prompt, completion; or messages), or a comparison, whose chosen one is used",
             )
         best = 0 if ranks[0] < ranks[1] else 1
@@ -189,8 +189,3 @@ def _ranks(preference: Preference) -> tuple[float, ...] | None:
     if preference.ranking is not None:
         return preference.ranking
     return None if preference.scores is None else tuple(-score for score in preference.scores)
-
-
-def _kind(preference: Preference) -> str:
-    kinds = ("ranking", "scores", "thumbs", "step_labels")
-    return next((kind for kind in kinds if getattr(preference, kind) is not None), "no preference")
