@@ -15,7 +15,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `extra` holds what else the row had (`tool_calls`, `name` …); the template receives it as it is."""
+    """One turn. `extra` holds the row's other keys (`tool_calls`, `name` …) and is passed to the template unchanged."""
 
     role: str
     content: str
@@ -31,7 +31,7 @@ Text = str | tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """What is known about the K completions of a group: at most one of ranking, scores, thumbs and step_labels.
+    """What is known about a group's K completions: at most one of ranking, scores, thumbs and step_labels.
 
     ranking        1 is best, equal ranks tie; a comparison is (1, 2)
     scores         higher is better
@@ -59,7 +59,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptGroup:
-    """One prompt and its K completions, at rest. Of `messages`, the completion starts at the first assistant turn."""
+    """One prompt and its K completions, at rest. In `messages` the completion starts at the first assistant turn."""
 
     prompt: Text
     completions: tuple[Text, ...] = ()
@@ -78,14 +78,14 @@ class PromptGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One sampled completion: ids and, for each, the log-probability under the policy that sampled it."""
+    """One sampled completion: its token ids, each with its log-probability under the policy that sampled it."""
 
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: Literal["stop", "length"]
-    """`stop`: the last id is of the EOS set, or completed a stop string that was asked for. `length`: cut at
-    max_new_tokens, neither."""
+    """`stop`: the last id is in the EOS set, or it completed a requested stop string. `length`: the completion was cut
+    at max_new_tokens."""
     text: str
     """The decoded completion without special tokens."""
     prompt_index: int

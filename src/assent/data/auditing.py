@@ -1,4 +1,4 @@
-"""What can be said of a dataset from its text alone: counts, lengths, duplicates, contradictions, ties, overlap."""
+"""Statistics of a dataset that need only its text: counts, lengths, duplicates, contradictions, ties, overlap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from assent.types import PromptGroup, Text
 
 @dataclass(frozen=True)
 class Lengths:
-    """The distribution of a length, in the unit of its name."""
+    """The distribution of a length. The unit is in the name under which it is stored."""
 
     minimum: int
     median: float
@@ -32,7 +32,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Share:
-    """A share with its 95% interval, and the number of prompts it stands on."""
+    """A proportion, its 95% interval, and the number of prompts it was computed from."""
 
     value: float
     low: float
@@ -42,7 +42,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class TextAudit:
-    """The findings of `audit`. Pairs are pairs of completions of one prompt; `refused` counts rows by reason."""
+    """The result of `audit`. A pair is two completions of one prompt. `refused` counts the refused rows by reason."""
 
     path: str
     sha256: str
@@ -55,46 +55,46 @@ class TextAudit:
     lengths: dict[str, Lengths]
     """By `prompt_characters`, `prompt_words`, `completion_characters`, `completion_words`."""
     duplicate_groups: int
-    """Groups equal to an earlier one in prompt, completions, preference and annotator."""
+    """Groups that repeat an earlier group's prompt, completions, preference and annotator."""
     pairs: int
     tied_pairs: int
-    """Pairs with equal rank, score or thumb, or chosen_probability 1/2."""
+    """Pairs with equal ranks or scores, or with chosen_probability 1/2."""
     contradictory_pairs: int
-    """Pairs of texts that are ordered one way in one place and the other way in another; thumbs up and down alike."""
+    """Pairs of texts that the data orders both ways; for thumbs, completions with a thumb up and a thumb down."""
     groups_with_identical_completions: int
     empty_completions: int
-    """Refused for it, or blank all the same."""
+    """Blank completions, those of refused rows included."""
     chosen_longer: Share | None
-    """Share of ordered pairs whose better completion has more characters, equal lengths counting half, averaged first
-    over the pairs of a prompt and then over prompts."""
+    """Share of ordered pairs whose better completion has more characters. Equal lengths count half. The mean is taken
+    over the pairs of each prompt first, then over prompts."""
     annotators: int
     overlap: Overlap | None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able, one key for each attribute."""
+        """Values that JSON can hold, one key for each attribute."""
         return asdict(self)
 
     def findings(self) -> list[str]:
-        """What is wrong or suspicious, one sentence each; empty for clean data."""
+        """What is wrong or suspicious, one line for each; empty for clean data."""
         found = [f"{texts.counted(count, 'row')} refused: {reason}" for reason, count in self.refused.items()]
         if self.empty_completions and texts.EMPTY_COMPLETION not in self.refused:
-            found.append(f"blank: {texts.counted(self.empty_completions, 'completion')}")
+            found.append(f"empty: {texts.counted(self.empty_completions, 'completion')}")
         if self.duplicate_groups:
-            found.append(f"exactly as an earlier one: {texts.counted(self.duplicate_groups, 'group')}")
+            found.append(f"exact duplicates of an earlier group: {texts.counted(self.duplicate_groups, 'group')}")
         if self.contradictory_pairs:
             found.append(f"ordered both ways: {texts.counted(self.contradictory_pairs, 'pair')}")
         if self.groups_with_identical_completions:
-            found.append(f"the same completion twice: {texts.counted(self.groups_with_identical_completions, 'group')}")
+            found.append(f"identical completions: {texts.counted(self.groups_with_identical_completions, 'group')}")
         if self.overlap is not None and self.overlap.groups_with_shared_root:
             shared = self.overlap
             found.append(
-                f"{shared.groups_with_shared_root} of {shared.groups} groups of the second dataset share a conversation"
-                f" root with the first, {shared.groups_with_shared_prompt} the whole prompt"
+                f"{shared.groups_with_shared_root} of {shared.groups} groups of the second dataset share their first"
+                f" user turn with the first dataset; {shared.groups_with_shared_prompt} share the whole prompt"
             )
         return found
 
     def lines(self) -> list[str]:
-        """For people, in 80 columns."""
+        """The audit as text for people, 80 columns wide."""
         rows = [
             ("layout", self.layout),
             ("groups", f"{self.groups:,} ({self.completions:,} completions)"),
@@ -106,15 +106,15 @@ class TextAudit:
         ]
         if self.pairs:
             rows += [
-                ("pairs", f"{self.pairs:,}, of them {self.tied_pairs:,} tied"),
+                ("pairs", f"{self.pairs:,} ({self.tied_pairs:,} tied)"),
                 ("contradictory pairs", f"{self.contradictory_pairs:,}"),
-                ("twice the same text", f"{self.groups_with_identical_completions:,} groups"),
+                ("identical completions", f"{self.groups_with_identical_completions:,} groups"),
             ]
         elif self.layout == "thumbs":
             rows.append(("contradictory thumbs", f"{self.contradictory_pairs:,}"))
         if self.chosen_longer is not None:
             share = self.chosen_longer
-            rows.append(("better one longer", f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"))
+            rows.append(("better one is longer", f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"))
         if self.annotators:
             rows.append(("annotators", f"{self.annotators:,}"))
         if self.overlap is not None:
@@ -132,7 +132,7 @@ class TextAudit:
 
 
 def audit(dataset: Dataset, second: Iterable[PromptGroup] | None = None) -> TextAudit:
-    """Reads every group once. `second` is another dataset (the test split, say), compared by its prompts."""
+    """Reads every group once. `second` is another dataset, such as the test split; its prompts are compared."""
     counter = _Counter()
     for group in dataset:
         counter.add(group)
@@ -160,7 +160,7 @@ def audit(dataset: Dataset, second: Iterable[PromptGroup] | None = None) -> Text
 
 
 class _Counter:
-    """Counts over one pass. Texts are kept as 16-byte digests, so memory does not grow with their length."""
+    """Counts in one pass. Texts are kept as 16-byte digests, so memory does not grow with their length."""
 
     def __init__(self) -> None:
         self.prompts: set[bytes] = set()
@@ -236,8 +236,8 @@ def _ordered_pairs(group: PromptGroup) -> Iterator[tuple[int, int, bool]]:
 
 
 def _share(by_prompt: dict[bytes, list[float]]) -> Share | None:
-    """The mean over prompts with Wilson's interval. The prompt is the unit, since its pairs share completions or at
-    least a question; a mean of values in [0, 1] varies no more than a proportion, so the interval is on the wide side.
+    """The mean over prompts with Wilson's interval. The prompt is the unit because its pairs share completions, or at
+    least the question. A mean of values in [0, 1] varies no more than a proportion, so the interval is conservative.
     """
     if not by_prompt:
         return None

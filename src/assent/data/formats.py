@@ -1,6 +1,6 @@
-"""The column layouts: which columns a file may have, and what a row of them means.
+"""The column layouts: which columns a file may have, and what a row means.
 
-Every layout is a pair of inverse functions, a row to a `PromptGroup` and back. Readers and files are elsewhere.
+A layout is a pair of inverse functions: a row to a `PromptGroup`, and back. Files are read in `readers.py`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PAIR_COLUMNS = ("margin", "chosen_probability", "chosen_logps", "rejected_logps"
 
 @dataclass(frozen=True)
 class Layout:
-    """`tier` decides between layouts whose columns a file has at the same time: the highest wins.
+    """One column layout. Where a file has the columns of several layouts, the highest `tier` wins.
 
-    A file of comparisons may carry `messages` too (UltraFeedback does), any file may carry `prompt`.
+    A file of comparisons may also have `messages` (UltraFeedback does), and any file may have `prompt`.
     """
 
     name: str
@@ -82,10 +82,10 @@ _KNOWN = frozenset(name for layout in _LAYOUTS for name in layout.required)
 
 
 def detect_layout(columns: Collection[str]) -> Layout:
-    """The layout that a file with these columns has. Raises RowError where there is none, or more than one.
+    """The layout of a file with these columns. Raises RowError if no layout fits, or more than one.
 
-    A file that has less than a layout asks for is not taken for a poorer one: `prompt, chosen, rejcted` is not a file
-    of prompts but a file of comparisons with a misspelt column.
+    A file that lacks a column of one layout is not read as a layout with fewer columns: `prompt, chosen, rejcted` is a
+    file of comparisons with a misspelt column, not a file of prompts.
     """
     names = set(columns)
     fitting = [layout for layout in _LAYOUTS if names.issuperset(layout.required)]
@@ -115,7 +115,7 @@ _TEXT_COLUMNS = ("completion", "completions", "chosen", "rejected", "messages", 
 
 
 def missing_columns(names: Collection[str], layout: Layout | None = None) -> RowError:
-    """What to say of columns that make no layout: the nearest layout, what it lacks, and a likely misspelling."""
+    """The error for columns that fit no layout: the nearest layout, the missing columns, a likely misspelling."""
     spare = {name.lower(): name for name in names if name not in _KNOWN}
 
     def likeness(candidate: Layout) -> float:
@@ -132,7 +132,7 @@ def missing_columns(names: Collection[str], layout: Layout | None = None) -> Row
     known = layout is not None or likeness(best) > 0
     return RowError(
         "missing column",
-        f"missing column {', '.join(lacking)} for the layout {best.name}" if known else "the columns make no layout",
+        f"missing column {', '.join(lacking)} for the layout {best.name}" if known else "the columns fit no layout",
         got="columns " + (", ".join(sorted(names)) or "(none)"),
         expected=f"the columns of {best}"
         if layout
@@ -142,21 +142,21 @@ def missing_columns(names: Collection[str], layout: Layout | None = None) -> Row
 
 
 def parse_row(row: Row, layout: Layout, *, source: str = "") -> PromptGroup:
-    """A row to a group. Raises RowError."""
+    """The group that a row holds. Raises RowError."""
     parts = layout.parse(row)
     prompt, templated = parts.prompt, not isinstance(parts.prompt, str)
     given = {name: row[name] for name in ("system", "tools", "chat_template_kwargs") if row.get(name)}
     if given and not templated:
         raise RowError(
             "template column beside raw text",
-            f"`{next(iter(given))}` is for a chat template, but the prompt is raw text, which gets none",
+            f"`{next(iter(given))}` is for a chat template, but the prompt is raw text, to which none is applied",
             fix="write the texts as lists of messages, or drop the column",
         )
     if "system" in given:
         prompt = _with_system(given["system"], prompt)
     known = dict(parts.known)
     if row.get("weight") is not None:
-        expected = "0, or a number from 1e-9 to 1e9"  # what float32 sums without overflow, and does not round to 0
+        expected = "0, or a number from 1e-9 to 1e9"  # float32 sums these without overflow and does not round them to 0
         weight = texts.parse_number(row["weight"], "weight", low=0.0, high=1e9, expected=expected)
         known["weight"] = texts.parse_number(row["weight"], "weight", low=1e-9 if weight else 0.0, expected=expected)
     if row.get("annotator") is not None:
@@ -219,7 +219,7 @@ def _parse_mapping(value: object) -> Mapping[str, Any]:
 
 
 def write_row(group: PromptGroup, layout: Layout) -> dict[str, Any]:
-    """The inverse of `parse_row`. Raises DataError where the layout has no place for all that the group knows."""
+    """The inverse of `parse_row`. Raises DataError if the layout has no column for something the group holds."""
     try:
         row = layout.write(group) if layout.name == "prompts" or group.completions else _no_completions()
         preference = group.preference or Preference()
@@ -237,9 +237,9 @@ def write_row(group: PromptGroup, layout: Layout) -> dict[str, Any]:
     lost = [name for name in _FIELDS if not _same(getattr(group, name), getattr(again, name))]
     if lost:
         raise DataError(
-            f"the layout {layout.name} has no place for the {lost[0]} of a group",
+            f"the layout {layout.name} cannot hold the {lost[0]} of a group",
             got=f"{group.source} {texts.shorten(getattr(group, lost[0]))}".strip(),
-            expected=f"what it would read back: {texts.shorten(getattr(again, lost[0]))}",
+            expected=f"what would be read back: {texts.shorten(getattr(again, lost[0]))}",
             fix="write another layout",
         )
     return row
@@ -249,7 +249,7 @@ _FIELDS = ("prompt", "completions", "preference", "logps", "steps", "tools", "ch
 
 
 def _same(before: object, after: object) -> bool:
-    """Equal, where a tuple inside `columns` may have become a list and a default preference none at all."""
+    """Equality after a round trip: a tuple inside `columns` may become a list, a default preference None."""
     if isinstance(before, Mapping):
         return bool(json.loads(json.dumps(before)) == after)
     if isinstance(before, Preference) and after is None:

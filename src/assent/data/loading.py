@@ -1,7 +1,7 @@
-"""`load_groups` and its inverse: from a file, a folder or a hub name to `PromptGroup`s.
+"""`load_groups` and its inverse: from a file, a folder or a hub name to `PromptGroup`s, and back.
 
-A row that cannot be used is an error with its line. The one exception is a pair whose completions are identical: it is
-refused, counted and listed, as long as other rows remain. `lenient` lists all bad rows in this way, for `data check`.
+A row that cannot be used raises an error with its line. The one exception is a pair of identical completions: it is
+refused, counted and listed, as long as other rows remain. `lenient` treats all bad rows this way, for `data check`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that is not in the dataset: where it stands, and why (`reason` is the same for all rows of one fault)."""
+    """A row that was left out: where it stands, and why. Rows with the same fault have the same `reason`."""
 
     source: str
     reason: str
@@ -40,7 +40,7 @@ class RefusedRow:
 class Dataset(Sequence[PromptGroup]):
     """The groups of one file, folder or hub dataset, in its order.
 
-    `sha256` is of the content: of the unpacked bytes of a file, of the rows where there is no file.
+    `sha256` is the hash of the content: of the unpacked bytes of the files, or of the rows if there is no file.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Dataset(Sequence[PromptGroup]):
 
 
 class _ArrowGroups(Sequence[PromptGroup]):
-    """Groups made from rows of a memory-mapped Arrow table when they are asked for."""
+    """The groups of a memory-mapped Arrow table. A row is parsed when its group is read."""
 
     def __init__(self, table: datasets.Dataset, rows: list[int], *, layout: Layout | None, name: str) -> None:
         self._table, self._rows, self._layout, self._name = table, rows, layout, name
@@ -97,7 +97,7 @@ class _ArrowGroups(Sequence[PromptGroup]):
 
 
 class _Collector:
-    """Reads numbered rows, finds the layout and holds every later row to it."""
+    """Reads numbered rows, finds the layout from the first one and requires it of the others."""
 
     def __init__(self, *, layout: str | None, lenient: bool) -> None:
         self.layout: Layout | None = None if layout is None else get_layout(layout)
@@ -109,7 +109,7 @@ class _Collector:
         self._known_columns: set[frozenset[str]] = set()
 
     def groups(self, rows: Iterable[NumberedRow], name: str) -> Iterator[tuple[int, PromptGroup]]:
-        """The good rows. `name` and the number make the source: `file.jsonl:` and 12."""
+        """The usable rows. `name` and the number make the source: `file.jsonl:` and 12."""
         for number, row in rows:
             source = f"{name}{number}"
             try:
@@ -138,7 +138,7 @@ class _Collector:
     def _detect(self, row: Mapping[str, Any]) -> Layout:
         try:
             return detect_layout(row.keys())
-        except RowError as ambiguous:  # the columns that are null here may be another layout's
+        except RowError as ambiguous:  # columns that are null in this row may belong to another layout
             try:
                 return detect_layout([name for name, value in row.items() if value is not None])
             except RowError:
@@ -150,7 +150,7 @@ class _Collector:
         if found != self.layout:
             raise RowError(
                 "another layout",
-                f"this row has another layout than the first ({self._first})",
+                f"this row's layout differs from the first row's ({self._first})",
                 got=f"{found.name} (columns {', '.join(row)})",
                 expected=str(self.layout),
                 fix="write one file for each layout",
@@ -174,10 +174,10 @@ def load_groups(
 ) -> Dataset:
     """Loads a file, a folder or a hub dataset.
 
-    layout      one of `formats.LAYOUTS`; None finds it from the columns
-    split       of a folder or hub dataset with more than one ("train" where there is one and none is named)
-    revision    of a hub dataset
-    lenient     bad rows are listed in `Dataset.refused` instead of raised
+    layout      one of `formats.LAYOUTS`; None: found from the columns
+    split       the split of a folder or hub dataset; None: "train", or the only split
+    revision    the revision of a hub dataset
+    lenient     bad rows are listed in `Dataset.refused` and raise no error
 
     Raises DataFileNotFoundError, DataError (with file and line) and UsageError.
     """
@@ -206,7 +206,7 @@ def _file_groups(file: Path, collector: _Collector, hasher: Hasher) -> Iterator[
 def _table_groups(
     table: datasets.Dataset, collector: _Collector, name: str, hasher: Hasher | None = None
 ) -> _ArrowGroups:
-    """Reads every row once to check it (and to hash it, where no file was hashed), and keeps the good ones' numbers."""
+    """Reads every row once to check it, and hashes it if `hasher` is given. Keeps the numbers of the usable rows."""
 
     def rows() -> Iterator[NumberedRow]:
         for number, row in enumerate(table, start=1):
@@ -224,13 +224,13 @@ def _finish(groups: Sequence[PromptGroup], collector: _Collector, *, path: str, 
         assert collector.layout is not None
         return Dataset(groups, layout=collector.layout.name, path=path, sha256=sha256, refused=collector.refused)
     if not collector.refused:
-        raise DataError(f"{path} is empty: it has no rows", fix="check how the file was written")
+        raise DataError(f"{path} has no rows", fix="check how the file was written")
     last = collector.last_error
     assert last is not None
     reasons = Counter(row.reason for row in collector.refused)
     if set(reasons) == {texts.IDENTICAL}:
         what = f"{path}: `chosen` and `rejected` are identical in every row ({len(collector.refused)} rows)"
-        fix: str | None = "check how the columns were made: one was probably copied to the other"
+        fix: str | None = "check how the columns were made: one was probably copied from the other"
     else:
         faults = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
         what, fix = f"{path}: no row can be used: {faults}. The last: {last.what}", last.fix
@@ -238,7 +238,7 @@ def _finish(groups: Sequence[PromptGroup], collector: _Collector, *, path: str, 
 
 
 def groups_of_rows(rows: Iterable[Mapping[str, Any]]) -> Dataset:
-    """Rows at hand, with the columns that a file would have. Errors as `load_groups`."""
+    """The groups of rows in memory, which have the columns that a file would have. Raises what `load_groups` raises."""
     rows = list(rows)
     collector = _Collector(layout=None, lenient=False)
     groups = [group for _, group in collector.groups(enumerate(rows, start=1), "row ")]
@@ -247,10 +247,10 @@ def groups_of_rows(rows: Iterable[Mapping[str, Any]]) -> Dataset:
 
 
 def write_groups(path: str | os.PathLike[str], groups: Iterable[PromptGroup], layout: str) -> None:
-    """Writes JSONL (gzipped by the suffix `.gz`), such that `load_groups` gives the same groups back.
+    """Writes JSONL (gzipped if the suffix is `.gz`) from which `load_groups` reads the same groups.
 
-    Every row is read back before it is written: a group that holds what the layout has no place for is a DataError,
-    and nothing is written. The file appears whole or not at all.
+    Every row is parsed again before it is written: if the layout cannot hold a group, DataError is raised and nothing
+    is written. The file appears complete or not at all.
     """
     target = Path(path)
     if file_suffix(target) not in (".jsonl", ".ndjson"):
@@ -259,7 +259,7 @@ def write_groups(path: str | os.PathLike[str], groups: Iterable[PromptGroup], la
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as raw:
-            # No file name and no time in the header: the same groups give the same bytes.
+            # No file name and no time in the header, so that the same groups give the same bytes.
             file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if is_gzipped(target) else raw
             for group in groups:
                 file.write(json.dumps(write_row(group, chosen), ensure_ascii=False).encode() + b"\n")

@@ -1,7 +1,7 @@
-"""Files to rows: JSONL, JSON, CSV and Parquet, each also gzipped.
+"""Reads the rows of files: JSONL, JSON, CSV and Parquet, each also gzipped.
 
-A reader yields (number, row): the line of the file where it has lines, the row otherwise, both from 1. A line that
-cannot be read comes as a RowError in the place of its row, so that the loader decides whether to stop.
+A reader yields (number, row). The number is the line of the file, or the row if the format has no lines; both count
+from 1. A reader yields a RowError for a line that cannot be read, and the loader decides whether to stop.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_rows(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
         yield from readers.get(file_suffix(path) or "", _read_jsonl)(path, hasher)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
-            f"{path} cannot be unpacked: {error}", expected="a complete gzip file", fix="fetch or write it again"
+            f"{path} cannot be unpacked: {error}", expected="a complete gzip file", fix="download or write it again"
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -82,9 +82,9 @@ def _parse_line(line: bytes) -> Mapping[str, Any] | RowError:
             expected="one JSON object on each line",
         )
     except RecursionError:
-        return RowError("broken JSON", "JSON nested too deeply")
-    except ValueError:  # Python reads no whole number of more than 4300 digits
-        return RowError("broken JSON", "the row holds a number of thousands of digits")
+        return RowError("broken JSON", "the JSON is nested too deeply")
+    except ValueError:  # Python refuses integers of more than 4300 digits
+        return RowError("broken JSON", "the row has an integer of more than 4300 digits")
     return _require_object(value)
 
 
@@ -109,7 +109,7 @@ def _read_text(path: Path, hasher: Hasher) -> str:
 
 
 def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
-    """An array of objects. Files named `.json` that hold one object on each line are read as JSONL."""
+    """Reads an array of objects. A file named `.json` that has one object on each line is read as JSONL."""
     text = _read_text(path, hasher)
     if text.lstrip()[:1] != "[":
         for number, line in enumerate(text.split("\n"), start=1):
@@ -124,9 +124,9 @@ def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
             expected="one array of objects",
         ) from None
     except RecursionError:
-        raise DataError(f"{path}: JSON nested too deeply", expected="one array of objects") from None
-    except ValueError:  # Python reads no whole number of more than 4300 digits
-        raise DataError(f"{path}: a number of thousands of digits", expected="one array of objects") from None
+        raise DataError(f"{path}: the JSON is nested too deeply", expected="one array of objects") from None
+    except ValueError:  # Python refuses integers of more than 4300 digits
+        raise DataError(f"{path}: an integer of more than 4300 digits", expected="one array of objects") from None
     yield from ((number, _require_object(row)) for number, row in enumerate(rows, start=1))
 
 
@@ -138,7 +138,7 @@ TEXT_COLUMNS = {"prompt", "completion", "chosen", "rejected"}
 
 
 def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
-    """Lists stand in a cell as JSON; so do message lists. An empty cell is a missing value. `number` is the line."""
+    """Reads CSV. A cell holds a list (of messages too) as JSON; an empty cell is a missing value."""
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than one long conversation
     reader = csv.reader(io.StringIO(_read_text(path, hasher), newline=""))
     header = next(reader, None)
@@ -146,7 +146,7 @@ def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
         return
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise DataError(f"{path}:1: the column {twice[0]!r} stands twice", got=", ".join(header))
+        raise DataError(f"{path}:1: the column {twice[0]!r} appears twice", got=", ".join(header))
     end = reader.line_num
     try:
         for cells in reader:
@@ -188,14 +188,14 @@ def _parse_cell(column: str, cell: str) -> object:
         try:
             return float(cell)
         except ValueError:
-            return cell  # the layout says what it expected
+            return cell  # the layout's parser refuses it and says what it expected
     if column == "label":
         return {"true": True, "false": False, "1": True, "0": False}.get(cell.strip().lower(), cell)
     return cell
 
 
 def messages_in(cell: str) -> object:
-    """A cell that is JSON of messages is a conversation; every other one is raw text."""
+    """A cell that holds messages as JSON is a conversation; any other cell is raw text."""
     if not cell.startswith(("[", "{")):
         return cell
     try:
@@ -208,7 +208,7 @@ def messages_in(cell: str) -> object:
 
 
 def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
-    """Parquet files as one memory-mapped Arrow table (in the cache of `datasets`); gzipped ones are held in memory."""
+    """Parquet files as one Arrow table, memory-mapped from the cache of `datasets`; gzipped ones are held in memory."""
     import datasets
     import pyarrow
     import pyarrow.parquet
@@ -221,7 +221,9 @@ def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
                 if data is not None:
                     tables.append(datasets.Dataset(datasets.table.InMemoryTable(file.read())))
         except (pyarrow.ArrowInvalid, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(f"{path} is not a readable Parquet file: {error}", fix="fetch or write it again") from None
+            raise DataError(
+                f"{path} is not a readable Parquet file: {error}", fix="download or write it again"
+            ) from None
         with path.open("rb") as raw:
             while block := raw.read(1 << 20):
                 hasher.update(block)
@@ -237,7 +239,7 @@ def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
 
 
 def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of Arrow without the nulls with which it pads the keys of nested objects."""
+    """An Arrow row without the nulls that Arrow adds for missing keys of nested objects."""
     return {name: _without_nulls(value) for name, value in row.items()}
 
 

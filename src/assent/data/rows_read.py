@@ -1,4 +1,4 @@
-"""What a row of each layout means: from its columns to prompt, completions and what is known about them."""
+"""Reads a row of each layout: from its columns to the prompt, the completions and what is known about them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from assent.types import Message, Text
 Row = Mapping[str, Any]
 
 STEP_SEPARATOR = "\n"
-"""Stands between the steps of the stepwise layout, as in TRL's `step_separator`."""
+"""Separates the steps of the stepwise layout (TRL's `step_separator`)."""
 
 
 @dataclass
 class Parts:
-    """A row half read: the texts, and what becomes of `Preference`."""
+    """A row's texts, and in `known` the fields of its `Preference`."""
 
     prompt: Text
     completions: tuple[Text, ...] = ()
@@ -65,10 +65,10 @@ def conversation(column: str) -> Callable[[Row], Parts]:
             raise RowError(
                 texts.EMPTY_COMPLETION,
                 f"`{column}` has no assistant turn",
-                got=" → ".join(m.role for m in messages) or "no turn at all",
-                expected="at least one assistant turn to learn from",
+                got=" → ".join(m.role for m in messages) or "no turns",
+                expected="at least one assistant turn to train on",
             )
-        prompt = texts.require_prompt(messages[:cut], f"{column}: what precedes the first assistant turn")
+        prompt = texts.require_prompt(messages[:cut], f"{column} before the first assistant turn")
         return Parts(prompt, (texts.require_completion(messages[cut:], column),))
 
     return parse
@@ -82,7 +82,7 @@ def _pair(prompt: Text, chosen: object, rejected: object, row: Row) -> Parts:
             "`chosen` and `rejected` are identical",
             got=texts.shorten(texts.as_plain(completions[0])),
             expected="two different completions",
-            fix="remove the row: there is nothing to prefer",
+            fix="remove the row: neither completion can be better",
         )
     known: dict[str, Any] = {"ranking": (1, 2)}
     if row.get("margin") is not None:
@@ -106,7 +106,7 @@ def comparison(row: Row) -> Parts:
     prompt = texts.parse_text(row["prompt"], "prompt")
     chosen = row["chosen"]
     if isinstance(prompt, str) and isinstance(chosen, list | tuple) and chosen:
-        # UltraFeedback: `prompt` repeats as a string the first user turn of two full conversations.
+        # UltraFeedback: both columns are whole conversations, and `prompt` repeats their first user turn as a string.
         first = next((m for m in texts.parse_messages(chosen, "chosen") if m.role == "user"), None)
         if first is not None and first.content == prompt:
             return implicit_comparison(row)
@@ -116,15 +116,15 @@ def comparison(row: Row) -> Parts:
 def implicit_comparison(row: Row) -> Parts:
     chosen, rejected = (texts.parse_text(row[name], name) for name in ("chosen", "rejected"))
     texts.require_same_kind(chosen, rejected, "rejected")
-    if chosen == rejected:  # before the cut: the common prefix would be everything
+    if chosen == rejected:  # checked before the cut, because the common prefix would be the whole text
         raise RowError(texts.IDENTICAL, "`chosen` and `rejected` are identical", expected="two different completions")
     cut = common_prompt_length(chosen, rejected)
     if not cut:
         raise RowError(
             "no common prompt",
-            "`chosen` and `rejected` have no beginning in common that could be the prompt",
+            "`chosen` and `rejected` have no common beginning that could be the prompt",
             got=" and ".join(texts.shorten(texts.as_plain(text), 60) for text in (chosen, rejected)),
-            expected="two conversations that begin alike and part at an assistant turn",
+            expected="two conversations that begin alike and differ from an assistant turn on",
             fix="add a column `prompt`",
         )
     prompt = texts.require_prompt(chosen[:cut], "the common beginning of chosen and rejected")
@@ -132,14 +132,15 @@ def implicit_comparison(row: Row) -> Parts:
 
 
 TRANSCRIPT_TURN = "\n\nAssistant:"
-"""Where a reply begins in transcripts of the hh-rlhf kind."""
+"""Where a reply begins in transcripts such as hh-rlhf's."""
 
 
 def common_prompt_length(chosen: Text, rejected: Text) -> int:
-    """How long the prompt is that two different conversations share (in turns, or in characters of raw text).
+    """The length of the prompt that two different conversations share, in turns, or in characters of raw text.
 
-    Messages part at an assistant turn. Raw text parts after the last common "\\n\\nAssistant:", or else at the last
-    common white space, so that no word is cut; TRL cuts at the first differing character, which may be inside one.
+    Message lists are cut at an assistant turn. Raw text is cut after the last common "\\n\\nAssistant:", or else at the
+    last common white space, so that no word is cut. (TRL cuts at the first character that differs, which may be inside
+    a word.)
     """
     common = 0
     for one, other in zip(chosen, rejected, strict=False):
@@ -179,7 +180,7 @@ def ranking(row: Row) -> Parts:
             "bad `ranking`",
             "`ranking` is not usable",
             got=texts.shorten(values),
-            expected="whole numbers, 1 the best, equal numbers for ties",
+            expected="whole numbers: 1 is best, equal numbers tie",
             fix="count from 1" if 0 in values else None,
         )
     parts.known["ranking"] = ranks

@@ -1,4 +1,4 @@
-"""From a group back to the columns of a row, one function for each layout."""
+"""Writes a group as the columns of a row, one function for each layout."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _messages(text: Text) -> tuple[Message, ...]:
 
 def _pair_columns(group: PromptGroup) -> dict[str, Any]:
     if len(group.completions) != 2 or _entry(group, "ranking") != (1, 2):
-        raise RowError("not a comparison", "only two completions ranked (1, 2) are a comparison")
+        raise RowError("not a comparison", "a comparison has two completions, ranked (1, 2)")
     assert group.preference is not None
     row: dict[str, Any] = {
         name: value
@@ -120,11 +120,11 @@ def prompt_only(group: PromptGroup) -> dict[str, Any]:
 
 
 def context(group: PromptGroup) -> dict[str, Any]:
-    """The prompt with all that was beside it in its row: what a row of sampled completions begins with."""
+    """The prompt with the other columns of its row: the first columns of a row of sampled completions."""
     optional = {"tools": group.tools and list(group.tools), "chat_template_kwargs": dict(group.chat_template_kwargs)}
     return {**group.columns, **{k: v for k, v in optional.items() if v}, "prompt": texts.as_plain(group.prompt)}
 
 
 def as_prompt_is(prompt: Text, completion: str) -> Any:
-    """A sampled text as a column holds it: text after text; an assistant turn after a conversation."""
+    """A sampled text as a column value: text after a text prompt, an assistant turn after a conversation."""
     return completion if isinstance(prompt, str) else texts.as_plain((Message("assistant", completion),))

@@ -1,4 +1,4 @@
-"""What a name stands for: a file, a folder of files, a folder that `datasets` saved, or a dataset on the hub."""
+"""Finds what a name means: a file, a folder of files, a folder that `datasets` saved, or a dataset on the hub."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HUB_TIMEOUT_SECONDS = 10
 SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test",
                "evaluation": "test", "validation": "validation", "valid": "validation", "val": "validation",
                "dev": "validation"}  # fmt: skip
-"""The words in file and folder names that name a split, as `datasets` reads them."""
+"""Words in file and folder names that name a split (the rule of `datasets`)."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Either files to read one after the other, or a table of `datasets`."""
+    """Either files, to be read one after the other, or a table of `datasets`."""
 
     name: str
     files: list[Path] = field(default_factory=list)
@@ -35,23 +35,21 @@ class Source:
 
 def open_source(name: str, *, split: str | None, revision: str | None) -> Source:
     if not name.strip():
-        raise UsageError("no data was named", got=repr(name), expected="a file, a folder, or a hub name")
+        raise UsageError("the name of the data is empty", got=repr(name), expected="a file, a folder, or a hub name")
     path = Path(name).expanduser()
     if not _exists(path):
         if looks_like_file(name):
             raise missing_file(path)
         return _open_hub(name, split=split, revision=revision)
     if revision is not None:
-        raise UsageError(
-            f"{name} is on this machine: `revision` is for datasets on the hub", got=f"revision {revision}"
-        )
+        raise UsageError(f"{name} is a local path: `revision` applies to hub datasets only", got=f"revision {revision}")
     if path.is_dir():
         return _open_folder(path, split)
     if split is not None:
-        raise UsageError(f"{name} is one file: `split` is for folders and hub datasets", got=f"split {split}")
+        raise UsageError(f"{name} is one file: `split` applies to folders and hub datasets only", got=f"split {split}")
     if file_suffix(path) is None:
         raise DataError(
-            f"{name} is of no known kind",
+            f"{name} has an unknown format",
             got=path.suffix or "no suffix",
             expected=", ".join(SUFFIXES) + ", each also with .gz",
             fix="rename or convert the file",
@@ -67,7 +65,7 @@ def _exists(path: Path) -> bool:
 
 
 def looks_like_file(name: str) -> bool:
-    """True for what cannot be `owner/name` or `name` on the hub."""
+    """True for a name that cannot be `owner/name` or `name` on the hub."""
     is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) is not None
     return not is_hub_name or file_suffix(Path(name)) is not None or name.endswith((".gz", ".txt", ".tsv", ".arrow"))
 
@@ -89,7 +87,7 @@ def _choose_split(found: list[str], split: str | None, name: str) -> str:
         return "train" if "train" in found else found[0]
     if split in found:
         return split
-    what = f"{name} has no split {split!r}" if split is not None else f"{name} has several splits and none is `train`"
+    what = f"{name} has no split {split!r}" if split is not None else f"{name} has several splits, none named `train`"
     raise DataError(what, got=split, expected=", ".join(found), fix="name one of them")
 
 
@@ -107,9 +105,9 @@ def _open_folder(path: Path, split: str | None) -> Source:
     )
     if not files:
         raise DataError(
-            f"the folder {path} holds no data",
+            f"the folder {path} has no data files",
             got=", ".join(sorted(item.name for item in path.iterdir())[:8]) or "an empty folder",
-            expected="data files (" + ", ".join(SUFFIXES) + "), or what `datasets` saved with save_to_disk",
+            expected="data files (" + ", ".join(SUFFIXES) + "), or a folder that `datasets` saved with save_to_disk",
         )
     by_split: dict[str, list[Path]] = {}
     for file in files:
@@ -143,22 +141,22 @@ def _open_hub(name: str, *, split: str | None, revision: str | None) -> Source:
 
     offline = _unreachable(name, revision)
     try:
-        with _offline(offline is not None):  # then only what is in the cache, and no minutes of retries
+        with _offline(offline is not None):  # offline, only the cache is used, without minutes of retries
             loaded = datasets.load_dataset(name, revision=revision)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if offline is not None:
             raise DataError(
-                f"there is no file or folder {name!r} here, and the hub cannot be asked for a dataset of that name",
+                f"there is no file or folder {name!r} here, and the hub cannot be reached to look for it",
                 got=offline,
-                expected="a file, a folder, or a hub name with a network (or in the cache of `datasets`)",
-                fix="check the path; without a network, fetch the dataset on another machine and give its folder",
+                expected="a file, a folder, or a hub name (with a network, or in the cache of `datasets`)",
+                fix="check the path; without a network, download the dataset on another machine and give its folder",
             ) from None
         raise DataError(f"the hub dataset {name!r} cannot be loaded: {error}") from None
     return _from_loaded(loaded, name, split)
 
 
 def _unreachable(name: str, revision: str | None) -> str | None:
-    """Asks the hub once. None where it answered; the reason where there is no network; an error where it refused."""
+    """Asks the hub once: None if it answered, the reason if it is out of reach. Raises DataError if it refused."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -176,14 +174,14 @@ def _unreachable(name: str, revision: str | None) -> str | None:
         ) from None
     except RevisionNotFoundError:
         raise DataError(f"the hub dataset {name!r} has no revision {revision!r}", fix=f"see {page}") from None
-    except Exception as error:  # the transport's own classes change with the library's version
+    except Exception as error:  # the network errors' classes change with the library's version
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None
 
 
 @contextmanager
 def _offline(on: bool) -> Iterator[None]:
-    """`HF_HUB_OFFLINE=1` for the time of one call: both libraries read it from the environment only at import."""
+    """`HF_HUB_OFFLINE=1` for one call: both libraries read it from the environment at import only."""
     import datasets.config
     import huggingface_hub.constants
 

@@ -1,7 +1,7 @@
-"""Splits by conversation, and what two datasets have in common.
+"""Splits datasets by conversation, and counts what two datasets have in common.
 
-Rows that grew from one conversation share its first user turn. Split between train and test they leak: the test then
-measures memory. So a split keeps them together, and overlap is counted at that root and at the whole prompt.
+Rows from one conversation share its first user turn, the root. If a split separates them, training data leaks into the
+test, which then measures memory. So a split keeps them together, and overlap is counted by root and by whole prompt.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from assent.errors import DataError, UsageError
 from assent.types import PromptGroup, Text
 
 REMEDY = (
-    "`assent data split FILE` writes two files without a common conversation; "
-    "or train with --eval-fraction in the place of --eval-data"
+    "`assent data split FILE` writes two files that share no conversation; "
+    "or train with --eval-fraction instead of --eval-data"
 )
-"""Of a prompt that training and held-out data have in common."""
+"""The fix for a prompt that is in training and held-out data."""
 
 _FIRST_HUMAN_TURN = re.compile(r"\s*Human:(.*?)(?=\n\nAssistant:|\Z)", re.DOTALL)
 
 
 def normalise(text: str) -> str:
-    """Equal for texts that differ only in case, white space or the composition of their characters."""
+    """The text without differences of case, white space or Unicode composition."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def conversation_root(prompt: Text) -> str:
-    """The first user turn, normalised; of raw text its first "Human:" turn (hh-rlhf transcripts), else the whole."""
+    """The first user turn, normalised. In raw text it is the first "Human:" turn (hh-rlhf), or else the whole text."""
     if isinstance(prompt, str):
         match = _FIRST_HUMAN_TURN.match(prompt)
         return normalise(match.group(1) if match else prompt)
@@ -42,7 +42,7 @@ def conversation_root(prompt: Text) -> str:
 
 
 def prompt_key(prompt: Text) -> str:
-    """Equal for prompts whose turns are equal when normalised. A raw string and a message list never are."""
+    """A key that prompts share if their normalised turns are equal. A raw string and a message list never share one."""
     if isinstance(prompt, str):
         return normalise(prompt)
     return "\x1e".join(f"{message.role}\x1f{normalise(message.content)}" for message in prompt)
@@ -51,11 +51,11 @@ def prompt_key(prompt: Text) -> str:
 def split_by_conversation_root(
     groups: Sequence[PromptGroup], *, fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[PromptGroup]]:
-    """Shares out whole conversations, by number of groups, close to `fractions` (which sum to 1).
+    """Distributes whole conversations so that the numbers of groups are close to `fractions`, which sum to 1.
 
-    The order of conversations is that of a hash of (seed, root): it depends neither on the order of the groups nor on
-    Python's random state. Within a split the groups keep their order. Raises UsageError for fractions that are not
-    positive or do not sum to 1, DataError where a split would be empty.
+    Conversations are ordered by a hash of (seed, root), which depends neither on the order of the groups nor on
+    Python's random state. Within a split the groups keep their order. Raises UsageError if a fraction is not positive
+    or they do not sum to 1, and DataError if a split would be empty.
     """
     bad = [name for name, share in fractions.items() if not share > 0]
     if not fractions or bad or not math.isclose(sum(fractions.values()), 1.0, abs_tol=1e-9):
@@ -69,7 +69,7 @@ def split_by_conversation_root(
     where: dict[str, str] = {}
     seen = 0
     for root in sorted(sizes, key=lambda root: hashlib.sha256(f"{seed}\0{root}".encode()).digest()):
-        # By the middle of its groups, so that a large conversation falls to the split that holds most of it.
+        # The middle of its groups decides, so that a large conversation goes to the split that covers most of it.
         middle = seen + sizes[root] / 2
         where[root] = next((name for name, bound in zip(names, bounds, strict=True) if middle < bound), names[-1])
         seen += sizes[root]
@@ -88,8 +88,8 @@ def split_by_conversation_root(
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a second dataset shares with a first: distinct roots and prompts, and the second one's groups that have
-    one of them. `prompts` are whole prompts, `roots` their first user turns; both normalised."""
+    """What a second dataset shares with a first: distinct roots and prompts, and the second dataset's groups that have
+    one of them. A prompt is the whole prompt, a root its first user turn; both are normalised."""
 
     shared_roots: int
     shared_prompts: int
@@ -102,9 +102,9 @@ class Overlap:
 
 
 def shared_prompts(first: Iterable[PromptGroup], second: Iterable[PromptGroup]) -> list[tuple[str, str]]:
-    """(source in the first, source in the second) of every group of the second whose prompt the first has too.
+    """(source in the first, source in the second) of every group in the second whose prompt is also in the first.
 
-    Prompts are compared whole and normalised. An empty prompt is none: it asks nothing that could be remembered.
+    Whole, normalised prompts are compared. Empty prompts are left out: there is nothing in them to remember.
     """
     known: dict[str, str] = {}
     for group in first:
@@ -114,7 +114,7 @@ def shared_prompts(first: Iterable[PromptGroup], second: Iterable[PromptGroup]) 
 
 
 def overlap(first: Iterable[PromptGroup], second: Iterable[PromptGroup]) -> Overlap:
-    """How many of `second`'s groups have a conversation root, or a prompt, that `first` has too."""
+    """How many groups in `second` have a conversation root, or a prompt, that is also in `first`."""
     known_roots: set[str] = set()
     known_prompts: set[str] = set()
     for group in first:

@@ -1,6 +1,6 @@
-"""From the values of a row to `Text`: raw strings stay raw, message lists become tuples of `Message`.
+"""Turns the values of a row into `Text`: strings stay raw text, message lists become tuples of `Message`.
 
-Role names of ShareGPT (`from`/`value`, human, gpt …) are translated here, and only here.
+ShareGPT's keys and role names (`from`/`value`, human, gpt …) are translated here, and only here.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ SHAREGPT_NAMES = {"user": "human", "assistant": "gpt", "system": "system", "tool
 
 
 class RowError(Exception):
-    """A row that cannot be used. It knows no file and no line: the loader adds them.
+    """A row that cannot be used. The loader adds the file and the line.
 
-    reason      short and the same for all rows with the same fault, so that rows can be counted by it
+    reason      short, and the same for all rows with the same fault, so that rows are counted by it
     """
 
     def __init__(
@@ -48,7 +48,7 @@ NOT_TEXT = "not text"
 
 
 def shorten(value: object, width: int = 80) -> str:
-    """`repr`, cut in the middle of long values so that a message stays one line."""
+    """`repr`, shortened so that a message stays on one line."""
     text = repr(value)
     return text if len(text) <= width else f"{text[: width - 4]} …{text[-1]}"
 
@@ -58,7 +58,7 @@ def shorten_middle(text: str, limit: int = 120) -> str:
 
 
 def shown(prompt: Text, completion: object) -> str:
-    """A prompt and its completion for a message, shortened in the middle."""
+    """A completion and its prompt for a message, both shortened in the middle."""
     asked = prompt if isinstance(prompt, str) else prompt[-1].content if prompt else ""
     return f"completion {shorten_middle(str(completion))!r} of prompt {shorten_middle(asked)!r}"
 
@@ -174,7 +174,7 @@ def require_prompt(prompt: Text, column: str) -> Text:
 
 
 def require_completion(completion: Text, column: str) -> Text:
-    """The completion is not blank, begins with an assistant turn, and no assistant turn of it is blank."""
+    """Raises RowError if the completion is blank, has a blank assistant turn or begins with another role's turn."""
     if isinstance(completion, str):
         blank = not completion.strip()
     else:
@@ -194,7 +194,7 @@ def require_completion(completion: Text, column: str) -> Text:
             "completion does not begin with an assistant turn",
             f"`{column}` begins with a {completion[0].role} turn",
             got=" → ".join(m.role for m in completion),
-            expected="assistant first: earlier turns belong to the prompt",
+            expected="an assistant turn first: earlier turns belong to the prompt",
         )
     return completion
 
@@ -205,13 +205,13 @@ def require_same_kind(prompt: Text, completion: Text, column: str) -> None:
         raise RowError(
             "prompt and completion of different kinds",
             f"the prompt is {kinds[0]}, but `{column}` is {kinds[1]}",
-            expected="both plain strings (raw text, no template), or both lists of messages",
-            fix="write both in the same way",
+            expected="two plain strings (raw text, no template), or two lists of messages",
+            fix="write both in the same form",
         )
 
 
 def as_plain(text: Text) -> Any:
-    """What stands in a file for `text`."""
+    """The JSON value of `text` in a file: a string, or a list of messages."""
     return text if isinstance(text, str) else [message.as_dict() for message in text]
 
 
@@ -220,12 +220,12 @@ def as_sharegpt(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 
 def key(text: Text) -> str:
-    """A string that two texts share exactly if they are equal."""
+    """A string that is equal for two texts if and only if the texts are equal."""
     return text if isinstance(text, str) else json.dumps(as_plain(text), sort_keys=True, default=str)
 
 
 def visible(text: Text) -> str:
-    """The text without roles, for counting words and characters."""
+    """The text without roles, in which words and characters are counted."""
     return text if isinstance(text, str) else "\n".join(message.content for message in text)
 
 
@@ -242,7 +242,7 @@ def parse_number(
 
 
 def parse_boolean(value: object, column: str, *, expected: str) -> bool:
-    """True and false, or the numbers 1 and 0 that some files write for them."""
+    """True or false, or the numbers 1 and 0 that some files have instead."""
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
     raise RowError(f"bad `{column}`", f"`{column}` is not usable", got=shorten(value), expected=expected)
@@ -250,7 +250,7 @@ def parse_boolean(value: object, column: str, *, expected: str) -> bool:
 
 def parse_list(value: object, column: str, *, length: int | None = None, of: str = "completions") -> list[Any]:
     if not isinstance(value, list | tuple) or not value:
-        raise RowError(f"bad `{column}`", f"`{column}` is not a list with entries", got=shorten(value))
+        raise RowError(f"bad `{column}`", f"`{column}` is not a list, or is an empty one", got=shorten(value))
     if length is not None and len(value) != length:
         raise RowError(
             f"bad `{column}`",

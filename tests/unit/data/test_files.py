@@ -146,7 +146,7 @@ def test_folder_of_files_splits_by_name(tmp_path):
 def test_a_folder_without_data_is_an_error(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "notes.md").write_text("x")
-    with pytest.raises(DataError, match=r"holds no data(.|\n)*notes\.md"):
+    with pytest.raises(DataError, match=r"has no data files(.|\n)*notes\.md"):
         load_groups(tmp_path / "d")
 
 
