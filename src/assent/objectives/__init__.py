@@ -1,8 +1,8 @@
 """Pure functions of tensors: losses, advantages and KL estimates. torch only.
 
 Legend: B pairs, S completions, L tokens of the longest completion, N counted tokens of all completions.
-Nothing here averages over a batch or draws a random number: a function gives one value for each pair or token, and
-whoever reduces divides by the count of the whole step.
+Nothing here averages over a batch or draws a random number. A function returns one value for each pair or token, and
+the caller divides their sum by the count of the whole step.
 """
 
 from assent.objectives.advantages import (

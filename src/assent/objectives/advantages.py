@@ -12,20 +12,19 @@ from torch import Tensor
 def token_rewards(kl_per_token: Tensor, scores: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
     """(S, L): -kl_coef * KL at each counted token, plus the completion's score at its last counted token.
 
-    kl_per_token, mask (S, L); scores (S,), or (S, L) where they stand at tokens of their own. Stiennon et al.,
-    arXiv:2009.01325, section 3.4: the penalty is a reward of each token, the reward model's score belongs to the end of
-    the episode.
-    ValueError for a completion without a counted token: its score would have nowhere to go.
+    kl_per_token, mask (S, L); scores (S,), or (S, L) if each already has its token. Stiennon et al., arXiv:2009.01325,
+    section 3.4: the penalty is a reward for each token, and the reward model's score comes at the end of the episode.
+    Raises ValueError for a completion without counted tokens, because no token could carry its score.
     """
     if not bool(mask.any(dim=1).all()):
-        raise ValueError("a completion has no counted token, so its score has nowhere to go")
+        raise ValueError("a completion has no counted token, so no token can carry its score")
     rewards = torch.where(mask, -kl_coef * kl_per_token, torch.zeros_like(kl_per_token))
     placed = scores if scores.ndim == 2 else at_the_end(scores, mask)
     return rewards + torch.where(mask, placed, 0.0).to(rewards.dtype)
 
 
 def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
-    """(S,) -> (S, L): each at its row's last counted token, zeros elsewhere."""
+    """(S,) -> (S, L): each score at its row's last counted token, zeros elsewhere."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, positions, -1).amax(dim=1, keepdim=True)
     return torch.where(positions == last, scores[:, None], 0.0)
@@ -34,10 +33,11 @@ def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
 def shaped_rewards(
     rewards: Tensor, potentials: Tensor, mask: Tensor, *, gamma: float, last_potentials: Tensor | None = None
 ) -> Tensor:
-    """(S, L): r + gamma Phi(s') - Phi(s), dense rewards with the sparse ones' optimum (Ng et al. 1999, theorem 1).
+    """(S, L): r + gamma Phi(s') - Phi(s), dense rewards with the sparse rewards' optimum (Ng et al. 1999, theorem 1).
 
-    rewards, potentials, mask (S, L), potentials of the state before each counted token; last_potentials (S,) of the
-    state after the last, zero where the completion ended there, as for all where none are given.
+    rewards, mask (S, L)
+    potentials          (S, L): of the state before each counted token
+    last_potentials     (S,): of the state after the last token, zero if the completion ended there; None: zeros
     """
     return gae(rewards, potentials, mask, gamma=gamma, lam=0.0, last_values=last_potentials)[0]  # the same residual
 
@@ -53,10 +53,12 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al., arXiv:1506.02438, eq. 16): (advantages, returns), each (S, L).
 
-    rewards, values, mask (S, L): reward for counted token t, value of the state before it. Tokens that do not count
-    (padding, another's turn) are stepped over and get zero.
-    last_values (S,): value of the state after the last counted token: the bootstrap of a completion that was cut; zero
-    for one that ended, as for all where none are given. Returns are advantages + values: the critic's targets.
+    rewards, values, mask   (S, L): reward for token t, value of the state before it. Tokens that are not counted
+                            (padding, another role's turn) are skipped and get zero.
+    last_values             (S,): value of the state after the last counted token. It is the bootstrap of a completion
+                            that was cut, and zero for one that ended. None: zeros.
+
+    Returns are advantages + values: the critic's targets.
     """
     advantages = torch.zeros_like(rewards)
     next_value = torch.zeros_like(rewards[:, 0]) if last_values is None else last_values.to(rewards.dtype)
@@ -72,7 +74,7 @@ def gae(
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Count, sum and sum of squares: they add up over micro-batches and processes."""
+    """Count, sum and sum of squares, which can be added over micro-batches and processes."""
 
     count: Tensor
     total: Tensor
@@ -91,9 +93,9 @@ class Moments:
 def whiten(x: Tensor, mask: Tensor, *, mean: bool, std: bool, moments: Moments | None = None) -> Tensor:
     """x of any shape, shifted to mean 0 (`mean`) and scaled to variance 1 (`std`) over its counted tokens.
 
-    `moments` are of the whole step over all processes; of this x where none are given. The variance divides by the
-    count, not by count - 1 (TRL's masked_whiten does the latter), so that it is defined for one token. What does not
-    vary is not scaled: 1 / sqrt(0 + eps) would blow rounding errors up. Masked entries become zero.
+    `moments` are those of the whole step over all processes; None: those of this x. The variance is divided by the
+    count, not by count - 1 as in TRL's masked_whiten, so that it is defined for one token. A constant x is not scaled:
+    1 / sqrt(0 + eps) would magnify rounding errors. Masked entries become zero.
     """
     of = Moments.of(x, mask) if moments is None else moments
     count = of.count.clamp(min=1)
@@ -107,13 +109,13 @@ def whiten(x: Tensor, mask: Tensor, *, mean: bool, std: bool, moments: Moments |
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episodes:
-    """A round's S completions as rows of L tokens: what an advantage is made from.
+    """A round's S completions as rows of L tokens: the input of an advantage function.
 
     rewards, mask   (S, L): reward of each counted token
-    prompt          (S,): number of the prompt that a completion answers, 0 to G - 1
-    values          (S, L): the critic's, of the state before each token; None without a critic
-    last_values     (S,): the critic's of the state after the last token, zero where the completion ended; None: zeros
-    step_ends       (S, L): where the steps of a process reward end; None: a score at the end alone
+    prompt          (S,): the index of the completion's prompt, 0 to G - 1
+    values          (S, L): the critic's value of the state before each token; None without a critic
+    last_values     (S,): its value of the state after the last token, zero if the completion ended; None: zeros
+    step_ends       (S, L): where the steps of a process reward end; None: the only score is at the end
     """
 
     rewards: Tensor
@@ -125,18 +127,18 @@ class Episodes:
 
     @property
     def scores(self) -> Tensor:
-        """(S,): the rewards' sums."""
+        """(S,): each completion's sum of rewards."""
         return torch.where(self.mask, self.rewards, torch.zeros_like(self.rewards)).sum(1)
 
 
 def group_advantages(scores: Tensor, prompt: Tensor, *, scale_rewards: str = "group") -> Tensor:
-    """(S,): distance from the mean of the prompt's completions (Shao et al., arXiv:2402.03300, section 4.1.2).
+    """(S,): score minus the mean of the prompt's completions (Shao et al., arXiv:2402.03300, section 4.1.2).
 
-    scores (S,); prompt (S,) the number of each one's prompt. Divided by a standard deviation (of K - 1 degrees of
-    freedom, plus 1e-4, as in TRL) of the `group`, of the `batch`, that is all scores given, or by `none`
-    (Dr. GRPO: Liu et al., arXiv:2503.20783). Zero where a group does not vary.
+    scores (S,); prompt (S,) the index of each completion's prompt. The difference is divided by a standard deviation
+    (K - 1 degrees of freedom, plus 1e-4, as in TRL): that of the `group`, that of the `batch` (all scores given), or
+    `none` (Dr. GRPO: Liu et al., arXiv:2503.20783). It is zero if the group's scores are equal.
     """
-    # In float32 the mean of equal scores may differ from them, and would be divided by a deviation as small as itself.
+    # In float32 the mean of equal scores may differ from them, and the deviation is as small as that difference.
     wide = scores.double()
     count = _per_prompt(torch.ones_like(wide), prompt)
     centred = wide - (_per_prompt(wide, prompt) / count)[prompt]
@@ -156,11 +158,11 @@ def group_advantages(scores: Tensor, prompt: Tensor, *, scale_rewards: str = "gr
 def group_step_advantages(
     rewards: Tensor, step_ends: Tensor, prompt: Tensor, *, scale_rewards: str = "group"
 ) -> Tensor:
-    """(S, L): of each token, the normalised rewards of the steps that end there or later, summed (Shao et al.,
+    """(S, L): for each token, the sum of the normalised rewards of the steps that end there or later (Shao et al.,
     arXiv:2402.03300, section 4.1.3).
 
-    rewards, step_ends (S, L), the latter true where a step ends; prompt (S,). Normalised as in `group_advantages`, over
-    all steps of the prompt's completions.
+    rewards (S, L); step_ends (S, L), True where a step ends; prompt (S,). Rewards are normalised as in
+    `group_advantages`, over all steps of the prompt's completions.
     """
     of = prompt[:, None].expand_as(rewards)[step_ends]
     normalised = torch.zeros_like(rewards)
@@ -171,7 +173,7 @@ def group_step_advantages(
 def leave_one_out(scores: Tensor, prompt: Tensor) -> Tensor:
     """(S,): score minus the mean of the prompt's other completions (Ahmadian et al., arXiv:2402.14740, eq. 8).
 
-    scores (S,); prompt (S,). ValueError for a completion without mates: there is nothing to compare it with.
+    scores (S,); prompt (S,). Raises ValueError for a prompt's only completion: there is no other to compare it with.
     """
     others = (_per_prompt(torch.ones_like(scores), prompt) - 1)[prompt]
     if bool((others < 1).any()):
@@ -181,7 +183,7 @@ def leave_one_out(scores: Tensor, prompt: Tensor) -> Tensor:
 
 
 def _per_prompt(x: Tensor, prompt: Tensor) -> Tensor:
-    """(S,) -> (G,): sums."""
+    """(S,) -> (G,): the sum for each prompt."""
     return x.new_zeros(int(prompt.max()) + 1).index_add(0, prompt, x)
 
 
@@ -214,13 +216,13 @@ def _leave_one_out(episodes: Episodes) -> tuple[Tensor, None]:
 
 
 def _whitened_return(episodes: Episodes, *, gamma: float) -> tuple[Tensor, None]:
-    """REINFORCE++ (Hu, arXiv:2501.03262, section 3): discounted rewards to come, normalised over all of the round."""
+    """REINFORCE++ (Hu, arXiv:2501.03262, section 3): discounted rewards to come, normalised over the whole round."""
     to_come, _ = gae(episodes.rewards, torch.zeros_like(episodes.rewards), episodes.mask, gamma=gamma, lam=1.0)
     return whiten(to_come, episodes.mask, mean=True, std=True), None
 
 
 def _spread(per_completion: Tensor, mask: Tensor) -> Tensor:
-    """(S,) -> (S, L): a completion's advantage is that of each of its tokens."""
+    """(S,) -> (S, L): each token gets its completion's advantage."""
     return torch.where(mask, per_completion[:, None], torch.zeros_like(per_completion)[:, None])
 
 
@@ -232,4 +234,4 @@ ADVANTAGES: Mapping[str, Advantage] = {
     "leave_one_out": _leave_one_out,
     "whitened_return": _whitened_return,
 }
-"""By the names of config/algorithms.py: Episodes -> advantages (S, L), and the critic's targets where there is one."""
+"""Name in config/algorithms.py -> function of Episodes. Returns advantages (S, L) and the critic's targets, if any."""

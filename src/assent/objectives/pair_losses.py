@@ -69,7 +69,7 @@ def robust(
     f_divergence_type: str = "reverse_kl",
     f_alpha_divergence_coef: float = 0.5,
 ) -> Terms:
-    """Robust DPO (Chowdhury et al., arXiv:2403.00409): its mean over flips of probability eps is DPO's loss."""
+    """Robust DPO (Chowdhury et al., arXiv:2403.00409): its mean over label flips of probability eps is DPO's loss."""
     chosen, rejected = divergence_scores(pairs, f_divergence_type, f_alpha_divergence_coef)
     logits = pairs.above_margin(beta * (chosen - rejected))
     values = -(1.0 - label_smoothing) * logsigmoid(logits) + label_smoothing * logsigmoid(-logits)
@@ -141,8 +141,8 @@ def nca_pair(pairs: Pairs, *, beta: float = 0.1) -> Terms:
 
 @_registered()
 def bco_pair(pairs: Pairs, *, beta: float = 0.1) -> Terms:
-    """BCO (Jung et al., arXiv:2404.04656). The reward shift delta is the mean over the pairs given, the whole step's:
-    a pure function keeps no running mean. No gradient flows through it. TRL 1.16 leaves it out."""
+    """BCO (Jung et al., arXiv:2404.04656). The reward shift delta is the mean over the pairs given, those of the whole
+    step: a pure function keeps no running mean. No gradient flows through delta. TRL 1.16 leaves delta out."""
     chosen, rejected = _rewards(pairs, beta)
     delta = 0.5 * (chosen + rejected).detach().mean()
     return Terms(-logsigmoid(chosen - delta) - logsigmoid(delta - rejected), chosen, rejected)
@@ -150,7 +150,7 @@ def bco_pair(pairs: Pairs, *, beta: float = 0.1) -> Terms:
 
 @_registered()
 def sppo_hard(pairs: Pairs, *, beta: float = 0.1) -> Terms:
-    """SPPO (Wu et al., arXiv:2405.00675, eq. 4.7), P = 1 for chosen. With soft labels its gradient is that of P = p."""
+    """SPPO (Wu et al., arXiv:2405.00675, eq. 4.7), with P = 1 for chosen. Soft labels give the gradient of P = p."""
     chosen, rejected = pairs.log_ratios()
     values = (chosen - 0.5 / beta) ** 2 + (rejected + 0.5 / beta) ** 2
     return Terms(values, beta * chosen, beta * rejected)
@@ -158,7 +158,7 @@ def sppo_hard(pairs: Pairs, *, beta: float = 0.1) -> Terms:
 
 @_registered(accepts=())
 def aot(pairs: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Terms:
-    """AOT, paired (Melnyk et al., arXiv:2406.05882). A value belongs to a rank of the step, not to a row."""
+    """AOT, paired (Melnyk et al., arXiv:2406.05882). A value belongs to a rank in the step, not to a row."""
     assert pairs.reference_chosen is not None
     assert pairs.reference_rejected is not None
     policy, _ = torch.sort(pairs.chosen - pairs.rejected)
@@ -168,7 +168,7 @@ def aot(pairs: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Ter
 
 @_registered(accepts=())
 def aot_unpaired(pairs: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Terms:
-    """AOT, unpaired (Melnyk et al., arXiv:2406.05882). A value belongs to a rank of the step, not to a row."""
+    """AOT, unpaired (Melnyk et al., arXiv:2406.05882). A value belongs to a rank in the step, not to a row."""
     chosen, rejected = pairs.log_ratios()
     margins = torch.sort(chosen).values - torch.sort(rejected).values
     return Terms(smoothed(beta * margins, label_smoothing), *_rewards(pairs, beta))
@@ -214,7 +214,7 @@ def simpo(pairs: Pairs, *, beta: float = 2.0, simpo_gamma: float = 1.0, label_sm
 
 @_registered(needs_reference=False, uses_lengths=True)
 def orpo(pairs: Pairs, *, beta: float = 0.1) -> Terms:
-    """ORPO (Hong et al., arXiv:2403.07691, eqs 6, 7). The likelihood is the completion's; TRL's has the prompt too."""
+    """ORPO (Hong et al., arXiv:2403.07691, eqs 6, 7). The likelihood is the completion's; TRL's includes the prompt."""
     chosen, rejected = pairs.per_token()
     values = pairs.nll() - beta * logsigmoid(_log_odds(chosen) - _log_odds(rejected))
     return Terms(values, beta * chosen, beta * rejected, pairs.nll())
@@ -222,7 +222,7 @@ def orpo(pairs: Pairs, *, beta: float = 0.1) -> Terms:
 
 @_registered(needs_reference=False, uses_lengths=True, accepts=SOFT_AND_MARGIN)
 def cpo(pairs: Pairs, *, beta: float = 0.1, cpo_alpha: float = 1.0, label_smoothing: float = 0.0) -> Terms:
-    """CPO (Xu et al., arXiv:2401.08417). The likelihood is a mean over tokens, as in TRL; in the paper it is a sum."""
+    """CPO (Xu et al., arXiv:2401.08417). The likelihood is a mean over tokens, as in TRL; the paper's is a sum."""
     chosen, rejected = beta * pairs.chosen, beta * pairs.rejected
     values = smoothed(pairs.above_margin(chosen - rejected), label_smoothing)
     return Terms(values + cpo_alpha * pairs.nll(), chosen, rejected, pairs.nll())
@@ -252,6 +252,6 @@ def _per_token(pairs: Pairs, scores: tuple[Tensor, Tensor]) -> tuple[Tensor, Ten
 
 
 def _log_odds(log_probability: Tensor) -> Tensor:
-    """log(p / (1 - p)); p is held just below 1, where the odds would be infinite."""
+    """log(p / (1 - p)); p is kept just below 1, because the odds of 1 are infinite."""
     below_one = log_probability.clamp(max=-torch.finfo(log_probability.dtype).eps)
     return below_one - torch.log(-torch.expm1(below_one))

@@ -1,4 +1,4 @@
-"""What a loss of comparisons is given, and what it gives. Legend: B pairs.
+"""The inputs and outputs of a loss of comparisons. Legend: B pairs.
 
 A third party's loss is a function `(pairs, *, hyperparameters…) -> Terms` (or a plain tuple of its first three).
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 MAX_EXPONENT = 80.0
-"""exp of it is finite in float32, with room for factors and sums."""
+"""exp(MAX_EXPONENT) is finite in float32, with room for factors and sums."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Pairs:
         return self.chosen - self.reference_chosen, self.rejected - self.reference_rejected
 
     def lengths(self) -> tuple[Tensor, Tensor]:
-        """Counted tokens of chosen and of rejected, in the log-probabilities' dtype."""
+        """Counted tokens of chosen and of rejected, in the dtype of the log-probabilities."""
         assert self.chosen_lengths is not None
         assert self.rejected_lengths is not None
         return self.chosen_lengths.to(self.chosen.dtype), self.rejected_lengths.to(self.rejected.dtype)
@@ -55,7 +55,7 @@ class Pairs:
         return logits if self.margin is None else logits - self.margin
 
     def swapped(self) -> Pairs:
-        """The same pairs with the other completion as the chosen one."""
+        """The same pairs with chosen and rejected exchanged."""
         return replace(
             self,
             chosen=self.rejected,
@@ -69,7 +69,7 @@ class Pairs:
 
 
 class Terms(NamedTuple):
-    """values (B,), the loss's implicit rewards of chosen and rejected (B,), and the NLL it adds, if it does (B,)."""
+    """The values (B,), the implicit rewards of chosen and rejected (B,), and the NLL (B,) if the loss adds one."""
 
     values: Tensor
     chosen_reward: Tensor
@@ -79,7 +79,7 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairLoss:
-    """A loss and the inputs it reads; the same stands in its declaration, and a test compares."""
+    """A loss and the inputs it reads. Its declaration says the same, and a test compares the two."""
 
     function: Callable[..., tuple[Any, ...]]
     needs_reference: bool
@@ -90,9 +90,9 @@ class PairLoss:
 def divergence_scores(
     pairs: Pairs, f_divergence_type: str, alpha: float, *, max_exponent: float = MAX_EXPONENT
 ) -> tuple[Tensor, Tensor]:
-    """f'(u) - f'(1) of each completion's u = policy / reference: its implicit reward over beta.
+    """f'(u) - f'(1) for each completion's u = policy / reference: its implicit reward divided by beta.
 
-    f-DPO (Wang et al., arXiv:2309.16240, table 1). OverflowError where an exponential would leave the range of float32.
+    f-DPO (Wang et al., arXiv:2309.16240, table 1). Raises OverflowError if an exponential would exceed float32's range.
     """
     return (
         _divergence_score(pairs.log_ratios()[0], f_divergence_type, alpha, max_exponent),
@@ -112,8 +112,8 @@ def _divergence_score(log_ratio: Tensor, f_divergence_type: str, alpha: float, m
     exponent = -rate * log_ratio
     if bool((exponent > max_exponent).any()):
         raise OverflowError(
-            f"{f_divergence_type} has an exponential: it ends at a log-ratio of {-max_exponent / rate:g}, and there is "
-            f"one of {log_ratio.min().item():g}; reverse_kl and js_divergence have no such end"
+            f"the exponential of {f_divergence_type} overflows below a log-ratio of {-max_exponent / rate:g}, and one "
+            f"log-ratio is {log_ratio.min().item():g}; reverse_kl and js_divergence have no such limit"
         )
     return -torch.expm1(exponent) / rate
 

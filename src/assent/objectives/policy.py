@@ -1,4 +1,4 @@
-"""Policy objectives: one value for each counted token, to be minimised."""
+"""Policy objectives: one value for each counted token. They are minimised."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def ppo_loss(
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Clipped surrogate of PPO (Schulman et al., arXiv:1707.06347, eq. 7), negated.
 
-    logprobs         of the policy in training; old_logprobs of the policy that sampled (not of the reference)
-    cliprange        the ratio is clipped to [1 - cliprange, 1 + cliprange_high]; 0: no clip at all
-    cliprange_high   none given: as cliprange (clip-higher: Yu et al., arXiv:2503.14476, eq. 10)
+    logprobs         of the policy in training; old_logprobs: of the policy that sampled (not of the reference)
+    cliprange        the ratio is clipped to [1 - cliprange, 1 + cliprange_high]; 0: no clipping
+    cliprange_high   None: cliprange (clip-higher: Yu et al., arXiv:2503.14476, eq. 10)
     dual_clip        c > 1: a negative advantage counts at most c times (Ye et al., arXiv:1912.09729, eq. 5)
-    all tensors      of one shape, (N,) or (S, L); mask True counts. Values and metrics too, zero where masked.
 
-    Metrics, to be averaged over counted tokens: those of `_divergence`, and `policy/clipfrac_avg` (1 where a clipped
-    branch is the one taken).
+    All tensors, values and metrics included, have one shape, (N,) or (S, L). mask True counts; values and metrics are
+    zero where it is False. Metrics, to be averaged over counted tokens: those of `_divergence`, and
+    `policy/clipfrac_avg` (1 where a clipped branch is taken).
     """
     zero = torch.zeros_like(logprobs)
-    log_ratio = torch.where(mask, logprobs - old_logprobs, zero)  # padding must not overflow in exp
+    log_ratio = torch.where(mask, logprobs - old_logprobs, zero)  # so that exp cannot overflow on padding
     advantages = torch.where(mask, advantages, zero)
     ratio = torch.exp(log_ratio)
     unclipped = values = -advantages * ratio
     if cliprange:
         high = cliprange if cliprange_high is None else cliprange_high
         clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + high)
-        values = torch.maximum(unclipped, clipped)  # eq. 7's minimum, negated: clipping alone would pay for far ratios
+        values = torch.maximum(unclipped, clipped)  # eq. 7's minimum, negated: also penalises moves the wrong way
     if dual_clip is not None:
         values = torch.where(advantages < 0, torch.minimum(values, -dual_clip * advantages), values)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def ppo_loss(
 def policy_gradient_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """-A log pi(a | s), whose gradient is the policy gradient where the policy in training is the one that sampled
+    """-A log pi(a | s). Its gradient is the policy gradient if the policy in training is the one that sampled
     (Williams 1992; A2C: Mnih et al., arXiv:1602.01783, section 4). Shapes and metrics as in `ppo_loss`.
     """
     zero = torch.zeros_like(logprobs)
@@ -59,7 +59,7 @@ def policy_gradient_loss(
 
 
 def _divergence(log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """`policy/approxkl_avg` (k2 of old to new, TRL's meaning), `policy/approxkl_k1` and `_k3`, `val/ratio`."""
+    """`policy/approxkl_avg` (k2 from old to new policy, as in TRL), `policy/approxkl_k1` and `_k3`, `val/ratio`."""
     return {
         "policy/approxkl_avg": 0.5 * log_ratio.square(),
         "policy/approxkl_k1": -log_ratio,

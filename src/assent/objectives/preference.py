@@ -1,4 +1,4 @@
-"""Losses of comparisons by name; the losses themselves stand in `pair_losses.py`."""
+"""Losses of comparisons by name. The losses themselves are in `pair_losses.py`."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ def preference_loss(
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The loss `name` of B comparisons -> values (B,) and metrics (B,) each, to be averaged over pairs.
 
-    name                        a registered one, or `module:function` (see `pairs.py`)
+    name                        a registered loss, or `module:function` (see `pairs.py`)
     chosen, rejected            (B,) sums of log-probabilities over each completion's counted tokens
-    reference_*                 (B,) the same under the reference; refused where the loss has none
-    *_lengths                   (B,) counted tokens, for losses that normalise by them; others do without
+    reference_*                 (B,) the same under the reference; an error if the loss has no reference
+    *_lengths                   (B,) counted tokens, for losses that normalise by them; others ignore them
     margin                      (B,) by how much the first is better; the logits must exceed it
-    chosen_probability          (B,) in [0, 1], probability p that the first wins; 1 where none is given. The value is
-                                the loss's expectation, p times it plus 1 - p times that of the pair swapped
-    hyperparameters             the loss's own: `beta` for sigmoid; their ranges stand in `config/pair_losses.py`
+    chosen_probability          (B,) in [0, 1], probability p that the first wins; None: 1. The value is the loss's
+                                expectation: p times the loss of the pair plus 1 - p times that of the swapped pair
+    hyperparameters             the loss's own, such as `beta` for sigmoid; `config/pair_losses.py` has their ranges
 
-    A loss with scope "step" must be given the whole step's pairs; the values of `aot` and `aot_unpaired` belong to
-    ranks, not to rows.
-    Metrics, with the loss's implicit rewards (under an f-divergence beta * f'(ratio), without a reference those of its
-    likelihoods): `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (a tie counts half),
-    `logps/chosen`, `logps/rejected`; `nll_loss` of chosen, per token, where the loss contains it.
-    ValueError for an unknown name, a missing input and one that the loss cannot use, TypeError for an unknown
+    A loss with scope "step" needs the whole step's pairs. Values of `aot` and `aot_unpaired` belong to ranks, not rows.
+    Metrics: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (a tie counts half),
+    `logps/chosen`, `logps/rejected`; `nll_loss` of chosen, per token, if the loss contains it. Rewards are the loss's
+    implicit ones: beta * f'(ratio) under an f-divergence, those of its likelihoods without a reference.
+    Raises ValueError for an unknown name, a missing input or one that the loss cannot use, TypeError for an unknown
     hyperparameter, OverflowError beyond a loss's range.
     """
     loss = _find(name)
@@ -84,7 +83,7 @@ def _find(name: str) -> PairLoss:
     if ":" in name:
         module, _, function_name = name.partition(":")
         function = reduce(getattr, function_name.split("."), importlib.import_module(module))
-        declared = getattr(function, "declaration", None)  # the defaults are those of `config/losses.py`
+        declared = getattr(function, "declaration", None)  # the same defaults as in `config/losses.py`
         return PairLoss(
             function=function,  # type: ignore[arg-type]
             needs_reference=getattr(declared, "needs_reference", True),

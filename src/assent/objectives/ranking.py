@@ -1,4 +1,4 @@
-"""Losses of scores: rankings of K completions (comparisons are K = 2), and single completions with a label.
+"""Losses of scores: of rankings of K completions (a comparison has K = 2), and of single completions with a label.
 
 Each is declared under the same name in `config/losses.py`; a test compares the two.
 Legend: N completions, G groups (prompts), K completions of the largest group.
@@ -20,11 +20,11 @@ from assent.objectives.reduce import as_rows
 
 @dataclass(frozen=True, slots=True)
 class Rankings:
-    """G rankings, one row each; a row of fewer than K completions is padded.
+    """G rankings, one row each. A row of fewer than K completions is padded.
 
-    scores               (G, K); is_real (G, K) False where padded
-    better               (G, K, K) completion i is ranked above completion j
-    tied                 (G, K, K) i and j have the same rank, i = j included
+    scores               (G, K); is_real (G, K): False for padding
+    better               (G, K, K): completion i is ranked above completion j
+    tied                 (G, K, K): i and j have the same rank, i = j included
     margin               (G,) or None; chosen_probability (G,) or None: see `bradley_terry`
     """
 
@@ -42,7 +42,7 @@ class Rankings:
 
     @staticmethod
     def of(scores: Tensor, ranks: Tensor, group: Tensor, **fields: Tensor | None) -> Rankings:
-        """(N,) each; `group` holds 0 … G-1, in any order."""
+        """(N,) each. `group` holds 0 … G-1, in any order."""
         rows, is_real = _as_rows(scores, group)
         rank, _ = _as_rows(ranks, group)
         both = is_real[:, :, None] & is_real[:, None, :]
@@ -56,13 +56,13 @@ class Rankings:
 
 
 def _mean_over(pairs: Tensor, values: Tensor) -> Tensor:
-    """(G, K, K) -> (G,): mean of the values where `pairs` is True; 0 where it nowhere is."""
+    """(G, K, K) -> (G,): mean of the values where `pairs` is True; 0 if `pairs` has no True."""
     total = torch.where(pairs, values, torch.zeros_like(values)).sum((1, 2))
     return total / pairs.sum((1, 2)).clamp(min=1)
 
 
 def _bradley_terry(rankings: Rankings, *, label_smoothing: float = 0.0) -> Tensor:
-    """Comparisons alone. A smoothed label is p (1 - ε) + (1 - p) ε (Mitchell 2023, conservative DPO, for p = 1)."""
+    """For comparisons only. A smoothed label is p (1 - ε) + (1 - p) ε (Mitchell 2023, conservative DPO, for p = 1)."""
     if len(rankings.scores) and not (rankings.is_real.shape[1] == 2 and bool(rankings.is_real.all())):
         raise ValueError("loss 'bradley_terry' compares two completions: use all_pairs or plackett_luce for more")
     if not len(rankings.scores):
@@ -87,14 +87,14 @@ def _all_pairs(rankings: Rankings, *, label_smoothing: float = 0.0) -> Tensor:
 def _plackett_luce(rankings: Rankings) -> Tensor:
     """Σ_i (log Σ_{j not yet placed} e^{s_j}) - s_i (Plackett 1975; DPO's appendix A.3, arXiv:2305.18290).
 
-    Ties by Efron (JASA 72, 1977): the l-th of m tied completions (l = 0 … m-1) is placed among those ranked below and
-    the share (m - l)/m of the tied ones. Without ties this is exact; equal scores give ln K! with ties or without.
+    Ties as in Efron (JASA 72, 1977): the l-th of m tied completions (l = 0 … m-1) competes with those ranked below and
+    with the share (m - l)/m of the tied ones. Without ties this is exact. Equal scores give ln K! in either case.
     """
     s, is_real, tied = rankings.scores, rankings.is_real, rankings.tied
     itself = torch.eye(s.shape[1], dtype=torch.bool, device=s.device)
-    waiting = rankings.better | tied | itself  # a padded row sees itself: its term is 0, with a finite gradient
+    waiting = rankings.better | tied | itself  # padding competes with itself: its term is 0, with a finite gradient
     num_tied = tied.sum(2).clamp(min=1)
-    placed = tied.tril(-1).sum(2)  # of its tie, before it
+    placed = tied.tril(-1).sum(2)  # how many of its tie come before it
     log_share = torch.log1p(-placed.to(s.dtype) / num_tied.to(s.dtype))[:, :, None]
     of_j = s[:, None, :] + torch.where(tied, log_share, torch.zeros_like(log_share))
     normaliser = torch.where(waiting, of_j, torch.full_like(of_j, -math.inf)).logsumexp(2)
@@ -102,7 +102,7 @@ def _plackett_luce(rankings: Rankings) -> Tensor:
 
 
 def _davidson(rankings: Rankings, *, tie_strength: float = 1.0) -> Tensor:
-    """Davidson (JASA 65, 1970): P(i > j) = π_i / (π_i + π_j + ν √(π_i π_j)), π = e^s; mean over all pairs, ties too."""
+    """Davidson (JASA 65, 1970): P(i > j) = π_i / (π_i + π_j + ν √(π_i π_j)), π = e^s. Mean over all pairs, ties too."""
     half = 0.5 * rankings.differences
     log_tie = torch.full_like(half, math.log(tie_strength))
     normaliser = torch.stack([half, -half, log_tie]).logsumexp(0)
@@ -118,7 +118,7 @@ def _rao_kupper(rankings: Rankings, *, tie_threshold: float = 1.5) -> Tensor:
 
 
 def _with_ties(rankings: Rankings, win: Tensor, tie: Tensor) -> Tensor:
-    """Mean over a ranking's pairs of `win` (i above j) or `tie`, (G, K, K) each; (i, j) and (j, i) are one pair."""
+    """Mean over a ranking's pairs of `win` (i above j) or `tie`, (G, K, K) each. (i, j) and (j, i) are one pair."""
     return _mean_over(rankings.better | rankings.tied.triu(1), torch.where(rankings.better, win, tie))
 
 
@@ -145,14 +145,14 @@ def ranking_loss(
     """The loss `name` of G rankings of N completions -> values (G,) and metrics (G,) each.
 
     scores              (N,) rewards, or β log-ratios (Plackett–Luce DPO)
-    ranks               (N,) 1 is best, equal ranks tie; any numbers of that order
-    group               (N,) the ranking each completion belongs to, 0 … G-1; groups may differ in size
-    margin              (G,) by how much the better must exceed the other; bradley_terry
-    chosen_probability  (G,) in [0, 1], probability that the better-ranked wins; bradley_terry
+    ranks               (N,) 1 is best, equal ranks tie; only their order counts
+    group               (N,) the ranking that each completion belongs to, 0 … G-1; groups may differ in size
+    margin              (G,) by how much the better score must exceed the other; for bradley_terry
+    chosen_probability  (G,) in [0, 1], probability that the better-ranked wins; for bradley_terry
 
     Metrics over a ranking's ordered pairs: `accuracy` (equal scores count half), `margin` (mean difference of scores),
-    and `ordered`, 1 where there is such a pair, else 0 (the other two are then 0).
-    ValueError for an unknown name or what the loss cannot use, TypeError for an unknown hyperparameter.
+    and `ordered`: 1 if there is such a pair, else 0 (and the other two are 0).
+    Raises ValueError for an unknown name or an input that the loss cannot use, TypeError for an unknown hyperparameter.
     """
     if name not in RANKING_LOSSES:
         raise ValueError(f"no ranking loss {name!r}; there are {', '.join(sorted(RANKING_LOSSES))}")
@@ -171,17 +171,17 @@ def ranking_loss(
 
 
 def centring_penalty(scores: Tensor, group: Tensor) -> Tensor:
-    """(N,), (N,) -> (G,) (2/K Σ_k r_k)²: (r_a + r_b)² of a comparison, to be ADDED to its loss with a coefficient.
+    """(N,), (N,) -> (G,) (2/K Σ_k r_k)²: (r_a + r_b)² for a comparison, to be ADDED to its loss with a coefficient.
 
-    Eisenstein et al., arXiv:2312.09244: holds the level at zero, which comparisons alone leave free. (Printed with a
-    minus in places: minimised, that drives the scores apart without bound.)
+    Eisenstein et al., arXiv:2312.09244: it keeps the mean score at zero, which comparisons do not determine. (Some
+    sources print a minus. Minimising that drives the scores apart without bound.)
     """
     rows, is_real = _as_rows(scores, group)
     return (2.0 * rows.sum(1) / is_real.sum(1).clamp(min=1)) ** 2
 
 
 def _as_rows(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,), (N,) -> (G, K) and its mask; within a group the order stays."""
+    """(N,), (N,) -> (G, K) and its mask. The order within a group is kept."""
     order = torch.argsort(group, stable=True)
     return as_rows(values[order], group[order], int(group.max()) + 1 if len(group) else 0)
 
@@ -193,7 +193,7 @@ def score_loss(name: str, *, scores: Tensor, targets: Tensor) -> tuple[Tensor, M
     bce   cross-entropy of σ(score) to a target in [0, 1] (0 and 1: thumbs, wrong and right steps)
 
     Metrics: `label_error` (mse) or `label_accuracy` (bce: score and target - ½ have the same sign; a tie counts half).
-    ValueError for an unknown name.
+    Raises ValueError for an unknown name.
     """
     if name not in SCORE_LOSSES:
         raise ValueError(f"no score loss {name!r}; there are {', '.join(sorted(SCORE_LOSSES))}")
@@ -225,7 +225,7 @@ def bradley_terry(
     """(B,) scores of each -> (B,) -log sigma(chosen - rejected - margin).
 
     Bradley and Terry 1952; Ouyang et al., arXiv:2203.02155, eq. 1; the margin is Llama 2's (arXiv:2307.09288, eq. 2).
-    chosen_probability (B,) in [0, 1]: the cross-entropy to a soft label; 1 for all where none are given.
+    chosen_probability (B,) in [0, 1]: the label of a soft cross-entropy; None: 1 for all.
     """
     logits = chosen_scores - rejected_scores
     if margin is not None:
@@ -234,7 +234,7 @@ def bradley_terry(
 
 
 def soft_label_cross_entropy(logits: Tensor, probability: Tensor | None) -> Tensor:
-    """-p log sigma(x) - (1 - p) log sigma(-x), p = 1 where none is given: exact and finite for every finite x."""
+    """-p log sigma(x) - (1 - p) log sigma(-x), exact and finite for every finite x. None: p = 1."""
     if probability is None:
         return -logsigmoid(logits)
     return -probability * logsigmoid(logits) - (1.0 - probability) * logsigmoid(-logits)

@@ -1,4 +1,4 @@
-"""Sums and layouts. A loss is reduced as (sum over the micro-batch) / (count over the whole step): design, law 2."""
+"""Sums and layouts. A loss is reduced as (sum over the micro-batch) / (count over the whole step): law 2."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum of x where mask is True, as a scalar; what is masked may be anything, NaN included."""
+    """Sum of x where mask is True, as a scalar. Masked entries may be anything, NaN included."""
     return torch.where(mask, x, torch.zeros_like(x)).sum()
 
 
 def masked_mean(x: Tensor, mask: Tensor, *, count: float | Tensor | None = None) -> Tensor:
-    """Masked sum over `count`: the count of the whole step, or of this mask where none is given."""
+    """Masked sum divided by `count`, the count of the whole step; None: the count of this mask."""
     return masked_sum(x, mask) / (mask.sum().clamp(min=1) if count is None else count)
 
 
 def as_rows(flat: Tensor, sequence: Tensor, num_sequences: int) -> tuple[Tensor, Tensor]:
-    """(N,) tokens of completions `sequence` (N,), in order -> rows (S, L), zero after each end, and their mask.
+    """(N,) tokens in order, each of the completion `sequence` (N,) -> rows (S, L), zero after each end, and their mask.
 
-    `rows[mask]` is the way back: it gives `flat`.
+    `rows[mask]` gives `flat` again.
     """
     lengths = torch.bincount(sequence, minlength=num_sequences)
     longest = int(lengths.max()) if num_sequences else 0

@@ -1,4 +1,4 @@
-"""Losses of thumbs: single completions, each desirable or not. Legend: B completions.
+"""Losses of thumbs: each single completion is desirable or not. Legend: B completions.
 
 Each is declared under the same name in `config/thumbs_losses.py`; a test compares the two.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 def kto_baseline(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """KTO's estimate of KL(policy || reference): () mean log-ratio of mismatched pairs, not below 0, without gradient.
+    """KTO's estimate of KL(policy || reference): () the mean log-ratio of mismatched pairs, at least 0, no gradient.
 
-    (N,) summed log-probabilities of completions under prompts that they do not belong to, all of the step
-    (Ethayarajh et al., arXiv:2402.01306, section 4.1).
+    (N,) summed log-probabilities of the step's completions, each under another completion's prompt (Ethayarajh et al.,
+    arXiv:2402.01306, section 4.1).
     """
     return (logprobs - reference_logprobs).detach().mean().clamp(min=0.0)
 
@@ -46,7 +46,7 @@ def apo_zero_unpaired(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """APO-zero (D'Oosterlinck et al., arXiv:2408.06266, eq. 7), each term for rows of its own, as in TRL."""
+    """APO-zero (D'Oosterlinck et al., arXiv:2408.06266, eq. 7). Each term has its own rows, as in TRL."""
     if kl_baseline is not None:
         raise ValueError("loss 'apo_zero_unpaired' has no baseline: kl_baseline would have no effect")
     signs, weights = _signs_and_weights(log_ratios, desirable, desirable_weight, undesirable_weight)
@@ -69,12 +69,12 @@ def thumbs_loss(
     """The loss `name` of B completions -> values (B,) and metrics, each a vector to be averaged over its own rows.
 
     logprobs, reference_logprobs    (B,) sums of log-probabilities over each completion's counted tokens
-    desirable                       (B,) bool, a thumb up
-    kl_baseline                     () the step's, see `kto_baseline`; for kto alone
+    desirable                       (B,) bool, True for a thumb up
+    kl_baseline                     () the step's baseline, see `kto_baseline`; for kto only
 
     Metrics: `rewards/chosen` and `logps/chosen` of the desirable rows, `rewards/rejected` and `logps/rejected` of the
-    others; the reward is beta * log-ratio.
-    ValueError for an unknown name and a baseline missing or without effect, TypeError for an unknown hyperparameter.
+    others. The reward is beta * log-ratio.
+    Raises ValueError for an unknown name and for a missing or unused baseline, TypeError for an unknown hyperparameter.
     """
     if name not in THUMBS_LOSSES:
         raise ValueError(f"no thumbs loss {name!r}; there are {', '.join(sorted(THUMBS_LOSSES))}")

@@ -1,4 +1,4 @@
-"""Value objectives: one value for each counted token, to be minimised."""
+"""Value objectives: one value for each counted token. They are minimised."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def value_loss(
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Half the squared error, clipped around the rollout's values (Engstrom et al., arXiv:2005.12729, section 3).
 
-    (1/2) max[(V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2]; no clipping where cliprange_value is 0.
-    All of one shape, (N,) or (S, L); mask True counts. Metrics of that shape, to be averaged over counted tokens:
-    `val/clipfrac_avg` (1 where the clipped branch is the one taken), `val/error` (squared error, unclipped).
+    (1/2) max[(V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2]; no clipping if cliprange_value is 0.
+    All tensors have one shape, (N,) or (S, L); mask True counts. Metrics have that shape and are averaged over counted
+    tokens: `val/clipfrac_avg` (1 where the clipped branch is taken), `val/error` (squared error, unclipped).
     """
     zero = torch.zeros_like(values)
     error = torch.where(mask, values - returns, zero).square()
@@ -31,7 +31,7 @@ def value_loss(
 def squared_error(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Half the squared error to the returns, which are constants: A2C's (1/2) (r + gamma V(s') - V(s))^2, V(s')
+    """Half the squared error to the returns, which are constants: A2C's (1/2) (r + gamma V(s') - V(s))^2 with V(s')
     detached (Mnih et al., arXiv:1602.01783, algorithm S3). Shapes and metrics as in `value_loss`.
     """
     return value_loss(values, old_values, returns, mask)
