@@ -6,7 +6,7 @@ import pytest
 
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
-from tests.support.models_forward import (
+from tests.support.architectures import (
     ARCHITECTURES,
     assert_same_gradients,
     gradients,

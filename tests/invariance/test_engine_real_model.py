@@ -9,7 +9,7 @@ from assent.engine.learner import Learner, Reference
 from assent.engine.runtime import Runtime
 from assent.models.loading import fingerprint
 from tests.support.engine import Nll, Settings, make_groups
-from tests.support.engine_models import tiny_llama
+from tests.support.models import tiny_llama, tiny_module
 
 GROUPS = make_groups(6)
 
@@ -17,7 +17,7 @@ GROUPS = make_groups(6)
 def update(**options: object) -> tuple[dict[str, float], Learner]:
     precision = str(options.pop("mixed_precision", "no"))
     learner = Learner(
-        tiny_llama(),
+        tiny_module(),
         runtime=Runtime("cpu", mixed_precision=precision),
         optim=Settings(**options),  # type: ignore[arg-type]
         total_steps=10,
@@ -74,9 +74,9 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32_weights() -> None:
 
 
 def test_scorers_give_scores_values_and_last_values_in_order() -> None:
-    reference = Reference(tiny_llama(kind="scorer"), Runtime("cpu"), 40)
+    reference = Reference(tiny_module(kind="scorer"), Runtime("cpu"), 40)
     cut = reference.read(GROUPS, want={"scores", "values", "last_values"})
-    whole = Reference(tiny_llama(kind="scorer"), Runtime("cpu"), 10_000).read(
+    whole = Reference(tiny_module(kind="scorer"), Runtime("cpu"), 10_000).read(
         GROUPS, want={"scores", "values", "last_values"}
     )
     assert cut.scores is not None
@@ -88,6 +88,6 @@ def test_scorers_give_scores_values_and_last_values_in_order() -> None:
 
 def test_a_reference_is_frozen_and_fingerprints_agree() -> None:
     _, learner = update()
-    reference = Reference(tiny_llama(), Runtime("cpu"))
+    reference = Reference(tiny_module(), Runtime("cpu"))
     assert not any(p.requires_grad for p in reference.module.parameters())
-    assert reference.fingerprint() == fingerprint(tiny_llama().hf) != learner.fingerprint()
+    assert reference.fingerprint() == fingerprint(tiny_llama()) != learner.fingerprint()

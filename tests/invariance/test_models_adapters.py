@@ -11,7 +11,7 @@ from assent.models.adapters import adapter_off
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from tests.support.adapters import adapted
-from tests.support.models_forward import (
+from tests.support.architectures import (
     assert_same_gradients,
     gradients,
     make_model,

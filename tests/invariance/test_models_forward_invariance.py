@@ -16,7 +16,7 @@ from assent.models.head import Logits
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack, split_by_budget
 from assent.models.segments import make_segments
-from tests.support.models_forward import (
+from tests.support.architectures import (
     assert_same_gradients,
     gradients,
     make_model,

@@ -14,7 +14,8 @@ from assent.config.online import PpoConfig
 from assent.engine.runtime import Runtime
 from assent.models.loading import load_scorer, load_tokenizer, save_model
 from assent.stages.model_loading import load_rewards
-from tests.support.stages import arguments, tiny_model, told, write_inputs
+from tests.support.models import tiny_model
+from tests.support.stages import arguments, told, write_inputs
 
 LEARNING_RATE = 3e-3
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.stages import arguments, ended, run, start, tiny_model, told, write_inputs
+from tests.support.models import tiny_model
+from tests.support.stages import arguments, ended, run, start, told, write_inputs
 
 LEARNING_RATE = 3e-3
 WATCHED = ["--eval-steps", "2", "--metric-for-best-model", "loss", "--eval-prompts", "2", "--eval-max-new-tokens", "4"]

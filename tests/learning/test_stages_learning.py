@@ -24,7 +24,8 @@ from assent.sandbox.world import World
 from assent.stages import online, preference, reward
 from assent.statistics.intervals import proportion_interval
 from assent.types import PromptGroup
-from tests.support.stages import tiny_model, write_inputs
+from tests.support.models import tiny_model
+from tests.support.stages import write_inputs
 
 HELD_OUT = 150
 Train = Callable[..., float]

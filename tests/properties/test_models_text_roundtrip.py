@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.types import PromptGroup
-from tests.support.models_text import INST, byte_bpe, comparison, metaspace, turns
+from tests.support.rows import pair, turns
+from tests.support.tokenizers import INST, byte_bpe, metaspace
 
 WORDS = st.lists(
     st.sampled_from(["hello", " ", "\n", "  ", "<|im_end|>", "<|im_", "end|>", "é", "😀", "user", "</s>", "<"])
@@ -35,7 +36,7 @@ def tokenize(groups, tokenizer, template):
 def test_with_the_tail_kept_ids_are_the_joint_tokenization(prompt, chosen, rejected):
     """TRL's rule: the ids of the rendered whole, cut where the ids of the rendered prompt end."""
     tokenizer, template = chatml(tail=True)
-    group = comparison(prompt, chosen, rejected + "!")
+    group = pair(prompt, chosen, rejected + "!")
     out = tokenize([group], tokenizer, template)
     if chosen == rejected + "!":
         assert out.groups == []
@@ -86,7 +87,7 @@ def sentencepiece():
 def test_sentencepiece_ids_of_an_ordinary_row_are_the_joint_tokenization(words):
     tokenizer, template = sentencepiece()
     text = " ".join(words)
-    row = comparison(text, text, text + " ok")
+    row = pair(text, text, text + " ok")
     out = tokenize([row], tokenizer, template)
     assert out.report.boundary_checked == 1
     assert out.report.boundary_differs == []

@@ -27,7 +27,7 @@ from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import write_json
 from tests.support.engine import Nll, Settings, TinyPolicy, make_groups
-from tests.support.engine_models import tiny_llama
+from tests.support.models import tiny_module
 from tests.support.rollouts import IdTokenizer
 
 GROUPS = make_groups(7)
@@ -78,7 +78,7 @@ def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None
     runtime = Runtime("cpu", sharding=sharding)
 
     def module(seed: int = 0) -> nn.Module:
-        return tiny_llama(seed=seed) if model == "llama" else Small(seed=seed)
+        return tiny_module(seed=seed) if model == "llama" else Small(seed=seed)
 
     def learner_of(module: nn.Module) -> Learner:
         optim = Settings(micro_batch_tokens=60, gradient_checkpointing=model == "llama")

@@ -1,4 +1,4 @@
-"""Tiny models and data for tests of the stages, rewards, and runs in a process of their own that can be killed."""
+"""Inputs and rewards for tests of the stages, and runs in a process of their own that can be killed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from assent.models.new_model import new_model
-from assent.types import Message, Preference, PromptGroup
+from tests.support.models import tiny_model
+from tests.support.rows import comparisons, demonstrations, prompts
 
-TEXTS = [f"what is {i} plus {i}? it is {2 * i}. no, I will not say." for i in range(40)]
 PRELOADED = [
     "assent.cli",
     "assent.stages.sft",
@@ -41,55 +40,13 @@ UNTOLD = ("perf/", "critic/perf/", "time/", "rollout/tokens_per_second", "cost/s
 """Metrics that measure the machine, not the run."""
 
 
-def turn(role: str, content: str) -> tuple[Message, ...]:
-    return (Message(role, content),)
-
-
-def group(
-    number: int, *completions: str, preference: Preference | None = None, logps: tuple[float, ...] | None = None
-) -> PromptGroup:
-    """A question and completions of a chat."""
-    return PromptGroup(
-        prompt=turn("user", f"what is {number} plus {number}?"),
-        completions=tuple(turn("assistant", text) for text in completions),
-        preference=preference,
-        logps=logps,
-        source=f"rows.jsonl:{number + 1}",
-    )
-
-
-def comparison(number: int, **preference: Any) -> PromptGroup:
-    chosen = f"it is {2 * number}." if number % 3 else f"it is {2 * number}. it is {2 * number}."
-    return group(number, chosen, "no" * (1 + number % 4), preference=Preference(ranking=(1, 2), **preference))
-
-
-def tiny_model(folder: Path, *, context: int = 128, seed: int = 0) -> str:
-    """A Llama of two layers and some 20,000 parameters."""
-    new_model(folder, texts=TEXTS, vocab_size=300, hidden_size=32, layers=2, heads=2, context=context, seed=seed)
-    return str(folder)
-
-
 def write_inputs(folder: Path) -> dict[str, str]:
-    """`model`, `demonstrations`, `comparisons` and `prompts`: paths; of the first two also `held_out_…`."""
-    paths = {"model": tiny_model(folder / "model")}
-    paths |= _write_rows(folder, "", [comparison(i) for i in range(10)])
-    held_out = _write_rows(folder, "held_out_", [comparison(i) for i in range(10, 16)])
-    return paths | {name: path for name, path in held_out.items() if not name.endswith("prompts")}
-
-
-def _write_rows(folder: Path, prefix: str, rows: Sequence[PromptGroup]) -> dict[str, str]:
-    paths = {}
-    plain = [([m.as_dict() for m in g.prompt], [[m.as_dict() for m in c] for c in g.completions]) for g in rows]
-    contents = {
-        "demonstrations": [{"prompt": prompt, "completion": chosen} for prompt, (chosen, _) in plain],
-        "comparisons": [{"prompt": p, "chosen": chosen, "rejected": rejected} for p, (chosen, rejected) in plain],
-        "prompts": [{"prompt": prompt} for prompt, _ in plain],
-    }
-    for name, lines in contents.items():
-        path = folder / f"{prefix}{name}.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        paths[prefix + name] = str(path)
-    return paths
+    """`model`, `demonstrations`, `comparisons` and `prompts`: paths; of two also `held_out_…`."""
+    writers = {"demonstrations": demonstrations, "comparisons": comparisons, "prompts": prompts}
+    paths = {name: write(folder / f"{name}.jsonl", 10) for name, write in writers.items()}
+    for name in ("demonstrations", "comparisons"):
+        paths[f"held_out_{name}"] = writers[name](folder / f"held_out_{name}.jsonl", 6, first=10)
+    return {"model": tiny_model(folder / "model"), **{name: str(path) for name, path in paths.items()}}
 
 
 def arguments(command: str, inputs: Mapping[str, str], output_dir: Path) -> list[str]:

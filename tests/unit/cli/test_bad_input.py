@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import answer, comparisons, demonstrations, files_in, question, said, tiny_model, write_rows
+from tests.support.cli import files_in, said
+from tests.support.models import tiny_model
+from tests.support.rows import answer, comparisons, demonstrations, question, write_rows
 
 Argv = list[object]
 
@@ -20,9 +22,9 @@ Argv = list[object]
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, demonstrations and comparisons that are in order."""
     folder = tmp_path_factory.mktemp("shared")
-    data = demonstrations(folder / "demonstrations.jsonl")
+    demonstrations(folder / "demonstrations.jsonl")
     comparisons(folder / "comparisons.jsonl")
-    tiny_model(folder / "model", text=data)
+    tiny_model(folder / "model")
     return folder
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from assent.data.loading import load_groups
-from tests.support.cli import answer, demonstrations, files_in, question, said, tiny_model, write_rows
+from tests.support.cli import files_in, said
+from tests.support.models import tiny_model
+from tests.support.rows import answer, demonstrations, question, write_rows
 
 SAMPLING = ["--max-new-tokens", 6, "--max-length", 64, "--seed", 3, "--device", "cpu"]
 LETTERS = ["--reward", "tests.unit.cli.test_best_of_n:letters"]
@@ -29,8 +31,8 @@ def blanks(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
-    data = demonstrations(folder / "demonstrations.jsonl", count=4)
-    tiny_model(folder / "model", text=data)
+    demonstrations(folder / "demonstrations.jsonl", count=4)
+    tiny_model(folder / "model")
     rows = (
         {"prompt": question(i), "completions": [answer("a" * ((i + k) % 4 + 1)) for k in range(4)],
          "scores": [float((i + k) % 4) for k in range(4)]}

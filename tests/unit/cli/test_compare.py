@@ -11,7 +11,9 @@ import pytest
 from assent.commands.compare import Made, _row
 from assent.config.compare import CompareConfig
 from assent.types import PromptGroup
-from tests.support.cli import comparisons, demonstrations, said, tiny_model
+from tests.support.cli import said
+from tests.support.models import tiny_model
+from tests.support.rows import comparisons, demonstrations
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "sft": {"batch_size": 2},
@@ -24,10 +26,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
-    data = demonstrations(folder / "demonstrations.jsonl", count=8)
+    demonstrations(folder / "demonstrations.jsonl", count=8)
     comparisons(folder / "pairs.jsonl", count=12)
     comparisons(folder / "test.jsonl", count=3, first=20)
-    tiny_model(folder / "model", text=data)
+    tiny_model(folder / "model")
     return folder
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from assent.data.loading import load_groups
 from assent.data.splitting import overlap
-from tests.support.cli import comparisons, files_in, said, write_rows
+from tests.support.cli import files_in, said
+from tests.support.rows import comparisons, write_rows
 
 
 @pytest.fixture

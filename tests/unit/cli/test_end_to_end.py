@@ -15,7 +15,9 @@ from assent.data.loading import load_groups
 from assent.engine.checkpoint import latest_verified
 from assent.errors import ConfigError
 from assent.runs.progress import Silent
-from tests.support.cli import comparisons, demonstrations, files_in, said, tiny_model
+from tests.support.cli import files_in, said
+from tests.support.models import tiny_model
+from tests.support.rows import comparisons, demonstrations
 
 TRAINING = ["--max-steps", 4, "--batch-size", 2, "--max-length", 64, "--learning-rate", "1e-3", "--device", "cpu"]
 
@@ -23,9 +25,9 @@ TRAINING = ["--max-steps", 4, "--batch-size", 2, "--max-length", 64, "--learning
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
-    data = demonstrations(folder / "demonstrations.jsonl")
+    demonstrations(folder / "demonstrations.jsonl")
     comparisons(folder / "comparisons.jsonl")
-    tiny_model(folder / "model", text=data)
+    tiny_model(folder / "model")
     return folder
 
 

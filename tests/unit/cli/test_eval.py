@@ -17,7 +17,9 @@ from assent.evaluation.generators import rank_writers, spearman, writer_lines
 from assent.sandbox.replies import BAD, GOOD, compose
 from assent.sandbox.world import World
 from assent.types import Preference, PromptGroup
-from tests.support.cli import answer, demonstrations, question, said, tiny_model, write_rows
+from tests.support.cli import said
+from tests.support.models import tiny_model
+from tests.support.rows import answer, question, write_rows
 
 LENGTH = "tests.unit.cli.test_eval:length"
 
@@ -120,7 +122,7 @@ def test_a_judge_of_pairs_and_more_than_two(here: Path, capsys: pytest.CaptureFi
 
 
 def test_models_and_a_file_side_by_side(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = tiny_model(here / "tiny", text=demonstrations(here / "d.jsonl"))
+    model = tiny_model(here / "tiny")
     options = ["--judge", LENGTH, "--max-length", 64, "--max-new-tokens", 6, "--samples-per-prompt", 2]
     argv = compare(here, *options, "--against", "long.jsonl", policy="short.jsonl", baseline=str(model))
     status, out, err = said([*argv, "--slices", "topic", "--json"], capsys)

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.cli import answer, comparisons, demonstrations, question, said, tiny_model, write_rows
+from tests.support.cli import said
+from tests.support.models import tiny_model
+from tests.support.rows import answer, comparisons, question, write_rows
 
 HERE = "tests.unit.cli.test_eval_hostile"
 
@@ -186,7 +188,7 @@ def test_a_score_of_too_few_prompts_says_so(here: Path, capsys: pytest.CaptureFi
 
 
 def test_prompts_that_stand_twice_are_one_cluster(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = tiny_model(here / "tiny", text=demonstrations(here / "d.jsonl"))
+    model = tiny_model(here / "tiny")
     write_rows(here / "prompts.jsonl", [{"prompt": question(i % 2)} for i in range(12)])
     options = ["--judge", f"{HERE}:length", "--max-length", 64, "--max-new-tokens", 4, "--samples-per-prompt", 1]
     argv = ["eval", "--policies.a", model, "--baseline", "a", "--data", "prompts.jsonl", *options]
@@ -197,7 +199,7 @@ def test_prompts_that_stand_twice_are_one_cluster(here: Path, capsys: pytest.Cap
 
 
 def test_folders_that_are_no_policies_are_refused_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = tiny_model(here / "tiny", text=demonstrations(here / "d.jsonl"))
+    model = tiny_model(here / "tiny")
     options = ["--max-length", 64, "--max-new-tokens", 4]
     data = ["--data", comparisons(here / "c.jsonl"), "--output-dir", "rm", "--max-steps", 1, "--max-length", 64]
     assert said(["reward", "--model", model, *data], capsys)[0] == 0

@@ -14,8 +14,10 @@ from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.scripted import ScriptedSampler
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.kept import Kept
-from tests.support.cli import answer, demonstrations, question, said, tiny_model, write_rows
+from tests.support.cli import said
 from tests.support.http import server
+from tests.support.models import tiny_model
+from tests.support.rows import answer, question, write_rows
 
 FAULTY: list[bool] = []
 
@@ -137,8 +139,8 @@ def test_what_models_drew_is_not_drawn_again(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The judge fails on the first policy's second answers: both of its draws are there already."""
-    model = tiny_model(here / "one", text=demonstrations(here / "d.jsonl"))
-    other = tiny_model(here / "two", text=here / "d.jsonl")
+    model = tiny_model(here / "one")
+    other = tiny_model(here / "two")
     real, drawn = TorchSampler.sample, []
 
     def counted(self: TorchSampler, *args: Any, **keywords: Any) -> Any:
@@ -188,7 +190,7 @@ def test_only_the_same_request_of_the_same_policy_is_read_again(tmp_path: Path) 
 def test_a_prompt_beyond_the_context_is_refused_before_any_weight_is_loaded(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny_model(here / "one", text=demonstrations(here / "d.jsonl"))
+    model = tiny_model(here / "one")
     from assent.models import loading
 
     monkeypatch.setattr(loading, "_load", lambda *_, **__: pytest.fail("weights were loaded"))

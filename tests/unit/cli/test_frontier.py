@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.support.cli import comparisons, demonstrations, said, tiny_model
+from tests.support.cli import said
+from tests.support.models import tiny_model
+from tests.support.rows import comparisons, demonstrations
 
 REWARDS = """
 def gold(prompts, completions):
@@ -25,8 +27,8 @@ def proxy(prompts, completions):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, prompts, two rewards, and runs of one and of three updates at the same constant rate."""
     path = tmp_path_factory.mktemp("frontier")
-    text = demonstrations(path / "demonstrations.jsonl")
-    tiny_model(path / "model", text=text, context=1024)
+    demonstrations(path / "demonstrations.jsonl")
+    tiny_model(path / "model", context=1024)
     comparisons(path / "pairs.jsonl")
     (path / "rewards_of_test.py").write_text(REWARDS)
     return path
@@ -141,8 +143,7 @@ def test_what_cannot_be_measured_is_refused(folder: Path, capsys: pytest.Capture
     assert "fast has no effect without sandbox" in refused(capsys, *base, *proxies, "--fast")
     assert "no score head" in refused(capsys, *base, "--proxies.p", "model")
     assert "no folders" in refused(capsys, *base, "--curves.a", "[]")
-    other = demonstrations(folder / "other.jsonl", count=40)
-    tiny_model(folder / "stranger", text=other, context=1024)
+    tiny_model(folder / "stranger", texts=["wholly other words"] * 9, context=1024)
     assert "another tokenizer" in refused(capsys, *base, "--curves.a", "stranger")
     run = train("sft", "lora", "--max-steps", 2, "--save-steps", 1, "--lora-r", 2, capsys=capsys)
     assert "hold the adapter alone" in refused(capsys, *base, "--curves.a", run)

@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from assent.models.new_model import new_model
 from assent.rollouts import vllm_engine
-from tests.support.cli import comparisons, demonstrations, said, write_rows
+from tests.support.cli import said
+from tests.support.models import tiny_model
+from tests.support.rows import comparisons, demonstrations, write_rows
 
 has_vllm = pytest.mark.skipif(not vllm_engine.is_installed(), reason="vLLM is not installed (extra vllm)")
 Check = Callable[..., tuple[int, dict[str, Any]]]
@@ -28,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("trained")
     text, pairs = demonstrations(folder / "demonstrations.jsonl"), comparisons(folder / "pairs.jsonl")
-    new_model(folder / "base", text_files=[text], vocab_size=300, hidden_size=64, layers=1, heads=2, context=128)
+    tiny_model(folder / "base", hidden_size=64, layers=1)
     common: dict[str, Any] = {"model": folder / "base", "max_steps": 1, "max_length": 64, "learning_rate": 1e-2}
     sft(data=text, output_dir=str(folder / "policy"), **common)
     reward(data=pairs, output_dir=str(folder / "reward"), normalize_rewards=True, **common)

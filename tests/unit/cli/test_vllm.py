@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from assent.models.new_model import new_model
 from assent.rollouts import vllm_engine
-from tests.support.cli import comparisons, demonstrations, files_in, said
+from tests.support.cli import files_in, said
+from tests.support.models import tiny_model
+from tests.support.rows import comparisons, demonstrations
 
 has_vllm = pytest.mark.skipif(not vllm_engine.is_installed(), reason="vLLM is not installed (extra vllm)")
 LETTERS = "tests.support.stages:letters"
@@ -27,9 +28,9 @@ COMMANDS: dict[str, list[object]] = {
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
-    text = demonstrations(folder / "demonstrations.jsonl")
+    demonstrations(folder / "demonstrations.jsonl")
     comparisons(folder / "prompts.jsonl", count=4)
-    new_model(folder / "model", text_files=[text], vocab_size=300, hidden_size=64, layers=2, heads=2, context=128)
+    tiny_model(folder / "model", hidden_size=64)
     return folder
 
 

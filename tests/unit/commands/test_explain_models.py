@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import assent
 from assent.errors import DataError, ModelError
-from assent.models.new_model import new_model
-from tests.support.cli import answer, comparisons, demonstrations, question, said, tiny_model, write_rows
+from tests.support.cli import said
+from tests.support.models import tiny_model
+from tests.support.rows import answer, comparisons, demonstrations, question, write_rows
 
 CPU = {"max_length": 128, "device": "cpu"}
 
@@ -21,13 +22,10 @@ CPU = {"max_length": 128, "device": "cpu"}
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
-    text = demonstrations(folder / "demonstrations.jsonl")
+    demonstrations(folder / "demonstrations.jsonl")
     comparisons(folder / "pairs.jsonl")
-    tiny_model(folder / "reference", text=text)
-    # the same tokenizer, other weights
-    new_model(
-        folder / "policy", text_files=[text], vocab_size=300, hidden_size=16, layers=1, heads=2, context=128, seed=1
-    )
+    tiny_model(folder / "reference")
+    tiny_model(folder / "policy", seed=1)  # the same tokenizer, other weights
     return folder
 
 
@@ -121,15 +119,7 @@ def test_rows_that_are_not_there_or_not_comparisons(shared: Path, tmp_path: Path
 
 def test_a_reference_of_another_tokenizer_is_refused(shared: Path, tmp_path: Path) -> None:
     shutil.copy(shared / "pairs.jsonl", tmp_path)
-    new_model(
-        tmp_path / "other",
-        text_files=[tmp_path / "pairs.jsonl"],
-        vocab_size=280,
-        hidden_size=16,
-        layers=1,
-        heads=2,
-        context=128,
-    )
+    tiny_model(tmp_path / "other", vocab_size=280)
     with pytest.raises(ModelError, match="another tokenizer"):
         assent.explain(
             model=shared / "policy", reference=tmp_path / "other", data=tmp_path / "pairs.jsonl", row=1, **CPU

@@ -15,7 +15,8 @@ import pytest
 import assent
 from assent.diagnosis.explain import log_sigmoid, sigmoid
 from assent.errors import ConfigError, DataError
-from tests.support.cli import said, write_rows
+from tests.support.cli import said
+from tests.support.rows import write_rows
 
 COLUMNS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
 

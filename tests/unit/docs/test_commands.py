@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from assent.config.loading import read_yaml
-from tests.support.cli import comparisons, demonstrations, said, thumbs, tiny_model, write_rows
+from tests.support.cli import said
 from tests.support.docs import PAGES, ROOT, blocks, commands
+from tests.support.models import tiny_model
+from tests.support.rows import comparisons, demonstrations, thumbs, write_rows
 
 STEPS = ["--max-steps", "1"]
 ANSWERS = ["--max-new-tokens", "4"]
@@ -69,9 +71,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ASSENT_CACHE", str(tmp_path / "cache"))
-    text = demonstrations(folder / "demonstrations.jsonl")
-    tiny_model(folder / "my-model", text=text, context=1024)
-    tiny_model(folder / "my-base", text=text, context=1024)
+    demonstrations(folder / "demonstrations.jsonl")
+    tiny_model(folder / "my-model", context=1024)
+    tiny_model(folder / "my-base", context=1024)
     _forget_template(folder / "my-base")
     comparisons(folder / "pairs.jsonl")
     thumbs(folder / "thumbs.jsonl")

@@ -20,7 +20,7 @@ from assent.models.flops import Cost, attended_pairs
 from assent.models.module import AlignmentModel
 from tests.support.adapters import adapted
 from tests.support.engine import Nll, make_groups, make_learner
-from tests.support.engine_models import tiny_llama
+from tests.support.models import tiny_llama, tiny_module
 
 GROUP = TokenGroup((1,) * 6, (TokenCompletion((2,) * 4), TokenCompletion((3,) * 2)))
 
@@ -33,7 +33,7 @@ def test_attended_pairs_by_hand() -> None:
 
 @pytest.mark.parametrize(("shared", "tokens", "pairs"), [(True, 12, 64), (False, 18, 82)])
 def test_forward_flops_by_hand(shared: bool, tokens: int, pairs: int) -> None:
-    cost = Cost.of(tiny_llama(), shared=shared)
+    cost = Cost.of(tiny_module(), shared=shared)
     layer = 16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 16 * 32  # q, k and v of one head, o, three of the MLP
     assert cost.trunk_weights == 2 * layer  # the tied embedding is a lookup
     assert cost.head_weights == 17 * 16
@@ -41,15 +41,15 @@ def test_forward_flops_by_hand(shared: bool, tokens: int, pairs: int) -> None:
 
 
 def test_a_scorers_head_is_counted_once_per_score_not_per_token() -> None:
-    cost = Cost.of(tiny_llama(kind="scorer"), shared=True)
+    cost = Cost.of(tiny_module(kind="scorer"), shared=True)
     assert cost.head_weights == 16
 
 
 def test_flops_of_a_score_and_of_sampling_by_hand() -> None:
     layer = 16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 16 * 32
-    scorer = Cost.of(tiny_llama(kind="scorer"), shared=True)
+    scorer = Cost.of(tiny_module(kind="scorer"), shared=True)
     assert scorer.score([GROUP]) == 2 * 2 * layer * 12 + 4 * 2 * 16 * 64 + 2 * 16 * 2  # the head at two last tokens
-    policy = Cost.of(tiny_llama(), shared=False)  # sampling reads a prompt once, however training does
+    policy = Cost.of(tiny_module(), shared=False)  # sampling reads a prompt once, however training does
     # read: the prompt's 6 tokens, then 3 of 4 and 1 of 2; chosen from: the prompt's last and those 3 + 1
     pairs = 6**2 / 2 + (6 * 3 + 3**2 / 2) + (6 * 1 + 1**2 / 2)
     assert policy.sample(6, [4, 2]) == 2 * 2 * layer * (6 + 3 + 1) + 4 * 2 * 16 * pairs + 2 * 17 * 16 * (1 + 3 + 1)
@@ -66,8 +66,8 @@ def test_training_costs_three_forward_passes_and_reading_one() -> None:
 
 def test_weights_beside_an_adapter_cost_no_gradients_of_their_own() -> None:
     groups = make_groups(3)
-    plain = Cost.of(tiny_llama(), shared=True)
-    cost = Cost.of(AlignmentModel(adapted(tiny_llama().hf), kind="policy"), shared=True)
+    plain = Cost.of(tiny_module(), shared=True)
+    cost = Cost.of(AlignmentModel(adapted(tiny_llama()), kind="policy"), shared=True)
     per_layer = 3 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 32))  # rank 3: q, o; k, v; gate, up, down
     assert cost.trunk_weights == plain.trunk_weights + 2 * per_layer
     assert cost.head_weights == plain.head_weights
@@ -75,7 +75,7 @@ def test_weights_beside_an_adapter_cost_no_gradients_of_their_own() -> None:
     attention = plain.forward(groups) - replace(plain, attention_width=0).forward(groups)
     weights = cost.forward(groups) - attention
     assert cost.update(groups) == pytest.approx(2 * cost.forward(groups) + trained * weights + attention)
-    scorer = Cost.of(AlignmentModel(adapted(tiny_llama(kind="scorer").hf), kind="scorer"), shared=True)
+    scorer = Cost.of(AlignmentModel(adapted(tiny_llama(kind="scorer")), kind="scorer"), shared=True)
     assert scorer.head_weights == 16  # the trained copy alone
 
 

@@ -15,7 +15,7 @@ from assent.engine.runtime import Runtime
 from assent.models.module import AlignmentModel
 from tests.support.adapters import adapted
 from tests.support.engine import Nll, Settings, assert_same_bits, make_groups, state_of, whole_and_resumed
-from tests.support.engine_models import tiny_llama
+from tests.support.models import tiny_llama
 
 GROUPS = make_groups(8)
 
@@ -62,7 +62,7 @@ def test_a_reference_in_bfloat16_follows_by_small_shares_and_goes_on_from_a_chec
 
 
 def learner(*, seed: int = 0, **settings: object) -> Learner:
-    model = tiny_llama(seed=seed).hf.to(torch.bfloat16)
+    model = tiny_llama(seed=seed).to(torch.bfloat16)
     assert isinstance(model, LlamaForCausalLM)
     return Learner(
         AlignmentModel(model, kind="policy"),
@@ -96,7 +96,7 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path) -> None:
 
 
 def test_what_is_trained_whole_beside_an_adapter_is_held_in_float32() -> None:
-    scorer = tiny_llama(kind="scorer").hf.to(torch.bfloat16)
+    scorer = tiny_llama(kind="scorer").to(torch.bfloat16)
     module = AlignmentModel(adapted(scorer), kind="scorer")
     optimiser = make_adamw(module, Settings())
     assert {p.dtype for group in optimiser.param_groups for p in group["params"]} == {torch.float32}

@@ -10,7 +10,7 @@ from assent.engine import learner as learners
 from assent.engine.row_gradients import by_rows
 from assent.engine.runtime import Runtime
 from tests.support.engine import Nll, make_groups, make_learner
-from tests.support.engine_models import tiny_llama
+from tests.support.models import tiny_module
 
 
 def gradients_of(reads: list[list[int]], *, rows: bool, **options: object) -> tuple[Tensor, bool]:
@@ -79,7 +79,7 @@ def test_updates_are_those_of_whole_tables(tokens: int, monkeypatch: pytest.Monk
         if not rows:
             monkeypatch.setattr(learners, "by_rows", lambda module, runtime: torch.enable_grad())
         pair = []
-        for module in (None, tiny_llama()):
+        for module in (None, tiny_module()):
             learner = make_learner(micro_batch_tokens=tokens)
             if module is not None:
                 learner = learners.Learner(module, runtime=learner.runtime, optim=learner.optim, total_steps=10)

@@ -13,7 +13,9 @@ from assent.config.stages import SftConfig
 from assent.errors import ConfigError
 from assent.runs.files import read_lines
 from assent.stages.sft import train
-from tests.support.cli import demonstrations, said, tiny_model
+from tests.support.cli import said
+from tests.support.models import tiny_model
+from tests.support.rows import demonstrations
 
 MODULE = """
 from accelerate.tracking import GeneralTracker
@@ -68,7 +70,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def options(tmp_path: Path) -> dict[str, object]:
     text = demonstrations(tmp_path / "demonstrations.jsonl")
-    model = tiny_model(tmp_path / "my-model", text=text, context=1024)
+    model = tiny_model(tmp_path / "my-model", context=1024)
     return {"model": str(model), "data": str(text), "output_dir": str(tmp_path / "run"), "max_steps": 3}
 
 

@@ -27,7 +27,7 @@ from assent.inference.best_of_n import (
 from assent.models.module import AlignmentModel
 from assent.rewards.function import FunctionReward, load_function
 from assent.types import PromptGroup, Rollout
-from tests.support.rollouts import plain_logprobs, tiny
+from tests.support.rollouts import plain_logprobs, sharp_llama
 
 
 def some_proxy(pairs: int | None = 10) -> Proxy:
@@ -77,7 +77,7 @@ def test_samples_of_equal_score_share_their_gold() -> None:
 
 
 def test_distance_is_the_policys_logprob_less_the_references() -> None:
-    reference = AlignmentModel(tiny(), kind="policy")
+    reference = AlignmentModel(sharp_llama(), kind="policy")
     rollouts = [
         Rollout(
             prompt_ids=(3, 4), ids=(5, 6 + i), logprobs=(-0.5, -0.25), finish_reason="length", text="e" * i,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import PreTrainedModel
 
 from assent.commands.evaluate import evaluate as evaluate_configured
 from assent.config.evaluation import EvalConfig
@@ -20,14 +20,14 @@ from assent.evaluation.policies import BestOfN, Policy, evaluate_policies, refer
 from assent.evaluation.table import KLFigures
 from assent.inference.curve import best_of_n_kl_estimate
 from assent.models.module import AlignmentModel
-from assent.models.new_model import new_model
 from assent.rewards.function import FunctionReward
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.scripted import ScriptedSampler
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.statistics.intervals import mean_interval
 from assent.types import PromptGroup
-from tests.support.rollouts import IdTokenizer, plain_logprobs, tiny
+from tests.support.models import tiny_model
+from tests.support.rollouts import IdTokenizer, plain_logprobs, sharp_llama
 
 EOS = 2
 GROUPS = [PromptGroup(prompt=f"prompt {i}", columns={"target": i}) for i in range(4)]
@@ -46,22 +46,14 @@ class LastId:
         return [float(x == g.columns["target"]) for x, g in zip(last, groups, strict=True)] if self.target else last
 
 
-def small_config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=8,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+def small_llama(seed: int) -> PreTrainedModel:
+    sizes = {"intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32}
+    return sharp_llama(seed=seed, scale=4.0, vocab_size=8, **sizes)
 
 
 @pytest.fixture(scope="module")
 def reference() -> AlignmentModel:
-    return AlignmentModel(tiny(small_config(), seed=0, scale=4.0), kind="policy")
+    return AlignmentModel(small_llama(seed=0), kind="policy")
 
 
 def scripted(name: str, script) -> Policy:
@@ -151,7 +143,7 @@ def test_policies_draw_independently_of_each_other(reference):
 
 
 def test_kl_agrees_with_enumeration(reference):
-    model = tiny(small_config(), seed=3, scale=4.0)
+    model = small_llama(seed=3)
     length, samples, prompts = 2, 300, PROMPT_IDS[:2]
     moments = {"k1": [0.0, 0.0], "k3": [0.0, 0.0]}  # mean and mean square over all completions
     for prompt, ids in itertools.product(prompts, completions(8, length)):
@@ -187,7 +179,7 @@ class Constant:
 
 
 def test_reference_logprobs_keep_the_rollouts_order_under_any_budget(reference):
-    policy = TorchSampler(tiny(small_config(), seed=3, scale=4.0), IdTokenizer(), eos_ids={EOS})
+    policy = TorchSampler(small_llama(seed=3), IdTokenizer(), eos_ids={EOS})
     params, seed = SamplingParams(max_new_tokens=5), SeedKey(0, "test", 0)
     rollouts = policy.sample(PROMPT_IDS, num_completions=3, params=params, seed=seed)
     rollouts = [rollouts[i] for i in torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(0))]
@@ -240,7 +232,7 @@ def test_bad_requests_are_refused(reference):
 
 def test_a_policy_that_reads_other_ids_than_the_baseline_is_refused(tmp_path: Path) -> None:
     for name, text in (("one", "what is two? it is two."), ("two", "quick zebras jump over a lazy fox")):
-        new_model(tmp_path / name, texts=[text] * 4, vocab_size=300, hidden_size=16, layers=1, heads=1, context=32)
+        tiny_model(tmp_path / name, texts=[text] * 4, context=32)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "what is two?"}\n')
     config = EvalConfig(
         output_dir=str(tmp_path / "out"),

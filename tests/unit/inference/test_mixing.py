@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
 
 from assent.errors import ModelError
 from assent.inference.mixing import MixedSampler, mixed_logits
@@ -13,7 +12,7 @@ from assent.rollouts.decoding import DynamicDecoder
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.sandbox.microworld import MicroWorld
-from tests.support.rollouts import IdTokenizer, tiny
+from tests.support.rollouts import IdTokenizer, sharp_llama
 
 PROMPTS = [(3, 4, 5), (6, 7, 8, 9, 10, 11, 12)]
 KEY = SeedKey(0, "sample", 0)
@@ -57,7 +56,7 @@ def test_longer_completions_are_mixed_token_by_token_which_is_not_the_optimum() 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_recorded_logprobs_are_the_mixtures_of_plain_reads(temperature: float) -> None:
-    policy, reference = tiny(), tiny(seed=1)
+    policy, reference = sharp_llama(), sharp_llama(seed=1)
     made = MixedSampler(policy, reference, IdTokenizer(), strength=0.6, eos_ids=(2,))
     params = SamplingParams(max_new_tokens=12, temperature=temperature)
     rollouts = made.sample(PROMPTS, num_completions=20, params=params, seed=KEY)
@@ -77,7 +76,7 @@ def test_recorded_logprobs_are_the_mixtures_of_plain_reads(temperature: float) -
 
 
 def test_strength_one_is_the_policy_and_strength_zero_the_reference() -> None:
-    policy, reference = tiny(), tiny(seed=1)
+    policy, reference = sharp_llama(), sharp_llama(seed=1)
     params = SamplingParams(max_new_tokens=8)
     for strength, model in ((1.0, policy), (0.0, reference)):
         mixed = MixedSampler(policy, reference, IdTokenizer(), strength=strength, eos_ids=(2,))
@@ -91,7 +90,7 @@ def test_the_slower_way_of_decoding_rules_what_is_admitted(monkeypatch: pytest.M
     params, prompts = SamplingParams(max_new_tokens=8), [(3, 4, 5), (6, 7), (8, 9, 10, 11), (5, 5)]
 
     def drawn(reference_tier: str, budget: int) -> list[tuple[int, ...]]:
-        models, options = (tiny(), tiny(seed=1)), {"eos_ids": (2, 7, 9), "max_batch_tokens": budget}
+        models, options = (sharp_llama(), sharp_llama(seed=1)), {"eos_ids": (2, 7, 9), "max_batch_tokens": budget}
         made = MixedSampler(*models, IdTokenizer(), strength=0.6, **options)  # type: ignore[arg-type]
         made.tier, made.reference_tier = "cohorts", reference_tier
         return [r.ids for r in made.sample(prompts, num_completions=3, params=params, seed=KEY)]
@@ -110,7 +109,6 @@ def test_the_slower_way_of_decoding_rules_what_is_admitted(monkeypatch: pytest.M
 
 
 def test_vocabularies_of_unequal_size_are_refused() -> None:
-    small = tiny(LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                             num_attention_heads=2))  # fmt: skip
+    small = sharp_llama(vocab_size=16)
     with pytest.raises(ModelError, match="32 and 16"):
-        MixedSampler(tiny(), small, IdTokenizer(), strength=0.5, eos_ids=(2,))
+        MixedSampler(sharp_llama(), small, IdTokenizer(), strength=0.5, eos_ids=(2,))

@@ -31,7 +31,8 @@ from assent.models.templates import attach_template
 from assent.rewards.reward_model import RewardModel
 from tests.support.adapters import adapted, options
 from tests.support.cli import said
-from tests.support.models_text import byte_bpe, tiny_llama, word_level, write_folder
+from tests.support.models import tiny_llama, write_folder
+from tests.support.tokenizers import byte_bpe, word_level
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -39,7 +40,7 @@ IDS = torch.tensor([[5, 6, 7, 8, 9]])
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     tokenizer = byte_bpe()
-    return write_folder(tmp_path / "base", tiny_llama(tokenizer, tied=False), tokenizer)
+    return write_folder(tmp_path / "base", tiny_llama(tokenizer, tie_word_embeddings=False), tokenizer)
 
 
 def saved(model: Any, folder: Path, base: Path) -> Path:
@@ -86,7 +87,7 @@ def test_bfloat16_weights_get_a_float32_adapter(base: Path) -> None:
     [("q_porj", "q_proj"), ("score", "trained in full"), ("lm_head", "tied"), ("embed_tokens", "tied")],
 )
 def test_layers_that_cannot_have_an_adapter_are_refused(base: Path, tmp_path: Path, target: str, part: str) -> None:
-    tied = tiny_llama(byte_bpe(), tied=True)
+    tied = tiny_llama(byte_bpe(), tie_word_embeddings=True)
     with pytest.raises(ModelError, match=part):
         adapted(tied, lora_target_modules=["v_proj", target])
     if part == "tied":
@@ -169,13 +170,13 @@ def test_another_base_is_refused_before_its_weights_are_loaded(
     folder = saved(adapted(load_policy(base)), tmp_path / "adapter", base)
     reward = saved(adapted(load_scorer(base)), tmp_path / "reward", base)
     request.getfixturevalue("no_weights")
-    write_folder(base, tiny_llama(byte_bpe(), tied=False, seed=1), byte_bpe())  # the same shapes
+    write_folder(base, tiny_llama(byte_bpe(), tie_word_embeddings=False, seed=1), byte_bpe())  # the same shapes
     for load, path in ((load_policy, folder), (load_scorer, reward)):
         with pytest.raises(ModelError, match="other weights of the same shape"):
             load(path)
     for path in (folder, reward):
         (path / RECORD).unlink()  # as PEFT itself leaves it
-    write_folder(base, tiny_llama(word_level(), tied=True).__class__(_wider(base)), byte_bpe())
+    write_folder(base, tiny_llama(word_level(), tie_word_embeddings=True).__class__(_wider(base)), byte_bpe())
     for load, path in ((load_policy, folder), (load_scorer, reward)):
         with pytest.raises(ModelError, match="do not fit"):
             load(path)
@@ -221,7 +222,7 @@ def test_a_base_that_was_moved_together_with_its_adapter_is_found(base: Path, tm
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_are_trained_saved_and_merged(tmp_path: Path, tied: bool) -> None:
     known = word_level()
-    base = write_folder(tmp_path / "base", tiny_llama(known, tied=tied), known)
+    base = write_folder(tmp_path / "base", tiny_llama(known, tie_word_embeddings=tied), known)
     tokenizer = load_tokenizer(base)
     attach_template(None, tokenizer, "chatml")
     model = adapted(load_policy(base, tokenizer=tokenizer), new_rows=True)

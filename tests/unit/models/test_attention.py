@@ -15,7 +15,7 @@ from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from assent.models.segments import make_segments
 from assent.models.trunk import read
-from tests.support.models_forward import make_model, random_groups
+from tests.support.architectures import make_model, random_groups
 
 MANY = tuple((p + 2, tuple((3 * p + k) % 7 + 1 for k in range(3))) for p in range(12))
 LAYOUTS = {

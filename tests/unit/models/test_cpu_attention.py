@@ -11,7 +11,7 @@ from assent.models import cpu_attention
 from assent.models.cpu_attention import attend, serves
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
-from tests.support.models_forward import make_model, random_groups
+from tests.support.architectures import make_model, random_groups
 
 TOLERANCE = {"products": 1.2e-2, "fused": 4e-3}
 """Relative, in the norm; bfloat16 rounds by up to 3.9e-3, and products round the scores too."""

@@ -13,7 +13,7 @@ from assent.models import half_products
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from assent.models.products import ChoosingLinear, install
-from tests.support.models_forward import gradients, make_model, random_groups, weighted
+from tests.support.architectures import gradients, make_model, random_groups, weighted
 
 BFLOAT16 = 2.0**-8
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from assent.models.handover import folder_weights
 from tests.support.adapters import adapted
-from tests.support.rollouts import tiny
+from tests.support.rollouts import sharp_llama
 
 IDS = torch.tensor([[3, 7, 5, 11, 4, 9]])
 LORAS: dict[str, dict[str, Any]] = {
@@ -19,11 +19,6 @@ LORAS: dict[str, dict[str, Any]] = {
     "dora": {"lora_r": 4, "use_dora": True},
     "rslora": {"lora_r": 4, "use_rslora": True, "lora_alpha": 3.0},
 }
-
-
-def _config(**more: Any) -> LlamaConfig:
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaConfig(vocab_size=32, num_key_value_heads=2, **sizes, **more)
 
 
 @torch.no_grad()
@@ -39,7 +34,7 @@ def _of_folder(weights: dict[str, torch.Tensor], config: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_plain_models_weights_are_its_own_tensors_tied_ones_once(tied: bool) -> None:
-    model = tiny(_config(tie_word_embeddings=tied))
+    model = sharp_llama(tie_word_embeddings=tied)
     weights = folder_weights(model)
     assert ("lm_head.weight" in weights) is not tied
     own = dict(model.named_parameters())
@@ -50,7 +45,7 @@ def test_a_plain_models_weights_are_its_own_tensors_tied_ones_once(tied: bool) -
 @pytest.mark.parametrize("kind", LORAS)
 @pytest.mark.parametrize("new_rows", [False, True])
 def test_an_adapter_is_merged_and_the_model_stays_to_the_bit(kind: str, new_rows: bool) -> None:
-    plain = tiny(_config(tie_word_embeddings=False))
+    plain = sharp_llama()
     start = folder_weights(copy.deepcopy(plain))
     model = adapted(plain, new_rows=new_rows, **LORAS[kind])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -11,7 +11,7 @@ import torch
 from assent.engine.runtime import Runtime
 from assent.models import host_memory
 from assent.rollouts.torch_sampler import TorchSampler
-from tests.support.models_forward import make_model
+from tests.support.architectures import make_model
 
 
 @pytest.fixture

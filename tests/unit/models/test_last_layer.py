@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from assent.models.attention import LAST_LAYER
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
-from tests.support.models_forward import (
+from tests.support.architectures import (
     ARCHITECTURES,
     WHOLE,
     gradients,

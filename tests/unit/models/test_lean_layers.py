@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from assent.models.lean_layers import LeanGatedMLP, LeanRMSNorm, install
-from tests.support.models_forward import ARCHITECTURES, VOCABULARY, assert_same_gradients, gradients, make_model
+from tests.support.architectures import ARCHITECTURES, VOCABULARY, assert_same_gradients, gradients, make_model
 
 BOTH = {"llama", "llama-one-key-head", "qwen2", "qwen2-window", "qwen2-moe", "qwen3", "mistral", "olmo2", "olmo3"}
 NORMS = BOTH | {"smollm3", "granite", "phi3", "mixtral", "qwen3-moe", "gpt-oss", "mamba"}

@@ -22,7 +22,8 @@ from assent.models.loading import (
     save_model,
 )
 from assent.models.templates import attach_template
-from tests.support.models_text import byte_bpe, tiny_llama, word_level, write_folder
+from tests.support.models import tiny_llama, write_folder
+from tests.support.tokenizers import byte_bpe, word_level
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ def test_attached_template_is_saved_with_the_result(tmp_path):
 def test_template_attached_before_the_model_is_loaded(tmp_path):
     tokenizer = word_level()
     size = len(tokenizer)
-    model = tiny_llama(tokenizer, rows=size + 10)  # rows in reserve, as many models have
+    model = tiny_llama(tokenizer, vocab_size=size + 10)  # rows in reserve, as many models have
     folder = write_folder(tmp_path / "base", model, tokenizer)
     mean = model.get_input_embeddings().weight[:size].mean(0)
     tokenizer = load_tokenizer(folder)

@@ -13,7 +13,8 @@ from assent.models.loading import fingerprint, load_policy, load_tokenizer
 from assent.models.new_model import new_model
 from assent.models.templates import CHATML, resolve_template
 from assent.models.tokenizing import tokenize_groups
-from tests.support.models_text import TEXTS, comparison
+from tests.support.rows import pair
+from tests.support.tokenizers import TEXTS
 
 SMALL = {"vocab_size": 300, "hidden_size": 16, "layers": 1, "heads": 2, "context": 64}
 
@@ -29,7 +30,7 @@ def test_folder_opens_tokenizes_and_runs(tmp_path):
     assert tokenizer.pad_token_id not in resolve_template(tokenizer).eos_ids
     assert set(model.generation_config.eos_token_id) == resolve_template(tokenizer).eos_ids
     template = resolve_template(tokenizer)
-    out = tokenize_groups([comparison("hello", "ok", "no")], tokenizer=tokenizer, template=template, max_length=64)
+    out = tokenize_groups([pair("hello", "ok", "no")], tokenizer=tokenizer, template=template, max_length=64)
     assert out.groups[0].completions[0].ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert model(torch.tensor([out.groups[0].prompt_ids])).logits.isfinite().all()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from assent.errors import DataError
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.packing import pack, split_by_budget
-from tests.support.models_forward import random_groups
+from tests.support.architectures import random_groups
 
 
 def test_a_row_worked_out_by_hand() -> None:

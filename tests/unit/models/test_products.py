@@ -16,7 +16,7 @@ from assent.models import products
 from assent.models.head import is_plain_linear
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
-from tests.support.models_forward import assert_same_gradients, gradients, make_model, random_groups, weighted
+from tests.support.architectures import assert_same_gradients, gradients, make_model, random_groups, weighted
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 ROUNDING = 3e-7

@@ -10,7 +10,7 @@ import pytest
 from assent.data.formats import detect_layout, parse_row
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import Tokenized, tokenize_groups
-from tests.support.models_text import byte_bpe, metaspace
+from tests.support.tokenizers import byte_bpe, metaspace
 
 STEPS = ["Where is my order?", "It ships on Monday,", "and it arrives."]
 CHAT = [{"role": "user", "content": "hello there"}]

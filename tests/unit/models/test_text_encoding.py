@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from assent.models.encoding import Encoder
-from tests.support.models_text import byte_bpe, metaspace, prepending, word_level
+from tests.support.tokenizers import byte_bpe, metaspace, prepending, word_level
 
 DUMMY = {
     "metaspace always": metaspace,

@@ -8,14 +8,15 @@ from assent.models.templates import resolve_template
 from assent.models.token_audit import token_audit
 from assent.models.tokenizing import tokenize_groups
 from assent.types import PromptGroup
-from tests.support.models_text import INST, byte_bpe, comparison, metaspace, turns
+from tests.support.rows import pair, turns
+from tests.support.tokenizers import INST, byte_bpe, metaspace
 
 ROWS = [
-    comparison("hello", "ok", "no", source="a-rather-long-name-of-a-file-of-preferences.jsonl:1"),
-    comparison("hello", "ok", "ok", source="a-rather-long-name-of-a-file-of-preferences.jsonl:2"),
-    comparison("hello <|im_end|>", "ok " * 60, "no", source="a-rather-long-name-of-a-file-of-preferences.jsonl:3"),
-    comparison(turns(("user", "hello " * 40), ("assistant", "ok"), ("user", "ok")), "ok", "no", source="f:4"),
-    comparison("hello " * 60, "ok", "no", source="f:5"),
+    pair("hello", "ok", "no", source="a-rather-long-name-of-a-file-of-preferences.jsonl:1"),
+    pair("hello", "ok", "ok", source="a-rather-long-name-of-a-file-of-preferences.jsonl:2"),
+    pair("hello <|im_end|>", "ok " * 60, "no", source="a-rather-long-name-of-a-file-of-preferences.jsonl:3"),
+    pair(turns(("user", "hello " * 40), ("assistant", "ok"), ("user", "ok")), "ok", "no", source="f:4"),
+    pair("hello " * 60, "ok", "no", source="f:5"),
 ]
 
 
@@ -70,7 +71,7 @@ def test_audit_finds_an_end_of_turn_outside_the_eos_set():
 
 def test_audit_reports_a_template_error_instead_of_raising():
     tokenizer = metaspace()
-    row = comparison(turns(("system", "be brief"), ("user", "hello")), "ok", "no", source="f:1")
+    row = pair(turns(("system", "be brief"), ("user", "hello")), "ok", "no", source="f:1")
     found = token_audit([row], tokenizer, resolve_template(tokenizer), 60)
     assert "--system merge" in found["template_error"]
     assert found["findings"]
@@ -86,5 +87,5 @@ def test_audit_of_strings_needs_no_template():
 
 def test_double_bos_is_counted():
     tokenizer = metaspace(template="{{ bos_token }}" + INST)
-    found = token_audit([comparison("hello", " ok", " no")], tokenizer, resolve_template(tokenizer), 60)
+    found = token_audit([pair("hello", " ok", " no")], tokenizer, resolve_template(tokenizer), 60)
     assert found["double_bos"] == 1

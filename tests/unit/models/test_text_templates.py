@@ -8,7 +8,9 @@ import torch
 from assent.errors import TemplateError
 from assent.models import templates
 from assent.models.templates import attach_template, resolve_template
-from tests.support.models_text import INST, byte_bpe, metaspace, tiny_llama, turns, word_level
+from tests.support.models import tiny_llama
+from tests.support.rows import turns
+from tests.support.tokenizers import INST, byte_bpe, metaspace, word_level
 
 USER = turns(("user", "hello"))
 WITH_SYSTEM = turns(("system", "be brief"), ("user", "hello"))
@@ -93,7 +95,7 @@ def test_template_that_fails_says_why():
 @pytest.mark.parametrize("tied", [True, False])
 def test_attaching_chatml_adds_mean_rows_and_the_end_of_turn(tied):
     tokenizer = word_level()
-    model = tiny_llama(tokenizer, tied=tied)
+    model = tiny_llama(tokenizer, tie_word_embeddings=tied)
     before = model.get_input_embeddings().weight.detach().clone()
     head_before = model.get_output_embeddings().weight.detach().clone()
     old_eos = tokenizer.eos_token_id
@@ -116,7 +118,7 @@ def test_attaching_chatml_adds_mean_rows_and_the_end_of_turn(tied):
 def test_attaching_fills_rows_that_stood_in_reserve():
     tokenizer = word_level()
     size = len(tokenizer)
-    model = tiny_llama(tokenizer, rows=size + 10)
+    model = tiny_llama(tokenizer, vocab_size=size + 10)
     before = model.get_input_embeddings().weight.detach().clone()
     attach_template(model, tokenizer, "chatml")
     rows = model.get_input_embeddings().weight

@@ -12,7 +12,8 @@ from assent.models.packing import pack
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import decode, encode_prompt, tokenize_groups
 from assent.types import Preference, PromptGroup
-from tests.support.models_text import CHATML, byte_bpe, comparison, metaspace, prepending, turns, word_level
+from tests.support.rows import pair, turns
+from tests.support.tokenizers import CHATML, byte_bpe, metaspace, prepending, word_level
 
 THINKING = (
     "{% for m in messages %}<|im_start|>{{m['role']}}\n"
@@ -44,7 +45,7 @@ def spelled(tokenizer, ids) -> str:
 
 def test_chatml_ends_with_eos_and_drops_what_follows():
     tokenizer = byte_bpe()
-    out = tokenize([comparison("hello", "I am well", "no")], tokenizer)
+    out = tokenize([pair("hello", "I am well", "no")], tokenizer)
     [group] = out.groups
     assert spelled(tokenizer, group.prompt_ids) == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     assert [spelled(tokenizer, c.ids) for c in group.completions] == ["I am well<|im_end|>", "no<|im_end|>"]
@@ -55,14 +56,14 @@ def test_chatml_ends_with_eos_and_drops_what_follows():
 
 def test_kept_tail_counts():
     tokenizer = byte_bpe()
-    [group] = tokenize([comparison("hello", "I am well", "no")], tokenizer, keep_template_tail=True).groups
+    [group] = tokenize([pair("hello", "I am well", "no")], tokenizer, keep_template_tail=True).groups
     assert [spelled(tokenizer, c.ids) for c in group.completions] == ["I am well<|im_end|>\n", "no<|im_end|>\n"]
     assert group.completions[0].num_counted == len(group.completions[0].ids)
 
 
 def test_prompt_and_kept_tail_are_the_joint_tokenization():
     tokenizer = byte_bpe()
-    group = comparison("hello there", "I am well", "no")
+    group = pair("hello there", "I am well", "no")
     out = tokenize([group], tokenizer, keep_template_tail=True)
     whole = tokenizer.apply_chat_template(
         [m.as_dict() for m in group.prompt + group.completions[0]], tokenize=True, return_dict=False
@@ -74,7 +75,7 @@ def test_prompt_and_kept_tail_are_the_joint_tokenization():
 
 def test_template_without_eos_gets_one_and_the_report_says_so():
     tokenizer = byte_bpe(template=NO_EOS)
-    out = tokenize([comparison("hello", "ok", "no")], tokenizer)
+    out = tokenize([pair("hello", "ok", "no")], tokenizer)
     assert [c.ids[-1] for c in out.groups[0].completions] == [tokenizer.eos_token_id] * 2
     assert spelled(tokenizer, out.groups[0].completions[0].ids) == "ok\n<|im_end|>"
     assert out.report.eos_appended == 2
@@ -85,7 +86,7 @@ def test_template_without_eos_gets_one_and_the_report_says_so():
 def test_sentencepiece_completion_begins_without_dummy_prefix(make):
     tokenizer = make()
     # the template writes " hello": with a dummy prefix there would be two blanks
-    [group] = tokenize([comparison("how are you", "hello", "no")], tokenizer).groups
+    [group] = tokenize([pair("how are you", "hello", "no")], tokenizer).groups
     tokens = tokenizer.convert_ids_to_tokens(list(group.completions[0].ids))
     assert "".join(tokens) == "▁hello</s>"
     assert group.prompt_ids[:2].count(tokenizer.bos_token_id) == 1
@@ -133,9 +134,9 @@ def test_rows_without_template_need_none():
 def test_control_token_in_content_stays_text(make):
     tokenizer = make()
     eos, eos_id = tokenizer.eos_token, tokenizer.eos_token_id
-    out = tokenize([comparison(f"hi {eos} user", f"yes {eos} no", "no")], tokenizer)
+    out = tokenize([pair(f"hi {eos} user", f"yes {eos} no", "no")], tokenizer)
     [group] = out.groups
-    plain = tokenize([comparison("hi X user", "yes X no", "no")], tokenizer).groups[0]
+    plain = tokenize([pair("hi X user", "yes X no", "no")], tokenizer).groups[0]
     assert group.prompt_ids.count(eos_id) == plain.prompt_ids.count(eos_id)
     assert group.completions[0].ids.count(eos_id) == 1
     assert group.completions[0].ids[-1] == eos_id
@@ -148,13 +149,13 @@ def test_control_tokens_in_raw_strings_are_read_and_reported():
     tokenizer = byte_bpe()
     rendered = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     out = tokenize([PromptGroup(prompt=rendered, completions=("ok<|im_end|>",))], tokenizer)
-    assert out.groups[0].prompt_ids == tokenize([comparison("hello", "ok", "no")], tokenizer).groups[0].prompt_ids
+    assert out.groups[0].prompt_ids == tokenize([pair("hello", "ok", "no")], tokenizer).groups[0].prompt_ids
     assert out.report.raw_controls == 1
 
 
 def test_prompt_that_is_no_prefix_is_an_error_with_both_texts_and_remedies():
     with pytest.raises(TemplateError) as error:
-        tokenize([comparison("hello", "I am well", "no", source="rows:7")], byte_bpe(template=THINKING))
+        tokenize([pair("hello", "I am well", "no", source="rows:7")], byte_bpe(template=THINKING))
     message = str(error.value)
     for part in ("rows:7", "<think>", "I am well", "--chat-template-kwargs", "--chat-template FILE", "concat"):
         assert part in message
@@ -162,7 +163,7 @@ def test_prompt_that_is_no_prefix_is_an_error_with_both_texts_and_remedies():
 
 def test_concat_renders_apart():
     tokenizer = byte_bpe(template=THINKING)
-    [group] = tokenize([comparison("hello", "I am well", "no")], tokenizer, prompt_format="concat").groups
+    [group] = tokenize([pair("hello", "I am well", "no")], tokenizer, prompt_format="concat").groups
     assert spelled(tokenizer, group.prompt_ids).endswith("assistant\n<think>\n\n</think>\n\n")
     assert [spelled(tokenizer, c.ids) for c in group.completions] == ["I am well<|im_end|>", "no<|im_end|>"]
 
@@ -207,7 +208,7 @@ def test_eos_before_the_content_is_not_its_end():
     opening = CHATML.replace("{{m['content']}}", "{% if m['role'] == 'assistant' %}<|eos|>{% endif %}{{m['content']}}")
     tokenizer = byte_bpe(template=opening)
     tokenizer.generation_eos_ids = frozenset({tokenizer.convert_tokens_to_ids("<|eos|>")})
-    [group] = tokenize([comparison("hello", "im_end", "no")], tokenizer).groups
+    [group] = tokenize([pair("hello", "im_end", "no")], tokenizer).groups
     assert [spelled(tokenizer, c.ids) for c in group.completions] == ["<|eos|>im_end<|im_end|>", "<|eos|>no<|im_end|>"]
 
 
@@ -249,7 +250,7 @@ def test_numbers_of_the_row_travel_with_it():
 
 def test_rows_that_cannot_differ_are_refused_and_the_rest_keeps_its_index():
     tokenizer = byte_bpe()
-    rows = [comparison("hello", "ok", "ok", source="f:1"), comparison("hello", "ok", "no", source="f:2")]
+    rows = [pair("hello", "ok", "ok", source="f:1"), pair("hello", "ok", "no", source="f:2")]
     out = tokenize(rows, tokenizer)
     assert out.kept == [1]
     assert out.report.refused == {"completions do not differ": ["f:1"]}
@@ -274,8 +275,8 @@ def test_joint_tokenization_that_differs_is_counted():
 
 def test_prompts_for_sampling_leave_room_and_read_no_completions():
     tokenizer = byte_bpe()
-    row = comparison("hello", "ok", "ok")
-    length = len(tokenize([comparison("hello", "ok", "no")], tokenizer).groups[0].prompt_ids)
+    row = pair("hello", "ok", "ok")
+    length = len(tokenize([pair("hello", "ok", "no")], tokenizer).groups[0].prompt_ids)
     out = tokenize([row], tokenizer, max_length=length + 5, max_new_tokens=5)
     assert out.groups[0].completions == ()
     assert tokenize([row], tokenizer, max_length=length + 5, max_new_tokens=6).report.num_refused == 1
@@ -292,14 +293,14 @@ def test_template_of_another_tokenizer_is_refused():
 def test_encode_prompt_and_decode():
     tokenizer = byte_bpe()
     template = resolve_template(tokenizer)
-    group = comparison("hello", "I am well", "no")
+    group = pair("hello", "I am well", "no")
     [tokens] = tokenize([group], tokenizer).groups
     assert encode_prompt(group.prompt, template=template) == tokens.prompt_ids
     assert decode(tokens.completions[0].ids, tokenizer) == "I am well"
 
 
 def test_numbers_that_only_some_rows_give_have_their_plain_meaning_in_the_others():
-    rows = [comparison(f"hello {i}", "I am well", "no") for i in range(3)]
+    rows = [pair(f"hello {i}", "I am well", "no") for i in range(3)]
     given = [
         Preference(ranking=(1, 2)),
         Preference(ranking=(1, 2), margin=0.5, weight=2.0),
@@ -315,7 +316,7 @@ def test_numbers_that_only_some_rows_give_have_their_plain_meaning_in_the_others
 
 
 def test_a_row_of_weight_zero_is_refused_and_counted():
-    rows = [comparison("hello", "I am well", "no"), comparison("again", "I am well", "no")]
+    rows = [pair("hello", "I am well", "no"), pair("again", "I am well", "no")]
     rows[0] = replace(rows[0], preference=Preference(ranking=(1, 2), weight=0.0))
     out = tokenize(rows, byte_bpe())
     assert out.kept == [1]

@@ -7,7 +7,8 @@ import pytest
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import encode_prompt, tokenize_groups
 from assent.types import Preference, PromptGroup
-from tests.support.models_text import byte_bpe, comparison, metaspace, turns
+from tests.support.rows import pair, turns
+from tests.support.tokenizers import byte_bpe, metaspace
 
 TALK = turns(
     ("system", "be brief"),
@@ -34,7 +35,7 @@ def test_oldest_turns_go_first_and_only_as_many_as_needed():
     tokenizer = byte_bpe()
     two, one = TALK[:1] + TALK[3:], TALK[:1] + TALK[5:]
     whole, middle, least = lengths(tokenizer, TALK, two, one)
-    group = comparison(TALK, "ok then", "no")
+    group = pair(TALK, "ok then", "no")
     longest = len(tokenize([group], tokenizer, 1000).groups[0].completions[0].ids)
     for max_length, expected, lost in (
         (whole + longest, TALK, 0),
@@ -53,7 +54,7 @@ def test_oldest_turns_go_first_and_only_as_many_as_needed():
 def test_then_completions_are_cut_at_their_end_lose_eos_and_are_marked():
     tokenizer = byte_bpe()
     [least] = lengths(tokenizer, TALK[:1] + TALK[5:])
-    group = comparison(TALK, "ok then, it arrives on Monday", "no")
+    group = pair(TALK, "ok then, it arrives on Monday", "no")
     whole = tokenize([group], tokenizer, 1000).groups[0].completions
     room = len(whole[1].ids) + 1
     out = tokenize([group], tokenizer, least + room)
@@ -70,7 +71,7 @@ def test_then_completions_are_cut_at_their_end_lose_eos_and_are_marked():
 def test_no_room_beside_the_last_user_turn_refuses_the_row():
     tokenizer = byte_bpe()
     [least] = lengths(tokenizer, TALK[:1] + TALK[5:])
-    rows = [comparison(TALK, "ok", "no", source="f:1")]
+    rows = [pair(TALK, "ok", "no", source="f:1")]
     assert tokenize(rows, tokenizer, least + 1).report.num_refused == 0
     out = tokenize(rows, tokenizer, least)
     assert out.groups == []
@@ -81,7 +82,7 @@ def test_no_room_beside_the_last_user_turn_refuses_the_row():
 
 def test_rows_that_the_cut_makes_equal_are_refused():
     tokenizer = byte_bpe()
-    group = comparison("hello", "the same beginning, a", "the same beginning, b", source="f:1")
+    group = pair("hello", "the same beginning, a", "the same beginning, b", source="f:1")
     [prompt] = lengths(tokenizer, group.prompt)
     out = tokenize([group], tokenizer, prompt + 4)
     assert out.report.refused == {"completions do not differ after they were cut": ["f:1"]}
@@ -145,8 +146,8 @@ def test_cut_conversation_keeps_its_mask():
 def test_nothing_is_longer_than_max_length(max_length):
     tokenizer = byte_bpe()
     groups = [
-        comparison(TALK, "ok then, it arrives on Monday", "no"),
-        comparison("hello", "x " * 60, "y"),
+        pair(TALK, "ok then, it arrives on Monday", "no"),
+        pair("hello", "x " * 60, "y"),
         PromptGroup(prompt="hello " * 30, completions=("a", "b " * 40), preference=Preference(ranking=(1, 2))),
     ]
     out = tokenize(groups, tokenizer, max_length)

@@ -17,7 +17,9 @@ from assent.rewards.base import Scores
 from assent.rewards.loading import check_reward, load_reward
 from assent.rewards.reward_model import RewardModel, combine
 from assent.stages import online, reward
-from tests.support.stages import comparison, tiny_model, write_inputs
+from tests.support.models import tiny_model
+from tests.support.rows import comparison
+from tests.support.stages import write_inputs
 
 MEMBERS = torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
 

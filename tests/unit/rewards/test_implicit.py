@@ -16,10 +16,11 @@ from assent.models.templates import resolve_template
 from assent.models.tokenizing import encode_prompt
 from assent.rewards.loading import check_reward, judges_alone, load_reward, readers_of, reward_hash
 from assent.types import Rollout
-from tests.support.stages import tiny_model, turn
+from tests.support.models import tiny_model
+from tests.support.rows import turns
 
 BETA = 0.3
-PROMPTS = [turn("user", "what is 1 plus 1?")] * 2 + [turn("user", "what is 2 plus 2?")]
+PROMPTS = [turns(("user", "what is 1 plus 1?"))] * 2 + [turns(("user", "what is 2 plus 2?"))]
 TEXTS = ["it is 2.", "no", "it is 4. no, I will not say."]
 
 
@@ -28,9 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
     found = {name: tiny_model(root / name, seed=seed) for seed, name in enumerate(("policy", "reference", "trained"))}
     save_model(root / "scorer", load_scorer(found["policy"], seed=3), load_tokenizer(found["policy"]))
-    from assent.models.new_model import new_model
-
-    new_model(root / "alien", texts=["wholly other words"] * 9, vocab_size=290, hidden_size=32, layers=1, heads=2)
+    tiny_model(root / "alien", texts=["wholly other words"] * 9)
     return {path.name: str(path) for path in root.iterdir()}
 
 

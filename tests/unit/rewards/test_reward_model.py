@@ -13,13 +13,13 @@ import torch
 from assent.config.rewards import ImplicitSource
 from assent.errors import ModelError, RunError
 from assent.models.loading import load_scorer, load_tokenizer
-from assent.models.new_model import new_model
 from assent.models.saving import save_model
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import encode_prompt
 from assent.rewards.loading import check_contexts, load_reward, reward_hash
 from assent.rewards.reward_model import RewardModel, check_reward_model, same_tokenizer
 from assent.types import Message, PromptGroup, Rollout, Text
+from tests.support.models import tiny_model
 
 TEXTS = ["the cat sat on the mat and the dog ran", "where is my order? it is late. please help me now"] * 20
 PROMPTS: list[Text] = [
@@ -35,9 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """policy, a reward model of the same tokenizer, one of another, one with two labels."""
     root = tmp_path_factory.mktemp("models")
     for name, vocab_size in {"policy": 320, "other": 300}.items():
-        new_model(
-            root / name, texts=TEXTS, vocab_size=vocab_size, hidden_size=32, layers=2, heads=2, context=128, seed=1
-        )
+        tiny_model(root / name, texts=TEXTS, vocab_size=vocab_size, seed=1)
     for name, start, labels in (("same_rm", "policy", 1), ("other_rm", "other", 1), ("two", "policy", 2)):
         save_model(root / name, load_scorer(root / start, num_labels=labels, seed=3), load_tokenizer(root / start))
     return {path.name: path for path in root.iterdir()}

@@ -12,7 +12,6 @@ import torch
 from assent.config.online import A2cConfig, GrpoConfig, PpoConfig
 from assent.errors import RunError
 from assent.models.loading import load_scorer, load_tokenizer
-from assent.models.new_model import new_model
 from assent.models.saving import save_model
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import decode
@@ -24,7 +23,8 @@ from assent.rewards.reward_model import RewardModel
 from assent.rewards.steps import step_ends, steps_of
 from assent.stages.rollout_step import build_round
 from assent.types import Rollout
-from tests.support.models_text import byte_bpe
+from tests.support.models import tiny_model
+from tests.support.tokenizers import byte_bpe
 from tests.unit.stages.test_online_details import GIVEN, REFERENCE, ROLLOUTS, SINGLE, Fixed, field
 
 TEXT = "Where is my order?\n\nIt ships on Monday,\nand it arrives. \n"
@@ -62,7 +62,7 @@ def test_two_steps_may_end_in_one_token() -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     for name, vocab_size in {"policy": 300, "other": 290}.items():
-        new_model(root / name, texts=[TEXT] * 9, vocab_size=vocab_size, hidden_size=32, layers=2, heads=2, context=128)
+        tiny_model(root / name, texts=[TEXT] * 9, vocab_size=vocab_size)
     for name, start, labels in (("prm", "policy", 1), ("other_prm", "other", 1)):
         save_model(root / name, load_scorer(root / start, num_labels=labels, seed=3), load_tokenizer(root / start))
     return {path.name: path for path in root.iterdir()}

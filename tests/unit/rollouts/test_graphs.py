@@ -17,7 +17,7 @@ from assent.rollouts import cohorts, decoding
 from assent.rollouts.decoding import CohortDecoder, GraphDecoder
 from assent.rollouts.graphs import can_record
 from assent.rollouts.sampler import SamplingParams
-from tests.support.models_forward import ARCHITECTURES, make_model
+from tests.support.architectures import ARCHITECTURES, make_model
 from tests.unit.rollouts.test_decoding import Waits
 from tests.unit.rollouts.test_torch_sampler import KEY, PROMPTS, same, sampler
 

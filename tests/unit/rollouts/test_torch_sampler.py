@@ -16,15 +16,16 @@ from assent.rollouts import cohorts, decoding
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.types import Rollout
-from tests.support.models_forward import ARCHITECTURES, WHOLE, make_model, seen_by_last_mlp
-from tests.support.rollouts import IdTokenizer, plain_logprobs, tiny
+from tests.support.architectures import ARCHITECTURES, WHOLE, make_model, seen_by_last_mlp
+from tests.support.models import random_model
+from tests.support.rollouts import IdTokenizer, plain_logprobs, sharp_llama
 
 PROMPTS = [(3, 4, 5), (6, 7, 8, 9, 10, 11, 12), (5,), (3, 4, 5, 20, 21), (9, 9, 1, 30)]
 KEY = SeedKey(0, "rollout", 0)
 
 
 def sampler(model: transformers.PreTrainedModel | None = None, **options: object) -> TorchSampler:
-    made = TorchSampler(tiny() if model is None else model, IdTokenizer(), **{"eos_ids": (2,), **options})  # type: ignore[arg-type]
+    made = TorchSampler(sharp_llama() if model is None else model, IdTokenizer(), **{"eos_ids": (2,), **options})  # type: ignore[arg-type]
     made.load({}, "v1")
     return made
 
@@ -98,7 +99,7 @@ def test_a_stop_string_ends_a_completion_where_the_text_has_it() -> None:
 
 
 def test_greedy_is_generate() -> None:
-    model = tiny()
+    model = sharp_llama()
     rollouts = sampler(model, eos_ids=()).sample(
         PROMPTS, num_completions=1, params=SamplingParams(max_new_tokens=12, greedy=True), seed=KEY
     )
@@ -113,7 +114,7 @@ def test_greedy_is_generate() -> None:
 )
 def test_distribution_of_two_tokens(options: dict, kept: int | None) -> None:
     """Chi-square of 6000 samples of two tokens against the exact, truncated distributions of each."""
-    made = sampler(tiny(scale=4.0), eos_ids=())
+    made = sampler(sharp_llama(scale=4.0), eos_ids=())
     params = SamplingParams(max_new_tokens=2, **options)
     rollouts = made.sample([(3, 4, 5)], num_completions=6000, params=params, seed=KEY)
     commonest = max(set(firsts := [r.ids[0] for r in rollouts]), key=firsts.count)
@@ -221,7 +222,7 @@ def test_prompts_that_are_read_in_several_parts(monkeypatch: pytest.MonkeyPatch)
 
 @torch.no_grad()
 def test_rows_of_any_lengths_are_reread_in_their_order() -> None:
-    model = tiny()
+    model = sharp_llama()
     decoder = decoding.RereadDecoder(model)
     prompts = [(3, 4, 5), (6, 7), (8, 9, 10)]
     decoder.admit(prompts, [1, 2, 1], 4)
@@ -261,7 +262,7 @@ def architectures() -> dict[str, tuple[transformers.PretrainedConfig, str]]:
 @pytest.mark.parametrize("name", sorted(architectures()))
 def test_every_architecture_gets_a_tier_that_is_exact(name: str) -> None:
     config, tier = architectures()[name]
-    made = sampler(tiny(config, scale=5.0), eos_ids=(2, 30, 31))
+    made = sampler(random_model(config, scale=5.0), eos_ids=(2, 30, 31))
     rollouts = made.sample(PROMPTS[:3], num_completions=2, params=SamplingParams(max_new_tokens=12), seed=KEY)
     assert made.tier == tier, made.tier_reason
     # alone a prompt is not padded, and a window reaches its first token at its own time
@@ -287,7 +288,7 @@ def test_what_reads_packed_rows_shares_its_prompts(name: str) -> None:
 def test_a_last_layer_that_is_wrong_alone_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe finds out, and cohorts stay."""
     monkeypatch.setattr(decoding, "rows_read", lambda is_read, device: rows_read(np.roll(is_read, 1), device=device))
-    model = tiny()
+    model = sharp_llama()
     assert decoding.probe(model) == ("cohorts", "fastest")
     assert not decoding.CohortDecoder(model).reads_ends
 
@@ -295,13 +296,14 @@ def test_a_last_layer_that_is_wrong_alone_is_read_whole(monkeypatch: pytest.Monk
 def test_probe_refuses_a_tier_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that forgets to mask the padding of shorter prompts is found out."""
     monkeypatch.setattr(cohorts.Cohort, "bias", lambda *_: None)
-    tier, reason = decoding.probe(tiny())
+    tier, reason = decoding.probe(sharp_llama())
     assert tier == "dynamic"
     assert "cohorts: differs by" in reason
 
 
 def test_training_mode_is_put_back_and_dropout_is_off() -> None:
-    model = tiny(transformers.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.5))
+    config = transformers.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.5)
+    model = random_model(config, scale=10.0)
     model.train()
     rollouts = sampler(model).sample(PROMPTS, num_completions=1, params=SamplingParams(max_new_tokens=5), seed=KEY)
     assert model.training
@@ -340,7 +342,7 @@ def test_load_takes_only_the_shared_weights() -> None:
 
 
 def test_non_finite_weights_are_reported() -> None:
-    model = tiny()
+    model = sharp_llama()
     made = sampler(model)
     made.tier = "cohorts"
     with torch.no_grad():
@@ -368,7 +370,7 @@ def test_finished_rows_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_autocast_changes_the_precision_and_nothing_else() -> None:
-    made = sampler(tiny(scale=3.0))
+    made = sampler(sharp_llama(scale=3.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rollouts = made.sample(PROMPTS, num_completions=2, params=SamplingParams(max_new_tokens=12), seed=KEY)
     assert made.tier == "cohorts", made.tier_reason

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
 
 from assent.errors import ConfigError, ModelError
 from assent.models.handover import folder_weights
@@ -17,7 +16,7 @@ from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.rollouts.vllm_sampler import VllmSampler
 from assent.types import Rollout
-from tests.support.rollouts import IdTokenizer, tiny
+from tests.support.rollouts import IdTokenizer, sharp_llama
 
 pytestmark = pytest.mark.skipif(not vllm_engine.is_installed(), reason="vLLM is not installed (extra vllm)")
 
@@ -28,7 +27,7 @@ KEY = SeedKey(0, "rollout", 0)
 def model_with(**more: Any) -> Any:
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"eos_token_id": 2, "bos_token_id": None, "pad_token_id": 0}
-    return tiny(LlamaConfig(vocab_size=64, num_key_value_heads=1, max_position_embeddings=256, **sizes, **ends, **more))
+    return sharp_llama(vocab_size=64, num_key_value_heads=1, max_position_embeddings=256, **sizes, **ends, **more)
 
 
 def vllm_of(model: Any, **more: Any) -> VllmSampler:

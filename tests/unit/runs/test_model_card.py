@@ -10,8 +10,10 @@ from huggingface_hub import ModelCard
 
 from assent.reporting.model_cards import update_cards
 from assent.runs.model_card import MARK, write_card
-from tests.support.cli import comparisons, demonstrations, said, tiny_model
+from tests.support.cli import said
+from tests.support.models import tiny_model
 from tests.support.reporting import evaluation, write_pipeline
+from tests.support.rows import comparisons, demonstrations
 
 MANIFEST = {
     "command": "dpo",
@@ -140,8 +142,8 @@ def test_models_of_unfinished_runs_and_from_elsewhere_get_none(tmp_path: Path) -
 
 def test_every_trained_model_has_its_card(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = demonstrations(tmp_path / "demonstrations.jsonl")
-    model = tiny_model(tmp_path / "my-model", text=text, context=1024)
+    demonstrations(tmp_path / "demonstrations.jsonl")
+    model = tiny_model(tmp_path / "my-model", context=1024)
     pairs = comparisons(tmp_path / "pairs.jsonl")
     held_out = comparisons(tmp_path / "held-out.jsonl", count=4, first=6)
     given = ["--model", model, "--data", pairs, "--eval-data", held_out, "--output-dir", "dpo", "--max-steps", "1"]

@@ -46,7 +46,9 @@ from assent.stages.scoring import RankingObjective
 from assent.stages.selecting import to_rankings
 from tests.support.adapters import adapted
 from tests.support.cli import said
-from tests.support.stages import Fault, arguments, comparison, run, tiny_model, told, write_inputs
+from tests.support.models import tiny_model
+from tests.support.rows import comparison
+from tests.support.stages import Fault, arguments, run, told, write_inputs
 
 MEMBERS, ROWS = 3, [comparison(i) for i in range(10)]
 TRAINED = {"lora_r": 2, "max_length": 64, "batch_size": 4, "learning_rate": 1e-2, "num_train_epochs": 2.0}

@@ -41,7 +41,8 @@ from assent.stages.gate import (
     check_positions,
     check_tokens,
 )
-from tests.support.stages import tiny_model, write_inputs
+from tests.support.models import tiny_model
+from tests.support.stages import write_inputs
 
 STAGES: dict[str, tuple[Callable[..., Any], type]] = {
     "sft": (sft.train, SftConfig),

@@ -21,7 +21,7 @@ from assent.stages.held_out_samples import HeldOutPrompts, answers
 from assent.stages.preference import PreferenceObjective
 from assent.stages.references import REFERENCE
 from assent.types import Rollout
-from tests.support.stages import group
+from tests.support.rows import group
 
 
 class Known:

@@ -22,7 +22,9 @@ from assent.stages.kto import KtoObjective, with_mismatched
 from assent.stages.references import REFERENCE
 from assent.stages.selecting import to_thumbs
 from assent.types import Preference, PromptGroup
-from tests.support.stages import comparison, group, tiny_model, write_inputs
+from tests.support.models import tiny_model
+from tests.support.rows import comparison, group
+from tests.support.stages import write_inputs
 
 
 def sigma(x: float) -> float:

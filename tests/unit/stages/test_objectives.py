@@ -21,7 +21,7 @@ from assent.stages.references import REFERENCE, with_reference
 from assent.stages.scoring import RankingObjective
 from assent.stages.sft import SftObjective
 from tests.support.engine import Settings
-from tests.support.engine_models import tiny_llama
+from tests.support.models import tiny_module
 
 
 def softplus(x: float) -> float:
@@ -149,7 +149,7 @@ def test_held_out_figures_are_the_training_objectives_own(kind: str) -> None:
     ]
     objective = sigmoid(0.1) if kind == "policy" else RankingObjective()
     learner = Learner(
-        tiny_llama(kind=kind), runtime=Runtime("cpu"), optim=Settings(micro_batch_tokens=24), total_steps=1
+        tiny_module(kind=kind), runtime=Runtime("cpu"), optim=Settings(micro_batch_tokens=24), total_steps=1
     )
     before = held_out_metrics(learner, groups, objective)
     update = learner.update(groups, objective)

@@ -19,7 +19,6 @@ from assent.engine.learner import Learner
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, NonFiniteError, RunError
 from assent.models.batch import Outputs, TokenGroup
-from assent.models.new_model import new_model
 from assent.models.packing import pack
 from assent.rollouts.sampler import SamplingParams
 from assent.stages import online
@@ -29,6 +28,7 @@ from assent.stages.online_objectives import PolicyObjective
 from assent.stages.rollout_step import Round, build_round
 from assent.stages.sampling import to_groups
 from assent.types import PromptGroup, Rollout
+from tests.support.models import tiny_model
 from tests.support.stages import told, write_inputs
 
 GIVEN = {"model": "m", "data": "d", "reward": "r", "output_dir": "o"}
@@ -260,7 +260,7 @@ def test_models_of_other_tokens_are_refused_before_anything_is_loaded(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, text in (("policy", "tell me of the sea"), ("alien", "wholly other words")):
-        new_model(tmp_path / name, texts=[text] * 9, vocab_size=300, hidden_size=32, layers=1, heads=2)
+        tiny_model(tmp_path / name, texts=[text] * 9)
     monkeypatch.setattr(online, "open_session", lambda *_, **__: pytest.fail("too late"))
     given = {"model": str(tmp_path / "policy"), "data": "d", "reward": "builtins:len", "output_dir": "o"}
     config = PpoConfig(**given, max_length=64, max_new_tokens=8, batch_size=1, **{option: str(tmp_path / "alien")})

@@ -25,8 +25,9 @@ from assent.stages import held_out_samples, online_preference, preference, rewar
 from assent.stages.online_preference import ranking_of, records
 from assent.stages.references import ReadReference
 from assent.types import PromptGroup, Rollout
-from tests.support.cli import write_rows
-from tests.support.stages import letters, tiny_model, write_inputs
+from tests.support.models import tiny_model
+from tests.support.rows import write_rows
+from tests.support.stages import letters, write_inputs
 
 Run = Callable[..., Path]
 LETTERS = "tests.support.stages:letters"

@@ -20,14 +20,15 @@ from assent.config.stages import PreferenceConfig
 from assent.engine.learner import Reference
 from assent.errors import ConfigError, DataError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
-from assent.models.new_model import new_model
 from assent.models.packing import pack
 from assent.stages import preference
 from assent.stages.preference import PreferenceObjective
 from assent.stages.references import REFERENCE
 from assent.stages.session import Session
 from assent.types import Preference, PromptGroup
-from tests.support.stages import comparison, group, tiny_model, write_inputs
+from tests.support.models import tiny_model
+from tests.support.rows import comparison, group
+from tests.support.stages import write_inputs
 
 Run = Callable[..., Path]
 ROWS = [comparison(i) for i in range(8)]
@@ -285,7 +286,7 @@ def test_the_reference_cache_knows_the_models_configuration(run: Run, inputs: di
 def test_a_reference_of_another_tokenizer_is_refused_before_anything_is_loaded(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new_model(tmp_path / "alien", texts=["wholly other words"] * 9, vocab_size=300, hidden_size=32, layers=1, heads=2)
+    tiny_model(tmp_path / "alien", texts=["wholly other words"] * 9)
     monkeypatch.setattr(preference, "open_session", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(ConfigError, match="another tokenizer"):
         run(reference=str(tmp_path / "alien"))

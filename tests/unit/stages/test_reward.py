@@ -21,7 +21,8 @@ from assent.rewards.reward_model import RewardModel, check_reward_model
 from assent.stages import reward
 from assent.stages.scoring import RankingObjective
 from assent.types import Preference, PromptGroup
-from tests.support.stages import comparison, group, tiny_model
+from tests.support.models import tiny_model
+from tests.support.rows import comparison, group
 
 ANSWERS = ("it is right.", "no", "it is. it is. it is.", "never")
 

@@ -72,8 +72,8 @@ from assent.rollouts.sampler import SamplingParams
 from assent.stages.online import _critic_start
 from assent.stages.stage_data import Part, StageData
 from tests.support.engine import Nll, TinyPolicy, make_groups, make_learner
-from tests.support.rollouts import tiny
-from tests.support.stages import tiny_model
+from tests.support.models import tiny_model
+from tests.support.rollouts import sharp_llama
 from tests.unit.rollouts.test_torch_sampler import KEY, PROMPTS, same, sampler
 from tests.unit.stages.test_online_details import GIVEN, SINGLE, field, the_round
 
@@ -110,7 +110,7 @@ def test_adam_and_the_clip_of_the_gradient_by_hand() -> None:
 def test_a_generation_config_does_not_steer_the_rollouts() -> None:
     params = SamplingParams(max_new_tokens=12)
     plain = sampler().sample(PROMPTS, num_completions=2, params=params, seed=KEY)
-    model = tiny()
+    model = sharp_llama()
     for name, value in {"temperature": 0.1, "top_k": 1, "top_p": 0.1, "min_length": 12, "do_sample": False}.items():
         setattr(model.generation_config, name, value)
     same(sampler(model).sample(PROMPTS, num_completions=2, params=params, seed=KEY), plain)

@@ -16,7 +16,7 @@ from assent.models.packing import pack
 from assent.stages.scored_data import rankings_for, to_completions, to_labelled
 from assent.stages.scoring import BOOTSTRAP, RankingObjective, ScoreObjective, with_bootstrap, with_step_targets
 from assent.types import Preference, PromptGroup
-from tests.support.stages import group
+from tests.support.rows import group
 
 RANKED = Preference(ranking=(2, 1, 2))
 

@@ -10,7 +10,7 @@ from assent.errors import ConfigError, DataError
 from assent.models.folders import check_revision
 from assent.stages.selecting import to_comparisons, to_demonstrations, to_prompts
 from assent.types import Preference, PromptGroup
-from tests.support.stages import group
+from tests.support.rows import group
 
 
 def pair(**preference: object) -> PromptGroup:

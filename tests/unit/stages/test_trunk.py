@@ -31,7 +31,8 @@ from assent.rewards.reward_model import RewardModel
 from assent.stages import model_loading, online
 from assent.stages.online_objectives import PolicyObjective, SharedTrunkObjective, ValueObjective
 from tests.support.cli import said
-from tests.support.stages import Fault, arguments, run, tiny_model, told, write_inputs
+from tests.support.models import tiny_model
+from tests.support.stages import Fault, arguments, run, told, write_inputs
 
 ONE = ["--trunk", "one", "--lora-r", "2"]
 SHARED = ["--trunk", "shared", "--vf-coef", "0.5"]

@@ -23,7 +23,8 @@ from assent.stages import kto, preference, reward, sft
 from assent.stages.session import Session
 from assent.stages.validation import Validation, check_overlap
 from assent.types import PromptGroup
-from tests.support.stages import comparison, group, told, turn, write_inputs
+from tests.support.rows import comparison, group, turns
+from tests.support.stages import told, write_inputs
 
 STAGES: dict[str, tuple[Any, Any]] = {
     "sft": (SftConfig, sft),
@@ -158,7 +159,7 @@ def test_a_prompt_in_both_is_an_error_that_names_rows_and_a_way_out() -> None:
 
 
 def test_a_shared_root_is_told() -> None:
-    further = PromptGroup(prompt=(*group(1).prompt, *turn("assistant", "yes"), *turn("user", "and?")), source="x:1")
+    further = PromptGroup(prompt=(*group(1).prompt, *turns(("assistant", "yes"), ("user", "and?"))), source="x:1")
     (line,) = check_overlap([comparison(1)], [further, comparison(5)])
     assert "1 of 2 held-out rows go on from a first user turn" in line
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from assent.models.batch import TokenCompletion, TokenGroup
+from tests.support.models import random_model
 
 VOCABULARY = 61
 WINDOW = 8
@@ -122,17 +123,13 @@ def make_model(name: str, *, kind: str = "policy", seed: int = 1, **more: Any) -
     prefix, options, _ = ARCHITECTURES[name]
     config_class = getattr(transformers, "Gemma3TextConfig" if prefix == "Gemma3" else f"{prefix}Config")
     config = config_class(**{**options, **more})
-    if kind == "scorer":
-        config.num_labels = more.get("num_labels", 1)
-    torch.manual_seed(seed)
-    automatic = AutoModelForCausalLM if kind == "policy" else AutoModelForSequenceClassification
-    model = automatic.from_config(config)
+    model = random_model(config, kind=kind, num_labels=more.get("num_labels", 1), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(noise * (0.3 if parameter.ndim == 1 else 0.15))
-    return model.eval()
+    return model
 
 
 def random_groups(

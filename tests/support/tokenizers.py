@@ -1,14 +1,9 @@
-"""Small tokenizers of the kinds that models come with, and a Llama of a few thousand weights."""
+"""Small tokenizers of the kinds that models come with."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from assent.types import Message, Preference, PromptGroup
+from transformers import PreTrainedTokenizerFast
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
@@ -89,40 +84,3 @@ def word_level(*, template: str | None = None):
     if template:
         tokenizer.chat_template = template
     return tokenizer
-
-
-def tiny_llama(tokenizer, *, rows: int | None = None, tied: bool = True, context: int = 128, seed: int = 0):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=rows or len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=context,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=tied,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def write_folder(folder: Path, model, tokenizer) -> Path:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def turns(*pairs: tuple[str, str]) -> tuple[Message, ...]:
-    return tuple(Message(role, content) for role, content in pairs)
-
-
-def comparison(prompt, chosen, rejected, **more) -> PromptGroup:
-    """Strings of a conversation become one user turn and assistant turns."""
-    reply = lambda text: turns(("assistant", text))
-    start = turns(("user", prompt)) if isinstance(prompt, str) else prompt
-    return PromptGroup(
-        prompt=start, completions=(reply(chosen), reply(rejected)), preference=Preference(ranking=(1, 2)), **more
-    )
