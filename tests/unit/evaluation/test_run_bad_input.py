@@ -15,7 +15,7 @@ from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import answer, comparisons, question, write_rows
 
-HERE = "tests.unit.cli.test_eval_hostile"
+HERE = "tests.unit.evaluation.test_run_bad_input"
 
 
 def length(prompts, completions):

@@ -16,7 +16,7 @@ from tests.support.models import tiny_model
 from tests.support.rows import answer, demonstrations, question, write_rows
 
 SAMPLING = ["--max-new-tokens", 6, "--max-length", 64, "--seed", 3, "--device", "cpu"]
-LETTERS = ["--reward", "tests.unit.cli.test_best_of_n:letters"]
+LETTERS = ["--reward", "tests.unit.commands.test_best_of_n:letters"]
 
 
 def letters(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
@@ -164,7 +164,7 @@ def test_blank_completions_are_in_no_file_and_counted(
         return [replace(r, text=" \n" if r.completion_index % 2 or r.prompt_index == 0 else "seen") for r in drawn]
 
     monkeypatch.setattr(TorchSampler, "sample", half)
-    paid = ["--reward", "tests.unit.cli.test_best_of_n:blanks"]
+    paid = ["--reward", "tests.unit.commands.test_best_of_n:blanks"]
     status, out, err = said(["best-of-n", *sampling(shared, tmp_path / "a"), *paid, "--n", 4, "--json"], capsys)
     assert status == 0, err
     document = json.loads(out)
