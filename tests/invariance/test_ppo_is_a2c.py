@@ -3,7 +3,6 @@ arXiv:2205.09123)."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from assent.cli import main
 from assent.objectives.advantages import ADVANTAGES, Episodes
 from assent.objectives.policy import policy_gradient_loss, ppo_loss
 from assent.objectives.value import squared_error, value_loss
+from tests.support.rows import read_rows
 from tests.support.stages import write_inputs
 
 F64 = torch.float64
@@ -79,7 +79,7 @@ def test_the_commands_train_the_same_policy(tmp_path: Path) -> None:
         folder = tmp_path / name
         assert main([command, *common, *options, "--output-dir", str(folder)]) == 0
         weights[name] = load_file(folder / "model" / "model.safetensors")
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = read_rows(folder / "metrics.jsonl")
         critic_losses[name] = [row["critic/loss"] for row in rows if "critic/loss" in row]
     distance = {
         name: max(float((weights["a2c"][key] - tensor).abs().max()) for key, tensor in weights[name].items())

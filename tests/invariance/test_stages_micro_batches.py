@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from assent.engine.runtime import Runtime
 from assent.models.loading import load_scorer, load_tokenizer, save_model
 from assent.stages.model_loading import load_rewards
 from tests.support.models import tiny_model
+from tests.support.rows import read_rows
 from tests.support.stages import arguments, told, write_inputs
 
 LEARNING_RATE = 3e-3
@@ -70,5 +70,5 @@ def test_models_that_score_are_read_in_passes_of_as_many_tokens(tmp_path: Path) 
 
 
 def micro_batches(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / "metrics.jsonl")
     return [row["perf/micro_batches"] for row in rows if "perf/micro_batches" in row]

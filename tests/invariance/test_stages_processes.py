@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.models import tiny_model
+from tests.support.rows import read_rows
 from tests.support.stages import arguments, ended, run, start, told, write_inputs
 
 LEARNING_RATE = 3e-3
@@ -65,7 +66,7 @@ def test_a_moody_judge_is_asked_once_by_the_main_process(tmp_path: Path) -> None
     argv += ["--reward", "tests.support.stages:moody", "{reward: length, maximum: 2, weight: 0.5}"]
     statuses, texts = in_two_processes([*argv, "--total-steps", "2"], tmp_path, MOODY_JUDGE=str(asked))
     assert statuses == [0, 0], [text.read_text() for text in texts]
-    calls = [json.loads(line) for line in asked.read_text().splitlines()]
+    calls = read_rows(asked)
     assert {call["rank"] for call in calls} == {"0"}
     rows = [row for row in told(tmp_path / "run" / "metrics.jsonl") if "objective/scores" in row]
     assert rows[-1]["cost/reward_calls"] == sum(len(call["scores"]) for call in calls) == 8

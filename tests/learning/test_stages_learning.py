@@ -6,7 +6,6 @@ held-out prompts. A policy is judged by its implicit reward, β log π/π_ref.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from assent.stages import online, preference, reward
 from assent.statistics.intervals import proportion_interval
 from assent.types import PromptGroup
 from tests.support.models import tiny_model
+from tests.support.rows import read_rows
 from tests.support.stages import write_inputs
 
 HELD_OUT = 150
@@ -112,7 +112,7 @@ def test_online_algorithms_follow_their_reward_up_and_turned_round_down(
         **options,
     )
     online.train(config)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     scores = [sign * row["objective/scores"] for row in rows if "objective/scores" in row]  # the share of letters
     started, ended = sum(scores[:2]) / 2, sum(scores[-2:]) / 2
     assert sign * (ended - started) > 0.1

@@ -64,6 +64,10 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
+def read_rows(path: str | Path) -> list[Row]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
 def prompts(path: Path, count: int = 6, *, first: int = 0) -> Path:
     return write_rows(path, ({"prompt": question(i)} for i in range(first, first + count)))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.models import tiny_model
-from tests.support.rows import comparisons, demonstrations, prompts
+from tests.support.rows import comparisons, demonstrations, prompts, read_rows
 
 PRELOADED = [
     "assent.cli",
@@ -74,7 +74,7 @@ def brevity(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
 
 def told(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what measures the machine."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(path)
     return [{name: value for name, value in row.items() if not name.startswith(UNTOLD)} for row in rows]
 
 

@@ -11,13 +11,13 @@ import pytest
 from assent.data.loading import load_groups
 from assent.data.splitting import overlap
 from tests.support.cli import files_in, said
-from tests.support.rows import comparisons, write_rows
+from tests.support.rows import comparisons, read_rows, write_rows
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     """Twenty questions, and a second row for each that goes on from it."""
-    first = [json.loads(line) for line in comparisons(tmp_path / "pairs.jsonl", 20).read_text().splitlines()]
+    first = read_rows(comparisons(tmp_path / "pairs.jsonl", 20))
     more = [{"role": "assistant", "content": "why"}, {"role": "user", "content": "because"}]
     return write_rows(tmp_path / "pairs.jsonl", [*first, *({**row, "prompt": row["prompt"] + more} for row in first)])
 

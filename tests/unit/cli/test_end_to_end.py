@@ -17,7 +17,7 @@ from assent.errors import ConfigError
 from assent.runs.progress import Silent
 from tests.support.cli import files_in, said
 from tests.support.models import tiny_model
-from tests.support.rows import comparisons, demonstrations
+from tests.support.rows import comparisons, demonstrations, read_rows
 
 TRAINING = ["--max-steps", 4, "--batch-size", 2, "--max-length", 64, "--learning-rate", "1e-3", "--device", "cpu"]
 
@@ -105,7 +105,7 @@ def test_best_of_n_keeps_the_best_by_the_reward_and_its_files_are_read_again(
     status, out, _ = said([*best, "--reward", "rewards_of_this_test:length", "--json"], capsys)
     assert status == 0
     document = json.loads(out)
-    chosen = [json.loads(line) for line in Path(document["completions"]).read_text().splitlines()]
+    chosen = read_rows(document["completions"])
     groups = load_groups(document["candidates"])
     assert groups.layout == "scores"
     assert len(chosen) == len(groups) == 6
@@ -124,7 +124,7 @@ def test_best_of_n_keeps_the_best_by_the_reward_and_its_files_are_read_again(
 
     sample = ["sample", *options(shared, tmp_path / "sample"), *sampling, "--num-completions", 5]
     assert said(sample, capsys)[0] == 0
-    drawn = [json.loads(line) for line in (tmp_path / "sample" / "completions.jsonl").read_text().splitlines()]
+    drawn = read_rows(tmp_path / "sample" / "completions.jsonl")
     texts = [completion[0].content for group in groups for completion in group.completions]
     assert [row["completion"][0]["content"] for row in drawn] == texts  # the same seed draws the same completions
     same = assent.sample(

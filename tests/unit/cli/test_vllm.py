@@ -11,7 +11,7 @@ import pytest
 from assent.rollouts import vllm_engine
 from tests.support.cli import files_in, said
 from tests.support.models import tiny_model
-from tests.support.rows import comparisons, demonstrations
+from tests.support.rows import comparisons, demonstrations, read_rows
 
 has_vllm = pytest.mark.skipif(not vllm_engine.is_installed(), reason="vLLM is not installed (extra vllm)")
 LETTERS = "tests.support.stages:letters"
@@ -37,10 +37,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def argv(command: str, shared: Path, *more: object) -> list[object]:
     common = ["--model", shared / "model", "--data", shared / "prompts.jsonl", "--max-length", 64, "--device", "cpu"]
     return [command.split(maxsplit=1)[0], *common, "--max-new-tokens", 6, *COMMANDS[command], *more]
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "eval"])
@@ -105,13 +101,13 @@ def test_a_command_gives_what_it_gives_with_the_torch_sampler(
         assert status == 0, err
         written[sampler] = json.loads(out)
     if command.startswith(("sample", "best-of-n")):
-        mine, theirs = (lines(tmp_path / sampler / "completions.jsonl") for sampler in written)
+        mine, theirs = (read_rows(tmp_path / sampler / "completions.jsonl") for sampler in written)
         for row in (*mine, *theirs):
             row["logprob"] = round(row["logprob"], 3)
         assert mine == theirs
         return
     figures = ("objective/scores", "grad_norm", "rollout/completion_length", "cost/flops")
-    for mine, theirs in zip(*(lines(tmp_path / sampler / "metrics.jsonl") for sampler in written), strict=True):
+    for mine, theirs in zip(*(read_rows(tmp_path / sampler / "metrics.jsonl") for sampler in written), strict=True):
         for name in figures:
             assert (name in mine) == (name in theirs)
             assert mine.get(name, 0.0) == pytest.approx(theirs.get(name, 0.0), rel=1e-3, abs=1e-6), name
@@ -129,7 +125,7 @@ def test_an_adapters_policy_is_what_the_engine_samples_from(
         more = ["--lora-r", 4, "--sampler", sampler, "--output-dir", tmp_path / sampler, "--seed", 3]
         status, _, err = said(argv("grpo", shared, *more), capsys)
         assert status == 0, err
-        rows = lines(tmp_path / sampler / "metrics.jsonl")
+        rows = read_rows(tmp_path / sampler / "metrics.jsonl")
         scores[sampler] = [(row["objective/scores"], row["objective/kl"]) for row in rows if "objective/scores" in row]
     assert scores["vllm"] == [pytest.approx(pair, rel=1e-3, abs=1e-5) for pair in scores["torch"]]
     assert abs(scores["vllm"][1][1]) > 1e-4, "the policy has moved, so its second rollouts have a KL"

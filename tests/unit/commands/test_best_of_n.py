@@ -13,7 +13,7 @@ import pytest
 from assent.data.loading import load_groups
 from tests.support.cli import files_in, said
 from tests.support.models import tiny_model
-from tests.support.rows import answer, demonstrations, question, write_rows
+from tests.support.rows import answer, demonstrations, question, read_rows, write_rows
 
 SAMPLING = ["--max-new-tokens", 6, "--max-length", 64, "--seed", 3, "--device", "cpu"]
 LETTERS = ["--reward", "tests.unit.commands.test_best_of_n:letters"]
@@ -46,10 +46,6 @@ def sampling(shared: Path, out: Path) -> list[object]:
     return ["--model", shared / "model", "--data", shared / "demonstrations.jsonl", "--output-dir", out, *SAMPLING]
 
 
-def rows_of(path: str | Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
 def test_the_n_for_a_gain_is_the_smallest_that_reaches_it(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,7 +55,7 @@ def test_the_n_for_a_gain_is_the_smallest_that_reaches_it(
     document = json.loads(out)
     assert (status, document["n"], document["gain_reached"]) == (0, 2, True)
     assert [p["score"]["value"] for p in document["curve"]] == pytest.approx([1.5, 5 * 2 / 3 - 1, 5 * 3 / 4 - 1, 3.0])
-    assert [row["score"] for row in rows_of(document["completions"])] == [1.0, 2.0, 3.0, 3.0, 1.0]  # of the first two
+    assert [row["score"] for row in read_rows(document["completions"])] == [1.0, 2.0, 3.0, 3.0, 1.0]  # of the first two
     assert document["metrics"]["mean_reward"] == 2.0
     assert document["metrics"]["cost/reward_calls"] == document["metrics"]["cost/flops"] == 0
     assert "best of 2: 0.83" in err
@@ -139,8 +135,8 @@ def test_best_of_sampled_is_best_of_the_same_samples_at_hand_in_either_layout(
             assert {**ours, "kl_nats": 0} == {**theirs, "kl_nats": 0}
             kls = [point["kl_nats"]["value"] for point in (ours, theirs)]
             assert kls[0] == pytest.approx(kls[1], abs=0.3)  # of a file no probability is known
-        assert [r["completion"] for r in rows_of(document["completions"])] == [
-            r["completion"] for r in rows_of(whole["completions"])
+        assert [r["completion"] for r in read_rows(document["completions"])] == [
+            r["completion"] for r in read_rows(whole["completions"])
         ]
         assert document["metrics"]["cost/reward_calls"] == (16 if reward else 0)
     before = files_in(tmp_path / "b0")["completions.jsonl"]
@@ -169,13 +165,13 @@ def test_blank_completions_are_in_no_file_and_counted(
     assert status == 0, err
     document = json.loads(out)
     assert document["metrics"]["rollout/blank"] == 4 + 3 * 2
-    assert rows_of(document["completions"]) == []  # the best is blank everywhere
+    assert read_rows(document["completions"]) == []  # the best is blank everywhere
     assert [len(group.completions) for group in load_groups(document["candidates"])] == [2, 2, 2]
     assert "4 of 4 completions have no visible character" in err
     keep = ["sample", *sampling(shared, tmp_path / "s"), *paid, "--num-completions", 4, "--keep", "best", "--json"]
     status, out, err = said(keep, capsys)
     assert status == 0, err
-    assert [row["completion"][0]["content"] for row in rows_of(json.loads(out)["completions"])] == ["seen"] * 3
+    assert [row["completion"][0]["content"] for row in read_rows(json.loads(out)["completions"])] == ["seen"] * 3
     assert "1 of 4 prompts have no completion with a visible character" in err
     plain = ["sample", *sampling(shared, tmp_path / "p"), "--num-completions", 2, "--json"]
     assert len(load_groups(json.loads(said(plain, capsys)[1])["completions"])) == 3
@@ -186,10 +182,10 @@ def test_sft_on_what_sample_keeps_is_raft(shared: Path, tmp_path: Path, capsys: 
     status, out, err = said(keep, capsys)
     assert status == 0, err
     document = json.loads(out)
-    rows = rows_of(document["completions"])
+    rows = read_rows(document["completions"])
     assert [row["reward"] for row in rows] == letters([], [row["completion"][0]["content"] for row in rows])
     best = ["best-of-n", *sampling(shared, tmp_path / "b"), *LETTERS, "--n", 8, "--json"]
-    assert [r["score"] for r in rows_of(json.loads(said(best, capsys)[1])["completions"])] == [
+    assert [r["score"] for r in read_rows(json.loads(said(best, capsys)[1])["completions"])] == [
         r["reward"] for r in rows
     ]
     assert document["metrics"]["cost/reward_calls"] == document["metrics"]["cost/completions_sampled"] == 32
@@ -212,7 +208,7 @@ def test_a_prompt_that_stands_twice_is_one_unit_of_the_intervals(
 def test_blocks_mixing_and_soft_choice(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["best-of-n", *sampling(shared, tmp_path / "blocks"), *LETTERS, "--n", 3, "--block-size", 2, "--json"]
     document = json.loads(said(argv, capsys)[1])
-    rows = rows_of(document["completions"])
+    rows = read_rows(document["completions"])
     assert [row["score"] for row in rows] == letters([], [row["completion"][0]["content"] for row in rows])
     assert all(row["tokens"] <= 6 for row in rows)
     assert document["metrics"]["cost/completions_sampled"] % 3 == 0
@@ -226,8 +222,8 @@ def test_blocks_mixing_and_soft_choice(shared: Path, tmp_path: Path, capsys: pyt
     mixed = ["sample", *sampling(shared, tmp_path / "mixed"), "--reference", other, "--realignment", 3, "--json"]
     plain = ["sample", *sampling(shared, tmp_path / "plain"), "--json"]
     two, one = (json.loads(said(argv, capsys)[1]) for argv in (mixed, plain))
-    assert [r["completion"] for r in rows_of(two["completions"])] == [
-        r["completion"] for r in rows_of(one["completions"])
+    assert [r["completion"] for r in read_rows(two["completions"])] == [
+        r["completion"] for r in read_rows(one["completions"])
     ]
     assert two["metrics"]["cost/models_resident"] == 2
     assert two["metrics"]["cost/flops"] == 2 * one["metrics"]["cost/flops"]
@@ -236,9 +232,9 @@ def test_blocks_mixing_and_soft_choice(shared: Path, tmp_path: Path, capsys: pyt
         json.loads(said([*soft, "--seed", seed, "--output-dir", tmp_path / f"soft{seed}"], capsys)[1])
         for seed in (1, 2)
     ]
-    kept = [[row["score"] for row in rows_of(one["completions"])] for one in found]
+    kept = [[row["score"] for row in read_rows(one["completions"])] for one in found]
     assert kept[0] != kept[1]
     assert min(kept[0]) < 3  # nearly an even draw of four
     assert found[0]["curve"][3]["kl_nats"] is None
     cold = [*soft[:-2], 1e-3, "--output-dir", tmp_path / "cold", "--json"]
-    assert [row["score"] for row in rows_of(json.loads(said(cold, capsys)[1])["completions"])] == [3.0] * 5
+    assert [row["score"] for row in read_rows(json.loads(said(cold, capsys)[1])["completions"])] == [3.0] * 5

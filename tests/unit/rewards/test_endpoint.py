@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from assent.rewards.loading import load_reward
 from assent.types import Message, PromptGroup
 from tests.support.cli import said
 from tests.support.http import server
+from tests.support.rows import read_rows
 from tests.support.stages import write_inputs
 
 PROMPTS = ["a", (Message("user", "what is b?"),), "c"]
@@ -150,11 +150,11 @@ def test_no_key_reaches_a_message_or_the_run_folder(
     with server(answer) as url:
         status, _, err = said(argv(url, "run"), capsys)
         assert status == 0, err
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     found = next(row for row in rows if "objective/scores" in row)
     total = found["rewards/judge"] + 0.5 * found["rewards/length"]
     assert found["objective/scores"] == pytest.approx(total, abs=1e-5)
-    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    samples = read_rows(tmp_path / "run" / "samples.jsonl")
     assert set(samples[0]["rewards"]) == {"judge", "length"}
     with server(lambda path, body, headers: (400, f"what is {headers['Authorization']}?")) as url:
         status, _, err = said(argv(url, "failed"), capsys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from assent.rewards.loading import check_reward, load_reward
 from assent.rewards.reward_model import RewardModel, combine
 from assent.stages import online, reward
 from tests.support.models import tiny_model
-from tests.support.rows import comparison
+from tests.support.rows import comparison, read_rows
 from tests.support.stages import write_inputs
 
 MEMBERS = torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
@@ -82,7 +81,7 @@ def test_ppo_learns_from_a_cautious_ensemble_and_logs_its_disagreement(ensemble:
         max_new_tokens=4,
     )  # fmt: skip
     result = online.train(config)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert any(row.get("ensemble_std", 0) > 0 for row in rows)
     assert result.steps == 1
     with pytest.raises(ConfigError, match="a weight for each member"):

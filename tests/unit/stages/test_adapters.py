@@ -17,6 +17,7 @@ from assent.models.loading import fingerprint, load_policy, load_scorer, load_to
 from assent.rewards.reward_model import RewardModel
 from assent.types import Message
 from tests.support.cli import said
+from tests.support.rows import read_rows
 from tests.support.stages import Fault, arguments, run, told, write_inputs
 
 LORA = ["--lora-r", "2", "--learning-rate", "3e-2"]
@@ -143,7 +144,7 @@ def test_an_ensembles_heads_gains_and_biases_come_back_with_its_adapter(train: A
     scorer = load_scorer(folder / "model")
     assert scorer.score.weight.shape == (2, 32)
     assert len(scorer.config.assent_score_bias) == scorer.config.assent_ensemble_size == 2
-    rows = [json.loads(line) for line in Path(inputs["comparisons"]).read_text().splitlines()]
+    rows = read_rows(inputs["comparisons"])
     pairs = [
         (tuple(Message(**m) for m in row["prompt"]), row[side][0]["content"])
         for row in rows

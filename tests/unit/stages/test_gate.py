@@ -42,6 +42,7 @@ from assent.stages.gate import (
     check_tokens,
 )
 from tests.support.models import tiny_model
+from tests.support.rows import read_rows
 from tests.support.stages import write_inputs
 
 STAGES: dict[str, tuple[Callable[..., Any], type]] = {
@@ -77,7 +78,7 @@ def train(command: str, inputs: dict[str, str], output_dir: Path, **options: Any
 
 
 def gate_lines(folder: Path) -> dict[str, float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / "metrics.jsonl")
     return {k: v for row in rows if row["step"] == 0 for k, v in row.items() if k != "step"}
 
 

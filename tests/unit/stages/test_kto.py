@@ -23,7 +23,7 @@ from assent.stages.references import REFERENCE
 from assent.stages.selecting import to_thumbs
 from assent.types import Preference, PromptGroup
 from tests.support.models import tiny_model
-from tests.support.rows import comparison, group
+from tests.support.rows import comparison, group, read_rows
 from tests.support.stages import write_inputs
 
 
@@ -56,7 +56,7 @@ def run(inputs: dict[str, str], tmp_path: Path) -> Callable[..., Path]:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_rows(folder / "metrics.jsonl")
 
 
 def thumbs(*ups: bool, mismatched: bool, weights: Sequence[float] = (1.0, 1.0)) -> list[TokenGroup]:

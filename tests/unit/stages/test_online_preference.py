@@ -26,7 +26,7 @@ from assent.stages.online_preference import ranking_of, records
 from assent.stages.references import ReadReference
 from assent.types import PromptGroup, Rollout
 from tests.support.models import tiny_model
-from tests.support.rows import write_rows
+from tests.support.rows import read_rows, write_rows
 from tests.support.stages import letters, write_inputs
 
 Run = Callable[..., Path]
@@ -54,7 +54,7 @@ def run(inputs: dict[str, str], tmp_path: Path) -> Run:
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+    return read_rows(folder / f"{name}.jsonl")
 
 
 def rounds(folder: Path) -> list[dict[str, Any]]:

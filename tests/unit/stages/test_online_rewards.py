@@ -13,6 +13,7 @@ import pytest
 from assent.models.loading import load_scorer, load_tokenizer, save_model
 from assent.rewards.steps import steps_of
 from tests.support.cli import said
+from tests.support.rows import read_rows
 from tests.support.stages import told, write_inputs
 
 SHORT = "{reward: length, maximum: 4, unit: characters, weight: 0.5}"
@@ -32,10 +33,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**paths, "prm": str(folder / "prm")}
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def argv(command: str, inputs: dict[str, str], folder: Path, *rewards: str) -> list[str]:
     given = [command, "--model", inputs["model"], "--data", inputs["prompts"], "--output-dir", str(folder)]
     given += ["--max-length", "64", "--max-new-tokens", "12", "--reward", *rewards]
@@ -53,12 +50,12 @@ def test_rewards_of_steps_train_and_are_written(
     rewards = [source] if command == "a2c" else [SHARES, SHORT]
     status, _, err = said(argv(command, inputs, tmp_path / "run", *rewards), capsys)
     assert status == 0, err
-    samples = rows_of(tmp_path / "run" / "samples.jsonl")
+    samples = read_rows(tmp_path / "run" / "samples.jsonl")
     for row in samples:
         assert len(row["step_rewards"]) == len(steps_of(row["completion"]))
         rest = 0.0 if command == "a2c" else 0.5 * row["rewards"]["length"]
         assert row["score"] == pytest.approx(sum(row["step_rewards"]) + rest, abs=1e-5)
-    metrics = next(row for row in rows_of(tmp_path / "run" / "metrics.jsonl") if "objective/scores" in row)
+    metrics = next(row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "objective/scores" in row)
     assert ("rewards/shares" in metrics) == (command != "a2c")
 
 
@@ -70,7 +67,7 @@ def test_credit_depends_on_where_the_steps_rewards_stand(
     for name, reward in {"steps": SHARES, "end": "tests.unit.stages.test_online_rewards:added"}.items():
         status, _, err = said(argv("a2c", inputs, tmp_path / name, reward), capsys)
         assert status == 0, err
-        metrics = next(row for row in rows_of(tmp_path / name / "metrics.jsonl") if "objective/scores" in row)
+        metrics = next(row for row in read_rows(tmp_path / name / "metrics.jsonl") if "objective/scores" in row)
         losses[name] = (metrics["objective/scores"], metrics["critic/loss"])
     assert losses["steps"][0] == pytest.approx(losses["end"][0], abs=1e-6)
     assert losses["steps"][1] != pytest.approx(losses["end"][1], rel=1e-3)
@@ -132,11 +129,11 @@ def test_several_sources_rank_and_choose_and_stand_in_the_file(
     status, _, err = said(argv(command, inputs, tmp_path / "run", "tests.support.stages:letters", SHORT), capsys)
     assert status == 0, err
     file = "preferences.jsonl" if command == "online-dpo" else "candidates.jsonl"
-    for row in rows_of(tmp_path / "run" / file):
+    for row in read_rows(tmp_path / "run" / file):
         letters, length = row["rewards"]["letters"], row["rewards"]["length"]
         expected = [a + 0.5 * b for a, b in zip(letters, length, strict=True)]
         assert row["scores"] == pytest.approx(expected)
-    metrics = rows_of(tmp_path / "run" / "metrics.jsonl")
+    metrics = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert any("rewards/letters/std" in row for row in metrics)
 
 

@@ -27,7 +27,7 @@ from assent.stages.references import REFERENCE
 from assent.stages.session import Session
 from assent.types import Preference, PromptGroup
 from tests.support.models import tiny_model
-from tests.support.rows import comparison, group
+from tests.support.rows import comparison, group, read_rows
 from tests.support.stages import write_inputs
 
 Run = Callable[..., Path]
@@ -65,7 +65,7 @@ def run(inputs: dict[str, str], tmp_path: Path) -> Run:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_rows(folder / "metrics.jsonl")
 
 
 def steps(folder: Path) -> list[dict[str, float]]:

@@ -22,7 +22,7 @@ from assent.stages import reward
 from assent.stages.scoring import RankingObjective
 from assent.types import Preference, PromptGroup
 from tests.support.models import tiny_model
-from tests.support.rows import comparison, group
+from tests.support.rows import comparison, group, read_rows
 
 ANSWERS = ("it is right.", "no", "it is. it is. it is.", "never")
 
@@ -164,7 +164,7 @@ def test_a_weighted_sum_of_losses_is_trained_and_checked_at_zero_margin(start: s
     losses = ["plackett_luce", {"name": "all_pairs", "weight": 0.5, "hyperparameters": {"label_smoothing": 0.1}}]
     ordered = [g for g in rankings() if len(set(g.preference.ranking)) == len(g.completions)]  # type: ignore[union-attr,arg-type]
     train(start, tmp_path / "run", ordered, losses=losses)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert any("gate/loss_at_zero_margin" in row for row in rows)
     assert any({"loss/plackett_luce", "loss/all_pairs"} <= set(row) for row in rows)
 

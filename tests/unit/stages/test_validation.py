@@ -23,7 +23,7 @@ from assent.stages import kto, preference, reward, sft
 from assent.stages.session import Session
 from assent.stages.validation import Validation, check_overlap
 from assent.types import PromptGroup
-from tests.support.rows import comparison, group, turns
+from tests.support.rows import comparison, group, read_rows, turns
 from tests.support.stages import told, write_inputs
 
 STAGES: dict[str, tuple[Any, Any]] = {
@@ -372,7 +372,7 @@ def test_answers_show_how_far_the_policy_is_from_its_start_and_leave_training_al
     assert 1 <= rows[-1]["eval_rollout/completion_length"] <= 6
     assert result.metrics["cost/models_resident"] == 2
     assert result.metrics["cost/completions_sampled"] == 12
-    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    samples = read_rows(tmp_path / "run" / "samples.jsonl")
     assert [row["step"] for row in samples] == [0] * 4 + [4] * 4 + [7] * 4
     asked = [[row["prompt"] for row in samples if row["step"] == step] for step in (0, 4, 7)]
     assert asked[0] == asked[1] == asked[2]
