@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,31 @@ def findings(*, hostile: bool = False) -> dict[str, Any]:
     finding = {"rule": "reward_overoptimised", "severity": "fault", "verdict": verdict}
     finding |= {"evidence": evidence, "next_action": "Raise --kl-coef."}
     return {"schema": 1, "findings": [finding], "not_checked": [{"rule": "drift", "reason": "no judge was used"}]}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, ids, and the text a reader sees."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.open = "", []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data

@@ -78,6 +78,12 @@ def told(path: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not name.startswith(UNTOLD)} for row in rows]
 
 
+def gate_lines(folder: Path) -> dict[str, float]:
+    """What a run logs before its first update."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return {k: v for row in rows if row["step"] == 0 for k, v in row.items() if k != "step"}
+
+
 class Fault:
     """What befalls a run: a signal after so many steps, SIGKILL while the token of this number is being sampled or
     before the update of this number, or a disk on which no file may exceed so many bytes. `threads` compute."""

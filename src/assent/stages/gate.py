@@ -25,7 +25,7 @@ from assent.stages.members import Members
 from assent.types import PromptGroup, Rollout
 
 # About ten times, for bfloat16 twice to eight times, the largest deviation seen on healthy runs: those of the sandbox's
-# base model (1 M parameters) and of a tiny one (tests/unit/stages/test_gate.py measures both), 2 to 1800 tokens, CPU:
+# base model (1 M parameters) and of a tiny one, 2 to 1800 tokens, CPU (tests/unit/stages/test_gate_tolerances.py):
 #     float32    mean 8e-7     token 3e-5   sum 1.2e-6 of Σ|logp|   score 1.8e-6
 #     bfloat16   mean 7e-3     token 0.12   sum 3.7e-4 of Σ|logp|   score 0.013        (autocast or weights)
 # `mean`, `token`: of a token's log-probability, on the average and at most. What is wired wrongly shows in the mean of

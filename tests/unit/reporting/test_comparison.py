@@ -13,8 +13,7 @@ from assent.errors import RunFolderError, UsageError
 from assent.reporting.comparison import render_comparison, write_comparison
 from assent.reporting.sources import read_source
 from tests.support.cli import said
-from tests.support.reporting import HOSTILE, PROMPTS, write_pipeline, write_run
-from tests.unit.reporting.test_page import Page
+from tests.support.reporting import HOSTILE, PROMPTS, Page, write_pipeline, write_run
 
 
 def _scored(folder: Path, scores: list[float]) -> None:

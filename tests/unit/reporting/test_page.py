@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -16,35 +15,7 @@ from assent.reporting import write_report
 from assent.reporting.formatting import nats, nats_interval
 from assent.reporting.sources import read_source
 from assent.reporting.verdict import verdict_of
-from tests.support.reporting import HOSTILE, PROMPTS, evaluation, write_pipeline, write_run
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, ids, and the text a reader sees."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.open = "", []
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
+from tests.support.reporting import HOSTILE, PROMPTS, Page, evaluation, write_pipeline, write_run
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import pytest
 
 from assent.errors import RunFolderError
 from assent.reporting import write_report
-from tests.support.reporting import HOSTILE, estimate, evaluation, findings, frontier, write_pipeline, write_run
-from tests.unit.reporting.test_page import Page
+from tests.support.reporting import HOSTILE, Page, estimate, evaluation, findings, frontier, write_pipeline, write_run
 
 
 def _with(folder: Path, name: str, record: dict[str, Any]) -> str:

@@ -24,8 +24,8 @@ from assent.rewards.steps import step_ends, steps_of
 from assent.stages.rollout_step import build_round
 from assent.types import Rollout
 from tests.support.models import tiny_model
+from tests.support.rounds import GIVEN, REFERENCE, ROLLOUTS, SINGLE, Fixed, field
 from tests.support.tokenizers import byte_bpe
-from tests.unit.stages.test_online import GIVEN, REFERENCE, ROLLOUTS, SINGLE, Fixed, field
 
 TEXT = "Where is my order?\n\nIt ships on Monday,\nand it arrives. \n"
 

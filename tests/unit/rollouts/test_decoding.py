@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from assent.rollouts import decoding, torch_sampler
 from assent.rollouts.sampler import SamplingParams
-from tests.unit.rollouts.test_torch_sampler import KEY, sampler
-from tests.unit.rollouts.test_torch_sampler import same as assert_same
+from tests.support.rollouts import KEY, Waits, same, sampler
 
 
 def test_prompts_of_unlike_lengths_are_cohorts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,29 +31,8 @@ def test_prompts_of_unlike_lengths_are_cohorts_of_their_own(monkeypatch: pytest.
     monkeypatch.setitem(decoding.COHORT_COST, "cpu", 16)
     apart = sampler()
     apart.tier = "cohorts"  # a probe would turn to another way where this one is wrong
-    assert_same(together, apart.sample(prompts, num_completions=2, params=params, seed=KEY))
+    same(together, apart.sample(prompts, num_completions=2, params=params, seed=KEY))
     assert max(counts) > 1
-
-
-WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "unique_consecutive", "equal"}
-"""Operations of which the host needs the result, or its shape: it waits there for all that a GPU was asked."""
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations that would make the host wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        by_mask = name in ("index", "index_put", "index_put_") and any(
-            index is not None and index.dtype == torch.bool for index in args[1]
-        )
-        if name in WAITS or by_mask:
-            self.seen[name] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 4}, {"top_p": 0.7}, {"greedy": True}, {"stop": ("4 5",)}])

@@ -18,8 +18,7 @@ from assent.rollouts.decoding import CohortDecoder, GraphDecoder
 from assent.rollouts.graphs import can_record
 from assent.rollouts.sampler import SamplingParams
 from tests.support.architectures import ARCHITECTURES, make_model
-from tests.unit.rollouts.test_decoding import Waits
-from tests.unit.rollouts.test_torch_sampler import KEY, PROMPTS, same, sampler
+from tests.support.rollouts import KEY, PROMPTS, Waits, same, sampler
 
 SEGMENTS = [name for name, (_, _, tier) in ARCHITECTURES.items() if tier == "segments"]
 

@@ -14,27 +14,9 @@ from assent.errors import ConfigError, NonFiniteError
 from assent.models.segments import rows_read
 from assent.rollouts import cohorts, decoding
 from assent.rollouts.sampler import SamplingParams, SeedKey
-from assent.rollouts.torch_sampler import TorchSampler
-from assent.types import Rollout
 from tests.support.architectures import ARCHITECTURES, WHOLE, make_model, seen_by_last_mlp
 from tests.support.models import random_model
-from tests.support.rollouts import IdTokenizer, plain_logprobs, sharp_llama
-
-PROMPTS = [(3, 4, 5), (6, 7, 8, 9, 10, 11, 12), (5,), (3, 4, 5, 20, 21), (9, 9, 1, 30)]
-KEY = SeedKey(0, "rollout", 0)
-
-
-def sampler(model: transformers.PreTrainedModel | None = None, **options: object) -> TorchSampler:
-    made = TorchSampler(sharp_llama() if model is None else model, IdTokenizer(), **{"eos_ids": (2,), **options})  # type: ignore[arg-type]
-    made.load({}, "v1")
-    return made
-
-
-def same(a: list[Rollout], b: list[Rollout]) -> None:
-    """The same tokens, and log-probabilities up to rounding."""
-    assert [r.ids for r in a] == [r.ids for r in b]
-    for one, other in zip(a, b, strict=True):
-        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+from tests.support.rollouts import KEY, PROMPTS, IdTokenizer, plain_logprobs, same, sampler, sharp_llama
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from torch import Tensor
 from assent.config.online import PpoConfig
 from assent.config.stages import PreferenceConfig, RewardConfig, SftConfig
 from assent.engine.learner import Learner, Reference
-from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, GateError, RunFolderError
 from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
 from assent.models.loading import load_policy, load_scorer, load_tokenizer, save_model
@@ -33,17 +31,13 @@ from assent.sandbox.base_model import base_folder
 from assent.stages import gate as gates
 from assent.stages import online, preference, reward, run_models, sft
 from assent.stages.gate import (
-    TOLERANCES,
     Gate,
-    check_batch_mates,
-    check_log_ratios,
     check_loss_tokens,
     check_positions,
     check_tokens,
 )
 from tests.support.models import tiny_model
-from tests.support.rows import read_rows
-from tests.support.stages import write_inputs
+from tests.support.stages import gate_lines, write_inputs
 
 STAGES: dict[str, tuple[Callable[..., Any], type]] = {
     "sft": (sft.train, SftConfig),
@@ -75,11 +69,6 @@ def train(command: str, inputs: dict[str, str], output_dir: Path, **options: Any
         given |= {"reference_cache": str(output_dir.parent / "cache")}
     function(config_class(**{**given, **options}))
     return output_dir
-
-
-def gate_lines(folder: Path) -> dict[str, float]:
-    rows = read_rows(folder / "metrics.jsonl")
-    return {k: v for row in rows if row["step"] == 0 for k, v in row.items() if k != "step"}
 
 
 @pytest.mark.parametrize(
@@ -356,46 +345,3 @@ def test_a_reference_that_shares_the_policys_weights_fires_at_the_end(
     monkeypatch.setattr(Reference, "__init__", init)
     with pytest.raises(GateError, match="the reference changed"):
         train("ppo", inputs, tmp_path / "run")
-
-
-def random_groups(count: int, longest: int, *, vocabulary: int) -> list[TokenGroup]:
-    numbers = np.random.default_rng(count)
-
-    def ids(low: int, high: int) -> tuple[int, ...]:
-        return tuple(int(i) for i in numbers.integers(5, vocabulary, numbers.integers(low, high)))
-
-    return [
-        TokenGroup(ids(2, 40), tuple(TokenCompletion(ids(longest // 2, longest)) for _ in range(2)), source=f"row {i}")
-        for i in range(count)
-    ]
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("model", "count", "longest"), [("base", 12, 30), ("tiny", 3, 1700)])
-def test_the_tolerances_leave_room_above_what_healthy_models_deviate(
-    model: str, count: int, longest: int, precision: str, tmp_path: Path
-) -> None:
-    """And not too much: see the comment in stages/gate.py. Long completions: float32 sums of thousands of nats."""
-    path = str(base_folder(0)) if model == "base" else tiny_model(tmp_path / "model", context=2048)
-    runtime = Runtime("cpu", mixed_precision="bf16" if precision == "bfloat16" else "no")
-    config = SftConfig(model=path, data="none", output_dir="none")
-    policy = Learner(AlignmentModel(load_policy(path), kind="policy"), runtime=runtime, optim=config, total_steps=1)
-    scorer = Learner(AlignmentModel(load_scorer(path), kind="scorer"), runtime=runtime, optim=config, total_steps=1)
-    groups = random_groups(count, longest, vocabulary=250)
-    with RunFolder.open(tmp_path / "run", {}, command="sft", resume=True) as folder:
-        gate = Gate(RunLog(folder), precision=precision)
-        check_batch_mates(gate, policy, groups, want="logprobs")
-        check_batch_mates(gate, scorer, groups, want="scores")
-        alone = torch.cat([policy.read([group], want={"logprobs"}).logprobs for group in groups])  # type: ignore[misc]
-        together = policy.read(groups, want={"logprobs"}).logprobs
-        assert together is not None
-        batch = pack(groups, device="cpu")
-        lengths = [c.num_counted for group in groups for c in group.completions]
-        sums = torch.stack([piece.double().sum() for piece in alone.split(lengths)]).float()
-        tolerance = check_log_ratios(gate, together, sums, batch)
-    found = gate_lines(tmp_path / "run")
-    row = TOLERANCES[precision]
-    assert found["gate/logprobs_alone_or_together"] <= row["mean"] / 2
-    assert found["gate/logprobs_alone_or_together_max"] <= row["token"] / 2
-    assert found["gate/score_alone_or_together"] <= row["score"] / 2
-    assert found["gate/log_ratios"] <= tolerance / 2

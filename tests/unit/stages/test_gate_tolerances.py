@@ -1,4 +1,4 @@
-"""The gate on scores: what rounding may do to them grows with them."""
+"""What the step-0 gate tolerates: the rounding of healthy models, with room to spare, and not much more."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from assent.config.stages import SftConfig
+from assent.engine.learner import Learner
+from assent.engine.runtime import Runtime
 from assent.errors import GateError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
+from assent.models.loading import load_policy, load_scorer
+from assent.models.module import AlignmentModel
+from assent.models.packing import pack
 from assent.runs.folder import RunFolder
 from assent.runs.log import RunLog
-from assent.stages.gate import TOLERANCES, Gate, check_batch_mates
+from assent.sandbox.base_model import base_folder
+from assent.stages.gate import TOLERANCES, Gate, check_batch_mates, check_log_ratios
+from tests.support.models import tiny_model
+from tests.support.stages import gate_lines
 
 GROUPS = [TokenGroup((1,), (TokenCompletion((2,)),)) for _ in range(2)]
 
@@ -40,3 +50,46 @@ def test_scores_are_held_to_a_share_of_the_largest(size: float, share: float, pa
             return
         with pytest.raises(GateError, match="score_alone_or_together"):
             check_batch_mates(gate, learner, GROUPS, want="scores")
+
+
+def random_groups(count: int, longest: int, *, vocabulary: int) -> list[TokenGroup]:
+    numbers = np.random.default_rng(count)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in numbers.integers(5, vocabulary, numbers.integers(low, high)))
+
+    return [
+        TokenGroup(ids(2, 40), tuple(TokenCompletion(ids(longest // 2, longest)) for _ in range(2)), source=f"row {i}")
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("model", "count", "longest"), [("base", 12, 30), ("tiny", 3, 1700)])
+def test_the_tolerances_leave_room_above_what_healthy_models_deviate(
+    model: str, count: int, longest: int, precision: str, tmp_path: Path
+) -> None:
+    """And not too much: see the comment in stages/gate.py. Long completions: float32 sums of thousands of nats."""
+    path = str(base_folder(0)) if model == "base" else tiny_model(tmp_path / "model", context=2048)
+    runtime = Runtime("cpu", mixed_precision="bf16" if precision == "bfloat16" else "no")
+    config = SftConfig(model=path, data="none", output_dir="none")
+    policy = Learner(AlignmentModel(load_policy(path), kind="policy"), runtime=runtime, optim=config, total_steps=1)
+    scorer = Learner(AlignmentModel(load_scorer(path), kind="scorer"), runtime=runtime, optim=config, total_steps=1)
+    groups = random_groups(count, longest, vocabulary=250)
+    with RunFolder.open(tmp_path / "run", {}, command="sft", resume=True) as folder:
+        gate = Gate(RunLog(folder), precision=precision)
+        check_batch_mates(gate, policy, groups, want="logprobs")
+        check_batch_mates(gate, scorer, groups, want="scores")
+        alone = torch.cat([policy.read([group], want={"logprobs"}).logprobs for group in groups])  # type: ignore[misc]
+        together = policy.read(groups, want={"logprobs"}).logprobs
+        assert together is not None
+        batch = pack(groups, device="cpu")
+        lengths = [c.num_counted for group in groups for c in group.completions]
+        sums = torch.stack([piece.double().sum() for piece in alone.split(lengths)]).float()
+        tolerance = check_log_ratios(gate, together, sums, batch)
+    found = gate_lines(tmp_path / "run")
+    row = TOLERANCES[precision]
+    assert found["gate/logprobs_alone_or_together"] <= row["mean"] / 2
+    assert found["gate/logprobs_alone_or_together_max"] <= row["token"] / 2
+    assert found["gate/score_alone_or_together"] <= row["score"] / 2
+    assert found["gate/log_ratios"] <= tolerance / 2

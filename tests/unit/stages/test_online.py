@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
 from assent.engine.learner import Learner
-from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, NonFiniteError, RunError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
@@ -27,60 +25,11 @@ from assent.stages.online import _train_round
 from assent.stages.online_objectives import PolicyObjective
 from assent.stages.rollout_step import Round, build_round
 from assent.stages.sampling import to_groups
-from assent.types import PromptGroup, Rollout
+from assent.types import PromptGroup
+from tests.support.cli import said
 from tests.support.models import tiny_model
-from tests.support.stages import told, write_inputs
-
-GIVEN = {"model": "m", "data": "d", "reward": "r", "output_dir": "o"}
-SINGLE = {**GIVEN, "num_completions": 1}
-
-
-class Fixed:
-    """A reference or critic that gives the same numbers whatever it reads; it keeps what its updates were given."""
-
-    def __init__(self, *, approxkl: Sequence[float] = (), **outputs: list[float]) -> None:
-        self.outputs = Outputs(**{name: torch.tensor(numbers) for name, numbers in outputs.items()})
-        self.approxkl, self.updates, self.threads = list(approxkl), [], 0
-        self.module, self.runtime = nn.Module(), Runtime("cpu")
-
-    def read(self, groups: Sequence[TokenGroup], *, want: set[str]) -> Outputs:
-        assert all(getattr(self.outputs, name) is not None for name in want)
-        return self.outputs
-
-    def update(self, groups: Sequence[TokenGroup], objective: Any) -> dict[str, float]:
-        self.updates.append([group.source for group in groups])
-        self.threads = torch.get_num_threads()
-        k3 = self.approxkl[len(self.updates) - 1] if self.approxkl else 0.0
-        return {"loss": 1.0, "grad_norm": 1.0, "policy/approxkl_k3": k3, "num_tokens": float(len(self.updates))}
-
-
-def rollout(number: int, logprobs: list[float], *, cut: bool = False) -> Rollout:
-    return Rollout(
-        prompt_ids=(3,),
-        ids=(4,) * len(logprobs),
-        logprobs=tuple(logprobs),
-        finish_reason="length" if cut else "stop",
-        text="",
-        prompt_index=number,
-        completion_index=0,
-        policy_version="step-0",
-    )
-
-
-ROLLOUTS = [rollout(0, [-1.0, -2.0]), rollout(1, [-0.5], cut=True)]
-REFERENCE = [-1.5, -1.0, -0.5]
-VALUES = {"values": [0.1, 0.2, 0.3], "last_values": [5.0, 0.6]}
-
-
-def the_round(config: OnlineOptions, *, scores: Sequence[float] = (2.0, 1.0), **options: Any) -> Round:
-    critic: Any = Fixed(**VALUES) if config.triple.value else None
-    reference: Any = Fixed(logprobs=REFERENCE)
-    options = {"kl_coef": config.kl_coef, "rollouts": ROLLOUTS, **options}
-    return build_round(config, options.pop("rollouts"), scores, reference=reference, critic=critic, **options)
-
-
-def field(batch: Round, name: str) -> list[float]:
-    return np.concatenate([array for group in batch.groups for array in group.token[name]]).tolist()
+from tests.support.rounds import GIVEN, REFERENCE, ROLLOUTS, SINGLE, Fixed, field, rollout, the_round
+from tests.support.stages import arguments, told, write_inputs
 
 
 def test_the_kl_is_taken_off_each_token_and_the_score_given_at_the_last() -> None:
@@ -379,3 +328,17 @@ def test_a_sampler_with_other_weights_ends_the_run_in_float32_alone(distance: fl
     assert sampler_mismatch(stale, groups, config=weighted, step=6) == pytest.approx(distance, nan_ok=True, rel=1e-2)
     rounding: Any = Stale(5e-5)
     assert sampler_mismatch(rounding, groups, config=PpoConfig(**SINGLE), step=6) == pytest.approx(5e-5, rel=1e-2)
+
+
+@pytest.mark.parametrize("trunk", [[], ["--trunk", "one", "--lora-r", "2"]], ids=["separate", "one"])
+def test_a_critics_fresh_head_begins_at_zero(
+    trunk: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whitened, the values of a random head would be the first round's advantages."""
+    inputs = write_inputs(tmp_path)
+    argv = [*arguments("ppo", inputs, tmp_path / "run"), *trunk, "--critic", inputs["model"]]
+    status, _, err = said(argv, capsys)
+    assert status == 0, err
+    rows = [row for row in told(tmp_path / "run" / "metrics.jsonl") if "objective/kl" in row]
+    assert rows[0]["val/explained_variance"] == pytest.approx(0, abs=1e-6)
+    assert rows[-1]["val/explained_variance"] != pytest.approx(0, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Rewards of steps and of several sources through whole commands: what is written, and what the others read."""
+"""Rewards of steps, of several sources and with a potential through whole commands: what is written and what is read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from assent.cli import main
 from assent.models.loading import load_scorer, load_tokenizer, save_model
 from assent.rewards.steps import steps_of
 from tests.support.cli import said
 from tests.support.rows import read_rows
 from tests.support.stages import told, write_inputs
 
+BREVITY = "tests.support.stages:brevity"
 SHORT = "{reward: length, maximum: 4, unit: characters, weight: 0.5}"
 SHARES = "{reward: 'tests.unit.stages.test_online_rewards:shares', supervision: process}"
 
@@ -154,3 +156,28 @@ def test_a_judge_of_several_sources_scores_policies(
     status, _, err = said([*given, "--judge", "tests.support.stages:letters", SHORT], capsys)
     assert status == 0, err
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["scorer"] == "letters + length"
+
+
+def test_a_potential_changes_what_is_learned_and_is_no_part_of_the_score(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    rows = {}
+    for name, more in {"shaped": ["--potential", inputs["prm"]], "plain": []}.items():
+        assert main([*argv("a2c", inputs, tmp_path / name, BREVITY), *more]) == 0
+        rows[name] = next(row for row in read_rows(tmp_path / name / "metrics.jsonl") if "objective/scores" in row)
+    shaped, plain = rows["shaped"], rows["plain"]
+    assert shaped["objective/scores"] == plain["objective/scores"]  # the first round is the same sample
+    assert abs(shaped["critic/loss"] - plain["critic/loss"]) > 1e-4
+    assert shaped["cost/models_resident"] == plain["cost/models_resident"] + 1
+    facts = json.loads((tmp_path / "shaped" / "run.json").read_text())
+    assert "potential_start" in facts["facts"]["start"]
+
+
+def test_a_potential_that_cannot_be_read_is_refused(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*argv("a2c", inputs, tmp_path / "run", BREVITY), "--potential", inputs["model"]]
+    status, _, err = said(given, capsys)
+    assert status == 2
+    assert "no score head" in err
+    assert not (tmp_path / "run").exists()

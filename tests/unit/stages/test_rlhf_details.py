@@ -73,9 +73,8 @@ from assent.stages.online import _critic_start
 from assent.stages.stage_data import Part, StageData
 from tests.support.engine import Nll, TinyPolicy, make_groups, make_learner
 from tests.support.models import tiny_model
-from tests.support.rollouts import sharp_llama
-from tests.unit.rollouts.test_torch_sampler import KEY, PROMPTS, same, sampler
-from tests.unit.stages.test_online import GIVEN, SINGLE, field, the_round
+from tests.support.rollouts import KEY, PROMPTS, same, sampler, sharp_llama
+from tests.support.rounds import GIVEN, SINGLE, field, the_round
 
 TESTS = Path(__file__).parents[2]
 

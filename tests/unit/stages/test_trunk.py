@@ -258,11 +258,7 @@ def test_what_one_trunk_cannot_hold_is_refused(inputs: dict[str, str]) -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_is_written(
-    more: list[str],
-    says: str,
-    inputs: dict[str, str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    more: list[str], says: str, inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"MODEL": inputs["model"]}
     if "OTHER" in more:
