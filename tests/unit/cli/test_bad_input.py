@@ -1,4 +1,4 @@
-"""Bad input (issue 2, item 6): exit status 2, one clear message, and nothing written."""
+"""Bad input: exit status 2, one clear message, and nothing written."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def given(argv: Argv, option: str, value: object) -> Argv:
 def test_rewards_that_are_none(
     command: str, here: Path, two_labels: Path, unread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Issue 4, item 6: a classifier of several labels that are not declared members; what cannot be imported."""
+    """A classifier of several labels that are not declared members; what cannot be imported."""
     several = "2 labels, so it is no reward model"
     refused(judged(command, here, two_labels), here, capsys, several)
     short = "{reward: length, maximum: 9}"
@@ -328,7 +328,7 @@ def test_rewards_that_are_none(
 def test_prompts_that_leave_no_room_for_an_answer(
     command: str, here: Path, unread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Issue 4, item 6: longer than the context minus max_new_tokens."""
+    """Longer than the context minus max_new_tokens."""
     argv = judged(command, here, "builtins:zip")
     write_rows(here / "comparisons.jsonl", ({"prompt": question(10**60 + i)} for i in range(4)))
     refused(given(argv, "--max-new-tokens", 56), here, capsys, "no usable", "does not fit max_length 64")
@@ -339,7 +339,7 @@ def test_prompts_that_leave_no_room_for_an_answer(
 def test_rounds_that_do_not_divide_and_kl_that_cannot_adapt(
     here: Path, unread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Issue 4, item 6: a batch that does not divide as asked, a KL target with a fixed controller."""
+    """A batch that does not divide as asked, a KL target with a fixed controller."""
     argv = judged("ppo", here, "builtins:zip")
     refused(
         [*argv, "--batch-size", 2, "--num-mini-batches", 3], here, capsys, "num_mini_batches (3) must divide batch_size"
@@ -373,7 +373,7 @@ def adapters_of_another_base(here: Path) -> dict[str, Path]:
 def test_an_adapter_of_another_base_in_every_part_that_it_can_play(
     here: Path, adapters_of_another_base: dict[str, Path], unread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Issue 3, item 6: no model's weights are loaded, neither its own nor those beside it."""
+    """No model's weights are loaded, neither its own nor those beside it."""
     policy, scorer, ensemble = adapters_of_another_base.values()
     beside = judged("ppo", here, "tests.support.stages:brevity")
     tried: list[Argv] = [

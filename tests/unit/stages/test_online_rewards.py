@@ -1,4 +1,4 @@
-"""Rewards of steps, of several sources and with a potential through whole commands: what is written and what is read."""
+"""Rewards of steps, of several sources and with a potential, through whole commands."""
 
 from __future__ import annotations
 
@@ -143,16 +143,8 @@ def test_a_judge_of_several_sources_scores_policies(
     inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["eval", "--policies.a", inputs["model"], "--baseline", "a", "--data", inputs["prompts"]]
-    given += [
-        "--output-dir",
-        str(tmp_path / "out"),
-        "--max-length",
-        "64",
-        "--max-new-tokens",
-        "4",
-        "--num-prompts",
-        "2",
-    ]
+    given += ["--output-dir", str(tmp_path / "out"), "--max-length", "64", "--max-new-tokens", "4"]
+    given += ["--num-prompts", "2"]
     status, _, err = said([*given, "--judge", "tests.support.stages:letters", SHORT], capsys)
     assert status == 0, err
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["scorer"] == "letters + length"
