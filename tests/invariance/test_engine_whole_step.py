@@ -149,16 +149,20 @@ def test_a_row_that_is_not_finite_is_named_and_nothing_changes(tokens: int) -> N
 
 
 class Small(TinyPolicy):
-    """Runs out of memory when gradients are taken of more than 60 tokens."""
+    """Runs out of memory when gradients are taken of more than `limit` tokens."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
 
     def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
-        if torch.is_grad_enabled() and len(batch.input_ids) > 60:
+        if torch.is_grad_enabled() and len(batch.input_ids) > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().forward(batch, want)
 
 
 def test_memory_that_runs_out_changes_nothing_but_the_budget() -> None:
-    learner = learner_of(Small(), 10_000)
+    learner = learner_of(Small(60), 10_000)
     metrics = learner.update(GROUPS, Sorted())
     assert learner.budget.tokens <= 60 < metrics["num_tokens"]
     expected = learner_of(TinyPolicy(), 10_000)
@@ -167,22 +171,13 @@ def test_memory_that_runs_out_changes_nothing_but_the_budget() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-class Smaller(TinyPolicy):
-    """Runs out of memory when gradients are taken of more than 20 tokens."""
-
-    def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
-        if torch.is_grad_enabled() and len(batch.input_ids) > 20:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().forward(batch, want)
-
-
 def test_memory_is_halved_for_what_gradients_are_taken_of() -> None:
     """Each group fills a micro-batch while it is read; without its second completion six of them fit into one."""
     groups = [
         TokenGroup((1, 2, 3, 4), (TokenCompletion((5, 6, 7, i)), TokenCompletion((8,) * 40)), source=f"rows.jsonl:{i}")
         for i in range(6)
     ]
-    learner, expected = learner_of(Smaller(), 50), learner_of(TinyPolicy(), 50)
+    learner, expected = learner_of(Small(20), 50), learner_of(TinyPolicy(), 50)
     found = learner.update(groups, Baseline())
     assert found["grad_norm"] == pytest.approx(expected.update(groups, Baseline())["grad_norm"], rel=1e-5)
 

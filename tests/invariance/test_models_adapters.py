@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from assent.models.adapters import adapter_off
+from assent.models.batch import TokenGroup
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from tests.support.adapters import adapted
@@ -27,6 +29,16 @@ TIERS = ("segments", "mask", "padded")
 EVERY_LAYER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 
 
+def read_as_peft_does(module: AlignmentModel, groups: list[TokenGroup]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Log-probabilities and gradients of a packed read, once they are those of PEFT's own computation."""
+    expected = plain_logprobs(module.hf, groups)
+    got = module(pack(groups, device="cpu"), LOGPROBS).logprobs
+    assert torch.allclose(got, expected, rtol=0, atol=1e-5)
+    found = gradients(module, weighted(got))
+    assert_same_gradients(found, gradients(module, weighted(expected)))
+    return got, found
+
+
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize(
     "given",
@@ -35,13 +47,8 @@ EVERY_LAYER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 )
 def test_adapters_are_read_and_trained_as_peft_does_it(tier: Any, given: dict[str, Any]) -> None:
     model = adapted(make_model("llama"), **given)
-    module = AlignmentModel(model, kind="policy", tier=tier)
-    groups = random_groups()
-    expected = plain_logprobs(model, groups)
-    got = module(pack(groups, device="cpu"), LOGPROBS).logprobs
-    assert torch.allclose(got, expected, rtol=0, atol=1e-5)
-    found = gradients(module, weighted(got))
-    assert_same_gradients(found, gradients(module, weighted(expected)))
+    module, groups = AlignmentModel(model, kind="policy", tier=tier), random_groups()
+    got, found = read_as_peft_does(module, groups)
     assert all(".lora_" in name for name in found)
     assert len(found) == sum(p.requires_grad for p in module.parameters())
     with adapter_off(module):
@@ -52,27 +59,16 @@ def test_adapters_are_read_and_trained_as_peft_does_it(tier: Any, given: dict[st
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt", "qwen2"])
 def test_adapters_of_other_architectures(name: str) -> None:
-    model = adapted(make_model(name))
-    module = AlignmentModel(model, kind="policy")
-    groups = random_groups()
-    expected = plain_logprobs(model, groups)
-    got = module(pack(groups, device="cpu"), LOGPROBS).logprobs
+    module = AlignmentModel(adapted(make_model(name)), kind="policy")
+    read_as_peft_does(module, random_groups())
     assert module.tier == "segments"
-    assert torch.allclose(got, expected, rtol=0, atol=1e-5)
-    assert_same_gradients(gradients(module, weighted(got)), gradients(module, weighted(expected)))
 
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_embeddings_beside_an_adapter_are_trained_whole(tier: Any, is_tied: bool) -> None:
     model = adapted(make_model("llama", tie_word_embeddings=is_tied), new_rows=True)
-    module = AlignmentModel(model, kind="policy", tier=tier)
-    groups = random_groups()
-    expected = plain_logprobs(model, groups)
-    got = module(pack(groups, device="cpu"), LOGPROBS).logprobs
-    assert torch.allclose(got, expected, rtol=0, atol=1e-5)
-    found = gradients(module, weighted(got))
-    assert_same_gradients(found, gradients(module, weighted(expected)))
+    _, found = read_as_peft_does(AlignmentModel(model, kind="policy", tier=tier), random_groups())
     whole = [name for name in found if ".modules_to_save." in name]
     assert len(whole) == (1 if is_tied else 2)
     if is_tied:

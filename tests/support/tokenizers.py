@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from assent.models.templates import resolve_template
+from assent.models.tokenizing import Tokenized, tokenize_groups
+from assent.types import PromptGroup
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
@@ -84,3 +91,23 @@ def word_level(*, template: str | None = None):
     if template:
         tokenizer.chat_template = template
     return tokenizer
+
+
+def tokenize(
+    groups: Sequence[PromptGroup],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int = 512,
+    *,
+    train_on: Literal["all", "last"] = "all",
+    max_new_tokens: int | None = None,
+    **options: Any,
+) -> Tokenized:
+    """Groups by the tokenizer's own template; `options` are those of `resolve_template`."""
+    return tokenize_groups(
+        groups,
+        tokenizer=tokenizer,
+        template=resolve_template(tokenizer, **options),
+        max_length=max_length,
+        train_on=train_on,
+        max_new_tokens=max_new_tokens,
+    )

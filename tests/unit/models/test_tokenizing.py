@@ -13,7 +13,7 @@ from assent.models.templates import resolve_template
 from assent.models.tokenizing import decode, encode_prompt, tokenize_groups
 from assent.types import Preference, PromptGroup
 from tests.support.rows import pair, turns
-from tests.support.tokenizers import CHATML, byte_bpe, metaspace, prepending, word_level
+from tests.support.tokenizers import CHATML, byte_bpe, metaspace, prepending, tokenize, word_level
 
 THINKING = (
     "{% for m in messages %}<|im_start|>{{m['role']}}\n"
@@ -25,18 +25,6 @@ NO_EOS = (
     "{% for m in messages %}{{m['role']}}: {{m['content']}}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-
-
-def tokenize(groups, tokenizer, *, max_length=512, train_on="all", max_new_tokens=None, **options):
-    template = resolve_template(tokenizer, **options)
-    return tokenize_groups(
-        groups,
-        tokenizer=tokenizer,
-        template=template,
-        max_length=max_length,
-        train_on=train_on,
-        max_new_tokens=max_new_tokens,
-    )
 
 
 def spelled(tokenizer, ids) -> str:

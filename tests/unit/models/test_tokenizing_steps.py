@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from assent.data.formats import detect_layout, parse_row
-from assent.models.templates import resolve_template
-from assent.models.tokenizing import Tokenized, tokenize_groups
-from tests.support.tokenizers import byte_bpe, metaspace
+from assent.models.tokenizing import Tokenized
+from tests.support.tokenizers import byte_bpe, metaspace, tokenize
 
 STEPS = ["Where is my order?", "It ships on Monday,", "and it arrives."]
 CHAT = [{"role": "user", "content": "hello there"}]
@@ -19,7 +18,7 @@ CHAT = [{"role": "user", "content": "hello there"}]
 def tokenized(tokenizer: Any, *, prompt: Any, labels: Any = (True, True, False), max_length: int = 512) -> Tokenized:
     row = {"prompt": prompt, "completions": STEPS, "labels": list(labels)}
     group = parse_row(row, detect_layout(row), source="steps.jsonl:1")
-    return tokenize_groups([group], tokenizer=tokenizer, template=resolve_template(tokenizer), max_length=max_length)
+    return tokenize([group], tokenizer, max_length)
 
 
 @pytest.mark.parametrize("make", [byte_bpe, metaspace])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from assent.models.templates import resolve_template
-from assent.models.tokenizing import encode_prompt, tokenize_groups
+from assent.models.tokenizing import encode_prompt
 from assent.types import Preference, PromptGroup
 from tests.support.rows import pair, turns
-from tests.support.tokenizers import byte_bpe, metaspace
+from tests.support.tokenizers import byte_bpe, metaspace, tokenize
 
 TALK = turns(
     ("system", "be brief"),
@@ -18,12 +18,6 @@ TALK = turns(
     ("assistant", "second answer"),
     ("user", "last question"),
 )
-
-
-def tokenize(groups, tokenizer, max_length, **more):
-    return tokenize_groups(
-        groups, tokenizer=tokenizer, template=resolve_template(tokenizer), max_length=max_length, **more
-    )
 
 
 def lengths(tokenizer, *prompts):
