@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -324,7 +323,7 @@ def test_a_sampler_with_other_weights_ends_the_run_in_float32_alone(distance: fl
         sampler_mismatch(stale, groups, config=PpoConfig(**SINGLE), step=6)
     told = sampler_mismatch(stale, groups, config=PpoConfig(**SINGLE, mixed_precision="bf16"), step=6)
     assert told == pytest.approx(distance, nan_ok=True, rel=1e-3)
-    weighted = SimpleNamespace(importance_sampling_cap=2.0)  # of a float32 run with another engine
+    weighted = PpoConfig(**SINGLE, sampler="vllm", importance_sampling_cap=2.0)  # a float32 run with another engine
     assert sampler_mismatch(stale, groups, config=weighted, step=6) == pytest.approx(distance, nan_ok=True, rel=1e-2)
     rounding: Any = Stale(5e-5)
     assert sampler_mismatch(rounding, groups, config=PpoConfig(**SINGLE), step=6) == pytest.approx(5e-5, rel=1e-2)

@@ -163,9 +163,9 @@ def test_the_ledger_counts_what_was_sampled_and_scored(run: Run) -> None:
 def test_a_reference_of_other_weights_than_it_says_fails_the_gate(
     run: Run, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(self: ReadReference, path: str | None, data: Any) -> None:
-        self.data, self.path, self.origin = data, path, "start"
-        self.model = data.reference_model(inputs["other"])
+    def wrong(self: ReadReference, path: str | None, session: Any) -> None:
+        self.session, self.path, self.origin = session, path, "start"
+        self.model = session.models.add_reference(inputs["other"])
 
     monkeypatch.setattr(ReadReference, "__init__", wrong)
     with pytest.raises(GateError, match="log_ratios"):
@@ -208,20 +208,20 @@ def test_a_completion_that_did_not_end_is_ranked_by_its_score_less_the_penalty(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[list[float]] = []
-    original, score = online_preference.ranking_of, online_preference.score_round
+    original, score = online_preference.ranking_of, online_preference.score_rollouts
     told: list[float] = []
 
-    def ends(reward: Any, rollouts: Sequence[Rollout], prompts: Any, *, session: Any) -> Scores:
+    def ends(reward: Any, rollouts: Sequence[Rollout], prompts: Any) -> Scores:
         for rollout in rollouts[::2]:  # the first of each prompt's two
             object.__setattr__(rollout, "finish_reason", "stop")
-        told.extend(found := score(reward, rollouts, prompts, session=session))
+        told.extend(found := score(reward, rollouts, prompts))
         return found
 
     def spy(config: Any, group: Any, scores: Sequence[float]) -> Any:
         compared.append(list(scores))
         return original(config, group, scores)
 
-    monkeypatch.setattr(online_preference, "score_round", ends)
+    monkeypatch.setattr(online_preference, "score_rollouts", ends)
     monkeypatch.setattr(online_preference, "ranking_of", spy)
     folder = run(missing_eos_penalty=2.0, total_steps=1)
     raw = [told[i : i + 2] for i in range(0, 8, 2)]
@@ -340,7 +340,7 @@ def test_it_follows_its_reward_up_and_turned_round_down(rule: str, sign: int, ru
 def test_bad_input_is_refused_before_anything_is_loaded(
     options: dict[str, Any], said: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(online_preference, "read_text", lambda *_, **__: pytest.fail("something was loaded"))
+    monkeypatch.setattr(online_preference, "read_stage_data", lambda *_, **__: pytest.fail("something was loaded"))
     with pytest.raises((ConfigError, ValueError), match=said):
         run(**options)
     assert not (tmp_path / "run").exists()
