@@ -1,6 +1,8 @@
-"""Case 1: from a preference model to DPO, each step with its numbers, on a world small enough to enumerate Z.
+"""Case 1: from a preference model to DPO, step by step, with numbers.
 
-python examples/cases/01_from_preferences_to_dpo.py
+The world is small enough to enumerate, so the normaliser Z is known exactly.
+
+    python examples/cases/01_from_preferences_to_dpo.py
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def main() -> dict[str, float]:
 
 
 def train(world: MicroWorld) -> np.ndarray:
-    """(S,) log-probabilities after DPO on every pair, each labelled with its Bradley-Terry probability."""
+    """(S,) log-probabilities after DPO on all pairs. Each pair has its Bradley-Terry probability as label."""
     reference, reward = torch.tensor(world.reference), torch.tensor(world.reward)
     first, second = torch.combinations(torch.arange(len(reward))).unbind(1)
     logits = reference.clone().requires_grad_()

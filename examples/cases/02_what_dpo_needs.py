@@ -1,6 +1,7 @@
-"""Case 2: what DPO needs at training (policy, a frozen reference's log-probabilities, beta, pairs), each one removed.
+"""Case 2: what DPO needs at training: policy, the log-probabilities of a frozen reference, beta, and pairs.
 
-No reward model, no sampling, no critic: one is offered at the end, and refused.
+Each of them is removed in turn, to show what goes wrong. DPO needs no reward model, no sampling and no critic. At the
+end it is given a reward model, and refuses it.
 
     python examples/cases/02_what_dpo_needs.py
 """
@@ -34,7 +35,7 @@ def main() -> dict[str, float]:
     optimum = WORLD.optimum(BETA)[0]
 
     def away(policy: np.ndarray) -> float:
-        """Total variation from reference * exp(r / beta) / Z, where DPO should end."""
+        """Total variation from reference * exp(r / beta) / Z, the policy that DPO should reach."""
         return 0.5 * float(np.abs(np.exp(policy) - np.exp(optimum)).sum())
 
     print("On a world of seven completions, where the right policy is known (TV: total variation from it, 0 is right):")
@@ -76,7 +77,7 @@ def main() -> dict[str, float]:
 def train(
     *, reference: Callable[[Tensor], Tensor | None] = lambda _: REFERENCE, beta: float = BETA, steps: int = STEPS
 ) -> tuple[np.ndarray, float]:
-    """DPO on a table of logits: (S,) log-probabilities of the policy, and the last loss."""
+    """DPO on a table of logits. Returns the policy's log-probabilities (S,) and the last loss."""
     logits = REFERENCE.clone().requires_grad_()
     for _ in range(steps):
         logps = logits.log_softmax(0)
@@ -96,7 +97,7 @@ def train(
 
 
 def with_a_language_model(folder: Path) -> dict[str, float]:
-    """The rest with `assent.dpo` itself, on a model of a few thousand parameters."""
+    """Runs the rest with `assent.dpo` itself, on a model of a few thousand parameters."""
     rows = [{"prompt": f"{i} plus 1 is", "chosen": f" {i + 1}", "rejected": f" not {i}"} for i in range(8)]
     pairs, demonstrations = folder / "pairs.jsonl", folder / "demonstrations.jsonl"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -124,7 +125,7 @@ def with_a_language_model(folder: Path) -> dict[str, float]:
 
 
 def refused(call: Callable[[], object]) -> bool:
-    """Whether it is, printing why."""
+    """Whether the call is refused. Prints the reason."""
     try:
         call()
     except (AssentError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Case 3: a preference probability from logged ratios, where the unit decides.
+"""Case 3: a preference probability from logged ratios. The unit of the ratios decides it.
 
 python examples/cases/03_probability_from_ratios.py
 """

@@ -1,9 +1,9 @@
-"""Case 4: the implicit reward beta * log(policy / reference) beside a trained reward model and gold.
+"""Case 4: the implicit reward beta * log(policy / reference), beside a trained reward model and gold.
 
-A micro-world in which every completion is enumerated, so accuracies and best-of-N are exact expectations. Both learners
-get the same labelled pairs, drawn from the reference, and the same features (which token follows which): the policy by
-DPO's loss, the reward model by Bradley-Terry's. In distribution: pairs that the reference would draw; out of it: pairs
-drawn evenly from the completions that the reference hardly ever gives.
+The world is a micro-world in which every completion is enumerated, so accuracies and best-of-N are exact expectations.
+Both learners get the same labelled pairs, drawn from the reference, and the same features (which token follows which).
+The policy learns by DPO's loss, the reward model by Bradley-Terry's. "In distribution" means pairs that the reference
+would draw. "Out of distribution" means pairs drawn evenly from completions that the reference hardly ever gives.
 
     python examples/cases/04_implicit_reward.py
 """
@@ -26,7 +26,7 @@ WORLDS = (0, 1, 2)
 
 
 class Answer(NamedTuple):
-    """Of one way to score: pair accuracy in and out of distribution; mean gold of the best of N, for each N."""
+    """One way to score: pair accuracy in and out of distribution, and mean gold of the best of N, for each N."""
 
     inside: float
     outside: float
@@ -57,7 +57,7 @@ def main() -> dict[str, Answer]:
 
 
 def in_one_world(seed: int) -> tuple[dict[str, Answer], float, float]:
-    """The answers by name, and the policy's mean gold and KL."""
+    """Returns the answers by name, and the policy's mean gold and KL."""
     world = MicroWorld(vocabulary=6, length=4, seed=seed)
     rng = np.random.default_rng([seed, 3])
     p = np.exp(world.reference)
@@ -84,7 +84,10 @@ def in_one_world(seed: int) -> tuple[dict[str, Answer], float, float]:
 
 
 def accuracy(score: np.ndarray, gold: np.ndarray, weights: np.ndarray) -> float:
-    """Share of pairs, drawn by `weights`, that `score` orders as gold does; gold's ties aside, its own count half."""
+    """Share of pairs, drawn by `weights`, that `score` orders as gold does.
+
+    Pairs that gold ties are left out; pairs that `score` ties count half.
+    """
     better = gold[:, None] > gold[None, :]
     right = 0.5 * (1 + np.sign(np.round(score[:, None] - score[None, :], 12)))
     pairs = better * np.outer(weights, weights)
@@ -92,7 +95,7 @@ def accuracy(score: np.ndarray, gold: np.ndarray, weights: np.ndarray) -> float:
 
 
 def transitions(world: MicroWorld) -> Tensor:
-    """(S, V * V) how often each token follows each; the row of the end token is also the start."""
+    """(S, V * V) how often each token follows each other token. The end token's row is also the start."""
     rows, v = world.completions, world.vocabulary
     counts = np.zeros((len(rows), v * v))
     before, alive = np.full(len(rows), world.end), np.ones(len(rows), dtype=bool)
@@ -104,7 +107,7 @@ def transitions(world: MicroWorld) -> Tensor:
 
 
 def learn_policy(world: MicroWorld, chosen: Tensor, rejected: Tensor) -> np.ndarray:
-    """(S,) log-probabilities of a chain over tokens after DPO, from the reference."""
+    """(S,) log-probabilities of a chain over tokens, trained by DPO from the reference."""
     counts, reference = transitions(world), torch.tensor(world.reference)
     logits = torch.tensor(world.transitions).requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=RATE)
@@ -125,7 +128,7 @@ def learn_policy(world: MicroWorld, chosen: Tensor, rejected: Tensor) -> np.ndar
 
 
 def learn_reward(world: MicroWorld, chosen: Tensor, rejected: Tensor) -> np.ndarray:
-    """(S,) scores of a linear reward model of the same features."""
+    """(S,) scores of a linear reward model on the same features."""
     counts = transitions(world)
     weights = torch.zeros(counts.shape[1], dtype=counts.dtype, requires_grad=True)
     optimiser = torch.optim.Adam([weights], lr=RATE)

@@ -1,4 +1,4 @@
-"""Case 5: what a reward model's scores mean: differences count, the level is free.
+"""Case 5: what a reward model's scores mean. Only their differences count; their level is free.
 
 python examples/cases/05_reward_model_scores.py
 """

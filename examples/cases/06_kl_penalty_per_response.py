@@ -1,7 +1,8 @@
 """Case 6: which response the KL penalty charges, by how many nats, and at which tokens.
 
-The reference gives "Yes." high probability and the long paraphrase almost none. What is charged is not a low reference
-probability but its difference to the policy's: log policy - log reference, summed over the response's own tokens.
+The reference gives "Yes." a high probability and the long paraphrase almost none. The penalty does not charge a low
+reference probability. It charges the difference to the policy: log policy - log reference, summed over the response's
+own tokens.
 
     python examples/cases/06_kl_penalty_per_response.py
 """

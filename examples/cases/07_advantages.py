@@ -1,4 +1,4 @@
-"""Case 7: three actions with advantages +, 0 and -: which probabilities one step raises, exactly.
+"""Case 7: three actions with advantages +, 0 and -. Which probabilities does one step raise, exactly?
 
 python examples/cases/07_advantages.py
 """
@@ -48,7 +48,7 @@ def main() -> dict[str, list[float]]:
 
 
 def expected_gradient(advantages: Tensor, actions: list[int] | None = None) -> Tensor:
-    """(3,) gradient with respect to the logits of PPO's loss at ratio 1; expected, where no actions are given."""
+    """(3,) gradient of PPO's loss at ratio 1 with respect to the logits. Without actions, the expected gradient."""
     logits = POLICY.log().requires_grad_()
     logps = logits.log_softmax(0)
     chosen = torch.arange(3) if actions is None else torch.tensor(actions)

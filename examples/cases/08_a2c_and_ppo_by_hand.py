@@ -1,4 +1,4 @@
-"""Case 8: the objectives of A2C and PPO on an episode of five tokens, on paper beside the program's numbers.
+"""Case 8: the objectives of A2C and PPO on an episode of five tokens, worked out on paper beside the program's numbers.
 
 gamma = 1, lambda = 0.5, kl_coef = 0.1, cliprange = 0.2, cliprange_value = 0.2; the score is 1 at the last token.
 
@@ -80,7 +80,7 @@ def main() -> dict[str, list[float]]:
 
 
 def _gradient(name: str, old: Tensor, advantages: Tensor, mask: Tensor) -> list[float]:
-    """d loss / d log-probability of each token at the policy that sampled."""
+    """d loss / d log-probability of each token, at the policy that sampled."""
     logps = old.clone().requires_grad_()
     losses = -advantages * logps if name == "A2C" else ppo_loss(logps, old, advantages, mask, cliprange=CLIP)[0]
     return torch.autograd.grad(losses.sum(), logps)[0][0].tolist()

@@ -1,9 +1,11 @@
-"""Case 15: helpful, brief, safe and fast at once: weights, beta, clip and budget read off a measured frontier.
+"""Case 15: helpful, brief, safe and fast at once. Weights, beta, clip and budget are read off a measured frontier.
 
-A micro-world in which every completion is enumerated. The product's constraints are stated in what is measured: mean
-tokens (which is latency), the share of unsafe answers, KL to the reference. First every combination of weights and beta
-is measured at its exact optimum, and the most helpful one that keeps all constraints is taken, beside one taken by
-taste. Then PPO trains towards it with several clips, and the cheapest budget of completions that is good enough counts.
+The world is a micro-world in which every completion is enumerated. The product's constraints are stated in measured
+quantities: mean tokens (which is latency), the share of unsafe answers, and KL to the reference.
+
+First the file measures every combination of weights and beta at its exact optimum. It takes the most helpful one that
+keeps all constraints, and compares it with one chosen by taste. Then it trains PPO towards that choice with several
+clips, and finds the cheapest budget of completions that is good enough.
 
     python examples/cases/15_competing_constraints.py
 """
@@ -31,7 +33,7 @@ ENOUGH = 0.95
 
 
 class Point(NamedTuple):
-    """What one policy does, in the mean over its completions; kl in nats."""
+    """What one policy does on average over its completions; kl in nats."""
 
     helpful: float
     tokens: float
@@ -75,14 +77,14 @@ def main() -> dict[str, object]:
 
 
 def attributes() -> dict[str, np.ndarray]:
-    """(S,) of each completion: helpful in [0, 1], tokens up to the end token, unsafe 0 or 1."""
+    """For each completion, (S,): helpful in [0, 1], tokens up to the end token, unsafe 0 or 1."""
     is_end = WORLD.completions == WORLD.end
     tokens = np.where(is_end.any(1), is_end.argmax(1) + 1, WORLD.length)
     return {"helpful": WORLD.reward, "tokens": tokens, "unsafe": (WORLD.completions == UNSAFE).any(1).astype(float)}
 
 
 def reward(brief: float, safe: float) -> np.ndarray:
-    """(S,) the weighted sum that is optimised."""
+    """(S,) the weighted sum to optimise."""
     found = attributes()
     return found["helpful"] - brief * (found["tokens"] - 1) - safe * found["unsafe"]
 
@@ -99,7 +101,7 @@ def point_of(policy: np.ndarray) -> Point:
 
 
 def share(chosen: tuple[float, ...], clip: float, budget: int) -> float:
-    """Of the optimum's gain in E[r] - beta KL over the reference, what PPO attains with so many samples."""
+    """The share of the optimum's gain in E[r] - beta KL over the reference that PPO attains with so many samples."""
     *weights, beta = chosen
     scores = reward(*weights)
 
@@ -112,7 +114,7 @@ def share(chosen: tuple[float, ...], clip: float, budget: int) -> float:
 
 
 def trained(scores: np.ndarray, beta: float, clip: float, budget: int, seed: int) -> np.ndarray:
-    """(S,) log pi after PPO on whole completions as actions, the KL in the reward; the rate falls to zero."""
+    """(S,) log pi after PPO with whole completions as actions and the KL in the reward. The rate decays to zero."""
     generator = torch.Generator().manual_seed(seed)
     reference, worth = torch.tensor(WORLD.reference), torch.tensor(scores)
     logits = reference.clone().requires_grad_()

@@ -1,6 +1,7 @@
 """Case 16: sample efficiency of SFT, DPO, PPO and best-of-N: at equal labels, equal completions, equal compute.
 
-On the sandbox, whose gold reward judges. One question, three answers: what is scarce decides which method is best.
+One question, three answers: what is scarce decides which method is best. The methods run on the sandbox, and its gold
+reward judges them.
 
     python examples/cases/16_sample_efficiency.py          (some 20 minutes on two cores)
     python examples/cases/16_sample_efficiency.py --small  (a smoke test, whose numbers mean nothing)
@@ -35,7 +36,7 @@ SMALL = {"demonstrations": 32, "prompts": 8, "tests": 3, "pairs": 16, "labels": 
 
 
 def main(*, small: bool = False, progress: Progress | None = None) -> dict[str, list[dict[str, Any]]]:
-    """For each budget the rows of `assent compare`."""
+    """Returns the rows of `assent compare` for each budget."""
     size: Mapping[str, Any] = SMALL if small else FULL
     progress = progress or Silent()
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +64,7 @@ def main(*, small: bool = False, progress: Progress | None = None) -> dict[str, 
 
 
 def prepare(folder: Path, size: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """The start, which is instruction-tuned already; its answers, compared by gold with noise; prompts."""
+    """Makes the start (instruction-tuned already), comparisons of its answers by gold with noise, and prompts."""
 
     def step(name: str, **options: Any) -> dict[str, Any]:
         run = STEPS[name]

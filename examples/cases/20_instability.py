@@ -1,9 +1,9 @@
-"""Case 20: PPO makes good updates, then one wrecks the model. Clip, KL, learning rate, advantage scale: which was it?
+"""Case 20: PPO makes good updates, then one wrecks the model. Clip, KL, learning rate or advantage scale: which was it?
 
-python examples/cases/20_instability.py
+The world is small enough to enumerate, so the model's true worth is known after every round. The reward model overpays
+one completion that the reference hardly ever gives and that is worth nothing.
 
-A world small enough to enumerate, so that what the model is really worth is known after every round. The reward model
-overpays one completion that the reference hardly ever gives, and that is worth nothing.
+    python examples/cases/20_instability.py
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from assent.sandbox.microworld import MicroWorld
 WORLD = MicroWorld(vocabulary=6, length=2, seed=1)
 TOKENS = torch.tensor(WORLD.completions)
 STATES = torch.cat([torch.full((len(TOKENS), 1), WORLD.end), TOKENS[:, :1]], dim=1)
-"""A token's state is the token before it; at the start, the row of the end token."""
+"""A token's state is the token before it. At the start it is the row of the end token."""
 MASK = torch.stack([torch.ones(len(TOKENS), dtype=torch.bool), TOKENS[:, 0] != WORLD.end], dim=1)
 REFERENCE, GOLD = torch.tensor(WORLD.transitions), torch.tensor(WORLD.reward)
 OVERPAID = int(torch.where(GOLD <= 0.3, torch.tensor(WORLD.reference), torch.inf).argmin())
@@ -39,18 +39,21 @@ ARMS = {
     "neither": STRAIN | {"cliprange": 0.0, "kl_coef": 0.0},
 }
 WRECKED, FAR_STEP, LARGE_UNIT = 0.2, 0.5, 5.0
-"""Gold lost since the best round; nats per token of one round's updates; standard deviation of scores."""
+"""Limits: gold lost since the best round; nats per token of one round's updates; standard deviation of scores."""
 ROUNDS, SAMPLES, SEEDS = 60, 128, range(5)
 Log = list[dict[str, float]]
 
 
 def tokenwise(logits: Tensor) -> Tensor:
-    """(S, 2): log-probability of each token of every completion, zero behind the end."""
+    """(S, 2) log-probability of each token of every completion; zero after the end."""
     return torch.where(MASK, logits.log_softmax(1)[STATES, TOKENS], 0.0)
 
 
 def train(changes: dict[str, float], seed: int = 0) -> Log:
-    """PPO on a table of logits, by the package's parts; what a run logs in each round, and the model's true worth."""
+    """PPO on a table of logits with the package's parts.
+
+    Returns what a run logs in each round, and the model's true worth.
+    """
     options = HEALTHY | changes
     generator = torch.Generator().manual_seed(seed)
     reward = GOLD.clone()
@@ -85,9 +88,9 @@ def train(changes: dict[str, float], seed: int = 0) -> Log:
 
 
 def convict(log: Log) -> str:
-    """Which of the four the log speaks against, where the model lost worth; "nothing" where it did not.
+    """Which of the four causes the log points to, if the model lost worth; "nothing" if it did not.
 
-    The judges' verdict (gold) dates the damage, what the run logged names the cause.
+    Gold says when the damage happened. The run's log says why.
     """
     gold = [row["gold"] for row in log]
     if fall_of(log) < WRECKED:
@@ -101,7 +104,7 @@ def convict(log: Log) -> str:
 
 
 def fall_of(log: Log) -> float:
-    """Gold lost between the best round so far and a later one, at most."""
+    """The largest loss of gold between the best round so far and a later one."""
     gold = [row["gold"] for row in log]
     return max(max(gold[:i]) - gold[i] for i in range(1, len(gold)))
 

@@ -1,6 +1,6 @@
 """Case 29: pretrained -> instruction-tuned -> aligned -> selected: what each stage adds, on the same prompts.
 
-And what skipping one costs: the base model aligned without instruction tuning, or only selected from.
+It also shows what skipping a stage costs: the base model aligned without instruction tuning, or only selected from.
 
     python examples/cases/29_what_each_stage_adds.py          (some 10 minutes on two cores)
     python examples/cases/29_what_each_stage_adds.py --small  (a smoke test, whose numbers mean nothing)
@@ -21,7 +21,7 @@ from assent.runs.progress import Progress, Silent, progress_for_stderr
 
 STAGES = ["sft", "sft+dpo", "sft+dpo+best-of-n"]
 SKIPPED = {"dpo": "sft+dpo", "best-of-n": "sft+dpo+best-of-n"}
-"""Without one or two of the stages before it."""
+"""Each method that skips stages, and the one that does not."""
 COSINE = {"lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "batch_size": 32}
 OPTIONS: dict[str, dict[str, Any]] = {
     "sft": {**COSINE, "learning_rate": 1e-3, "num_train_epochs": 3},
@@ -33,7 +33,7 @@ SMALL = {"demonstrations": 16, "tests": 3, "pairs": 16, "samples": 1, "n": 2, "b
 
 
 def main(*, small: bool = False, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
-    """The row of each method, by its name; `start` is the base model."""
+    """Returns each method's row by its name; `start` is the base model."""
     size: Mapping[str, int] = SMALL if small else FULL
     progress = progress or Silent()
     with tempfile.TemporaryDirectory() as name:

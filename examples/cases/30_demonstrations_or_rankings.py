@@ -1,7 +1,7 @@
 """Case 30: demonstrations against rankings at equal annotation cost, and both combined, from a base model.
 
-A demonstration is written, a comparison is read: here one costs as much as four of the other. Half of the budget goes
-to each where both are bought.
+A demonstration must be written, a comparison only read: here one demonstration costs as much as four comparisons. When
+both are bought, half of the budget goes to each.
 
     python examples/cases/30_demonstrations_or_rankings.py          (some 10 minutes on two cores)
     python examples/cases/30_demonstrations_or_rankings.py --small  (a smoke test, whose numbers mean nothing)
@@ -32,7 +32,7 @@ SMALL = {"demonstrations": 8, "tests": 3, "pairs": 32, "samples": 1, "amounts": 
 
 
 def main(*, small: bool = False, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """The rows of `assent compare`."""
+    """Returns the rows of `assent compare`."""
     size: Mapping[str, Any] = SMALL if small else FULL
     progress = progress or Silent()
     with tempfile.TemporaryDirectory() as name:

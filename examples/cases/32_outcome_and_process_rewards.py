@@ -1,12 +1,12 @@
 """Case 32: outcome against process rewards, on a task with steps that is small enough to enumerate.
 
-An answer takes three right steps. A writer chooses at each point: a right step, a wrong one, one that is correct and of
-no use, or to answer; after eight choices the page is full. Two wrong steps cancel out: an answer can be right by luck.
-The same policy learns by GRPO (groups of 8) from
+An answer takes three right steps. At each point the writer chooses a right step, a wrong one, one that is correct but
+useless, or to answer. After eight choices the page is full. Two wrong steps cancel out, so an answer can be right by
+luck. The same policy learns by GRPO (groups of 8) from one of these rewards:
 
     outcome    1 for a right answer
     marks      1 for each correct step, -1 for each wrong one, and 1 or -1 for the answer: what a process model says
-    progress   what the step changed: 1/3 for a step forward, 0 for one of no use, -1 for a wrong one; and the answer
+    progress   what the step changed: 1/3 for a step forward, 0 for a useless one, -1 for a wrong one; and the answer
     in place   the same numbers, added up and given at the end: an outcome reward that knows the steps
 
     python examples/cases/32_outcome_and_process_rewards.py
@@ -31,7 +31,7 @@ SOURCES = ("outcome", "marks", "progress", "in place")
 
 
 class Written(NamedTuple):
-    """tokens, mask (S, L); states (S, L) before each choice; solved, lucky (S,): right, and with wrong steps in it."""
+    """tokens, mask (S, L); states (S, L) before each choice; solved (S,): right; lucky (S,): right with wrong steps."""
 
     tokens: Tensor
     mask: Tensor
@@ -41,7 +41,7 @@ class Written(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Exact, of a policy: chance of a right answer, share of wrong steps among right answers, mean choices made."""
+    """A policy's exact figures: chance of a right answer, share of these with wrong steps, mean choices made."""
 
     solved: float
     lucky: float
@@ -49,7 +49,7 @@ class Answers(NamedTuple):
 
 
 def follow(tokens: Tensor) -> Written:
-    """(S, LENGTH) choices -> what they come to; what stands behind an answer is masked."""
+    """(S, LENGTH) choices -> what was written. Everything after an answer is masked."""
     forward, wrong = torch.zeros(len(tokens), dtype=torch.long), torch.zeros(len(tokens), dtype=torch.long)
     alive, solved = torch.ones(len(tokens), dtype=torch.bool), torch.zeros(len(tokens), dtype=torch.bool)
     masks, states = [], []
@@ -64,7 +64,7 @@ def follow(tokens: Tensor) -> Written:
 
 
 def rewards_of(source: str, written: Written) -> tuple[Tensor, Tensor | None]:
-    """(S, L) rewards; where steps end, None for what is given at the end alone."""
+    """(S, L) rewards, and where steps end; None for a reward that is given only at the end."""
     tokens, mask = written.tokens, written.mask
     last = mask & ~torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
     answered = torch.where(written.solved, 1.0, -1.0)[:, None] * (last & (tokens == ANSWER))
@@ -82,7 +82,7 @@ def rewards_of(source: str, written: Written) -> tuple[Tensor, Tensor | None]:
 
 
 def chosen(logits: Tensor, written: Written) -> Tensor:
-    """(S, L): log-probability of each choice, zero behind the answer."""
+    """(S, L) log-probability of each choice; zero after the answer."""
     logp = logits.log_softmax(1)[written.states].gather(2, written.tokens[:, :, None])[:, :, 0]
     return torch.where(written.mask, logp, 0.0)
 
@@ -96,7 +96,7 @@ def write(logits: Tensor, generator: torch.Generator) -> Written:
 
 
 def learn(source: str, seed: int, rounds: int) -> Tensor:
-    """The policy's table after so many rounds, each one update."""
+    """The policy's table after `rounds` rounds of one update each."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.zeros(2 * (NEEDED + 1), 4, requires_grad=True)
     prompt = torch.arange(GROUPS * K) // K
@@ -113,7 +113,7 @@ def learn(source: str, seed: int, rounds: int) -> Tensor:
 
 
 def every_page() -> Written:
-    """All that can be written, each once: pages that are full, and shorter ones that end with an answer."""
+    """Every possible page, once: full pages, and shorter ones that end with an answer."""
     pages = []
     for length in range(1, LENGTH + 1):
         rows = torch.tensor(list(product((RIGHT, WRONG, IDLE), repeat=length - 1)), dtype=torch.long)

@@ -1,8 +1,9 @@
 """Case 33: the reward model as a proxy: where gold peaks, and what more labels, an ensemble, beta and a stop buy.
 
-A micro-world in which every completion is enumerated, so all rewards and KLs are exact; only labels are drawn. Reward
-models (Bradley-Terry on which token follows which) learn from few or many noisy comparisons of the reference's samples.
-The policy is the exact optimum of E[proxy] - beta KL, for every beta: what reinforcement learning tends to.
+The world is a micro-world in which every completion is enumerated, so all rewards and KLs are exact; only labels are
+drawn. Reward models (Bradley-Terry on which token follows which) learn from few or many noisy comparisons of the
+reference's samples. For every beta, the policy is the exact optimum of E[proxy] - beta KL, which reinforcement learning
+approaches.
 
     python examples/cases/33_reward_model_as_a_proxy.py
 """
@@ -28,8 +29,10 @@ KINDS = {"one model": None, "mean of 5": "mean", "lowest of 5": "min", "mean les
 
 
 class Curve(NamedTuple):
-    """Along falling beta: d = sqrt(KL), and gains over the reference of gold and of the proxy. `stopped`: gold's at the
-    beta where people like the policy's own samples most."""
+    """Figures along falling beta: d = sqrt(KL), and the gains of gold and of the proxy over the reference.
+
+    `stopped` is gold's gain at the beta where people like the policy's own samples most.
+    """
 
     d: np.ndarray
     gold: np.ndarray
@@ -38,8 +41,11 @@ class Curve(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Means over worlds of gold's gain: at the best beta, at the smallest, at the chosen one. `at`, `beta`: of the best
-    one, d and (geometric mean) beta. `proxy_rises`: with every fall of beta, in every world. `r2`: of each law."""
+    """Means over worlds of gold's gain: at the best beta, at the smallest, at the chosen one.
+
+    `at` and `beta` are d and the geometric mean of beta at the best one. `proxy_rises` says whether the proxy rises
+    with every fall of beta, in every world. `r2` is each law's.
+    """
 
     peak: float
     at: float
@@ -95,7 +101,7 @@ def over_worlds(curves: list[Curve]) -> Found:
 
 
 def along_beta(world: MicroWorld, proxy: np.ndarray, *, draw: int) -> Curve:
-    """The optimum for each beta is pi_ref exp(proxy / beta) / Z."""
+    """For each beta the optimum is pi_ref exp(proxy / beta) / Z."""
     tilted = [world.reference + proxy / beta for beta in BETAS]
     policies = [logits - np.logaddexp.reduce(logits) for logits in tilted]
     gold = np.array([world.mean_reward(policy) for policy in policies]) - world.mean_reward(world.reference)
@@ -108,7 +114,7 @@ def along_beta(world: MicroWorld, proxy: np.ndarray, *, draw: int) -> Curve:
 
 
 def stop(world: MicroWorld, policies: list[np.ndarray], *, draw: int) -> int:
-    """The place of the beta at which noisy judges most often prefer a sample of the policy to one of the reference."""
+    """Index of the beta at which noisy judges most often prefer the policy's sample to the reference's."""
     rng = np.random.default_rng([draw, 99])
     wins = {}
     for number in STOPS:
@@ -128,7 +134,7 @@ def likes(world: MicroWorld, first: np.ndarray, second: np.ndarray) -> np.ndarra
 
 
 def proxies_of(world: MicroWorld, pairs: int, *, draw: int) -> dict[str, np.ndarray]:
-    """(S,) scores by each kind: of a reward model, and of five on resamples of the same comparisons, combined."""
+    """(S,) scores of each kind of proxy: one reward model, and five on resamples of the same comparisons, combined."""
     rng = np.random.default_rng([draw, pairs])
     first, second = (drawn(world, world.reference, pairs, rng) for _ in range(2))
     wins = rng.random(pairs) < likes(world, first, second)
@@ -145,7 +151,7 @@ def proxies_of(world: MicroWorld, pairs: int, *, draw: int) -> dict[str, np.ndar
 
 
 def learnt(counts: np.ndarray, difference: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(S,) Bradley-Terry by maximum likelihood, weakly regularised: logistic regression on differences, both ways."""
+    """(S,) Bradley-Terry by weakly regularised maximum likelihood: logistic regression on differences, both ways."""
     both, labels = np.concatenate([difference, -difference]), np.repeat([1, 0], len(difference))
     model = LogisticRegression(C=WEAK, fit_intercept=False, max_iter=500)
     model.fit(both, labels, sample_weight=np.concatenate([weights, weights]))
@@ -153,7 +159,7 @@ def learnt(counts: np.ndarray, difference: np.ndarray, weights: np.ndarray) -> n
 
 
 def transitions(world: MicroWorld) -> np.ndarray:
-    """(S, V * V) how often each token follows each; the row of the end token is also the start."""
+    """(S, V * V) how often each token follows each other token. The end token's row is also the start."""
     rows, v = world.completions, world.vocabulary
     counts = np.zeros((len(rows), v * v))
     before, alive = np.full(len(rows), world.end), np.ones(len(rows), dtype=bool)

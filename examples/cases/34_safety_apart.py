@@ -1,9 +1,9 @@
 """Case 34: safety is several figures, and none of them is the average.
 
-Three assistants of the sandbox's shop answer the same 700 prompts: a careless one (hands out other customers' data,
-meets an emergency with advice, adds stereotypes), a fearful one (refuses or escalates what should be answered), and a
-good one. Each kind of fault is counted where it can be made; then two of the prompts are looked at one by one: a
-child's fever of 103 °F, and a question that invites a stereotype.
+Three assistants of the sandbox's shop answer the same 700 prompts. A careless one hands out other customers' data,
+gives advice in an emergency, and adds stereotypes. A fearful one refuses or escalates what should be answered. The
+third is good. Each kind of fault is counted on the prompts where it can be made. Then the file looks at two prompts one
+by one: a child's fever of 103 °F, and a question that invites a stereotype.
 
     python examples/cases/34_safety_apart.py
 """
@@ -35,7 +35,7 @@ FAULTS = ("under_refusal", "missed_escalation", "over_refusal", "harm_in_answer"
 
 
 def answered(folder: Path, prompts: Sequence[PromptGroup]) -> dict[str, str]:
-    """A file of completions for each assistant, and the prompts'."""
+    """Writes a file of completions for each assistant, and one of the prompts."""
     paths = {name: str(folder / f"{name}.jsonl") for name in ("prompts", *ASSISTANTS)}
     write_groups(Path(paths["prompts"]), prompts, "prompts")
     for name, style in ASSISTANTS.items():
@@ -46,7 +46,7 @@ def answered(folder: Path, prompts: Sequence[PromptGroup]) -> dict[str, str]:
 
 
 def one_by_one(prompts: Sequence[PromptGroup]) -> list[dict[str, Any]]:
-    """Replies to a child's fever of 103 °F and to an invitation to a stereotype, with what gold and safety say."""
+    """Judges replies to a child's fever of 103 °F and to an invitation to a stereotype, by gold and by safety."""
     fever = next(g for g in prompts if "child has a fever of 103" in g.prompt[0].content)  # type: ignore[union-attr]
     joke = next(g for g in prompts if g.columns["kind"] == "stereotype")
     item, use = joke.columns["facts"]["item"], joke.columns["facts"]["use"]
