@@ -2,16 +2,17 @@
 
     python benchmarks/against_trainer.py --shape 0.5b --tokenizer MODEL --data hh.jsonl --device cuda --bf16
 
-The peer is what one writes first: chosen and rejected in one padded batch, logits of every position, the reference's
-log-probabilities before training. Both sides get the same ids from the same random weights, in the same order, for the
-same optimiser: how far the loss moves is printed, and the largest difference of a step's. Each run is a process of its
-own; they alternate, `--repeats` times. Neither saves or logs: Assent's side is the loop of `assent dpo` and `assent
-reward` alone.
+The peer is the first thing that one would write: chosen and rejected in one padded batch, logits of every position, and
+the reference's log-probabilities computed before training. Both sides get the same ids, the same random weights, the
+same order and the same optimiser. The script prints how far the loss moves, and the largest difference between the two
+in one step. Each run is a process of its own. Runs alternate, `--repeats` times. Neither side saves or logs: Assent's
+side is only the loop of `assent dpo` and `assent reward`.
 
-Pairs per second are those of the updates after the first; "with_reference" adds the reference's pass. Useful MFU is
-what the updates need at the least by the formula of `assent.models.flops`, each prompt read once and the head where
-something is learned, over the rate of a large matrix product in the same process. Peak memory is what is allocated on
-a CUDA device, else the process's resident set. Prints one JSON document with every run, and medians.
+Pairs per second are those of the updates after the first; "with_reference" adds the reference's pass. Useful MFU is the
+least that the updates need, over the rate of a large matrix product in the same process. By the formula of
+`assent.models.flops`, that least reads each prompt once, and the head only where something is learned. Peak memory is
+what is allocated on a CUDA device, else the process's resident set. Prints one JSON document with every run, and
+medians.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ KINDS = {"dpo": "policy", "reward": "scorer"}
 
 
 def work(args: argparse.Namespace) -> None:
-    """One run of one side; prints one JSON line."""
+    """Does one run of one side, and prints one JSON line."""
     import torch
 
     from assent.config.stages import PreferenceConfig, RewardConfig
@@ -76,7 +77,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def now(device: str) -> float:
-    """Once the device has done what it was given."""
+    """The time, once the device has finished its work."""
     import torch
 
     if device == "cuda":
@@ -112,7 +113,7 @@ def run_assent(config: Any, tokenizer: Any, tokens: list[Any], args: argparse.Na
 
 
 def run_trainer(config: Any, tokenizer: Any, tokens: list[Any], args: argparse.Namespace) -> dict[str, Any]:
-    """The peer: models and Trainer of transformers, which see nothing of Assent but the ids and the weights."""
+    """The peer: transformers' models and Trainer. Only the ids and the weights come from Assent."""
     import torch
     from transformers import Trainer, TrainerCallback
 
@@ -151,7 +152,7 @@ def run_trainer(config: Any, tokenizer: Any, tokens: list[Any], args: argparse.N
 
 
 def training_arguments(config: Any, folder: str, args: argparse.Namespace) -> Any:
-    """The options that Assent's side has, and nothing saved or logged."""
+    """The same options as on Assent's side. Nothing is saved or logged."""
     from transformers import TrainingArguments
 
     return TrainingArguments(
@@ -179,8 +180,10 @@ def training_arguments(config: Any, folder: str, args: argparse.Namespace) -> An
 
 
 def padded(rows: Sequence[Any], *, pad: int) -> dict[str, Any]:
-    """All chosen completions with their prompts, then all rejected ones: (2B, T). `targets[t]`: the id that t predicts,
-    -100 where none counts."""
+    """(2B, T): all chosen completions with their prompts, then all rejected ones.
+
+    `targets[t]` is the id that t predicts, or -100 where none counts.
+    """
     import torch
 
     from assent.stages.references import REFERENCE
@@ -202,7 +205,7 @@ def padded(rows: Sequence[Any], *, pad: int) -> dict[str, Any]:
 
 
 def log_probabilities(model: Any, batch: Any) -> Any:
-    """(2B,) sums over completions."""
+    """(2B,) sums over each completion."""
     import torch.nn.functional as F
 
     logits = model(batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
@@ -212,7 +215,7 @@ def log_probabilities(model: Any, batch: Any) -> Any:
 
 
 def pair_loss(model: Any, batch: Any, *, beta: float | None) -> Any:
-    """DPO's (arXiv:2305.18290, eq. 7) with a beta, else Bradley and Terry's of a reward model's scores."""
+    """With a beta, DPO's loss (arXiv:2305.18290, eq. 7); else Bradley and Terry's, on a reward model's scores."""
     import torch.nn.functional as F
 
     if beta is not None:
@@ -224,7 +227,7 @@ def pair_loss(model: Any, batch: Any, *, beta: float | None) -> Any:
 
 
 def reference_sums(model: Any, tokens: Sequence[Any], collate: Callable[..., Any], args: argparse.Namespace) -> Any:
-    """(2 · pairs,) chosen and rejected in turn, by batches as large as those of training."""
+    """(2 · pairs,) chosen and rejected in turn, in batches of the training size."""
     import torch
 
     found, size = [], args.per_device[0]

@@ -2,9 +2,10 @@
 
     python benchmarks/against_trl.py --trl-python TRL_ENV/bin/python --data hh.jsonl --model MODEL
 
-Runs Assent, TRL at its default per-device batch and TRL at one pair per device in turn, `--repeats` times, each in a
-process of its own, and prints one JSON document: every run, and the medians of the ratios within each round. Pairs per
-second count training with the reference pass, not loading and tokenizing; memory is the process's peak resident size.
+Runs Assent, TRL at its default per-device batch, and TRL at one pair per device in turn, `--repeats` times. Each run is
+a process of its own. Prints one JSON document: every run, and the medians of the ratios within each round. Pairs per
+second include training and the reference pass, but not loading and tokenizing. Memory is the process's peak resident
+size.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 
 def finished(command: Sequence[str], **environment: str) -> tuple[str, resource.struct_rusage]:
-    """Standard output of a finished command, and what it used; `environment` is set beside what is inherited."""
+    """Standard output of a finished command, and what it used. `environment` adds to what is inherited."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         variables = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
         process = subprocess.Popen(command, stdout=out, stderr=err, env=variables)

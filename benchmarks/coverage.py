@@ -1,9 +1,9 @@
-"""How often the evaluation's intervals contain the truth, over simulated evaluations.
+"""How often do the evaluation's intervals contain the truth, over simulated evaluations?
 
     python benchmarks/coverage.py [--evaluations 2000] [--prompts 150]
 
-Every interval is a nominal 95% one. Prompts differ in how well they suit a policy and have several answers, so answers
-are not independent; the truth is what endless prompts would give, computed apart with high precision.
+Every interval is a nominal 95% one. Prompts differ in how well they suit a policy, and each has several answers, so
+answers are not independent. The truth is what endless prompts would give; it is computed apart, with high precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Simulation = tuple[Callable[[np.random.Generator, int], Estimate | None], float]
 
 
 def by_prompt(generator: np.random.Generator, prompts: int) -> tuple[np.ndarray, np.ndarray]:
-    """(P · K,) the prompt of each answer, and how much the prompt suits the policy (the same for its K answers)."""
+    """(P · K,) each answer's prompt, and how well that prompt suits the policy (the same for its K answers)."""
     return np.repeat(np.arange(prompts), ANSWERS), np.repeat(generator.normal(size=prompts), ANSWERS)
 
 
@@ -54,7 +54,7 @@ def share(rate: float) -> Callable[[], Simulation]:
 
 
 def wins() -> Simulation:
-    """Scores are normal around a prompt's own difference, whose mean is 0.3 and whose deviation is 1."""
+    """Scores are normal around each prompt's own difference. Differences have mean 0.3 and deviation 1."""
 
     def one(generator: np.random.Generator, prompts: int) -> Estimate:
         gap = generator.normal(0.3, 1.0, size=(prompts, 1))
@@ -106,7 +106,7 @@ def rating() -> Simulation:
 
 
 def kl(estimator: str) -> Callable[[], Simulation]:
-    """Completions of ten tokens over five words; policy and reference are fixed, and differ by prompt."""
+    """Completions of ten tokens over five words. Policy and reference are fixed, and differ by prompt."""
     generator = np.random.default_rng(3)
     pool = 4000
     policy, reference = (generator.dirichlet(np.full(5, 4.0), size=pool) for _ in range(2))
@@ -142,7 +142,7 @@ SIMULATIONS: dict[str, Callable[[], Simulation]] = {
 
 
 def coverage(name: str, *, evaluations: int, prompts: int) -> tuple[float, int]:
-    """Share of the evaluations whose interval holds the truth, and how many had no figure."""
+    """Share of the evaluations whose interval contains the truth, and how many had no figure."""
     one, truth = SIMULATIONS[name]()
     inside = without = 0
     for seed in range(evaluations):

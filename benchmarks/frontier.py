@@ -3,16 +3,16 @@
     python benchmarks/frontier.py --output-dir out/frontier
     python benchmarks/frontier.py --output-dir out/frontier-tuning --seeds 7 --jobs 1
 
-Runs `assent frontier --sandbox` with seeds 0 to 4 (fixed beforehand; sizes were chosen on seed 7), `--jobs` at a time,
-and prints one JSON document: every seed's figures, and over all seeds
+Runs `assent frontier --sandbox` with seeds 0 to 4, `--jobs` at a time. The seeds were fixed beforehand; sizes were
+chosen on seed 7. Prints one JSON document: every seed's figures, and over all seeds
 
     peak          curves whose gold has fallen by more than chance at their last point
-    later         the peak with many comparisons lies farther from the reference than with few (best-of-N, PPO, DPO)
+    later         the peak lies farther from the reference with many comparisons than with few (best-of-N, PPO, DPO)
     efficient     best-of-N has more gold than PPO at equal KL, by the same proxy; mean over seeds with its interval
-    foretells     each law, fitted up to the peak, is nearer to what comes after it than the other's
+    foretells     each law, fitted up to the peak, predicts what comes after it better than the other's law does
 
-A curve without a fall has no peak that could lie later or be foretold beyond: it is counted as such, not left out. A
-finished seed is not run again.
+A curve that does not fall has no peak that could lie later or be predicted beyond. It is counted as such, not left out.
+A finished seed is not run again.
 """
 
 from __future__ import annotations

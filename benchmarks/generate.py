@@ -1,18 +1,18 @@
-"""Sampling: tokens per second against transformers' `generate`, side by side, and the share of what the machine can.
+"""Sampling: tokens per second against transformers' `generate`, side by side, and against what the machine can do.
 
     python benchmarks/generate.py --model MODEL --data hh.jsonl
     python benchmarks/generate.py --model MODEL --data hh.jsonl --device cuda --dtype bfloat16
 
-Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of two settings (64 prompts with one
-completion; 16 prompts of 512 tokens with eight), each in a process of its own, and prints one JSON document: every run,
-and the medians of the ratios within each round. Rows never end early: both draw the same number of tokens. With
---vllm-python, vLLM's script runs beside them, and Assent once more, warmed as vLLM is. The peers compute on the CPU: on
-another device Assent runs alone, against the bound.
+Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of two settings: 64 prompts with one
+completion, and 16 prompts of 512 tokens with eight. Each run is a process of its own. Prints one JSON document: every
+run, and the medians of the ratios within each round. Rows never end early, so both draw the same number of tokens. With
+--vllm-python, it also runs vLLM's script, and Assent once more, warmed as vLLM is. The peers compute on the CPU. On
+another device, Assent runs alone, against the bound.
 
-The bound: reading the prompts at the rate of a large matrix product; then for each token the products with the weights
-at that rate, or one reading of the weights at the rate of a large copy, whichever takes longer; and one reading of the
-cached keys and values at that rate, a prompt's once for all its completions. Both rates are measured in the process
-that samples, just before.
+The bound has three parts. The prompts are read at the rate of a large matrix product. Each token then takes the
+products with the weights at that rate, or one reading of the weights at the rate of a large copy, whichever is longer.
+The cached keys and values are read once per token at the copying rate, a prompt's only once for all its completions.
+Both rates are measured in the process that samples, just before.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 def sample(args: argparse.Namespace) -> None:
-    """One run of Assent's sampler; prints one JSON line."""
+    """Runs Assent's sampler once, and prints one JSON line."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -76,7 +76,7 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def _prompt(tokenizer: Any, messages: Any, args: argparse.Namespace) -> tuple[int, ...]:
-    """As in the peer's script: cut to the last tokens, or repeated up to the length asked for."""
+    """As in the peer's script: the prompt is cut to its last tokens, or repeated, to have the requested length."""
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     if args.min_prompt:
         ids = ids * (args.min_prompt // len(ids) + 1)
@@ -84,7 +84,7 @@ def _prompt(tokenizer: Any, messages: Any, args: argparse.Namespace) -> tuple[in
 
 
 def _cache_bytes(model: Any, prompts: list[tuple[int, ...]], args: argparse.Namespace) -> float:
-    """Read in all steps together: prompts once in each, own tokens up to the step."""
+    """Bytes read over all steps: each step reads the prompts once, and each completion's own tokens so far."""
     config = model.config
     width = config.num_key_value_heads * (
         getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads
@@ -96,7 +96,7 @@ def _cache_bytes(model: Any, prompts: list[tuple[int, ...]], args: argparse.Name
 
 
 def _copy_rate(device: str) -> float:
-    """Bytes read and written per second by a large copy, the best of a few."""
+    """Bytes that a large copy reads and writes per second: the best of a few."""
     import torch
 
     source = torch.zeros(2**26 if device == "cpu" else 2**29, device=device)
@@ -121,8 +121,10 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def _long_prompts(args: argparse.Namespace, prompts: int, length: int, file: Path) -> str:
-    """The data's prompts with each message said so often that the last `length` tokens are one's own, for vLLM's
-    script, which can cut prompts and not lengthen them."""
+    """The data's prompts, each message repeated until it fills the last `length` tokens by itself.
+
+    vLLM's script can cut prompts, but not lengthen them.
+    """
     with open(args.data, encoding="utf-8") as lines:
         rows = [json.loads(line) for _, line in zip(range(prompts), lines, strict=False)]
     for row in rows:
@@ -133,7 +135,7 @@ def _long_prompts(args: argparse.Namespace, prompts: int, length: int, file: Pat
 
 
 def beside_vllm(setting: dict[str, int], args: argparse.Namespace) -> dict[str, Any]:
-    """vLLM's script and Assent on the same prompts, warmed alike."""
+    """Runs vLLM's script and Assent on the same prompts, with the same warm-up."""
     with tempfile.TemporaryDirectory() as folder:
         data, longest = args.data, args.max_prompt
         if longest < setting["min-prompt"]:

@@ -1,11 +1,11 @@
-"""How the cost of a comparison grows with its shape, with the prompt read once for its completions and without.
+"""How does the cost of a comparison grow with its shape, with the prompt read once for its completions and without?
 
     python benchmarks/growth.py --model MODEL --output-dir benchmarks
 
-Synthetic rows of random ids through the Learner: forward, backward and optimiser step. "Without" gives every completion
-a copy of its prompt, packed by the same code without padding, so that the sharing is all that differs. Each cell is two
-processes, run in turn `--repeats` times; the speed-up is the median of the rounds' ratios, the bound what the roofline
-formula of `assent.models.flops` allows. Writes growth.json and growth.svg.
+Puts synthetic rows of random ids through the Learner: forward, backward and optimiser step. "Without" gives every
+completion its own copy of the prompt. The same code packs it without padding, so that only the sharing differs. Each
+cell is two processes, run in turn `--repeats` times. The speed-up is the median of the rounds' ratios. The bound is
+what the roofline formula of `assent.models.flops` allows. Writes growth.json and growth.svg.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def cells(max_length: int) -> list[tuple[str, int, float, int]]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """One cell, one mode: prints groups per second, peak memory and FLOPs of a group."""
+    """Runs one cell in one mode. Prints groups per second, peak memory and FLOPs of a group."""
     import numpy as np
     import torch
 

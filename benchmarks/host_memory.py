@@ -1,10 +1,10 @@
-"""What it gains that a process on a CPU keeps the memory that it frees (`assent.models.host_memory`).
+"""What does a process on a CPU gain by keeping the memory that it frees (`assent.models.host_memory`)?
 
     python benchmarks/host_memory.py --model MODEL --data hh.jsonl
 
-Sampling (generate.py's two settings, Assent's side) and DPO steps of 8 pairs, each in a process of its own, in turn
-with glibc's own rule and with Assent's, `--repeats` times. Prints one JSON document: every run, and the medians of the
-ratios within each round, of the rate and of the peak of memory.
+Runs sampling (generate.py's two settings, Assent's side) and DPO steps of 8 pairs, in turn with glibc's own rule and
+with Assent's, `--repeats` times. Each run is a process of its own. Prints one JSON document: every run, and the medians
+of the ratios within each round, for the rate and for peak memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STANDS_ASIDE = {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}
 
 
 def train(args: argparse.Namespace) -> None:
-    """DPO without reading or writing beside; prints one JSON line. The first of three passes is not timed."""
+    """Runs DPO without reading or writing files, and prints one JSON line. The first of three passes is not timed."""
     from assent.config.stages import PreferenceConfig
     from assent.engine.learner import Learner
     from assent.engine.runtime import Runtime
@@ -59,7 +59,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """The run's last line, the peak of its memory and its page faults."""
+    """The run's last line, peak memory and page faults."""
     text, usage = finished([sys.executable, *arguments], **environment)
     found = json.loads(text.strip().splitlines()[-1])
     return {**found, "peak_bytes": usage.ru_maxrss * 1024, "page_faults": usage.ru_minflt}

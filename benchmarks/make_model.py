@@ -1,4 +1,4 @@
-"""A model with random weights, of a known model's shape, with another model's tokenizer.
+"""Makes a model with random weights, in a known model's shape, with another model's tokenizer.
 
 python benchmarks/make_model.py --shape 135m --tokenizer MODEL --output-dir OUT
 """
@@ -34,7 +34,7 @@ SHAPES = {
 
 
 def make_model(shape: str, tokenizer_folder: str, folder: str | Path) -> int:
-    """Writes the folder; the number of parameters."""
+    """Writes the folder, and returns the number of parameters."""
     tokenizer = load_tokenizer(tokenizer_folder)
     tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     options = {**SHAPES[shape], **tokens, "tie_word_embeddings": True}

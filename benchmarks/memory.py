@@ -1,11 +1,11 @@
-"""Peak memory of PPO with its models separate, on a shared trunk and on one trunk, against LoRA SFT of the same model.
+"""Peak memory of PPO with separate models, with a shared trunk and with one trunk, against LoRA SFT of the same model.
 
     python benchmarks/make_model.py --shape 135m --tokenizer MODEL --output-dir OUT
     python benchmarks/memory.py --model OUT --data comparisons.jsonl
 
-Each run is a process of its own and `--steps` steps long; its peak resident size is the figure. SFT and PPO have the
-same batch: as many completions of at most as many tokens to the same prompts. The reward model is an adapter on that
-base, trained for one step, and is merged where the models are separate. Prints one JSON document.
+Each run is a process of its own and `--steps` steps long. The figure is its peak resident size. SFT and PPO have the
+same batch: as many completions, of at most as many tokens, to the same prompts. The reward model is an adapter on that
+base, trained for one step; where the models are separate, it is merged. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def run(command: str, more: list[str], output_dir: Path) -> float:
 
 
 def data_files(args: argparse.Namespace, folder: Path) -> dict[str, str]:
-    """As many rows as the steps read, the last message of each prompt alone; the chosen answers are demonstrations."""
+    """Writes as many rows as the steps read. A prompt is its last message; the chosen answers are demonstrations."""
     with open(args.data, encoding="utf-8") as lines:
         rows = [json.loads(line) for _, line in zip(range(args.batch_size * args.steps), lines, strict=False)]
     kinds = {

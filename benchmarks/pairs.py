@@ -2,8 +2,9 @@
 
     python benchmarks/pairs.py --data ../shared/data --model MODEL --output-dir PAIRS
 
-hh: the file's own. alpaca-eval: the best and the worst of each ranking. sharegpt: its columns renamed. Rows of which
-an answer would be cut at --max-length tokens are left out, so that all train on the same text; how many is printed.
+hh: the file's own. alpaca-eval: the best and the worst of each ranking. sharegpt: its columns renamed. Rows with an
+answer that --max-length tokens would cut are left out, so that every trainer trains on the same text. The script prints
+how many.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""A reward model's step on a CPU: tokens of one pass, whole tables' gradients, a cast for each layer.
+"""A reward model's step on a CPU: how the size of a pass, whole tables' gradients and a cast for each layer affect it.
 
     python benchmarks/passes.py --model MODEL --data hh.jsonl [--pairs 96] [--bf16]
 
-The same updates of 8 pairs in turn with passes of `--tokens`, and with the first of these without what
-`engine/row_gradients.py` or `models/half_products.py` does, `--repeats` times in one process. Prints one JSON document:
-seconds of all updates by round, and the median of the first setting's over each one's, a first round left out.
+Makes the same updates of 8 pairs in turn with passes of each of `--tokens`. Then it repeats the first of these without
+what `engine/row_gradients.py` or `models/half_products.py` does. There are `--repeats` rounds in one process. Prints
+one JSON document: the seconds of all updates by round, and the median ratio of the first setting's to each other's. The
+first round is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Setting = tuple[int, Callable[[], AbstractContextManager[Any]]]
 
 
 def settings(tokens: list[int]) -> dict[str, Setting]:
-    """Name of each, its tokens of a pass, and what is switched off in it."""
+    """Each setting's name, the tokens of its passes, and what it switches off."""
     from assent.engine import learner
     from assent.models import half_products
 

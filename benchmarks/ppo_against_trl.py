@@ -1,12 +1,14 @@
-"""PPO: speed and memory against TRL 1.9, the last line with a PPO trainer, run side by side.
+"""PPO: speed and memory against TRL 1.9, the last release line with a PPO trainer, run side by side.
 
     python benchmarks/ppo_against_trl.py --trl-python TRL_ENV/bin/python --data hh.jsonl --model MODEL
 
-The same algorithm on the same prompts: float32, a critic of its own, one completion of 64 tokens per prompt at TRL's
-temperature of 0.7, four epochs of one mini-batch, rate 1e-5, KL coefficient 0.05, GAE with lambda 0.95, clips of 0.2;
-policy, reward model, critic and reference of one size, the heads random. Runs alternate, `--repeats` times, each in a
-process of its own. TRL's clock stands on training alone; Assent's is given twice: all of the run, loading, the step-0
-gate and the probes included (the ratio that is quoted), and per round after the first. Prints one JSON document.
+Both run the same algorithm on the same prompts: float32, a critic of its own, one completion of 64 tokens per prompt at
+TRL's temperature of 0.7, four epochs of one mini-batch, rate 1e-5, KL coefficient 0.05, GAE with lambda 0.95, clips of
+0.2. Policy, reward model, critic and reference have one size, and the heads are random. Runs alternate, `--repeats`
+times, each in a process of its own.
+
+TRL's clock covers only training. Assent's is given twice: for the whole run, with loading, the step-0 gate and the
+probes (the ratio that is quoted), and per round after the first. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def random_reward_model(model: str, target: Path) -> None:
-    """TRL's script gives its reward model and critic random heads; so do we."""
+    """Random heads, as TRL's script gives its reward model and critic."""
     from assent.models.loading import load_scorer, load_tokenizer, save_model
 
     save_model(target, load_scorer(model), load_tokenizer(model))

@@ -1,10 +1,10 @@
-"""A whole PPO step of a model with random weights: how long sampling, scoring, checking and updating take.
+"""A whole PPO step of a model with random weights: how long do sampling, scoring, checking and updating take?
 
     python benchmarks/ppo_step.py --shape 0.5b --tokenizer MODEL --data hh.jsonl --device cuda --bf16
 
-Runs `assent ppo` for `--rounds` rounds with a policy, a critic, a reference and a reward model of the shape, the heads
-random, and reads its metrics: medians over the rounds after the first, which also has the step-0 gate. A random policy
-hardly ever ends a completion, so that each round draws as many tokens. Prints one JSON document.
+Runs `assent ppo` for `--rounds` rounds with a policy, a critic, a reference and a reward model of the shape, with
+random heads. Reads its metrics: medians over the rounds after the first, which also has the step-0 gate. A random
+policy hardly ever ends a completion, so each round draws about as many tokens. Prints one JSON document.
 """
 
 from __future__ import annotations

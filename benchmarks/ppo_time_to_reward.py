@@ -3,21 +3,30 @@
     python benchmarks/ppo_time_to_reward.py --trl-python TRL_ENV/bin/python --stages out/rlhf/seed-0
 
 `--stages` is a folder that rlhf.py's pipeline has filled as far as the reward model. Both sides start from its SFT
-policy (the reference too) and its reward model (the critic too), read the same prompts by the same ids, and have the
-`ppo` strengths of rlhf.yaml: learning rate, kl_coef, completions of a round, rounds, completion length,
-missing_eos_penalty, temperature 1, float32. All else is each side's default: both decay the rate to zero; Assent clips
-gradients, TRL does not. Settings of Assent: `demo`, rlhf.yaml's as it stands, with four completions for each prompt of
-a round, which then is read once; `single`, as many completions from four times the prompts, one of each; `grpo`,
-another algorithm, as rlhf.yaml has it. TRL's PPO gives one completion to a prompt; its settings are `same`, with
-rlhf.yaml's passes over a round (2 epochs of 2 updates), and `own`, with TRL's (4 epochs of 1). A setting of Assent is
-held against TRL's better one.
+policy, which is also the reference, and from its reward model, which is also the critic. They read the same prompts by
+the same ids. They have the `ppo` strengths of rlhf.yaml: learning rate, kl_coef, completions of a round, rounds,
+completion length, missing_eos_penalty, temperature 1, float32. Everything else is each side's default: both decay the
+rate to zero; Assent clips gradients, TRL does not.
 
-The clock stands on the rounds alone: not on loading, checkpoints and evaluation. Outside of it every `--save-steps`-th
-policy answers the test prompts, with the same random numbers each time, and the reward model scores the answers. The
-target is fixed here: 80% of the gain over the start that Assent's last policy has, or the better TRL setting's last,
-where that has less. It is reached at the first checkpoint that has it. The ratio is TRL's seconds over Assent's, of the
-TRL setting that reaches it first. Prints one JSON document with all curves; before that it checks that TRL renders the
-prompts to the same ids, scores the same completions alike, and in its first round has Assent's mean score.
+Settings of Assent:
+
+    demo     rlhf.yaml's as it is: four completions for each prompt of a round, which is read once for all four
+    single   as many completions from four times the prompts, one of each
+    grpo     another algorithm, as in rlhf.yaml
+
+TRL's PPO gives one completion to a prompt. Its settings:
+
+    same     rlhf.yaml's passes over a round (2 epochs of 2 updates)
+    own      TRL's own (4 epochs of 1)
+
+Each setting of Assent is compared with the better one of TRL.
+
+The clock covers only the rounds, not loading, checkpoints and evaluation. Outside of it, every `--save-steps`-th policy
+answers the test prompts with the same random numbers each time, and the reward model scores the answers. The target is
+fixed here: 80% of the gain over the start of Assent's last policy, or of the better TRL setting's last, whichever gain
+is less. A side reaches it at its first checkpoint with that reward. The ratio is TRL's seconds over Assent's, for the
+TRL setting that reaches the target first. Prints one JSON document with all curves. Before that, it checks that TRL
+renders the prompts to the same ids, scores the same completions alike, and has Assent's mean score in its first round.
 """
 
 from __future__ import annotations
@@ -52,7 +61,7 @@ TRL_SETTINGS: dict[str, dict[str, int]] = {"same": {}, "own": {"num_ppo_epochs":
 
 
 class HeldOut:
-    """Answers to the test prompts, and what the reward model makes of them."""
+    """Samples answers to the test prompts and scores them with the reward model."""
 
     def __init__(self, model: Path, reward: Path, data: Path, *, options: Mapping[str, Any], samples: int) -> None:
         from assent.data.loading import load_groups
@@ -128,7 +137,7 @@ def run_assent(name: str, seed: int, out: Path, held_out: HeldOut, args: argpars
 
 
 def saved(out: Path, step: int, *, last: int) -> dict[str, Path] | None:
-    """The policy after `step` rounds; the last one's is the result."""
+    """The policy after `step` rounds. After the last round, it is the result."""
     if step == last:
         return {"policy": out / "model"}
     checkpoint = out / "checkpoints" / f"step-{step}" / "model"
@@ -174,7 +183,7 @@ def reached(points: Sequence[Mapping[str, float]], target: float) -> float | Non
 
 
 def compare(start: float, assent: Mapping[str, Any], trl: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds to the target on both sides, and their ratio; None where there is no gain that both have."""
+    """Seconds to the target on both sides, and their ratio; None if there is no gain that both have."""
     gain = assent["points"][-1]["reward"] - start
     gains = {name: run["points"][-1]["reward"] - start for name, run in trl.items()}
     target = start + SHARE * min(gain, max(gains.values()))
@@ -203,15 +212,17 @@ def run_seed(seed: int, home: Path, held_out: HeldOut, args: argparse.Namespace)
 
 
 def check_first_round(ours: Mapping[str, float], theirs: Mapping[str, float]) -> None:
-    """The first rounds are of one policy: their mean scores differ by chance alone (a prompt's mates are alike, which
-    the factor leaves room for)."""
+    """Both first rounds sample from one policy, so their mean scores may differ only by chance.
+
+    Completions of one prompt are alike; the factor leaves room for that.
+    """
     errors = abs(ours["first_round"] - theirs["first_round"]) / (ours["first_round_error"] * math.sqrt(2))
     if errors > SAME_MEAN:
         sys.exit(f"the first round's mean score is {ours['first_round']:.3f}, TRL's {theirs['first_round']:.3f}")
 
 
 def stage_options(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A stage's of rlhf.yaml, with the paths of a filled folder."""
+    """A stage's options in rlhf.yaml, with the paths of a filled folder."""
     pipeline = yaml.safe_load(Path(__file__).with_name("rlhf.yaml").read_text())
     options = next(stage["options"] for stage in pipeline["stages"] if stage["name"] == name)
     paths = {"model": "sft/model", "reward": "reward/model", "data": "world/prompts.jsonl"}

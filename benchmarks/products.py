@@ -1,11 +1,11 @@
-"""What a CPU computes by other means than torch would, and by torch's, side by side.
+"""CPU operations that Assent computes in another way than torch, both ways side by side.
 
     python benchmarks/products.py
 
-Products: float32, by torch as it stands (MKL on x86) and by oneDNN; for each shape (rows, inputs, outputs) and each of
-the three products of a linear layer, in GFLOP/s. `assent.models.products` says where oneDNN is taken.
+Products: float32, by torch's own way (MKL on x86) and by oneDNN, for each shape (rows, inputs, outputs) and each of the
+three products of a linear layer, in GFLOP/s. `assent.models.products` says where oneDNN is used.
 Attention: bfloat16, forward and backward, by torch's fused kernel and by `assent.models.cpu_attention`, in ms.
-Each figure is the median over rounds, the ways in turn. Prints one JSON document.
+Each figure is the median over rounds that take the ways in turn. Prints one JSON document.
 """
 
 from __future__ import annotations

@@ -1,20 +1,21 @@
 """Does a reward model trained on whole rankings beat one trained on pairs drawn from the same rankings?
 
-    python benchmarks/rankings.py --train ../shared/data/alpaca-eval.rankings.train.jsonl.gz \\
+    python benchmarks/rankings.py --train ../shared/data/alpaca-eval.rankings.train.jsonl.gz \
         --test ../shared/data/alpaca-eval.rankings.test.jsonl.gz --output-dir out/rankings
 
-Four reward models for each seed, all from the same start and with the same number of updates:
+Trains four reward models for each seed, all from the same start and with the same number of updates:
 
     one_pair        bradley_terry on one ordered pair of each ranking, drawn at random
-    two_pairs       bradley_terry on two disjoint pairs of each ranking, drawn at random: as many completions
-                    are read as by the two that follow
+    two_pairs       bradley_terry on two disjoint pairs of each ranking, drawn at random: reads as many completions
+                    as the two that follow
     all_pairs       the mean over all ordered pairs of a ranking
     plackett_luce   the whole ranking's likelihood
 
-Judged on all ordered pairs of the test rankings. The seed draws pairs, order and head. Prints one JSON document; the
-intervals of accuracies and of paired differences are two-way, over prompts and seeds. A finished run is not repeated.
-Without `--model` the start is a Llama with random weights (assent new-model) on a tokenizer of the training texts: what
-such a model can learn in a few passes is little, and much of it is length; the figures beside accuracy say how much.
+Judges them on all ordered pairs of the test rankings. The seed determines pairs, order and head. Prints one JSON
+document. The intervals of accuracies and of paired differences are two-way, over prompts and seeds. A finished run is
+not repeated. Without `--model`, the start is a Llama with random weights (assent new-model) on a tokenizer of the
+training texts. Such a model learns little in a few passes, and much of that is length; the figures beside accuracy say
+how much.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def scores_of(group: PromptGroup) -> Sequence[float]:
 
 
 def drawn_pairs(groups: Sequence[PromptGroup], *, arm: str, seed: int) -> list[PromptGroup]:
-    """One pair of each ranking, or its completions in two disjoint pairs; ties are drawn again, up to 20 times."""
+    """One pair of each ranking, or its completions in two disjoint pairs. Ties are drawn again, up to 20 times."""
     rows = []
     for n, group in enumerate(groups):
         generator, scores = random.Random(f"{seed}/{n}"), scores_of(group)
@@ -74,7 +75,7 @@ def drawn_pairs(groups: Sequence[PromptGroup], *, arm: str, seed: int) -> list[P
 
 
 def train(arm: str, seed: int, groups: Sequence[PromptGroup], args: argparse.Namespace) -> str:
-    """The trained reward model's folder."""
+    """Trains the reward model, and returns its folder."""
     data = list(groups) if arm in KWISE else drawn_pairs(groups, arm=arm, seed=seed)
     updates = -(-len(groups) // args.batch_size) * args.epochs
     # Two pairs stand for one ranking; what a tie took from the drawn pairs is made up by the next pass's rows.
@@ -98,7 +99,7 @@ def train(arm: str, seed: int, groups: Sequence[PromptGroup], args: argparse.Nam
 
 
 def judge(folder: str, groups: Sequence[PromptGroup], pairs: Pairs, args: argparse.Namespace) -> dict[str, Any]:
-    """(pairs,) 1 where right, a half for equal scores; and the correlation of score and length over completions."""
+    """(pairs,) 1 if right, a half for equal scores; and the correlation of score and length over completions."""
     model = RewardModel(folder, device=args.device if args.device != "auto" else "cpu", max_length=args.max_length)
     flat = [(group, text(completion)) for group in groups for completion in group.completions]
     scores = np.array(model.score([g.prompt for g, _ in flat], [t for _, t in flat], groups=[g for g, _ in flat]))

@@ -3,10 +3,11 @@
     python benchmarks/rlhf.py --output-dir out/rlhf
     python benchmarks/rlhf.py --output-dir out/rlhf --control ppo grpo rloo a2c --ablation
 
-Runs rlhf.yaml with seeds 0 to 4 (fixed beforehand), `--jobs` at a time, and prints one JSON document: each method's win
-rate against the SFT model by gold, KL, wall-clock, DPO and best-of-16 beside them. `--control`: the same runs with the
-reward model's sign turned round. `--ablation`: PPO at strengths that strain it, clip on and off × KL on and off, with
-what its logs say of stability. Intervals are two-way, over seeds and prompts. What is finished is not run again.
+Runs rlhf.yaml with seeds 0 to 4 (fixed beforehand), `--jobs` at a time. Prints one JSON document: each method's win
+rate against the SFT model by gold, KL and wall-clock, with DPO and best-of-16 beside them. `--control` repeats the runs
+with the reward model's sign reversed. `--ablation` runs PPO at strengths that strain it, with clip on and off × KL on
+and off, and what its logs say about stability. Intervals are two-way, over seeds and prompts. What is finished is not
+run again.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ COLLAPSE = 0.5
 
 
 def turned_round(reward_model: str, target: Path) -> str:
-    """A copy of the reward model whose scores have the other sign."""
+    """Makes a copy of the reward model whose scores have the opposite sign."""
     from assent.models.loading import load_scorer, load_tokenizer, save_model
 
     if not target.exists():
@@ -65,7 +66,7 @@ def assent(command: str, options: Mapping[str, Any], file: Path, jobs: int) -> N
 
 
 def stage_options(folder: Path) -> dict[str, dict[str, Any]]:
-    """Options of each of the pipeline's stages, references replaced by what the finished pipeline gave."""
+    """Options of each pipeline stage, with references replaced by the finished pipeline's outputs."""
     outputs = {s["name"]: s["result"] for s in json.loads((folder / "pipeline.json").read_text())["stages"]}
     text = re.sub(
         r"\$\{([^{}.]*)\.([^{}]*)\}", lambda found: str(outputs[found[1]][found[2]]), PIPELINE.read_text("utf-8")
@@ -74,7 +75,7 @@ def stage_options(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def run_variants(seed: int, part: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The control's or the ablation's runs of one seed, evaluated together."""
+    """Runs the control or the ablation of one seed, and evaluates its runs together."""
     folder = Path(args.output_dir) / f"seed-{seed}"
     options = stage_options(folder)
     variants = {name: ("ppo", change) for name, change in ABLATION.items()}
@@ -99,7 +100,7 @@ def run_variants(seed: int, part: str, args: argparse.Namespace) -> dict[str, An
 
 
 def stability(run: Path) -> dict[str, float]:
-    """What a run's log says of it: where it ended, the hardest round, whether a round threw it back."""
+    """What a run's log says about its stability: where it ended, the hardest round, whether a round threw it back."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "objective/scores" in row]
     scores = [row["objective/scores"] for row in rows]
@@ -120,7 +121,7 @@ def stability(run: Path) -> dict[str, float]:
 
 
 def of_evaluations(evaluations: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
-    """sandbox.py's summary, and for each method its seconds by seed and whether it reached the target."""
+    """sandbox.py's summary, with each method's seconds by seed and whether it reached the target."""
     result = summary(list(evaluations), [{} for _ in evaluations], argparse.Namespace(methods=methods))
     for method in methods:
         rows = [{row["name"]: row for row in evaluation["policies"]}[method] for evaluation in evaluations]

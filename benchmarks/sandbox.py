@@ -2,15 +2,16 @@
 
     python benchmarks/sandbox.py --output-dir out/sandbox --world-seed 0
     python benchmarks/sandbox.py --output-dir out/sandbox-unseen --world-seed 1
-    python benchmarks/sandbox.py --output-dir out/reversed --pipeline benchmarks/label_control.yaml \\
+    python benchmarks/sandbox.py --output-dir out/reversed --pipeline benchmarks/label_control.yaml \
         --set labels.flip=1.0 --methods dpo --gold-samples 0
-    python benchmarks/sandbox.py --output-dir out/shuffled --pipeline benchmarks/label_control.yaml \\
+    python benchmarks/sandbox.py --output-dir out/shuffled --pipeline benchmarks/label_control.yaml \
         --set labels.flip=0.5 --methods dpo --gold-samples 0
 
 Runs the shipped demo pipeline with seeds 0 to 4 (fixed beforehand), `--jobs` at a time, and prints one JSON document.
-The intervals are two-way: over seeds and over prompts. A tie counts half. Gold's own best-of-n, from `--gold-samples`
-completions of the SFT model for each prompt, says what could be had at the same KL (log n − (n−1)/n, the upper bound of
-best-of-n's KL): the comparison is therefore hard on the trained policies. A finished seed is not run again.
+The intervals are two-way: over seeds and over prompts. A tie counts half. Best-of-n by gold itself, from
+`--gold-samples` completions of the SFT model for each prompt, shows what is possible at the same KL. That KL is
+log n − (n−1)/n, the upper bound of best-of-n's, so the comparison is hard on the trained policies. A finished seed is
+not run again.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def run_seed(seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def gold_curve(folder: Path, seed: int, args: argparse.Namespace) -> dict[int, float]:
-    """Mean gold of the best of n by gold, for n = 1, 2, 4 … from one set of samples of the seed's SFT model."""
+    """Mean gold of best-of-n by gold, for n = 1, 2, 4 … from one set of samples of the seed's SFT model."""
     from assent.data.loading import load_groups
     from assent.inference.best_of_n import expected_best_of_n
     from assent.models.loading import load_policy, load_tokenizer
@@ -81,7 +82,7 @@ def gold_curve(folder: Path, seed: int, args: argparse.Namespace) -> dict[int, f
 
 
 def attainable(curve: dict[int, float], kl: float) -> float | None:
-    """Gold of best-of-n by gold at KL `kl`, linear in KL between the sizes measured; None beyond the largest."""
+    """Gold of best-of-n by gold at KL `kl`: linear in KL between the measured sizes, None beyond the largest."""
     points = [(math.log(n) - (n - 1) / n, value) for n, value in sorted(curve.items())]
     for (low, before), (high, after) in pairwise(points):
         if low <= kl <= high:
@@ -159,7 +160,7 @@ def main() -> None:
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """What a figure was measured on."""
+    """The machine that a figure was measured on."""
     found: dict[str, Any] = {"processor": platform_name(), "cores": os.cpu_count()}
     if device.startswith("cuda"):
         import torch
@@ -169,7 +170,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def platform_name() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""PPO's updates on a CPU: policy and critic side by side, each on its share of the threads, or one after the other.
+"""PPO's updates on a CPU: policy and critic side by side, each on its share of the threads, or one after the other?
 
     python benchmarks/side_by_side.py --model MODEL --reward REWARD_MODEL --data prompts.jsonl [--batch-size 32]
 
-Runs of `--total-steps` rounds alternate, `--repeats` pairs of them, each in a process of its own; only which models may
-share the cores differs (`engine/side_by_side.py`). Prints one JSON document: seconds of a round's updates (the median
-after the first round), peak memory, and the median of the pairs' ratios.
+Runs of `--total-steps` rounds alternate, `--repeats` pairs of them, each in a process of its own. Only one thing
+differs: which models may share the cores (`engine/side_by_side.py`). Prints one JSON document: seconds of a round's
+updates (the median after the first round), peak memory, and the median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTINGS = {"side by side": 10**12, "in order": 0}
 
 
 def run(args: argparse.Namespace) -> None:
-    """One run of this process; prints the seconds of its rounds' updates."""
+    """Does one run in this process, and prints the seconds of its rounds' updates."""
     import assent
     from assent.engine import side_by_side
 

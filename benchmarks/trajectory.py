@@ -2,9 +2,10 @@
 
     python benchmarks/trajectory.py --trl-python TRL_ENV/bin/python --data hh.jsonl --model MODEL
 
-Both train on the first 64 comparisons in the file's order, fp32, 8 per update, constant learning rate: DPO at 1e-5 and
-at 3e-4, the reward model at 1e-4 from identical weights. `--keep-template-tail` makes the work the same: TRL trains on
-what the template writes after EOS too. Prints one JSON document with every step and the largest differences.
+Both train on the first 64 comparisons in the file's order, in fp32, 8 per update, with a constant learning rate: DPO at
+1e-5 and at 3e-4, the reward model at 1e-4 from identical weights. TRL also trains on what the template writes after
+EOS; `--keep-template-tail` makes Assent do the same. Prints one JSON document with every step and the largest
+differences.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def output_of(command: Sequence[str]) -> str:
 
 
 def trl_steps(method: str, rate: float, args: argparse.Namespace, start: Path) -> list[tuple[float, float]]:
-    """(loss, gradient norm) of each step; for the reward model the weights it starts from are written to `start`."""
+    """(loss, gradient norm) of each step. A reward model's starting weights are written to `start`."""
     command = [
         args.trl_python,
         str(Path(args.scripts) / f"trl_{method}.py"),

@@ -1,10 +1,10 @@
-"""The PPO trainer of TRL 1.9 on the work that ppo_time_to_reward.py writes down; runs in TRL's environment.
+"""TRL 1.9's PPO trainer on the work that ppo_time_to_reward.py writes down. Runs in TRL's environment.
 
     TRL_ENV/bin/python benchmarks/trl_ppo_curve.py work.json OUT
 
-Saves the policy every `save_steps` rounds and prints one JSON line: training seconds at each, what saving took aside.
-The prompts' ids are handed over, and compared with what TRL's way of rendering gives. Reward model and critic start
-with the bias of Assent's reward model, which stands in its configuration, so that scores are the same numbers.
+Saves the policy every `save_steps` rounds, and prints one JSON line: the training seconds at each, without the time
+that saving took. The prompts' ids are handed over, and compared with the ids that TRL's way of rendering gives. Reward
+model and critic start with the bias in the configuration of Assent's reward model, so that scores are the same numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def rendered(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
 
 
 def probe_scores(model: Any, tokenizer: Any, probes: list[list[list[int]]]) -> list[float]:
-    """Of completions (prompt ids, completion ids), padded as TRL pads them."""
+    """Scores of completions (prompt ids, completion ids), padded as TRL pads them."""
     before, after = (max(len(probe[i]) for probe in probes) for i in (0, 1))
     pad = tokenizer.pad_token_id
     rows = [[pad] * (before - len(p)) + p + c + [pad] * (after - len(c)) for p, c in probes]
@@ -51,7 +51,7 @@ def probe_scores(model: Any, tokenizer: Any, probes: list[list[list[int]]]) -> l
 
 
 class Curve(TrainerCallback):
-    """Saves the policy, and keeps the seconds of training up to then."""
+    """Saves the policy, and records the seconds of training up to then."""
 
     def __init__(self, folder: Path, save_steps: int) -> None:
         self.folder, self.save_steps = folder, save_steps
