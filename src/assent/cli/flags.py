@@ -99,7 +99,7 @@ def _parameter(name: str, field: FieldInfo, *, is_positional: bool) -> inspect.P
 
 def _annotation(name: str, field: FieldInfo, *, is_positional: bool) -> Any:
     kind = _bare(field.annotation)
-    help_text = (field.description or "").strip()
+    help_text = " ".join((field.description or "").split())  # a line break would break the help's line, too
     notes = []
     if get_origin(kind) is Literal:
         notes.append("one of " + ", ".join(map(str, get_args(kind))))

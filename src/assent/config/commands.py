@@ -15,24 +15,25 @@ class RunConfig(Options):
     file: str
     """Pipeline file (YAML)."""
     output_dir: str | None = None
-    """Folder of the results; none given: the one the file names."""
+    """Folder of the results. Default: the folder that the pipeline file names."""
     seed: NonNegative | None = None
-    """Of every stage that gives none itself; none given: the file's."""
+    """Seed of every stage that sets none itself. Default: the pipeline file's seed."""
     fast: bool = False
     """Use the stages' `fast:` options: a smoke test of the same steps."""
     set: tuple[str, ...] = ()
-    """STAGE.OPTION=VALUE, in the place of what the file says; once for each. Lists and mappings as in YAML: [1, 2]."""
+    """Replace an option of the pipeline file: STAGE.OPTION=VALUE. Give the flag once for each option. Lists and
+    mappings are written as in YAML: [1, 2]."""
 
 
 class DemoConfig(Options):
     """The whole way on the built-in world: base model, SFT, reward model, PPO, DPO, best-of-16, evaluation, report."""
 
     output_dir: str | None = None
-    """Folder of the results; none given: out/demo, with --fast out/demo-fast."""
+    """Folder of the results. Default: out/demo, or out/demo-fast with --fast."""
     seed: NonNegative = 0
-    """Everything is a function of it."""
+    """Seed of the whole demo."""
     fast: bool = False
-    """The same steps in under a minute: a smoke test, whose numbers mean nothing."""
+    """Run the same steps in under a minute: a smoke test whose numbers mean nothing."""
 
 
 class ReportConfig(Options):
@@ -44,11 +45,13 @@ class ReportConfig(Options):
     runs: Annotated[tuple[str, ...], Field(min_length=1)]
     """Folders of runs or pipelines. Several are compared."""
     output: str | None = None
-    """File to write; none given: report.html in the run's folder, of several comparison.html in the working folder."""
+    """File to write. Default: report.html in the run's folder; for several runs, comparison.html in the working
+    folder."""
     live: bool = False
-    """Write the page again while the run goes on; it reloads itself. Ends with the run, or with Ctrl-C."""
+    """Write the page again and again while the run goes on. The page reloads itself. Ends with the run, or with
+    Ctrl-C."""
     refresh_seconds: Positive = 10
-    """How often --live does so."""
+    """Seconds between two writes with --live."""
 
     @model_validator(mode="after")
     def _live_has_effect(self) -> Self:
@@ -63,49 +66,50 @@ class NewModelConfig(Options):
     """A small model with random weights (Llama), and a byte-level BPE tokenizer learned from text files."""
 
     output_dir: str
-    """Folder to write; it must not exist, or be empty."""
+    """Folder to write. It must be new or empty."""
     text_files: Annotated[list[str], Field(min_length=1)]
-    """Text to learn the tokenizer from: plain text, or JSONL of which every string is used; also gzipped."""
+    """Files to learn the tokenizer from: plain text, or JSONL, in which every string is used. They may be gzipped."""
     vocab_size: Positive = 8192
-    """Entries of the vocabulary, control tokens included."""
+    """Entries in the vocabulary, control tokens included."""
     hidden_size: Positive = 256
     """Width of the model."""
     layers: Positive = 8
-    """Transformer layers."""
+    """Number of transformer layers."""
     heads: Positive = 8
     """Attention heads per layer."""
     context: Positive = 2048
     """Longest sequence, in tokens."""
     chat_template: str = "chatml"
-    """chatml, or a file with a Jinja template."""
+    """Chat template: chatml, or a file with a Jinja template."""
     seed: NonNegative = 0
-    """The weights are a function of it."""
+    """Seed of the random weights."""
 
 
 class MergeConfig(Options):
     """An adapter's folder (LoRA, DoRA) as an ordinary model's folder: the base with the adapter added in."""
 
     adapter: str
-    """Adapter of a policy or of a reward model: a folder or a hub name. Its base must be where it was."""
+    """Adapter of a policy or of a reward model: a folder or a hub name. Its base must still be where it was."""
     output_dir: str
-    """Folder to write; it must not exist, or be empty."""
+    """Folder to write. It must be new or empty."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type the merged weights are computed and written in."""
+    """Data type in which the merged weights are computed and written."""
 
 
 class DataCheckConfig(TextOptions):
     """What is in a file of prompts and completions, and what is wrong with it. Nothing is written."""
 
     file: str
-    """A file, a folder or a hub name."""
+    """File to check: a file, a folder or a hub name."""
     layout: str | None = None
-    """Layout of the columns; none given: found from their names."""
+    """Layout of the columns. Default: inferred from their names."""
     split: str | None = None
-    """Split of a folder or hub dataset that has several."""
+    """Split to read from a folder or hub dataset that has several."""
     against: str | None = None
-    """Another file, for the overlap of prompts (the held-out split, say)."""
+    """Another file, to find prompts that both have (the held-out split, for example)."""
     model: str | None = None
-    """Model whose tokenizer and template to check with: token lengths, what --max-length would cut, EOS."""
+    """Model whose tokenizer and template to check with. This shows token lengths, what --max-length would cut, and
+    EOS."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
@@ -119,14 +123,14 @@ class DataSplitConfig(Options):
     """Two files of one: whole conversations (rows with the same first user turn) go to training or are held out."""
 
     file: str
-    """A file, a folder or a hub name."""
+    """File to split: a file, a folder or a hub name."""
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the rows to hold out."""
     seed: NonNegative = 0
-    """Which conversations are held out is a function of it."""
+    """Seed that chooses which conversations are held out."""
     output_dir: str | None = None
-    """Folder for NAME.train.jsonl and NAME.eval.jsonl, which must not exist; none given: that of the file."""
+    """Folder for NAME.train.jsonl and NAME.eval.jsonl, which must not exist yet. Default: the file's own folder."""
     layout: str | None = None
-    """Layout of the columns; none given: found from their names."""
+    """Layout of the columns. Default: inferred from their names."""
     split: str | None = None
-    """Split of a folder or hub dataset that has several."""
+    """Split to read from a folder or hub dataset that has several."""

@@ -36,45 +36,49 @@ class CompareConfig(DeviceOptions, PromptOptions):
     the same prompts."""
 
     methods: Annotated[list[str], Field(min_length=1)]
-    """sft, dpo, ppo, grpo, rloo, best-of-n, with commas or blanks between; one after another as sft+dpo+best-of-n."""
+    """Methods to compare: sft, dpo, ppo, grpo, rloo, best-of-n, separated by commas or spaces. Join methods that follow
+    one another with +, as in sft+dpo+best-of-n."""
     model: str
-    """Where every method starts: a folder or a hub name."""
+    """Model from which every method starts: a folder or a hub name."""
     data: str
-    """Comparisons: a file, a folder or a hub name. sft takes the chosen completions, unless --demonstrations."""
+    """Comparisons: a file, a folder or a hub name. sft trains on the chosen completions, unless --demonstrations is
+    given."""
     demonstrations: str | None = None
-    """What sft learns from instead."""
+    """Demonstrations for sft to train on: a file, a folder or a hub name."""
     prompts: str | None = None
-    """Prompts to sample at in ppo, grpo and rloo; none given: those of --data."""
+    """Prompts that ppo, grpo and rloo sample at. Default: those of --data."""
     budget: Literal["labels", "completions", "flops"]
-    """What all methods may spend equally."""
+    """What every method may spend the same amount of."""
     amounts: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    """How much of it, ascending: each is a comparison of its own."""
+    """Amounts to spend, in ascending order. Each is a comparison of its own."""
     judge: OutcomeRewards
-    """What scores the answers: a reward-model folder that no method is trained against, module:function, a rule …"""
+    """What scores the answers: a reward-model folder that no method trains against, module:function, a rule, an
+    address, implicit:POLICY,REFERENCE; or several of them, with weights."""
     test_data: str
-    """Prompts to judge on: a file, a folder or a hub name. Completions in it are not used."""
+    """Prompts to judge on: a file, a folder or a hub name. Completions in it are ignored."""
     output_dir: str
     """Folder of the runs and of comparison.json. Finished runs are not repeated."""
     num_test_prompts: NonNegative = 0
-    """The first so many prompts of --test-data; 0: all."""
+    """Use only this many prompts, from the start of --test-data. 0: all."""
     served: NonNegative = 0
-    """Answers that best-of-n will have to give: each costs n completions; 0: as many as there are test prompts."""
+    """Number of answers that best-of-n will have to give; each costs n completions. 0: as many as there are test
+    prompts."""
     demonstration_cost: Annotated[float, Field(gt=0)] = 1.0
-    """Of one demonstration, in the unit of labels."""
+    """Cost of one demonstration, in labels."""
     comparison_cost: Annotated[float, Field(gt=0)] = 1.0
-    """Of one comparison, in the unit of labels."""
+    """Cost of one comparison, in labels."""
     n: Annotated[int, Field(ge=2)] = 16
-    """Of best-of-n at equal labels; otherwise it follows from what may be spent."""
+    """Completions per prompt in best-of-n at equal labels. With other budgets it follows from what may be spent."""
     max_new_tokens: Positive = 64
     """Longest completion, in tokens."""
     samples_per_prompt: Positive = 4
-    """Completions of each test prompt that are judged; best-of-n has one."""
+    """Completions of each test prompt that are judged. best-of-n has one."""
     seed: NonNegative = 0
-    """Which rows are taken, training and sampling are functions of it."""
+    """Seed that chooses the rows, and of training and sampling."""
     num_seeds: Positive = 1
-    """Repeat all of it with so many seeds; intervals are then over prompts and seeds."""
+    """Repeat everything with this many seeds. Intervals are then over prompts and seeds."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Of the commands (sft, reward, dpo, ppo, grpo, rloo), by name: --options.dpo '{"beta": 0.3}'."""
+    """Options of the commands (sft, reward, dpo, ppo, grpo, rloo), by name: --options.dpo '{"beta": 0.3}'."""
 
     @field_validator("methods", mode="before")
     @classmethod

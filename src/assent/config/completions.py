@@ -17,22 +17,22 @@ class CompletionOptions(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOp
     output_dir: str
     """Folder to write completions.jsonl to."""
     num_prompts: NonNegative = 0
-    """The first so many prompts of the data; 0: all."""
+    """Use only this many prompts, from the start of the data. 0: all."""
     max_new_tokens: Positive = 256
     """Longest completion, in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of sampling."""
+    """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the smallest set of tokens that has this probability."""
     top_k: NonNegative = 0
-    """Sample from so many of the likeliest tokens; 0: from all."""
+    """Sample from this many of the most likely tokens. 0: from all."""
     reference: str | None = None
-    """Model that the policy was trained from, to mix with it: a folder or a hub name. Needs --realignment."""
+    """Model that the policy was trained from, to be mixed with it: a folder or a hub name. Needs --realignment."""
     realignment: Annotated[float, Field(ge=0)] | None = None
-    """Decoding-time realignment (arXiv:2402.02992): sample by (1 - this) reference + this policy logits, about what
-    training with a beta or KL coefficient divided by this would have given. 1: the policy; 0: the reference."""
+    """Decoding-time realignment (arXiv:2402.02992): sample with the logits (1 - this) * reference + this * policy. This
+    comes close to training with beta or the KL coefficient divided by this. 1: the policy; 0: the reference."""
     seed: NonNegative = 0
-    """Each completion is a function of it, of the prompt's number and of its own."""
+    """Seed of sampling. A completion depends on the seed, its prompt's number and its own number alone."""
 
     @model_validator(mode="after")
     def _realignment_is_whole(self) -> Self:
@@ -49,19 +49,18 @@ class SampleConfig(CompletionOptions):
     model: str
     """Policy to sample from: a folder or a hub name."""
     data: str
-    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
+    """Prompts: a file, a folder or a hub name. Completions in it are ignored."""
     num_completions: Positive = 1
-    """Completions of each prompt."""
+    """Completions sampled for each prompt."""
     greedy: bool = False
-    """Always the likeliest token."""
+    """Always take the most likely token."""
     stop: list[str] = Field(default_factory=list)
-    """Texts that end a completion, ASCII; it keeps the token that completed one."""
+    """Texts that end a completion, in ASCII. The completion keeps the token that completed one."""
     keep: Literal["all", "best"] = "all"
-    """best: of each prompt's completions the one that --reward scores highest, as data for sft (RAFT,
-    arXiv:2304.06767)."""
+    """best: keep each prompt's highest-scoring completion by --reward, as data for sft (RAFT, arXiv:2304.06767)."""
     reward: OutcomeRewards | None = None
-    """What chooses with --keep best: a reward-model folder, module:function, a rule, an address; or several, with
-    weights (docs/rewards.md)."""
+    """What scores completions for --keep best: a reward-model folder, module:function, a rule, an address; or several
+    of them, with weights (docs/rewards.md)."""
 
     @model_validator(mode="after")
     def _stop_strings_are_followed(self) -> Self:
@@ -96,20 +95,21 @@ class BestOfNConfig(CompletionOptions):
     model: str | None = None
     """Policy to sample from: a folder or a hub name."""
     data: str | None = None
-    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
+    """Prompts: a file, a folder or a hub name. Completions in it are ignored."""
     samples: str | None = None
-    """In the place of --model and --data: completions that are there already, as sample and best-of-n write them."""
+    """Completions that exist already, as sample and best-of-n write them. Give them instead of --model and --data."""
     reward: OutcomeRewards | None = None
-    """What chooses: a reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE; or several,
-    with weights (docs/rewards.md). With --samples none given: the scores in the file."""
+    """What scores completions: a reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE;
+    or several of them, with weights (docs/rewards.md). Default with --samples: the scores in the file."""
     n: Annotated[int, Field(ge=2)] | None = None
-    """Completions of each prompt among which the best is kept; none given: 16, with --samples as many as there are."""
+    """Completions of each prompt, of which the best is kept. Default: 16; with --samples, as many as the file has."""
     gain: Annotated[float, Field(gt=0)] | None = None
-    """Keep the best of as few as raise the mean score by this over a single completion; --n is then the most."""
+    """Use the smallest N that raises the mean score by this over a single completion. --n is then the largest N."""
     soft_temperature: Annotated[float, Field(gt=0)] | None = None
-    """Soft best-of-N (arXiv:2505.03156): keep one with probability in proportion to exp(score / this)."""
+    """Soft best-of-N (arXiv:2505.03156): draw the completion to keep, with probability proportional to exp(score /
+    this)."""
     block_size: Positive | None = None
-    """Reward-guided decoding (arXiv:2310.17022): choose among n continuations after every so many tokens. The reward
+    """Reward-guided decoding (arXiv:2310.17022): choose among n continuations after every this many tokens. The reward
     must make sense of unfinished text."""
 
     @model_validator(mode="after")

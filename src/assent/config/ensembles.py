@@ -56,8 +56,8 @@ class EnsembleOptions(StageDefaults):
     """What to make of a reward with several members."""
 
     reward_ensemble: str | None = None
-    """Of a reward model with several heads or adapters: mean, min, mean-std:K (mean less K deviations) or
-    weights:A,B,…; none given: mean."""
+    """How to combine the heads or adapters of a reward-model ensemble: mean, min, mean-std:K (mean minus K standard
+    deviations) or weights:A,B,…. Default: mean."""
 
     @model_validator(mode="after")
     def _combination_is_known(self) -> Self:

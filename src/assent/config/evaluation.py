@@ -20,58 +20,66 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
     """
 
     output_dir: str | None = None
-    """Folder to write evaluation.json (of a reward model reward_model.json) and table.txt to; none given: no files."""
+    """Folder to write table.txt and evaluation.json (for a reward model, reward_model.json) to. Default: no files are
+    written."""
     policy: str | None = None
-    """What is compared with --baseline: a model's folder, a hub name, or a file of completions."""
+    """Policy to compare with --baseline: a model folder, a hub name, or a file of completions."""
     against: list[str] = Field(default_factory=list)
-    """More of them, beside --policy."""
+    """More policies to compare, besides --policy."""
     policies: dict[str, str] = Field(default_factory=dict)
-    """In the place of --policy and --against: each under a name of its own, --baseline being one of the names."""
+    """Policies to compare, each under a name of its own; --baseline is one of the names. Give them instead of --policy
+    and --against."""
     data: str
-    """Prompts (completions are not used); without a policy comparisons or rankings: a file, folder or hub name."""
+    """Prompts, whose completions are ignored. Without a policy: comparisons or rankings. In both cases a file, a folder
+    or a hub name."""
     judge: OutcomeRewards | None = None
-    """What scores each answer: a reward-model folder, module:function, a rule, an address of scores, implicit:POLICY,
-    REFERENCE; or several, with weights (docs/rewards.md). None given: for the sandbox's prompts its gold reward."""
+    """What scores each answer: a reward-model folder, module:function, a rule, an address that returns scores,
+    implicit:POLICY,REFERENCE; or several of them, with weights (docs/rewards.md). Default for the sandbox's prompts:
+    its gold reward."""
     pair_judge: str | None = None
-    """In the place of --judge, what compares two answers, in both orders: the address of a server that speaks OpenAI's
-    chat completions (with --judge-model), or module:function of (prompts, first, second)."""
+    """What compares two answers, in both orders: the address of a server with OpenAI's chat completions API (with
+    --judge-model), or module:function of (prompts, first, second). Give it instead of --judge."""
     judge_model: str | None = None
     """Name of the model at the address of --pair-judge or --safety."""
     judge_api_key_env: str | None = None
-    """Environment variable that holds the key for that address; none given: no key is sent."""
+    """Environment variable that holds the key for that address. Default: no key is sent."""
     judge_rubric: str | None = None
-    """What the model at --pair-judge decides, in words; none given: which answer serves the person who asked better."""
+    """What the model at --pair-judge decides, in words. Default: which answer serves the person who asked better."""
     safety: str | None = None
-    """What says of each answer whether it is safe, apart from its quality: module:function, or the address of a judge
-    (with --judge-model); for the sandbox's prompts its own."""
+    """What decides whether each answer is safe, apart from its quality: module:function, or the address of a judge
+    (with --judge-model). Default for the sandbox's prompts: the sandbox's own."""
     baseline: str | None = None
-    """What win rates are against: a model's folder, a hub name or a file of completions; of --policies a name."""
+    """Policy that win rates are against: a model folder, a hub name or a file of completions; with --policies, one of
+    the names."""
     reference: str | None = None
-    """The policy among them that KL is measured to; none given: the baseline."""
+    """Policy that the KL is measured to: one of those compared. Default: the baseline."""
     ledgers: dict[str, str] = Field(default_factory=dict)
-    """Name of a policy to the run folder whose costs stand in its row."""
+    """Run folders whose costs appear in the policies' rows, by the policy's name."""
     reward_model: str | None = None
-    """Reward-model folder: judged on held-out comparisons; beside policies it chooses the best of n."""
+    """Reward-model folder. It is judged on held-out comparisons, and chooses the best of n (--best-of-n)."""
     best_of_n: NonNegative = 0
-    """Add best-of-n of the baseline by --reward-model; 0: none."""
+    """Also evaluate best-of-n of the baseline, chosen by --reward-model. 0: not evaluated."""
     reward_pairs: str | None = None
     """Held-out comparisons to judge --reward-model on."""
     slices: list[str] = Field(default_factory=list)
-    """Columns of the prompts, and of the comparisons that judge a reward model, to show figures by."""
+    """Columns to show figures by, of the prompts and of the comparisons that judge a reward model."""
     rank_by: str | None = None
-    """Without a policy: column that names who wrote each completion; they are ranked by reward model and labels."""
+    """Without a policy: column that names who wrote each completion. The table ranks them by the reward model and by
+    the labels."""
     labels: str | None = None
-    """labels.json of the sandbox's labelling step: its noise ceiling stands beside the reward model's accuracy."""
+    """labels.json of the sandbox's labelling step. The table shows its noise ceiling beside the reward model's
+    accuracy."""
     precision: Annotated[float, Field(gt=0, lt=0.5)] | None = None
-    """Half-width that a win rate's interval should have: the table says how many prompts that takes."""
+    """Half-width that a win rate's interval should have. The table then shows how many prompts that takes."""
     num_prompts: NonNegative = 0
-    """The first so many prompts of the data; 0: all."""
+    """Use only this many prompts, from the start of the data. 0: all."""
     samples_per_prompt: Positive | None = None
-    """Completions at temperature 1 for each prompt, beside the greedy one; none given: 4, and of a file all."""
+    """Completions at temperature 1 for each prompt, besides the greedy one. Default: 4; for a file of completions, all
+    it has."""
     max_new_tokens: Positive = 64
     """Longest completion, in tokens."""
     seed: NonNegative = 0
-    """All sampling is a function of it."""
+    """Seed of all sampling."""
 
     @model_validator(mode="before")
     @classmethod

@@ -51,29 +51,31 @@ class ExplainConfig(DeviceOptions, TextOptions):
     """
 
     logps: Annotated[list[float] | str, BeforeValidator(_numbers_or_file)] | None = None
-    """Sums of log-probabilities: policy chosen, policy rejected, reference chosen, reference rejected; or a file."""
+    """Four sums of log-probabilities: policy chosen, policy rejected, reference chosen, reference rejected; or a file
+    of them."""
     ratios: TwoNumbers | None = None
-    """Policy over reference, of the chosen and of the rejected completion; needs --unit."""
+    """Two ratios of policy to reference: of the chosen, then of the rejected completion. Needs --unit."""
     unit: Literal["log_ratio", "ratio"] | None = None
-    """Of --ratios: log(policy / reference) in nats, or policy / reference."""
+    """Unit of --ratios. log_ratio: log(policy / reference) in nats; ratio: policy / reference."""
     scores: TwoNumbers | None = None
-    """A reward model's scores of the chosen and of the rejected completion."""
+    """Two scores of a reward model: of the chosen, then of the rejected completion."""
     beta: Beta = 0.1
-    """Strength of the pull to the reference: an implicit reward is beta times a log-ratio."""
+    """Strength of the pull to the reference. An implicit reward is beta times a log-ratio."""
     model: str | None = None
-    """Policy: a folder or a hub name; needs --reference and a comparison."""
+    """Policy: a folder or a hub name. Needs --reference and a comparison."""
     reference: str | None = None
     """Reference policy: a folder or a hub name."""
     prompt: str | None = None
     """Prompt of the comparison: raw text, or messages as JSON."""
     chosen: str | None = None
-    """Its chosen completion, as --prompt."""
+    """Chosen completion, in the same form as --prompt."""
     rejected: str | None = None
-    """Its rejected completion, as --prompt."""
+    """Rejected completion, in the same form as --prompt."""
     data: str | None = None
-    """Comparisons, of which --row is taken, in the place of --prompt, --chosen and --rejected."""
+    """Comparisons from which --row is taken: a file, a folder or a hub name. Give it instead of --prompt, --chosen and
+    --rejected."""
     row: Positive | None = None
-    """Row of --data: the line of a JSONL or CSV file, else the row, from 1."""
+    """Row of --data to explain: the line of a JSONL or CSV file, otherwise the row's number, from 1."""
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:

@@ -21,31 +21,32 @@ class FrontierConfig(DeviceOptions, PromptOptions):
     output_dir: str
     """Folder to write frontier.json, frontier.svg and table.txt to."""
     sandbox: bool = False
-    """On the built-in world, training what is measured: proxies from few and many comparisons, PPO against them, DPO.
-    Takes --output-dir, --seed and --fast alone."""
+    """Measure on the built-in world, and train what is measured: proxies from few and from many comparisons, PPO
+    against them, DPO. Takes only --output-dir, --seed and --fast."""
     fast: bool = False
-    """With --sandbox: the same steps in under a minute, a smoke test whose numbers mean nothing."""
+    """With --sandbox: run the same steps in under a minute, a smoke test whose numbers mean nothing."""
     reference: str | None = None
-    """Policy that all others started from: KL is measured to it, and best-of-N samples from it."""
+    """Policy that all others started from. The KL is measured to it, and best-of-N samples from it."""
     data: str | None = None
-    """Prompts to measure on (completions are not used): a file, folder or hub name."""
+    """Prompts to measure on: a file, a folder or a hub name. Completions in it are ignored."""
     gold: str | None = None
-    """What the proxies stand for and were not trained on: module:function, or a reward-model folder."""
+    """The reward that the proxies stand for, and were not trained on: module:function, or a reward-model folder."""
     proxies: dict[str, str] = Field(default_factory=dict)
-    """Name to reward-model folder or module:function: best-of-N by each is a curve of its own."""
+    """Proxies, by name: reward-model folders or module:function. Best-of-N by each proxy is a curve of its own."""
     curves: dict[str, list[str]] = Field(default_factory=dict)
-    """Name to folders whose policies make one curve: of a training run every checkpoint and its result (keep them with
-    --save-steps and --save-total-limit), of a model (one of several betas, say) the model."""
+    """Curves of trained policies, by name: the folders that make up each curve. A training run gives all its
+    checkpoints and its result (keep them with --save-steps and --save-total-limit). A model gives one point, as for one
+    of several betas."""
     best_of_n: Annotated[int, Field(ge=2)] = 256
-    """Completions of the reference per prompt, which give best-of-N for every N up to this; needs a proxy."""
+    """Completions of the reference per prompt. They give best-of-N for every N up to this number. Needs a proxy."""
     num_prompts: NonNegative = 0
-    """The first so many prompts of the data; 0: all."""
+    """Use only this many prompts, from the start of the data. 0: all."""
     samples_per_prompt: Positive = 4
-    """Completions of each policy of a curve for each prompt, at temperature 1."""
+    """Completions at temperature 1 for each prompt, from each policy of a curve."""
     max_new_tokens: Positive = 64
     """Longest completion, in tokens."""
     seed: NonNegative = 0
-    """All sampling is a function of it."""
+    """Seed of all sampling."""
 
     @field_validator("curves", mode="before")
     @classmethod

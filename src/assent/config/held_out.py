@@ -13,22 +13,24 @@ class ValidationOptions(StageDefaults):
     """Held-out data: what is measured on it, when, and what follows from it."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss",)
-    """Held-out figures that a checkpoint can be chosen by: of every run of the command, with a direction that is
-    better in assent.metrics."""
+    """Held-out figures that can choose a checkpoint. Every run of the command measures them, and assent.metrics says
+    which direction is better."""
 
     eval_data: str | None = None
-    """Held-out rows of the same kind as --data. A prompt that both have is an error."""
+    """Held-out rows of the same kind as --data. A prompt that stands in both is an error."""
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """In the place of --eval-data: hold out this share of --data, whole conversations, chosen by --seed."""
+    """Hold out this share of --data instead of giving --eval-data. Whole conversations are held out, chosen by
+    --seed."""
     eval_steps: NonNegative = 0
-    """Measure before the first step, after every so many, and after the last; 0: only after the last."""
+    """Measure on held-out data before the first step, every this many steps, and after the last. 0: only after the
+    last."""
     metric_for_best_model: str | None = None
-    """Write a checkpoint at every new best of this held-out figure (loss, say) and keep it; its weights become the
-    result. The start is among them: where training makes nothing better, it is the result."""
+    """Held-out figure that chooses the best model (loss, for example). Each new best is kept as a checkpoint, and the
+    best becomes the result. The start counts too: if training improves nothing, the result is the start."""
     early_stopping_patience: Positive | None = None
-    """Stop when so many measurements in a row have not improved the metric for the best model."""
+    """Stop after this many measurements in a row without an improvement in --metric-for-best-model."""
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
-    """What counts as an improvement for --early-stopping-patience must be larger than this."""
+    """An improvement must be larger than this to count for --early-stopping-patience."""
 
     @model_validator(mode="after")
     def _held_out_options_have_an_effect(self) -> Self:
@@ -58,7 +60,8 @@ class EvalSampleOptions(ValidationOptions):
     """Held-out data of a policy, which can also be sampled from."""
 
     eval_prompts: NonNegative = 0
-    """Held-out prompts to answer at each measurement: KL to the reference, lengths, samples.jsonl; 0: none."""
+    """Number of held-out prompts to answer at each measurement. The answers go to samples.jsonl, and give lengths and
+    the KL to the reference. 0: none."""
     eval_max_new_tokens: Positive = 64
     """Longest answer to a held-out prompt, in tokens."""
 

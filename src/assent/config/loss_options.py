@@ -41,11 +41,11 @@ class LossEntry(Options):
     """One loss of a weighted sum. As text: its name, or JSON with these keys."""
 
     name: str
-    """Which loss."""
+    """Name of the loss."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """Its factor in the sum."""
+    """Factor of this loss in the sum."""
     hyperparameters: Hyperparameters = Field(default_factory=dict)
-    """Its own; what is not given has its default."""
+    """Hyperparameters of this loss. Those not given keep their defaults."""
 
     @model_validator(mode="before")
     @classmethod
@@ -95,13 +95,14 @@ class LossOptions(Options):
     """The loss, by its name and hyperparameters, or several with weights."""
 
     loss_type: str | None = None
-    """The loss; default sigmoid, which is DPO (arXiv:2305.18290). docs/papers.md lists all."""
+    """Loss to train with. Default: sigmoid, which is DPO (arXiv:2305.18290). docs/papers.md lists all losses."""
     beta: float | None = None
-    """Of losses that have one: strength of the pull to the reference; none given: the loss's default."""
+    """Strength of the pull to the reference, for losses that have a beta. Default: the loss's own."""
     hyperparameters: Hyperparameters = Field(default_factory=dict)
-    """Further hyperparameters of the loss: --hyperparameters.label_smoothing 0.1."""
+    """Other hyperparameters of the loss, by name: --hyperparameters.label_smoothing 0.1. docs/papers.md lists them."""
     losses: list[LossEntry] = Field(default_factory=list)
-    """Instead of --loss-type: a weighted sum; each a name, or {"name": …, "weight": …, "hyperparameters": …}."""
+    """A weighted sum of losses, instead of --loss-type. Each is a name, or {"name": …, "weight": …, "hyperparameters":
+    …}."""
 
     @model_validator(mode="after")
     def _one_way_to_name_losses(self) -> Self:
@@ -149,12 +150,13 @@ class RewardLossOptions(Options):
     """The loss of a reward model, by its name and hyperparameters, or several of rankings with weights."""
 
     loss_type: str | None = None
-    """Comparisons: bradley_terry (the default); rankings: plackett_luce, all_pairs, davidson or rao_kupper (the last
-    two and plackett_luce know ties); ratings: mse; thumbs and probabilities: bce."""
+    """Loss to train with. For comparisons: bradley_terry (the default). For rankings: plackett_luce, davidson and
+    rao_kupper, which allow ties, or all_pairs. For ratings: mse. For thumbs and probabilities: bce."""
     hyperparameters: Hyperparameters = Field(default_factory=dict)
-    """The loss's own numbers, by name (--hyperparameters.label_smoothing 0.1); docs/papers.md lists them."""
+    """Hyperparameters of the loss, by name: --hyperparameters.label_smoothing 0.1. docs/papers.md lists them."""
     losses: list[LossEntry] = Field(default_factory=list)
-    """Instead of --loss-type: a weighted sum; each a name, or {"name": …, "weight": …, "hyperparameters": …}."""
+    """A weighted sum of losses, instead of --loss-type. Each is a name, or {"name": …, "weight": …, "hyperparameters":
+    …}."""
 
     @model_validator(mode="after")
     def _losses_are_declared(self) -> Self:
@@ -200,13 +202,15 @@ class ReferenceOptions(StageDefaults):
     """What the policy is compared with."""
 
     reference: str | None = None
-    """Reference policy; `logged`: the data's own log-probabilities; none given: the policy as it starts."""
+    """Reference policy: a folder or a hub name. logged: use the log-probabilities in the data. Default: the policy as
+    it starts."""
     reference_cache: str | None = None
-    """Folder of cached reference log-probabilities, keyed by content; none given: inside the user's cache folder."""
+    """Folder of cached reference log-probabilities, keyed by content. Default: a folder inside the user's cache
+    folder."""
     reference_sync_steps: NonNegative = 0
-    """TR-DPO (arXiv:2404.09656): move the reference towards the policy every so many steps; 0: it stays."""
+    """TR-DPO (arXiv:2404.09656): move the reference towards the policy every this many steps. 0: never."""
     reference_mixup_alpha: Annotated[float, Field(gt=0, le=1)] | None = None
-    """The policy's share in the moved weights; 1 replaces them. Needs --reference-sync-steps. Default 0.6."""
+    """Share of the policy in the moved reference; 1 replaces it. Needs --reference-sync-steps. Default: 0.6."""
 
     @fixed
     def lora_r(self) -> int:

@@ -21,51 +21,55 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
     """What every online command has: prompts, a reward, how completions are sampled, the pull to the reference."""
 
     command: ClassVar[str]
-    """Its name is also that of its algorithm, unless the class has an option `algorithm`."""
+    """Name of the command. It is also the name of its algorithm, unless the class has an option `algorithm`."""
 
     model: str
     """Policy to train: a folder or a hub name."""
     data: str
-    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
+    """Prompts: a file, a folder or a hub name. Completions in it are ignored."""
     reward: Rewards
-    """A reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE; or several, with weights
-    (docs/rewards.md)."""
+    """What scores completions: a reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE;
+    or several of them, with weights (docs/rewards.md)."""
     reference: str | None = None
-    """Reference policy; none given: the policy as it starts."""
+    """Reference policy: a folder or a hub name. Default: the policy as it starts."""
     total_steps: Positive = 50
     """Rounds of sampling and training."""
     batch_size: Positive = 64
     """Prompts per round, over all processes."""
     num_completions: Positive = 1
-    """Completions sampled per prompt."""
+    """Completions sampled for each prompt."""
     max_new_tokens: Positive = 64
     """Longest completion, in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of sampling; log-probabilities are of the tempered policy."""
+    """Sampling temperature. Log-probabilities are those of the tempered policy."""
     kl_penalty: Literal["reward", "k2", "k3", "k3+"] = "reward"
-    """Where the KL penalty stands. reward: k1 of each token, in the reward. The others stand in the loss, per token:
-    k2 and k3+ with the gradient of KL(policy || reference), k3 (GRPO's) with that of KL(reference || policy)."""
+    """Where the KL penalty applies. reward: it is subtracted from each token's reward (k1). The others add it to the
+    loss, per token: k2 and k3+ with the gradient of KL(policy || reference), k3 (GRPO's) with that of KL(reference ||
+    policy)."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
-    """Factor of the KL penalty; the start value where it adapts."""
+    """Factor of the KL penalty. With --kl-target, the value it starts at."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
-    """Nats per completion; given: kl_coef adapts towards it (arXiv:1909.08593, eq. 3)."""
+    """Adapt kl_coef to keep the KL near this many nats per completion (arXiv:1909.08593, eq. 3). Default: kl_coef stays
+    as it is."""
     kl_horizon: Annotated[float, Field(gt=0)] | None = None
-    """Completions over which the adaptive coefficient moves; needs --kl-target. Default 1000."""
+    """Completions over which the adaptive kl_coef changes. Needs --kl-target. Default: 1000."""
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Factor of the entropy bonus (arXiv:1602.01783, section 4), mean over completion tokens."""
+    """Factor of the entropy bonus, which is a mean over completion tokens (arXiv:1602.01783, section 4)."""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Taken off the score of a completion that did not end."""
+    """Subtracted from the score of a completion that did not end."""
     importance_sampling_cap: Annotated[float, Field(ge=1)] | None = None
-    """For a sampler that computes differently from the trainer (another engine, bfloat16): ratios are taken to the
-    trainer's own log-probabilities, read again, and each token's loss counts min(pi_trainer / pi_sampler, this) times
-    (truncated importance sampling, Ionides 2008). None given: the sampler's log-probabilities are the old policy's."""
+    """For a sampler that computes differently from the trainer (another engine, bfloat16). The trainer reads the
+    sampled tokens again, and ratios are taken to its own log-probabilities. Each token's loss is multiplied by
+    min(pi_trainer / pi_sampler, this): truncated importance sampling (Ionides 2008). Default: the sampler's
+    log-probabilities are the old policy's."""
     trunk: Trunk = "separate"
-    """Models in memory. separate: each its own. shared: the critic is a value head on the policy's trunk. one: policy,
-    critic and reward model are adapters on one frozen base, which is the reference (Hydra, arXiv:2309.00754)."""
+    """Which models share weights. separate: none. shared: the critic is a value head on the policy's trunk. one:
+    policy, critic and reward model are adapters on one frozen base, and that base is the reference (Hydra,
+    arXiv:2309.00754)."""
     offload_frozen: bool = False
-    """Reward model and reference wait in the main memory while they are not read. Needs CUDA."""
+    """Keep reward model and reference in main memory while they are not in use. Needs CUDA."""
     shuffle: bool = True
-    """A new order of prompts each pass; without it, the file's order."""
+    """Read the prompts in a new order in each pass. With --no-shuffle they keep the file's order."""
 
     @fixed
     def algorithm(self) -> str:
@@ -217,14 +221,15 @@ class ClipOptions(OnlineOptions):
     num_mini_batches: Positive = 1
     """Updates per pass, each on an equal part of the round's prompts."""
     cliprange: Annotated[float, Field(ge=0)] = 0.2
-    """The ratio is clipped to 1 ± this; 0: no clip."""
+    """The ratio is clipped to 1 ± this. 0: no clipping."""
     cliprange_high: Annotated[float, Field(gt=0)] | None = None
-    """Clip-higher (arXiv:2503.14476): the upper side; none given: as the lower."""
+    """Upper clip range (Clip-Higher, arXiv:2503.14476). Default: the value of --cliprange."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """Dual clip (arXiv:1912.09729): where the advantage is negative, the ratio counts up to this; none given: fully."""
+    """Dual clip (arXiv:1912.09729): the largest ratio that counts where the advantage is negative. Default: no
+    limit."""
     target_kl: Annotated[float, Field(gt=0)] | None = None
-    """Nats per token: the policy's updates of a round end once one finds it farther than this from the policy that
-    sampled (k3). The learning rate's schedule counts the updates made."""
+    """End the policy's updates in a round once one of them finds the policy farther than this from the one that
+    sampled, in nats per token (k3). The schedule of the learning rate counts the updates that were made."""
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -248,7 +253,7 @@ class ScoreScaleOptions(OnlineOptions):
     """Of advantages whose scale is the reward's."""
 
     scale_scores: bool = False
-    """Divide scores by their standard deviation over all rounds so far; their mean is not shifted."""
+    """Divide scores by their standard deviation over all rounds so far. Their mean is not shifted."""
 
     @model_validator(mode="after")
     def _scale_has_effect(self) -> Self:
@@ -262,21 +267,22 @@ class CriticOptions(ScoreScaleOptions):
     """Of algorithms with a critic."""
 
     critic: str | None = None
-    """Start of the critic; none given: the reward model where it is one of ours, else the policy with a fresh head."""
+    """Model that the critic starts from. Default: the reward model, if it is the only reward, has one head and uses the
+    policy's tokenizer; otherwise the policy with a new head."""
     critic_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """The critic's peak rate; default: the policy's."""
+    """Peak learning rate of the critic. Default: the policy's."""
     critic_warmup_steps: NonNegative = 0
-    """First rounds in which only the critic learns."""
+    """Number of first rounds in which only the critic learns."""
     vf_coef: Annotated[float, Field(gt=0)] = 0.1
-    """Factor of the value loss, with --trunk shared."""
+    """Factor of the value loss. Only with --trunk shared."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount per token."""
     bootstrap_truncated: bool = False
-    """A completion that was cut at max_new_tokens goes on, in the critic's estimate: it gets the critic's value of its
-    last state in the place of a score. Without this, it ends where it was cut and is scored as it stands."""
+    """Treat a completion that was cut at max_new_tokens as unfinished: the critic's value of its last state replaces
+    its score. Otherwise the completion ends where it was cut and is scored as it stands."""
     potential: str | None = None
-    """Shaping: a reward model of the policy's tokenizer, read at every token. Its rise, gamma Phi(s') - Phi(s), is
-    added to each token's reward; the optimum stays where it is."""
+    """Reward model for potential-based shaping. It must have the policy's tokenizer, and is read at every token. Its
+    rise, gamma Phi(s') - Phi(s), is added to the token's reward, which leaves the optimal policy as it is."""
 
     def num_updates(self, steps: int, *, learner: str = "model") -> int:
         """The policy learns in the rounds after the critic's warm-up."""
@@ -302,20 +308,20 @@ class PpoConfig(CriticOptions, ClipOptions):
     command: ClassVar[str] = "ppo"
 
     algorithm: str = "ppo"
-    """ppo, or another registered triple made of this command's options: reinforce++, rloo, a2c; or one of your own,
-    module:NAME (docs/extending.md). An option that it does not read is refused."""
+    """ppo, or another registered algorithm that uses this command's options: reinforce++, rloo or a2c; or your own as
+    module:NAME (docs/extending.md). An option that the algorithm does not read is refused."""
     batch_size: Positive = 32
     """Prompts per round, over all processes."""
     num_completions: Positive = 4
-    """Completions sampled per prompt, which is read once for all of them."""
+    """Completions sampled for each prompt. The prompt is read once for all of them."""
     num_ppo_epochs: Positive = 4
     """Passes over each round's rollouts."""
     cliprange_value: Annotated[float, Field(ge=0)] = 0.2
-    """The value is clipped to this around the rollout's; 0: no clip."""
+    """The value is clipped to within this of the rollout's value. 0: no clipping."""
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """GAE's lambda (arXiv:1506.02438)."""
+    """Lambda of generalised advantage estimation (GAE, arXiv:1506.02438)."""
     whiten_advantages: bool = True
-    """Advantages to mean 0 and variance 1 over the whole round."""
+    """Scale advantages to mean 0 and variance 1 over the whole round."""
 
 
 class A2cConfig(CriticOptions):
@@ -332,18 +338,20 @@ class GrpoConfig(ClipOptions):
     batch_size: Positive = 16
     """Prompts per round, over all processes."""
     num_completions: Positive = 8
-    """Completions sampled per prompt: the group."""
+    """Completions sampled for each prompt. Together they are the group."""
     kl_penalty: Literal["reward", "k2", "k3", "k3+"] = "k3"
-    """Where the KL penalty stands. reward: k1 of each token, in the reward. The others stand in the loss, per token:
-    k2 and k3+ with the gradient of KL(policy || reference), k3 (GRPO's) with that of KL(reference || policy)."""
+    """Where the KL penalty applies. reward: it is subtracted from each token's reward (k1). The others add it to the
+    loss, per token: k2 and k3+ with the gradient of KL(policy || reference), k3 (GRPO's) with that of KL(reference ||
+    policy)."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.04
-    """Factor of the KL penalty; the start value where it adapts."""
+    """Factor of the KL penalty. With --kl-target, the value it starts at."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Standard deviation that a reward's distance from its group's mean is divided by: the group's, the whole round's,
-    none (Dr. GRPO, arXiv:2503.20783)."""
+    """Standard deviation that divides a reward's distance from the mean of its group. group: that of the group; batch:
+    that of the whole round; none: no division (Dr. GRPO, arXiv:2503.20783)."""
     loss_type: LossType = "grpo"
-    """grpo: mean over each completion's tokens, then over completions; dapo: mean over all tokens of the update
-    (arXiv:2503.14476); dr_grpo: sum over tokens, over completions times max_new_tokens (arXiv:2503.20783)."""
+    """How the loss is averaged. grpo: over each completion's tokens, then over completions. dapo: over all tokens of
+    the update (arXiv:2503.14476). dr_grpo: the sum over tokens, divided by completions times max_new_tokens
+    (arXiv:2503.20783)."""
 
 
 class RlooConfig(ScoreScaleOptions, ClipOptions):
@@ -354,4 +362,4 @@ class RlooConfig(ScoreScaleOptions, ClipOptions):
     batch_size: Positive = 16
     """Prompts per round, over all processes."""
     num_completions: Positive = 4
-    """Completions sampled per prompt."""
+    """Completions sampled for each prompt."""

@@ -25,28 +25,28 @@ class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions
     model: str
     """Policy to train: a folder or a hub name."""
     data: str
-    """Prompts: a file, a folder or a hub name. Completions in it are not used."""
+    """Prompts: a file, a folder or a hub name. Completions in it are ignored."""
     reward: OutcomeRewards
-    """What ranks the completions: a reward-model folder, module:function, a rule, an address, implicit:POLICY,
-    REFERENCE; or several, with weights (docs/rewards.md)."""
+    """What ranks completions: a reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE; or
+    several of them, with weights (docs/rewards.md)."""
     reference: str | None = None
-    """Reference policy, fixed for the run; none given: the policy as it starts."""
+    """Reference policy, fixed for the run: a folder or a hub name. Default: the policy as it starts."""
     total_steps: Positive = 50
     """Rounds of sampling, ranking and training."""
     batch_size: Positive = 16
     """Prompts per round, over all processes."""
     num_completions: Annotated[int, Field(ge=2)] = 2
-    """Completions sampled per prompt. Losses of pairs compare the best with the worst, losses of rankings all."""
+    """Completions sampled for each prompt. A pair loss compares the best with the worst; a ranking loss uses all."""
     max_new_tokens: Positive = 64
     """Longest completion, in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of sampling; log-probabilities are of the tempered policy."""
+    """Sampling temperature. Log-probabilities are those of the tempered policy."""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Taken off the score of a completion that did not end, before completions are ranked."""
+    """Subtracted from the score of a completion that did not end, before completions are ranked."""
     updates_per_round: Positive = 1
-    """Updates on each round's comparisons, each on all of them."""
+    """Updates in each round. Each uses all of the round's comparisons."""
     shuffle: bool = True
-    """A new order of prompts each pass; without it, the file's order."""
+    """Read the prompts in a new order in each pass. With --no-shuffle they keep the file's order."""
 
     def num_updates(self, steps: int, *, learner: str = "model") -> int:
         return steps * self.updates_per_round

@@ -170,25 +170,26 @@ class RunOptions(Options):
     """Where a run is written and how it is repeated."""
 
     output_dir: str
-    """Run folder to write. An interrupted run of the same configuration is resumed."""
+    """Folder of the run. An interrupted run of the same configuration resumes there."""
     seed: NonNegative = 0
-    """Batch order and all randomness are functions of it."""
+    """Seed of the batch order and of all randomness."""
     resume: bool = True
-    """Continue an interrupted run folder; with --no-resume an existing one is an error."""
+    """Continue an interrupted run. With --no-resume, an existing run folder is an error."""
     stop: bool = True
-    """End the run when a check of its metrics finds that it cannot succeed; checkpoint and model are kept. With
-    --no-stop the check only reports, and a run that was ended so goes on."""
+    """End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its model.
+    With --no-stop the check only reports, and an ended run continues."""
     save_steps: NonNegative = 100
-    """Write a checkpoint every so many steps, and when interrupted in good order; 0: only then."""
+    """Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an interrupt does."""
     save_total_limit: Annotated[int, Field(ge=2)] = 2
-    """Checkpoints kept; the oldest go first."""
+    """Number of checkpoints to keep. The oldest are deleted first."""
     report_to: list[str] = Field(default_factory=list)
-    """Trackers that get every line of metrics.jsonl too: tensorboard, wandb, mlflow, trackio, or module:Class."""
+    """Trackers that also receive every line of metrics.jsonl: tensorboard, wandb, mlflow, trackio, or module:Class."""
     project: str | None = None
-    """Project in wandb and trackio, experiment in MLflow; none given: assent. The run has the name of its folder."""
+    """Name of the project in wandb and trackio, of the experiment in MLflow. Default: assent. The run is named after
+    its folder."""
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
-    """Licence that the trained model is given, by the hub's identifier (mit, apache-2.0, other …), for its model card;
-    none given: what the card of the model that it was made from states."""
+    """Licence of the trained model, for its model card, as the hub's identifier (mit, apache-2.0, other). Default: the
+    licence of the model that training starts from."""
 
     @model_validator(mode="after")
     def _trackers_are_there(self) -> Self:
@@ -202,9 +203,9 @@ class DeviceOptions(Options):
     """What computes."""
 
     device: Device = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """Where to compute: auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type the weights are held in."""
+    """Data type of the weights."""
 
     @fixed
     def mixed_precision(self) -> Precision:
@@ -215,17 +216,19 @@ class AdapterOptions(Options):
     """LoRA (Hu et al., arXiv:2106.09685) and its variants, through PEFT. There is no dropout: it is off everywhere."""
 
     lora_r: NonNegative = 0
-    """Rank of a LoRA adapter, which is trained in the place of the weights; 0: the weights themselves."""
+    """Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights themselves."""
     lora_alpha: Annotated[float, Field(gt=0)] | None = None
-    """The adapter is scaled by lora_alpha / lora_r; none given: 2 lora_r."""
+    """The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r."""
     lora_target_modules: Annotated[list[str], Field(min_length=1)] | None = None
-    """Layers that get an adapter, by the ends of their names (q_proj); none given: all linear ones but the head."""
+    """Layers that get an adapter, given by the ends of their names (q_proj). Default: all linear layers except the
+    head."""
     use_dora: bool = False
-    """DoRA (arXiv:2402.09353): the length of each weight vector is trained beside its direction."""
+    """Use DoRA (arXiv:2402.09353), which trains the length of each weight vector apart from its direction."""
     use_rslora: bool = False
-    """rsLoRA (arXiv:2312.03732): scale by lora_alpha / sqrt(lora_r)."""
+    """Use rsLoRA (arXiv:2312.03732), which scales the adapter by lora_alpha / sqrt(lora_r)."""
     load_in_4bit: bool = False
-    """QLoRA (arXiv:2305.14314): the frozen weights in 4 bits (NF4). Needs CUDA and the package bitsandbytes."""
+    """Use QLoRA (arXiv:2305.14314): hold the frozen weights in 4 bits (NF4). Needs CUDA and the bitsandbytes
+    package."""
 
     @model_validator(mode="after")
     def _adapter_options_have_effect(self) -> Self:
@@ -240,16 +243,17 @@ class TrainingOptions(DeviceOptions, AdapterOptions):
     """How a forward and backward pass is computed, and which weights it trains."""
 
     mixed_precision: Precision = "no"
-    """bf16: compute in bfloat16 under autocast, weights and optimiser as in --dtype."""
+    """bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype."""
     micro_batch_tokens: Annotated[int, Field(ge=0)] = 0
-    """Tokens per forward pass; 0 chooses for the device. Changes memory and speed, never the result."""
+    """Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the result."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a quarter more time."""
+    """Recompute activations in the backward pass. This saves memory and takes about a quarter more time."""
     master_weights: bool = False
-    """With --dtype bfloat16: the optimiser keeps a float32 copy of each weight, so that small updates are not lost."""
+    """With --dtype bfloat16: keep a float32 copy of each weight in the optimiser, so that small updates are not
+    lost."""
     optim: Literal["adamw", "adamw_8bit"] = "adamw"
-    """adamw_8bit: moments of 8 bits (arXiv:2110.02861), two bytes for a weight instead of eight. Needs the package
-    bitsandbytes."""
+    """Optimiser. adamw_8bit holds the moments in 8 bits (arXiv:2110.02861): two bytes per weight instead of eight. It
+    needs the bitsandbytes package."""
 
     def num_updates(self, steps: int, *, learner: str = "model") -> int:
         """Optimiser steps that a learner takes in a run of so many steps of the stage."""
@@ -274,16 +278,19 @@ class PromptOptions(Options):
     """How prompts become tokens."""
 
     revision: str | None = None
-    """Revision of a hub model."""
+    """Revision of a model on the hub."""
     chat_template: str | None = None
-    """For a model without one: chatml, or a file with a Jinja template. Saved with the result."""
+    """Chat template for a model that has none: chatml, or a file with a Jinja template. A trained model is saved with
+    it."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the chat template."""
+    """Extra arguments for the chat template."""
     system: Literal["error", "merge"] = "error"
-    """merge: put a system message into the first user turn where the template refuses one."""
+    """What happens when the template refuses a system message. error: the command stops; merge: the message moves into
+    the first user turn."""
     max_length: Positive = 1024
-    """Tokens of prompt and completion together. Longer prompts lose their oldest turns, raw ones their left; then
-    completions are cut. A raw prompt that is to be answered is refused instead."""
+    """Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest turns and a long
+    raw prompt its start; then the completion loses its end. A long raw prompt that is to be answered is refused
+    instead."""
 
     @fixed
     def prompt_format(self) -> Literal["template", "concat"]:
@@ -298,8 +305,9 @@ class SamplerOptions(StageDefaults):
     """What samples completions."""
 
     sampler: SamplerName = "torch"
-    """torch: the policy itself, through transformers. vllm: the engine vLLM (extra vllm) beside it, which is handed the
-    weights whenever they have changed; for the same seed it draws the same completions, up to rounding."""
+    """What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra vllm), which
+    receives the policy's weights whenever they change. For the same seed it draws the same completions, up to
+    rounding."""
 
     @fixed
     def load_in_4bit(self) -> bool:
@@ -329,9 +337,10 @@ class TextOptions(PromptOptions):
     """How prompts and completions become tokens."""
 
     prompt_format: Literal["template", "concat"] = "template"
-    """concat: render prompt and completion apart, where the template is not a prefix of its own continuation."""
+    """concat: render prompt and completion separately. Choose it when the template renders a prompt differently once an
+    answer follows."""
     keep_template_tail: bool = False
-    """Train also on what the template writes after EOS (TRL does)."""
+    """Also train on what the template writes after EOS, as TRL does."""
 
 
 class OptimiserOptions(Options):
@@ -340,19 +349,19 @@ class OptimiserOptions(Options):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Peak learning rate."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
-    """Shape after the warm-up; linear and cosine end at zero."""
+    """Schedule of the learning rate after the warm-up. linear and cosine fall to zero."""
     warmup_ratio: Fraction = 0.0
-    """Share of the steps over which the rate rises linearly from zero."""
+    """Share of the steps in which the learning rate rises linearly from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled; applied to matrices only."""
+    """Decoupled weight decay. It applies to matrices only."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the first moment."""
+    """Decay rate of AdamW's first moment."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the second moment."""
+    """Decay rate of AdamW's second moment."""
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the square root of AdamW's second moment."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are scaled down to this norm over all parameters."""
+    """Largest norm of the gradient over all parameters. A larger gradient is scaled down to it."""
 
 
 class StageOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, StageDefaults):
@@ -370,10 +379,11 @@ class EpochOptions(StageDefaults):
     """How often the data is read."""
 
     batch_size: Positive = 8
-    """Demonstrations or comparisons per update, over all processes. Memory is --micro-batch-tokens' business."""
+    """Demonstrations or comparisons per update, over all processes. Memory depends on --micro-batch-tokens instead."""
     num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
-    """Passes over the data; a fraction is allowed."""
+    """Passes over the data. A fraction is allowed."""
     max_steps: NonNegative = 0
-    """Stop after so many updates; 0: as many as the epochs give."""
+    """Stop after this many updates. 0: run all epochs."""
     shuffle: bool = True
-    """A new order each epoch, a function of seed and epoch; without it, the file's order."""
+    """Read the rows in a new order in each epoch, set by --seed and the epoch. With --no-shuffle they keep the file's
+    order."""

@@ -36,11 +36,11 @@ class RewardSource(Options):
     kind: ClassVar[str]
 
     reward: str
-    """What scores."""
+    """What scores completions."""
     weight: float = 1.0
     """Factor of its scores in the sum."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] | None = None
-    """What its figures are called: `rewards/NAME`; none given: by what scores."""
+    """Name of its figures: `rewards/NAME`. Default: named after what scores."""
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
@@ -77,7 +77,7 @@ class ModelSource(RewardSource):
     supervision: Supervision = "outcome"
     """process: a process model, which gives each step a number at its last token."""
     combine: str | None = None
-    """Of a model with several heads or adapters: mean, min, mean-std:K or weights:A,B,…; none given: mean."""
+    """How to combine several heads or adapters: mean, min, mean-std:K or weights:A,B,…. Default: mean."""
 
     @field_validator("combine")
     @classmethod
@@ -101,7 +101,7 @@ class FunctionSource(RewardSource):
     kind: ClassVar[str] = "function"
 
     supervision: Supervision = "outcome"
-    """process: it returns, for each completion, a list with one number for each of its steps."""
+    """process: the function returns a list for each completion, with one number for each step."""
 
     def own_name(self) -> str:
         return self.reward.rpartition(":")[2]
@@ -117,11 +117,11 @@ class LengthSource(RewardSource):
     kind: ClassVar[str] = "length"
 
     minimum: NonNegative | None = None
-    """Fewest words that cost nothing."""
+    """Shortest length without a penalty."""
     maximum: Positive | None = None
-    """Most words that cost nothing."""
+    """Longest length without a penalty."""
     unit: Literal["words", "characters"] = "words"
-    """What is counted."""
+    """Unit of the length."""
 
     @model_validator(mode="after")
     def _has_limits(self) -> Self:
@@ -138,9 +138,10 @@ class FormatSource(RewardSource):
     kind: ClassVar[str] = "format"
 
     json_keys: list[str] | None = None
-    """A JSON object with these keys, others too; an empty list: any JSON."""
+    """The completion must be a JSON object with these keys; others are allowed. An empty list: any JSON."""
     tags: Annotated[list[Annotated[str, Field(pattern=r"^\w+$")]], Field(min_length=1)] | None = None
-    """[think, answer]: <think>…</think> and <answer>…</answer>, each once, in this order, and nothing beside them."""
+    """[think, answer]: the completion must be <think>…</think> and <answer>…</answer>, each once, in this order, and
+    nothing else."""
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
@@ -155,9 +156,9 @@ class RegexSource(RewardSource):
     kind: ClassVar[str] = "regex"
 
     pattern: str
-    """Of Python's `re`; a dot stands for a line break too."""
+    """Regular expression of Python's `re`. A dot also matches a line break."""
     match: Literal["search", "fullmatch"] = "search"
-    """search: anywhere; fullmatch: the whole completion, blanks around it aside."""
+    """search: the pattern may match anywhere; fullmatch: it must match the whole completion, blanks around it aside."""
 
     @field_validator("pattern")
     @classmethod
@@ -184,15 +185,15 @@ class EndpointSource(RewardSource):
     kind: ClassVar[str] = "endpoint"
 
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
-    """Environment variable that holds the key, which is sent as `Authorization: Bearer …` and written nowhere."""
+    """Environment variable that holds the key. It is sent as `Authorization: Bearer …` and written nowhere."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Patience with one request."""
+    """Seconds to wait for an answer."""
     retries: NonNegative = 4
-    """How often a request is repeated where the server is busy or unreachable, after 1, 2, 4, … seconds."""
+    """How often to repeat a request when the server is busy or unreachable, after 1, 2, 4, … seconds."""
     batch_size: Positive = 64
     """Completions in one request."""
     columns: list[str] = Field(default_factory=list)
-    """Columns of the prompts' rows to send too: {"columns": {NAME: […]}}."""
+    """Columns of the prompts' rows to send as well: {"columns": {NAME: […]}}."""
 
     @field_validator("reward")
     @classmethod
@@ -218,7 +219,7 @@ class ImplicitSource(RewardSource):
     kind: ClassVar[str] = "implicit"
 
     beta: Annotated[float, Field(gt=0)]
-    """The beta that POLICY was trained with: in the run.json of its run."""
+    """The beta that POLICY was trained with. The run.json of its run has it."""
 
     @field_validator("reward")
     @classmethod
@@ -240,9 +241,10 @@ class EnsembleSource(RewardSource):
     kind: ClassVar[str] = "ensemble"
 
     members: Members
-    """Two sources or more, written as any other."""
+    """Two or more sources, each written like any other."""
     combine: str = "mean"
-    """mean, min, or mean-std:K: mean less K deviations over the members (Coste et al., arXiv:2310.02743)."""
+    """mean, min, or mean-std:K, which is the mean minus K standard deviations over the members (Coste et al.,
+    arXiv:2310.02743)."""
 
     @field_validator("members")
     @classmethod

@@ -15,15 +15,16 @@ class SandboxWorldConfig(Options):
     output_dir: str
     """Folder to write to."""
     world_seed: NonNegative = 0
-    """The world; another seed is another shop. Seed 0's base model is shipped, others are built once (minutes)."""
+    """Seed of the world; another seed is another shop. The base model of seed 0 is shipped; that of another seed is
+    built once, which takes minutes."""
     seed: NonNegative = 0
-    """Which prompts and demonstrations are drawn."""
+    """Seed that chooses prompts and demonstrations."""
     num_demonstrations: Positive = 2000
-    """For instruction tuning; of mixed quality."""
+    """Demonstrations for instruction tuning, of mixed quality."""
     num_prompts: Positive = 2000
-    """For reinforcement learning."""
+    """Prompts for reinforcement learning."""
     num_test_prompts: Positive = 200
-    """For evaluation; no order, owner or city in common with the others."""
+    """Prompts for evaluation. They share no order, owner or city with the others."""
 
 
 class SandboxLabelsConfig(DeviceOptions):
@@ -34,22 +35,24 @@ class SandboxLabelsConfig(DeviceOptions):
     model: str
     """Model that writes the completions."""
     world_seed: NonNegative = 0
-    """The world, as in the step that wrote the prompts."""
+    """Seed of the world, as in the step that wrote the prompts."""
     seed: NonNegative = 0
-    """Sampling and labels are a function of it."""
+    """Seed of sampling and labelling."""
     num_pairs: Positive = 2000
     """Comparisons to train on."""
     num_test_pairs: Positive = 500
-    """Held-out comparisons, of prompts of their own."""
+    """Held-out comparisons, with prompts of their own."""
     raters: Literal["gold", "crowd", "judge"] = "gold"
-    """Who labels: gold's order with Bradley–Terry noise, three groups of people, or an AI judge."""
+    """Who labels. gold: the gold reward's order with Bradley–Terry noise; crowd: three groups of people; judge: an AI
+    judge."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Of the labels, in place of the raters' own."""
+    """Temperature of the labels. Default: the raters' own."""
     flip: Fraction | None = None
-    """Labels turned round, in place of the raters' own: 0.5 is pure noise, 1 reverses every label."""
+    """Share of labels that are reversed. 0.5 is pure noise, 1 reverses every label. Default: the raters' own."""
     coverage: bool = True
-    """Without it, no comparison shows the best behaviour, though the model has it now and then."""
+    """Show the best behaviour in some comparisons. With --no-coverage none shows it, though the model has it now and
+    then."""
     trap_correlation: Fraction = 0.0
-    """How far a worthless phrase looks like a mark of good answers in these pairs."""
+    """How strongly a worthless phrase goes with good answers in these pairs."""
     max_new_tokens: Positive = 40
     """Longest completion, in tokens."""

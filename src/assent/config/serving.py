@@ -18,15 +18,15 @@ class ServeCheckConfig(DeviceOptions):
     """
 
     model: str
-    """A policy's or a reward model's folder, or a hub name."""
+    """Model to check: the folder of a policy or of a reward model, or a hub name."""
     revision: str | None = None
-    """Revision of a hub model."""
+    """Revision of a model on the hub."""
     engines: Annotated[list[Literal["transformers", "vllm"]], Field(min_length=1)] | None = None
-    """What to open it with; none given: transformers, and vLLM where it is installed."""
+    """What to open the model with. Default: transformers, and vLLM where it is installed."""
     data: str | None = None
-    """Prompts, for a reward model with completions: a file, a folder or a hub name; none given: a few built in."""
+    """Prompts, for a reward model with completions: a file, a folder or a hub name. Default: a few built-in ones."""
     num_prompts: Positive = 4
-    """The first so many rows of --data."""
+    """Use only this many rows, from the start of --data."""
     max_new_tokens: Positive = 16
     """Tokens to generate for each prompt."""
 

@@ -17,11 +17,11 @@ class SftConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions):
     """Instruction tuning: maximum likelihood of the completions, given their prompts."""
 
     model: str
-    """Policy to start from: a folder or a hub name."""
+    """Model to start from: a folder or a hub name."""
     data: str
-    """Demonstrations: a file, a folder or a hub name. Of comparisons, the chosen completion is used."""
+    """Demonstrations: a file, a folder or a hub name. If it holds comparisons, their chosen completions are used."""
     train_on: Literal["all", "last"] = "all"
-    """Assistant turns of a `messages` row that the loss is on."""
+    """Which assistant turns of a `messages` row to train on."""
 
 
 class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, RewardLossOptions):
@@ -30,22 +30,27 @@ class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, R
     MEASURED: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "label_accuracy", "label_error")
 
     model: str
-    """Start: a causal model (gets a fresh head) or a sequence classifier with as many labels as heads (keeps them)."""
+    """Model to start from: a causal model, which gets a new head, or a sequence classifier with one label per head,
+    which keeps its own."""
     data: str
     """Comparisons, or what --loss-type takes: a file, a folder or a hub name."""
     supervision: Literal["outcome", "process"] = "outcome"
-    """outcome: a score for a completion, read at its end; process: for each step (prompt, completions, labels)."""
+    """outcome: one score per completion, read at its end. process: one score per step (columns prompt, completions,
+    labels)."""
     center_rewards_coefficient: Annotated[float, Field(ge=0)] = 0.0
-    """Adds so much times (sum of a comparison's scores)^2, which holds their level at zero (arXiv:2312.09244)."""
+    """Adds this times (sum of a comparison's scores)^2 to the loss, which keeps scores around zero
+    (arXiv:2312.09244)."""
     num_heads: Positive = 1
-    """Members of an ensemble on one trunk, each with its own initial head; one label each in the saved model."""
+    """Number of heads of an ensemble on one trunk. Each head has its own initial weights and one label in the saved
+    model."""
     num_adapters: Positive = 1
-    """Members of an ensemble on one frozen trunk, each with an adapter (--lora-r) and a head of its own, its own start
-    and its own updates; a folder each in the saved model."""
+    """Number of members of an ensemble on one frozen trunk. Each has an adapter (--lora-r) and a head of its own, its
+    own initial weights and updates, and its own folder in the saved model."""
     bootstrap: bool = False
-    """Each member of the ensemble learns from its own resample of the rows (Poisson weights)."""
+    """Train each member of the ensemble on its own resample of the rows (Poisson weights)."""
     normalize_rewards: bool = False
-    """Scores of mean 0 and deviation 1 on the training completions: gain folded into the head, bias in the config."""
+    """Normalise scores to mean 0 and standard deviation 1 on the training completions. The gain goes into the head's
+    weights, the bias into the model's config."""
     normalize_data: str | None = None
     """Normalise on these prompts and completions instead: a file, a folder or a hub name."""
 
@@ -88,7 +93,7 @@ class PreferenceConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOption
     model: str
     """Policy to train: a folder or a hub name."""
     data: str
-    """Comparisons, or rankings for a loss of rankings: a file, a folder or a hub name."""
+    """Comparisons, or rankings for a ranking loss: a file, a folder or a hub name."""
 
     @model_validator(mode="after")
     def _reference_is_used(self) -> Self:
@@ -104,17 +109,17 @@ class KtoConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, Refe
     model: str
     """Policy to train: a folder or a hub name."""
     data: str
-    """Thumbs (prompt, completion, label): a file, a folder or a hub name."""
+    """Completions with a thumb up or down (columns prompt, completion, label): a file, a folder or a hub name."""
     split_comparisons: bool = False
-    """Take comparisons too: the chosen completion as a thumb up, the rejected one as a thumb down."""
+    """Accept comparisons too. The chosen completion counts as a thumb up, the rejected one as a thumb down."""
     loss_type: str = "kto"
-    """The loss: kto, or apo_zero_unpaired (arXiv:2408.06266), which has no KL baseline."""
+    """Loss to train with: kto, or apo_zero_unpaired (arXiv:2408.06266), which has no KL baseline."""
     beta: float | None = None
-    """Strength of the pull to the reference; none given: the loss's default."""
+    """Strength of the pull to the reference. Default: the loss's own."""
     desirable_weight: float | None = None
-    """Weight of completions with a thumb up; none given: 1."""
+    """Weight of completions with a thumb up. Default: 1."""
     undesirable_weight: float | None = None
-    """Weight of completions with a thumb down; none given: 1."""
+    """Weight of completions with a thumb down. Default: 1."""
 
     @model_validator(mode="after")
     def _loss_is_declared(self) -> Self:
