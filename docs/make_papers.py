@@ -42,7 +42,7 @@ def _part(heading: str, declared: Mapping[str, LossDeclaration]) -> str:
 def _formula(loss: LossDeclaration) -> str:
     lines = [f"**{loss.name}** `{loss.equation}`", "", loss.paper, ""]
     if loss.accepts:
-        lines += [f"Of a row it can use: {', '.join(f'`{name}`' for name in sorted(loss.accepts))}.", ""]
+        lines += [f"Accepts {', '.join(f'`{name}`' for name in sorted(loss.accepts))}.", ""]
     if weight := loss.nll_weight(**loss.resolve({})):
         lines += [f"Plus {weight:g} times the chosen completion's negative log-likelihood per token, by default.", ""]
     if loss.hyperparameters:

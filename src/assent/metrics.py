@@ -32,34 +32,34 @@ class Metric:
 
 # name | unit | better | definition
 _TABLE = """
-loss | nats | lower | the step's total loss: each term's sum over its count in the whole step
+loss | nats | lower | total loss of the step: each term's sum, divided by its count in the whole step
 loss/<term> | nats | lower | one term of the loss, divided by its count in the whole step
 loss/policy_avg | 1 | lower | clipped policy loss, mean over completion tokens
 loss/value_avg | reward² | lower | clipped value loss, mean over completion tokens
 grad_norm | 1 | none | norm of the gradient over all parameters, before clipping
-learning_rate | 1 | none | rate that the step used
+learning_rate | 1 | none | learning rate of the step
 epoch | epochs | none | passes over the data so far
-num_tokens | tokens | none | tokens of prompts and completions read for training so far, a shared prompt once
+num_tokens | tokens | none | tokens of prompts and completions read for training so far; a shared prompt counts once
 entropy | nats per token | none | mean entropy of the model at completion tokens
-mean_token_accuracy | fraction | higher | completion tokens to which the model gives the largest probability
+mean_token_accuracy | fraction | higher | share of completion tokens that the model finds most likely
 perplexity | 1 | lower | exp of the mean negative log-probability per completion token
 
 logps/chosen | nats | none | mean over comparisons of log π(chosen | prompt), summed over tokens
-logps/rejected | nats | none | the same of the rejected completion
+logps/rejected | nats | none | the same for the rejected completion
 logits/chosen | 1 | none | mean logit at the chosen completion's tokens
 logits/rejected | 1 | none | mean logit at the rejected completion's tokens
 rewards/chosen | 1 | none | implicit reward β log(π/π_ref) of the chosen completion, mean
-rewards/rejected | 1 | none | the same of the rejected completion
+rewards/rejected | 1 | none | the same for the rejected completion
 rewards/margins | 1 | higher | implicit reward of the chosen minus that of the rejected completion, mean
 rewards/accuracies | fraction | higher | comparisons with a positive margin; a tie counts half (noise at equal policies)
 rewards/<part> | 1 | none | one part of a combined reward, mean over completions
 rewards/<part>/<statistic> | 1 | none | a statistic of one part of a combined reward
 nll_loss | nats per token | lower | negative log-likelihood of the chosen completion per token, mean over comparisons
-kl_baseline | nats per completion | none | KTO's baseline: mean log-ratio of the step's mismatched completions, or 0
+kl_baseline | nats per completion | none | KTO's baseline: mean log-ratio of the mismatched completions, at least 0
 reference/logps_chosen | nats | none | mean log π_ref(chosen | prompt), summed over tokens
-reference/logps_rejected | nats | none | the same of the rejected completion
+reference/logps_rejected | nats | none | the same for the rejected completion
 
-accuracy | fraction | higher | comparisons in which the chosen completion scores higher; a tie counts half
+accuracy | fraction | higher | share of comparisons whose chosen completion scores higher; a tie counts half
 margin | reward | higher | score of the chosen minus that of the rejected completion, mean
 min_reward | reward | none | smallest score
 mean_reward | reward | none | mean score
@@ -67,33 +67,33 @@ max_reward | reward | none | largest score
 reward_std | reward | none | standard deviation of the scores
 label_accuracy | fraction | higher | completions or steps whose score has their label's sign; a zero counts half
 label_error | reward² | lower | squared difference of score and label, mean over completions or steps
-ensemble_std | reward | none | deviation of an ensemble's members' scores from one another, mean over completions
-texts_shortened | fraction | lower | completions that a reward model of other tokens read shortened to its context
-noise_ceiling | fraction | none | accuracy that the labels' own noise allows
+ensemble_std | reward | none | standard deviation of an ensemble's members' scores, mean over completions
+texts_shortened | fraction | lower | share of completions cut to the context of a reward model with another tokenizer
+noise_ceiling | fraction | none | highest accuracy that the labels' own noise allows
 
 kl | nats per completion | none | KL(policy || reference), estimated on the policy's own samples (k1)
-kl_k3 | nats per completion | none | the same by the estimator k3, never negative
+kl_k3 | nats per completion | none | the same with the estimator k3, which is never negative
 objective/kl | nats per completion | none | Σ log π − log π_ref over the sampled tokens (k1), mean over completions
 objective/kl_se | nats per completion | none | standard error of objective/kl over prompts
 objective/kl_<estimator>_se | nats per completion | none | standard error of objective/kl_<estimator> over prompts
-objective/kl_<estimator> | nats per completion | none | the same by another estimator (k2, k3)
+objective/kl_<estimator> | nats per completion | none | the same with another estimator (k2, k3)
 objective/kl_coef | 1 | none | coefficient of the KL penalty in this round
 loss/kl_avg | nats | none | KL penalty in the loss, its coefficient included
 loss/entropy_avg | nats | none | entropy bonus, negated, its coefficient included
 objective/entropy | nats per completion | none | −Σ log π of the sampled tokens, mean over completions
-objective/non_score_reward | reward | none | −kl_coef · KL where that stands in the reward, mean over completions
-objective/rlhf_reward | reward | higher | score, less a KL penalty that stands in the reward; mean over completions
+objective/non_score_reward | reward | none | −kl_coef · KL, if the penalty is part of the reward; mean over completions
+objective/rlhf_reward | reward | higher | score minus a KL penalty that is part of the reward; mean over completions
 objective/scores | reward | higher | the reward's score, mean over completions
 objective/scores_std | reward | none | standard deviation of the scores over completions
 objective/scores_margin | reward | none | score of a prompt's best completion minus that of its worst, mean over prompts
 policy/updates | updates | none | updates of the policy in the round
-frac_reward_zero_std | fraction | lower | prompts whose completions all have the same score: they teach nothing
-policy/approxkl_avg | nats per token | lower | ½ mean (log-ratio)² of the policy to the one that sampled
-policy/approxkl | nats per token | lower | ½ mean (log-ratio)² of the policy to the one that sampled
-policy/clipfrac_avg | fraction | none | tokens whose ratio the clip binds
+frac_reward_zero_std | fraction | lower | share of prompts whose completions all score the same, and so teach nothing
+policy/approxkl_avg | nats per token | lower | ½ mean (log-ratio)² between the policy and the policy that sampled
+policy/approxkl | nats per token | lower | ½ mean (log-ratio)² between the policy and the policy that sampled
+policy/clipfrac_avg | fraction | none | share of tokens at which the ratio's clip takes effect
 policy/entropy_avg | nats per token | none | mean entropy of the policy at the sampled tokens
-policy/approxkl_<estimator> | nats per token | lower | the same by another estimator (k1, k3)
-val/clipfrac_avg | fraction | none | tokens whose value the clip binds
+policy/approxkl_<estimator> | nats per token | lower | the same with another estimator (k1, k3)
+val/clipfrac_avg | fraction | none | share of tokens at which the value's clip takes effect
 val/ratio | 1 | none | mean ratio π / π_old over tokens
 val/ratio_var | 1 | none | variance of the ratio
 val/num_eos_tokens | completions | none | completions of the round that ended by themselves
@@ -101,37 +101,37 @@ val/explained_variance | fraction | higher | 1 − Var(returns − values) / Var
 val/error | reward² | lower | squared error of the values before clipping, mean over tokens
 rollout/completion_length | tokens | none | mean length of the sampled completions
 rollout/completion_length_<statistic> | tokens | none | a statistic of the lengths of the sampled completions
-rollout/logprob_mismatch | nats | lower | largest |log π trainer − log π sampler| of a token, first four prompts
+rollout/logprob_mismatch | nats | lower | largest |log π trainer − log π sampler| of a token, in the first four prompts
 rollout/importance_mean | 1 | none | truncated importance weight π trainer / π sampler, mean over tokens
-rollout/eos_rate | fraction | none | sampled completions that ended by themselves
-rollout/not_compared | prompts | lower | prompts of the round whose completions gave no comparison: a tie, or all alike
+rollout/eos_rate | fraction | none | share of sampled completions that ended by themselves
+rollout/not_compared | prompts | lower | prompts of the round without a comparison: completions tie or are all alike
 rollout/blank | completions | lower | completions of the round without a visible character
-rollout/unique | fraction | none | distinct completions among those sampled
-rollout/tokens_per_second | tokens per second | higher | sampled tokens over the time that sampling took
+rollout/unique | fraction | none | share of distinct completions among those sampled
+rollout/tokens_per_second | tokens per second | higher | sampled tokens, divided by the time that sampling took
 time/<phase> | fraction | none | share of the round's time: generate, score (rewards, reference, values), check, train
 episode | completions | none | completions sampled so far
 eps | completions per second | higher | completions sampled and trained on per second
 
 gate/<check> | 1 | lower | deviation found by a check before the first update
 
-perf/tokens_per_second | tokens per second | higher | tokens of the step over its time, all processes together
+perf/tokens_per_second | tokens per second | higher | tokens of the step, divided by its time, all processes together
 perf/step_seconds | seconds | lower | time of the optimiser step, forward and backward passes included
 perf/micro_batches | micro-batches | none | forward and backward passes of the step, per process
 perf/micro_batch_tokens | tokens | none | token budget of one pass
-perf/mfu | fraction | higher | model FLOPs of the step per second, over the rate of a large matrix product on the device
-perf/reference_seconds | seconds | lower | reading the reference before the first step; not given where it was cached
-perf/padding_fraction | fraction | lower | positions of the step's forward passes that hold no token
+perf/mfu | fraction | higher | model FLOPs per second, divided by the device's rate for a large matrix product
+perf/reference_seconds | seconds | lower | time to read the reference before the first step; absent if it was cached
+perf/padding_fraction | fraction | lower | share of positions in the step's forward passes that hold no token
 
 cost/labels | labels | lower | preference labels and demonstrations used so far
 cost/completions_sampled | completions | lower | completions sampled so far
 cost/reward_calls | completions | lower | completions scored by the reward so far
 cost/flops | FLOPs | lower | model FLOPs so far by the roofline formula, recomputation excluded
 cost/seconds | seconds | lower | wall-clock time so far, over all resumptions
-cost/peak_memory_bytes | bytes | lower | largest resident memory: of the device, or of the process on a CPU
+cost/peak_memory_bytes | bytes | lower | largest memory so far: on the device, or resident in the process on a CPU
 cost/models_resident | models | lower | models held in memory at once
 
 gold/<part> | gold reward | higher | the sandbox's gold reward or one of its attributes, mean over completions
-win_rate/<part> | fraction | higher | completions better than the rival's on the same prompt; a tie counts half
+win_rate/<part> | fraction | higher | share of completions better than the rival's on the same prompt; a tie counts half
 """
 
 _METRICS = tuple(
@@ -143,7 +143,7 @@ _METRICS = tuple(
         if line
     )
 )
-PREFIXES = {"eval_": "on held-out data: ", "critic/": "of the critic: "}
+PREFIXES = {"eval_": "on held-out data: ", "critic/": "for the critic: "}
 ENDS = {"_low": "lower", "_high": "upper"}
 
 

@@ -106,7 +106,8 @@ def part_declaration(registered: Mapping[str, Part], name: str) -> Part:
     function = import_function(name, what="algorithm")
     declared = getattr(function, "part", None)
     if declared is not None and not isinstance(declared, Part):
-        raise ConfigError(f"the part of {name} is no Part", got=type(declared).__name__)
+        raise ConfigError(f"the attribute `part` of {name} is not a Part", got=type(declared).__name__,
+                          expected="an assent.config.algorithms.Part (docs/extending.md)")  # fmt: skip
     taken = inspect.signature(function).parameters.values()
     options = tuple(p.name for p in taken if p.kind is p.KEYWORD_ONLY)
     if declared is None:
@@ -223,7 +224,7 @@ def algorithm_declaration(name: str) -> Algorithm:
     if ":" in name:
         found = import_named(name, what="algorithm")
         if not isinstance(found, Algorithm):
-            raise ConfigError("--algorithm names no Algorithm", got=f"{name}: {type(found).__name__}",
+            raise ConfigError("algorithm does not name an Algorithm", got=f"{name}: {type(found).__name__}",
                               expected="an assent.config.algorithms.Algorithm (docs/extending.md)")  # fmt: skip
         return replace(found, name=name)
     if name not in ALGORITHMS:

@@ -58,7 +58,7 @@ class ReportConfig(Options):
         if self.live and len(self.runs) > 1:
             raise ValueError("live follows one run: give one folder")
         if not self.live and "refresh_seconds" in self.model_fields_set:
-            raise ValueError("refresh_seconds has no effect without live")
+            raise ValueError("refresh_seconds has no effect without live: give both, or leave it out")
         return self
 
 

@@ -23,9 +23,9 @@ def parts_of(method: str) -> tuple[str, ...]:
     *first, last = method.split("+")
     if last not in LAST or first not in ([], ["sft"], ["dpo"], ["sft", "dpo"]) or last in first or method == "dpo+sft":
         raise ConfigError(
-            "no such method",
+            "unknown method",
             got=method,
-            expected=f"{', '.join(LAST)}; or one of them behind sft, dpo or both, as sft+dpo+best-of-n",
+            expected=f"{', '.join(LAST)}; or one of them after sft, dpo or both, as in sft+dpo+best-of-n",
         )
     reward = ["reward"] if last in (*ONLINE, "best-of-n") else []
     return (*first, *reward, last)
@@ -105,16 +105,21 @@ class CompareConfig(DeviceOptions, PromptOptions):
     def _methods_and_options_are_known(self) -> Self:
         commands = {command for method in self.methods for command in parts_of(method)}
         if len(set(self.methods)) < len(self.methods):
-            raise ConfigError("a method stands twice", got=", ".join(self.methods))
+            raise ConfigError("a method is listed twice", got=", ".join(self.methods), fix="list it once")
         if self.amounts != sorted(set(self.amounts)):
-            raise ConfigError("amounts must ascend", got=", ".join(f"{a:g}" for a in self.amounts))
+            raise ConfigError(
+                "amounts must ascend", got=", ".join(f"{a:g}" for a in self.amounts), fix="sort them, each one once"
+            )
         for name, given in self.options.items():
             if name not in commands - {"best-of-n"}:
                 raise ConfigError(
-                    f"options of {name} have no effect", got=name, expected=", ".join(sorted(commands - {"best-of-n"}))
+                    f"options of {name} have no effect: these methods do not use that command",
+                    got=name,
+                    expected=", ".join(sorted(commands - {"best-of-n"})),
+                    fix="leave them out",
                 )
             if own := sorted(set(given) & (OWN if self.budget == "labels" else OWN | {"total_steps"})):
-                raise ConfigError(f"options of {name}: {', '.join(own)} is given by the comparison: leave it out")
+                raise ConfigError(f"options of {name}: the comparison itself sets {', '.join(own)}", fix="leave it out")
         chooses, samples = "best-of-n" in commands, bool(commands & set(ONLINE))
         idle = {
             "demonstrations": "sft" not in commands,
@@ -125,7 +130,9 @@ class CompareConfig(DeviceOptions, PromptOptions):
             "served": not chooses or self.budget == "labels",
         }
         if unread := [name for name, is_idle in idle.items() if is_idle and name in self.model_fields_set]:
-            raise ConfigError(f"{', '.join(unread)} has no effect with these methods and this budget: leave it out")
+            raise ConfigError(
+                f"{', '.join(unread)} has no effect with these methods and this budget", fix="leave it out"
+            )
         return self
 
 
@@ -133,4 +140,6 @@ def _object(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"options of {name} are no JSON: {error}", got=text, expected='{"beta": 0.3}') from None
+        raise ConfigError(
+            f"options of {name} are not valid JSON: {error}", got=text, expected='{"beta": 0.3}'
+        ) from None

@@ -37,9 +37,9 @@ class CompletionOptions(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOp
     @model_validator(mode="after")
     def _realignment_is_whole(self) -> Self:
         if (self.reference is None) != (self.realignment is None):
-            raise ValueError("reference and realignment have no effect without each other: give both, or neither")
+            raise ValueError("reference and realignment need each other: give both, or neither")
         if self.realignment is not None and self.sampler == "vllm":
-            raise ValueError("realignment mixes two models, and sampler vllm holds one: give sampler torch")
+            raise ValueError("realignment mixes two models, but sampler vllm holds only one: choose sampler torch")
         return self
 
 
@@ -65,9 +65,9 @@ class SampleConfig(CompletionOptions):
     @model_validator(mode="after")
     def _stop_strings_are_followed(self) -> Self:
         if any(not text or not text.isascii() for text in self.stop):
-            raise ValueError(f"stop takes texts of ASCII characters, not {self.stop}")
+            raise ValueError(f"stop takes texts of ASCII characters only: change {self.stop}")
         if self.stop and self.sampler != "torch":
-            raise ValueError("stop is what the torch sampler follows: leave it out, or choose --sampler torch")
+            raise ValueError("stop works with sampler torch only: leave it out, or choose sampler torch")
         return self
 
     @model_validator(mode="after")
@@ -78,7 +78,9 @@ class SampleConfig(CompletionOptions):
             if idle:
                 raise ValueError(f"{', '.join(sorted(idle))} has no effect with greedy: leave one of them out")
         if self.keep == "best" and (self.reward is None or self.num_completions < 2):
-            raise ValueError("keep best needs reward, which chooses, and num_completions of at least 2 to choose from")
+            raise ValueError(
+                "keep best needs reward to choose by and num_completions of at least 2 to choose from: give both"
+            )
         for name in ("reward", "reward_ensemble"):
             if self.keep == "all" and getattr(self, name) is not None:
                 raise ValueError(f"{name} has no effect with keep all: leave it out, or give --keep best")
@@ -122,13 +124,17 @@ class BestOfNConfig(CompletionOptions):
             used |= {"seed"} if self.soft_temperature is not None else set()
             used |= {"device", "dtype"} if self.reward is not None else set()
             if idle := sorted(self.model_fields_set - used):
-                raise ValueError(f"{', '.join(idle)} has no effect with samples: nothing is sampled or read by a model")
+                raise ValueError(
+                    f"{', '.join(idle)} has no effect with samples, as no model samples or reads: leave it out"
+                )
             if self.reward is None and self.reward_ensemble is not None:
-                raise ValueError("reward_ensemble has no effect without reward")
+                raise ValueError("reward_ensemble has no effect without reward: give both, or leave it out")
         if self.block_size is not None and self.gain is not None:
-            raise ValueError("gain has no effect with block_size: what other n would have given is not known")
+            raise ValueError(
+                "gain has no effect with block_size: blocks do not show what another n would give. Leave one out"
+            )
         if self.block_size is not None and self.block_size >= self.max_new_tokens:
-            raise ValueError("block_size has no effect unless it is below max_new_tokens: a block would be everything")
+            raise ValueError("block_size has no effect unless it is below max_new_tokens: lower it, or leave it out")
         return self
 
     @property

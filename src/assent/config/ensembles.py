@@ -38,7 +38,7 @@ class Combination:
             return Combination("mean-std", k=numbers[0])
         if kind == "weights" and numbers and sound and any(numbers):
             return Combination("weights", weights=numbers)
-        raise ConfigError("no such combination of an ensemble's members", got=text, expected=FORMS)
+        raise ConfigError("no such way to combine an ensemble's members", got=text, expected=FORMS)
 
     def check(self, members: int, *, name: str) -> None:
         """ConfigError where a reward of so many members cannot be combined so."""
@@ -48,7 +48,10 @@ class Combination:
             )
         if self.kind == "weights" and len(self.weights) != members:
             raise ConfigError(
-                f"reward_ensemble needs a weight for each member of {name}", got=len(self.weights), expected=members
+                f"reward_ensemble needs a weight for each member of {name}",
+                got=len(self.weights),
+                expected=members,
+                fix=f"give weights:A,B,… with {members} numbers",
             )
 
 

@@ -88,7 +88,7 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
         if not isinstance(given, Mapping) or not (given.get("policy") or given.get("against")):
             return given
         if given.get("policies"):
-            raise ValueError("policy and against are short for policies: give either")
+            raise ValueError("policy and against are a short form of policies: give one form, not both")
         if not given.get("policy") or not given.get("baseline"):
             raise ValueError("a comparison needs policy and baseline: folders, hub names or files of completions")
         against = given.get("against") or []
@@ -108,7 +108,7 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
         if not self.policies:
             return self._check_without_policies()
         if self.baseline is None:
-            raise ValueError("policies need baseline: the name of the one that win rates are against")
+            raise ValueError("policies needs baseline: give the name of the policy that win rates are against")
         for option in ("baseline", "reference"):
             name = getattr(self, option)
             if name is not None and name not in self.policies:
@@ -120,16 +120,20 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
                 )
         idle = [name for name in ("pair_judge", "precision") if getattr(self, name) is not None]
         if idle and len(self.policies) + bool(self.best_of_n) < 2:
-            raise ValueError(f"{' and '.join(idle)} compare policies, and there is one: give a second, or leave it out")
+            raise ValueError(f"{' and '.join(idle)} needs two policies to compare: give a second, or leave it out")
         if self.rank_by is not None:
-            raise ValueError("rank_by has no effect beside policies: it ranks who wrote the completions of --data")
+            raise ValueError(
+                "rank_by has no effect with policies: it ranks the authors of data's completions. Leave it out"
+            )
         self._check_judges()
         if self.reward_model is None and (self.best_of_n or self.reward_pairs or self.reward_ensemble):
-            raise ValueError("best_of_n, reward_pairs and reward_ensemble need reward_model")
+            raise ValueError(
+                "best_of_n, reward_pairs and reward_ensemble need reward_model: give it, or leave them out"
+            )
         if self.reward_model is not None and not (self.best_of_n or self.reward_pairs):
-            raise ValueError("reward_model has no effect without best_of_n or reward_pairs")
+            raise ValueError("reward_model has no effect without best_of_n or reward_pairs: give one, or leave it out")
         if self.reward_pairs is None and self.labels is not None:
-            raise ValueError("labels has no effect without reward_pairs")
+            raise ValueError("labels has no effect without reward_pairs: give both, or leave it out")
         return self
 
     def _check_judges(self) -> None:
@@ -144,9 +148,9 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
             name for name in ("judge_model", "judge_api_key_env", "judge_rubric") if getattr(self, name) is not None
         ]
         if idle and not addresses:
-            raise ValueError(f"{', '.join(idle)} has no effect without an address as pair_judge or safety")
+            raise ValueError(f"{', '.join(idle)} has no effect without an address as pair_judge or safety: give one")
         if self.judge_rubric is not None and "pair_judge" not in addresses:
-            raise ValueError("judge_rubric has no effect without an address as pair_judge")
+            raise ValueError("judge_rubric has no effect without an address as pair_judge: give one, or leave it out")
 
     def _check_without_policies(self) -> Self:
         if self.reward_model is None:
@@ -154,7 +158,7 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
         used = {"output_dir", "data", "reward_model", "reward_ensemble", "slices", "seed", "policies", "rank_by"}
         used |= set(DeviceOptions.model_fields) | set(PromptOptions.model_fields)
         if idle := sorted(self.model_fields_set - used):
-            raise ValueError(f"{', '.join(idle)} has no effect without policies")
+            raise ValueError(f"{', '.join(idle)} has no effect without policies: give some, or leave it out")
         return self
 
 

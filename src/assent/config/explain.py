@@ -85,7 +85,9 @@ class ExplainConfig(DeviceOptions, TextOptions):
                 "explain takes one input",
                 got=" and ".join(given) or "none",
                 expected="logps (four sums or a file), ratios with unit, scores, or model with reference and a text",
-                fix="leave the others out" if given else "explain --ratios 0.2 0.8 --unit log_ratio --beta 2, say",
+                fix="leave the others out"
+                if given
+                else "for example: explain --ratios 0.2 0.8 --unit log_ratio --beta 2",
             )
         return self
 
@@ -100,9 +102,9 @@ class ExplainConfig(DeviceOptions, TextOptions):
             )
         if self.ratios is not None and self.unit == "ratio" and min(self.ratios) <= 0:
             raise ConfigError(
-                "a ratio of probabilities is above 0",
+                "a ratio of probabilities must be above 0",
                 got=" ".join(f"{ratio:g}" for ratio in self.ratios),
-                fix="if these are log-ratios, the unit is log_ratio",
+                fix="if these are log-ratios, give unit log_ratio",
             )
         if self.model is not None:
             self._text_is_named()
@@ -111,7 +113,7 @@ class ExplainConfig(DeviceOptions, TextOptions):
     def _text_is_named(self) -> None:
         if self.reference is None:
             raise ConfigError(
-                "model needs a reference: an implicit reward is a log-ratio to it", fix="give reference, too"
+                "model needs a reference: an implicit reward is a log-ratio to it", fix="give reference as well"
             )
         texts = [name for name in ("prompt", "chosen", "rejected") if getattr(self, name) is not None]
         rows = [name for name in ("data", "row") if getattr(self, name) is not None]

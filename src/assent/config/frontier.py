@@ -61,21 +61,21 @@ class FrontierConfig(DeviceOptions, PromptOptions):
     def _there_is_something_to_measure(self) -> Self:
         if self.sandbox:
             if idle := sorted(self.model_fields_set - {"sandbox", "output_dir", "seed", "fast"}):
-                raise ValueError(f"{', '.join(idle)} has no effect with sandbox, which brings its own")
+                raise ValueError(f"{', '.join(idle)} has no effect with sandbox, which has its own: leave it out")
             return self
         if self.fast:
-            raise ValueError("fast has no effect without sandbox")
+            raise ValueError("fast has no effect without sandbox: give both, or leave it out")
         if lacking := [name for name in ("reference", "data", "gold") if getattr(self, name) is None]:
-            raise ValueError(f"give {', '.join(lacking)}; or sandbox, for a study of the built-in world")
+            raise ValueError(f"{', '.join(lacking)} missing: give it, or sandbox for a study of the built-in world")
         if not self.proxies and not self.curves:
             raise ValueError("nothing to measure: give proxies (for best-of-n), curves of trained policies, or both")
         if not self.proxies and "best_of_n" in self.model_fields_set:
-            raise ValueError("best_of_n has no effect without proxies to choose by")
+            raise ValueError("best_of_n has no effect without proxies to choose by: give some, or leave it out")
         if not self.curves and "samples_per_prompt" in self.model_fields_set:
-            raise ValueError("samples_per_prompt has no effect without curves of policies")
+            raise ValueError("samples_per_prompt has no effect without curves of policies: give some, or leave it out")
         for name, folders in self.curves.items():
             if not folders:
-                raise ValueError(f"curve {name} has no folders")
+                raise ValueError(f"curve {name} has no folders: give one or more")
             if name.startswith(f"{BEST_OF_N} "):
-                raise ValueError(f"curve {name!r}: that name is of best-of-n by a proxy")
+                raise ValueError(f"curve {name!r} has a name that is kept for best-of-n by a proxy: choose another")
         return self

@@ -45,7 +45,9 @@ def import_function(spec: str, *, what: str, may_be_async: bool = False) -> Call
     """`import_named`, and ConfigError where it is not callable, or is async where it may not be."""
     function = import_named(spec, what=f"{what} function", kind="function")
     if not callable(function):
-        raise ConfigError(f"the {what} function cannot be called", got=f"{spec}: {type(function).__name__}")
+        raise ConfigError(
+            f"the {what} function cannot be called", got=f"{spec}: {type(function).__name__}", expected="a function"
+        )
     if inspect.iscoroutinefunction(function) and not may_be_async:
         raise ConfigError(f"the {what} function is async", got=spec, expected="a plain function")
     resolved: Callable[..., Any] = function

@@ -42,17 +42,19 @@ class ValidationOptions(StageDefaults):
         if used and not has_data:
             raise ValueError(f"{', '.join(used)} has no effect without held-out data: give eval_data or eval_fraction")
         if self.early_stopping_threshold and self.early_stopping_patience is None:
-            raise ValueError("early_stopping_threshold has no effect without early_stopping_patience")
+            raise ValueError(
+                "early_stopping_threshold has no effect without early_stopping_patience: give both, or leave it out"
+            )
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
-            raise ValueError("early_stopping_patience needs metric_for_best_model: the metric that must improve")
+            raise ValueError("early_stopping_patience needs metric_for_best_model: give the metric that must improve")
         if self.metric_for_best_model is not None:
             if self.metric_for_best_model.removeprefix("eval_") not in self.MEASURED:
                 raise ValueError(
-                    f"metric_for_best_model {self.metric_for_best_model!r} is no held-out figure that this command can "
-                    f"choose by: give {' or '.join(self.MEASURED)}"
+                    f"metric_for_best_model {self.metric_for_best_model!r} is not a held-out figure of this command: "
+                    f"choose {' or '.join(self.MEASURED)}"
                 )
             if not self.eval_steps:
-                raise ValueError("metric_for_best_model would have one checkpoint to choose from: give eval_steps")
+                raise ValueError("metric_for_best_model has only one checkpoint to choose from: give eval_steps")
         return self
 
 
@@ -70,7 +72,9 @@ class EvalSampleOptions(ValidationOptions):
         if self.eval_prompts and self.eval_data is None and self.eval_fraction is None:
             raise ValueError("eval_prompts has no effect without held-out data: give eval_data or eval_fraction")
         if "eval_max_new_tokens" in self.model_fields_set and not self.eval_prompts:
-            raise ValueError("eval_max_new_tokens has no effect without eval_prompts")
+            raise ValueError("eval_max_new_tokens has no effect without eval_prompts: give both, or leave it out")
         if self.eval_prompts and self.eval_max_new_tokens >= getattr(self, "max_length", self.eval_max_new_tokens + 1):
-            raise ValueError("eval_max_new_tokens leaves no room for a prompt within max_length")
+            raise ValueError(
+                "eval_max_new_tokens leaves no room for a prompt within max_length: lower it, or raise max_length"
+            )
         return self

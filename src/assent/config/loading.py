@@ -116,7 +116,7 @@ class _OptionsLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
@@ -138,7 +138,7 @@ def read_value(text: str) -> Any:
     try:
         return _load(text)
     except _UNREADABLE as error:
-        fix = "a ${reference} in it stands in quotes" if "${" in text else None
+        fix = "put the ${reference} in quotes" if "${" in text else None
         raise ConfigError(f"{text} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
 
 
@@ -162,13 +162,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"no configuration file {path}", fix="check the path") from None
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}", got=error.strerror) from None
+        raise ConfigError(
+            f"cannot read the configuration file {path}", got=error.strerror, fix="check the path"
+        ) from None
     if len(content) > MAX_YAML_BYTES:
         raise ConfigError(f"{path} is too large for a configuration file", expected=f"at most {MAX_YAML_BYTES} bytes")
     try:
         loaded = _load(content.decode("utf-8-sig"))
     except _UNREADABLE as error:
-        fix = "inside { } a ${reference} stands in quotes" if b"${" in content else None
+        fix = "put a ${reference} inside { } in quotes" if b"${" in content else None
         raise ConfigError(f"{path} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
     if loaded is None:
         raise ConfigError(f"{path} is empty", expected="`key: value` lines")

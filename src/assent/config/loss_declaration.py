@@ -38,7 +38,7 @@ class Hyperparameter:
     @property
     def range(self) -> str:
         left, right = ("(", ")") if self.open else ("[", "]")
-        magnitude = f", of a magnitude from {SMALLEST:g} to {LARGEST:g}" if math.isinf(self.maximum) else ""
+        magnitude = f", with a magnitude from {SMALLEST:g} to {LARGEST:g}" if math.isinf(self.maximum) else ""
         return f"a number in {left}{self.minimum:g}, {self.maximum:g}{right}{magnitude}"
 
 

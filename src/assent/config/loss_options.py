@@ -55,7 +55,7 @@ class LossEntry(Options):
         try:
             return json.loads(value) if value.lstrip().startswith("{") else {"name": value}
         except json.JSONDecodeError as error:
-            raise ValueError(f"a loss is its name, or JSON: {error}") from None
+            raise ValueError(f"a loss is given by its name or as JSON: {error}") from None
 
     @property
     def is_ranking(self) -> bool:
@@ -85,7 +85,7 @@ def comparison_loss_declaration(name: str) -> LossDeclaration:
     declared = ranking_loss_declaration(name)
     if "many" not in declared.accepts:
         raise ConfigError(
-            f"loss {name!r} compares two: with implicit rewards for scores it is sigmoid", fix="use sigmoid"
+            f"loss {name!r} compares two scores: of implicit rewards, this is the loss sigmoid", fix="use sigmoid"
         )
     beta = preference_loss_declaration("sigmoid").hyperparameters["beta"]
     return replace(declared, hyperparameters={"beta": beta, **declared.hyperparameters}, needs_reference=True)
@@ -109,18 +109,18 @@ class LossOptions(Options):
         given = [name for name in ("loss_type", "beta", "hyperparameters") if getattr(self, name) not in (None, {})]
         if self.losses and given:
             raise ConfigError(
-                f"{given[0]} has no effect beside losses, whose entries have their own",
+                f"{given[0]} has no effect with losses: each entry has its own",
                 fix=f"leave {given[0]} out, or put it into an entry of losses",
             )
         if self.losses:
             names = [entry.name for entry in self.losses]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ConfigError(f"loss {twice[0]!r} stands twice in losses", fix="give it once, with its weight")
+                raise ConfigError(f"loss {twice[0]!r} is listed twice in losses", fix="give it once, with its weight")
             self._set(losses=[_resolved(entry) for entry in self.losses])
             return self
         if "beta" in self.hyperparameters:
-            raise ConfigError("beta is an option of its own", fix="give --beta")
+            raise ConfigError("beta is an option, not one of hyperparameters", fix="give --beta")
         beta = {} if self.beta is None else {"beta": self.beta}
         entry = _resolved(LossEntry(name=self.loss_type or "sigmoid", hyperparameters={**self.hyperparameters, **beta}))
         rest = {name: value for name, value in entry.hyperparameters.items() if name != "beta"}
@@ -162,7 +162,10 @@ class RewardLossOptions(Options):
     def _losses_are_declared(self) -> Self:
         given = [name for name in ("loss_type", "hyperparameters") if getattr(self, name) not in (None, {})]
         if self.losses and given:
-            raise ConfigError(f"{given[0]} has no effect beside losses, whose entries have their own")
+            raise ConfigError(
+                f"{given[0]} has no effect with losses: each entry has its own",
+                fix=f"leave {given[0]} out, or put it into an entry of losses",
+            )
         name = self.loss_type or "bradley_terry"
         entries = self.losses or [LossEntry(name=name, hyperparameters=self.hyperparameters)]
         resolved = [
@@ -174,11 +177,13 @@ class RewardLossOptions(Options):
         names = [entry.name for entry in resolved]
         if len(set(names)) < len(names):
             raise ConfigError(
-                "a loss stands twice in losses", got=", ".join(names), fix="give it once, with its weight"
+                "a loss is listed twice in losses", got=", ".join(names), fix="give it once, with its weight"
             )
         if self.losses and any(name in SCORE_LOSSES for name in names):
             raise ConfigError(
-                "a sum of losses is of rankings: single labels have one loss", got=", ".join(names), fix="--loss-type"
+                "losses takes ranking losses only: single labels have one loss",
+                got=", ".join(names),
+                fix="give that loss as loss_type",
             )
         self.__dict__.update(
             {"losses": resolved}
@@ -221,21 +226,24 @@ class ReferenceOptions(StageDefaults):
         moves = self.reference_sync_steps > 0
         if self.reference_mixup_alpha is not None and not moves:
             raise ConfigError(
-                "reference_mixup_alpha has no effect without reference_sync_steps", fix="give both, or none"
+                "reference_mixup_alpha has no effect without reference_sync_steps", fix="give both, or neither"
             )
         if moves and self.reference == LOGGED:
-            raise ConfigError("logged log-probabilities cannot follow the policy", fix="leave reference_sync_steps out")
+            raise ConfigError(
+                "reference_sync_steps cannot move logged log-probabilities",
+                fix="leave it out, or give a model as reference",
+            )
         if self.reference_cache is not None and (moves or self.reference == LOGGED):
-            why = "is read anew at every step" if moves else "is in the data already"
+            why = "is read again at every step" if moves else "is in the data already"
             raise ConfigError(f"reference_cache has no effect: the reference {why}", fix="leave it out")
         if moves and self.lora_r:
             raise ConfigError(
-                "reference_sync_steps moves all weights, and lora_r trains an adapter beside them", fix="leave one out"
+                "reference_sync_steps moves all weights, but lora_r trains only an adapter", fix="leave one of them out"
             )
         if moves and self.metric_for_best_model is not None:
             raise ConfigError(
-                "metric_for_best_model would compare figures against a reference that moves between them",
-                fix="leave it or reference_sync_steps out",
+                "metric_for_best_model compares figures, but reference_sync_steps moves the reference between them",
+                fix="leave one of them out",
             )
         if moves and self.reference_mixup_alpha is None:
             self.__dict__["reference_mixup_alpha"] = 0.6

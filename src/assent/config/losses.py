@@ -53,7 +53,7 @@ def preference_loss_declaration(name: str) -> LossDeclaration:
     if ":" in name:
         return _declaration_of(import_function(name, what="loss"), name)
     if name in THUMBS_LOSSES:
-        raise ConfigError(f"{name} is a loss of thumbs, not of comparisons", fix="use `assent kto`")
+        raise ConfigError(f"{name} is a loss for thumbs, not for comparisons", fix="use `assent kto`")
     if name not in PREFERENCE_LOSSES:
         raise unknown(f"no preference loss {name!r}", name, PREFERENCE_LOSSES)
     return PREFERENCE_LOSSES[name]
@@ -62,7 +62,7 @@ def preference_loss_declaration(name: str) -> LossDeclaration:
 def thumbs_loss_declaration(name: str) -> LossDeclaration:
     """The declaration of a loss of thumbs; ConfigError that names the nearest where there is none."""
     if name in PREFERENCE_LOSSES:
-        raise ConfigError(f"{name} is a loss of comparisons, not of thumbs", fix="use `assent dpo`")
+        raise ConfigError(f"{name} is a loss for comparisons, not for thumbs", fix="use `assent dpo`")
     if name not in THUMBS_LOSSES:
         raise unknown(f"no thumbs loss {name!r}", name, THUMBS_LOSSES)
     return THUMBS_LOSSES[name]
@@ -79,7 +79,7 @@ def reward_loss_declaration(name: str) -> LossDeclaration:
     """The declaration of a loss of scores, of rankings or single completions; ConfigError that names the nearest."""
     known = {**RANKING_LOSSES, **SCORE_LOSSES}
     if name not in known:
-        raise unknown(f"no loss {name!r} of scores", name, known)
+        raise unknown(f"no reward loss {name!r}", name, known)
     return known[name]
 
 
@@ -88,7 +88,8 @@ def _declaration_of(function: Callable[..., Any], name: str) -> LossDeclaration:
     if isinstance(declared, LossDeclaration):
         return replace(declared, name=name)
     if declared is not None:
-        raise ConfigError(f"the declaration of loss {name} is no LossDeclaration", got=type(declared).__name__)
+        raise ConfigError(f"the declaration of loss {name} is not a LossDeclaration", got=type(declared).__name__,
+                          expected="an assent.config.losses.LossDeclaration (docs/extending.md)")  # fmt: skip
     parameters = list(inspect.signature(function).parameters.values())[1:]
     return LossDeclaration(
         name=name,

@@ -138,8 +138,8 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
         algorithm = self.triple
         if missing := sorted(algorithm.reads - set(type(self).model_fields)):
             raise ValueError(
-                f"algorithm {algorithm.name} needs options that this command lacks: {', '.join(missing)}"
-                + (f". assent {algorithm.name} has them" if algorithm.name in ALGORITHMS else "")
+                f"algorithm {algorithm.name} needs options that this command does not have: {', '.join(missing)}"
+                + (f". Use assent {algorithm.name}" if algorithm.name in ALGORITHMS else "")
             )
         if idle := sorted((self.model_fields_set & GOVERNED) - algorithm.reads):
             raise ValueError(f"{', '.join(idle)} has no effect with algorithm {algorithm.name}: leave it out")
@@ -155,11 +155,11 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
         process = [source.reward for source in self.reward if source.is_process]
         if process and not self.triple.credits_steps:
             raise ValueError(
-                f"supervision process of reward {process[0]} has no effect: algorithm {self.triple.name} has one "
-                "advantage for all of a completion; choose ppo, a2c, grpo or reinforce++, or leave it out"
+                f"supervision process of reward {process[0]} has no effect: algorithm {self.triple.name} gives "
+                "a whole completion one advantage. Choose ppo, a2c, grpo or reinforce++, or leave it out"
             )
         if process and self.triple.advantage == "group" and self.kl_penalty == "reward" and self.kl_coef:
-            raise ValueError("grpo normalises the rewards of steps, where a KL penalty in the reward has no place: "
+            raise ValueError("grpo normalises the rewards of steps, which must not hold the KL penalty: "
                              "choose kl_penalty k2, k3 or k3+")  # fmt: skip
         return self
 
@@ -168,8 +168,8 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
         same = self.sampler == "torch" and self.dtype == "float32" and self.mixed_precision == "no"
         if self.importance_sampling_cap is not None and same:
             raise ValueError(
-                "importance_sampling_cap has no effect where the policy samples for itself in float32: its "
-                "log-probabilities are the trainer's. Leave it out"
+                "importance_sampling_cap has no effect when the policy itself samples in float32, because sampler and "
+                "trainer then give the same log-probabilities: leave it out"
             )
         return self
 
@@ -178,22 +178,30 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
         """What `trunk` and `offload_frozen` need, and what has no effect with them."""
         if self.trunk == "shared":
             if self.triple.value is None:
-                raise ValueError(f"trunk shared has no effect with algorithm {self.triple.name}, which has no critic")
+                raise ValueError(
+                    f"trunk shared has no effect with algorithm {self.triple.name}, which has no critic: leave it out"
+                )
             if idle := sorted(self.model_fields_set & CRITIC_OF_ITS_OWN):
-                raise ValueError(f"{', '.join(idle)} has no effect with trunk shared: the critic is the policy's trunk")
+                raise ValueError(
+                    f"{', '.join(idle)} has no effect with trunk shared, where the policy is the critic: leave it out"
+                )
         elif "vf_coef" in self.model_fields_set:
-            raise ValueError("vf_coef has no effect on a critic with weights and an optimiser of its own: leave it out")
+            raise ValueError(
+                "vf_coef has no effect without trunk shared, as the critic has its own optimiser: leave it out"
+            )
         if self.trunk == "one":
             if not self.lora_r:
-                raise ValueError("trunk one puts adapters on a frozen base: give lora_r")
+                raise ValueError("trunk one trains adapters on a frozen base: give lora_r")
             if self.reference is not None:
-                raise ValueError("trunk one has its base for a reference: leave reference out")
+                raise ValueError("with trunk one the base is the reference: leave reference out")
             if self.load_in_4bit:
-                raise ValueError("trunk one does not go with load_in_4bit: leave one of them out")
+                raise ValueError("trunk one does not work with load_in_4bit: leave one of them out")
         if self.offload_frozen and not self.device.startswith(("auto", "cuda")):
             raise ValueError(f"offload_frozen has no effect on device {self.device}: leave it out")
         if self.offload_frozen and self.trunk == "one":
-            raise ValueError("offload_frozen has no effect with trunk one: no frozen model has weights of its own")
+            raise ValueError(
+                "offload_frozen has no effect with trunk one, as frozen models share its base: leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -201,7 +209,9 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
         if self.kl_horizon is not None and self.kl_target is None:
             raise ValueError("kl_horizon has no effect without kl_target: give both, or neither for a fixed kl_coef")
         if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError("kl_coef 0 cannot adapt, for it is multiplied: give one above 0, or leave kl_target out")
+            raise ValueError(
+                "kl_coef 0 cannot adapt, as it adapts by factors: give one above 0, or leave kl_target out"
+            )
         if self.kl_coef == 0 and "kl_penalty" in self.model_fields_set:
             raise ValueError("kl_penalty has no effect with kl_coef 0: leave it out")
         completions, horizon = self.batch_size * self.num_completions, self.kl_horizon or 1000.0
@@ -242,10 +252,12 @@ class ClipOptions(OnlineOptions):
         if self.batch_size % self.num_mini_batches:
             raise ValueError(
                 f"num_mini_batches ({self.num_mini_batches}) must divide batch_size ({self.batch_size}): "
-                "each update of a pass has as many prompts"
+                "all updates of a pass have the same number of prompts"
             )
         if self.target_kl is not None and self.passes == (1, 1):
-            raise ValueError("target_kl has no effect on a single update per round: give more epochs or mini-batches")
+            raise ValueError(
+                "target_kl has no effect with one update per round: raise num_ppo_epochs or num_mini_batches"
+            )
         return self
 
 
@@ -259,7 +271,7 @@ class ScoreScaleOptions(OnlineOptions):
     def _scale_has_effect(self) -> Self:
         alone = self.kl_penalty != "reward" or self.kl_coef == 0
         if self.scale_scores and self.triple.advantage == "whitened_return" and alone:
-            raise ValueError("scale_scores has no effect where nothing but scores is whitened: leave it out")
+            raise ValueError("scale_scores has no effect where only scores are whitened: leave it out")
         return self
 
 
@@ -292,7 +304,8 @@ class CriticOptions(ScoreScaleOptions):
     def _critic_options_have_effect(self) -> Self:
         if self.critic_warmup_steps >= self.total_steps:
             raise ValueError(
-                f"critic_warmup_steps ({self.critic_warmup_steps}) must be below total_steps ({self.total_steps})"
+                f"critic_warmup_steps ({self.critic_warmup_steps}) must be below total_steps ({self.total_steps}), or "
+                "the policy never learns: lower it"
             )
         if self.bootstrap_truncated and self.missing_eos_penalty:
             raise ValueError(

@@ -64,14 +64,16 @@ class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions
     @model_validator(mode="after")
     def _held_out_prompts_are_answered(self) -> Self:
         if (self.eval_data is not None or self.eval_fraction is not None) and not self.eval_prompts:
-            raise ConfigError("held-out prompts are measured by answering them", fix="give eval_prompts: how many")
+            raise ConfigError(
+                "held-out prompts have no effect unless they are answered", fix="give eval_prompts: how many to answer"
+            )
         return self
 
     @model_validator(mode="after")
     def _reference_is_used(self) -> Self:
         if self.reference == LOGGED:
             raise ConfigError(
-                "nobody has logged log-probabilities of completions that are yet to be sampled",
+                "completions that are yet to be sampled have no logged log-probabilities",
                 got=f"reference {LOGGED}",
                 fix="leave reference out, or give a model",
             )

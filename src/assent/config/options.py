@@ -195,7 +195,9 @@ class RunOptions(Options):
     def _trackers_are_there(self) -> Self:
         check_trackers(self.report_to)
         if self.project is not None and not WITH_PROJECT & set(self.report_to):
-            raise ValueError(f"project has no effect without report_to {', '.join(sorted(WITH_PROJECT))}")
+            raise ValueError(
+                f"project has no effect without {' or '.join(sorted(WITH_PROJECT))} in report_to: leave it out"
+            )
         return self
 
 
@@ -262,11 +264,15 @@ class TrainingOptions(DeviceOptions, AdapterOptions):
     @model_validator(mode="after")
     def _precision_has_effect(self) -> Self:
         if self.master_weights and self.dtype != "bfloat16":
-            raise ValueError("master_weights has no effect with dtype float32: the weights are float32 themselves")
+            raise ValueError(
+                "master_weights has no effect with dtype float32, as the weights are float32: leave it out"
+            )
         if self.master_weights and self.lora_r:
-            raise ValueError("master_weights has no effect with lora_r: what an adapter run trains is float32 always")
+            raise ValueError(
+                "master_weights has no effect with lora_r, as adapters are trained in float32: leave it out"
+            )
         if self.optim == "adamw_8bit" and self.master_weights:
-            raise ValueError("master_weights and optim adamw_8bit pull apart: four bytes more for a weight, six fewer")
+            raise ValueError("master_weights adds four bytes per weight and optim adamw_8bit saves six: choose one")
         if self.optim == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
             raise ValueError("optim adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
         if self.load_in_4bit and not self.device.startswith(("auto", "cuda")):
@@ -316,7 +322,7 @@ class SamplerOptions(StageDefaults):
     @model_validator(mode="after")
     def _weights_can_be_handed_over(self) -> Self:
         if self.sampler == "vllm" and self.load_in_4bit:
-            raise ValueError("sampler vllm has no way to take the 4-bit weights of load_in_4bit: leave one of them out")
+            raise ValueError("sampler vllm cannot take the 4-bit weights of load_in_4bit: leave one of them out")
         return self
 
 

@@ -1,7 +1,8 @@
 """The declared losses of comparisons.
 
 In the equations a log-ratio is log(policy / reference) of a completion (f' of the ratio where an f-divergence is
-chosen), D that of chosen less that of rejected, NLL the chosen completion's negative log-likelihood per token.
+chosen), D is the chosen completion's log-ratio minus the rejected one's, NLL the chosen completion's negative
+log-likelihood per token.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="sigmoid_norm",
-        summary="DPO of log-ratios per token.",
+        summary="DPO with log-ratios per token.",
         hyperparameters={"beta": _BETA, **_DIVERGENCE},
         paper="Lambert et al. 2024 (Tülu 3), arXiv:2411.15124, eq. 6",
         equation="-log sigma(beta * (log-ratio of chosen / its length - log-ratio of rejected / its length) - margin)",
@@ -80,7 +81,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="robust",
-        summary="Robust DPO: unbiased for labels of which a known share is flipped.",
+        summary="Robust DPO: unbiased when a known share of the labels is flipped.",
         hyperparameters={
             "beta": _BETA,
             "label_smoothing": Hyperparameter(0.1, 0.0, 0.5, "Probability that a label is flipped.", open=True),
@@ -95,9 +96,9 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="ipo",
-        summary="IPO: the log-ratios' difference per token is regressed on 1 / (2 beta), and so cannot grow forever.",
+        summary="IPO: regresses the difference of log-ratios per token on 1 / (2 beta), which limits its growth.",
         hyperparameters={"beta": _BETA, **_DIVERGENCE},
-        paper="Azar et al. 2023, arXiv:2310.12036, eq. 17, per token as its authors computed it (and TRL does)",
+        paper="Azar et al. 2023, arXiv:2310.12036, eq. 17, computed per token, as the authors (and TRL) do",
         equation="(log-ratio of chosen / its length - log-ratio of rejected / its length - 1 / (2 beta))^2",
         needs_reference=True,
         uses_lengths=True,
@@ -118,10 +119,10 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="exo_pair",
-        summary="EXO: reverse KL from the policy's preference to the label's, smoothed.",
+        summary="EXO: reverse KL from the policy's preference to the smoothed label.",
         hyperparameters={
             "beta": _BETA,
-            "label_smoothing": Hyperparameter(1e-3, 0.0, 0.5, "The label says 1 - eps to eps.", open=True),
+            "label_smoothing": Hyperparameter(1e-3, 0.0, 0.5, "The label means 1 - eps to eps.", open=True),
             **_DIVERGENCE,
         },
         paper="Ji et al. 2024, arXiv:2402.00856, eq. 16",
@@ -135,10 +136,10 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="discopop",
-        summary="DiscoPOP: a loss found by a language model. Not monotone: at small tau it first lowers the margin.",
+        summary="DiscoPOP: a loss found by a language model. At small tau it first lowers the margin.",
         hyperparameters={
             "beta": _BETA,
-            "discopop_tau": Hyperparameter(0.05, 1e-3, 1.0, "Temperature of the change from one part to the other."),
+            "discopop_tau": Hyperparameter(0.05, 1e-3, 1.0, "Temperature of the transition between the two parts."),
             **_DIVERGENCE,
         },
         paper="Lu et al. 2024, arXiv:2406.08414, eq. 5",
@@ -151,7 +152,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="nca_pair",
-        summary="NCA: noise contrastive alignment of absolute likelihoods; guards against the chosen one's decline.",
+        summary="NCA: noise contrastive alignment of likelihoods. It keeps the chosen completion likely.",
         hyperparameters={"beta": _BETA},
         paper="Chen et al. 2024, arXiv:2402.05369, of two completions",
         equation="-log sigma(r_chosen) - log sigma(-r_chosen) / 2 - log sigma(-r_rejected) / 2, r = beta * log-ratio",
@@ -161,7 +162,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="bco_pair",
-        summary="BCO: a classifier of chosen against rejected, whose logit is the implicit reward less its mean.",
+        summary="BCO: a classifier of chosen and rejected completions, by the implicit reward minus its mean.",
         hyperparameters={"beta": _BETA},
         paper="Jung et al. 2024, arXiv:2404.04656; its delta, a running mean there, is the step's mean here",
         equation="-log sigma(r_chosen - delta) - log sigma(delta - r_rejected), r = beta * log-ratio, "
@@ -173,9 +174,9 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="sppo_hard",
-        summary="SPPO: each log-ratio is regressed on its share of the win, so that it approximates the Nash policy.",
+        summary="SPPO: regresses each log-ratio on its share of the win, which approximates the Nash policy.",
         hyperparameters={"beta": _BETA},
-        paper="Wu et al. 2024, arXiv:2405.00675, eq. 4.7 with 1 / beta for eta and a win for P = 1",
+        paper="Wu et al. 2024, arXiv:2405.00675, eq. 4.7 with eta = 1 / beta and P = 1 for a win",
         equation="(log-ratio of chosen - 1 / (2 beta))^2 + (log-ratio of rejected + 1 / (2 beta))^2",
         needs_reference=True,
         accepts=_SOFT,
@@ -183,7 +184,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="aot",
-        summary="AOT of pairs: the policy's log-odds of the step dominate the reference's as distributions.",
+        summary="AOT for pairs: as distributions in the step, the policy's log-odds dominate the reference's.",
         hyperparameters={"beta": _BETA, "label_smoothing": _SMOOTHING},
         paper="Melnyk et al. 2024, arXiv:2406.05882, paired, with the logistic loss",
         equation="sigmoid's, D = sorted(chosen - rejected) - sorted(reference's chosen - rejected)",
@@ -194,7 +195,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="aot_unpaired",
-        summary="AOT: the log-ratios of the step's chosen completions dominate those of its rejected ones.",
+        summary="AOT: as distributions in the step, log-ratios of chosen dominate those of rejected completions.",
         hyperparameters={"beta": _BETA, "label_smoothing": _SMOOTHING},
         paper="Melnyk et al. 2024, arXiv:2406.05882, unpaired, with the logistic loss",
         equation="sigmoid's, D = sorted(log-ratios of chosen) - sorted(log-ratios of rejected)",
@@ -205,7 +206,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="apo_zero",
-        summary="APO-zero: chosen up, rejected down; for chosen completions better than the policy's own.",
+        summary="APO-zero: chosen up, rejected down. For chosen completions better than the policy's own.",
         hyperparameters={"beta": _BETA},
         paper="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7, plus 1",
         equation="1 - sigma(r_chosen) + sigma(r_rejected), r = beta * log-ratio",
@@ -215,7 +216,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="apo_down",
-        summary="APO-down: both down, rejected further; for chosen completions worse than the policy's own.",
+        summary="APO-down: both down, rejected further. For chosen completions worse than the policy's own.",
         hyperparameters={"beta": _BETA},
         paper="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 8, plus 1",
         equation="sigma(r_chosen) + 1 - sigma(r_chosen - r_rejected), r = beta * log-ratio",
@@ -226,7 +227,7 @@ _WITH_REFERENCE = (
     ),
     LossDeclaration(
         name="dpop",
-        summary="DPO-Positive: DPO with a penalty where the chosen completion is less likely than under the reference.",
+        summary="DPO-Positive: DPO with a penalty when the chosen completion is less likely than under the reference.",
         hyperparameters={
             "beta": _BETA,
             "dpop_lambda": Hyperparameter(50.0, 0.0, math.inf, "Weight of the penalty, inside the logit."),
@@ -257,7 +258,7 @@ _WITH_REFERENCE = (
 _WITHOUT_REFERENCE = (
     LossDeclaration(
         name="simpo",
-        summary="SimPO: the log-likelihood per token is the reward, and must differ by a margin.",
+        summary="SimPO: the log-likelihood per token is the reward. The rewards must differ by a margin.",
         hyperparameters={
             "beta": Hyperparameter(2.0, 0.0, math.inf, "Scale of the log-likelihood per token.", open=True),
             "simpo_gamma": Hyperparameter(1.0, 0.0, math.inf, "Margin by which the rewards must differ."),
@@ -304,7 +305,7 @@ _WITHOUT_REFERENCE = (
     ),
     LossDeclaration(
         name="slic",
-        summary="SLiC-HF: hinge loss of the log-likelihoods, plus the chosen completion's negative one per token.",
+        summary="SLiC-HF: hinge loss of log-likelihoods, plus the chosen completion's negative one per token.",
         hyperparameters={
             "slic_delta": Hyperparameter(1.0, 0.0, math.inf, "Margin, in nats, beyond which there is no gradient."),
             "slic_lambda": Hyperparameter(1.0, 0.0, math.inf, "Weight of the likelihood term."),
@@ -319,7 +320,7 @@ _WITHOUT_REFERENCE = (
     ),
     LossDeclaration(
         name="sft",
-        summary="The chosen completion's negative log-likelihood per token, to be combined with others.",
+        summary="The chosen completion's negative log-likelihood per token, to combine with other losses.",
         paper="maximum likelihood; the mean over each pair's tokens, where TRL's is over those of its batch",
         equation="-log policy(chosen) / length of chosen",
         needs_reference=False,

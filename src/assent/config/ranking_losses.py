@@ -6,12 +6,12 @@ import math
 
 from assent.config.loss_declaration import Hyperparameter, LossDeclaration
 
-_LABEL_SMOOTHING = Hyperparameter(0.0, 0.0, 0.5, "Probability that a label is turned round; at 1/2 nothing is learned.")
+_LABEL_SMOOTHING = Hyperparameter(0.0, 0.0, 0.5, "Probability that a label is reversed; at 1/2 nothing is learned.")
 
 DECLARED_RANKINGS = (
     LossDeclaration(
         name="bradley_terry",
-        summary="Comparisons: the better of two scores higher; with margins and soft labels where the data has them.",
+        summary="Comparisons: the better of two scores higher. It uses margins and soft labels that the data has.",
         hyperparameters={"label_smoothing": _LABEL_SMOOTHING},
         paper="Bradley and Terry 1952; Ouyang et al. 2022, arXiv:2203.02155, eq. 1; margin: Touvron et al. 2023, "
         "arXiv:2307.09288, eq. 2",
@@ -22,7 +22,7 @@ DECLARED_RANKINGS = (
     ),
     LossDeclaration(
         name="all_pairs",
-        summary="Every ordered pair of a ranking by Bradley–Terry; a ranking's pairs together weigh as one.",
+        summary="Rankings: Bradley–Terry on every pair. Each ranking weighs the same, however many pairs it has.",
         hyperparameters={"label_smoothing": _LABEL_SMOOTHING},
         paper="Ouyang et al. 2022, arXiv:2203.02155, eq. 1",
         equation="mean over pairs i above j of -log sigma(s_i - s_j)",
@@ -32,7 +32,7 @@ DECLARED_RANKINGS = (
     ),
     LossDeclaration(
         name="plackett_luce",
-        summary="A whole ranking: the best of all is drawn first, then the best of the rest; ties by Efron.",
+        summary="A whole ranking: the best is drawn first, then the best of the rest. Ties as in Efron.",
         paper="Luce 1959; Plackett 1975; DPO: Rafailov et al. 2023, arXiv:2305.18290, appendix A.3; ties: Efron 1977",
         equation="sum over k of log(sum over those not yet placed of exp s) - s_k",
         needs_reference=False,
@@ -41,8 +41,8 @@ DECLARED_RANKINGS = (
     ),
     LossDeclaration(
         name="davidson",
-        summary="All pairs of a ranking, a tie being an outcome of its own; nu is the odds of a tie to a win of one "
-        "of two equals.",
+        summary="All pairs of a ranking, with a tie as an outcome of its own. Between equals, nu is the odds of a "
+        "tie to a win of one of them.",
         hyperparameters={
             "tie_strength": Hyperparameter(1.0, 0.0, math.inf, "nu: how likely ties are between equals.", open=True)
         },
@@ -54,10 +54,10 @@ DECLARED_RANKINGS = (
     ),
     LossDeclaration(
         name="rao_kupper",
-        summary="All pairs of a ranking, a tie being a difference below the threshold log theta.",
+        summary="All pairs of a ranking, where a difference below the threshold log theta is a tie.",
         hyperparameters={
             "tie_threshold": Hyperparameter(
-                1.5, 1.0, math.inf, "theta: a win needs odds of about so much; ties otherwise.", open=True
+                1.5, 1.0, math.inf, "theta: a win needs odds of about this; lower odds are a tie.", open=True
             )
         },
         paper="Rao and Kupper 1967, JASA 62",
@@ -71,7 +71,7 @@ DECLARED_RANKINGS = (
 DECLARED_SCORES = (
     LossDeclaration(
         name="mse",
-        summary="Regression: the score of a completion is its rating.",
+        summary="Regression: the score predicts the completion's rating.",
         paper="least squares",
         equation="(s - label)^2",
         needs_reference=False,

@@ -45,9 +45,11 @@ class RewardSource(Options):
     @model_validator(mode="after")
     def _counts(self) -> Self:
         if self.weight == 0:
-            raise ValueError(f"reward {self.reward} has weight 0 and would count nothing: leave it out")
+            raise ValueError(f"reward {self.reward} has weight 0, so it would not count: leave it out")
         if self.name in TAKEN:
-            raise ValueError(f"a reward cannot be called {self.name}: rewards/{self.name} is a figure of comparisons")
+            raise ValueError(
+                f"a reward cannot be called {self.name}, as rewards/{self.name} is taken: choose another name"
+            )
         return self
 
     @property
@@ -128,7 +130,7 @@ class LengthSource(RewardSource):
         if not self.minimum and self.maximum is None:
             raise ValueError("reward length needs a minimum, a maximum, or both: {reward: length, maximum: 60}")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(f"reward length: minimum {self.minimum} is above maximum {self.maximum}")
+            raise ValueError(f"reward length: minimum {self.minimum} is above maximum {self.maximum}: lower it")
         return self
 
 
@@ -166,7 +168,7 @@ class RegexSource(RewardSource):
         try:
             re.compile(value, re.DOTALL)
         except re.error as error:
-            raise ConfigError(f"this is no regular expression: {error}", got=value) from None
+            raise ConfigError(f"not a valid regular expression: {error}", got=value) from None
         return value
 
 
@@ -200,10 +202,10 @@ class EndpointSource(RewardSource):
     def _holds_no_key(cls, value: str) -> str:
         parts = urlsplit(value)
         if not parts.hostname:
-            raise ConfigError("this address names no server", got=value, expected="http://HOST[:PORT]/PATH")
+            raise ConfigError("the address has no server name", got=value, expected="http://HOST[:PORT]/PATH")
         if parts.username is not None or parts.query or parts.fragment:
             raise ConfigError(
-                "an address is written into the run folder, and may hold no user, key or query",
+                "an address must not hold a user, key or query, as it is written into the run folder",
                 got=f"{_keyless(value)} and more",
                 fix="put the key into an environment variable: {reward: ADDRESS, api_key_env: NAME}",
             )
@@ -252,14 +254,20 @@ class EnsembleSource(RewardSource):
         if len(value) < 2:
             raise ConfigError("an ensemble needs two members or more", got=len(value))
         if process := [member.reward for member in value if member.is_process or member.kind == "ensemble"]:
-            raise ConfigError("a member of an ensemble gives one number for each completion", got=", ".join(process))
+            raise ConfigError(
+                "a member of an ensemble must give one number for each completion", got=", ".join(process)
+            )
         return value
 
     @field_validator("combine")
     @classmethod
     def _known(cls, value: str) -> str:
         if Combination.parse(value).kind == "weights":
-            raise ConfigError("members of an ensemble have weights of their own", got=value, fix="give each its weight")
+            raise ConfigError(
+                "the weights of an ensemble's members do not stand in combine",
+                got=value,
+                fix="give each member its weight",
+            )
         return value
 
     def leaves(self) -> Iterator[RewardSource]:
@@ -316,7 +324,7 @@ def read_source(value: Any) -> RewardSource:
     if isinstance(value, str):
         value = read_value(value) if value.startswith("{") else {"reward": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("reward"), str) or not value["reward"].strip():
-        raise ConfigError("this is no reward", got=value, expected=FORMS)
+        raise ConfigError("not a reward", got=value, expected=FORMS)
     if kind_of(value["reward"]) == "implicit" and "beta" not in value:
         raise ConfigError(
             "an implicit reward needs the beta that its policy was trained with",
@@ -345,7 +353,7 @@ def read_outcomes(value: Any) -> list[RewardSource]:
         raise ConfigError(
             "supervision process has no effect where completions are judged as a whole",
             got=process[0],
-            fix="leave it out: a process model then gives its score of the whole, that of the last step",
+            fix="leave it out: a process model then gives the score of its last step",
         )
     return sources
 

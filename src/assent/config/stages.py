@@ -60,23 +60,29 @@ class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, R
         figures = {"bce": ("label_accuracy",), "mse": ("label_error",)}.get(name, ("accuracy", "margin"))
         best = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if best not in ("loss", *figures):
-            raise ValueError(f"metric_for_best_model: {name} has no {best}, but loss, {', '.join(figures)}")
+            raise ValueError(
+                f"metric_for_best_model: loss {name} has no {best}. Choose {' or '.join(('loss', *figures))}"
+            )
         if self.supervision == "process" and self.score_loss is None:
             raise ValueError(
-                f"supervision process needs a loss of single labels ({', '.join(SCORE_LOSSES)}), not {name}"
+                f"supervision process needs a loss of single labels, not {name}: choose {' or '.join(SCORE_LOSSES)}"
             )
         if self.center_rewards_coefficient and self.score_loss is not None:
-            raise ValueError(f"center_rewards_coefficient is for rankings: labels of {name} fix the level")
+            raise ValueError(
+                f"center_rewards_coefficient has no effect with loss {name}, whose labels fix the level: leave it out"
+            )
         if self.num_adapters > 1 and not self.lora_r:
-            raise ValueError("num_adapters needs lora_r: the rank of each member's adapter")
+            raise ValueError("num_adapters needs lora_r: give the rank of the members' adapters")
         if self.num_adapters > 1 and self.num_heads > 1:
             raise ValueError("num_heads and num_adapters each make an ensemble: give one of them")
         if self.bootstrap and self.num_members == 1:
-            raise ValueError("bootstrap has no effect without num_heads or num_adapters above 1")
+            raise ValueError(
+                "bootstrap has no effect without num_heads or num_adapters above 1: give one, or leave it out"
+            )
         if self.normalize_data is not None and not self.normalize_rewards:
-            raise ValueError("normalize_data has no effect without normalize_rewards")
+            raise ValueError("normalize_data has no effect without normalize_rewards: give both, or leave it out")
         if self.normalize_rewards and self.supervision == "process":
-            raise ValueError("normalize_rewards is for scores of completions, not of steps (supervision process)")
+            raise ValueError("normalize_rewards has no effect on scores of steps (supervision process): leave it out")
         return self
 
     @property
@@ -127,11 +133,14 @@ class KtoConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, Refe
         given = {name: getattr(self, name) for name in KTO_HYPERPARAMETERS}
         values = declared.resolve({name: value for name, value in given.items() if value is not None})
         if values["desirable_weight"] == 0 == values["undesirable_weight"]:
-            raise ConfigError("desirable_weight and undesirable_weight are both 0: nothing would be learned")
+            raise ConfigError(
+                "desirable_weight and undesirable_weight are both 0, so nothing would be learned",
+                fix="raise one of them",
+            )
         self.__dict__.update(values)
         if self.reference == LOGGED and "kl_baseline" in declared.accepts:
             raise ConfigError(
-                f"loss {self.loss_type!r} reads completions under other rows' prompts, which nobody has logged",
+                f"loss {self.loss_type!r} reads completions under other rows' prompts, for which nothing is logged",
                 fix="leave --reference out, give a model, or use --loss-type apo_zero_unpaired",
             )
         return self

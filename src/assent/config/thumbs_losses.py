@@ -8,8 +8,8 @@ from assent.config.loss_declaration import Hyperparameter, LossDeclaration
 
 _HYPERPARAMETERS = {
     "beta": Hyperparameter(0.1, 0.0, math.inf, "Strength of the pull to the reference.", open=True),
-    "desirable_weight": Hyperparameter(1.0, 0.0, math.inf, "Weight of the completions with a thumb up."),
-    "undesirable_weight": Hyperparameter(1.0, 0.0, math.inf, "Weight of the completions with a thumb down."),
+    "desirable_weight": Hyperparameter(1.0, 0.0, math.inf, "Weight of completions with a thumb up."),
+    "undesirable_weight": Hyperparameter(1.0, 0.0, math.inf, "Weight of completions with a thumb down."),
 }
 
 
@@ -23,7 +23,7 @@ def _half(
 DECLARED_THUMBS = (
     LossDeclaration(
         name="kto",
-        summary="KTO: prospect theory's value of a completion, measured from the policy's KL to the reference.",
+        summary="KTO: prospect theory's value of a completion, relative to the policy's KL to the reference.",
         hyperparameters=_HYPERPARAMETERS,
         paper="Ethayarajh et al. 2024, arXiv:2402.01306",
         equation="desirable: w_d (1 - sigma(beta * (log-ratio - KL))); else: w_u (1 - sigma(beta * (KL - log-ratio)))",
@@ -34,9 +34,9 @@ DECLARED_THUMBS = (
     ),
     LossDeclaration(
         name="apo_zero_unpaired",
-        summary="APO-zero of single completions: up where desirable, down where not, without KTO's baseline.",
+        summary="APO-zero for single completions: desirable ones up, others down, without KTO's baseline.",
         hyperparameters=_HYPERPARAMETERS,
-        paper="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7, each term for rows of its own",
+        paper="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7, with each term on its own rows",
         equation="desirable: w_d (1 - sigma(beta * log-ratio)); else: w_u sigma(beta * log-ratio)",
         needs_reference=True,
         zero_margin_value=_half,

@@ -24,7 +24,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """ConfigError for a tracker that is unknown, named twice, or not installed."""
     for number, name in enumerate(names):
         if name in names[:number]:
-            raise ConfigError("a tracker is named twice", got=name)
+            raise ConfigError("a tracker is named twice", got=name, fix="name it once")
         if ":" not in name and name not in TRACKERS:
             expected = f"{', '.join(TRACKERS)}, or module:Class of a subclass of accelerate's GeneralTracker"
             raise ConfigError("unknown tracker", got=name, expected=expected)

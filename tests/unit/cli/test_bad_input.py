@@ -120,7 +120,7 @@ def test_thumbs_for_a_loss_of_pairs_and_pairs_for_a_loss_of_thumbs(
     )
     refused(["dpo", *options(here, data="thumbs.jsonl")], here, capsys, "no comparison", "thumbs", "assent kto")
     refused(["kto", *options(here)], here, capsys, "has no thumb", "--split-comparisons")
-    refused(["kto", *options(here, data="thumbs.jsonl"), "--loss-type", "ipo"], here, capsys, "not of thumbs")
+    refused(["kto", *options(here, data="thumbs.jsonl"), "--loss-type", "ipo"], here, capsys, "not for thumbs")
 
 
 def test_rankings_need_a_loss_of_rankings_and_may_differ_in_length(

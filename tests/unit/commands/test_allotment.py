@@ -37,7 +37,7 @@ def test_the_parts_of_a_method() -> None:
     assert parts_of("best-of-n") == ("reward", "best-of-n")
     assert parts_of("sft+dpo+best-of-n") == ("sft", "dpo", "reward", "best-of-n")
     for name in ("kto", "dpo+sft", "sft+sft", "", "ppo+dpo", "sft+dpo+dpo"):
-        with pytest.raises(ConfigError, match="no such method"):
+        with pytest.raises(ConfigError, match="unknown method"):
             parts_of(name)
 
 
@@ -101,12 +101,12 @@ def test_amounts_that_cannot_be(given: dict[str, Any], method: str, amount: floa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"methods": "sft,kto"}, "no such method"),
-        ({"methods": "dpo,dpo"}, "stands twice"),
+        ({"methods": "sft,kto"}, "unknown method"),
+        ({"methods": "dpo,dpo"}, "listed twice"),
         ({"amounts": [5, 3]}, "ascend"),
         ({"options": {"reward": {}}, "methods": "dpo"}, "options of reward have no effect"),
-        ({"options": {"dpo": {"max_steps": 3}}}, "max_steps is given by the comparison"),
-        ({"options": {"dpo": "{beta"}}, "no JSON"),
+        ({"options": {"dpo": {"max_steps": 3}}}, "the comparison itself sets max_steps"),
+        ({"options": {"dpo": "{beta"}}, "not valid JSON"),
         ({"methods": "dpo", "demonstrations": "f"}, "demonstrations has no effect"),
         ({"demonstration_cost": 2}, "demonstration_cost has no effect"),
         ({"methods": "dpo", "n": 4}, "n has no effect"),

@@ -82,7 +82,7 @@ def test_the_n_for_a_gain_is_the_smallest_that_reaches_it(
         (["--model", "model", "--data", "demonstrations.jsonl"], ["reward missing"]),
         (["--block-size", 2, "--gain", 1, "--samples", "scored.jsonl"], ["no effect with"]),
         (["--model", "model", "--data", "scored.jsonl", *LETTERS, "--block-size", 256], ["below max_new_tokens"]),
-        (["--model", "model", "--data", "scored.jsonl", *LETTERS, "--realignment", 2], ["without each other"]),
+        (["--model", "model", "--data", "scored.jsonl", *LETTERS, "--realignment", 2], ["need each other"]),
         (["--samples", "scored.jsonl", "--reward-ensemble", "min"], ["reward_ensemble has no effect without reward"]),
     ],
 )
@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
         (["--keep", "best", "--num-completions", 4], "keep best needs reward"),
         (["--keep", "best", *LETTERS], "num_completions of at least 2"),
         (LETTERS, "reward has no effect with keep all"),
-        (["--reference", "model"], "without each other"),
+        (["--reference", "model"], "need each other"),
     ],
 )
 def test_sample_refuses_what_has_no_effect(

@@ -61,8 +61,8 @@ def test_a_broken_value_on_the_command_line_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\nb: 2\na: 3\n", "line 3: a stands twice"),
-        ("x: {a: 1, a: 2}\n", "a stands twice"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: a is given twice"),
+        ("x: {a: 1, a: 2}\n", "a is given twice"),
         ("", "is empty"),
         ("# nothing\n", "is empty"),
         ("- 1\n", "is not a configuration"),

@@ -101,7 +101,7 @@ def test_a_third_partys_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     values, _ = preference_loss("third_party_losses:likelihoods", **pair, chosen_probability=torch.tensor([0.25]))
     assert values.item() == 0.25 * -4 + 0.75 * 4
 
-    for spec, why in [("wrong", "no LossDeclaration"), ("missing", "no such function")]:
+    for spec, why in [("wrong", "not a LossDeclaration"), ("missing", "no such function")]:
         with pytest.raises(ConfigError, match=why):
             preference_loss_declaration(f"third_party_losses:{spec}")
     with pytest.raises(ConfigError, match="the loss function's module cannot be imported"):

@@ -111,10 +111,10 @@ def test_eval_without_policies_judges_the_reward_and_writes_only_where_asked(dat
         ({}, "give policy and baseline"),
         ({"reward_model": "rm", "baseline": "sft"}, "baseline has no effect without policies"),
         ({"reward_model": "rm", "reward_pairs": "x"}, "reward_pairs has no effect without policies"),
-        ({"policies": {"sft": "m"}}, "policies need baseline"),
+        ({"policies": {"sft": "m"}}, "policies needs baseline"),
         ({"policy": "m"}, "needs policy and baseline"),
         ({"against": ["m"], "baseline": "b"}, "needs policy and baseline"),
-        ({"policy": "m", "baseline": "b", "policies": {"a": "m"}}, "give either"),
+        ({"policy": "m", "baseline": "b", "policies": {"a": "m"}}, "give one form"),
         ({"policy": "m", "baseline": "m"}, "the same thing twice"),
         ({"policy": "m", "baseline": "b", "judge": "j", "pair_judge": "p"}, "give one of them"),
         ({"policy": "m", "baseline": "b", "pair_judge": "http://h/v1"}, "give judge_model"),
@@ -124,7 +124,7 @@ def test_eval_without_policies_judges_the_reward_and_writes_only_where_asked(dat
         ({"policy": "m", "baseline": "b", "labels": "l"}, "labels has no effect"),
         ({"policy": "m", "baseline": "b", "reference": "z"}, "reference 'z' is not among the policies"),
         ({"reward_model": "rm", "pair_judge": "m:f"}, "pair_judge has no effect without policies"),
-        ({"reward_model": "rm", "reward_ensemble": "median"}, "no such combination"),
+        ({"reward_model": "rm", "reward_ensemble": "median"}, "no such way to combine"),
     ],
 )
 def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:

@@ -145,7 +145,7 @@ def pairs(here: Path, *more: object) -> list[object]:
                 ["--policies.a" if a == "--policy" else "a" if a == "y.jsonl" else a for a in judged()]
                 + ["--precision", "0.1"]
             ),
-            ["precision compare policies, and there is one"],
+            ["precision needs two policies"],
         ),
     ],
 )

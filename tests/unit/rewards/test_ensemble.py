@@ -41,7 +41,7 @@ def test_combinations_by_hand(text: str, expected: list[float]) -> None:
     "text", ["median", "mean:1", "mean-std", "mean-std:-1", "mean-std:nan", "weights", "weights:a,b", "weights:0,0", ""]
 )
 def test_what_is_no_combination_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="no such combination"):
+    with pytest.raises(ConfigError, match="no such way to combine"):
         Combination.parse(text)
 
 

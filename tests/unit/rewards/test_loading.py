@@ -80,20 +80,20 @@ def test_flags_yaml_and_python_say_the_same() -> None:
     ("given", "message"),
     [
         ([], "no reward is given"),
-        ("", "this is no reward"),
-        ({"weight": 1}, "this is no reward"),
+        ("", "not a reward"),
+        ({"weight": 1}, "not a reward"),
         ("{reward: length, maximum: [}", "not valid YAML"),
         ({"reward": "length"}, "needs a minimum, a maximum, or both"),
         ({"reward": "length", "minimum": 9, "maximum": 3}, "minimum 9 is above maximum 3"),
         ({"reward": "length", "maximum": 0}, "maximum of reward length is not right"),
         ({"reward": "length", "maximun": 3}, "unknown option: maximun of reward length"),
         ({"reward": "m:f", "beta": 1}, "unknown option: beta of reward m:f"),
-        ({"reward": "regex", "pattern": "("}, "no regular expression"),
+        ({"reward": "regex", "pattern": "("}, "not a valid regular expression"),
         ("regex", "missing: pattern"),
         ("format", "needs one form"),
         ({"reward": "format", "tags": ["a"], "json_keys": []}, "needs one form"),
         ({"reward": "format", "tags": ["a b"]}, "is not right"),
-        ({"reward": "m:f", "weight": 0}, "would count nothing"),
+        ({"reward": "m:f", "weight": 0}, "would not count"),
         ({"reward": "m:f", "weight": "nan"}, "weight of reward m:f is not right"),
         ({"reward": "m:f", "name": "chosen"}, "cannot be called chosen"),
         ({"reward": "m:f", "name": "a/b"}, "name of reward m:f is not right"),
@@ -103,10 +103,10 @@ def test_flags_yaml_and_python_say_the_same() -> None:
         ({"reward": "implicit:a", "beta": 1}, "names two models"),
         ({"reward": "implicit:a,b", "beta": 0}, "beta of reward implicit:a,b is not right"),
         ({"reward": "ensemble", "members": ["m:f"]}, "two members or more"),
-        ({"reward": "ensemble", "members": ["m:f", "n:g"], "combine": "median"}, "no such combination"),
-        ({"reward": "ensemble", "members": ["m:f", "n:g"], "combine": "weights:1,2"}, "weights of their own"),
-        ({"reward": "ensemble", "members": ["m:f", {"reward": "n:g", "supervision": "process"}]}, "gives one number"),
-        ("http://", "names no server"),
+        ({"reward": "ensemble", "members": ["m:f", "n:g"], "combine": "median"}, "no such way to combine"),
+        ({"reward": "ensemble", "members": ["m:f", "n:g"], "combine": "weights:1,2"}, "give each member its weight"),
+        ({"reward": "ensemble", "members": ["m:f", {"reward": "n:g", "supervision": "process"}]}, "must give one"),
+        ("http://", "no server name"),
         ({"reward": "http://a.example", "retries": -1}, "retries of reward http://a.example is not right"),
     ],
 )  # fmt: skip
@@ -141,7 +141,7 @@ def test_rewards_of_steps_are_refused_where_they_would_not_be_placed() -> None:
     for config_class, more in refused:
         with pytest.raises(ConfigError, match="supervision process"):
             parse_options(config_class, {**GIVEN, **more, "reward": process()})
-    with pytest.raises(ConfigError, match="where a KL penalty in the reward has no place"):
+    with pytest.raises(ConfigError, match="must not hold the KL penalty"):
         parse_options(GrpoConfig, {**GIVEN, "reward": process(), "kl_penalty": "reward"})
     fine: OnlineOptions = parse_options(GrpoConfig, {**GIVEN, "reward": "m:f", "kl_penalty": "reward"})
     assert not fine.reward[0].is_process

@@ -221,8 +221,8 @@ def test_the_gate_stops_a_loss_that_is_not_the_declared_one(
     [
         ({"loss_type": "placket_luce"}, "did you mean plackett_luce"),
         ({"hyperparameters": {"label_smoothing": 0.7}}, "out of range"),
-        ({"losses": ["all_pairs"], "loss_type": "all_pairs"}, "loss_type has no effect beside losses"),
-        ({"losses": ["all_pairs", "all_pairs"]}, "stands twice"),
+        ({"losses": ["all_pairs"], "loss_type": "all_pairs"}, "loss_type has no effect with losses"),
+        ({"losses": ["all_pairs", "all_pairs"]}, "listed twice"),
         ({"losses": ["all_pairs", "bce"]}, "single labels have one loss"),
         ({"losses": ["mse"]}, "single labels have one loss"),
         (
@@ -231,10 +231,10 @@ def test_the_gate_stops_a_loss_that_is_not_the_declared_one(
         ),
         ({"hyperparameters": {"beta": 0.1}}, "no hyperparameter 'beta'"),
         ({"supervision": "process"}, "needs a loss of single labels"),
-        ({"loss_type": "bce", "center_rewards_coefficient": 0.01}, "is for rankings"),
+        ({"loss_type": "bce", "center_rewards_coefficient": 0.01}, "labels fix the level"),
         ({"bootstrap": True}, "without num_heads"),
         ({"normalize_data": "x.jsonl"}, "without normalize_rewards"),
-        ({"loss_type": "bce", "supervision": "process", "normalize_rewards": True}, "not of steps"),
+        ({"loss_type": "bce", "supervision": "process", "normalize_rewards": True}, "scores of steps"),
     ],
 )
 def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:

@@ -137,10 +137,10 @@ def test_a_triple_of_ones_own_trains_as_the_same_of_ours(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("algorithm", "options", "message"),
     [
-        ("my_triples:others", {}, "names no Algorithm"),
+        ("my_triples:others", {}, "does not name an Algorithm"),
         ("my_triples:MISSING", {}, "no such name"),
         ("no_such_module:X", {}, "the algorithm's module cannot be imported"),
-        ("my_triples:UNKNOWN", {}, "needs options that this command lacks: momentum$"),
+        ("my_triples:UNKNOWN", {}, "needs options that this command does not have: momentum$"),
         ("my_triples:MISSPELT", {}, "did you mean gae"),
         ("my_triples:ELSEWHERE", {}, "no such function"),
         ("my_triples:NO_PART_EITHER", {}, "cannot be called"),
@@ -159,7 +159,7 @@ def test_what_is_no_triple_of_this_commands_options_is_refused(
 
 def test_a_part_that_is_none_is_refused(here: Path) -> None:
     here.write_text(MODULE)
-    with pytest.raises(ConfigError, match="the part of my_triples:squares is no Part"):
+    with pytest.raises(ConfigError, match="`part` of my_triples:squares is not a Part"):
         parse_options(PpoConfig, {**GIVEN, "algorithm": "my_triples:NO_PART"})
 
 
