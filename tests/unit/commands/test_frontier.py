@@ -134,7 +134,7 @@ def refused(capsys: pytest.CaptureFixture[str], *options: object) -> str:
 
 def test_what_cannot_be_measured_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["--reference", "model", "--data", "pairs.jsonl", "--gold", "rewards_of_test:gold"]
-    assert "give data, gold; or sandbox" in refused(capsys, "--reference", "model")
+    assert "data, gold missing: give it, or sandbox" in refused(capsys, "--reference", "model")
     assert "nothing to measure" in refused(capsys, *base)
     assert "best_of_n has no effect without proxies" in refused(capsys, *base, "--curves.a", "model", "--best-of-n", 4)
     proxies = ["--proxies.p", "rewards_of_test:proxy"]

@@ -134,7 +134,7 @@ def test_only_trackers_are_taken(fake, options) -> None:
         (["--report-to", "tensorbord"], "unknown tracker"),
         (["--report-to", "nowhere_at_all:Tracker"], "nowhere_at_all:Tracker is not installed"),
         (["--report-to", "wandb", "wandb"], "named twice"),
-        (["--project", "p"], "project has no effect without report_to mlflow, trackio, wandb"),
+        (["--project", "p"], "project has no effect without mlflow or trackio or wandb in report_to"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(given, message, capsys, monkeypatch) -> None:
