@@ -1,8 +1,8 @@
-"""RLHF's algorithms, torch-free: each is a triple of advantage, policy objective and value objective.
+"""RLHF's algorithms, torch-free. Each is a triple of advantage, policy objective and value objective.
 
-The parts are implemented under the same names in `objectives/` (ADVANTAGES, POLICY_OBJECTIVES, VALUE_OBJECTIVES); a
-test compares the two. An option that no part of the chosen triple reads is refused. A third party's triple is an
-`Algorithm` that is named as `module:NAME`, and a part of it may be a function, `module:function` (docs/extending.md).
+`objectives/` implements the parts under the same names (ADVANTAGES, POLICY_OBJECTIVES, VALUE_OBJECTIVES), and a test
+compares the two. An option that no part of the chosen triple reads is refused. A third party's triple is an `Algorithm`
+named `module:NAME`. Its parts may be functions, named `module:function` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from assent.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One of the three.
+    """One part of a triple.
 
-    options       the configuration's fields that its function takes, under the same names
-    around        fields that the stage reads on its behalf
-    needs_mates   it compares a prompt's completions: there must be two or more
-    credits_steps of an advantage: a reward counts for the tokens up to where it stands, not for the whole completion
+    options         fields of the configuration that its function takes, under the same names
+    around          fields that the stage reads for it
+    needs_mates     it compares a prompt's completions, so there must be two or more
+    credits_steps   for advantages: a reward counts for the tokens up to its place, not for the whole completion
     """
 
     summary: str
@@ -92,13 +92,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def implementation(registered: Mapping[str, Function], name: str) -> Function | Callable[..., Any]:
-    """The function of a part of this name, of ours or `module:function`. ConfigError where it cannot be imported."""
+    """The function of the part with this name, or of `module:function`. ConfigError if it cannot be imported."""
     return import_function(name, what="algorithm") if ":" in name else registered[name]
 
 
 def part_declaration(registered: Mapping[str, Part], name: str) -> Part:
-    """The part of this name. A third party's function has it as its attribute `part`; without one its keyword-only
-    parameters are the options that it takes. ConfigError for a name that is neither."""
+    """The part with this name. A third party's function declares it in its attribute `part`; otherwise the function's
+    keyword-only parameters are its options. ConfigError for any other name."""
     if ":" not in name:
         if name not in registered:
             raise unknown_name("part of an algorithm", name, registered)
@@ -120,8 +120,8 @@ class Algorithm:
     """A registered triple.
 
     advantage, policy, value   names of parts, or a third party's `module:function`; value None: no critic
-    options   fields that the algorithm reads beside its parts' (`loss_type`)
-    optimum   what the objective is largest at, for completions of any length, r their score and B the KL coefficient
+    options   fields that the algorithm reads besides those of its parts (`loss_type`)
+    optimum   where the objective is largest, for completions of any length; r is their score, B the KL coefficient
     """
 
     name: str
@@ -135,7 +135,7 @@ class Algorithm:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Of advantage, policy objective and, where there is a critic, value objective."""
+        """Advantage, policy objective and, with a critic, value objective."""
         parts = (part_declaration(ADVANTAGES, self.advantage), part_declaration(POLICY_OBJECTIVES, self.policy))
         return (*parts, part_declaration(VALUE_OBJECTIVES, self.value)) if self.value else parts
 
@@ -153,7 +153,7 @@ class Algorithm:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Of a third party's, the modules that it and its parts are found in."""
+        """The modules that hold a third party's algorithm and its parts."""
         names = (self.name, self.advantage, self.policy, self.value or "")
         return tuple(dict.fromkeys(name.partition(":")[0] for name in names if ":" in name))
 
@@ -220,7 +220,7 @@ GOVERNED = frozenset(
 
 
 def algorithm_declaration(name: str) -> Algorithm:
-    """The registered triple, or a third party's; ConfigError that names the nearest where there is none."""
+    """The registered triple, or a third party's. ConfigError for an unknown name, with the nearest known one."""
     if ":" in name:
         found = import_named(name, what="algorithm")
         if not isinstance(found, Algorithm):

@@ -10,7 +10,7 @@ from assent.config.options import NonNegative, Options, Positive, TextOptions
 
 
 class RunConfig(Options):
-    """Runs a pipeline: stages in order; finished stages are not repeated, an interrupted one resumes."""
+    """Runs a pipeline's stages in order. Finished stages are not repeated, an interrupted one resumes."""
 
     file: str
     """Pipeline file (YAML)."""
@@ -37,9 +37,9 @@ class DemoConfig(Options):
 
 
 class ReportConfig(Options):
-    """Writes one page about a run or a pipeline, finished or not; of several, a comparison.
+    """Writes one page about a run or a pipeline, finished or not, or a comparison of several.
 
-    Brings the README.md of each model it is about up to date.
+    It also updates the README.md of each model on the page.
     """
 
     runs: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -86,7 +86,7 @@ class NewModelConfig(Options):
 
 
 class MergeConfig(Options):
-    """An adapter's folder (LoRA, DoRA) as an ordinary model's folder: the base with the adapter added in."""
+    """Writes an adapter (LoRA, DoRA) as an ordinary model folder: its base with the adapter added to the weights."""
 
     adapter: str
     """Adapter of a policy or of a reward model: a folder or a hub name. Its base must still be where it was."""
@@ -97,7 +97,7 @@ class MergeConfig(Options):
 
 
 class DataCheckConfig(TextOptions):
-    """What is in a file of prompts and completions, and what is wrong with it. Nothing is written."""
+    """Shows what is in a file of prompts and completions, and what is wrong with it. Nothing is written."""
 
     file: str
     """File to check: a file, a folder or a hub name."""
@@ -120,7 +120,7 @@ class DataCheckConfig(TextOptions):
 
 
 class DataSplitConfig(Options):
-    """Two files of one: whole conversations (rows with the same first user turn) go to training or are held out."""
+    """Splits a file into a training and a held-out part, by conversation (rows with the same first user turn)."""
 
     file: str
     """File to split: a file, a folder or a hub name."""

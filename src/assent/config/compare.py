@@ -15,11 +15,11 @@ LAST = ("sft", "dpo", "ppo", "grpo", "rloo", "best-of-n")
 ONLINE = ("ppo", "grpo", "rloo")
 """Methods that train on their own samples against a reward model of the comparisons."""
 OWN = frozenset({"model", "data", "output_dir", "seed", "reward", "max_steps", "device", "dtype"})
-"""Options of the commands that the comparison gives itself."""
+"""Options of the commands that the comparison sets itself."""
 
 
 def parts_of(method: str) -> tuple[str, ...]:
-    """Commands of a method: `sft+ppo` is sft, reward, ppo. ConfigError for what is no method."""
+    """Commands of a method: `sft+ppo` is sft, reward, ppo. ConfigError for an unknown method."""
     *first, last = method.split("+")
     if last not in LAST or first not in ([], ["sft"], ["dpo"], ["sft", "dpo"]) or last in first or method == "dpo+sft":
         raise ConfigError(
@@ -32,8 +32,8 @@ def parts_of(method: str) -> tuple[str, ...]:
 
 
 class CompareConfig(DeviceOptions, PromptOptions):
-    """Trains several methods from one model on the same data at equal labels, completions or FLOPs, and judges them on
-    the same prompts."""
+    """Trains several methods from one model on the same data, with equal labels, completions or FLOPs, and judges them
+    on the same prompts."""
 
     methods: Annotated[list[str], Field(min_length=1)]
     """Methods to compare: sft, dpo, ppo, grpo, rloo, best-of-n, separated by commas or spaces. Join methods that follow

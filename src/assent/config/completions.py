@@ -1,4 +1,4 @@
-"""Configuration of what writes completions: `sample` and `best-of-n`. Torch-free."""
+"""Configuration of the commands that write completions: `sample` and `best-of-n`. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from assent.config.rewards import OutcomeRewards
 
 
 class CompletionOptions(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
-    """How to sample from a policy at prompts."""
+    """How to sample completions from a policy."""
 
     output_dir: str
     """Folder to write completions.jsonl to."""
@@ -92,7 +92,7 @@ CHOICE = frozenset({"output_dir", "samples", "reward", "reward_ensemble", "n", "
 
 
 class BestOfNConfig(CompletionOptions):
-    """Of N completions of each prompt keeps the one that the reward scores highest (arXiv:2009.01325)."""
+    """Keeps each prompt's highest-scoring completion out of N (arXiv:2009.01325)."""
 
     model: str | None = None
     """Policy to sample from: a folder or a hub name."""
@@ -139,5 +139,5 @@ class BestOfNConfig(CompletionOptions):
 
     @property
     def most(self) -> int:
-        """Completions sampled of each prompt (of each block)."""
+        """Completions sampled for each prompt, or for each block."""
         return self.n or 16

@@ -25,7 +25,7 @@ class Combination:
 
     @staticmethod
     def parse(text: str) -> Combination:
-        """ConfigError for anything but the four forms."""
+        """Reads one of the four forms. ConfigError for anything else."""
         kind, _, rest = text.partition(":")
         try:
             numbers = tuple(float(part) for part in rest.split(",")) if rest else ()
@@ -41,7 +41,7 @@ class Combination:
         raise ConfigError("no such way to combine an ensemble's members", got=text, expected=FORMS)
 
     def check(self, members: int, *, name: str) -> None:
-        """ConfigError where a reward of so many members cannot be combined so."""
+        """ConfigError if a reward with this number of members cannot be combined in this way."""
         if members == 1:
             raise ConfigError(
                 "reward_ensemble has no effect: the reward has a single member", got=name, fix="leave it out"
@@ -56,7 +56,7 @@ class Combination:
 
 
 class EnsembleOptions(StageDefaults):
-    """What to make of a reward with several members."""
+    """How to combine the members of a reward ensemble."""
 
     reward_ensemble: str | None = None
     """How to combine the heads or adapters of a reward-model ensemble: mean, min, mean-std:K (mean minus K standard

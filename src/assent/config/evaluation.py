@@ -1,4 +1,4 @@
-"""Configuration of what measures models rather than trains them."""
+"""Configuration of `eval`, which measures policies or a reward model. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from assent.config.rewards import OutcomeRewards
 
 
 class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
-    """Policies on the same prompts: scores or comparisons, win rates, KL, lengths, safety, with intervals.
+    """Compares policies on the same prompts: scores or comparisons, win rates, KL, lengths, safety, with intervals.
 
-    Without a policy: --reward-model on the comparisons and rankings of --data: accuracy, calibration, length, slices.
+    Without a policy it measures --reward-model on the comparisons and rankings of --data: accuracy, calibration,
+    length, slices.
     """
 
     output_dir: str | None = None
@@ -27,8 +28,8 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
     against: list[str] = Field(default_factory=list)
     """More policies to compare, besides --policy."""
     policies: dict[str, str] = Field(default_factory=dict)
-    """Policies to compare, each under a name of its own; --baseline is one of the names. Give them instead of --policy
-    and --against."""
+    """Policies to compare, each under a name of its own (--policies.NAME PATH); --baseline is one of the names. Give
+    them instead of --policy and --against."""
     data: str
     """Prompts, whose completions are ignored. Without a policy: comparisons or rankings. In both cases a file, a folder
     or a hub name."""
@@ -54,7 +55,7 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
     reference: str | None = None
     """Policy that the KL is measured to: one of those compared. Default: the baseline."""
     ledgers: dict[str, str] = Field(default_factory=dict)
-    """Run folders whose costs appear in the policies' rows, by the policy's name."""
+    """Run folders whose costs appear in the policies' rows, by the policy's name (--ledgers.NAME FOLDER)."""
     reward_model: str | None = None
     """Reward-model folder. It is judged on held-out comparisons, and chooses the best of n (--best-of-n)."""
     best_of_n: NonNegative = 0
@@ -84,7 +85,7 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
     @model_validator(mode="before")
     @classmethod
     def _policy_and_against_are_policies(cls, given: Any) -> Any:
-        """One form from here on: `policies` by name, and the baseline's name."""
+        """Turns the short form into `policies` by name, and the baseline's name."""
         if not isinstance(given, Mapping) or not (given.get("policy") or given.get("against")):
             return given
         if given.get("policies"):
@@ -166,7 +167,7 @@ _SAY_NOTHING = ("model", "completions.jsonl", "candidates.jsonl")
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """A name for each of several different paths: its last part that says something, and more of it where two agree."""
+    """A short name for each path: its last part with a meaning, and more parts where two names would be equal."""
     parts = []
     for path in paths:
         all_parts = [part for part in PurePath(path).parts if part not in ("/", ".", "..")] or [path]

@@ -28,7 +28,7 @@ def _two_numbers(value: Any) -> list[float]:
 
 
 def _numbers_or_file(value: Any) -> list[float] | str:
-    """A list of one text that is no number is a file: so the command line gives it."""
+    """Four numbers, or a file. The command line gives a file as a list of one text."""
     items = [value] if isinstance(value, str) else value
     if isinstance(items, list | tuple) and len(items) == 1 and isinstance(items[0], str):
         try:
@@ -44,10 +44,10 @@ INPUTS = ("logps", "ratios", "scores", "model")
 
 
 class ExplainConfig(DeviceOptions, TextOptions):
-    """A preference probability, taken apart: implicit rewards, margin, probability, loss, gradient, and what beta does.
+    """Takes a preference probability apart: implicit rewards, margin, probability, loss, gradient, effect of beta.
 
-    From four sums of log-probabilities (or a file of them), from two ratios, from two scores of a reward model, or
-    from models and a text, then token by token. With numbers alone nothing is loaded. Nothing is written.
+    It starts from four sums of log-probabilities (or a file of them), two ratios, two scores of a reward model, or
+    models and a text; with a text it goes token by token. From numbers nothing is loaded. Nothing is written.
     """
 
     logps: Annotated[list[float] | str, BeforeValidator(_numbers_or_file)] | None = None

@@ -13,9 +13,9 @@ BEST_OF_N = "best-of-n"
 
 
 class FrontierConfig(DeviceOptions, PromptOptions):
-    """Proxy and gold reward against √KL: best-of-N by each proxy, and trained policies, checkpoint by checkpoint.
+    """Measures proxy and gold reward against √KL, for best-of-N by each proxy and for each checkpoint of a policy.
 
-    Fits the laws of over-optimisation (arXiv:2210.10760), finds where gold peaks, and draws it.
+    It fits the laws of over-optimisation (arXiv:2210.10760), finds where the gold reward peaks, and draws both.
     """
 
     output_dir: str
@@ -32,11 +32,12 @@ class FrontierConfig(DeviceOptions, PromptOptions):
     gold: str | None = None
     """The reward that the proxies stand for, and were not trained on: module:function, or a reward-model folder."""
     proxies: dict[str, str] = Field(default_factory=dict)
-    """Proxies, by name: reward-model folders or module:function. Best-of-N by each proxy is a curve of its own."""
+    """Proxies, by name (--proxies.NAME PATH): reward-model folders or module:function. Best-of-N by each proxy is a
+    curve of its own."""
     curves: dict[str, list[str]] = Field(default_factory=dict)
-    """Curves of trained policies, by name: the folders that make up each curve. A training run gives all its
-    checkpoints and its result (keep them with --save-steps and --save-total-limit). A model gives one point, as for one
-    of several betas."""
+    """Curves of trained policies, by name (--curves.NAME FOLDER): the folders that make up each curve. A training run
+    gives all its checkpoints and its result (keep them with --save-steps and --save-total-limit). A model gives one
+    point, as for one of several betas."""
     best_of_n: Annotated[int, Field(ge=2)] = 256
     """Completions of the reference per prompt. They give best-of-N for every N up to this number. Needs a proxy."""
     num_prompts: NonNegative = 0

@@ -1,4 +1,4 @@
-"""What an option names as `module:name`: a Python function, mostly."""
+"""Imports what an option names as `module:name`, usually a Python function."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from assent.errors import ConfigError
 
 
 def import_named(spec: str, *, what: str, kind: str = "name") -> Any:
-    """`module:name`, on Python's path or in the working directory; `what` and which `kind` it is stand in the messages.
+    """Imports `module:name` from Python's path or the working directory. Messages use `what` and `kind`.
 
-    ConfigError where the module cannot be imported or has no such name.
+    ConfigError if the module cannot be imported or has no such name.
     """
     module_name, _, name = spec.partition(":")
     here = os.getcwd()
@@ -42,7 +42,7 @@ def import_named(spec: str, *, what: str, kind: str = "name") -> Any:
 
 
 def import_function(spec: str, *, what: str, may_be_async: bool = False) -> Callable[..., Any]:
-    """`import_named`, and ConfigError where it is not callable, or is async where it may not be."""
+    """Like `import_named`. ConfigError if it is not callable, or if it is async and may not be."""
     function = import_named(spec, what=f"{what} function", kind="function")
     if not callable(function):
         raise ConfigError(
@@ -55,7 +55,7 @@ def import_function(spec: str, *, what: str, may_be_async: bool = False) -> Call
 
 
 def source_hash(modules: Iterable[str | None]) -> str:
-    """SHA-256 of the names and the sources of modules that are imported. What these import is not looked at."""
+    """SHA-256 of the names and sources of imported modules. Modules that these import do not count."""
     digest = hashlib.sha256()
     for name in dict.fromkeys(modules):
         file = getattr(sys.modules.get(name or ""), "__file__", None)

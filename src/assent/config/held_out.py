@@ -1,4 +1,4 @@
-"""Options of held-out data: what is measured on it during training, and what follows from it."""
+"""Options of held-out data: when to measure on it, and what the figures decide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from assent.config.options import NonNegative, Positive, StageDefaults
 
 
 class ValidationOptions(StageDefaults):
-    """Held-out data: what is measured on it, when, and what follows from it."""
+    """Which data is held out, when it is measured on, and what the figures decide."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss",)
     """Held-out figures that can choose a checkpoint. Every run of the command measures them, and assent.metrics says
@@ -59,7 +59,7 @@ class ValidationOptions(StageDefaults):
 
 
 class EvalSampleOptions(ValidationOptions):
-    """Held-out data of a policy, which can also be sampled from."""
+    """Held-out data for a policy, which can also answer the prompts."""
 
     eval_prompts: NonNegative = 0
     """Number of held-out prompts to answer at each measurement. The answers go to samples.jsonl, and give lengths and

@@ -1,7 +1,7 @@
-"""From what a user wrote (YAML, flags, keyword arguments) to a configuration class, with one clear error.
+"""Turns what a user wrote (YAML, flags, keyword arguments) into a configuration, or into one clear error.
 
-Everything that makes an option goes through `parse_options`, so a flag, a YAML key and a Python argument are
-checked by the same rules and refused in the same words.
+Every option goes through `parse_options`. So a flag, a YAML key and a Python argument are checked by the same rules and
+refused in the same words.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_YAML_VALUES = 100_000
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` most resembles, case and `-`/`_` aside."""
+    """The known name closest to `name`. Case and the difference of `-` and `_` do not count."""
     by_form = {_form(k): k for k in known}
     near = get_close_matches(_form(name), by_form, n=1, cutoff=0.6)
     return by_form[near[0]] if near else None
@@ -35,7 +35,7 @@ def _form(name: str) -> str:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], *, show: Callable[[str], str] = str) -> ConfigError:
-    """The error for a name that is not among the known ones: it names the nearest, or lists all."""
+    """The error for an unknown name. It suggests the nearest known name, or lists all."""
     known = list(known)
     near = nearest(name, known)
     if near is None:
@@ -46,10 +46,10 @@ def unknown_name(what: str, name: str, known: Iterable[str], *, show: Callable[[
 def parse_options(
     config_class: type[Config], given: Mapping[str, Any], *, show: Callable[[str], str] = str, where: str = ""
 ) -> Config:
-    """`given` as a configuration. ConfigError, which names every option at fault, if it cannot be.
+    """`given` as a configuration. The ConfigError names every option at fault.
 
-    show    how an option is called where the user wrote it (`--learning-rate`, `learning_rate`)
-    where   what stands behind the option's name (` in FILE`, ` of stage sft`)
+    show    how the user wrote an option's name (`--learning-rate`, `learning_rate`)
+    where   text after the option's name (` in FILE`, ` of stage sft`)
     """
     for name in given:
         if name not in config_class.model_fields:
@@ -101,9 +101,9 @@ def _expected(detail: Mapping[str, Any]) -> str:
 
 
 class _OptionsLoader(yaml.SafeLoader):
-    """Safe YAML in which `no` is the word no, 1e-5 is a number, and a key that stands twice is an error.
+    """Safe YAML in which `no` is the word no, 1e-5 is a number, and a repeated key is an error.
 
-    YAML 1.1 reads `mixed_precision: no` as False and `learning_rate: 1e-5` as text; YAML 1.2 does not, nor do people.
+    YAML 1.1 reads `mixed_precision: no` as False and `learning_rate: 1e-5` as text. Neither YAML 1.2 nor people do.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own protocol)
@@ -132,7 +132,7 @@ _OptionsLoader.add_implicit_resolver(
 
 
 def read_value(text: str) -> Any:
-    """A value on a command line: lists, mappings and null as YAML has them, all else as text. ConfigError if broken."""
+    """A value on the command line. Lists, mappings and null are YAML, the rest is text. ConfigError if broken."""
     if not text.startswith(("[", "{")) and text != "null":
         return text
     try:
@@ -187,7 +187,7 @@ def _yaml_problem(error: Exception) -> str:
 
 
 def _refuse_huge(loaded: Any, path: str | Path) -> None:
-    """Aliases let a small file stand for a huge value (and for one that holds itself): both are refused."""
+    """Refuses a huge value, and one that contains itself. YAML aliases can write either in a small file."""
     stack, count = [loaded], 0
     while stack:
         value = stack.pop()

@@ -11,14 +11,14 @@ from typing import Any, Literal
 from assent.errors import ConfigError
 
 SMALLEST, LARGEST = 1e-9, 1e9
-"""Of a hyperparameter's magnitude, 0 aside: beyond them losses overflow or vanish in float32."""
+"""Bounds of a hyperparameter's magnitude, except for 0. Beyond them losses overflow or vanish in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:
-    """A number with its range; the bounds belong to it unless `open`. Magnitudes are 0 or `SMALLEST` to `LARGEST`.
+    """A number with its range, bounds included unless `open`. Its magnitude is 0, or from `SMALLEST` to `LARGEST`.
 
-    only_with: (name, choice) of the hyperparameter without which this one has no effect, and is refused.
+    only_with: (name, choice) of another hyperparameter. Without that choice this one has no effect and is refused.
     """
 
     default: float
@@ -44,7 +44,7 @@ class Hyperparameter:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A hyperparameter that is one of some names."""
+    """A hyperparameter that takes one of several names."""
 
     default: str
     choices: tuple[str, ...]
@@ -61,20 +61,20 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossDeclaration:
-    """What is known of a loss without computing it. The functions take the hyperparameters as keywords.
+    """What is known about a loss without computing it. The functions take the hyperparameters as keywords.
 
-    accepts             the rows' optional inputs that it can use: `margin`, `chosen_probability`; losses of rankings:
-                        `tied` (a tie has a likelihood of its own), `many` (more than two completions of a prompt);
-                        losses of thumbs: `kl_baseline`, which is then needed. Any other is refused
-    row_weights         whether its values belong to rows, so that rows can have weights
+    accepts             optional inputs of a row that it can use: `margin`, `chosen_probability`; for rankings
+                        `tied` (a tie has a likelihood of its own) and `many` (more than two completions of a prompt);
+                        for thumbs `kl_baseline`, which is then needed. Any other input is refused
+    row_weights         whether each value belongs to a row, so that rows can have weights
     scope               `row`: a row's value depends on that row alone; `step`: on the whole step
-    zero_margin_value   its value where policy and reference agree (law 5), the NLL term aside; for losses without a
-                        reference: where both completions are equally likely. nan: not known (a third party's loss)
-    zero_margin_gradient  signs of its derivatives there by the log-probabilities of chosen and rejected, with the
-                        hyperparameters' defaults
-    nll_weight          weight of the chosen completion's negative log-likelihood per token, on top of the rest
-    max_log_ratio       the largest |log-ratio| at which it is finite in float32, beyond which it raises;
-                        None: every one (bounded growth)
+    zero_margin_value   its value where policy and reference agree (law 5), without the NLL term; for losses without a
+                        reference, where both completions are equally likely. nan: unknown (a third party's loss)
+    zero_margin_gradient  signs of its derivatives there with respect to the log-probabilities of the chosen and the
+                        rejected completion, with default hyperparameters
+    nll_weight          weight of the chosen completion's negative log-likelihood per token, which is added
+    max_log_ratio       largest |log-ratio| at which it is finite in float32; beyond that it raises an error.
+                        None: no limit (bounded growth)
     """
 
     name: str
@@ -93,9 +93,9 @@ class LossDeclaration:
     max_log_ratio: Callable[..., float | None] = lambda **_: None
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All hyperparameters that have an effect, the given ones checked.
+        """Checks the given hyperparameters, and returns all that have an effect.
 
-        ConfigError for an unknown name, a value out of range, and one that has no effect beside the others.
+        ConfigError for an unknown name, a value out of range, or one without effect given the others.
         """
         for name, value in given.items():
             if name not in self.hyperparameters:
@@ -124,7 +124,7 @@ class LossDeclaration:
 
 
 def unknown(what: str, name: str, known: Mapping[str, object]) -> ConfigError:
-    """The error for a name that is not among the known ones: it lists them and names the nearest."""
+    """The error for an unknown name. It lists the known names and suggests the nearest."""
     near = get_close_matches(name, known, n=1)
     fix = f"did you mean {near[0]}?" if near else None
     return ConfigError(what, expected=", ".join(sorted(known)) or "none", fix=fix)

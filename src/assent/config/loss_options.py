@@ -1,4 +1,4 @@
-"""Options that name losses and references: one loss by flags, or a weighted sum of several. Checked before any data."""
+"""Options that name losses and references: one loss by flags, or a weighted sum. Checked before data is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from assent.errors import ConfigError
 
 
 def _number(value: Any) -> Any:
-    """A flag's text as a number, where it is one: some hyperparameters are names."""
+    """A flag's text as a number if it is one. Some hyperparameters are names."""
     if not isinstance(value, str):
         return value
     try:
@@ -38,7 +38,7 @@ Hyperparameters = dict[str, Annotated[float | str, BeforeValidator(_number)]]
 
 
 class LossEntry(Options):
-    """One loss of a weighted sum. As text: its name, or JSON with these keys."""
+    """One loss of a weighted sum. Its text is a name, or JSON with these keys."""
 
     name: str
     """Name of the loss."""
@@ -59,7 +59,7 @@ class LossEntry(Options):
 
     @property
     def is_ranking(self) -> bool:
-        """A loss of whole rankings; the others are of pairs."""
+        """Whether it is a loss of whole rankings. The others are pair losses."""
         return is_ranking_loss(self.name)
 
     @property
@@ -68,15 +68,15 @@ class LossEntry(Options):
 
 
 def is_ranking_loss(name: str) -> bool:
-    """A name that both registries have is of pairs here."""
+    """Whether the name is a ranking loss. A name in both registries means the pair loss here."""
     return name in RANKING_LOSSES and name not in PREFERENCE_LOSSES
 
 
 def comparison_loss_declaration(name: str) -> LossDeclaration:
-    """The declaration of a loss that `dpo` can train with: of pairs, or of rankings.
+    """The declaration of a loss that `dpo` can train with: a pair loss or a ranking loss.
 
-    A loss of rankings is given implicit rewards for scores (Rafailov et al., arXiv:2305.18290, appendix A.3), and so
-    has a beta and needs a reference. ConfigError for another name, with the nearest.
+    A ranking loss takes implicit rewards as its scores (Rafailov et al., arXiv:2305.18290, appendix A.3). So it has a
+    beta and needs a reference. ConfigError for an unknown name, with the nearest known one.
     """
     if not is_ranking_loss(name):
         if ":" not in name and name not in {**PREFERENCE_LOSSES, **THUMBS_LOSSES}:
@@ -92,7 +92,7 @@ def comparison_loss_declaration(name: str) -> LossDeclaration:
 
 
 class LossOptions(Options):
-    """The loss, by its name and hyperparameters, or several with weights."""
+    """The loss, given by its name and hyperparameters, or several losses with weights."""
 
     loss_type: str | None = None
     """Loss to train with. Default: sigmoid, which is DPO (arXiv:2305.18290). docs/papers.md lists all losses."""
@@ -128,7 +128,7 @@ class LossOptions(Options):
         return self
 
     def _set(self, **values: Any) -> None:
-        """Writes what was not given into the configuration, so that the run's record has it."""
+        """Writes defaults into the configuration, so that the run's record has them."""
         self.__dict__.update(values)
 
     @property
@@ -142,12 +142,12 @@ class LossOptions(Options):
 
 
 def _resolved(entry: LossEntry) -> LossEntry:
-    """With the defaults of all hyperparameters that have an effect. ConfigError as `LossDeclaration.resolve`."""
+    """The entry with all hyperparameters that have an effect. ConfigError as in `LossDeclaration.resolve`."""
     return entry.model_copy(update={"hyperparameters": entry.declaration.resolve(entry.hyperparameters)})
 
 
 class RewardLossOptions(Options):
-    """The loss of a reward model, by its name and hyperparameters, or several of rankings with weights."""
+    """The loss of a reward model, given by its name and hyperparameters, or several ranking losses with weights."""
 
     loss_type: str | None = None
     """Loss to train with. For comparisons: bradley_terry (the default). For rankings: plackett_luce, davidson and
@@ -250,7 +250,7 @@ class ReferenceOptions(StageDefaults):
         return self
 
     def refuse_reference_options(self, losses: str) -> None:
-        """ConfigError where one is given. For losses that take no reference."""
+        """ConfigError if a reference option is given. For losses that take no reference."""
         given = {name: value for name, value in _given(self, ReferenceOptions).items() if value}
         if given:
             name = next(iter(given))
@@ -260,7 +260,7 @@ class ReferenceOptions(StageDefaults):
 
 
 LOGGED = "logged"
-"""`reference` of rows that bring the reference's numbers with them."""
+"""Value of `reference` for rows that hold the reference's numbers themselves."""
 
 
 def _given(config: Options, options: type[Options]) -> Mapping[str, Any]:

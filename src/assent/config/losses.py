@@ -1,9 +1,9 @@
-"""Declarations of the losses, torch-free: `--help`, validation, the step-0 gate and the documentation follow from them.
+"""Declarations of the losses, torch-free. `--help`, validation, the step-0 gate and the documentation use them.
 
-Each is implemented under the same name in `objectives/`; a test compares the two. A third party's loss is named
-`module:function` (see `objectives/pairs.py` for what the function is given); its attribute `declaration`, a
-LossDeclaration, says what it is. Without one its keywords with numbers as defaults are its hyperparameters, it needs a
-reference, is given lengths, refuses soft labels and margins, and its value at zero margin is not known.
+`objectives/` implements each loss under the same name, and a test compares the two. A third party's loss is named
+`module:function`; `objectives/pairs.py` says what the function receives. Its attribute `declaration` is a
+LossDeclaration. Without one, its keywords with a number as the default are its hyperparameters. It then needs a
+reference, receives lengths, and refuses soft labels and margins; its value at zero margin is unknown.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SCORE_LOSSES: dict[str, LossDeclaration] = {loss.name: loss for loss in DECLARED
 
 
 def preference_loss_declaration(name: str) -> LossDeclaration:
-    """The declaration of a loss of comparisons; ConfigError that names the nearest where there is none."""
+    """The declaration of a pair loss. ConfigError for an unknown name, with the nearest known one."""
     if ":" in name:
         return _declaration_of(import_function(name, what="loss"), name)
     if name in THUMBS_LOSSES:
@@ -60,7 +60,7 @@ def preference_loss_declaration(name: str) -> LossDeclaration:
 
 
 def thumbs_loss_declaration(name: str) -> LossDeclaration:
-    """The declaration of a loss of thumbs; ConfigError that names the nearest where there is none."""
+    """The declaration of a loss for thumbs. ConfigError for an unknown name, with the nearest known one."""
     if name in PREFERENCE_LOSSES:
         raise ConfigError(f"{name} is a loss for comparisons, not for thumbs", fix="use `assent dpo`")
     if name not in THUMBS_LOSSES:
@@ -69,14 +69,14 @@ def thumbs_loss_declaration(name: str) -> LossDeclaration:
 
 
 def ranking_loss_declaration(name: str) -> LossDeclaration:
-    """The declaration of a loss of rankings; ConfigError that names the nearest where there is none."""
+    """The declaration of a ranking loss. ConfigError for an unknown name, with the nearest known one."""
     if name not in RANKING_LOSSES:
         raise unknown(f"no ranking loss {name!r}", name, RANKING_LOSSES)
     return RANKING_LOSSES[name]
 
 
 def reward_loss_declaration(name: str) -> LossDeclaration:
-    """The declaration of a loss of scores, of rankings or single completions; ConfigError that names the nearest."""
+    """The declaration of a reward model's loss, for rankings or single completions. ConfigError as above."""
     known = {**RANKING_LOSSES, **SCORE_LOSSES}
     if name not in known:
         raise unknown(f"no reward loss {name!r}", name, known)

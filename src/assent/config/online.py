@@ -1,4 +1,4 @@
-"""RLHF's commands, one configuration class each: what all share, and the options of the parts that they are made of."""
+"""One configuration class for each RLHF command: what all share, and the options of their algorithms' parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CRITIC_OF_ITS_OWN = frozenset({"critic", "critic_learning_rate", "critic_warmup_
 
 
 class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
-    """What every online command has: prompts, a reward, how completions are sampled, the pull to the reference."""
+    """What every online command has: prompts, a reward, sampling, and the pull to the reference."""
 
     command: ClassVar[str]
     """Name of the command. It is also the name of its algorithm, unless the class has an option `algorithm`."""
@@ -109,7 +109,7 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
         return algorithm_declaration(self.algorithm)
 
     def applies(self, name: str) -> bool:
-        """Whether the algorithm, with its models in memory as asked for, reads the option."""
+        """Whether the algorithm reads the option, with models in memory as `trunk` says."""
         if name == "vf_coef":
             return self.trunk == "shared"
         if self.trunk == "shared" and name in CRITIC_OF_ITS_OWN:
@@ -117,7 +117,7 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
         return name not in GOVERNED or name in self.triple.reads
 
     def options_of(self, part: Part) -> dict[str, Any]:
-        """What the part's function takes."""
+        """The options that the part's function takes."""
         return {name: getattr(self, name) for name in part.options}
 
     @property
@@ -224,7 +224,7 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
 
 
 class ClipOptions(OnlineOptions):
-    """Of the clipped surrogate, and of the updates that it allows."""
+    """Options of the clipped surrogate, and of the updates that it allows."""
 
     num_ppo_epochs: Positive = 1
     """Passes over each round's rollouts."""
@@ -262,7 +262,7 @@ class ClipOptions(OnlineOptions):
 
 
 class ScoreScaleOptions(OnlineOptions):
-    """Of advantages whose scale is the reward's."""
+    """Options of advantages that have the reward's scale."""
 
     scale_scores: bool = False
     """Divide scores by their standard deviation over all rounds so far. Their mean is not shifted."""
@@ -276,7 +276,7 @@ class ScoreScaleOptions(OnlineOptions):
 
 
 class CriticOptions(ScoreScaleOptions):
-    """Of algorithms with a critic."""
+    """Options of algorithms with a critic."""
 
     critic: str | None = None
     """Model that the critic starts from. Default: the reward model, if it is the only reward, has one head and uses the
@@ -344,7 +344,7 @@ class A2cConfig(CriticOptions):
 
 
 class GrpoConfig(ClipOptions):
-    """GRPO (arXiv:2402.03300): no critic, rewards normalised within each prompt's group of completions."""
+    """GRPO (arXiv:2402.03300): no critic; rewards are normalised within each prompt's group of completions."""
 
     command: ClassVar[str] = "grpo"
 
@@ -368,7 +368,7 @@ class GrpoConfig(ClipOptions):
 
 
 class RlooConfig(ScoreScaleOptions, ClipOptions):
-    """REINFORCE leave-one-out (arXiv:2402.14740): no critic, the other completions' mean reward is the baseline."""
+    """REINFORCE leave-one-out (arXiv:2402.14740): no critic; the other completions' mean reward is the baseline."""
 
     command: ClassVar[str] = "rloo"
 

@@ -1,4 +1,4 @@
-"""`assent online-dpo`: what it samples, what ranks it, which losses learn from it."""
+"""Configuration of `online-dpo`: what it samples, what ranks the samples, which losses learn from them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from assent.errors import ConfigError
 
 
 class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions, EvalSampleOptions):
-    """Online DPO (arXiv:2402.04792): comparisons of completions that the policy in training has sampled.
+    """Online DPO (arXiv:2402.04792): the policy samples completions during training, and learns from their comparisons.
 
-    Held-out data are prompts: their answers are scored by the reward.
+    Held-out data are prompts. The reward scores their answers.
     """
 
     MEASURED: ClassVar[tuple[str, ...]] = ("objective/scores",)
@@ -53,12 +53,12 @@ class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions
 
     @property
     def compares_all(self) -> bool:
-        """Every completion of a prompt is ranked; otherwise the best and the worst are a pair."""
+        """Whether all completions of a prompt are ranked. Otherwise the best and the worst make a pair."""
         return all(entry.is_ranking for entry in self.entries)
 
     @property
     def uses_ties(self) -> bool:
-        """All losses know what equal scores mean."""
+        """Whether all losses have a likelihood for ties."""
         return all(entry.is_ranking and "tied" in entry.declaration.accepts for entry in self.entries)
 
     @model_validator(mode="after")

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 else:
 
     class fixed:  # noqa: N801 - used as a decorator
-        """A value that is fixed, unless a subclass makes an option of it.
+        """A value that is fixed, unless a subclass has an option of the same name.
 
-        It reads as a property, but has no setter: so an option of the same name, which stands in the instance, goes
-        before it. It is no field: the command has no such flag, and its record no such key.
+        It works like a property without a setter, so the option's value in the instance takes precedence. It is not a
+        field: the command has no such flag, and its record has no such key.
         """
 
         def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -47,7 +47,7 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Pydantic reads `batch_size: true` as 1; whoever wrote it meant another option."""
+        """Pydantic reads `batch_size: true` as 1, but its author meant another option."""
         assert info.field_name is not None
         kinds = set(_kinds(cls.model_fields[info.field_name].annotation))
         if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(leaf, bool) for leaf in _leaves(value)):
@@ -75,7 +75,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 class StageDefaults(Options):
-    """Options that only some training commands have, and the value that holds for the others."""
+    """Options that only some training commands have, with the value that holds for the others."""
 
     if TYPE_CHECKING:  # every training command has these two, each with a default of its own
 
@@ -94,7 +94,7 @@ class StageDefaults(Options):
 
     @fixed
     def total_steps(self) -> int:
-        """Rounds, of a command that samples what it trains on; 0: of the others."""
+        """Rounds of a command that samples its training data. 0 for the others."""
         return 0
 
     @fixed
@@ -167,7 +167,7 @@ class StageDefaults(Options):
 
 
 class RunOptions(Options):
-    """Where a run is written and how it is repeated."""
+    """Where a run is written, and how it resumes."""
 
     output_dir: str
     """Folder of the run. An interrupted run of the same configuration resumes there."""
@@ -202,7 +202,7 @@ class RunOptions(Options):
 
 
 class DeviceOptions(Options):
-    """What computes."""
+    """What the command computes on."""
 
     device: Device = "auto"
     """Where to compute: auto, cpu, cuda, cuda:N or mps."""
@@ -215,7 +215,7 @@ class DeviceOptions(Options):
 
 
 class AdapterOptions(Options):
-    """LoRA (Hu et al., arXiv:2106.09685) and its variants, through PEFT. There is no dropout: it is off everywhere."""
+    """LoRA (Hu et al., arXiv:2106.09685) and its variants, through PEFT. Dropout is always off."""
 
     lora_r: NonNegative = 0
     """Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights themselves."""
@@ -258,7 +258,7 @@ class TrainingOptions(DeviceOptions, AdapterOptions):
     needs the bitsandbytes package."""
 
     def num_updates(self, steps: int, *, learner: str = "model") -> int:
-        """Optimiser steps that a learner takes in a run of so many steps of the stage."""
+        """Optimiser steps that a learner takes when the stage has this many steps."""
         return steps
 
     @model_validator(mode="after")
@@ -289,7 +289,7 @@ class PromptOptions(Options):
     """Chat template for a model that has none: chatml, or a file with a Jinja template. A trained model is saved with
     it."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Extra arguments for the chat template."""
+    """Extra arguments for the chat template: --chat-template-kwargs.NAME VALUE."""
     system: Literal["error", "merge"] = "error"
     """What happens when the template refuses a system message. error: the command stops; merge: the message moves into
     the first user turn."""
@@ -327,7 +327,7 @@ class SamplerOptions(StageDefaults):
 
 
 class SamplerNeeds(Protocol):
-    """What a sampler is opened by."""
+    """What opening a sampler needs."""
 
     @property
     def sampler(self) -> SamplerName: ...
@@ -371,7 +371,7 @@ class OptimiserOptions(Options):
 
 
 class StageOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions, StageDefaults):
-    """What a stage may read of every training command's configuration."""
+    """What a stage may read from the configuration of any training command."""
 
     if TYPE_CHECKING:  # every one has these two, each with help of its own
 

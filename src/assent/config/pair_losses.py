@@ -12,7 +12,7 @@ import math
 from assent.config.loss_declaration import Choice, Hyperparameter, LossDeclaration
 
 MAX_EXPONENT = 80.0
-"""exp of it is finite in float32, with room for factors and sums."""
+"""exp of this is finite in float32, with room for factors and sums."""
 _MAX_SQUARED_EXPONENT = MAX_EXPONENT / 2
 
 _SOFT = frozenset({"chosen_probability"})
@@ -44,7 +44,7 @@ def _ln2(**_: object) -> float:
 def _largest(
     *, f_divergence_type: str = "reverse_kl", f_alpha_divergence_coef: float = 0.5, **_: object
 ) -> float | None:
-    """The log-ratio at which a divergence's exponential ends."""
+    """The log-ratio up to which a divergence's exponential is finite."""
     rates = {"forward_kl": 1.0, "alpha_divergence": f_alpha_divergence_coef}
     return MAX_EXPONENT / rates[f_divergence_type] if f_divergence_type in rates else None
 

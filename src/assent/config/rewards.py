@@ -1,9 +1,9 @@
 """Where a reward comes from: one source, or several with weights. Torch-free.
 
-A source is written as text: a rule's name (length, format, regex, repetition), http(s)://…, `module:function`,
-`implicit:POLICY,REFERENCE`; whatever else there is names a reward model: a folder, or a model on the hub. One with
-options is a mapping whose `reward` is that text: {reward: length, maximum: 60, weight: 0.1}. Several are added up. What
-is declared here is opened in `rewards/loading.py`.
+A source is written as text: a rule's name (length, format, regex, repetition), http(s)://…, `module:function` or
+`implicit:POLICY,REFERENCE`. Any other text names a reward model, in a folder or on the hub. A source with options is a
+mapping whose `reward` is that text: {reward: length, maximum: 60, weight: 0.1}. The scores of several are added up.
+`rewards/loading.py` opens what is declared here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from assent.errors import ConfigError
 FORMS = "a reward model's folder, module:function, a rule, an address, implicit:POLICY,REFERENCE; or {reward: …, …}"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 TAKEN = frozenset({"chosen", "rejected", "margins", "accuracies"})
-"""Metrics `rewards/…` that are of comparisons, and no names of sources."""
+"""Metrics `rewards/…` that belong to comparisons. A source cannot have these names."""
 
 Supervision = Literal["outcome", "process"]
 
@@ -54,7 +54,7 @@ class RewardSource(Options):
 
     @property
     def label(self) -> str:
-        """Its name in metrics and files."""
+        """The source's name in metrics and files."""
         label = self.name or re.sub(r"[^\w.-]+", "-", self.own_name()).strip("-.") or self.kind
         return f"{self.kind}-{label}" if label in TAKEN else label
 
@@ -63,16 +63,16 @@ class RewardSource(Options):
 
     @property
     def is_process(self) -> bool:
-        """It gives a number for each step."""
+        """Whether it gives a number for each step."""
         return False
 
     def leaves(self) -> Iterator[RewardSource]:
-        """Itself, and of an ensemble its members."""
+        """The source itself, and the members of an ensemble."""
         yield self
 
 
 class ModelSource(RewardSource):
-    """A reward model: a folder that `assent reward` wrote, any other sequence classifier with one label, a hub name."""
+    """A reward model from `assent reward`, or any sequence classifier with one label; in a folder or on the hub."""
 
     kind: ClassVar[str] = "model"
 
@@ -114,7 +114,7 @@ class FunctionSource(RewardSource):
 
 
 class LengthSource(RewardSource):
-    """0 within the limits; beyond one, minus the distance to it as a share of it."""
+    """0 within the limits. Beyond a limit, minus the distance to it, divided by it."""
 
     kind: ClassVar[str] = "length"
 
@@ -135,7 +135,7 @@ class LengthSource(RewardSource):
 
 
 class FormatSource(RewardSource):
-    """1 for a completion of the form, else 0."""
+    """1 for a completion that has the form, otherwise 0."""
 
     kind: ClassVar[str] = "format"
 
@@ -153,7 +153,7 @@ class FormatSource(RewardSource):
 
 
 class RegexSource(RewardSource):
-    """1 where the regular expression is found in the completion, else 0."""
+    """1 if the regular expression matches the completion, otherwise 0."""
 
     kind: ClassVar[str] = "regex"
 
@@ -173,7 +173,7 @@ class RegexSource(RewardSource):
 
 
 class RepetitionSource(RewardSource):
-    """Minus the share of a completion's runs of words that stood there before (arXiv:2502.03373, appendix C.2)."""
+    """Minus the share of a completion's runs of words that it repeats (arXiv:2502.03373, appendix C.2)."""
 
     kind: ClassVar[str] = "repetition"
 
@@ -182,7 +182,7 @@ class RepetitionSource(RewardSource):
 
 
 class EndpointSource(RewardSource):
-    """A server: it is sent {"prompts": […], "completions": […]} and answers {"scores": […]}, one for each."""
+    """A server that receives {"prompts": […], "completions": […]} and answers {"scores": […]}, one per completion."""
 
     kind: ClassVar[str] = "endpoint"
 
@@ -238,7 +238,7 @@ class ImplicitSource(RewardSource):
 
 
 class EnsembleSource(RewardSource):
-    """Several sources that judge the same: their weighted scores make one."""
+    """Several sources that judge the same thing. Their weighted scores are combined into one."""
 
     kind: ClassVar[str] = "ensemble"
 
@@ -294,12 +294,12 @@ SOURCES: dict[str, type[RewardSource]] = {
 
 
 def is_function(spec: str) -> bool:
-    """Whether `spec` names `module:function`; a folder of that name comes first."""
+    """Whether `spec` is `module:function`. A folder with that name takes precedence."""
     return FUNCTION.fullmatch(spec) is not None and not Path(spec).is_dir()
 
 
 def kind_of(text: str) -> str:
-    """What the text means: a rule's name is the rule (a folder called so is ./NAME)."""
+    """The kind of source that the text names. A rule's name is the rule; write a folder of that name as ./NAME."""
     if text in (*RULES, "ensemble"):
         return text
     if text.startswith(("http://", "https://")):
@@ -310,7 +310,7 @@ def kind_of(text: str) -> str:
 
 
 def _keyless(text: str) -> str:
-    """What a message may show: an address without what may be a key."""
+    """The text as a message may show it: an address without anything that may be a key."""
     if kind_of(text) != "endpoint":
         return text
     parts = urlsplit(text)
@@ -318,7 +318,7 @@ def _keyless(text: str) -> str:
 
 
 def read_source(value: Any) -> RewardSource:
-    """One source. ConfigError for what is none."""
+    """Reads one source. ConfigError for anything else."""
     if isinstance(value, RewardSource):
         return value
     if isinstance(value, str):
@@ -335,7 +335,7 @@ def read_source(value: Any) -> RewardSource:
 
 
 def read_sources(value: Any) -> list[RewardSource]:
-    """One or several. ConfigError for what is none, and for two of one name."""
+    """Reads one source or several. ConfigError for anything else, and for two sources with one name."""
     given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     sources = [read_source(part) for part in given]
     if not sources:
@@ -347,7 +347,7 @@ def read_sources(value: Any) -> list[RewardSource]:
 
 
 def read_outcomes(value: Any) -> list[RewardSource]:
-    """The same, and ConfigError for one that scores steps."""
+    """Like `read_sources`, but with ConfigError for a source that scores steps."""
     sources = read_sources(value)
     if process := [source.reward for source in sources if source.is_process]:
         raise ConfigError(
@@ -359,7 +359,7 @@ def read_outcomes(value: Any) -> list[RewardSource]:
 
 
 def written(sources: Sequence[RewardSource] | None) -> Any:
-    """As an option is written: text where there is but text, else mappings with all that applies."""
+    """The sources as a user writes the option: text where that is enough, otherwise mappings of all that applies."""
     if sources is None:
         return None
     plain = [
@@ -378,13 +378,13 @@ Rewards = Annotated[
 OutcomeRewards = Annotated[
     list[SerializeAsAny[RewardSource]], BeforeValidator(read_outcomes), PlainSerializer(written, return_type=Any)
 ]
-"""The same where a completion is judged as a whole."""
+"""The same, where completions are judged as a whole."""
 Members = Annotated[list[SerializeAsAny[RewardSource]], BeforeValidator(read_sources), PlainSerializer(written)]
 EnsembleSource.model_rebuild()
 
 
 def described(sources: Sequence[RewardSource]) -> str:
-    """For a message."""
+    """The sources as a message shows them."""
     return " + ".join(
         source.reward if source.weight == 1 else f"{source.weight:g} * {source.reward}" for source in sources
     )

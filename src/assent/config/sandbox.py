@@ -10,7 +10,7 @@ from assent.config.options import DeviceOptions, Fraction, NonNegative, Options,
 
 
 class SandboxWorldConfig(Options):
-    """Writes the sandbox's files: demonstrations, prompts to train on, prompts to test on; and finds its base model."""
+    """Writes the sandbox's demonstrations, training prompts and test prompts, and finds its base model."""
 
     output_dir: str
     """Folder to write to."""

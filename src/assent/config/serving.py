@@ -10,11 +10,11 @@ from assent.config.options import DeviceOptions, Positive
 
 
 class ServeCheckConfig(DeviceOptions):
-    """Whether a model's folder, opened by what serves it, computes what it was trained to.
+    """Checks that transformers and vLLM, without any of Assent's code, compute what a model folder was trained to.
 
-    A policy: the prompt's tokens, greedy tokens and their log-probabilities; a reward model: scores. Without anything
-    of Assent's, by transformers and vLLM. And what they go by: template, EOS and pad, tied weights, types, bias.
-    Nothing is written. Exit status 1 if something differs.
+    For a policy it compares the prompt's tokens, greedy tokens and their log-probabilities; for a reward model, scores.
+    It also checks what the engines rely on: template, EOS and pad, tied weights, types, bias. Nothing is written. The
+    exit status is 1 if something differs.
     """
 
     model: str

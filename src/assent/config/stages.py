@@ -1,4 +1,4 @@
-"""One configuration class for each command that trains on data; those that sample stand in `online.py`."""
+"""One configuration class for each command that trains on given data. `online.py` has those that sample."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, R
 
     @property
     def num_members(self) -> int:
-        """Of the ensemble; 1: there is none."""
+        """Members of the ensemble; 1 without one."""
         return self.num_heads * self.num_adapters
 
 
@@ -147,7 +147,7 @@ class KtoConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, Refe
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """Of the loss, all of them."""
+        """All hyperparameters of the loss."""
         return {name: getattr(self, name) for name in KTO_HYPERPARAMETERS}
 
 

@@ -16,7 +16,7 @@ _HYPERPARAMETERS = {
 def _half(
     *, desirable_weight: float = 1.0, undesirable_weight: float = 1.0, desirable_fraction: float = 0.5, **_: float
 ) -> float:
-    """Each row gives half its weight; the mean depends on how many are desirable."""
+    """Each row gives half its weight, so the mean depends on the share of desirable rows."""
     return 0.5 * (desirable_fraction * desirable_weight + (1.0 - desirable_fraction) * undesirable_weight)
 
 

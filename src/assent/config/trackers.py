@@ -15,7 +15,7 @@ TRACKERS = {
     "mlflow": ("mlflow",),
     "trackio": ("trackio",),
 }
-"""Name to packages, of which one must be there."""
+"""Packages of each tracker. One of them must be installed."""
 WITH_PROJECT = frozenset({"wandb", "mlflow", "trackio"})
 """TensorBoard has no projects: it reads folders."""
 
@@ -35,7 +35,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def _is_installed(module: str) -> bool:
-    """Whether the module's top can be found, on Python's path or in the working directory."""
+    """Whether the top package of the module is on Python's path or in the working directory."""
     top, here = module.partition(".")[0], os.getcwd()
     sys.path.insert(0, here)
     try:
