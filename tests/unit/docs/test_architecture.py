@@ -141,6 +141,6 @@ def test_the_walks_name_every_function_that_is_crossed() -> None:
     ways = json.loads(done.stdout)
     for what, way in ways.items():
         text = section(f"The way of one {what}")
-        named = [f"{file}: {name}" for file, name in NAMED.findall(text)]
-        assert not set(way["crossed"]) - set(named)
+        missing = set(way["crossed"]) - {f"{file}: {name}" for file, name in NAMED.findall(text)}
+        assert not missing, f"the way of one {what} does not name them"
         assert f"crosses **{way['functions']} functions in {way['files']} files**" in " ".join(text.split())
