@@ -14,7 +14,7 @@ import assent
 from assent.errors import DataError, ModelError
 from tests.support.cli import said
 from tests.support.models import tiny_model
-from tests.support.rows import answer, comparisons, demonstrations, question, write_rows
+from tests.support.rows import answers, comparisons, demonstrations, question, write_rows
 
 CPU = {"max_length": 128, "device": "cpu"}
 
@@ -75,7 +75,7 @@ def test_a_policy_that_is_its_reference_prefers_neither(shared: Path) -> None:
 
 def test_messages_as_json_are_the_row_of_a_file(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = ["--model", shared / "policy", "--reference", shared / "reference", "--max-length", 128, "--device", "cpu"]
-    texts = {"prompt": question(2), "chosen": answer("it is 3"), "rejected": answer("no 2")}
+    texts = dict(zip(("prompt", "chosen", "rejected"), (question(2), *answers(2)), strict=True))
     given = [word for name, text in texts.items() for word in (f"--{name}", json.dumps(text))]
     status, of_texts, _ = said(["explain", *models, *given, "--json"], capsys)
     assert status == 0

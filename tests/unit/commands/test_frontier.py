@@ -66,7 +66,7 @@ def test_checkpoints_of_runs_and_models_make_curves(folder: Path, capsys: pytest
     reward = train("reward", "rm", "--max-steps", 1, capsys=capsys)
     told = frontier(
         "out",
-        *("--curves.sft", long, "--curves.mixed", "[model, short]", "--samples-per-prompt", 2, "--best-of-n", 8),
+        *("--curves.sft", long, "--curves.mixed", "[model, short]", "--samples-per-prompt", 8, "--best-of-n", 8),
         *("--proxies.wrong", "rewards_of_test:proxy", "--proxies.rm", f"{reward}/model"),
         capsys=capsys,
     )
@@ -94,7 +94,7 @@ def test_checkpoints_of_runs_and_models_make_curves(folder: Path, capsys: pytest
         assert own == sorted(own)
     assert {row["curve"] for row in found["at_equal_kl"]} == {"sft", "mixed"}
     # a checkpoint's weights are those of a run that ended there
-    again = frontier("again", "--curves.sft", short, "--samples-per-prompt", 2, capsys=capsys)["written"]
+    again = frontier("again", "--curves.sft", short, "--samples-per-prompt", 8, capsys=capsys)["written"]
     assert again["methods"][0]["points"][0]["kl"]["value"] == pytest.approx(by_step[1]["kl"]["value"], rel=1e-3)
     assert again["gold_at_reference"] != 0
     lines = told["lines"]

@@ -165,7 +165,7 @@ def test_models_and_a_file_side_by_side(here: Path, capsys: pytest.CaptureFixtur
                 write_rows(here / "long.jsonl", [{"prompt": question(99), "completion": answer("a")}]) and a
                 for a in argv
             ],
-            ["no prompts in common", "what is 99 plus 1", "what is 0 plus 1"],
+            ["no prompts in common", "what is 99 plus 99?", "what is 0 plus 0?"],
         ),
         (
             lambda argv, here: [

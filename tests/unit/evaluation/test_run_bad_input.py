@@ -166,8 +166,8 @@ def test_a_prompt_as_text_is_not_one_as_messages_and_the_message_says_so(
     write_rows(here / "x.jsonl", [{"prompt": question(i)[0]["content"], "completion": "a"} for i in range(8)])
     status, _, err = said(judged(), capsys)
     assert status == 2
-    assert "whose first is 'what is 0 plus 1'\n" in err
-    assert "the first of which is 'what is 0 plus 1' (messages)" in err
+    assert "whose first is 'what is 0 plus 0?'\n" in err
+    assert "the first of which is 'what is 0 plus 0?' (messages)" in err
 
 
 def test_nothing_but_ties_is_no_certainty(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
