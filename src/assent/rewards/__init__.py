@@ -1,1 +1,1 @@
-"""Where a reward comes from: a reward model, a Python function, a rule, a server, a DPO policy; or several of them."""
+"""Sources of rewards: a reward model, a Python function, a rule, a server, a DPO policy, or several of them."""

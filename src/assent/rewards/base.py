@@ -1,4 +1,4 @@
-"""What a reward is, and the checks that every one's answers pass."""
+"""What a reward is, and the checks of what it returns."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from assent.errors import AssentError, NonFiniteError, RunError
 from assent.types import PromptGroup, Rollout, Text
 
 LARGEST = 3.4e38
-"""Of float32: training holds scores in it, and their means and squares stay finite in float64."""
+"""The largest float32. Training holds scores in float32; their means and squares stay finite in float64."""
 
 
 class Scores(list[float]):
-    """One finite score for each completion, in order, and what they were made of.
+    """One finite score for each completion, in order, and its parts.
 
-    parts       of several sources: the scores of each, by name, before their weights
-    steps       of a process reward: for each completion, one number for each of its steps (`rewards/steps.py`), a part
-                of its score; None: the score belongs to the end
-    statistics  more figures, as metrics: an ensemble's `ensemble_std`
+    parts       the scores of each of several sources, by name, before they are weighted
+    steps       a process reward's numbers: for each completion, one for each of its steps (`rewards/steps.py`), as part
+                of its score; None: the score belongs to the completion's end
+    statistics  more metrics, such as an ensemble's `ensemble_std`
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Scores(list[float]):
         self.statistics = dict(statistics or {})
 
     def metrics(self) -> dict[str, float]:
-        """`rewards/<part>` and its deviation, for each part; and the statistics."""
+        """`rewards/<part>` and its deviation for each part, and the statistics."""
         found = dict(self.statistics)
         for name, numbers in self.parts.items():
             found[f"rewards/{name}"] = statistics.fmean(numbers)
@@ -46,7 +46,7 @@ class Scores(list[float]):
         return found
 
     def of(self, i: int) -> dict[str, Any]:
-        """Of one completion, for a file: `score`, of several sources the `rewards` of each, of steps `step_rewards`."""
+        """One completion's row in a file: `score`, `rewards` by source if there are several, `step_rewards` if any."""
         row: dict[str, Any] = {"score": self[i]}
         if self.parts:
             row["rewards"] = {name: numbers[i] for name, numbers in self.parts.items()}
@@ -54,7 +54,7 @@ class Scores(list[float]):
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
-    """The scores of several calls of one reward, as if it had been one; figures that are none of a completion's go."""
+    """The scores of several calls of one reward, as if from one call, without the statistics."""
     if not parts:
         return Scores()
     names = parts[0].parts
@@ -79,19 +79,31 @@ class Reward(Protocol):
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
     ) -> list[float]:
-        """One finite score for each completion, in order; `Scores`, where there is more to say.
+        """One finite score for each completion, in order, or `Scores` to return parts, steps or statistics too.
 
-        prompts[i], groups[i] (the row it came from, with its columns) and rollouts[i] (its ids) belong to
-        completions[i]: a prompt with K completions stands there K times. RunError says which completion failed.
+        prompts[i], groups[i] (the row of the prompt, with its columns) and rollouts[i] (the ids) belong to
+        completions[i], so a prompt with K completions appears K times. A RunError names the completion that failed.
         """
 
 
 def score_rollouts(reward: Reward, rollouts: Sequence[Rollout], groups: Sequence[PromptGroup]) -> Scores:
-    """One score for each rollout, in their order; `groups[rollout.prompt_index]` is the row its prompt came from."""
-    of = [groups[rollout.prompt_index] for rollout in rollouts]
-    prompts, texts = [group.prompt for group in of], [rollout.text for rollout in rollouts]
-    scores = reward.score(prompts, texts, groups=of, rollouts=list(rollouts))
-    checked = checked_scores(reward.name, scores, prompts, texts)
+    """One score for each rollout, in order. `groups[rollout.prompt_index]` is the row of its prompt."""
+    rows = [groups[rollout.prompt_index] for rollout in rollouts]
+    texts = [rollout.text for rollout in rollouts]
+    return checked_reward(reward, [row.prompt for row in rows], texts, groups=rows, rollouts=list(rollouts))
+
+
+def checked_reward(
+    reward: Reward,
+    prompts: Sequence[Text],
+    completions: Sequence[str],
+    *,
+    groups: Sequence[PromptGroup] | None,
+    rollouts: Sequence[Rollout] | None,
+) -> Scores:
+    """The reward's scores. Raises what `checked_scores` raises."""
+    scores = reward.score(prompts, completions, groups=groups, rollouts=rollouts)
+    checked = checked_scores(reward.name, scores, prompts, completions)
     return scores if isinstance(scores, Scores) else Scores(checked)
 
 
@@ -109,10 +121,10 @@ def score_each(
     alone: Call | None = None,
     hopeless: tuple[type[Exception], ...] = (),
 ) -> Any:
-    """`check` of what `call` answers for all completions.
+    """The answer of `call` for all completions, passed through `check`.
 
-    Where it raises or `check` refuses, each completion is tried alone (by `alone`, where that is another way to call),
-    and the RunError names the first one that fails then too. `hopeless` errors are no completion's fault, and pass.
+    If either raises, each completion is tried alone (with `alone`, if given, instead of `call`), and the RunError names
+    the first one that fails again. `hopeless` errors are no completion's fault and are raised as they are.
     """
     try:
         return check(name, call(prompts, completions, groups), prompts, completions)
@@ -122,20 +134,20 @@ def score_each(
         if not isinstance(error, RunError):
             raise
         fault: Exception = error
-    except Exception as error:  # of the call, or of a generator that it gave
+    except Exception as error:  # raised by the call, or by a generator that it returned
         fault = error
     culprit = _culprit(name, alone or call, prompts, completions, groups, check)
     if not isinstance(fault, AssentError):
         raise RunError(
             f"reward {name} raised {type(fault).__name__}: {fault}",
-            got=f"a batch of {len(completions)}, on none of them alone" if culprit is None else shown(*culprit),
+            got=f"a batch of {len(completions)}, none of which fails alone" if culprit is None else shown(*culprit),
             fix="run the function on this completion by hand",
         ) from fault
     if culprit is None or shown(*culprit) in str(fault):
         raise fault
-    told = f"{fault.got}; " if fault.got is not None else ""
+    got = f"{fault.got}; " if fault.got is not None else ""
     raise type(fault)(
-        fault.what, got=f"{told}so too for {shown(*culprit)} alone", expected=fault.expected, fix=fault.fix
+        fault.what, got=f"{got}it also fails for {shown(*culprit)} alone", expected=fault.expected, fix=fault.fix
     ) from fault
 
 
@@ -147,51 +159,51 @@ def _culprit(
     groups: Sequence[PromptGroup] | None,
     check: Callable[[str, Any, Sequence[Text], Sequence[str]], Any],
 ) -> tuple[Text, str] | None:
-    """The first completion that fails alone; None where none does."""
+    """The first completion that fails alone; None if none does."""
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         try:
             answer = call([prompt], [completion], None if groups is None else [groups[i]])
             check(name, answer, [prompt], [completion])
-        except Exception:  # whatever the reward does wrong is what is looked for
+        except Exception:  # any error is the one that is looked for
             return prompt, completion
     return None
 
 
 def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
-    """The scores as floats. RunError for a wrong count or what is no number, NonFiniteError for one beyond
-    `LARGEST`, for NaN and for infinities."""
+    """The scores as floats. Raises RunError for a wrong count or a score that is not a number, NonFiniteError for NaN,
+    infinities and numbers beyond `LARGEST`."""
     try:
-        # text is read letter by letter, a mapping by its keys, a set in no order: none of them is a list of scores
+        # strings, mappings and sets can be iterated over too, but none of them is a list of scores
         answers = None if isinstance(scores, str | bytes | Mapping | Set) else list(scores)
     except TypeError:
         answers = None
     if answers is None:
         raise RunError(
-            f"reward {name} gave no list of scores",
+            f"reward {name} did not return a list of scores",
             got=shorten_middle(repr(scores)),
             expected=f"{len(completions)} numbers",
         )
     if len(answers) != len(completions):
         raise RunError(
-            f"reward {name} gave {len(answers)} scores for {len(completions)} completions",
-            expected="one number for each completion, in their order",
+            f"reward {name} returned {len(answers)} scores for {len(completions)} completions",
+            expected="one number for each completion, in the same order",
         )
     numbers: list[float] = []
     for prompt, completion, answer in zip(prompts, completions, answers, strict=True):
         try:
             number = float(answer)
-        except OverflowError:  # an integer that no float holds
+        except OverflowError:  # an integer beyond all floats
             number = math.inf
         except (TypeError, ValueError):
             raise RunError(
-                f"reward {name} gave what is no number for {shown(prompt, completion)}",
+                f"reward {name} returned a score that is not a number for {shown(prompt, completion)}",
                 got=shorten_middle(repr(answer)),
                 expected="a finite number",
             ) from None
         if not abs(number) <= LARGEST:
             raise NonFiniteError(
-                f"reward {name} gave {number} for {shown(prompt, completion)}",
-                expected=f"a finite number, no further from 0 than {LARGEST:.3g}",
+                f"reward {name} returned {number} for {shown(prompt, completion)}",
+                expected=f"a finite number between -{LARGEST:.3g} and {LARGEST:.3g}",
             )
         numbers.append(number)
     return numbers

@@ -1,4 +1,4 @@
-"""Several rewards as one: a weighted sum, or an ensemble of rewards that judge the same."""
+"""Several rewards as one: a weighted sum, or an ensemble of rewards that measure the same thing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from assent.config.ensembles import Combination
-from assent.rewards.base import Reward, Scores, checked_scores
+from assent.rewards.base import Reward, Scores, checked_reward
 from assent.rewards.reward_model import combine, disagreement
 from assent.types import PromptGroup, Rollout, Text
 
 
 class WeightedReward:
-    """Σ weight · score over the parts, each one's scores and figures kept under its name.
+    """Σ weight · score over the parts. Each part's scores and statistics are kept under its name.
 
     parts   name -> (weight, reward)
     """
@@ -30,7 +30,7 @@ class WeightedReward:
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
     ) -> Scores:
-        """`parts` of the result are unweighted; `steps`, where a part has some, are weighted, as they count."""
+        """The result's `parts` are unweighted. Its `steps`, if a part has steps, are weighted."""
         of = scores_of(self.parts, prompts, completions, groups=groups, rollouts=rollouts)
         weights = {name: weight for name, (weight, _) in self.parts.items()}
         totals = [math.fsum(weights[name] * scores[i] for name, scores in of.items()) for i in range(len(completions))]
@@ -44,7 +44,7 @@ class WeightedReward:
 
 
 class EnsembleReward(WeightedReward):
-    """The members' weighted scores combined: mean, min, or mean less k deviations; their disagreement as a figure."""
+    """Combines the members' weighted scores: mean, min, or mean - k deviations. Their disagreement is a statistic."""
 
     def __init__(self, parts: Mapping[str, tuple[float, Reward]], *, combination: Combination, name: str) -> None:
         super().__init__(parts, name=name)
@@ -73,13 +73,11 @@ def scores_of(
     groups: Sequence[PromptGroup] | None,
     rollouts: Sequence[Rollout] | None,
 ) -> dict[str, Scores]:
-    """Every part's scores of all completions, by name."""
-    found = {}
-    for name, (_, reward) in parts.items():
-        scores = reward.score(prompts, completions, groups=groups, rollouts=rollouts)
-        checked = checked_scores(reward.name, scores, prompts, completions)
-        found[name] = scores if isinstance(scores, Scores) else Scores(checked)
-    return found
+    """Each part's scores of all completions, by name."""
+    return {
+        name: checked_reward(reward, prompts, completions, groups=groups, rollouts=rollouts)
+        for name, (_, reward) in parts.items()
+    }
 
 
 def _times(weight: float, steps: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -87,12 +85,12 @@ def _times(weight: float, steps: Sequence[Sequence[float]]) -> list[list[float]]
 
 
 def named_parts(of: Mapping[str, Scores]) -> dict[str, Sequence[float]]:
-    """Each part's scores, and those of its own parts."""
+    """Each part's scores, and the scores of its own parts, by name."""
     return {name: numbers for part, scores in of.items() for name, numbers in {part: scores, **scores.parts}.items()}
 
 
 def named_figures(of: Mapping[str, Scores]) -> dict[str, float]:
-    """`ensemble_std` of part A as `rewards/A/ensemble_std`."""
+    """The parts' statistics by name: `ensemble_std` of part A is `rewards/A/ensemble_std`."""
     return {
         name if name.startswith("rewards/") else f"rewards/{part}/{name}": value
         for part, scores in of.items()

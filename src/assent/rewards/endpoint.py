@@ -1,4 +1,4 @@
-"""A reward that a server gives."""
+"""A reward that a server computes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from assent.types import PromptGroup, Rollout, Text
 
 
 class RefusedError(RunError):
-    """The server is not there, or lets nobody in: whatever it would be asked."""
+    """The server cannot be reached or refuses access, whatever the request."""
 
 
 class EndpointReward:
-    """POST {"prompts": […], "completions": […]} -> {"scores": […]}; a prompt is text, or a list of messages.
+    """POST {"prompts": […], "completions": […]} -> {"scores": […]}. A prompt is a string or a list of messages.
 
-    The key is read from the environment when the reward is made.
+    The key is read from the environment when the reward is created.
     """
 
     def __init__(self, source: EndpointSource) -> None:
@@ -83,12 +83,12 @@ class EndpointReward:
             )
         except RunError as error:
             if "JSON" in error.what or re.match(r"status (?!401|403|404|429)\d", str(error.got)):
-                raise  # something in what it was sent
+                raise  # the request itself may be the cause
             raise RefusedError(error.what, got=error.got, expected=error.expected, fix=error.fix) from None
         scores = answer.get("scores") if isinstance(answer, dict) else None
         if not isinstance(scores, list):
             raise RunError(
-                f"{self.name} did not answer with scores",
+                f"{self.name} did not return scores",
                 got=repr(answer)[:200],
                 expected='{"scores": [a number for each completion]}',
             )
@@ -100,7 +100,7 @@ class EndpointReward:
 
 
 def endpoints_of(reward: Any) -> list[EndpointReward]:
-    """The servers that a reward asks, its own members' too."""
+    """The servers that a reward calls, those of its members included."""
     own = [reward] if isinstance(reward, EndpointReward) else []
     return [*own, *(one for member in getattr(reward, "members", ()) for one in endpoints_of(member))]
 

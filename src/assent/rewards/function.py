@@ -1,4 +1,4 @@
-"""A reward that is a Python function of prompts and completions, sync or async."""
+"""A reward that is a Python function of prompts and completions, synchronous or async."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ EXTRAS = ("groups", "steps")
 
 
 class FunctionReward:
-    """`function(prompts, completions) -> scores`, or an async one.
+    """`function(prompts, completions) -> scores`, which may be async.
 
-    One with a parameter `groups` gets the rows, with their columns; one with a parameter `steps` gets the lines of each
-    completion. With `process` it gives a list for each completion, one number for each step.
+    A function with a parameter `groups` gets the rows with their columns; one with a parameter `steps` gets the lines
+    of each completion. With `process` it returns a list for each completion, with one number for each step.
     """
 
     def __init__(self, function: Callable[..., Any], *, name: str, process: bool = False) -> None:
@@ -54,7 +54,7 @@ class FunctionReward:
 
 
 def _run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """The function's answer; one that has to be awaited, when it is there."""
+    """What the function returns. An awaitable is awaited."""
     answer = function(*arguments, **keywords)
     if inspect.isawaitable(answer):
         return asyncio.run_coroutine_threadsafe(_awaited(answer), _loop()).result()
@@ -64,29 +64,29 @@ def _run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
 async def _awaited(answer: Awaitable[Any]) -> Any:
     try:
         return await answer
-    except SystemExit as error:  # it would end the loop, and nobody would hear of it
+    except SystemExit as error:  # it would end the event loop without a message
         raise RuntimeError(f"sys.exit({error.code!r})") from error
 
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """One event loop for all calls, in a thread of its own: what a function keeps between calls (a client, a semaphore)
-    is bound to the loop that it was first used in, and a notebook's loop runs in the caller's thread."""
+    """One event loop for all calls, in its own thread. What a function keeps between calls (a client, a semaphore) is
+    bound to the loop that first used it, and a notebook already runs a loop in the caller's thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="reward functions", daemon=True).start()
     return loop
 
 
 def load_function(spec: str, *, process: bool = False) -> FunctionReward:
-    """`module:function`, on Python's path or in the working directory. ConfigError where it cannot be imported."""
+    """Loads `module:function` from Python's path or the working directory. Raises ConfigError if it cannot."""
     function = import_function(spec, what="reward", may_be_async=True)
     _check_signature(function, spec)
     return FunctionReward(function, name=spec, process=process)
 
 
 def source_hash(spec: str) -> str:
-    """That of the module that `spec` names, and of the one in which its function was written. ConfigError as of
-    `load_function`."""
+    """The hash of the module that `spec` names and of the module that defines the function. Raises ConfigError as
+    `load_function` does."""
     function = load_function(spec).function
     return functions.source_hash([spec.partition(":")[0], getattr(function, "__module__", None)])
 
@@ -94,13 +94,13 @@ def source_hash(spec: str) -> str:
 def _takes(function: Callable[..., Any], name: str) -> bool:
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # built in C
+    except (TypeError, ValueError):  # a function written in C
         return False
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _check_signature(function: Callable[..., Any], spec: str) -> None:
-    """ConfigError for a function that cannot be called with prompts and completions, before anything is loaded."""
+    """Raises ConfigError if the function cannot be called with prompts and completions. Nothing else is loaded yet."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -111,13 +111,13 @@ def _check_signature(function: Callable[..., Any], spec: str) -> None:
         raise ConfigError(
             f"the reward function cannot be called with prompts and completions: {error}",
             got=f"{spec}{signature}",
-            expected="(prompts, completions), and groups and steps, where it wants them",
+            expected="(prompts, completions), and optionally groups and steps",
         ) from None
     names = list(signature.parameters)
     if names[0] == "completions" or names[1:2] == ["prompts"]:
         raise ConfigError(
-            "the reward function would take prompts for completions: it is called with prompts first",
+            "the reward function is called with prompts first, but its parameters are in the other order",
             got=f"{spec}{signature}",
-            expected="(prompts, completions), and groups and steps, where it wants them",
+            expected="(prompts, completions), and optionally groups and steps",
             fix="change the order of its first two parameters",
         )

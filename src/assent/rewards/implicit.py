@@ -1,4 +1,4 @@
-"""The reward that a policy trained by DPO holds against its reference."""
+"""The implicit reward of a policy trained with DPO, relative to its reference."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 class ImplicitReward:
     """beta · Σ_t log(π/π_ref) over the completion's tokens (Rafailov et al., arXiv:2305.18290, eq. 5), up to a term of
-    the prompt alone, which no comparison of one prompt's completions sees.
+    the prompt only, which cancels when completions of one prompt are compared.
 
-    policy_tokenizer   where it is the same as the models', rollouts are read by their own ids; else the decoded text is
-                       read in the models' own template, as by a reward model
+    policy_tokenizer   if it is the models' tokenizer, rollouts are read by their own ids; otherwise the decoded text is
+                       read in the models' template, as by a reward model
     """
 
     judges_alone = True
@@ -77,7 +77,7 @@ class ImplicitReward:
 
 
 def check_implicit(source: ImplicitSource) -> None:
-    """ModelError or ConfigError where the two cannot be compared token by token, without reading weights."""
+    """Raises ModelError or ConfigError if the two models cannot be compared token by token. Reads no weights."""
     policy, reference = source.models
     for path in (policy, reference):
         names = getattr(load_config(path), "architectures", None) or []
@@ -91,10 +91,10 @@ def check_implicit(source: ImplicitSource) -> None:
     try:
         theirs = load_tokenizer(reference)
     except ModelError:
-        return  # weights alone: nothing says that they are of other tokens
+        return  # a folder of weights only: nothing says that its tokens differ
     if not same_ids(load_tokenizer(policy), theirs):
         raise ConfigError(
-            "the reference of this implicit reward has another tokenizer than its policy",
+            "the policy and the reference of this implicit reward have different tokenizers",
             got=source.reward,
-            expected="two models that share a tokenizer: they are compared token by token",
+            expected="two models with the same tokenizer, because they are compared token by token",
         )

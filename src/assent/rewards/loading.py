@@ -1,4 +1,4 @@
-"""`--reward`: what a specification means. Sources are declared in `config/rewards.py`."""
+"""Opens what `--reward` names. Sources are declared in `config/rewards.py`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["check_contexts", "check_reward", "is_function", "judges_alone", "load_reward", "readers_of", "reward_hash"]
 
 Spec = str | Sequence[RewardSource]
-"""As an option has it, or one source's text."""
+"""The value of the option, or the text of one source."""
 
 
 def reward_hash(spec: Spec) -> str:
-    """SHA-256 of what scores: of models' files, of the source of a function's module, of the options.
+    """SHA-256 of what computes the scores: models' files, the source code of a function's module, the options.
 
-    A run is tied to it: the same path or name with other content is another reward. Of an endpoint only its address is
-    known. Errors as of `load_reward`.
+    A resumed run needs the same hash, because the same path or name with other content is another reward. Only the
+    address of an endpoint is known. Raises what `load_reward` raises.
     """
     sources = read_sources(spec)
     hashes = [_hash(leaf) for source in sources for leaf in source.leaves()]
@@ -63,9 +63,10 @@ def _hash(source: RewardSource) -> str:
 def load_reward(spec: Spec, *, ensemble: str | None = None, **options: Any) -> Reward:
     """One source, or the weighted sum of several. `options` are those of `RewardModel`.
 
-    ensemble   how the heads of a reward model make one score (config/ensembles.py); None: their mean
-    ConfigError for a function that cannot be imported, and for `ensemble` where there is none; ModelError for a folder
-    that is no reward model.
+    ensemble   how a reward model's heads are combined into one score (config/ensembles.py); None: their mean
+
+    Raises ConfigError if a function cannot be imported or `ensemble` is given without an ensemble, and ModelError if a
+    folder is not a reward model.
     """
     sources = _with_ensemble(read_sources(spec), ensemble)
     check_reward(sources, revision=options.get("revision"))
@@ -85,7 +86,7 @@ def _parts(sources: Sequence[RewardSource], options: dict[str, Any]) -> dict[str
 
 
 def _open(source: RewardSource, options: dict[str, Any]) -> Reward:
-    """Models and torch are imported only where they are needed."""
+    """Opens one source. Imports models and torch only if it needs them."""
     if isinstance(source, FunctionSource):
         return load_function(source.reward, process=source.is_process)
     if isinstance(source, EndpointSource):
@@ -113,14 +114,14 @@ def _open(source: RewardSource, options: dict[str, Any]) -> Reward:
 
 
 def _with_ensemble(sources: Sequence[RewardSource], ensemble: str | None) -> list[RewardSource]:
-    """`ensemble` is of a single reward model; ConfigError for it beside other sources."""
+    """The sources with `ensemble` set. Raises ConfigError if it is given and there is not exactly one reward model."""
     if ensemble is None:
         return list(sources)
     if len(sources) > 1 or getattr(sources[0], "combine", None) is not None:
         raise ConfigError(
-            "reward_ensemble is of a single reward model with several heads",
+            "reward_ensemble applies to a single reward model with several heads",
             got=", ".join(source.reward for source in sources),
-            fix="give `combine` with the source that has them: {reward: …, combine: min}",
+            fix="give `combine` in the source that has several heads: {reward: …, combine: min}",
         )
     if not isinstance(sources[0], ModelSource):
         Combination.parse(ensemble).check(1, name=sources[0].reward)
@@ -128,7 +129,7 @@ def _with_ensemble(sources: Sequence[RewardSource], ensemble: str | None) -> lis
 
 
 def check_reward(spec: Spec, *, ensemble: str | None = None, revision: str | None = None) -> None:
-    """What `load_reward` would refuse of sources or of `ensemble`, without reading weights."""
+    """Raises what `load_reward` would raise for the sources or `ensemble`, without reading weights."""
     for source in _with_ensemble(read_sources(spec), ensemble):
         for leaf in source.leaves():
             _check(leaf, revision)
@@ -155,7 +156,7 @@ def _check(source: RewardSource, revision: str | None) -> None:
 
 
 def _check_name(name: str) -> None:
-    """ConfigError for what is no folder and was hardly meant as one: a rule or a function, misspelt."""
+    """Raises ConfigError for a name that is not a folder and looks like a misspelt rule or function."""
     if Path(name).exists():
         return
     file, _, function = name.rpartition(":")
@@ -172,8 +173,8 @@ def _check_name(name: str) -> None:
 
 
 def check_contexts(spec: Spec, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """ModelError where a model that would read the policy's own tokens has a context shorter than `max_length`, before
-    weights are read. One with tokens of its own reads text, shortened to its context (`Encoding`)."""
+    """Raises ModelError if a model that reads the policy's own tokens has a context shorter than `max_length`. Reads no
+    weights. A model with another tokenizer reads text that is shortened to its context (`Encoding`)."""
     from assent.models.loading import check_context, load_config, load_tokenizer
     from assent.rewards.reward_model import same_tokenizer
 
@@ -185,7 +186,7 @@ def check_contexts(spec: Spec, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 
 def judges_alone(reward: Reward) -> bool:
-    """Whether a completion's score is a function of itself and its prompt: of models and rules, not of functions."""
+    """Whether a score depends on its completion and prompt only: true for models and rules, not for functions."""
     members: Sequence[Reward] = getattr(reward, "members", ())
     return all(map(judges_alone, members)) if members else bool(getattr(reward, "judges_alone", False))
 

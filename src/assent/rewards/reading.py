@@ -1,4 +1,4 @@
-"""What a model reads to judge a completion: the sampled ids where it shares the policy's tokens, else the text.
+"""What a model reads to score a completion: the sampled ids if it has the policy's tokenizer, otherwise the text.
 
 Legend: S completions, each with n tokens.
 """
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class Encoding:
-    """Completions as a model's tokens, one group for each.
+    """Turns completions into a model's tokens, one group for each.
 
-    reads_ids   rollouts are taken by their own ids; else their text is read in the model's own template
-    in_steps    completions get `step_ends`; of a text, blank lines are left out, as process models know none
-    name        of the reward, for messages
+    reads_ids   rollouts are read by their own ids; otherwise their text is read in the model's template
+    in_steps    completions get `step_ends`; blank lines of a text are left out, because process models see none
+    name        the reward's name, for messages
 
-    `figures`: of the texts read last, `texts_shortened`, the share that lost tokens of prompt or completion to
-    `max_length`; nothing where none did.
+    `figures` has `texts_shortened`, the share of the texts read last that lost tokens of prompt or completion to
+    `max_length`. It is empty if none did.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Encoding:
         groups: Sequence[PromptGroup] | None,
         rollouts: Sequence[Rollout] | None,
     ) -> list[TokenGroup]:
-        """In the order given; arguments as for `Reward.score`. RunError for what is too long to be read."""
+        """One group for each completion, in order; arguments as in `Reward.score`. RunError if one is too long."""
         if rollouts is not None and self.reads_ids:
             return [self._of_ids(*one) for one in zip(prompts, rollouts, strict=True)]
         return self._of_text(prompts, completions, groups, rollouts)
@@ -72,7 +72,7 @@ class Encoding:
                 f"reward model {self.name} cannot read {shown(prompt, rollout.text)}",
                 got=f"{length} tokens",
                 expected=f"at most {self.max_length}, its context",
-                fix="lower --max-length, or give a reward model with a longer context",
+                fix="lower --max-length, or use a reward model with a longer context",
             )
         ends: tuple[int, ...] = ()
         if self.in_steps:
@@ -88,7 +88,7 @@ class Encoding:
         groups: Sequence[PromptGroup] | None,
         rollouts: Sequence[Rollout] | None,
     ) -> list[TokenGroup]:
-        """A completion that was cut at max_new_tokens does not end: the EOS that a text gets is taken off again."""
+        """Reads the texts. A completion that was cut at max_new_tokens has no end, so its EOS is removed again."""
         steps = [tuple(steps_of(text)) for text in completions] if self.in_steps else None
         texts = completions if steps is None else [STEP_SEPARATOR.join(some) for some in steps]
         rows = [
@@ -108,7 +108,7 @@ class Encoding:
             at = [row.source for row in rows].index(sources[0])
             raise RunError(
                 f"reward model {self.name} cannot read {shown(prompts[at], completions[at])}: {reason}",
-                fix=f"give a reward model that reads more than {self.max_length} of its tokens, or shorter prompts",
+                fix=f"use a reward model with a context of more than {self.max_length} tokens, or shorter prompts",
             )
         shortened = done.report.shortened / len(rows)
         self.figures = {"texts_shortened": shortened} if shortened else {}
@@ -117,7 +117,7 @@ class Encoding:
                 if len(group.completions[0].step_ends) != len(some):
                     raise RunError(
                         f"reward model {self.name} cannot read {shown(prompts[i], completions[i])}: "
-                        "steps of it lie beyond max_length",
+                        "some of its steps lie beyond max_length",
                         got=f"{len(some)} steps",
                         expected=f"{self.max_length} tokens with the prompt",
                     )
@@ -138,25 +138,25 @@ class Encoding:
 
 
 class ModelReader:
-    """A frozen model, read in packed batches: completions of one prompt together, the prompt once."""
+    """A frozen model that reads packed batches. It reads each prompt once, with all its completions."""
 
     def __init__(self, module: AlignmentModel | Ensemble, *, device: torch.device, micro_batch_tokens: int) -> None:
         self.module, self.device, self.micro_batch_tokens = module, device, micro_batch_tokens
         self.cost = Cost.of(module, shared=module.tier != "padded")
         self.flops = 0.0
-        """Model FLOPs of what was read so far."""
+        """Model FLOPs of all reads so far."""
         self.offloaded = False
 
     def offload(self) -> None:
-        """From now on the weights are in the main memory while they are not read."""
+        """From now on the weights are in the host's memory while they are not used."""
         self.offloaded = True
         self.module.to("cpu")
 
     @torch.no_grad()
     def read(self, tokens: Sequence[TokenGroup], name: str) -> list[Tensor]:
-        """For each of `tokens` (one completion each), in order, float32 on the CPU:
+        """One tensor for each of `tokens` (one completion each), in order, float32 on the CPU:
 
-        `logprobs` (n,); `scores` (heads,) at the last token; `values` (n, heads), after each token.
+        `logprobs` (n,); `scores` (heads,) at the last token; `values` (n, heads) after each token.
         """
         shared, places = _by_prompt(tokens)
         self.flops += self.cost.score(shared) if name == "scores" else self.cost.forward(shared)
@@ -182,12 +182,12 @@ def _pieces(outputs: Outputs, name: str, lengths: list[int]) -> Sequence[Tensor]
     assert outputs.values is not None
     assert outputs.last_values is not None
     before, last = outputs.values.reshape(sum(lengths), -1), outputs.last_values.reshape(len(lengths), -1)
-    # the state after a token is the one before the next
+    # the state after a token is the state before the next one
     return [torch.cat([piece[1:], end[None]]) for piece, end in zip(before.split(lengths), last, strict=True)]
 
 
 def _by_prompt(tokens: Sequence[TokenGroup]) -> tuple[list[TokenGroup], list[list[int]]]:
-    """One group per prompt with all its completions, and where each of these stood."""
+    """One group per prompt with all its completions, and the place of each completion in `tokens`."""
     places: dict[tuple[int, ...], list[int]] = {}
     for place, group in enumerate(tokens):
         places.setdefault(group.prompt_ids, []).append(place)

@@ -1,4 +1,4 @@
-"""A reward model: a sequence classifier's folder, read at each completion's last token."""
+"""A reward model: a sequence classifier that is read at each completion's last token."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ if TYPE_CHECKING:
 
 
 class RewardModel:
-    """Scores with a folder that `assent reward` wrote, or any sequence classifier with one label.
+    """Scores with a folder that `assent reward` wrote, or with any sequence classifier with one label.
 
-    policy_tokenizer    where it is the same as the reward model's, template included, rollouts are scored by their own
-                        ids; else the decoded text is read in the reward model's template
+    policy_tokenizer    if it equals the reward model's, template included, rollouts are scored by their own ids and
+                        `reads_ids` is True; otherwise the decoded text is read in the reward model's template
     max_length          tokens of prompt and completion; longer texts lose the prompt's oldest turns (law 8)
-    micro_batch_tokens  tokens per forward pass: memory and speed, not the result
-    combination         of an ensemble's members; None: their mean
-    process             a process model: each step has a score, read at its last token
-    load                gives the model of a folder, or an ensemble's; None: the folder's own weights
+    micro_batch_tokens  tokens per forward pass; affects memory and speed, not the result
+    combination         how an ensemble's members are combined; None: their mean
+    process             a process model: each step has a score, which is read at its last token
+    load                returns the models of a folder (several for an ensemble); None: from the folder's own weights
 
-    `reads_ids` says which. Errors: ModelError before any weights are read; ConfigError for a combination that does not
-    fit.
+    Raises ModelError before any weights are read, and ConfigError if the combination does not fit the number of heads.
     """
 
     judges_alone = True
@@ -82,12 +81,12 @@ class RewardModel:
 
     @property
     def readers(self) -> list[ModelReader]:
-        """The models in memory."""
+        """The models that it holds in memory."""
         return [self.reader]
 
     @property
     def flops(self) -> float:
-        """Model FLOPs of what was scored so far."""
+        """Model FLOPs of all scores so far."""
         return self.reader.flops
 
     def score(
@@ -98,7 +97,7 @@ class RewardModel:
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
     ) -> Scores:
-        """See `Reward.score`. Several heads or adapters are an ensemble, combined as asked for."""
+        """See `Reward.score`. Several heads or adapters are an ensemble, combined by `combination`."""
         if self.process:
             return self._score_steps(prompts, completions, groups, rollouts)
         members = self.score_members(prompts, completions, groups=groups, rollouts=rollouts)
@@ -113,7 +112,7 @@ class RewardModel:
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
     ) -> Tensor:
-        """(S, M) every head's or adapter's score of each completion, in order; arguments as for `score`."""
+        """(S, M) the score of each completion by each head or adapter, in order. Arguments as for `score`."""
         if not completions:
             return torch.zeros(0, self.heads)
         return torch.stack(self.reader.read(self._encoding.tokens(prompts, completions, groups, rollouts), "scores"))
@@ -138,7 +137,7 @@ class RewardModel:
 
 
 def disagreement(members: Tensor) -> dict[str, float]:
-    """How far apart an ensemble's scores (S, M) of one completion are, in the mean; nothing where none can differ."""
+    """The mean over completions of the standard deviation of an ensemble's scores (S, M); empty for one member."""
     if len(members) == 0 or members.shape[1] == 1:
         return {}
     return {"ensemble_std": float(members.std(1, correction=0).mean())}
@@ -155,24 +154,24 @@ def combine(members: Tensor, combination: Combination) -> Tensor:
 
 
 def check_reward_model(folder: str, *, revision: str | None = None) -> int:
-    """The number of heads, without loading weights. ModelError for what is no reward model, or an adapter of another
-    base.
+    """The number of heads, without loading weights. Raises ModelError if the folder is not a reward model, or is an
+    adapter of another base.
 
-    Several labels are an ensemble's members only where the configuration says so: `assent_ensemble_size`.
+    Several labels are the members of an ensemble only if the configuration's `assent_ensemble_size` says so.
     """
     config = load_config(folder, revision=revision)
     names = getattr(config, "architectures", None) or []
     if not any(name.endswith("ForSequenceClassification") for name in names):
         raise ModelError(
             "this model has no score head, so its scores would be random",
-            got=f"{folder}: {', '.join(names) or 'no architecture named'}",
+            got=f"{folder}: {', '.join(names) or 'no architecture'}",
             expected="a sequence classifier with one label",
             fix="train one with `assent reward --model …`",
         )
     declared = getattr(config, "assent_ensemble_size", 1)
     if config.num_labels != declared:
         raise ModelError(
-            f"this classifier has {config.num_labels} labels, so it is no reward model",
+            f"this classifier has {config.num_labels} labels, so it is not a reward model",
             got=f"{folder}: {', '.join(map(str, list(config.id2label.values())[:5]))}",
             expected="one label, or as many as the configuration's assent_ensemble_size says",
         )
@@ -181,12 +180,12 @@ def check_reward_model(folder: str, *, revision: str | None = None) -> int:
 
 
 def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
-    """Whether both give the same ids for every text and conversation: equal tokenizer.json, equal chat template."""
+    """Whether both give the same ids for every text and conversation: tokenizer.json and chat template are equal."""
     return a.chat_template == b.chat_template and same_ids(a, b)
 
 
 def same_ids(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
-    """Whether both give the same ids for every text: equal tokenizer.json."""
+    """Whether both give the same ids for every text: tokenizer.json is equal."""
     return _content(a) == _content(b)
 
 

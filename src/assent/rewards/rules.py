@@ -1,4 +1,4 @@
-"""Rewards that are rules of the text alone, by the names of `config/rewards.py`."""
+"""Rewards that are rules about the text alone, by their names in `config/rewards.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from assent.types import PromptGroup, Rollout, Text
 
 
 class RuleReward:
-    """One number for each completion, a function of its text."""
+    """Scores each completion with a function of its text."""
 
     judges_alone = True
 
@@ -31,7 +31,7 @@ class RuleReward:
 
 
 def length(text: str, source: LengthSource) -> float:
-    """0 from minimum to maximum; (n - minimum) / minimum below, (maximum - n) / maximum above."""
+    """0 between minimum and maximum, (n - minimum) / minimum below, (maximum - n) / maximum above."""
     n = len(text.split()) if source.unit == "words" else len(text)
     if source.minimum and n < source.minimum:
         return n / source.minimum - 1.0
@@ -41,7 +41,7 @@ def length(text: str, source: LengthSource) -> float:
 
 
 def format_of(text: str, source: FormatSource) -> float:
-    """1 or 0."""
+    """1 if the text has the format, otherwise 0."""
     if source.tags is not None:
         inside = r"((?:(?!</?(?:" + "|".join(source.tags) + r")>).)*)"
         sections = r"\s*".join(f"<{tag}>{inside}</{tag}>" for tag in source.tags)
@@ -54,14 +54,14 @@ def format_of(text: str, source: FormatSource) -> float:
 
 
 def regex(text: str, source: RegexSource) -> float:
-    """1 or 0."""
+    """1 if the pattern matches, otherwise 0."""
     pattern = re.compile(source.pattern, re.DOTALL)
     found = pattern.search(text) if source.match == "search" else pattern.fullmatch(text.strip())
     return float(found is not None)
 
 
 def repetition(text: str, source: RepetitionSource) -> float:
-    """distinct / all - 1 over the runs of `ngram_size` words, case aside; 0 for a text too short to repeat one."""
+    """distinct / all - 1 over the runs of `ngram_size` lower-cased words; 0 for a text too short to repeat one."""
     words, n = text.lower().split(), source.ngram_size
     runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(runs)) / len(runs) - 1.0 if runs else 0.0
@@ -73,7 +73,7 @@ RULES: Mapping[str, Callable[[str, Any], float]] = {
     "regex": regex,
     "repetition": repetition,
 }
-"""By the names of config/rewards.py."""
+"""Name in config/rewards.py -> rule."""
 
 
 def rule_of(source: RewardSource) -> RuleReward:

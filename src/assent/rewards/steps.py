@@ -1,7 +1,7 @@
-"""The successive steps of a completion: its lines. Where each ends among the sampled tokens, and numbers for each.
+"""The successive steps of a completion, which are its lines: where each ends among the sampled tokens, and its number.
 
-A step is a line with something to see in it; blank lines behind it belong to it. As in the data of process models it
-ends with the token that holds its line break, the last one with the completion's last token (EOS, where it ended).
+A step is a line with a visible character; the blank lines after it belong to it. As in the data of process models, it
+ends with the token that holds its line break. The last step ends with the completion's last token (EOS, if it ended).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from assent.types import Text
 
 
 def steps_of(text: str) -> list[str]:
-    """The lines in which there is something to see; of a blank text, one step without anything in it."""
+    """The lines with a visible character. A blank text has one empty step."""
     return [line for line in text.split(STEP_SEPARATOR) if line.strip()] or [""]
 
 
 def step_ends(ids: Sequence[int], text: str, decode: Callable[[Sequence[int]], str]) -> tuple[int, ...]:
-    """The last token of each of `steps_of(text)`, ascending; two steps may end in one token.
+    """The last token of each of `steps_of(text)`, ascending. Two steps may end in the same token.
 
-    ids      of the completion, at least one
-    text     what they say
-    decode   of any number of the first of them; a line break is never a part of another character, so the breaks among
-             the first t tokens' text are those of the text up to there
+    ids      the completion's ids, at least one
+    text     their text
+    decode   the text of the first t ids, for any t. A line break is never part of another character, so that text has
+             all line breaks up to token t
     """
     lines = text.split(STEP_SEPARATOR)
     seen = [number for number, line in enumerate(lines) if line.strip()]
@@ -41,7 +41,7 @@ def step_ends(ids: Sequence[int], text: str, decode: Callable[[Sequence[int]], s
 
 
 def checked_steps(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> Scores:
-    """Process rewards: for each completion as many finite numbers as it has steps. Its score is their sum."""
+    """Process rewards: for each completion, one finite number for each of its steps. Its score is their sum."""
     given = checked_lists(name, scores, prompts, completions)
     flat = [number for numbers in given for number in numbers]
     of = [(prompt, text) for prompt, text, numbers in zip(prompts, completions, given, strict=True) for _ in numbers]
@@ -51,10 +51,10 @@ def checked_steps(name: str, scores: Any, prompts: Sequence[Text], completions: 
 
 
 def checked_lists(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> list[list[Any]]:
-    """A list for each completion, as long as it has steps. RunError that names the completion where there is none."""
+    """A list for each completion, with one entry for each step. A RunError names the first completion without one."""
     if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(completions):
         raise RunError(
-            f"process reward {name} gave no list for each completion",
+            f"process reward {name} did not return a list for each completion",
             got=f"{len(scores)} for {len(completions)}" if isinstance(scores, Sequence) else repr(scores)[:100],
             expected="for each completion, one number for each of its steps",
         )
@@ -65,9 +65,9 @@ def checked_lists(name: str, scores: Any, prompts: Sequence[Text], completions: 
         given = list(numbers) if is_list else []  # once: a generator is empty the second time
         if len(given) != expected:
             raise RunError(
-                f"process reward {name} gave other than a number for each step of {shown(prompt, text)}",
+                f"process reward {name} did not return one number for each step of {shown(prompt, text)}",
                 got=repr(numbers)[:100],
-                expected=f"{expected} number{'s' if expected > 1 else ''}: its lines, blank ones left out",
+                expected=f"{expected} number{'s' if expected > 1 else ''}: one for each line that is not blank",
             )
         lists.append(given)
     return lists

@@ -308,7 +308,7 @@ def test_rewards_that_are_none(
     command: str, here: Path, two_labels: Path, unread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A classifier of several labels that are not declared members; what cannot be imported."""
-    several = "2 labels, so it is no reward model"
+    several = "2 labels, so it is not a reward model"
     refused(judged(command, here, two_labels), here, capsys, several)
     short = "{reward: length, maximum: 9}"
     refused(judged(command, here, short, f"{{reward: {two_labels}, weight: 2}}"), here, capsys, several)

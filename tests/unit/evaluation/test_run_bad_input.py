@@ -89,8 +89,8 @@ def judged(*more: object) -> list[object]:
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
-        (compare("--judge", f"{HERE}:beyond_floats"), ["gave inf", "completion 'no 0'", "a finite number"]),
-        (compare("--judge", f"{HERE}:near_the_largest_float"), ["gave 1.5e+308", "completion 'no 0'", "3.4e+38"]),
+        (compare("--judge", f"{HERE}:beyond_floats"), ["returned inf", "completion 'no 0'", "a finite number"]),
+        (compare("--judge", f"{HERE}:near_the_largest_float"), ["returned 1.5e+308", "completion 'no 0'", "3.4e+38"]),
         (compare("--judge", f"{HERE}:leaves"), [f"{HERE}:leaves raised RuntimeError: sys.exit(0)"]),
         (compare("--pair-judge", f"{HERE}:leaves_pairs"), [f"{HERE}:leaves_pairs raised SystemExit: 0"]),
         (judged("--safety", f"{HERE}:safety_leaves"), ["safety_leaves raised SystemExit: 0"]),

@@ -51,9 +51,9 @@ def test_prompts_completions_columns_and_the_key_arrive_in_batches(monkeypatch: 
 @pytest.mark.parametrize(
     ("of_bad", "message"),
     [
-        ((200, {"scores": ["good"]}), "no number for completion 'bad'"),
+        ((200, {"scores": ["good"]}), "not a number for completion 'bad'"),
         ((200, {"scores": []}), "completion 'bad' of prompt 'c'"),
-        ((200, {"score": [1]}), "did not answer with scores.*\n.*completion 'bad' of prompt 'c' alone"),
+        ((200, {"score": [1]}), "did not return scores.*\n.*completion 'bad' of prompt 'c' alone"),
         ((200, "oops"), "did not answer with JSON.*\n.*completion 'bad'"),
         ((400, {"error": "too rude"}), "status 400.*too rude.*completion 'bad'"),
         ((500, "crash"), "status 500: crash.*completion 'bad'"),

@@ -76,20 +76,20 @@ def test_a_score_that_is_not_finite_names_the_completion(wrong: float) -> None:
 
 def test_a_wrong_count_names_the_completion() -> None:
     reward = FunctionReward(lambda p, c: [0.0 for x in c if x != "lost"], name="n")
-    with pytest.raises(RunError, match="gave 1 scores for 2 completions") as caught:
+    with pytest.raises(RunError, match="returned 1 scores for 2 completions") as caught:
         reward.score(PROMPTS, ["fine", "lost"])
     assert "completion 'lost'" in str(caught.value)
 
 
 def test_what_is_no_number_or_no_list() -> None:
-    with pytest.raises(RunError, match="no number for completion 'x'"):
+    with pytest.raises(RunError, match="not a number for completion 'x'"):
         FunctionReward(lambda p, c: ["good"] * len(c), name="n").score(["a"], ["x"])
-    with pytest.raises(RunError, match="gave no list of scores"):
+    with pytest.raises(RunError, match="did not return a list of scores"):
         FunctionReward(lambda p, c: 3.0, name="n").score(["a"], ["x"])
 
 
 def test_a_tensor_of_several_numbers_for_a_completion_is_no_number() -> None:
-    with pytest.raises(RunError, match="no number for completion 'x'"):
+    with pytest.raises(RunError, match="not a number for completion 'x'"):
         FunctionReward(lambda p, c: torch.zeros(len(c), 2), name="n").score(PROMPTS, ["x", "y"])
     for answer in (torch.tensor([1.5, 2.0]), np.array([1.5, 2.0]), (x for x in (1.5, 2))):
         assert FunctionReward(lambda p, c, given=answer: given, name="n").score(PROMPTS, ["x", "y"]) == [1.5, 2.0]
@@ -103,12 +103,12 @@ def test_a_generator_that_raises_names_the_completion() -> None:
 
 @pytest.mark.parametrize("answer", [{"1": 0.5, "2": 0.7}, {1.0, 2.0}, "12", b"12"], ids=["dict", "set", "str", "bytes"])
 def test_an_answer_without_order_or_made_of_letters_is_no_list_of_scores(answer: object) -> None:
-    with pytest.raises(RunError, match="gave no list of scores"):
+    with pytest.raises(RunError, match="did not return a list of scores"):
         FunctionReward(lambda p, c: answer, name="n").score(PROMPTS, ["x", "y"])
 
 
 def test_steps_scored_by_a_mapping_are_refused() -> None:
-    with pytest.raises(RunError, match="other than a number for each step"):
+    with pytest.raises(RunError, match="did not return one number for each step"):
         FunctionReward(lambda p, c: [{"1": 0.5} for _ in c], name="n", process=True).score(["a"], ["x"])
 
 
@@ -129,8 +129,8 @@ def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatc
         "my_rewards_xyz:absent": "has no such function",
         "my_rewards_xyz:number": "cannot be called",
         "my_rewards_xyz:one": "cannot be called with prompts and completions",
-        "my_rewards_xyz:turned": "would take prompts for completions",
-        "my_rewards_xyz:second": "would take prompts for completions",
+        "my_rewards_xyz:turned": "its parameters are in the other order",
+        "my_rewards_xyz:second": "its parameters are in the other order",
         "broken_rewards_xyz:score": "No module named 'no_such_module_xyz'",
         "absent_rewards_xyz:score": "No module named 'absent_rewards_xyz'",
         "my_rewards_xyz.py:score": "leave out .py: my_rewards_xyz:score",

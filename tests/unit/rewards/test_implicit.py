@@ -75,7 +75,7 @@ def test_two_that_cannot_be_compared_are_refused_before_weights_are_read(folders
         check_reward(read_sources({"reward": f"implicit:{policy},{reference}", "beta": 1}))
 
     refuse(folders["policy"], folders["reference"])
-    with pytest.raises(ConfigError, match="another tokenizer"):
+    with pytest.raises(ConfigError, match="different tokenizers"):
         refuse(folders["policy"], folders["alien"])
     with pytest.raises(ModelError, match="not a policy"):
         refuse(folders["scorer"], folders["reference"])

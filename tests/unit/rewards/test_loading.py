@@ -232,7 +232,7 @@ def test_a_part_that_fails_is_named_with_the_completion() -> None:
         "f": (1.0, FunctionReward(fragile, name="m:f")),
     }
     reward = WeightedReward(parts, name="sum")
-    with pytest.raises(NonFiniteError, match="m:f gave nan for completion 'bad'"):
+    with pytest.raises(NonFiniteError, match="m:f returned nan for completion 'bad'"):
         reward.score(["a", "b"], ["fine", "bad"])
     with pytest.raises(RunError, match="m:f raised ZeroDivisionError"):
         reward.score(["a", "b"], ["fine", ""])
@@ -251,5 +251,5 @@ def test_options_are_part_of_what_a_run_is_tied_to() -> None:
 
 def test_reward_ensemble_is_of_a_single_reward_model() -> None:
     for spec in ([BREVITY, LETTERS], [{"reward": "a/model", "combine": "min"}]):
-        with pytest.raises(ConfigError, match="of a single reward model with several heads"):
+        with pytest.raises(ConfigError, match="applies to a single reward model with several heads"):
             check_reward(read_sources(spec), ensemble="min")

@@ -199,7 +199,7 @@ def test_what_is_no_reward_model_is_refused_before_its_weights_are_read(
     bare = tmp_path / "bare"
     shutil.copytree(folders["two"], bare)
     (bare / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="2 labels, so it is no reward model"):
+    with pytest.raises(ModelError, match="2 labels, so it is not a reward model"):
         load_reward(str(bare))
 
 

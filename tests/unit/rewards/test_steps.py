@@ -123,8 +123,8 @@ def test_a_function_gives_a_number_for_each_step_and_its_faults_are_named() -> N
     for wrong, message in (
         ([1.0], "2 numbers"),
         (1.0, "2 numbers"),
-        ([1.0, "x"], "no number for"),
-        ([1.0, float("nan")], "gave nan"),
+        ([1.0, "x"], "not a number for"),
+        ([1.0, float("nan")], "returned nan"),
     ):
         reward = FunctionReward(
             lambda p, c, bad=wrong: [bad if "\n" in text else [0.0] for text in c], name="n", process=True
