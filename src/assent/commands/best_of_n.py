@@ -26,6 +26,7 @@ from assent.inference.best_of_n import best_index, best_of_n_kl_bound
 from assent.inference.blocks import best_of_blocks
 from assent.inference.curve import CurvePoint, Drawn, best_of_n_curve, drawn_of, n_for_gain
 from assent.inference.soft import perturbed
+from assent.models.tokenizing import decode
 from assent.rewards.base import Reward, Scores, checked_scores, score_rollouts
 from assent.rewards.loading import check_reward, load_reward, readers_of, reward_hash
 from assent.rollouts.sampler import SamplingParams, SeedKey
@@ -267,7 +268,7 @@ def _by_blocks(job: Job, reward: Reward, params: SamplingParams, folder: RunFold
         params=params,
         seed=SeedKey(config.seed, "sample", 0),
         score=score,
-        decode=lambda ids: job.sampler.texts([ids])[0],
+        decode=lambda ids: decode(ids, job.sampler.tokenizer),
         choose=choose,
     )
     rows = [{**row_of(group, one.rollout), "score": one.score} for group, one in zip(groups, guided, strict=True)]

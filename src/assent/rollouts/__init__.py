@@ -1,1 +1,1 @@
-"""Completions sampled from a policy, each token with its log-probability and the version that sampled it."""
+"""Samples completions from a policy. Tokens have their log-probabilities; rollouts name the policy's version."""

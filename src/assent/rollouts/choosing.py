@@ -8,13 +8,13 @@ from torch.nn.functional import pad
 
 from assent.rollouts.sampler import SamplingParams
 
-_LARGEST = 1.0 - 2.0**-22  # a uniform of 1 - 2^-24 times a total can round up to the total, beyond the last token
+_LARGEST = 1.0 - 2.0**-22  # (1 - 2^-24) times a total can round up to the total, which is beyond the last token
 
 
 def choose(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """logits (S, V), uniforms (S,) in [0, 1) -> ids (S,) and log-probabilities (S,) float32.
 
-    The log-probability is that of the policy at `params.temperature`, before top_k and top_p.
+    Log-probabilities are those of the policy at `params.temperature`, before top_k and top_p.
     """
     logits = logits.float()
     if params.temperature != 1.0:
@@ -33,8 +33,8 @@ def choose(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Te
 def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     """weights (S, V) >= 0, not all zero in a row; uniforms (S,) -> (S,) indices, drawn in proportion to the weights.
 
-    In two levels, over blocks of about sqrt(V) and within one: a running sum over a whole vocabulary is slow and, in
-    float32, rounds away the tail.
+    It searches in two levels, over blocks of about sqrt(V) weights and within one block, because a running sum over a
+    whole vocabulary is slow and, in float32, rounds the tail away.
     """
     rows, size = weights.shape
     block = max(1, round(size**0.5))
@@ -59,6 +59,6 @@ def _truncate(weights: Tensor, total: Tensor, params: SamplingParams) -> Tensor:
     if params.top_p < 1.0:
         ordered, order = weights.sort(dim=-1, descending=True)
         before = ordered.cumsum(-1) - ordered
-        kept = torch.where(before < params.top_p * total[:, None], ordered, 0.0)  # the first always stays
+        kept = torch.where(before < params.top_p * total[:, None], ordered, 0.0)  # the first is always kept
         weights = torch.zeros_like(weights).scatter(-1, order, kept)
     return weights

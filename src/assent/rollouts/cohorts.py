@@ -1,11 +1,12 @@
-"""Rows in flight and their attention: a prompt's keys and values stand once and all its completions attend to them.
+"""Rows in flight and their attention: a prompt's keys and values are stored once, and all its completions attend to
+them.
 
-Rows that were admitted together, to prompts of like lengths, are a cohort: they are of one age, so their own keys and
-values stand in buffers without padding or mask, allocated once for the longest completion. Scores of the prompt and of
-the row's own tokens are put side by side for one softmax, the weights go back to either's values.
+Rows that were admitted together and have prompts of similar lengths are a cohort. They have the same age, so their own
+keys and values are in buffers without padding or mask, allocated once for the longest completion. The scores of the
+prompt and of the row's own tokens are concatenated for one softmax; its weights then multiply the values of each.
 
-Legend: P prompts, S rows of a cohort, N rows of all, J key heads, R query heads per key head, D head width, L longest
-prompt, C room for own tokens, t tokens of its own that a row has.
+Legend: P prompts, S rows of a cohort, N rows of all cohorts, J key heads, R query heads per key head, D head width,
+L longest prompt, C room for own tokens, t own tokens that a row has.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from assent.models.segments import Segments
 from assent.rollouts.graphs import SPAN
 
 NAME = "assent_cohorts"
-"""Name of the attention function, and of the keyword that carries the flight."""
+"""Name of the attention function, and of the keyword that passes the flight."""
 
 
 @dataclass(slots=True)
 class Layer:
-    """One layer's keys and values of a cohort; the prompts' keys stand transposed, as the product wants them."""
+    """A cohort's keys and values in one layer. The prompts' keys are stored transposed, as the product needs them."""
 
     prompt_keys: Tensor  # (P, J, D, L)
     prompt_values: Tensor  # (P, J, L, D')
@@ -38,21 +39,21 @@ class Layer:
 
 @dataclass(slots=True)
 class Cohort:
-    """`of` (S,) ascending: the prompt of each row. `lengths` (P,): of the prompts."""
+    """Rows of one age. `of` (S,), ascending: the prompt of each row. `lengths` (P,): the prompts' lengths."""
 
     lengths: Tensor
     of: Tensor
     room: int
     age: int = 0
-    at: Tensor | None = None  # (1,) the age, where a step keeps its shapes and is replayed (graphs.py)
+    at: Tensor | None = None  # (1,) the age, if steps keep their shapes and are replayed (graphs.py)
     layers: list[Layer] = field(default_factory=list)
-    # rows in a rectangle of (P, K): `slots` (P·K,) the row of each place, `place` (S,) its inverse; None: they are one
+    # rows in a (P, K) rectangle: `slots` (P·K,) the row of each place, `place` (S,) the inverse; None: they fill it
     slots: Tensor | None = None
     place: Tensor | None = None
     width: int = 0
     longest: int = 0
     padded: bool = False
-    biases: dict[int | None, Tensor] = field(default_factory=dict)  # of this step, by window
+    biases: dict[int | None, Tensor] = field(default_factory=dict)  # this step's, by window
 
     def __post_init__(self) -> None:
         self.arrange()
@@ -63,16 +64,16 @@ class Cohort:
 
     @property
     def reach(self) -> int:
-        """Own tokens that attention looks at: those that a row has, its newest included; or more, which are masked."""
+        """Own tokens that attention reads: those that a row has, the newest included, or more, which are masked."""
         return self.age + 1 if self.at is None else min(self.room, -(-(self.age + 1) // SPAN) * SPAN)
 
     @property
     def tokens(self) -> int:
-        """Of cache, allocated."""
+        """Tokens of cache that are allocated."""
         return len(self.lengths) * self.longest + self.rows * self.room
 
     def arrange(self) -> None:
-        """Where each row stands in the rectangle. Synchronises with the device: called when rows change."""
+        """Finds each row's place in the rectangle. Synchronises with the device, so it runs only when rows change."""
         counts = torch.bincount(self.of, minlength=len(self.lengths))
         self.width, self.longest = int(counts.max()), int(self.lengths.max())
         self.padded = bool((self.lengths != self.longest).any())
@@ -84,7 +85,7 @@ class Cohort:
             self.slots[self.place] = torch.arange(self.rows, device=self.of.device)
 
     def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these, ascending, and prompts that have no row left."""
+        """Drops all rows except `rows` (ascending), and the prompts that then have no row."""
         of = self.of[rows]
         kept, self.of = torch.unique_consecutive(of, return_inverse=True)
         fewer = len(kept) < len(self.lengths)
@@ -97,7 +98,7 @@ class Cohort:
             self.layers[i] = Layer(keys, values, layer.own_keys[rows], layer.own_values[rows])
 
     def placed(self, rows: Tensor) -> Tensor:
-        """(S, J, R, n) -> (P, J, width·R, n): all completions of a prompt are queries of one product."""
+        """(S, J, R, n) -> (P, J, width·R, n), so that all completions of a prompt are queries of one product."""
         rows = rows if self.slots is None else rows.index_select(0, self.slots)
         return rows.unflatten(0, (-1, self.width)).transpose(1, 2).flatten(2, 3)
 
@@ -107,7 +108,7 @@ class Cohort:
         return rows if self.place is None else rows.index_select(0, self.place)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """(P, 1, 1, longest + reach), or None where every row sees its whole prompt and all of its own."""
+        """(P, 1, 1, longest + reach), or None if every row sees its whole prompt and all its own tokens."""
         age = self.age if self.at is None else self.at
         if self.at is None and not self.padded and (window is None or self.longest + self.age < window):
             return None
@@ -125,18 +126,18 @@ class Cohort:
 
 @dataclass(slots=True)
 class Flight:
-    """What the attention function is handed: cohorts whose rows, one after another, are the N rows of the input; or,
-    while prompts are read, the packed row's segments and the cohort that they fill."""
+    """The input of the attention function: cohorts whose rows, one after another, are the N rows of the input. While
+    prompts are read, it is the packed row's segments and the cohort that they fill."""
 
     cohorts: list[Cohort] = field(default_factory=list)
     calls: int = 0
     segments: Segments | None = None
     filling: Cohort | None = None
-    gather: Tensor | None = None  # (P', L) where in the packed row each prompt's tokens are; padding is any
-    first: int = 0  # the first of these prompts
+    gather: Tensor | None = None  # (P', L) where each prompt's tokens are in the packed row; padding may be anything
+    first: int = 0  # the index of the first of these prompts
 
     def fill(self, key: Tensor, value: Tensor) -> None:
-        """(1, J, T, D) of the packed row into the cohort's next layer."""
+        """Writes the packed row's keys and values (1, J, T, D) into the cohort's next layer."""
         cohort, gather = self.filling, self.gather
         assert cohort is not None
         assert gather is not None
@@ -147,7 +148,7 @@ class Flight:
                 Layer(
                     key.new_empty(prompts, heads, size, width),
                     value.new_empty(prompts, heads, width, size_v),
-                    key.new_zeros(rows, heads, cohort.room, size),  # what is masked must be finite
+                    key.new_zeros(rows, heads, cohort.room, size),  # masked entries must be finite
                     value.new_zeros(rows, heads, cohort.room, size_v),
                 )
             )
@@ -173,9 +174,9 @@ def attention(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """(1, H, N, D), (1, J, N, D), (1, J, N, D') -> (1, N, H, D'): each row's newest token sees its prompt and its own.
+    """(1, H, N, D), (1, J, N, D), (1, J, N, D') -> (1, N, H, D'): each row's newest token sees the prompt and the row.
 
-    Keywords as in `models.attention.attention`, which serves the reading of prompts.
+    Keywords as in `models.attention.attention`, which reads the prompts.
     """
     flight = assent_cohorts
     if flight.segments is not None:
@@ -208,7 +209,7 @@ def attention(
 
 
 def _attend(cohort: Cohort, layer: Layer, query: Tensor, options: Options) -> Tensor:
-    """(S, H, D) -> (S, H, D'). Softmax in float32 or wider."""
+    """(S, H, D) -> (S, H, D'). The softmax is in float32 or wider."""
     rows, heads, size = query.shape
     key_heads = layer.own_keys.shape[1]
     query = (query * options.scale).reshape(rows, key_heads, -1, size)

@@ -1,10 +1,10 @@
-"""The ways to decode with any causal model of transformers, and the probe that decides which one a model gets.
+"""The ways to decode with any causal model of transformers, and the probe that chooses one for a model.
 
-cohorts   keys and values of a prompt stand once for all its completions, rows of several ages decode together, our
-          attention function (`cohorts.py`): every model that reads packed rows
-graphs    the same on CUDA, a step started as one graph (`graphs.py`)
+cohorts   a prompt's keys and values are stored once for all its completions, rows of several ages decode together, with
+          our attention function (`cohorts.py`): for every model that reads packed rows
+graphs    the same on CUDA, with each step started as one graph (`graphs.py`)
 dynamic   the model's own DynamicCache and a 2-D mask
-reread    no cache: every step reads the whole row again, rows of one length together (recurrent and hybrid models)
+reread    no cache: every step reads the whole row again, rows of equal length together (recurrent and hybrid models)
 
 Legend: P prompts, S rows (completions in flight), V vocabulary, d hidden width.
 """
@@ -30,42 +30,42 @@ from assent.rollouts.graphs import CapturedStep, OnDevice, can_record, without_w
 from assent.rollouts.plain_decoders import DynamicDecoder, Prompts, RereadDecoder
 
 CPU_PREFILL_TOKENS = 1024
-"""Read together; on a CPU few at a time, so that activations stay in its cache."""
+"""Prompt tokens that a CPU reads together: few, so that activations stay in its cache."""
 
 COHORT_COST = {"cpu": 250_000, "other": 100_000_000}
-"""What decoding one more cohort costs in each layer and step, as numbers of padded keys and values that are read in the
-same time. On a CPU it was measured; elsewhere it is the start of some forty kernels against the memory's bandwidth."""
+"""The cost of decoding one more cohort in each layer and step, as the padded keys and values that are read in the same
+time. The CPU's was measured; the other is the start of about forty kernels at the memory's bandwidth."""
 
 
 class Decoder(Protocol):
-    """Rows in flight. What it returns for each row is what `logits` takes: the logits of all rows at once would be
-    large, so they are made in parts."""
+    """Decodes rows in flight. It returns for each row what `logits` takes: all rows' logits at once would be large, so
+    the caller computes them in parts."""
 
     refills: bool
     """Whether prompts can be admitted while rows are in flight."""
     shares_prompts: bool
-    """Whether a prompt stands in the cache once for all its rows."""
+    """Whether the cache stores a prompt once for all its rows."""
 
     @property
     def tokens(self) -> int:
-        """Of cache, in flight; 0 where nothing is."""
+        """Tokens of cache in flight; 0 if there are none."""
 
     def admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        """Reads each prompt once and adds, behind the rows in flight, repeats[p] rows of it with room for `room`
-        tokens each. (new rows, …)"""
+        """Reads each prompt once and adds repeats[p] rows of it after the rows in flight, each with room for `room`
+        tokens. Returns (new rows, …)."""
 
     def step(self, ids: Tensor) -> Tensor:
-        """Appends ids (S,) to the rows. (S, …)"""
+        """Appends ids (S,) to the rows. Returns (S, …)."""
 
     def logits(self, read: Tensor) -> Tensor:
         """Next-token logits (S, V)."""
 
     def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these, ascending."""
+        """Drops all rows except `rows` (ascending)."""
 
 
 class CohortDecoder:
-    """Trunk and head apart: the head reads each prompt's last token and each row's newest."""
+    """Calls trunk and head separately: the head reads each prompt's last token and each row's newest token."""
 
     refills = shares_prompts = True
 
@@ -76,11 +76,11 @@ class CohortDecoder:
         heads = int(config.num_attention_heads)
         width = 2 * self.features * int(getattr(config, "num_key_value_heads", None) or heads) // heads
         self.cohort_cost = COHORT_COST["cpu" if self.device.type == "cpu" else "other"] / width
-        """In tokens of padding."""
+        """The cost of one more cohort, in padding tokens."""
         self.scale = Logits.of(model.config)
         last = install(model, trunk_of(model))
         self.reads_ends = last is not None and last.serves_prompts
-        """Whether the last layer's MLP is computed for prompts' ends alone."""
+        """Whether the last layer's MLP is computed for the prompts' last tokens only."""
         self.flight = Flight()
         self.positions = torch.zeros(0, dtype=torch.long, device=self.device)
 
@@ -97,7 +97,7 @@ class CohortDecoder:
         return torch.cat(states)
 
     def _admit(self, prompts: Prompts, repeats: Sequence[int], room: int) -> Tensor:
-        """One cohort."""
+        """Admits one cohort."""
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         of = torch.arange(len(prompts)).repeat_interleave(torch.tensor(repeats)).to(self.device)
         cohort = self._cohort(lengths, of, room)
@@ -110,7 +110,7 @@ class CohortDecoder:
         return Cohort(lengths, of, room)
 
     def _fill(self, cohort: Cohort, prompts: Prompts, part: slice) -> Tensor:
-        """Reads some of the cohort's prompts in one packed row; the last state of each."""
+        """Reads some of the cohort's prompts in one packed row. Returns the last state of each."""
         ends = np.cumsum([len(prompt) for prompt in prompts[part]])
         starts = np.append(0, ends[:-1])
         within = np.minimum(np.arange(cohort.longest), (ends - starts - 1)[:, None])
@@ -174,7 +174,7 @@ class CohortDecoder:
 
 
 def _alike(lengths: np.ndarray, *, cost: float) -> list[np.ndarray]:
-    """Neighbours of like lengths, which are padded to one: parted where that saves more than `cost` tokens."""
+    """Cuts lengths into runs of neighbours, each padded to one length. A cut must save more than `cost` tokens."""
     size = np.arange(1, len(lengths))
     padded = np.maximum.accumulate(lengths)[:-1] * size
     padded += np.maximum.accumulate(lengths[::-1])[-2::-1] * size[::-1]
@@ -185,10 +185,10 @@ def _alike(lengths: np.ndarray, *, cost: float) -> list[np.ndarray]:
 
 
 class GraphDecoder(CohortDecoder):
-    """Cohorts whose steps keep their shapes, so that one is recorded and the others replay it (`graphs.py`).
+    """Cohorts whose steps keep their shapes, so that one step is recorded and the others replay it (`graphs.py`).
 
-    The first step after rows have changed runs as it stands, which lets libraries set up what may not be recorded; the
-    second is recorded, and again wherever a cohort's reach has grown.
+    The first step after the rows have changed runs unrecorded, so that libraries set up what must not be recorded. The
+    second step is recorded, and a step is recorded again whenever a cohort's reach has grown.
     """
 
     def __init__(
@@ -200,9 +200,9 @@ class GraphDecoder(CohortDecoder):
         self.capture = capture
         self.recorded: CapturedStep | None = None
         self.failed = ""
-        """Why nothing is recorded any more: for want of memory, say. Steps are then started kernel by kernel."""
+        """Why steps are no longer recorded, such as too little memory. They are then started kernel by kernel."""
         self.reach: list[int] = []
-        """Of each cohort in the step before; empty where rows have changed since."""
+        """Each cohort's reach in the previous step; empty if rows have changed since."""
         self.ids = self.positions
 
     def _cohort(self, lengths: Tensor, of: Tensor, room: int) -> Cohort:
@@ -231,7 +231,7 @@ class GraphDecoder(CohortDecoder):
         return states
 
     def _record(self) -> None:
-        """A recording runs nothing: one that failed leaves the step to be done."""
+        """Records the step. Recording computes nothing, so if it fails, the step still has to be run."""
         if self.recorded is None and not self.failed:
             try:
                 self.recorded = self.capture(self._in_place, self.device)
@@ -239,7 +239,7 @@ class GraphDecoder(CohortDecoder):
                 self.failed = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
     def _in_place(self) -> Tensor:
-        """A step that reads and moves tensors alone: what Python knows of it stays as it was."""
+        """A step that changes only tensors, in place: no Python state changes."""
         for cohort in self.flight.cohorts:
             cohort.biases.clear()
         states = self._read(self.ids, self.positions, self.flight)
@@ -258,12 +258,12 @@ DECODERS: dict[str, Callable[[PreTrainedModel], Decoder]] = {
 }
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference in log-probability that counts as the same."""
+"""The largest difference in log-probability that counts as equal."""
 
 
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> tuple[str, str]:
-    """The fastest way that gives the numbers of plain, unpadded reads, and why the faster ones do not."""
+    """The fastest way whose numbers equal those of plain, unpadded reads, and why faster ones were refused."""
     reasons: list[str] = []
     for name in ("graphs", "cohorts", "dynamic"):
         if name == "graphs" and not can_record(model.device):
@@ -279,14 +279,14 @@ def probe(model: PreTrainedModel) -> tuple[str, str]:
 
 
 def _refusal(kind: Callable[[PreTrainedModel], Decoder], model: PreTrainedModel) -> str | None:
-    """Why rows cannot be decoded so; None: they can."""
+    """Why rows cannot be decoded this way; None if they can."""
     try:
         decoder = kind(model)
         expected = _decode(RereadDecoder(model), model, refill=decoder.refills)
         found = _decode(decoder, model, refill=decoder.refills)
-        # By torch, for which a NaN is the largest number.
+        # torch's max, in which NaN is the largest number.
         difference = float(torch.stack([(a - b).abs().max() for a, b in zip(found, expected, strict=True)]).max())
-    except Exception as error:  # whatever a model raises on what it does not support is a "no"
+    except Exception as error:  # any error means that the model does not support this way
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if difference <= _TOLERANCE.get(expected[0].dtype, 1e-1):
         return getattr(decoder, "failed", "") or None
@@ -294,9 +294,9 @@ def _refusal(kind: Callable[[PreTrainedModel], Decoder], model: PreTrainedModel)
 
 
 def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> list[Tensor]:
-    """Log-probabilities, by step, of a decode that expands prompts unevenly, drops rows and (`refill`) admits more.
+    """Log-probabilities by step of a decode that expands prompts unevenly, drops rows and (`refill`) admits more.
 
-    Rows stay for three steps, then four: what is recorded is replayed more than once.
+    Rows stay for three steps, then for four, so that a recorded step is replayed more than once.
     """
     size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     prompts = [tuple((7 * i + 3 + n) % size for i in range(n)) for n in (11, 6, 4)]

@@ -1,4 +1,4 @@
-"""Completions that were drawn before, read again by a run that goes on."""
+"""Completions that were drawn before an interruption. The resumed run reads them again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from assent.types import Rollout
 
 @dataclass(frozen=True, slots=True)
 class KeptDraws:
-    """A folder of what one policy drew, a file for each request, named by all that the rollouts depend on."""
+    """A folder of one policy's rollouts: a file for each request, named by all that the rollouts depend on."""
 
     folder: Path
     policy: Sequence[Any]
-    """What tells the policy and its sampler from others: its content's hash, dtype, device …"""
+    """What identifies the policy and its sampler: its content hash, dtype, device …"""
 
     def sample(
         self,
@@ -30,10 +30,10 @@ class KeptDraws:
         params: SamplingParams,
         seed: SeedKey,
     ) -> list[Rollout]:
-        """As `Sampler.sample`; `opened` is called only where these rollouts are not there yet."""
+        """See `Sampler.sample`. `opened` opens the sampler and is called only if the folder lacks these rollouts."""
         asked = [self.policy, prompts, num_completions, asdict(params), asdict(seed)]
         path = self.folder / f"{content_key(asked)[:32]}.jsonl"
-        if path.exists():  # it was written as a whole
+        if path.exists():  # and is complete, because it is written atomically
             return [_rollout(row, prompts) for row in read_lines(path)]
         rollouts = opened().sample(prompts, num_completions=num_completions, params=params, seed=seed)
         with storage_errors(path):

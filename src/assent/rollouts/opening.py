@@ -1,4 +1,4 @@
-"""The sampler that a command's options ask for."""
+"""Opens the sampler that a command's options choose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ModelSampler = TorchSampler | VllmSampler
 
 
 def check_sampler(config: SamplerNeeds) -> None:
-    """ConfigError where the sampler asked for cannot run here; nothing is loaded."""
+    """Raises ConfigError if the chosen sampler cannot run here. Loads nothing."""
     if config.sampler == "vllm":
         check_vllm()
 
@@ -26,9 +26,9 @@ def check_sampler(config: SamplerNeeds) -> None:
 def open_sampler(
     config: SamplerNeeds, model: PreTrainedModel, template: Template, *, learns: bool = False
 ) -> ModelSampler:
-    """Samples from `model`; `learns`: its weights change, and `load` says when.
+    """A sampler of `model`. With `learns` its weights change, and the caller says so with `load`.
 
-    config   has `sampler` (torch where it has none), `dtype`, `max_length`, and perhaps `mixed_precision`
+    config   has `sampler` (default: torch), `dtype`, `max_length` and optionally `mixed_precision`
     """
     base: Any = model.get_base_model() if is_adapted(model) else model  # type: ignore[operator]
     if config.sampler == "torch":

@@ -1,4 +1,4 @@
-"""Decoding by the model's own means: its cache and a mask, or no cache at all.
+"""Decoding with the model's own cache and a mask, or without a cache.
 
 Legend: P prompts, S rows (completions in flight), V vocabulary.
 """
@@ -17,7 +17,7 @@ Prompts = Sequence[tuple[int, ...]]
 
 
 class _Forward:
-    """The model's forward with the keywords it takes."""
+    """The model's forward, called with the keywords that it accepts."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -32,7 +32,7 @@ class _Forward:
 
 
 class DynamicDecoder:
-    """Left-padded rows of one age; each row's positions count its own tokens."""
+    """Left-padded rows of one age. Each row's positions count its own tokens."""
 
     refills = shares_prompts = False
 
@@ -82,7 +82,7 @@ class DynamicDecoder:
 
 
 class RereadDecoder:
-    """No padding anywhere: what a recurrent layer does with it differs from model to model."""
+    """Reads unpadded rows only, because models differ in what a recurrent layer does with padding."""
 
     refills, shares_prompts = True, False
 

@@ -1,6 +1,6 @@
-"""Choosing tokens inside another engine's batch, whose rows come, go and move: the choice is ours (`choosing.py`).
+"""Chooses tokens inside another engine's batch, whose rows are added, removed and moved, with `choosing.py`.
 
-So a completion is the function of seed, prompt and number that it is in the torch sampler (law 7), and its
+So a completion depends on seed, prompt and completion number exactly as in the torch sampler (law 7). Its
 log-probabilities are the policy's at the sampling temperature, whatever the engine itself would draw or report.
 """
 
@@ -20,7 +20,7 @@ from assent.rollouts.sampler import SamplingParams
 
 @dataclass(slots=True)
 class Draw:
-    """One completion to come: its random numbers, and its tokens' log-probabilities as they are chosen."""
+    """One completion: its random numbers, and its tokens' log-probabilities, filled in as tokens are chosen."""
 
     params: SamplingParams
     uniforms: np.ndarray
@@ -30,12 +30,12 @@ class Draw:
         self.logprobs = np.full(len(self.uniforms), np.nan, dtype=np.float32)
 
     def __deepcopy__(self, memo: Any) -> Draw:
-        """Itself: the engine copies a request's parameters, and what it chooses belongs here."""
+        """Returns itself: the engine copies a request's parameters, but its choices must be recorded here."""
         return self
 
 
 class RowChoice:
-    """The rows of one running batch: which draw each is, and the tokens that it has so far."""
+    """The rows of one running batch: each row's draw, and the tokens that it has so far."""
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[Draw, Sequence[int]]] = {}
@@ -47,7 +47,8 @@ class RowChoice:
         added: Sequence[tuple[int, Draw, Sequence[int]]] = (),
         moved: Sequence[tuple[int, int, bool]] = (),
     ) -> None:
-        """In this order. added: row, draw, its tokens (a list that the engine appends to); moved: from, to, swapped."""
+        """Applies the changes in this order. added: row, draw, its tokens (the engine's own list); moved: from, to,
+        swapped."""
         for row in removed:
             self.rows.pop(row, None)
         for row, draw, tokens in added:
@@ -60,9 +61,10 @@ class RowChoice:
                 self.rows[source] = second
 
     def choose(self, logits: Tensor) -> Tensor:
-        """(S, V) logits -> the same with all but the chosen token at minus infinity; log-probabilities are noted.
+        """(S, V) logits -> the same with all but the chosen token at minus infinity. Records the log-probabilities.
 
-        A row whose prompt is not read to its end yet is chosen for too, and chosen for again: the engine drops it.
+        It also chooses for a row whose prompt is not fully read yet. The engine drops that token, which is then chosen
+        again.
         """
         if not self.rows:
             return logits

@@ -1,4 +1,4 @@
-"""A sampler whose completions are given: for tests of what stands around it."""
+"""A sampler with given completions, for tests of the code around a sampler."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from assent.rollouts.sampler import SamplingParams, SeedKey, check_request
 from assent.types import Rollout
 
 Script = Callable[[tuple[int, ...], int, SeedKey], Sequence[tuple[int, float]]]
-"""(prompt ids, completion's number, seed) -> (id, log-probability) of each token; EOS included where it ends."""
+"""(prompt ids, completion number, seed) -> (id, log-probability) of each token, with EOS if the completion ends."""
 
 
 class ScriptedSampler:
-    """Completions by a function; cut at max_new_tokens and after the first EOS, as a real sampler would."""
+    """Returns a function's completions, cut at max_new_tokens and after the first EOS as a real sampler would."""
 
     def __init__(self, script: Script, *, eos_ids: Collection[int], decode: Callable[[Sequence[int]], str]) -> None:
         self.script, self.eos_ids, self.decode = script, frozenset(eos_ids), decode
         self.version = ""
         self.requests: list[dict[str, Any]] = []
-        """What was asked for, call by call."""
+        """The requests, one for each call."""
 
     def load(self, named_tensors: Mapping[str, Any], version: str) -> None:
         self.version = version

@@ -1,4 +1,4 @@
-"""A folder's answers and scores as engines give them that know nothing of Assent: transformers, vLLM."""
+"""A folder's answers and scores from engines that know nothing of Assent: transformers and vLLM."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from assent.rollouts import vllm_engine
 from assent.types import PromptGroup
 
 CACHE_BYTES = 256 * 2**20
-"""Of vLLM's keys and values, for a few short prompts."""
+"""Memory for vLLM's keys and values, enough for a few short prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Greedy: the prompt's ids, the completion's, and the log-probability of each of these at temperature 1."""
+    """A greedy answer: the prompt's ids, the completion's ids, and their log-probabilities at temperature 1."""
 
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
@@ -74,10 +74,10 @@ def _generate(model: Any, tokenizer: Any, group: PromptGroup, max_new_tokens: in
 def vllm_answers(
     folder: Path, groups: Sequence[PromptGroup], *, device: torch.device, dtype: str, max_new_tokens: int, context: int
 ) -> list[Answer]:
-    """Errors: ModelError where vLLM cannot run the model."""
+    """vLLM's greedy answers. Raises ModelError if vLLM cannot run the model."""
     engine = _open(folder, device, dtype, context)
     try:
-        params = engine.get_default_sampling_params()  # what the folder's generation config says, as a server does
+        params = engine.get_default_sampling_params()  # from the folder's generation config, as a server does
         params.temperature, params.max_tokens, params.logprobs = 0.0, max_new_tokens, 0
         outputs = [_ask(engine, group, params) for group in groups]
     finally:
@@ -104,7 +104,7 @@ def _ask(engine: Any, group: PromptGroup, params: Any) -> Any:
 def transformers_scores(
     folder: Path, rows: Sequence[tuple[int, ...]], *, device: torch.device, dtype: str
 ) -> torch.Tensor:
-    """(S, heads) of rows of ids, read as one padded batch."""
+    """(S, heads) scores of rows of ids, read as one padded batch."""
     tokenizer = plain_tokenizer(folder)
     with quiet():
         model: Any = AutoModelForSequenceClassification.from_pretrained(
@@ -117,7 +117,7 @@ def transformers_scores(
 def vllm_scores(
     folder: Path, rows: Sequence[tuple[int, ...]], *, device: torch.device, dtype: str, context: int
 ) -> torch.Tensor:
-    """(S, heads) of rows of ids, before any activation. Errors: ModelError where vLLM cannot run the model."""
+    """(S, heads) scores of rows of ids, before any activation. Raises ModelError if vLLM cannot run the model."""
     engine = _open(folder, device, dtype, context, runner="pooling")
     try:
         from vllm import PoolingParams

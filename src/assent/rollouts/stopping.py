@@ -1,7 +1,7 @@
-"""Stop strings, followed token by token on the device: the text is never decoded to look for them.
+"""Finds stop strings token by token on the device, without decoding the text.
 
-Each string has an automaton (Knuth, Morris, Pratt 1977) whose state is how many of its characters the text now ends
-with. What a token's text does to each state stands in a table, so a step is one lookup.
+Each string has an automaton (Knuth, Morris, Pratt 1977). Its state is the number of the string's first characters with
+which the text now ends. A table holds each token's effect on each state, so a step is one lookup.
 
 Legend: S rows, V vocabulary, W strings.
 """
@@ -18,12 +18,12 @@ from assent.errors import ConfigError
 
 
 class StopStrings:
-    """`tables` (states of all strings, V); `start` and `found` (W,) each string's first and last state."""
+    """The automata: `tables` (states of all strings, V); `start`, `found` (W,) each string's first and last state."""
 
     def __init__(self, strings: Sequence[str], tokenizer: Any, *, vocabulary: int, device: torch.device) -> None:
         for string in strings:
-            if not string or not string.isascii():  # beyond ASCII a character's bytes may stand in several tokens
-                raise ConfigError("a stop string must be of ASCII characters", got=repr(string))
+            if not string or not string.isascii():  # several tokens may share one character's bytes beyond ASCII
+                raise ConfigError("a stop string must consist of ASCII characters", got=repr(string))
         texts = token_texts(tokenizer, vocabulary) if strings else []
         rows: list[list[int]] = []
         start: list[int] = []
@@ -43,8 +43,8 @@ class StopStrings:
 
 
 def token_texts(tokenizer: Any, vocabulary: int) -> list[str]:
-    """What each token adds to a text, special ones nothing: its text behind another token's, for first spaces are
-    dropped where a text begins."""
+    """The text that each token adds, which is empty for special tokens. It is decoded after another token, because
+    tokenizers drop spaces at the start of a text."""
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     alone = tokenizer.batch_decode([[i] for i in range(vocabulary)], **options)
     anchor = next(i for i, text in enumerate(alone) if text.strip() and text.isascii())
@@ -53,8 +53,8 @@ def token_texts(tokenizer: Any, vocabulary: int) -> list[str]:
 
 
 def _table(string: str, texts: Sequence[str]) -> list[list[int]]:
-    """The state after each token's text, from each state; the last state is never left."""
-    failure = [0] * (len(string) + 1)  # the longest proper border of the first so many characters
+    """The state after each token's text, for each state before it. The last state is never left."""
+    failure = [0] * (len(string) + 1)  # for each length of prefix, its longest proper border
     for length in range(2, len(string) + 1):
         failure[length] = _next(string, failure, failure[length - 1], string[length - 1])
     table = []

@@ -1,4 +1,4 @@
-"""Samples with the learner's own weights through transformers: no second copy, no second engine."""
+"""Samples with the learner's own weights through transformers, without a second copy or a second engine."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from assent.errors import ConfigError, NonFiniteError
+from assent.errors import ConfigError
 from assent.models import host_memory, products
 from assent.models.flops import Cost
 from assent.models.head import chunk_size
 from assent.models.module import check_prompts_fit
 from assent.rollouts.choosing import choose
 from assent.rollouts.decoding import DECODERS, Decoder, probe
-from assent.rollouts.sampler import SamplingParams, SeedKey, check_request
+from assent.rollouts.sampler import SamplingParams, SeedKey, check_request, to_rollouts
 from assent.rollouts.stopping import StopStrings
 from assent.types import Rollout
 
 COMPACT_BELOW = 0.7
-"""Finished rows are dropped when no more than this share of a batch is alive: then copying the cache costs less."""
+"""Finished rows are dropped when at most this share of a batch is alive: copying the cache then costs less."""
 
 CHECK_EVERY = {"cpu": 1, "other": 8}
-"""After so many tokens it is looked which rows have ended; elsewhere than on a CPU the host waits for the device there,
-and nowhere else between tokens."""
+"""Ended rows are looked for after this many tokens. Except on a CPU, this is the only point between tokens at which the
+host waits for the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Some completions of one prompt: those from `first` on, `count` of them."""
+    """Some completions of one prompt: `count` of them, from number `first` on."""
 
     prompt: int
     first: int
@@ -40,15 +40,15 @@ class _Part:
 
 
 class TorchSampler:
-    """Any causal model of transformers.
+    """Samples from any causal model of transformers.
 
-    model             the policy; its weights are read where they are, so they are always the learner's newest
+    model             the policy; its weights are read in place, so they are always the learner's newest
     tokenizer         decodes completions
-    eos_ids           ids that end a completion (model's generation config and tokenizer, from the template)
-    max_batch_tokens  tokens of cache in flight: prompts, each once, and rows x max_new_tokens (rows x both where the
-                      model's own cache is used). Changes speed and memory, not the result (up to rounding)
+    eos_ids           ids that end a completion (from the model's generation config and tokenizer, by the template)
+    max_batch_tokens  tokens of cache in flight: each prompt once, plus rows x max_new_tokens (with the model's own
+                      cache, rows x both). Affects speed and memory, not the result (up to rounding)
 
-    The way of decoding (`decoding.py`) is chosen by a probe at the first call; `tier` and `tier_reason` say which.
+    A probe at the first call chooses how to decode (`decoding.py`); `tier` and `tier_reason` say what it chose.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class TorchSampler:
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self._stops: dict[tuple[str, ...], StopStrings] = {}
         self.flops = 0.0
-        """Model FLOPs of what was sampled so far."""
+        """Model FLOPs of all samples so far."""
 
     def load(self, named_tensors: Mapping[str, Tensor], version: str) -> None:
-        """Notes the version. The weights are shared: tensors that are not the model's own are refused."""
+        """Sets the version. The weights are shared, so tensors that are not the model's own are refused."""
         own = dict(self.model.named_parameters())
         for name, tensor in named_tensors.items():
             if name not in own or own[name].data_ptr() != tensor.data_ptr():
                 raise ConfigError(f"{name} is not a weight of the model that this sampler shares", fix="load nothing")
         if not version:
-            raise ConfigError("a version of the weights needs a name", got=repr(version))
+            raise ConfigError("the version of the weights is empty", got=repr(version))
         self.version = version
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class TorchSampler:
         seed: SeedKey,
         prompt_numbers: Sequence[int] | None = None,
     ) -> list[Rollout]:
-        """See `Sampler.sample`. ConfigError where a prompt and max_new_tokens exceed the model's context."""
+        """See `Sampler.sample`. Raises ConfigError if a prompt and max_new_tokens exceed the model's context."""
         numbers = check_request(prompts, num_completions, prompt_numbers)
         check_prompts_fit(self.model.config, prompts, params.max_new_tokens)
         was_training = self.model.training
@@ -98,7 +98,17 @@ class TorchSampler:
             parts = self._parts(prompts, num_completions, params.max_new_tokens)
             rows = [(part.prompt, k) for part in parts for k in range(part.first, part.first + part.count)]
             drawn = self._decode(parts, prompts, self._uniforms(rows, numbers, params, seed), params)
-            rollouts = self._rollouts(rows, prompts, *(numbers.tolist() for numbers in drawn))
+            all_ids, all_logprobs, ended_at = (tensor.tolist() for tensor in drawn)
+            ids = [tuple(row[: end or None]) for row, end in zip(all_ids, ended_at, strict=True)]
+            rollouts = to_rollouts(
+                rows,
+                prompts,
+                ids,
+                [row[: len(own)] for row, own in zip(all_logprobs, ids, strict=True)],
+                ended=[end > 0 for end in ended_at],
+                tokenizer=self.tokenizer,
+                version=self.version,
+            )
         finally:
             if was_training:
                 self.model.train()
@@ -110,8 +120,8 @@ class TorchSampler:
         return sorted(rollouts, key=lambda rollout: (rollout.prompt_index, rollout.completion_index))
 
     def _parts(self, prompts: Sequence[tuple[int, ...]], num_completions: int, room: int) -> list[_Part]:
-        """Longest prompts first, so that little is padded. A prompt's completions stay together where they fit the
-        budget: it is read once for all of them."""
+        """The longest prompts first, so that there is little padding. A prompt's completions stay together if they fit
+        the budget, so that the prompt is read once."""
         parts = []
         for prompt in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)):
             fits = max(1, (self.max_batch_tokens - len(prompts[prompt])) // room)
@@ -120,8 +130,8 @@ class TorchSampler:
         return parts
 
     def _fitting(self, queue: Sequence[_Part], lengths: Sequence[int], decoder: Decoder, room: int) -> int:
-        """How many parts of the queue can be admitted now; at least one where nothing is in flight. Prompts that are
-        admitted together are padded to the first one's length at most."""
+        """How many parts of the queue can be admitted now, at least one if nothing is in flight. Prompts that are
+        admitted together are padded at most to the first one's length."""
         used, count = decoder.tokens, 0
         if used and not decoder.refills:
             return 0
@@ -142,7 +152,7 @@ class TorchSampler:
         return torch.from_numpy(np.stack(drawn) if drawn else empty).to(self.model.device)
 
     def decoder(self) -> Decoder:
-        """What gives rows in flight their next-token logits: here those of the model alone."""
+        """The decoder, which computes next-token logits for rows in flight: here the model's own logits."""
         return DECODERS[self.tier](self.model)
 
     def _decode(
@@ -152,21 +162,21 @@ class TorchSampler:
         uniforms: Tensor,
         params: SamplingParams,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """ids and log-probabilities (S, max_new_tokens) of all parts' rows, and the tokens of those that ended (S,), 0
-        for the others. What stands after a row's end means nothing. Rows that ended are dropped when enough have;
-        others take their room."""
+        """ids and log-probabilities (S, max_new_tokens) of all parts' rows, and the number of tokens (S,) of each row
+        that ended, 0 for the others. Entries after a row's end mean nothing. Ended rows are dropped when there are
+        enough of them, and others take their room."""
         decoder, device, room = self.decoder(), uniforms.device, params.max_new_tokens
         ids = torch.zeros(uniforms.shape, dtype=torch.long, device=device)
         logprobs = torch.zeros(uniforms.shape, device=device)
         ends = torch.zeros(self.vocabulary, dtype=torch.bool, device=device)
         ends[[i for i in self.eos_ids if i < self.vocabulary]] = True
         lengths, queue = [len(prompt) for prompt in prompts], list(parts)
-        # of each row in flight: its row of `ids`, the tokens it has, whether it ended, what its next is drawn from
+        # for each row in flight: its row of `ids`, the tokens it has, whether it has ended; `read`: see `Decoder`
         alive = age = torch.zeros(0, dtype=torch.long, device=device)
         finished = torch.zeros(0, dtype=torch.bool, device=device)
         stops = self._stop_strings(params.stop)
         states = stops.start.new_zeros(0, len(params.stop))
-        ended_at = torch.zeros(len(ids), dtype=torch.long, device=device)  # 0: not
+        ended_at = torch.zeros(len(ids), dtype=torch.long, device=device)  # 0: not ended
         read: Tensor | None = None
         check_every = CHECK_EVERY["cpu" if device.type == "cpu" else "other"]
         steps, admitted, full = 0, 0, set[int]()
@@ -207,49 +217,10 @@ class TorchSampler:
         return self._stops[strings]
 
     def _draw(self, decoder: Decoder, read: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-        """Ids and log-probabilities (S,); so many rows at a time that their logits stay in a CPU's cache."""
+        """Ids and log-probabilities (S,), for as many rows at a time as keep their logits in a CPU's cache."""
         size = chunk_size(self.vocabulary, read.device)
         drawn = [
             choose(decoder.logits(part), numbers, params)
             for part, numbers in zip(read.split(size), uniforms.split(size), strict=True)
         ]
         return torch.cat([ids for ids, _ in drawn]), torch.cat([logprobs for _, logprobs in drawn])
-
-    def texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
-        """Of completions' ids, without special tokens."""
-        texts: list[str] = self.tokenizer.batch_decode(
-            completions, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return texts
-
-    def _rollouts(
-        self,
-        rows: Sequence[tuple[int, int]],
-        prompts: Sequence[tuple[int, ...]],
-        ids: Sequence[Sequence[int]],
-        logprobs: Sequence[Sequence[float]],
-        ended_at: Sequence[int],
-    ) -> list[Rollout]:
-        cut = [tuple(row[: end or None]) for row, end in zip(ids, ended_at, strict=True)]
-        texts = self.texts(cut)
-        rollouts = []
-        for (prompt, k), row, numbers, text, end in zip(rows, cut, logprobs, texts, ended_at, strict=True):
-            values = tuple(numbers[: len(row)])
-            if not np.isfinite(values).all():
-                raise NonFiniteError(
-                    f"the policy gave a non-finite log-probability while sampling completion {k} of prompt {prompt}",
-                    fix="the weights or the activations have overflowed: look at the last updates' grad_norm",
-                )
-            rollouts.append(
-                Rollout(
-                    prompt_ids=tuple(prompts[prompt]),
-                    ids=row,
-                    logprobs=values,
-                    finish_reason="stop" if end else "length",
-                    text=text,
-                    prompt_index=prompt,
-                    completion_index=k,
-                    policy_version=self.version,
-                )
-            )
-        return rollouts

@@ -1,4 +1,4 @@
-"""`RowChoice` as a logits processor of vLLM. Imported where vLLM is."""
+"""`RowChoice` as a logits processor of vLLM. This file is imported only if vLLM is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from assent.rollouts.row_choice import RowChoice
 
 KEY = "assent"
-"""Of a request's `extra_args`: its Draw."""
+"""The key of a request's Draw in its `extra_args`."""
 
 
 class Choice(LogitsProcessor):
@@ -18,7 +18,7 @@ class Choice(LogitsProcessor):
         self.choice = RowChoice()
 
     def is_argmax_invariant(self) -> bool:
-        return False  # so that it is asked in greedy decoding, which then takes what is chosen here
+        return False  # so that vLLM also calls it for greedy decoding, which then takes the token chosen here
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         if batch_update is None:

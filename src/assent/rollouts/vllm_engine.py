@@ -1,4 +1,4 @@
-"""vLLM inside this process: its settings, what it changes in the process, and its end. One engine at a time."""
+"""Starts and stops vLLM inside this process, one engine at a time, and undoes what it changes in the process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from assent.errors import ConfigError, ModelError
 
 REQUIRED = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine is handed tensors, and asks us for tokens
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the one whose batch `RowChoice` follows
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine takes our tensors and calls us to choose tokens
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # `RowChoice` follows the batch of the first runner
 }
 PREFERRED = {
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # threads are the trainer's too
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer uses the same threads
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for results
     "VLLM_NO_USAGE_STATS": "1",
@@ -35,7 +35,7 @@ def is_installed() -> bool:
 
 
 def check_vllm() -> None:
-    """ConfigError where vLLM cannot run here. Nothing is imported."""
+    """Raises ConfigError if vLLM cannot run here. Imports nothing."""
     if not is_installed():
         raise ConfigError(
             "vLLM is not installed",
@@ -43,16 +43,16 @@ def check_vllm() -> None:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            "vLLM samples inside the one process that trains",
+            "vLLM samples inside the process that trains, so there can be only one",
             got=f"{os.environ['WORLD_SIZE']} processes",
             fix="--sampler torch, or one process",
         )
 
 
 def start(model: str | Path, *, device: torch.device, **options: Any) -> Any:
-    """A `vllm.LLM` of the folder; the one that was open is closed. `options` are vLLM's.
+    """Opens the folder as a `vllm.LLM` and closes the engine that was open. `options` are vLLM's.
 
-    Errors: ModelError with vLLM's own words where it cannot run this model; ConfigError for another device.
+    Raises ModelError with vLLM's own message if it cannot run this model, and ConfigError for another device.
     """
     global _engine  # noqa: PLW0603
     stop()
@@ -65,9 +65,10 @@ def start(model: str | Path, *, device: torch.device, **options: Any) -> Any:
 
     if current_platform.device_type != device.type or device.index:
         raise ConfigError(
-            "this vLLM runs on another device than the one asked for",
+            "this vLLM does not run on the chosen device",
             got=f"--device {device}, vLLM for {current_platform.device_type}",
-            fix=f"--device {current_platform.device_type} (which of several: CUDA_VISIBLE_DEVICES), or --sampler torch",
+            fix=f"--device {current_platform.device_type} (choose one of several with CUDA_VISIBLE_DEVICES), "
+            "or --sampler torch",
         )
     try:
         _engine = LLM(
@@ -78,18 +79,18 @@ def start(model: str | Path, *, device: torch.device, **options: Any) -> Any:
             use_tqdm_on_load=False,
             **options,
         )
-    except Exception as error:  # whatever it raises, it cannot run this model
+    except Exception as error:  # any error means that it cannot run this model
         _clean_up()
         raise ModelError(
             f"vLLM cannot run this model: {_first_line(error)}", got=model, fix="--sampler torch runs it"
         ) from error
     finally:
-        torch.set_num_threads = set_num_threads  # on a CPU the engine puts one that does nothing in its place
+        torch.set_num_threads = set_num_threads  # on a CPU the engine replaces it by a function that does nothing
     return _engine
 
 
 def stop() -> None:
-    """Closes the engine that is open, if one is, and gives its memory back."""
+    """Closes the open engine, if there is one, and frees its memory."""
     global _engine
     if _engine is not None:
         closing, _engine = _engine, None
@@ -103,7 +104,7 @@ def is_open(engine: Any) -> bool:
 
 
 def start_empty(model: PreTrainedModel, **options: Any) -> Any:
-    """An engine for a model like this one, its weights yet to be handed over."""
+    """An engine for a model like this one, without its weights: `hand_over` passes them."""
     from assent.rollouts.vllm_choice import Choice
 
     config = copy.deepcopy(model.config)
@@ -116,14 +117,14 @@ def start_empty(model: PreTrainedModel, **options: Any) -> Any:
             load_format="dummy",
             skip_tokenizer_init=True,
             generation_config="vllm",
-            async_scheduling=False,  # a token is chosen when those before it are known
+            async_scheduling=False,  # a token can be chosen only when those before it are known
             logits_processors=[Choice],
             **options,
         )
 
 
 def hand_over(engine: Any, weights: Mapping[str, Tensor]) -> None:
-    """The weights, by the names of a folder, in the place of those that the engine has. ModelError unless all come."""
+    """Replaces the engine's weights by `weights`, named as in a folder. Raises ModelError if any is missing."""
     (missing,) = engine.collective_rpc(_take, args=(weights,))
     if missing:
         raise ModelError(
@@ -131,12 +132,12 @@ def hand_over(engine: Any, weights: Mapping[str, Tensor]) -> None:
             got=", ".join(missing[:3]),
             fix="--sampler torch; and report this model's architecture",
         )
-    engine.reset_prefix_cache()  # what it keeps of earlier prompts is of the weights that were
+    engine.reset_prefix_cache()  # its cached prompts were computed with the old weights
 
 
 @torch.no_grad()
 def _take(worker: Any, weights: Mapping[str, Tensor]) -> list[str]:
-    """In the engine's worker: loads the weights; names of those that it did not find among them."""
+    """Loads the weights in the engine's worker. Returns the names of the weights that were not given."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
     runner = worker.model_runner
@@ -146,7 +147,7 @@ def _take(worker: Any, weights: Mapping[str, Tensor]) -> list[str]:
 
     def noted(tensors: Iterable[tuple[str, Tensor]]) -> set[str] | None:
         found: set[str] | None = load_weights(tensors)
-        loaded.update(expected if found is None else found)  # None: this architecture does not say
+        loaded.update(expected if found is None else found)  # None: this architecture does not report them
         return found
 
     model.load_weights = noted
@@ -154,7 +155,7 @@ def _take(worker: Any, weights: Mapping[str, Tensor]) -> list[str]:
         runner.reload_weights(weights_iterator=iter(weights.items()))
     finally:
         del model.load_weights
-    for module in model.modules():  # a tied head is not among what is loaded, and a CPU's has a packed copy
+    for module in model.modules():  # a tied head is not loaded, and on a CPU it has a packed copy
         if isinstance(module, ParallelLMHead):
             module.quant_method.process_weights_after_loading(module)
     return sorted(expected - loaded)

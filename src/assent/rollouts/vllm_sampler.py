@@ -1,38 +1,37 @@
-"""Samples with vLLM: a second copy of the weights in an engine of its own, handed over whenever they have changed."""
+"""Samples with vLLM, whose engine has a second copy of the weights. They are handed over whenever they have changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from assent.errors import ConfigError, NonFiniteError
+from assent.errors import ConfigError
 from assent.models.flops import Cost
 from assent.rollouts import vllm_engine
 from assent.rollouts.row_choice import Draw
-from assent.rollouts.sampler import SamplingParams, SeedKey, check_request
+from assent.rollouts.sampler import SamplingParams, SeedKey, check_request, to_rollouts
 from assent.types import Rollout
 
 BLOCK = 128
-"""Tokens of a block of vLLM's cache on a CPU, the largest there is."""
+"""Tokens in a block of vLLM's cache on a CPU, which has the largest blocks."""
 MAX_ROWS = 256
-"""Completions in flight."""
+"""The most completions in flight."""
 
 
 class VllmSampler:
-    """What `TorchSampler` draws, up to rounding: the random numbers and the choice are the same (`row_choice.py`).
+    """Draws what `TorchSampler` draws, up to rounding: random numbers and choice are the same (`row_choice.py`).
 
-    model             the policy (without an adapter's wrapper): its configuration and device; it is not kept
-    weights           gives the policy's weights as they are now, by the names of a folder; None: they come by `load`
+    model             the policy (without an adapter's wrapper), for its configuration and device; it is not kept
+    weights           returns the policy's present weights, named as in a folder; None: `load` receives them
     dtype             arithmetic of the engine, "float32" or "bfloat16"
     max_length        longest prompt and completion together
-    max_batch_tokens  tokens of cache in flight; more completions wait. Changes speed and memory, not the result
+    max_batch_tokens  tokens of cache in flight; other completions wait. Affects speed and memory, not the result
 
-    Only one of these can be open in a process: the next closes the one before. Errors: ConfigError, ModelError.
+    A process can have only one open; the next one closes it. Raises ConfigError and ModelError.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class VllmSampler:
         self.weights, self.version = weights, ""
         self.cost = Cost.of(model, shared=True)
         self.flops = 0.0
-        """Model FLOPs of what was sampled so far."""
+        """Model FLOPs of all samples so far."""
         self.engine = vllm_engine.start_empty(
             model,
             dtype=dtype,
@@ -61,13 +60,13 @@ class VllmSampler:
         )
 
     def load(self, named_tensors: Mapping[str, Tensor], version: str) -> None:
-        """See `Sampler.load`. No tensors: the policy's own, where they have another version than the engine's."""
+        """See `Sampler.load`. Without tensors it loads the policy's own, if the engine has another version."""
         self._check_open()
         if not version:
-            raise ConfigError("a version of the weights needs a name", got=repr(version))
+            raise ConfigError("the version of the weights is empty", got=repr(version))
         if not named_tensors and version != self.version:
             if self.weights is None:
-                raise ConfigError("no weights to load", fix="give them, or a function that reads the policy's")
+                raise ConfigError("there are no weights to load", fix="give them, or a function that returns them")
             named_tensors = self.weights()
         if named_tensors:
             vllm_engine.hand_over(self.engine, named_tensors)
@@ -83,7 +82,7 @@ class VllmSampler:
         seed: SeedKey,
         prompt_numbers: Sequence[int] | None = None,
     ) -> list[Rollout]:
-        """See `Sampler.sample`. ConfigError where a prompt and max_new_tokens exceed max_length."""
+        """See `Sampler.sample`. Raises ConfigError if a prompt and max_new_tokens exceed max_length."""
         from vllm import SamplingParams as Request
 
         from assent.rollouts.vllm_choice import KEY
@@ -97,9 +96,9 @@ class VllmSampler:
         draws = [Draw(params, seed.uniforms(numbers[prompt], k, params.max_new_tokens)) for prompt, k in rows]
         requests = [
             Request(
-                temperature=0.0,  # it takes the only token that is left to it
+                temperature=0.0,  # it takes the only token that `RowChoice` leaves
                 max_tokens=params.max_new_tokens,
-                ignore_eos=True,  # ends are ours
+                ignore_eos=True,  # stop_token_ids are our EOS set
                 stop_token_ids=sorted(self.eos_ids),
                 detokenize=False,
                 extra_args={KEY: draw},
@@ -113,36 +112,14 @@ class VllmSampler:
         for prompt in range(len(prompts)):
             own = ids[prompt * num_completions : (prompt + 1) * num_completions]
             self.flops += self.cost.sample(len(prompts[prompt]), [len(completion) for completion in own])
-        return [
-            self._rollout(tuple(prompts[prompt]), prompt, k, completion, draw, text)
-            for (prompt, k), completion, draw, text in zip(rows, ids, draws, self.texts(ids), strict=True)
-        ]
-
-    def texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
-        """Of completions' ids, without special tokens."""
-        texts: list[str] = self.tokenizer.batch_decode(
-            completions, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return texts
-
-    def _rollout(
-        self, prompt_ids: tuple[int, ...], prompt: int, k: int, ids: tuple[int, ...], draw: Draw, text: str
-    ) -> Rollout:
-        values = tuple(draw.logprobs[: len(ids)].tolist())
-        if not np.isfinite(values).all():
-            raise NonFiniteError(
-                f"the policy gave a non-finite log-probability while sampling completion {k} of prompt {prompt}",
-                fix="the weights or the activations have overflowed: look at the last updates' grad_norm",
-            )
-        return Rollout(
-            prompt_ids=prompt_ids,
-            ids=ids,
-            logprobs=values,
-            finish_reason="stop" if ids[-1] in self.eos_ids else "length",
-            text=text,
-            prompt_index=prompt,
-            completion_index=k,
-            policy_version=self.version,
+        return to_rollouts(
+            rows,
+            prompts,
+            ids,
+            [draw.logprobs[: len(own)].tolist() for draw, own in zip(draws, ids, strict=True)],
+            ended=[own[-1] in self.eos_ids for own in ids],
+            tokenizer=self.tokenizer,
+            version=self.version,
         )
 
     def _check_open(self) -> None:
@@ -161,7 +138,7 @@ class VllmSampler:
 
 
 def _cache_bytes(config: Any, dtype: str, max_length: int, max_batch_tokens: int) -> int:
-    """Memory of keys and values for as many rows of max_length as `max_batch_tokens` holds, one at least."""
+    """Bytes of keys and values for as many rows of max_length as fit `max_batch_tokens`, at least one."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads

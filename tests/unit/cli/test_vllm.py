@@ -85,7 +85,7 @@ def test_two_models_are_not_mixed_in_one_engine() -> None:
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_engine, "is_installed", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="inside the one process"):
+    with pytest.raises(ValueError, match="so there can be only one"):
         vllm_engine.check_vllm()
 
 

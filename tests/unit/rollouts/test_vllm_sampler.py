@@ -127,7 +127,7 @@ def test_flops_are_those_of_the_torch_sampler(sampler: VllmSampler, policy: Any)
 def test_what_does_not_fit_or_is_not_loaded_is_refused(sampler: VllmSampler) -> None:
     with pytest.raises(ConfigError, match="do not fit max_length"):
         drawn(sampler, SamplingParams(max_new_tokens=200))
-    with pytest.raises(ConfigError, match="needs a name"):
+    with pytest.raises(ConfigError, match="version of the weights is empty"):
         sampler.load({}, "")
     weights = sampler.weights() if sampler.weights else {}
     with pytest.raises(ModelError, match="did not take"):
