@@ -1,4 +1,4 @@
-"""What a run stood on: versions of packages, the git revision of this package's source."""
+"""The environment of a run: versions of packages, and the git revision of this package's source."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Commit of the work tree this package runs from, `+changes` where it differs; None for an installed package."""
+    """The commit of this package's work tree, with `+changes` if files differ from it; None if it is installed."""
     folder = Path(__file__).resolve().parent
     if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None  # not tracked: installed into an environment that happens to lie in someone's repository
+        return None  # not tracked: the package is installed in an environment inside someone's repository
     revision = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder.parent, "status", "--porcelain", "--untracked-files=no", ".")
     return revision and revision + ("+changes" if changes else "")

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ERO
 
 
 def is_storage_fault(error: BaseException) -> bool:
-    """A full or failing disk, by error number, or by message where a library (safetensors) has lost the number."""
+    """Whether the disk is full or failing: by error number, or by message where a library (safetensors) drops it."""
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
         return True
     return any(f"(os error {number})" in str(error) for number in _STORAGE_ERRORS)
@@ -26,7 +26,7 @@ def is_storage_fault(error: BaseException) -> bool:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns a full or failing disk into StorageError, naming `path`; other errors pass."""
+    """Raises StorageError, which names `path`, if the disk is full or failing. Other errors pass."""
     try:
         yield
     except Exception as error:
@@ -35,12 +35,12 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(
             f"cannot write {path}",
             got=str(error),
-            fix="make room; the last checkpoint stands, and the same command resumes from it",
+            fix="make room; the last checkpoint is intact, and the same command resumes from it",
         ) from error
 
 
 def fsync(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    """Waits until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,7 +49,7 @@ def fsync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces `path` by `value` as JSON, atomically: readers see the old file or the new one. Raises StorageError."""
+    """Writes `value` as JSON to `path` atomically: readers see the old file or the new one. Raises StorageError."""
     text = to_json(value, indent=2) + "\n"
     with storage_errors(path):
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -73,11 +73,11 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The file's lines up to the first one that a crash has cut; none where there is no file."""
+    """The file's lines, up to the first one that a crash has cut; none if there is no file."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was cut
+    for line in path.read_bytes().split(b"\n")[:-1]:  # the rest after the last newline is a line that was cut
         try:
             rows.append(from_json(line))
         except ValueError:
@@ -86,7 +86,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replaces the file by these lines, atomically."""
+    """Writes these lines as the whole file, atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     with storage_errors(path):
         with temporary.open("w", encoding="utf-8") as stream:
@@ -97,7 +97,7 @@ def keep_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """JSON by the standard, which has no NaN and no infinities: they become the strings "nan", "inf", "-inf"."""
+    """Standard JSON, which has no NaN and no infinities: they become the strings "nan", "inf" and "-inf"."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
 
 
@@ -106,7 +106,7 @@ def from_json(text: str | bytes) -> Any:
 
 
 def as_number(value: Any) -> float | None:
-    """A metric as `to_json` wrote it; None for what is no number."""
+    """The number that `to_json` wrote; None for a value that is not a number."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):

@@ -1,10 +1,10 @@
-"""A run folder: who it belongs to, whether it is finished, and the lock that keeps a second process out.
+"""A run folder: which run it belongs to, whether the run is finished, and the lock that keeps a second process out.
 
 run.json        manifest: configuration, versions, git revision, hashes, parent runs, notes, result
 metrics.jsonl   one line per logged step          samples.jsonl   prompts and completions to look at
-preferences.jsonl   of online-dpo: what was sampled and scored
-judgements.jsonl    of eval: what judges behind an address answered
-findings.json   what the doctor's rules found
+preferences.jsonl   online-dpo: what was sampled and scored
+judgements.jsonl    eval: the answers of judges at an address
+findings.json   the findings of the doctor's rules
 checkpoints/    step-N/, written by the engine    model/          the result, an ordinary Hugging Face folder
 """
 
@@ -27,14 +27,14 @@ MANIFEST, METRICS, SAMPLES, LOCK = "run.json", "metrics.jsonl", "samples.jsonl",
 PREFERENCES = "preferences.jsonl"
 FINDINGS, FINDINGS_SCHEMA = "findings.json", 1
 KEPT = "judgements.jsonl", "drawn"
-"""Of an evaluation: what judges answered, and what was drawn before an interruption."""
+"""An evaluation's judgements, and the completions that were drawn before an interruption."""
 
 RESULT_NEUTRAL = frozenset(
     {"output_dir", "resume", "stop", "save_steps", "save_total_limit", "micro_batch_tokens", "reference_cache"}
     | {"report_to", "project"}
 )
-"""Options a resumed run may give differently: they say where and how often it writes and how much memory it takes, not
-what it computes (law 2)."""
+"""Options that may differ when a run is resumed. They say where and how often it writes and how much memory it takes,
+not what it computes (law 2)."""
 
 
 class RunFolder:
@@ -56,12 +56,12 @@ class RunFolder:
         parents: Sequence[str] = (),
         is_main: bool = True,
     ) -> RunFolder:
-        """Creates the folder, or reopens that of an interrupted or finished run of the same configuration.
+        """Creates the folder, or reopens it for an interrupted or finished run with the same configuration.
 
-        `hashes` (data, tokenizer, model) belong to the configuration: a run whose data changed is another run. With
-        several processes only the main one locks and writes (`is_main`); the others open the folder after it has.
-        Raises RunFolderError where the folder holds another run's or foreign files, where it is in use, or where a run
-        stands in it and `resume` is False; StorageError where the disk is full.
+        `hashes` (data, tokenizer, model) belong to the configuration: a run with other data is another run. With
+        several processes only the main one (`is_main`) locks and writes; the others open the folder after it.
+        Raises RunFolderError if the folder has another run or other files, if it is in use, or if it has a run and
+        `resume` is False. Raises StorageError if the disk is full.
         """
         path = Path(output_dir)
         identity = from_json(to_json({"command": command, "config": dict(config), "hashes": dict(hashes or {})}))
@@ -71,7 +71,7 @@ class RunFolder:
             return cls(path, existing or _new_manifest(identity, parents), None)
         lock = lock_folder(path)
         try:
-            existing = _read_manifest(path)  # again, now that nobody else writes
+            existing = _read_manifest(path)  # again, now that no other process writes
             _check_owner(path, existing, identity, resume=resume)
             folder = cls(path, existing or _new_manifest(identity, parents), lock)
             folder.resumed = existing is not None
@@ -87,7 +87,7 @@ class RunFolder:
 
     @property
     def is_main(self) -> bool:
-        """This process writes."""
+        """Whether this process writes."""
         return self._lock is not None
 
     @property
@@ -101,7 +101,7 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What `finish` was given; None while the run is unfinished."""
+        """The result that `finish` received; None while the run is unfinished."""
         return self.manifest["result"]
 
     @property
@@ -109,13 +109,13 @@ class RunFolder:
         return self.path / "model"
 
     def checkpoints(self) -> list[Path]:
-        """`checkpoints/step-N`, oldest first, unverified (engine/checkpoint.py verifies)."""
+        """`checkpoints/step-N`, oldest first, unverified (engine/checkpoint.py verifies them)."""
         found = [p for p in (self.path / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdigit()]
         return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
     def note(self, text: str) -> None:
-        """Keeps a line in run.json."""
-        if text not in self.manifest["notes"]:  # a resumed run says the same things again
+        """Adds a line to the notes in run.json."""
+        if text not in self.manifest["notes"]:  # a resumed run repeats its notes
             self.manifest["notes"].append(text)
             self._save()
 
@@ -125,22 +125,22 @@ class RunFolder:
         self._save()
 
     def record_start(self, name: str, fingerprint: str) -> None:
-        """Keeps the fingerprint of weights the run starts from. RunFolderError where it was started from others."""
+        """Records the fingerprint of the weights that the run starts from. Raises RunFolderError if they changed."""
         started = self.manifest["facts"].get("start", {})
         known = started.get(f"{name}_start", fingerprint)
         if known != fingerprint:
             raise RunFolderError(
-                f"{self.path} was started from other weights",
+                f"the run in {self.path} was started from other weights",
                 got=f"{name} {fingerprint}",
                 expected=f"{name} {known}",
-                fix="choose another --output-dir, or put the model back that the run was started from",
+                fix="choose another --output-dir, or restore the model that the run was started from",
             )
         self.record(start={**started, f"{name}_start": fingerprint})
 
     def rewind(self, step: int | None) -> None:
-        """Cuts what is written line by line to what was when at most `step` updates were done; None: to nothing.
+        """Drops the lines of metrics, samples and preferences that were written after `step` updates; None: all lines.
 
-        Called when a run resumes, so that the lines after its checkpoint are not written twice.
+        It is called when a run resumes, so that the lines after its checkpoint are not written twice.
         """
         if not self.is_main:
             return
@@ -150,7 +150,7 @@ class RunFolder:
                 keep_lines(path, [row for row in read_lines(path) if step is not None and row["step"] <= step])
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Marks the run as finished: opened again, it gives this result and does not train."""
+        """Marks the run as finished. When it is opened again, it returns this result and does not train."""
         self.manifest |= {"status": "finished", "finished": _now(), "result": dict(result)}
         self._save()
 
@@ -175,7 +175,7 @@ class RunFolder:
             self._save()
 
     def close(self) -> None:
-        """Gives up the lock."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -184,13 +184,13 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Bad input that was found after the folder was made, before anything came of it, leaves no folder behind."""
-        came = any((self.path / name).exists() for name in (METRICS, *KEPT))
-        is_new = self.is_main and not self.resumed and not came
+        """Removes a new folder without results if bad input was found after it was made. Releases the lock."""
+        has_results = any((self.path / name).exists() for name in (METRICS, *KEPT))
+        is_new = self.is_main and not self.resumed and not has_results
         if is_new and kind is not None and issubclass(kind, UsageError):
             for name in (MANIFEST, LOCK):
                 (self.path / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds something else
+            with contextlib.suppress(OSError):  # it has other files
                 self.path.rmdir()
         self.close()
 
@@ -220,7 +220,7 @@ def _now() -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
-    """The folder's run.json; None where there is none. Raises RunFolderError where the folder cannot be a run's."""
+    """The folder's run.json; None if there is none. Raises RunFolderError if the folder cannot be a run's."""
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file", expected="a folder for the run", fix="choose another --output-dir")
     if not path.exists():
@@ -231,9 +231,9 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         foreign = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
         if foreign:
             raise RunFolderError(
-                f"{path} holds files that no run wrote",
+                f"{path} has files that no run wrote",
                 got=", ".join(foreign[:5]),
-                expected="an empty or new folder, or an earlier run's",
+                expected="an empty or new folder, or the folder of an earlier run",
                 fix="choose another --output-dir",
             ) from None
         return None
@@ -259,18 +259,18 @@ def _check_owner(path: Path, existing: dict[str, Any] | None, identity: dict[str
             f"{path} belongs to another run",
             got="; ".join(f"{key}: {new}" for key, (_, new) in differing.items()),
             expected="; ".join(f"{key}: {old}" for key, (old, _) in differing.items()) + " (as that run was started)",
-            fix="choose another --output-dir, or give the options that run was started with",
+            fix="choose another --output-dir, or give the options that this run was started with",
         )
     if not resume:
         raise RunFolderError(
-            f"{path} already holds a {'finished' if existing['status'] == 'finished' else 'started'} run",
-            expected="a new folder, with --no-resume",
-            fix="choose another --output-dir, or leave --no-resume away to continue it",
+            f"{path} already has a {'finished' if existing['status'] == 'finished' else 'started'} run",
+            expected="a new folder, because of --no-resume",
+            fix="choose another --output-dir, or leave --no-resume out to continue the run",
         )
 
 
 def differences(existing: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys in which two runs differ, with both values; what cannot change the result is left out."""
+    """The keys in which two runs differ, with both values. Options that cannot change the result are left out."""
     found: dict[str, tuple[Any, Any]] = {}
     if existing["command"] != identity["command"]:
         found["command"] = (existing["command"], identity["command"])
@@ -283,9 +283,9 @@ def differences(existing: Mapping[str, Any], identity: Mapping[str, Any]) -> dic
 
 
 def lock_folder(path: Path) -> IO[str]:
-    """An exclusive lock on the folder, which is made; held until the file is closed or the process ends (however).
+    """Creates the folder and locks it exclusively, until the file is closed or the process ends in any way.
 
-    Raises RunFolderError where another process holds it, or where nothing can be written.
+    Raises RunFolderError if another process has the lock, or if the folder cannot be written.
     """
     try:
         with storage_errors(path):

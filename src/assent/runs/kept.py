@@ -1,4 +1,4 @@
-"""Answers that were paid for, kept as they come: a run that goes on does not ask again."""
+"""Keeps answers that were paid for as they arrive, so that a resumed run does not ask again."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from assent.runs.files import append_line, keep_lines, read_lines, to_json
 
 
 def content_key(asked: Any) -> str:
-    """SHA-256 of all that an answer depends on, as JSON."""
+    """SHA-256 of everything that an answer depends on, as JSON."""
     return hashlib.sha256(to_json(asked).encode()).hexdigest()
 
 
 class Kept:
-    """A file of answers, a line each, found by the content of what was asked. Safe to use from several threads."""
+    """A file of answers, one on each line, found by the content of the question. Safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, Lock()
         rows = read_lines(path)
         if path.exists():
-            keep_lines(path, rows)  # without a line that a kill has cut
+            keep_lines(path, rows)  # drops a line that a kill has cut
         self._answers = {row["key"]: row["answer"] for row in rows}
 
     def __len__(self) -> int:
         return len(self._answers)
 
     def find(self, asked: Any) -> Any | None:
-        """The answer; None where there is none."""
+        """The answer; None if there is none."""
         return self._answers.get(content_key(asked))
 
     def keep(self, asked: Any, answer: Any) -> Any:
-        """Keeps the answer and gives it back; or the one that came first, so that a question has one answer."""
+        """Keeps the answer and returns it. If there already is one, returns that: each question has one answer."""
         key = content_key(asked)
         with self._lock:
             if key not in self._answers:

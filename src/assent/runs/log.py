@@ -1,4 +1,4 @@
-"""Where a stage writes what it sees: metrics, samples, notes, progress."""
+"""The log into which a stage writes: metrics, samples, notes, progress."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Observer = Callable[[int, Mapping[str, float]], None]
 
 
 class RunLog:
-    """Writes into `folder`; on processes that are not the main one it checks and writes nothing.
+    """Writes into `folder`. On processes other than the main one it only checks.
 
-    A line's `step` is the number of updates done when it was written: that is what a resumed run is rewound to.
+    A line's `step` is the number of updates that were done when it was written. A resumed run rewinds to it.
     """
 
     def __init__(self, folder: RunFolder, *, progress: Progress | None = None) -> None:
@@ -33,11 +33,11 @@ class RunLog:
         """The first StopRun that an observer raised. The session ends the run by it, once the step at hand is done."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl. Raises UsageError for an undeclared name or a value that is no number."""
+        """Writes a line of metrics.jsonl. Raises UsageError for an undeclared name or a value that is not a number."""
         for name, value in values.items():
             lookup(name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UsageError(f"metric {name} is no number", got=repr(value), expected="an int or a float")
+                raise UsageError(f"metric {name} is not a number", got=repr(value), expected="an int or a float")
         if self.folder.is_main and values:
             append_line(self.folder.path / METRICS, {"step": step, **values})
             for observe in self.observers:
@@ -47,11 +47,11 @@ class RunLog:
                     self.stop = self.stop or stop
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Lines of samples.jsonl."""
+        """Writes lines of samples.jsonl."""
         self._append(SAMPLES, step, rows)
 
     def preferences(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Lines of preferences.jsonl: what was sampled and ranked, as a file of scores."""
+        """Writes lines of preferences.jsonl: what was sampled and ranked, in the layout of scores."""
         self._append(PREFERENCES, step, rows)
 
     def _append(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -60,7 +60,7 @@ class RunLog:
                 append_line(self.folder.path / name, {"step": step, **row} | {"step": step})
 
     def note(self, text: str) -> None:
-        """A line for people: on stderr, and kept in run.json."""
+        """Writes a line for people to stderr, and keeps it in run.json."""
         if self.folder.is_main:
             self._progress.line(text)
             self.folder.note(text)

@@ -1,7 +1,7 @@
 """The model card: README.md of a model folder, in the hub's format, with the facts of run.json and of an evaluation.
 
-Every training stage writes one; `assent report` writes it again with what an evaluation has found. A card that somebody
-has made their own (without MARK) is left alone.
+Every training stage writes one, and `assent report` adds the figures of an evaluation. A card that somebody has taken
+over (without MARK) is left alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 class Figure:
-    """One measured figure: what it is of, its value, and its interval where it has one."""
+    """One measured figure: its name, what it was measured on, its value, and its interval if it has one."""
 
     def __init__(self, name: str, of: str, estimate: Mapping[str, Any], *, metric: str) -> None:
         self.name, self.of, self.metric = name, of, metric
@@ -60,11 +60,11 @@ class Figure:
 def write_card(
     run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], measured: Sequence[Figure] = ()
 ) -> Path | None:
-    """Writes `run`/model/README.md; its path, or None where somebody's own stands there.
+    """Writes `run`/model/README.md. Returns its path, or None if somebody's own card is there.
 
     manifest   run.json
-    metrics    last values of what the run logged
-    measured   what an evaluation found
+    metrics    the last values of the run's metrics
+    measured   the figures of an evaluation
     """
     path = run / "model" / CARD
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
@@ -81,7 +81,7 @@ def write_card(
 
 
 def card(run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], measured: Sequence[Figure] = ()) -> str:
-    """The card's text: a function of its arguments and of the folders that the model was made from."""
+    """The card's text, which depends on the arguments and on the folders of the models that this one was made from."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     command, config = manifest["command"], manifest["config"]
@@ -134,16 +134,19 @@ def _body(
 ) -> Iterator[str]:
     command, config, hashes = manifest["command"], manifest["config"], manifest.get("hashes", {})
     what = "A reward model" if command == "reward" else "A language model"
-    adapter = " It is an adapter: its base is needed too." if is_adapter else ""
+    adapter = " It is an adapter, so you also need its base model." if is_adapter else ""
     if members:
-        adapter = f" It is an ensemble of {members} adapters on one base, which is needed too; each opens by itself."
+        adapter = (
+            f" It is an ensemble of {members} adapters on one base model, which you also need; each adapter can be "
+            "opened by itself."
+        )
     yield from (MARK, "", f"# {run.resolve().name}", "")
     yield f"{what}, made with Assent by {METHODS.get(command, command)}.{adapter}"
     yield from ("", "## How good it is", "")
     if figures:
         yield from _table(("figure", "value", "interval", "n", "measured on"), [figure.row() for figure in figures])
     else:
-        yield "Nothing was measured on held-out data: whether it is better than what it was made from is not known."
+        yield "Nothing was measured on held-out data, so it is not known whether it is better than its base model."
     yield from ("", "## How it was made", "")
     yield " ← ".join([run.resolve().name, *(f"`{_short(step)}`" for step in chain)])
     yield ""
@@ -179,14 +182,14 @@ def _snippet(command: str, *, is_adapter: bool, members: int) -> Iterator[str]:
     yield f"from {'peft' if is_adapter else 'transformers'} import {kind}"
     yield "from transformers import AutoTokenizer"
     where = (
-        f'folder = "member-1"  # of this folder; up to member-{members}' if members else 'folder = "."  # this folder'
+        f'folder = "member-1"  # in this folder; up to member-{members}' if members else 'folder = "."  # this folder'
     )
     yield from ("", where, f"model = {kind}.from_pretrained(folder)")
     yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
 
 
 def _held_out(metrics: Mapping[str, Any]) -> list[Figure]:
-    """The run's own figures on held-out data, with intervals where they were logged."""
+    """The run's own figures on held-out data, with their intervals if those were logged."""
     found = []
     for name in metrics:
         value = as_number(metrics[name])
@@ -204,7 +207,7 @@ def _words(name: str) -> str:
 
 
 def figures_of_policy(evaluation: Mapping[str, Any], name: str) -> list[Figure]:
-    """What evaluation.json says of a policy (reporting/SCHEMA.md)."""
+    """The figures of a policy in evaluation.json (reporting/SCHEMA.md)."""
     policy = next((policy for policy in evaluation["policies"] if policy["name"] == name), None)
     if policy is None:
         return []
@@ -214,18 +217,18 @@ def figures_of_policy(evaluation: Mapping[str, Any], name: str) -> list[Figure]:
         (f"wins against {evaluation['baseline']}", "win_rate", sampled["win_rate"]),
         ("mean score", "mean_score", sampled["gold"]),
         (f"KL to {evaluation['reference']}, nats per completion", "kl", kl.get("k1")),
-        ("tokens of a completion", "length", sampled["length"]),
+        ("tokens per completion", "length", sampled["length"]),
     ]
     return [Figure(words, of, estimate, metric=metric) for words, metric, estimate in found if estimate]
 
 
 def figures_of_reward_model(quality: Mapping[str, Any]) -> list[Figure]:
-    """What the `reward_model` of evaluation.json says."""
+    """The figures of `reward_model` in evaluation.json."""
     return [Figure("accuracy", "held-out comparisons", quality["accuracy"], metric="accuracy")]
 
 
 def _chain(model: str) -> Iterator[str]:
-    """What the model was made from, back to the first: through folders of runs, by their run.json."""
+    """The models that this one was made from, back to the first, found through the run.json of each run's folder."""
     seen: set[str] = set()
     while model not in seen:
         seen.add(model)
@@ -242,7 +245,7 @@ def _is_hub_name(name: str) -> bool:
 
 
 def _license(chain: Sequence[str]) -> str | None:
-    """What the card of the first model that has one says."""
+    """The licence on the card of the nearest model in the chain that has one."""
     return next(filter(None, (_license_in(Path(model) / CARD) for model in chain)), None)
 
 
@@ -259,20 +262,20 @@ def _license_in(path: Path) -> str | None:
 
 
 def _license_line(config: Mapping[str, Any], chain: Sequence[str]) -> str:
-    """What is stated, by whom; nothing is made up."""
+    """What is stated, and by whom. Nothing is guessed."""
     of_data = _license_in(Path(str(config["data"])) / CARD)
-    data = "those of the data hold" if of_data is None else f"that of the data ({of_data}, as its card says) holds"
+    data = "the licence of the data" + ("" if of_data is None else f" ({of_data}, according to its card)")
     own, found = config.get("license"), _license(chain)
     if own is not None:
-        base = "" if found is None else f" ({found}, as its card says)"
-        return f"{own}, as whoever trained it states. That of the base model{base} holds too, and {data}."
+        base = "" if found is None else f" ({found}, according to its card)"
+        return f"{own}, according to whoever trained it. The licence of the base model{base} and {data} also apply."
     if found is None:
-        return f"Not stated. That of the base model holds, and {data}; name one before this is shared."
-    return f"{found}, as the model that it was made from says; and {data} too."
+        return f"Not stated. The licence of the base model and {data} apply. State one before you share this model."
+    return f"{found}, according to the card of the base model. {data[0].upper()}{data[1:]} also applies."
 
 
 def _short(text: str) -> str:
-    """A path without the folders above the run's: they say where somebody's disk is."""
+    """A path without the folders above the run's, which would show where it is on somebody's disk."""
     return text if _is_hub_name(text) or not Path(text).is_absolute() else "/".join(Path(text).parts[-3:])
 
 

@@ -1,4 +1,4 @@
-"""Progress for people, on stderr: bars on a terminal, a line every ten seconds elsewhere."""
+"""Shows progress on stderr: bars on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Shown = float | int | str
 
 
 class Task(Protocol):
-    """One thing that advances."""
+    """Something that advances."""
 
     def advance(self, n: int = 1, **shown: Shown) -> None:
-        """`n` more are done; `shown` are figures to put beside it."""
+        """Counts `n` more as done. `shown` are figures to show beside the count."""
 
 
 class Progress(Protocol):
     def task(self, description: str, *, total: int | None, done: int = 0) -> AbstractContextManager[Task]:
-        """`total` None: unknown. `done`: where a resumed task starts; not counted in its rate."""
+        """Shows a task. `total` None: unknown. `done`: where a resumed task starts; not counted in its rate."""
 
     def line(self, text: str) -> None:
-        """One line of text, above the bars."""
+        """Writes one line of text above the bars."""
 
 
 def progress_for_stderr() -> Progress:
-    """Bars where stderr is a terminal, plain lines where it is not."""
+    """Bars if stderr is a terminal, otherwise plain lines."""
     return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
 
 
 class Silent:
-    """Advances without a word; notes still go to stderr."""
+    """Shows no progress. Notes still go to stderr."""
 
     @contextmanager
     def task(self, description: str, *, total: int | None, done: int = 0) -> Iterator[Task]:
@@ -52,7 +52,7 @@ class _SilentTask:
 
 
 class PlainProgress:
-    """At most one line per task every `every_seconds`, and one at its end."""
+    """Writes at most one line for a task every `every_seconds`, and one at its end."""
 
     def __init__(
         self, *, stream: IO[str] | None = None, every_seconds: float = 10.0, clock: Callable[[], float] = time.monotonic
@@ -96,7 +96,7 @@ class _PlainTask:
 
 
 class TerminalProgress:
-    """Bars of rich, one per task, inner tasks below outer ones."""
+    """Shows rich's bars, one for each task, inner tasks below outer ones."""
 
     def __init__(self) -> None:
         self._bars: RichBars | None = None
@@ -159,7 +159,7 @@ def _columns() -> list[ProgressColumn]:
 
 
 def rate_text(per_second: float) -> str:
-    """`3.2/s`, or `4.1 s each` where it is slow."""
+    """`3.2/s`, or `4.1 s each` for a slow task."""
     if per_second <= 0:
         return "0/s"
     if per_second >= 1:

@@ -1,4 +1,4 @@
-"""Reading a run folder back."""
+"""Reads a run folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from assent.runs.folder import METRICS, SAMPLES
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One metric over the run: `values[i]` was written when `steps[i]` updates were done."""
+    """One metric over the run: `values[i]` was written after `steps[i]` updates."""
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
@@ -25,7 +25,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as it stands on disk. `manifest` is run.json."""
+    """A run as it is on disk. `manifest` is run.json."""
 
     path: Path
     manifest: dict[str, Any]
@@ -54,13 +54,13 @@ class RunView:
 
 
 def read_run(folder: str | Path) -> RunView:
-    """Reads a run folder, finished or not; takes no lock. Raises RunFolderError where there is no run."""
+    """Reads a run folder, finished or not, without locking it. Raises RunFolderError if there is no run."""
     path = Path(folder)
     try:
         manifest = from_json((path / "run.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise RunFolderError(
-            f"{path} is no run folder", got="no run.json", expected="the --output-dir of an earlier command"
+            f"{path} is not a run folder", got="no run.json", expected="the --output-dir of an earlier command"
         ) from None
     except ValueError as error:
         raise RunFolderError(f"{path / 'run.json'} is damaged", got=error) from error

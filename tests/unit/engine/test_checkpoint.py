@@ -185,7 +185,7 @@ def test_a_disk_that_fills_leaves_the_last_checkpoint(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "fsync", full)
-    with pytest.raises(StorageError, match="last checkpoint stands"):
+    with pytest.raises(StorageError, match="last checkpoint is intact"):
         write_checkpoint(tmp_path, 3, learners={"model": learner}, state={})
     monkeypatch.undo()
     found = latest_verified(tmp_path)

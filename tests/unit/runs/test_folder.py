@@ -82,7 +82,7 @@ def test_values_that_json_writes_otherwise_are_the_same_configuration(tmp_path: 
 
 def test_no_resume_wants_a_new_folder(tmp_path: Path) -> None:
     open_folder(tmp_path, resume=False).close()
-    with pytest.raises(RunFolderError, match="already holds a started run"):
+    with pytest.raises(RunFolderError, match="already has a started run"):
         open_folder(tmp_path, resume=False)
 
 
@@ -195,7 +195,7 @@ def test_a_full_disk_is_a_storage_error_and_the_manifest_stays_whole(
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(files.os, "fsync", full)
-        with pytest.raises(error, match="last checkpoint stands"):
+        with pytest.raises(error, match="last checkpoint is intact"):
             folder.note("x")
         with pytest.raises(error):
             folder.rewind(0) if (tmp_path / "metrics.jsonl").exists() else folder.finish({})
@@ -206,9 +206,9 @@ def test_a_full_disk_is_a_storage_error_and_the_manifest_stays_whole(
 
 
 def test_reading_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="is no run folder"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         read_run(tmp_path)
-    with pytest.raises(RunFolderError, match="is no run folder"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         read_run(tmp_path / "nowhere")
 
 

@@ -71,7 +71,7 @@ def test_an_ensemble_of_adapters_says_how_many_and_where_they_are(run: Path) -> 
     card = ModelCard.load(write_card(run, {**MANIFEST, "command": "reward"}, {}))
     assert card.data.library_name == "peft"
     assert "an ensemble of 2 adapters on one base" in card.text
-    assert 'folder = "member-1"  # of this folder; up to member-2' in card.text
+    assert 'folder = "member-1"  # in this folder; up to member-2' in card.text
 
 
 def test_base_and_licence_are_found_through_earlier_runs(run: Path, tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_a_licence_that_is_stated_stands_beside_those_that_hold(run: Path, tmp_p
     config = {**MANIFEST["config"], "model": str(base), "data": str(data)}
     found = ModelCard.load(write_card(run, {**MANIFEST, "config": config}, {}))
     assert found.data.license == "apache-2.0"
-    assert "and that of the data (cc-by-4.0, as its card says) holds too." in found.text
+    assert "The licence of the data (cc-by-4.0, according to its card) also applies." in found.text
     own = ModelCard.load(write_card(run, {**MANIFEST, "config": {**config, "license": "mit"}}, {}))
     assert own.data.license == "mit"
-    both = "mit, as whoever trained it states. That of the base model (apache-2.0, as its card says) holds too, and"
-    assert both in own.text
+    assert "mit, according to whoever trained it. The licence of the base model (apache-2.0, according to" in own.text
+    assert "and the licence of the data (cc-by-4.0, according to its card) also apply." in own.text
     alone = write_card(run, {**MANIFEST, "config": {**MANIFEST["config"], "license": "mit"}}, {}).read_text()
-    assert "That of the base model holds too, and those of the data hold." in alone
+    assert "The licence of the base model and the licence of the data also apply." in alone
 
 
 def test_a_card_of_ones_own_is_left_alone(run: Path) -> None:
