@@ -23,8 +23,8 @@ from transformers import (
 
 from assent.errors import ModelError
 from assent.models import adapters
-from assent.models.ensemble import siblings
 from assent.models.folders import check_config, check_weights, has_tokenizer, members_of, read_json, resolve_folder
+from assent.models.one_trunk import siblings
 from assent.models.saving import quiet, save_model
 from assent.models.trunk import trunk_of
 from assent.models.vocabulary import choose_pad, sync_tokens

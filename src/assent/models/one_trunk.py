@@ -7,19 +7,21 @@ Every model has its own modules around the base's parameters, so each is read, t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from assent.errors import ConfigError, ModelError
 from assent.models import adapters
+from assent.models.batch import GroupBatch, Outputs
 from assent.models.folders import members_of, resolve_folder
+from assent.models.module import AlignmentModel
 from assent.models.saving import quiet
 from assent.models.trunk import trunk_of
 
@@ -126,6 +128,31 @@ def save_value_head(folder: Path, head: nn.Linear | None) -> None:
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, folder / VALUE_HEAD
     )
+
+
+def siblings(model: PreTrainedModel, number: int) -> list[PreTrainedModel]:
+    """`model` and copies of it, `number` in all: the trunk's parameters are the same tensors in each, heads are own."""
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in trunk_of(model).parameters()}
+    return [model, *(copy.deepcopy(model, dict(shared)) for _ in range(number - 1))]
+
+
+class Ensemble(nn.Module):
+    """Scorers of one head each that are read side by side: (S,) of each becomes (S, M)."""
+
+    def __init__(self, members: Sequence[AlignmentModel]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.tier, self.config = members[0].tier, members[0].config
+
+    def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
+        """As an AlignmentModel with a head for each member."""
+        return side_by_side([member(batch, want) for member in self.members], want)
+
+
+def side_by_side(outputs: Sequence[Outputs], want: frozenset[str] | set[str]) -> Outputs:
+    """What members of one head each gave of the same batch, as of one scorer with as many heads."""
+    fields: dict[str, list[Tensor]] = {name: [getattr(one, name) for one in outputs] for name in want}
+    return Outputs(**{name: torch.stack(parts, dim=-1) for name, parts in fields.items()})
 
 
 @contextmanager

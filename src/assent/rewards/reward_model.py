@@ -12,9 +12,9 @@ from torch import Tensor
 
 from assent.config.ensembles import Combination
 from assent.errors import ModelError
-from assent.models.ensemble import Ensemble
 from assent.models.loading import check_adapter, load_config, load_scorers, load_tokenizer
 from assent.models.module import AlignmentModel
+from assent.models.one_trunk import Ensemble
 from assent.models.templates import Template, resolve_template
 from assent.rewards.base import Scores, checked_scores
 from assent.rewards.reading import Encoding, ModelReader

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from assent.config.options import SamplerNeeds
 from assent.models.adapters import is_adapted
-from assent.models.handover import folder_weights
+from assent.models.saving import folder_weights
 from assent.models.templates import Template
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.rollouts.vllm_engine import check_vllm

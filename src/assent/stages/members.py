@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from assent.engine.learner import Learner, Objective
 from assent.models.batch import Outputs, TokenGroup
-from assent.models.ensemble import side_by_side
+from assent.models.one_trunk import side_by_side
 from assent.stages.scoring import BOOTSTRAP
 
 SUMMED = ("perf/step_seconds", "perf/micro_batches")

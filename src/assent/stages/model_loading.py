@@ -27,7 +27,6 @@ from assent.models.adapters import (
     is_adapter,
     quantisation,
 )
-from assent.models.ensemble import siblings
 from assent.models.folders import members_of, resolve_folder
 from assent.models.loading import (
     DTYPES,
@@ -39,7 +38,14 @@ from assent.models.loading import (
     load_scorer,
 )
 from assent.models.module import AlignmentModel
-from assent.models.one_trunk import check_stands_on_base, reward_adapter, save_value_head, sibling_scorer, value_head_of
+from assent.models.one_trunk import (
+    check_stands_on_base,
+    reward_adapter,
+    save_value_head,
+    sibling_scorer,
+    siblings,
+    value_head_of,
+)
 from assent.models.saving import save_members, save_model
 from assent.models.tiers import Kind
 from assent.rewards.base import Reward

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from assent.errors import ConfigError, ModelError
-from assent.models.handover import folder_weights
+from assent.models.saving import folder_weights
 from assent.rollouts import vllm_engine, vllm_sampler
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler

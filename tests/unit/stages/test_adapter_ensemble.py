@@ -25,7 +25,6 @@ from assent.engine.random import Batches, derived_seed, generator
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, ModelError
 from assent.models.adapters import Base, add_adapter, content_of
-from assent.models.ensemble import Ensemble
 from assent.models.folders import content_hash
 from assent.models.loading import (
     draw_head,
@@ -37,6 +36,7 @@ from assent.models.loading import (
     save_model,
 )
 from assent.models.module import AlignmentModel
+from assent.models.one_trunk import Ensemble
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.loading import load_reward, reward_hash

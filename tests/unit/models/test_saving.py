@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from assent.models.handover import folder_weights
+from assent.models.saving import folder_weights
 from tests.support.adapters import adapted
 from tests.support.rollouts import sharp_llama
 
