@@ -22,7 +22,7 @@ from assent.engine.random import permutation
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
 from assent.evaluation.answers import key
-from assent.evaluation.policies import BestOfN, Policy, evaluate_policies
+from assent.evaluation.policies import BestOfN, EvaluationPlan, Judges, Policy, evaluate_policies
 from assent.evaluation.win_rate import win_rate
 from assent.models.folders import check_revision
 from assent.models.loading import load_tokenizer
@@ -265,18 +265,17 @@ class _Comparison:
                 rewards[name] = load_reward(one.reward, **options)
                 policies.append(BestOfN(name=name, open=start, n=one.n, reward=rewards[name]))
         with self.progress.task("judged", total=len(policies)) as task:
-            table = evaluate_policies(
-                policies,
-                self.groups,
+            plan = EvaluationPlan(
+                groups=self.groups,
                 prompt_ids=self.ids,
-                scorer=load_reward(config.judge, **options),
+                judges=Judges(scorer=load_reward(config.judge, **options)),
                 reference=open_reader(config, config.model, self.runtime.device),
                 baseline=START,
                 max_new_tokens=config.max_new_tokens,
                 samples_per_prompt=config.samples_per_prompt,
                 seed=seed,
-                on_policy=lambda name: task.advance(1, policy=name),
             )
+            table = evaluate_policies(policies, plan, on_policy=lambda name: task.advance(1, policy=name))
         for name, one in made.items():
             row = table.row(name)
             one.scores = list(row.sampled.scores)

@@ -21,7 +21,7 @@ from assent.errors import ConfigError, DataError
 from assent.evaluation.generators import writer_lines
 from assent.evaluation.lines import table_lines
 from assent.evaluation.pairs import Pairs, judge_reward, pairs_of, slices_of
-from assent.evaluation.policies import evaluate_policies
+from assent.evaluation.policies import EvaluationPlan, Judges, evaluate_policies
 from assent.evaluation.reward_model import quality_lines
 from assent.evaluation.table import PolicyTable
 from assent.models.folders import check_revision, content_hash
@@ -132,23 +132,24 @@ def _evaluate(
     reference = None
     if cast.reference is not None:
         reference = open_reader(config, cast.models[cast.reference], runtime.device)
+    plan = EvaluationPlan(
+        groups=prompts.groups,
+        prompt_ids=prompts.ids,
+        judges=Judges(scorer=scorer, comparer=judging.comparer, safety=judging.safety),
+        reference=reference,
+        reference_name=cast.reference,
+        baseline=config.baseline,
+        max_new_tokens=config.max_new_tokens,
+        samples_per_prompt=config.samples_per_prompt,
+        seed=config.seed,
+        slices=slices_of(prompts.groups, config.slices),
+        precision=config.precision,
+    )
     comparisons = progress.task("comparisons", total=None) if judging.comparer is not None else nullcontext()
     with progress.task("evaluation", total=len(policies)) as task, comparisons as compared:
         table = evaluate_policies(
             policies,
-            prompts.groups,
-            prompt_ids=prompts.ids,
-            scorer=scorer,
-            comparer=judging.comparer,
-            safety=judging.safety,
-            reference=reference,
-            baseline=config.baseline,
-            reference_name=cast.reference,
-            max_new_tokens=config.max_new_tokens,
-            samples_per_prompt=config.samples_per_prompt,
-            seed=config.seed,
-            slices=slices_of(prompts.groups, config.slices),
-            precision=config.precision,
+            plan,
             on_policy=lambda name: task.advance(1, policy=name),
             on_comparisons=None if compared is None else compared.advance,
         )

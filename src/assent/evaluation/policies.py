@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from assent.data.texts import as_plain
 from assent.errors import ConfigError, DataError
 from assent.evaluation.answers import Answers, Completions, key
 from assent.evaluation.figures import Subject, figures_of
@@ -33,7 +34,7 @@ from assent.rewards.base import Reward
 from assent.rollouts.kept import KeptDraws
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.statistics.intervals import mean_interval
-from assent.types import PromptGroup, Rollout, Text
+from assent.types import PromptGroup, Rollout
 
 if TYPE_CHECKING:
     from assent.models.module import AlignmentModel
@@ -95,81 +96,61 @@ class Judges:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What is the same for all policies."""
+class EvaluationPlan:
+    """What is the same for all policies: P prompts, how they are answered, and what the answers are judged by."""
 
     groups: Sequence[PromptGroup]
-    prompt_ids: Sequence[tuple[int, ...]]
-    names: Sequence[Any]
-    """(P,) clusters."""
+    """(P,) the prompts with their columns, as the scorer sees them."""
+    prompt_ids: Sequence[tuple[int, ...]] = ()
+    """(P,) the prompts as tokens; needed if a model answers."""
     judges: Judges
-    reference: AlignmentModel | None
     baseline: str
+    """Name of the policy that the others are compared with."""
+    reference: AlignmentModel | None = None
+    """KL is measured to it: an AlignmentModel of kind "policy" at temperature 1. None: KL is not measured."""
+    reference_name: str | None = None
+    """The reference's name in the table; None: the baseline's."""
     max_new_tokens: int
-    samples: int | None
-    seed: int
-    max_tokens: int
-    confidence: float
-    precision: float | None
+    samples_per_prompt: int | None = 4
+    """Completions at temperature 1; of a file, its first ones. None: 4, and all that a file has."""
+    seed: int = 0
+    max_tokens: int = 8192
+    """Tokens in one forward pass of the reference."""
+    confidence: float = 0.95
+    clusters: Sequence[str] | None = None
+    """(P,) the unit of the intervals for each prompt. None: one for each different prompt."""
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Column to its values (P,): figures are also given for each value."""
+    precision: float | None = None
+    """Half-width wanted for the win rates' intervals: the table says how many prompts that takes."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_prompt is not None and self.samples_per_prompt < 1:
+            raise ConfigError("samples_per_prompt must be at least 1", got=self.samples_per_prompt)
+
+    @property
+    def names(self) -> Sequence[Any]:
+        """(P,) clusters."""
+        return [key(group.prompt) for group in self.groups] if self.clusters is None else list(self.clusters)
 
 
 def evaluate_policies(
     policies: Sequence[Policy],
-    groups: Sequence[PromptGroup],
+    plan: EvaluationPlan,
     *,
-    prompt_ids: Sequence[tuple[int, ...]],
-    scorer: Reward | None = None,
-    comparer: PairJudge | None = None,
-    safety: Measure | None = None,
-    reference: AlignmentModel | None,
-    baseline: str,
-    reference_name: str | None = None,
-    max_new_tokens: int,
-    samples_per_prompt: int | None = 4,
-    seed: int = 0,
-    max_tokens: int = 8192,
-    confidence: float = 0.95,
-    clusters: Sequence[str] | None = None,
-    slices: Mapping[str, Sequence[str]] | None = None,
-    precision: float | None = None,
     on_policy: Callable[[str], None] | None = None,
     on_comparisons: Callable[[int], None] | None = None,
 ) -> PolicyTable:
-    """Answers of all policies to the same P prompts, side by side.
+    """All policies answer the same prompts; the table shows them side by side.
 
-    groups, prompt_ids   (P,) the prompts as the scorer sees them (with their columns), and as ids, where models answer
-    scorer               scores every text: a gold reward, a reward model, a function
-    comparer             in its place: compares the texts of two policies, in both orders
-    safety               what is said of each text beside that (`safety.py`)
-    reference            AlignmentModel of kind "policy" at temperature 1; KL is measured to it; None: it is not
-    baseline             name of the policy that win rates are against, decoded the same way
-    samples_per_prompt   completions at temperature 1, or of a file; None: 4, of a file all. Best-of-n keeps one of n
-    max_tokens           of one forward pass of the reference
-    clusters             (P,) what prompts belong together by; none given: a prompt that stands twice is one
-    slices               columns to their values (P,): figures are given by value too
-    precision            half-width that win rates should have: the table says how many prompts that takes
-    on_policy            called with each policy's name before its turn; on_comparisons with comparisons done (progress)
+    on_policy        called with each policy's name before its turn, for a progress bar
+    on_comparisons   called with the number of comparisons that a judge has made since the last call
 
-    Raises ConfigError for a baseline that is not among the policies or names that repeat, DataError for no prompts
-    or unequal numbers of them.
+    Raises ConfigError if the baseline is not among the policies or if names repeat, DataError if there are no prompts
+    or if prompts and ids differ in number.
     """
-    judges = Judges(scorer=scorer, comparer=comparer, safety=safety)
     sampled = any(policy.open is not None for policy in policies)
-    _check(policies, groups, prompt_ids if sampled else groups, baseline=baseline, samples=samples_per_prompt)
-    plan = _Plan(
-        groups=groups,
-        prompt_ids=prompt_ids,
-        names=[key(group.prompt) for group in groups] if clusters is None else list(clusters),
-        judges=judges,
-        reference=reference,
-        baseline=baseline,
-        max_new_tokens=max_new_tokens,
-        samples=samples_per_prompt,
-        seed=seed,
-        max_tokens=max_tokens,
-        confidence=confidence,
-        precision=precision,
-    )
+    _check(policies, plan, plan.prompt_ids if sampled else plan.groups)
     answers: dict[str, Decodings] = {}
     distances: dict[str, _Distance] = {}
     for policy in policies:
@@ -177,33 +158,31 @@ def evaluate_policies(
             on_policy(policy.name)
         answers[policy.name] = {kind: _judged(plan, drawn) for kind, drawn in _draw(plan, policy).items()}
         distances[policy.name] = _distance(plan, policy, answers[policy.name]["sampled"])
-    compared = compare_all(answers, groups, baseline=baseline, comparer=comparer, advance=on_comparisons)
-    rows = [_row(plan, policy, answers, distances[policy.name], compared, slices) for policy in policies]
+    comparer = plan.judges.comparer
+    compared = compare_all(answers, plan.groups, baseline=plan.baseline, comparer=comparer, advance=on_comparisons)
+    rows = [_row(plan, policy, answers, distances[policy.name], compared) for policy in policies]
     decoding = {
-        "max_new_tokens": max_new_tokens if sampled else None,
+        "max_new_tokens": plan.max_new_tokens if sampled else None,
         "temperature": 1.0 if sampled else None,
-        "samples_per_prompt": samples_per_prompt or (DEFAULT_SAMPLES if sampled else None),
-        "seed": seed,
+        "samples_per_prompt": plan.samples_per_prompt or (DEFAULT_SAMPLES if sampled else None),
+        "seed": plan.seed,
     }
-    known = None if reference is None else reference_name or baseline
-    return _table(plan, rows, compared, answers, decoding=decoding, reference=known)
+    return _table(plan, rows, compared, answers, decoding)
 
 
 def _table(
-    plan: _Plan,
+    plan: EvaluationPlan,
     rows: Sequence[PolicyRow],
     compared: Comparisons,
     answers: Mapping[str, Decodings],
-    *,
     decoding: Mapping[str, Any],
-    reference: str | None,
 ) -> PolicyTable:
     options: dict[str, Any] = {"clusters": plan.names, "confidence": plan.confidence}
     ratings = ratings_of(compared, baseline=plan.baseline, **options)
     return PolicyTable(
         rows=tuple(replace(row, rating=ratings.get(row.name)) for row in rows),
         baseline=plan.baseline,
-        reference=reference,
+        reference=None if plan.reference is None else plan.reference_name or plan.baseline,
         scorer=plan.judges.name,
         num_prompts=len(plan.groups),
         confidence=plan.confidence,
@@ -242,32 +221,24 @@ def reference_logprobs(
     return read
 
 
-def _check(
-    policies: Sequence[Policy],
-    groups: Sequence[PromptGroup],
-    prompt_ids: Sequence[Any],
-    *,
-    baseline: str,
-    samples: int | None,
-) -> None:
+def _check(policies: Sequence[Policy], plan: EvaluationPlan, prompt_ids: Sequence[Any]) -> None:
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
         raise ConfigError("two policies have the same name", got=", ".join(names))
-    if baseline not in names:
-        raise ConfigError("the baseline is not among the policies", got=baseline, expected=", ".join(names))
-    if not groups or len(groups) != len(prompt_ids):
+    if plan.baseline not in names:
+        raise ConfigError("the baseline is not among the policies", got=plan.baseline, expected=", ".join(names))
+    if not plan.groups or len(plan.groups) != len(prompt_ids):
         raise DataError(
-            "an evaluation needs prompts, and the ids of each", got=f"{len(groups)} prompts, {len(prompt_ids)} with ids"
+            "an evaluation needs prompts, and the ids of each",
+            got=f"{len(plan.groups)} prompts, {len(prompt_ids)} with ids",
         )
-    if samples is not None and samples < 1:
-        raise ConfigError("samples_per_prompt must be at least 1", got=samples)
 
 
-def _draw(plan: _Plan, policy: Policy) -> Decodings:
+def _draw(plan: EvaluationPlan, policy: Policy) -> Decodings:
     """The policy's answers for each decoding that it has."""
     n = policy.n if isinstance(policy, BestOfN) else None
     if policy.completions is not None:
-        found = policy.completions.answers(plan.groups, at_most=n or plan.samples)
+        found = policy.completions.answers(plan.groups, at_most=n or plan.samples_per_prompt)
         return {"sampled": found if n is None else _best(plan, policy, found)}
     assert policy.open is not None
     opened = cache(policy.open)
@@ -281,10 +252,13 @@ def _draw(plan: _Plan, policy: Policy) -> Decodings:
     if n is not None:
         return {"sampled": _best(plan, policy, draw("best-of-n", sampling, n))}
     greedy = SamplingParams(max_new_tokens=plan.max_new_tokens, greedy=True)
-    return {"sampled": draw("sampled", sampling, plan.samples or DEFAULT_SAMPLES), "greedy": draw("greedy", greedy, 1)}
+    return {
+        "sampled": draw("sampled", sampling, plan.samples_per_prompt or DEFAULT_SAMPLES),
+        "greedy": draw("greedy", greedy, 1),
+    }
 
 
-def _best(plan: _Plan, policy: Policy, drawn: Answers) -> Answers:
+def _best(plan: EvaluationPlan, policy: Policy, drawn: Answers) -> Answers:
     """Of each prompt's answers the one that the reward scores highest, the first of equals; and how far that goes."""
     assert isinstance(policy, BestOfN)
     scores = drawn.score(policy.reward, plan.groups)
@@ -298,7 +272,7 @@ def _best(plan: _Plan, policy: Policy, drawn: Answers) -> Answers:
     return replace(drawn.kept(kept), choice_kl=moved)
 
 
-def _judged(plan: _Plan, drawn: Answers) -> Answers:
+def _judged(plan: EvaluationPlan, drawn: Answers) -> Answers:
     scorer, safety = plan.judges.scorer, plan.judges.safety
     rows = [plan.groups[p] for p in drawn.prompt_index]
     return replace(
@@ -308,7 +282,7 @@ def _judged(plan: _Plan, drawn: Answers) -> Answers:
     )
 
 
-def _distance(plan: _Plan, policy: Policy, drawn: Answers) -> _Distance:
+def _distance(plan: EvaluationPlan, policy: Policy, drawn: Answers) -> _Distance:
     """k1 and k3 of each sampled answer; None for answers of a file, and where there is no reference."""
     if plan.reference is None or drawn.rollouts is None:
         return None
@@ -317,12 +291,11 @@ def _distance(plan: _Plan, policy: Policy, drawn: Answers) -> _Distance:
 
 
 def _row(
-    plan: _Plan,
+    plan: EvaluationPlan,
     policy: Policy,
     answers: Mapping[str, Decodings],
     distance: _Distance,
     compared: Comparisons,
-    slices: Mapping[str, Sequence[str]] | None,
 ) -> PolicyRow:
     figures: dict[str, Figures | None] = {"sampled": None, "greedy": None}
     for decoding, own in answers[policy.name].items():
@@ -340,7 +313,7 @@ def _row(
             confidence=plan.confidence,
             half_width=plan.precision,
         )
-        figures[decoding] = figures_of(subject, slices if is_sampled else None)
+        figures[decoding] = figures_of(subject, plan.slices if is_sampled else None)
     sampled = figures["sampled"]
     assert sampled is not None
     kl = None
@@ -351,7 +324,7 @@ def _row(
     return PolicyRow(name=policy.name, sampled=sampled, greedy=figures["greedy"], kl=kl, ledger=policy.ledger)
 
 
-def _best_of_n_kl(plan: _Plan, policy: BestOfN, kept: Answers, distance: _Distance) -> KLFigures | None:
+def _best_of_n_kl(plan: EvaluationPlan, policy: BestOfN, kept: Answers, distance: _Distance) -> KLFigures | None:
     """KL(best-of-n || reference) = KL(best-of-n || policy) + E[log policy − log reference] over what was kept.
 
     Without a reference, of completions in a file, the first part alone: their policy is what it is measured to.
@@ -368,14 +341,10 @@ def _best_of_n_kl(plan: _Plan, policy: BestOfN, kept: Answers, distance: _Distan
 
 def _samples(groups: Sequence[PromptGroup], answers: Mapping[str, Decodings]) -> list[dict[str, Any]]:
     """For each prompt, every policy's greedy answer (its first, where there is none) and score."""
-    samples: list[dict[str, Any]] = [{"prompt": _plain(group.prompt), "completions": {}} for group in groups]
+    samples: list[dict[str, Any]] = [{"prompt": as_plain(group.prompt), "completions": {}} for group in groups]
     for name, decodings in answers.items():
         shown = decodings.get("greedy", decodings["sampled"])
         scores: Sequence[float | None] = shown.scores or [None] * len(shown.texts)
         for prompt, text, score in zip(shown.prompt_index, shown.texts, scores, strict=True):
             samples[prompt]["completions"].setdefault(name, {"text": text, "score": score})
     return samples
-
-
-def _plain(prompt: Text) -> str | list[dict[str, Any]]:
-    return prompt if isinstance(prompt, str) else [message.as_dict() for message in prompt]

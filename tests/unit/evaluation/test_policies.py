@@ -16,7 +16,7 @@ from assent.commands.evaluate import evaluate as evaluate_configured
 from assent.config.evaluation import EvalConfig
 from assent.errors import ConfigError, DataError, ModelError
 from assent.evaluation.lines import table_lines
-from assent.evaluation.policies import BestOfN, Policy, evaluate_policies, reference_logprobs
+from assent.evaluation.policies import BestOfN, EvaluationPlan, Judges, Policy, evaluate_policies, reference_logprobs
 from assent.evaluation.table import KLFigures
 from assent.inference.curve import best_of_n_kl_estimate
 from assent.models.module import AlignmentModel
@@ -61,9 +61,11 @@ def scripted(name: str, script) -> Policy:
     return Policy(name=name, open=lambda: ScriptedSampler(script, eos_ids={EOS}, decode=decode))
 
 
-def evaluate(policies, reference, **options):
-    defaults = {"prompt_ids": PROMPT_IDS, "scorer": LastId(), "baseline": "a", "max_new_tokens": 4}
-    return evaluate_policies(policies, GROUPS, reference=reference, **{**defaults, **options})
+def evaluate(policies, reference, *, groups=GROUPS, scorer=None, **options):
+    defaults = {"prompt_ids": PROMPT_IDS, "baseline": "a", "max_new_tokens": 4}
+    judges = Judges(scorer=scorer or LastId())
+    plan = EvaluationPlan(groups=groups, judges=judges, reference=reference, **{**defaults, **options})
+    return evaluate_policies(policies, plan)
 
 
 def test_figures_by_hand(reference):
@@ -157,8 +159,8 @@ def test_kl_agrees_with_enumeration(reference):
     assert exact > 0.1
     assert moments["k3"][0] == pytest.approx(exact, abs=1e-6)
     policy = Policy(name="a", open=lambda: TorchSampler(model, IdTokenizer(), eos_ids={EOS}))
-    options = {"prompt_ids": prompts, "scorer": Constant(), "baseline": "a", "samples_per_prompt": samples}
-    table = evaluate_policies([policy], GROUPS[:2], reference=reference, max_new_tokens=length, **options)
+    options = {"prompt_ids": prompts, "samples_per_prompt": samples, "max_new_tokens": length}
+    table = evaluate([policy], reference, groups=GROUPS[:2], scorer=Constant(), **options)
     for name, (mean, square) in moments.items():
         standard_error = math.sqrt((square - mean**2) / (samples * len(prompts)))
         assert abs(getattr(table.row("a").kl, name).value - exact) < 3 * standard_error
