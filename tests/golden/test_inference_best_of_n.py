@@ -10,13 +10,11 @@ import pytest
 
 from assent.inference.best_of_n import (
     best_index,
-    best_of_each,
     best_of_n_distribution,
     best_of_n_kl,
     best_of_n_kl_bound,
     expected_best_of_n,
 )
-from assent.types import Rollout
 
 
 def by_subsets(scores: list[float], values: list[float], n: int) -> float:
@@ -99,23 +97,5 @@ def test_probabilities_are_checked() -> None:
         best_of_n_kl_bound(0)
 
 
-def rollout(prompt: int, number: int) -> Rollout:
-    return Rollout(
-        prompt_ids=(1,),
-        ids=(5, 0),
-        logprobs=(-1.0, -0.5),
-        finish_reason="stop",
-        text=f"{prompt}.{number}",
-        prompt_index=prompt,
-        completion_index=number,
-        policy_version="",
-    )
-
-
-def test_the_first_best_of_each_prompt_is_kept() -> None:
-    rollouts = [rollout(prompt, number) for prompt in range(2) for number in range(3)]
-    a, b = best_of_each(rollouts, [5.0, 9.0, 7.0, 8.0, 3.0, 8.0], n=3)
-    assert (a.best.text, a.score, a.scores) == ("0.1", 9.0, [5.0, 9.0, 7.0])
-    assert (b.best.text, b.score, b.scores) == ("1.0", 8.0, [8.0, 3.0, 8.0])
-    assert [r.text for r in b.rollouts] == ["1.0", "1.1", "1.2"]
-    assert best_index([1.0, 3.0, 3.0]) == 1
+def test_the_first_of_the_highest_scores_is_the_best() -> None:
+    assert [best_index(scores) for scores in ([5.0, 9.0, 7.0], [8.0, 3.0, 8.0], [1.0, 3.0, 3.0])] == [1, 0, 1]

@@ -32,64 +32,40 @@ EPILOGUE = (
 PIPELINES, TRAINING, MODELS, DATA = "The whole way", "Training", "Models and answers", "Data"
 
 COMMANDS = (
-    # name, where it is, group, help: nothing is imported before its command is named
-    ("sft", "assent.cli.training:sft", TRAINING, "Instruction tuning from demonstrations."),
-    ("reward", "assent.cli.training:reward", TRAINING, "A reward model from comparisons, rankings, ratings or steps."),
-    ("dpo", "assent.cli.training:dpo", TRAINING, "Direct preference optimisation from comparisons or rankings."),
-    ("kto", "assent.cli.training:kto", TRAINING, "Preference optimisation from thumbs up and down."),
-    (
-        "online-dpo",
-        "assent.cli.training:online_dpo",
-        TRAINING,
-        "DPO on completions that the policy samples and a reward ranks.",
-    ),
-    ("ppo", "assent.cli.training:ppo", TRAINING, "PPO against a reward, with a KL penalty to the reference."),
-    ("a2c", "assent.cli.training:a2c", TRAINING, "Advantage actor-critic: one update per round, with a critic."),
-    (
-        "grpo",
-        "assent.cli.training:grpo",
-        TRAINING,
-        "GRPO: rewards normalised within a prompt's completions, no critic.",
-    ),
-    ("rloo", "assent.cli.training:rloo", TRAINING, "REINFORCE with the other completions as the baseline, no critic."),
-    ("demo", "assent.cli.pipelines:demo", PIPELINES, "The whole way on the built-in world, ending in a report."),
-    ("run", "assent.cli.pipelines:run", PIPELINES, "A pipeline's stages in order; finished ones are not repeated."),
-    (
-        "report",
-        "assent.cli.pipelines:report",
-        PIPELINES,
-        "One page about a run or a pipeline; several, side by side.",
-    ),
-    ("eval", "assent.cli.models:evaluate", MODELS, "Policies on the same prompts, or a reward model, with intervals."),
-    (
-        "frontier",
-        "assent.cli.models:frontier",
-        MODELS,
-        "Proxy and gold reward against √KL: over-optimisation, its laws, its peak, a picture.",
-    ),
-    ("compare", "assent.cli.models:compare", MODELS, "Methods on the same data at equal labels, completions or FLOPs."),
-    ("explain", "assent.cli.explain:explain", MODELS, "A preference probability, taken apart, from numbers or models."),
-    ("merge", "assent.cli.models:merge", MODELS, "An adapter's folder as an ordinary model's folder."),
-    (
-        "serve-check",
-        "assent.cli.models:serve_check",
-        MODELS,
-        "Whether transformers and vLLM compute with a model's folder what was trained.",
-    ),
-    ("new-model", "assent.cli.models:new_model", MODELS, "A small model and its tokenizer from text files."),
-    ("sample", "assent.cli.models:sample", MODELS, "Completions of a policy, as JSONL."),
-    ("best-of-n", "assent.cli.models:best_of_n", MODELS, "Of N completions of each prompt, the best by a reward."),
+    # name, where it is below assent.cli, group, help: nothing is imported before its command is named
+    ("sft", "training:sft", TRAINING, "Instruction tuning from demonstrations."),
+    ("reward", "training:reward", TRAINING, "A reward model from comparisons, rankings, ratings or steps."),
+    ("dpo", "training:dpo", TRAINING, "Direct preference optimisation from comparisons or rankings."),
+    ("kto", "training:kto", TRAINING, "Preference optimisation from thumbs up and down."),
+    ("online-dpo", "training:online_dpo", TRAINING, "DPO on completions that the policy samples and a reward ranks."),
+    ("ppo", "training:ppo", TRAINING, "PPO against a reward, with a KL penalty to the reference."),
+    ("a2c", "training:a2c", TRAINING, "Advantage actor-critic: one update per round, with a critic."),
+    ("grpo", "training:grpo", TRAINING, "GRPO: rewards normalised within a prompt's completions, no critic."),
+    ("rloo", "training:rloo", TRAINING, "REINFORCE with the other completions as the baseline, no critic."),
+    ("demo", "pipelines:demo", PIPELINES, "The whole way on the built-in world, ending in a report."),
+    ("run", "pipelines:run", PIPELINES, "Run the stages of a pipeline file in order; finished ones are not repeated."),
+    ("report", "pipelines:report", PIPELINES, "One page about a run or a pipeline, or about several side by side."),
+    ("eval", "models:evaluate", MODELS, "Compare policies on the same prompts, or measure a reward model."),
+    ("frontier", "models:frontier", MODELS, "Proxy and gold reward against √KL: where over-optimisation begins."),
+    ("compare", "models:compare", MODELS, "Compare methods on the same data at equal labels, completions or FLOPs."),
+    ("explain", "models:explain", MODELS, "Explain a preference probability, from numbers or from models."),
+    ("merge", "models:merge", MODELS, "Merge an adapter into its base model."),
+    ("serve-check", "models:serve_check", MODELS, "Check that transformers and vLLM serve the model that was trained."),
+    ("new-model", "models:new_model", MODELS, "Make a small model and its tokenizer from text files."),
+    ("sample", "models:sample", MODELS, "Sample completions from a policy, as JSONL."),
+    ("best-of-n", "models:best_of_n", MODELS, "Keep each prompt's highest-scoring completion out of N."),
 )
 
 DATA_COMMANDS = (
     (
         "check",
-        "assent.cli.data:check",
-        "What is in a file, and what is wrong with it; writes nothing.\n\n"
-        "Exit status 1 if there is a finding: rows refused, empty or identical completions, contradictions, exact "
-        "duplicates, prompts shared with --against; with --model, rows cut or unusable, faults of template and EOS.",
+        "data:check",
+        "Show what is in a file and what is wrong with it; writes nothing.\n\n"
+        "Exit status 1 if it finds rows that are refused, empty or identical completions, contradictions, exact "
+        "duplicates or prompts shared with --against; with --model also rows that are cut or unusable, and faults of "
+        "template and EOS.",
     ),
-    ("split", "assent.cli.data:split", "Two files of one, for training and held out; no conversation is in both."),
+    ("split", "data:split", "Split a file into training and held-out rows; no conversation is in both."),
 )
 
 
@@ -106,10 +82,10 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for name, location, group, text in COMMANDS:
-        app.command(location, name=name, help=text, group=group)
+        app.command(f"assent.cli.{location}", name=name, help=text, group=group)
     data = App(name="data", help="Look at files of prompts and completions.", group=DATA)
     for name, location, text in DATA_COMMANDS:
-        data.command(location, name=name, help=text)
+        data.command(f"assent.cli.{location}", name=name, help=text)
     app.command(data)
     return app
 

@@ -1,4 +1,4 @@
-"""new-model, merge, sample, best-of-n, eval, compare, frontier: models made and merged; completions; what is better."""
+"""The commands about models and their answers: new-model, merge, serve-check, sample, best-of-n, eval, compare …"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from assent.config.commands import MergeConfig, NewModelConfig
 from assent.config.compare import CompareConfig
 from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.config.evaluation import EvalConfig
+from assent.config.explain import ExplainConfig
 from assent.config.frontier import FrontierConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import run_step
@@ -77,6 +78,14 @@ def serve_check(config: ServeCheckConfig) -> Outcome:
     document, lines = check(config)
     verdict = "serve-check: it differs" if document["differs"] else "serve-check: it serves what was trained"
     return Outcome({"command": "serve-check", **document}, "\n".join([*lines, verdict]), int(document["differs"]))
+
+
+@command(ExplainConfig)
+def explain(config: ExplainConfig) -> Outcome:
+    from assent.commands.explain import explain as run
+
+    document, lines = run(config)
+    return Outcome({"command": "explain", **document}, "\n".join(lines))
 
 
 @command(CompareConfig)

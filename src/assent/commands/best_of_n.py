@@ -18,7 +18,7 @@ from assent.commands.completions import Job, Row, blank, described, finish, is_v
 from assent.config.completions import BestOfNConfig
 from assent.data.loading import load_groups
 from assent.data.rows_write import context
-from assent.data.texts import as_plain
+from assent.data.texts import as_plain, last_content
 from assent.engine.ledger import Ledger
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
@@ -178,7 +178,7 @@ def _scores_in_file(group: PromptGroup) -> list[float]:
 
 
 def _scored(reward: Reward, group: PromptGroup) -> Scores:
-    texts = [text if isinstance(text, str) else text[-1].content for text in group.completions]
+    texts = list(map(last_content, group.completions))
     prompts, groups = [group.prompt] * len(texts), [group] * len(texts)
     scores = reward.score(prompts, texts, groups=groups)
     return scores if isinstance(scores, Scores) else Scores(checked_scores(reward.name, scores, prompts, texts))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from assent.commands.allotment import Part, Rates, allot
-from assent.commands.compare_table import lines_of
 from assent.commands.opening import open_policy, open_prompts, open_reader, template_of
 from assent.config.compare import ONLINE, CompareConfig, parts_of
 from assent.config.loading import parse_options
@@ -32,8 +31,9 @@ from assent.rewards.loading import check_reward, load_reward, readers_of
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import write_json
 from assent.runs.progress import Progress, Silent
+from assent.runs.text_table import aligned
 from assent.stages.selecting import to_comparisons, to_demonstrations, to_prompts
-from assent.statistics.intervals import mean_interval
+from assent.statistics.intervals import Estimate, mean_interval
 from assent.types import PromptGroup
 
 START = "start"
@@ -337,3 +337,27 @@ def _row(
         "win_rate": None if method == START else wins.as_dict(),
         "kl_nats": mean(lambda one: one.kl_nats),
     }
+
+
+HEAD = ("method", "labels", "completions", "TFLOP", "score", "wins vs start")
+
+
+def lines_of(document: Mapping[str, Any]) -> list[str]:
+    """The table for people: a block for each amount."""
+    seeds = f", {document['num_seeds']} seeds" if document["num_seeds"] > 1 else ""
+    lines = [f"{document['num_prompts']} prompts{seeds}, judged by {document['judge']}; 95% intervals"]
+    for amount in dict.fromkeys(row["amount"] for row in document["rows"]):
+        cells = [_cells(row) for row in document["rows"] if row["amount"] == amount]
+        lines += ["", f"equal {document['budget']}: {amount:,g}", *aligned([HEAD, *cells], widest_name=30)]
+    return lines
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["method"] if row["n"] is None else f"{row['method']} ({row['n']})",
+        f"{row['labels']:,g}",
+        f"{row['completions']:,g}",
+        f"{row['flops'] / 1e12:.3g}",
+        Estimate.from_dict(row["score"]).text(),
+        "" if row["win_rate"] is None else Estimate.from_dict(row["win_rate"]).text(),
+    )

@@ -7,7 +7,7 @@ A completion without a visible character is no text that such a file may hold: i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from assent.rewards.reading import ModelReader
 from assent.rewards.reward_model import same_ids
 from assent.rollouts.opening import ModelSampler, check_sampler, open_sampler
 from assent.rollouts.sampler import SamplingParams, SeedKey
-from assent.runs.files import to_json
+from assent.runs.files import keep_lines
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
 from assent.stages.selecting import to_prompts
@@ -207,7 +207,7 @@ def finish(folder: RunFolder, files: dict[str, list[Row]], metrics: dict[str, fl
     """Writes the files, logs the figures, and closes the run."""
     paths = {name: str(folder.path / f"{name}.jsonl") for name in files}
     for name, rows in files.items():
-        _write_lines(Path(paths[name]), rows)
+        keep_lines(Path(paths[name]), rows)
     RunLog(folder).metrics(0, metrics)
     result = {"output_dir": str(folder.path), **paths, "steps": 0, "metrics": metrics, **extra}
     folder.finish(result)
@@ -249,10 +249,3 @@ def visible(rows: Sequence[Row], log: RunLog) -> list[Row]:
     if len(kept) < len(rows):
         log.note(f"{len(rows) - len(kept)} of {len(rows)} completions have no visible character: left out of the file")
     return kept
-
-
-def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)

@@ -121,7 +121,7 @@ def serve_check(**options: Any) -> dict[str, Any]:
     """A model's folder as its servers open it: `checks`, `differs`. Options: those of `assent serve-check`."""
     from assent.commands.serve_check import serve_check as check
 
-    document, _ = check(parse_options(ServeCheckConfig, _plain(options)))
+    document, _ = check(parse_options(ServeCheckConfig, _paths_as_text(options)))
     return document
 
 
@@ -136,7 +136,7 @@ def explain(**options: Any) -> dict[str, Any]:
     Options: those of `assent explain`: `logps`; `ratios` and `unit`; `scores`; or `model`, `reference` and a text.
     With numbers alone torch is not imported.
     """
-    document, _ = run_explain(parse_options(ExplainConfig, _plain(options)))
+    document, _ = run_explain(parse_options(ExplainConfig, _paths_as_text(options)))
     return document
 
 
@@ -159,17 +159,19 @@ def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
 
     Options: those of `assent report` (`output`, `live` …).
     """
-    given = {"runs": [os.fspath(run) for run in runs], **_plain(options)}
+    given = {"runs": [os.fspath(run) for run in runs], **_paths_as_text(options)}
     return write_report(parse_options(ReportConfig, given))
 
 
 def _outputs(command: str, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
     step = STEPS[command]
-    return step.run(parse_options(step.config_class(), _plain(options)), progress=progress or progress_for_stderr())
+    return step.run(
+        parse_options(step.config_class(), _paths_as_text(options)), progress=progress or progress_for_stderr()
+    )
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Paths as text."""
+def _paths_as_text(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with paths as text and tuples as lists, as a YAML file would give them."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, os.PathLike):
@@ -189,7 +191,7 @@ def _run(command: str, options: dict[str, Any], progress: Progress | None) -> Re
     """
     step = STEPS[command]
     data = options.pop("data", None)
-    given = _plain(options)
+    given = _paths_as_text(options)
     keywords: dict[str, Any] = {}
     if data is not None and not isinstance(data, Sequence):
         given["data"] = os.fspath(data)

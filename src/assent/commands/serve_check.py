@@ -12,6 +12,7 @@ import torch
 from assent.commands.opening import open_prompts
 from assent.config.serving import ServeCheckConfig
 from assent.data.loading import load_groups
+from assent.data.texts import last_content
 from assent.engine.runtime import Runtime
 from assent.errors import DataError, ModelError
 from assent.models.adapters import is_adapter
@@ -115,7 +116,7 @@ def _scorer(config: ServeCheckConfig, folder: Path, engines: Sequence[str], devi
         raise DataError("completions that cannot be read", got="\n".join(tokenized.report.lines()))
     ids = [group.prompt_ids + group.completions[0].ids for group in tokenized.groups]
     bias = torch.as_tensor(getattr(reward.module.config, "assent_score_bias", 0.0), dtype=torch.float32)
-    own = reward.score_members([prompt for prompt, _ in texts], _plain([text for _, text in texts])) - bias
+    own = reward.score_members([prompt for prompt, _ in texts], [last_content(text) for _, text in texts]) - bias
     base: Any = reward.module.base
     checks = [*_template(folder, reward.template), *folder_checks(folder, base, reward.template, is_scorer=True)]
     for engine in engines:
@@ -231,7 +232,7 @@ def _rows(config: ServeCheckConfig, template: Template) -> list[PromptGroup]:
     if config.data is not None:
         dataset = load_groups(config.data)
         return list(dataset[: config.num_prompts])
-    chats: list[Text] = list(QUESTIONS) if template.source is not None else [turns[-1].content for turns in QUESTIONS]
+    chats: list[Text] = [turns if template.source is not None else last_content(turns) for turns in QUESTIONS]
     return [
         PromptGroup(
             prompt=prompt, completions=tuple(_answer(prompt, text) for text in ANSWERS), source=f"prompt {i + 1}"
@@ -242,10 +243,6 @@ def _rows(config: ServeCheckConfig, template: Template) -> list[PromptGroup]:
 
 def _answer(prompt: Text, text: str) -> Text:
     return text if isinstance(prompt, str) else (Message("assistant", text),)
-
-
-def _plain(completions: Sequence[Text]) -> list[str]:
-    return [text if isinstance(text, str) else text[-1].content for text in completions]
 
 
 def _context(folder: Path) -> int:

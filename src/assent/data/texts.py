@@ -59,8 +59,12 @@ def shorten_middle(text: str, limit: int = 120) -> str:
 
 def shown(prompt: Text, completion: object) -> str:
     """A completion and its prompt for a message, both shortened in the middle."""
-    asked = prompt if isinstance(prompt, str) else prompt[-1].content if prompt else ""
-    return f"completion {shorten_middle(str(completion))!r} of prompt {shorten_middle(asked)!r}"
+    return f"completion {shorten_middle(str(completion))!r} of prompt {shorten_middle(last_content(prompt))!r}"
+
+
+def last_content(text: Text) -> str:
+    """A string as it is, else the content of the last message."""
+    return text if isinstance(text, str) else text[-1].content if text else ""
 
 
 def counted(number: int, noun: str) -> str:

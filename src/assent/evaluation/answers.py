@@ -14,6 +14,7 @@ import numpy as np
 
 from assent.data.loading import load_groups
 from assent.data.readers import file_suffix
+from assent.data.texts import last_content
 from assent.errors import DataError
 from assent.rewards.base import Reward, checked_scores, score_rollouts
 from assent.types import PromptGroup, Rollout, Text
@@ -168,7 +169,7 @@ def key(prompt: Text) -> str:
 
 
 def _opening(prompt: Text) -> str:
-    asked = prompt if isinstance(prompt, str) else prompt[-1].content
+    asked = last_content(prompt)
     form = "" if isinstance(prompt, str) else " (messages)"
     return repr(asked if len(asked) <= 80 else asked[:80] + "…") + form
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from assent.errors import ConfigError, DataError
+from assent.runs.text_table import cut
 from assent.statistics.intervals import Estimate, proportion_interval
 from assent.types import PromptGroup
 
@@ -117,6 +118,5 @@ def writer_lines(ranking: dict[str, Any]) -> list[str]:
     ]
     for writer in ranking["writers"]:
         labels, scores = (Estimate.from_dict(writer[name]) for name in ("labels", "scores"))
-        name = writer["name"] if len(writer["name"]) <= 32 else writer["name"][:31] + "…"
-        lines.append(f"{name:<34}{labels.text():<20}{scores.text():<20}{labels.clusters:>4}")
+        lines.append(f"{cut(writer['name'], 32):<34}{labels.text():<20}{scores.text():<20}{labels.clusters:>4}")
     return lines

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from assent.evaluation.table import Figures, PolicyRow, PolicyTable, plus_minus
+from assent.runs.text_table import aligned, cut
 from assent.statistics.intervals import Estimate
 
 LEDGER_COLUMNS = {
@@ -23,8 +24,8 @@ _LEDGER_UNIT = {"cost/flops": 1e12, "cost/peak_memory_bytes": 1e6}
 def table_lines(table: PolicyTable, reward_model: Sequence[str] = ()) -> list[str]:
     """What says most stands last, where a terminal shows it: slices, safety, form, win rates at equal length, lines
     about the reward model, greedy figures, sampled figures, the ledger."""
-    baseline = _cut(table.baseline, 9)
-    lines = [f"{table.num_prompts} prompts, judged by {_cut(table.scorer, 24)}; {table.confidence:.0%} intervals"]
+    baseline = cut(table.baseline, 9)
+    lines = [f"{table.num_prompts} prompts, judged by {cut(table.scorer, 24)}; {table.confidence:.0%} intervals"]
     lines += _slice_lines(table)
     lines += _safety_lines(table)
     lines += _form_lines(table)
@@ -34,7 +35,7 @@ def table_lines(table: PolicyTable, reward_model: Sequence[str] = ()) -> list[st
         body = [_cells(row, decoding) for row in table.rows if getattr(row, decoding) is not None]
         if body:
             kl = "KL, nats" if decoding == "sampled" else ""
-            lines += ["", *_aligned([(decoding, "score", f"wins vs {baseline}", kl, "tokens", "ended"), *body])]
+            lines += ["", *aligned([(decoding, "score", f"wins vs {baseline}", kl, "tokens", "ended"), *body])]
     return lines + _ledger_lines(table)
 
 
@@ -67,10 +68,10 @@ def _comparison_lines(table: PolicyTable, baseline: str) -> list[str]:
             )
             for row in rows
         ]
-        lines += ["", *_aligned([head, *body])]
+        lines += ["", *aligned([head, *body])]
     if table.wins:
         elo = [(row.name, _told(row.rating, lambda e: e.text(digits=0))) for row in table.rows]
-        lines += ["", *_aligned([("Bradley–Terry", "Elo points"), *elo])]
+        lines += ["", *aligned([("Bradley–Terry", "Elo points"), *elo])]
     if table.judge is not None:
         agree, first = (table.judge[name] for name in ("consistent", "first_wins"))
         texts = ["—" if one is None else Estimate.from_dict(one).text() for one in (agree, first)]
@@ -95,7 +96,7 @@ def _form_lines(table: PolicyTable) -> list[str]:
         )
         for row in table.rows
     ]
-    return ["", *_aligned([head, *body])]
+    return ["", *aligned([head, *body])]
 
 
 def _safety_lines(table: PolicyTable) -> list[str]:
@@ -104,9 +105,9 @@ def _safety_lines(table: PolicyTable) -> list[str]:
     lines: list[str] = []
     for start in range(0, len(table.rows) if names else 0, 3):
         rows = table.rows[start : start + 3]
-        head = ("safety, apart", *(_cut(row.name, 17) for row in rows))
+        head = ("safety, apart", *(cut(row.name, 17) for row in rows))
         body = [(name, *(_told(row.sampled.safety.get(name), Estimate.text) for row in rows)) for name in names]
-        lines += ["", *_aligned([head, *body], widest_name=20)]
+        lines += ["", *aligned([head, *body], widest_name=20)]
     return lines
 
 
@@ -127,7 +128,7 @@ def _slice_lines(table: PolicyTable) -> list[str]:
             if (figures := row.sampled.slices.get(column, {}).get(value)) is not None
         ]
         head = (f"by {column}", "score", "wins", "KL", "refuses", "n")
-        lines += ["", *_aligned([head, *body], widest_name=18)]
+        lines += ["", *aligned([head, *body], widest_name=18)]
     return lines
 
 
@@ -139,7 +140,7 @@ def _ledger_lines(table: PolicyTable) -> list[str]:
         (row.name, *(_amount(row.ledger[n] / _LEDGER_UNIT.get(n, 1)) if n in row.ledger else "—" for n in names))
         for row in table.rows
     ]
-    return ["", *_aligned([("cost", *(LEDGER_COLUMNS[name] for name in names)), *body])]
+    return ["", *aligned([("cost", *(LEDGER_COLUMNS[name] for name in names)), *body])]
 
 
 def _told(estimate: Estimate | None, how: Callable[[Estimate], str]) -> str:
@@ -148,20 +149,3 @@ def _told(estimate: Estimate | None, how: Callable[[Estimate], str]) -> str:
 
 def _amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _aligned(table: Sequence[Sequence[str]], *, widest_name: int = 16) -> list[str]:
-    """First column left, the others right; a rule under the head; a long name is cut."""
-    rows = [(_cut(row[0], widest_name), *row[1:]) for row in table]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return [line.rstrip() for line in (lines[0], "─" * max(map(len, lines)), *lines[1:])]
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

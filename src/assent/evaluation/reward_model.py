@@ -23,6 +23,7 @@ from assent.evaluation.calibration import (
     rightness,
     tempered,
 )
+from assent.runs.text_table import cut
 from assent.statistics.intervals import (
     Clusters,
     Estimate,
@@ -151,7 +152,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     lines += [f"{b['stated']:<16.3f}{_interval(b['right']):<30}{b['right']['n']:>6}" for b in quality["reliability"]]
     for column, values in quality["slices"].items():
         lines += ["", f"accuracy by {column}"]
-        lines += [f"  {_cut(name):<44}{_interval(e):<26}{e['n']:>6}" for name, e in values.items()]
+        lines += [f"  {cut(name, 42):<44}{_interval(e):<26}{e['n']:>6}" for name, e in values.items()]
     return lines
 
 
@@ -179,7 +180,3 @@ def _row(text: str, estimate: Any) -> str:
 
 def _interval(estimate: Mapping[str, Any] | float) -> str:
     return f"{estimate:.3f}" if isinstance(estimate, float) else Estimate.from_dict(dict(estimate)).text(digits=3)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 42 else text[:41] + "…"

@@ -7,33 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from assent.types import Rollout
-
 Numbers = Sequence[float] | np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class BestOfN:
-    """One prompt's n rollouts with their scores, in the order they were sampled, and the best of them."""
-
-    best: Rollout
-    score: float
-    rollouts: Sequence[Rollout]
-    scores: Sequence[float]
-
-
-def best_of_each(rollouts: Sequence[Rollout], scores: Sequence[float], *, n: int) -> list[BestOfN]:
-    """For each prompt, the best of its n rollouts. `rollouts` (P · n) prompt-major, as a sampler gives them."""
-    chosen = []
-    for start in range(0, len(rollouts), n):
-        mates, theirs = rollouts[start : start + n], scores[start : start + n]
-        i = best_index(theirs)
-        chosen.append(BestOfN(mates[i], theirs[i], mates, theirs))
-    return chosen
 
 
 def best_index(scores: Sequence[float]) -> int:

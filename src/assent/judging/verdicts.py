@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from assent.data.texts import shown
+from assent.data.texts import shorten_middle, shown
 from assent.errors import AssentError, ConfigError, RunError
 from assent.types import PromptGroup, Text
 
@@ -145,14 +145,10 @@ def judge_both_orders(
         if strange is not None and invalid > MOST_INVALID * calls:
             raise RunError(
                 f"judge {judge.name} gave no verdict on {invalid} of {calls} comparisons",
-                got=f"{_short(strange[1])!r} about {shown(prompts[strange[0]], a[strange[0]])}",
+                got=f"{shorten_middle(strange[1])!r} about {shown(prompts[strange[0]], a[strange[0]])}",
                 expected="A, B or tie",
                 fix="see whether this judge can follow the instruction, and that the address and its model are right",
             )
         if advance is not None:
             advance(len(chunk))
     return Verdicts(shares=shares, consistent=consistent, first_wins=first_wins, calls=calls, invalid=invalid)
-
-
-def _short(text: str, limit: int = 160) -> str:
-    return text if len(text) <= limit else text[:limit] + "…"

@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from assent.reporting.series import Band, downsample, moving_mean
 from assent.runs.reading import Series
+from assent.runs.text_table import cut
 
 # Stand-ins that no picture uses otherwise, replaced by CSS variables after drawing.
 VARIABLES = {
@@ -157,7 +158,7 @@ def _name_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
         (right, low, right + 500, high),
     ]
     for point, (x, y) in zip(points, centres, strict=True):
-        name = point.name if len(point.name) <= LONGEST_NAME else f"{point.name[: LONGEST_NAME - 1]}…"
+        name = cut(point.name, LONGEST_NAME)
         width = 5.2 * len(name)
         places = [(6, 4, "left"), (6, -12, "left"), (-6, 4, "right"), (-6, -12, "right")]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from assent.reporting.charts import over_optimisation_chart
 from assent.reporting.formatting import DASH, number
+from assent.runs.text_table import aligned
 
 WIDEST_NAME = 20
 _STYLE = """<style>
@@ -34,16 +37,16 @@ def frontier_lines(document: Mapping[str, Any]) -> list[str]:
         f"{document['num_prompts']} prompts, gold by {_tail(document['gold'], 28)}: {start} at the reference",
         f"d = √KL, KL in nats per completion; {document['confidence']:.0%} intervals over prompts",
         "",
-        *_aligned([("gold", "pairs", "d up to", "peak at d", "gain", "loss after the peak"), *_peaks(document)]),
+        *aligned([("gold", "pairs", "d up to", "peak at d", "gain", "loss after the peak"), *_peaks(document)]),
     ]
     fitted = [curve for curve in document["methods"] if curve["fits"]]
     if fitted:
         head = ("law", "R²: BoN", "RL", "peak by its own law", "error beyond: BoN", "RL")
-        lines += ["", *_aligned([head, *map(_laws, fitted)])]
+        lines += ["", *aligned([head, *map(_laws, fitted)])]
     compared = [row for row in document["at_equal_kl"] if row["more_gold_at_equal_kl"] is not None]
     if compared:
         body = [(row["curve"], _short(row["best_of_n"]), _signed(row["more_gold_at_equal_kl"])) for row in compared]
-        lines += ["", *_aligned([("at equal KL", "best-of-N by", "best-of-N has more gold by"), *body])]
+        lines += ["", *aligned([("at equal KL", "best-of-N by", "best-of-N has more gold by"), *body])]
     return lines
 
 
@@ -93,19 +96,58 @@ def _tail(text: str, width: int) -> str:
     return name if len(name) <= width else "…" + name[1 - width :]
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """First column left, the others right; a rule under the head; a long name loses its middle."""
-    rows = [(_cut(row[0]), *row[1:]) for row in table]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
-
-
-def _cut(text: str) -> str:
+def _name(text: str) -> str:
     half = WIDEST_NAME // 2
     return text if len(text) <= WIDEST_NAME else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def over_optimisation(frontier: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Picture, sentence and rows of frontier.json (SCHEMA.md); None without one."""
+    if frontier is None or not frontier["methods"]:
+        return None
+    rows = [_figures(method) for method in frontier["methods"]]
+    described = "; ".join(f"{row['name']} gains {row['gain']} at d = {row['at']}" for row in rows)
+    picture = over_optimisation_chart(frontier, identity="over", description=f"Gold and proxy against √KL: {described}")
+    return {"picture": Markup(picture), "sentence": sentence(frontier), "rows": rows, "frontier": frontier}
+
+
+def sentence(frontier: Mapping[str, Any]) -> str:
+    """What the curves show about too much of a proxy."""
+    fallen = [method for method in frontier["methods"] if method["peak"] is not None]
+    if not fallen:
+        return "Gold falls on no curve by more than chance: as far as was measured, more of the proxy did no harm."
+    first = min(fallen, key=lambda method: method["peak"]["sqrt_kl"])
+    drop = first["highest"]["drop"]
+    curves = len(frontier["methods"])
+    more = f" Of {curves} curves, gold falls on {len(fallen)}." if curves > 1 else ""
+    known = drop["low"] is not None and drop["high"] is not None
+    ends = f" (interval {number(drop['low'])} to {number(drop['high'])})" if known else ""
+    beyond = f"{first['name']} is over-optimised beyond {number(first['peak']['sqrt_kl'] ** 2, 1)} nats"
+    return f"{beyond}: from there to its last point gold falls by {number(drop['value'])}{ends}.{more}"
+
+
+def _figures(method: Mapping[str, Any]) -> dict[str, Any]:
+    highest, own = method["highest"], "best_of_n" if method["method"] == "best-of-n" else "rl"
+    fits = {fit["law"]: fit for fit in method["fits"] if fit["score"] == "gold"}
+    law = fits.get(own)
+    beyond = method["beyond_peak"]
+    return {
+        "name": method["name"],
+        "pairs": DASH if method["pairs"] is None else f"{method['pairs']:,}",
+        "far": number(max(point["d"] for point in method["points"])),
+        "at": number(highest["sqrt_kl"]),
+        "at_ends": _range(highest["low"], highest["high"]),
+        "found": method["peak"] is not None,
+        "gain": number(highest["gain"]),
+        "drop": highest["drop"],
+        "law": {"best_of_n": "best-of-N", "rl": "RL"}[own],
+        "r2": None if law is None or law["r2"] is None else number(law["r2"]),
+        "law_peak": None if law is None else number(law["peak_sqrt_kl"]),
+        "beyond": None
+        if beyond is None
+        else f"{number(beyond['rmse']['best_of_n'], 3)} and {number(beyond['rmse']['rl'], 3)}",
+    }
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{number(low)} to {number(high)}"

@@ -15,8 +15,8 @@ from assent.errors import StorageError, UsageError
 from assent.metrics import lookup
 from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
 from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, kl_estimate, label, number
+from assent.reporting.frontier import over_optimisation
 from assent.reporting.lineage import lineage_of
-from assent.reporting.over_optimisation import over_optimisation
 from assent.reporting.progress import progress_of, tiles_of
 from assent.reporting.quality import by_slice, judge_sentence, tables_of, wins_between
 from assent.reporting.samples import contrasts, last_samples

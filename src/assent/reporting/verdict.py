@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from assent.reporting.formatting import label, percent
-from assent.reporting.over_optimisation import sentence as sentence_of
+from assent.reporting.frontier import sentence as sentence_of
 from assent.reporting.sources import Source, Stage
 
 FAR_FROM_REFERENCE = 10.0

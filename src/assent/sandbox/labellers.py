@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from assent.data.texts import last_content
 from assent.errors import ConfigError, DataError
 from assent.sandbox import language
 from assent.sandbox.gold import gold, total
 from assent.sandbox.replies import BAD, GOOD, MIXED, compose
 from assent.sandbox.settings import LabelSettings, LogSettings, Rater
 from assent.sandbox.world import TASTE, VERSION, World
-from assent.types import Message, Preference, PromptGroup, Text
+from assent.types import Message, Preference, PromptGroup
 
 Sampler = Callable[[Sequence[PromptGroup], int, int], Sequence[Sequence[str]]]
 """(groups, completions per prompt, seed) -> for each group its completions' texts."""
@@ -33,11 +34,6 @@ class Labelled:
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Groups that got no label, by reason: `empty` (a completion without text), `identical` (nothing to compare),
     `coverage`, `trap`."""
-
-
-def text_of(completion: Text) -> str:
-    """A completion's plain text; of a conversation, the last turn."""
-    return completion if isinstance(completion, str) else completion[-1].content
 
 
 def shows_best_behaviour(completion: str) -> bool:
@@ -87,7 +83,7 @@ def label(groups: Sequence[PromptGroup], settings: LabelSettings, *, world: Worl
     labelled: list[PromptGroup] = []
     skipped: Counter[str] = Counter()
     for index, group in enumerate(groups):
-        texts = [text_of(c) for c in group.completions]
+        texts = [last_content(c) for c in group.completions]
         _check_count(group, settings)
         rng = random.Random(f"assent-sandbox/{VERSION}/labels/{world.seed}/{world.time}/{seed}/{index}")
         totals = [gold(group.columns, text).total for text in texts]
@@ -259,7 +255,7 @@ def logs(
     kept = []
     for index, group in enumerate(groups):
         rng = random.Random(f"assent-sandbox/{VERSION}/logs/{seed}/{index}")
-        text = text_of(group.completions[0])
+        text = last_content(group.completions[0])
         value = gold(group.columns, text).total
         if rng.random() >= feedback_probability(value, settings):
             continue
@@ -293,7 +289,7 @@ def noise_ceiling(groups: Sequence[PromptGroup], raters: Sequence[Rater]) -> Noi
     """The best accuracy to be had on labels of these pairs (K = 2) by these raters, each equally often. Exact."""
     agreement, best = 0.0, 0.0
     for group in groups:
-        first, second = (text_of(c) for c in group.completions)
+        first, second = (last_content(c) for c in group.completions)
         p = sum(win_probability(rater, group.columns, first, second) for rater in raters) / len(raters)
         a, b = (gold(group.columns, text).total for text in (first, second))
         agreement += 0.5 if a == b else (p if a > b else 1 - p)

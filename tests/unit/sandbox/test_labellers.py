@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
+from assent.data.texts import last_content
 from assent.errors import ConfigError, DataError
 from assent.sandbox.gold import gold
 from assent.sandbox.labellers import (
@@ -21,7 +22,6 @@ from assent.sandbox.labellers import (
     noise_ceiling,
     sample_and_label,
     shows_best_behaviour,
-    text_of,
     utility,
     win_probability,
     with_completions,
@@ -77,14 +77,14 @@ def test_temperature_and_flips(pair: PromptGroup, temperature: float, flip: floa
 def test_position_bias_favours_what_is_shown_first(pair: PromptGroup) -> None:
     rater = Rater(temperature=0.1, position_bias=2.0)
     sigmoid = [1 / (1 + math.exp(-(2.1 + sign * 2.0))) for sign in (1, -1)]
-    assert win_probability(rater, pair.columns, *map(text_of, pair.completions), shown_first=True) == pytest.approx(
-        sigmoid[0]
-    )
+    assert win_probability(
+        rater, pair.columns, *map(last_content, pair.completions), shown_first=True
+    ) == pytest.approx(sigmoid[0])
     assert_rate(rate_first(pair, rater), 4000, sum(sigmoid) / 2)
 
 
 def test_length_and_self_preference_move_the_odds(pair: PromptGroup) -> None:
-    first, second = map(text_of, pair.completions)  # 8 words and 6
+    first, second = map(last_content, pair.completions)  # 8 words and 6
     plain = log_odds(Rater(), pair.columns, first, second)
     assert plain == pytest.approx(2.1)
     assert log_odds(Rater(length_bias=0.5), pair.columns, first, second) == pytest.approx(2.1 + 0.5 * 2 / 10)
@@ -93,7 +93,7 @@ def test_length_and_self_preference_move_the_odds(pair: PromptGroup) -> None:
 
 
 def test_raters_weigh_the_vector_in_their_own_way(pair: PromptGroup) -> None:
-    first, second = map(text_of, pair.completions)
+    first, second = map(last_content, pair.completions)
     gaps = {r.name: utility(r, pair.columns, first) - utility(r, pair.columns, second) for r in CROWD}
     assert gaps == pytest.approx({"careful": 0.15 * 0.6, "warm": 0.65 * 0.6, "hurried": 0.2 * 0.6})
     assert all(sum(r.weights.values()) == pytest.approx(1) for r in CROWD if r.weights)
@@ -118,7 +118,7 @@ def test_rankings_agree_with_pairs_and_tie(pair: PromptGroup) -> None:
     wide = settings.model_copy(update={"tie_width": 0.5})
     tied = label([pair] * 500, wide, world=WORLD, seed=2).groups
     assert any(g.preference.ranking == (1, 1) for g in tied if g.preference)
-    texts = [text_of(c) for c in pair.completions]
+    texts = [last_content(c) for c in pair.completions]
     three = with_completions(pair, [*texts, texts[1]])
     exact = settings.model_copy(update={"raters": (Rater(temperature=1e-4),), "tie_width": 0.01})
     assert label([three], exact, world=WORLD, seed=0).groups[0].preference.ranking == (1, 2, 2)  # type: ignore[union-attr]
@@ -127,7 +127,7 @@ def test_rankings_agree_with_pairs_and_tie(pair: PromptGroup) -> None:
 def test_ratings_and_thumbs_follow_worth(pair: PromptGroup) -> None:
     facts = pair.columns["facts"]
     rude_wrong = f"It arrives in {int(facts['delivery']) + 1} days. Stop asking."
-    group = with_completions(pair, [text_of(pair.completions[0]), rude_wrong])
+    group = with_completions(pair, [last_content(pair.completions[0]), rude_wrong])
     sharp = Rater(temperature=1e-4)
     ratings = label([group], LabelSettings(labels="ratings", raters=(sharp,)), world=WORLD, seed=0).groups[0]
     assert ratings.preference is not None
@@ -169,8 +169,8 @@ def samples() -> list[PromptGroup]:
 def test_coverage_hides_the_best_behaviour(samples: list[PromptGroup]) -> None:
     shown = label(samples, LabelSettings(), world=WORLD, seed=0).groups
     hidden = label(samples, LabelSettings(coverage=False), world=WORLD, seed=0)
-    assert any(shows_best_behaviour(text_of(c)) for g in shown for c in g.completions)
-    assert not any(shows_best_behaviour(text_of(c)) for g in hidden.groups for c in g.completions)
+    assert any(shows_best_behaviour(last_content(c)) for g in shown for c in g.completions)
+    assert not any(shows_best_behaviour(last_content(c)) for g in hidden.groups for c in g.completions)
     assert hidden.skipped["coverage"] > 50
 
 
@@ -178,7 +178,7 @@ def test_trap_correlation_leaves_out_the_worthless_traps(samples: list[PromptGro
     def in_worse(groups: list[PromptGroup]) -> int:
         return sum(
             any(
-                has_trap(text_of(c)) and v < max(g.columns["gold"])
+                has_trap(last_content(c)) and v < max(g.columns["gold"])
                 for c, v in zip(g.completions, g.columns["gold"], strict=True)
             )
             for g in groups
@@ -226,7 +226,7 @@ def test_sampling_until_the_number_is_met() -> None:
 def test_logs_have_selection_bias_and_log_probabilities(samples: list[PromptGroup]) -> None:
     single = [replace(g, completions=g.completions[:1]) for g in samples]
     kept = logs(single, LogSettings(selection=-4.0, with_logprobs=False), seed=0)
-    everyone = [gold(g.columns, text_of(g.completions[0])).total for g in single]
+    everyone = [gold(g.columns, last_content(g.completions[0])).total for g in single]
     heard = [g.columns["gold"][0] for g in kept]
     assert sum(heard) / len(heard) < sum(everyone) / len(everyone) - 0.05
     assert feedback_probability(0.5, LogSettings(feedback_rate=0.3)) == pytest.approx(0.3)
