@@ -1,4 +1,4 @@
-"""data check, data split: what is in a file, and what is wrong with it; two files of one."""
+"""data check and data split: what is in a file and what is wrong with it; a file split in two."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`assent`: commands, exit status, and the one message that an error is.
+"""The `assent` program: its commands, its exit status, and the one message that an error prints.
 
 Exit status: 0 done; 1 ran and found a fault; 2 bad input or usage, nothing written; 3 failed while running, the last
-checkpoint stands; 130 interrupted by Ctrl-C or SIGTERM, resumable. Progress and logs go to stderr; with --json stdout
+checkpoint is kept; 130 interrupted by Ctrl-C or SIGTERM, resumable. Progress and logs go to stderr; with --json stdout
 is exactly one JSON document.
 """
 
@@ -25,32 +25,67 @@ from assent.cli.outcome import Outcome
 from assent.errors import AssentError, ConfigError, UsageError
 
 EPILOGUE = (
-    "Every command takes --config FILE.yaml (options by name; a flag wins), --json (one JSON document on stdout) "
-    "and --debug (a traceback with an error)."
+    "Every command takes --config FILE.yaml (options by name; a flag overrides the file), --json (prints one JSON "
+    "document on stdout) and --debug (prints a traceback with an error)."
 )
 
-PIPELINES, TRAINING, MODELS, DATA = "The whole way", "Training", "Models and answers", "Data"
+PIPELINES, TRAINING, MODELS, DATA = "Pipelines and reports", "Training", "Models and answers", "Data"
 
 COMMANDS = (
-    # name, where it is below assent.cli, group, help: nothing is imported before its command is named
-    ("sft", "training:sft", TRAINING, "Instruction tuning from demonstrations."),
-    ("reward", "training:reward", TRAINING, "A reward model from comparisons, rankings, ratings or steps."),
-    ("dpo", "training:dpo", TRAINING, "Direct preference optimisation from comparisons or rankings."),
-    ("kto", "training:kto", TRAINING, "Preference optimisation from thumbs up and down."),
-    ("online-dpo", "training:online_dpo", TRAINING, "DPO on completions that the policy samples and a reward ranks."),
-    ("ppo", "training:ppo", TRAINING, "PPO against a reward, with a KL penalty to the reference."),
-    ("a2c", "training:a2c", TRAINING, "Advantage actor-critic: one update per round, with a critic."),
-    ("grpo", "training:grpo", TRAINING, "GRPO: rewards normalised within a prompt's completions, no critic."),
-    ("rloo", "training:rloo", TRAINING, "REINFORCE with the other completions as the baseline, no critic."),
-    ("demo", "pipelines:demo", PIPELINES, "The whole way on the built-in world, ending in a report."),
-    ("run", "pipelines:run", PIPELINES, "Run the stages of a pipeline file in order; finished ones are not repeated."),
-    ("report", "pipelines:report", PIPELINES, "One page about a run or a pipeline, or about several side by side."),
+    # name, place below assent.cli, group, help. A module is imported when its command is named, not before.
+    ("sft", "training:sft", TRAINING, "Fine-tune on demonstrations (instruction tuning)."),
+    ("reward", "training:reward", TRAINING, "Train a reward model on comparisons, rankings, ratings or step labels."),
+    ("dpo", "training:dpo", TRAINING, "Train with DPO, or a related loss, on comparisons or rankings."),
+    ("kto", "training:kto", TRAINING, "Train with KTO on thumbs up and down."),
+    (
+        "online-dpo",
+        "training:online_dpo",
+        TRAINING,
+        "Train with DPO on completions that the policy samples and a reward ranks.",
+    ),
+    ("ppo", "training:ppo", TRAINING, "Train with PPO against a reward, with a KL penalty to the reference."),
+    ("a2c", "training:a2c", TRAINING, "Train with advantage actor-critic: one update per round, with a critic."),
+    (
+        "grpo",
+        "training:grpo",
+        TRAINING,
+        "Train with GRPO: rewards normalised over each prompt's completions, no critic.",
+    ),
+    (
+        "rloo",
+        "training:rloo",
+        TRAINING,
+        "Train with REINFORCE leave-one-out: the other completions are the baseline, no critic.",
+    ),
+    ("demo", "pipelines:demo", PIPELINES, "Run every stage on the built-in world and write a report."),
+    (
+        "run",
+        "pipelines:run",
+        PIPELINES,
+        "Run the stages of a pipeline file in order; finished stages are not repeated.",
+    ),
+    (
+        "report",
+        "pipelines:report",
+        PIPELINES,
+        "Write an HTML page about a run or a pipeline, or about several side by side.",
+    ),
     ("eval", "models:evaluate", MODELS, "Compare policies on the same prompts, or measure a reward model."),
-    ("frontier", "models:frontier", MODELS, "Proxy and gold reward against √KL: where over-optimisation begins."),
+    (
+        "frontier",
+        "models:frontier",
+        MODELS,
+        "Measure proxy and gold reward against √KL: where does over-optimisation begin?",
+    ),
     ("compare", "models:compare", MODELS, "Compare methods on the same data at equal labels, completions or FLOPs."),
     ("explain", "models:explain", MODELS, "Explain a preference probability, from numbers or from models."),
     ("merge", "models:merge", MODELS, "Merge an adapter into its base model."),
-    ("serve-check", "models:serve_check", MODELS, "Check that transformers and vLLM serve the model that was trained."),
+    (
+        "serve-check",
+        "models:serve_check",
+        MODELS,
+        "Check that transformers and vLLM compute what the trained model computes.",
+    ),
     ("new-model", "models:new_model", MODELS, "Make a small model and its tokenizer from text files."),
     ("sample", "models:sample", MODELS, "Sample completions from a policy, as JSONL."),
     ("best-of-n", "models:best_of_n", MODELS, "Keep each prompt's highest-scoring completion out of N."),
@@ -83,7 +118,7 @@ def build_app() -> App:
     )
     for name, location, group, text in COMMANDS:
         app.command(f"assent.cli.{location}", name=name, help=text, group=group)
-    data = App(name="data", help="Look at files of prompts and completions.", group=DATA)
+    data = App(name="data", help="Check and split files of prompts and completions.", group=DATA)
     for name, location, text in DATA_COMMANDS:
         data.command(f"assent.cli.{location}", name=name, help=text)
     app.command(data)
@@ -91,20 +126,20 @@ def build_app() -> App:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status. `argv` without the program's name; None: the process's own."""
+    """Runs one command and returns its exit status. `argv` excludes the program's name; None: the process's own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json, debug, arguments = _global_flags(arguments)
     try:
         with _terminable(), _stdout_on_stderr() if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
-        if outcome is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
+        if outcome is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
             print(_json(outcome.document) if as_json else outcome.text)
             sys.stdout.flush()
         return 0 if outcome is None else outcome.exit_status
-    except BrokenPipeError:  # the reader of stdout has left: nobody to tell
+    except BrokenPipeError:  # the reader of stdout is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except SystemExit as stopped:  # a library's: it has said why
+    except SystemExit as stopped:  # raised by a library, which has printed why
         return stopped.code if isinstance(stopped.code, int) else 3
     except BaseException as error:
         if debug:
@@ -115,14 +150,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _json(document: Mapping[str, Any]) -> str:
-    """As the run folder has it: a figure that is not finite is text, for JSON has no number for it."""
+    """JSON as in the run folder: a figure that is not finite becomes text, since JSON has no number for it."""
     from assent.runs.files import to_json
 
     return to_json(document)
 
 
 def _run(arguments: list[str]) -> Outcome | None:
-    """None: help or the version was asked for, and printed."""
+    """None if help or the version was asked for and printed."""
     app = build_app()
     if not arguments:
         names = ", ".join([*(name for name, *_ in COMMANDS), "data"])
@@ -139,7 +174,7 @@ def _help_command(error: CycloptsError) -> str:
 
 
 def _global_flags(arguments: list[str]) -> tuple[bool, bool, list[str]]:
-    """--json and --debug, wherever they stand before `--`, and the other arguments."""
+    """Whether --json and --debug are given, anywhere before `--`, and the other arguments."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     head = arguments[:end]
     kept = [argument for argument in head if argument not in ("--json", "--debug")]
@@ -148,7 +183,7 @@ def _global_flags(arguments: list[str]) -> tuple[bool, bool, list[str]]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM stops a command as Ctrl-C does. Only the main thread may say so; elsewhere nothing changes."""
+    """SIGTERM stops a command as Ctrl-C does. Only the main thread can set this; elsewhere nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -165,7 +200,7 @@ def _terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stdout_on_stderr() -> Iterator[None]:
-    """Whatever is printed goes to stderr: by Python, by a library in C, and by processes that are started here."""
+    """Sends to stderr what Python, libraries in C and child processes print on stdout."""
     import ctypes
 
     sys.stdout.flush()
@@ -175,19 +210,19 @@ def _stdout_on_stderr() -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        ctypes.CDLL(None).fflush(None)  # C holds back what it was told to print while stdout is no terminal
+        ctypes.CDLL(None).fflush(None)  # C buffers its output while stdout is not a terminal
         os.dup2(kept, 1)
         os.close(kept)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    """The message for people and the exit status."""
+    """The message to print, and the exit status."""
     if isinstance(error, AssentError):
         return f"error: {error}", error.exit_status
     if isinstance(error, KeyboardInterrupt):
         return "interrupted: the same command continues from the last checkpoint", 130
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
-        return f"error: the disk is full{where}\n  to do:    free space, then repeat the command: it resumes", 3
+        return f"error: the disk is full{where}\n  to do:    free some space, then repeat the command: it resumes", 3
     text = " ".join(str(error).split()) or "no message"
     return f"error: unexpected {type(error).__name__}: {text}\n  to do:    --debug shows where", 3

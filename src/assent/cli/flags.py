@@ -1,7 +1,7 @@
-"""Flags from configuration classes: every key is a flag, `--config FILE.yaml` gives the rest, the flag wins.
+"""Flags from configuration classes: every key is a flag; `--config FILE.yaml` gives others; a flag overrides the file.
 
-Cyclopts reads the command line and writes the help; values stay as they were written until `parse_options` checks flags
-and YAML together, so that both are refused by the same rules and in the same words.
+Cyclopts reads the command line and writes the help. Values stay text until `parse_options` checks flags and YAML
+together, so that both get the same checks and the same messages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def command(
 ) -> Callable[[Callable[[Config], Outcome]], Callable[..., Outcome]]:
     """Makes `function(config) -> Outcome` a command whose flags are the fields of `config_class`.
 
-    positional   the one field that is given without a flag (`assent data check FILE`); a tuple takes several words
+    positional   the field that is given without a flag (`assent data check FILE`); a tuple takes several words
     """
 
     def decorate(function: Callable[[Config], Outcome]) -> Callable[..., Outcome]:
@@ -60,26 +60,26 @@ def _resolve(config_class: type[Config], given: dict[str, Any], *, positional: s
     if file is None:
         return parse_options(config_class, given, show=written)
     from_file = read_yaml(file)
-    for key in from_file:  # first, so that the message says that the file is at fault
+    for key in from_file:  # first, so that the message names the file
         if key not in config_class.model_fields:
             error = unknown_name("option", key, config_class.model_fields)
             raise ConfigError(f"{error.what} in {file}", expected=error.expected, fix=error.fix)
 
-    def told(name: str) -> str:
+    def place(name: str) -> str:
         return f"{name} in {file}" if name in from_file and name not in given else written(name)
 
-    return parse_options(config_class, {**from_file, **given}, show=told)
+    return parse_options(config_class, {**from_file, **given}, show=place)
 
 
 def _signature(config_class: type[BaseModel], positional: str | None) -> inspect.Signature:
-    """Required fields first, then the rest as declared. Nothing is required here: YAML may give it."""
+    """Required fields first, then the others as declared. All have a default here, since YAML may give them."""
     fields = sorted(config_class.model_fields.items(), key=lambda item: not item[1].is_required())
     parameters = [_parameter(name, field, is_positional=name == positional) for name, field in fields]
     config = Annotated[
         str | None,
         Parameter(
             name="--config",
-            help="YAML file of options by their names; a flag wins over it.",
+            help="YAML file of options by name; a flag overrides it.",
             show_default=False,
             negative=(),
             allow_leading_hyphen=True,
@@ -121,7 +121,7 @@ def _annotation(name: str, field: FieldInfo, *, is_positional: bool) -> Any:
         return Annotated[list[str] | None, Parameter(**parameter, negative=())]
     if get_origin(kind) is list:  # any number of values after the flag
         return Annotated[list[str] | None, Parameter(**parameter, negative=(), consume_multiple=True)]
-    # A negative number is a value, not a flag: `--learning-rate -1` is refused for its range.
+    # A negative number is a value, not a flag: `--learning-rate -1` gets the error about its range.
     return Annotated[
         str | None, Parameter(**parameter, converter=_as_written, allow_leading_hyphen=True, metavar=_metavar(kind))
     ]

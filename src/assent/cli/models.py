@@ -34,7 +34,9 @@ def merge(config: MergeConfig) -> Outcome:
     result = run_step("merge", config)
     lines = [f"merge: {config.adapter} into {result['base']} -> {result['model_path']}"]
     if result["trained_in_4bit"]:
-        lines.append("  it was trained over 4-bit weights and is merged into the full ones: log-probabilities differ")
+        lines.append(
+            "  the adapter was trained over 4-bit weights; merged into full ones, its log-probabilities differ"
+        )
     return Outcome({"command": "merge", **result}, "\n".join(lines))
 
 
@@ -45,7 +47,7 @@ def sample(config: SampleConfig) -> Outcome:
 
 @command(BestOfNConfig)
 def best_of_n(config: BestOfNConfig) -> Outcome:
-    """Exit status 1: no n reaches the gain asked for."""
+    """Exit status 1 if no n reaches the gain asked for."""
     outcome = _complete("best-of-n", config)
     curve = outcome.document.get("curve", [])
     lines = [_point(point) for point in curve if _is_shown(point["n"], len(curve), outcome.document["n"])]
@@ -53,8 +55,9 @@ def best_of_n(config: BestOfNConfig) -> Outcome:
     failed = outcome.document.get("gain_reached") is False
     if "kl_nats_upper_bound" in outcome.document:
         lines.append(f"  KL at most {outcome.document['kl_nats_upper_bound']:.2f} nats per completion")
-    said = [f"the gain of {config.gain:g} is not reached: raise --n"] if failed else []
-    return Outcome(outcome.document, "\n".join([outcome.text, *head, *lines, *said]), exit_status=int(failed))
+    if failed:
+        lines.append(f"no n reaches a gain of {config.gain:g}: raise --n")
+    return Outcome(outcome.document, "\n".join([outcome.text, *head, *lines]), exit_status=int(failed))
 
 
 @command(EvalConfig)
@@ -76,8 +79,10 @@ def serve_check(config: ServeCheckConfig) -> Outcome:
     from assent.commands.serve_check import serve_check as check
 
     document, lines = check(config)
-    verdict = "serve-check: it differs" if document["differs"] else "serve-check: it serves what was trained"
-    return Outcome({"command": "serve-check", **document}, "\n".join([*lines, verdict]), int(document["differs"]))
+    verdict = "differences found" if document["differs"] else "the engines agree with the trained model"
+    return Outcome(
+        {"command": "serve-check", **document}, "\n".join([*lines, f"serve-check: {verdict}"]), int(document["differs"])
+    )
 
 
 @command(ExplainConfig)
@@ -103,12 +108,12 @@ def _complete(name: str, config: BaseModel) -> Outcome:
 
 
 def _is_shown(n: int, last: int, chosen: int) -> bool:
-    """Powers of two, the last and the one that was taken."""
+    """Powers of two, the last n and the one that was chosen."""
     return n & (n - 1) == 0 or n in (last, chosen)
 
 
 def _point(point: Mapping[str, Any]) -> str:
-    """One line of the curve: means with 95% intervals."""
+    """A line of the curve: means with 95% intervals."""
     kl = point["kl_nats"]
     distance = f"≤{point['kl_nats_upper_bound']:.2f}" if kl is None else _interval(kl)
     return f"  {point['n']:>4}  {_interval(point['score']):<24}{_interval(point['gain']):<24}{distance}"

@@ -1,4 +1,4 @@
-"""What a command gives back: one JSON document, the same for people, and its exit status."""
+"""What a command returns: a JSON document, the same as text, and an exit status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`document` is printed with --json, `text` without; `exit_status` 1: it ran and found a fault."""
+    """`document` is printed with --json, `text` without. `exit_status` 1: the command ran and found a fault."""
 
     document: Mapping[str, Any]
     text: str

@@ -1,4 +1,4 @@
-"""run, demo, report: pipelines and the page about them."""
+"""run, demo and report: pipelines and the page about them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def report(config: ReportConfig) -> Outcome:
 
 
 def _outcome(name: str, result: PipelineResult) -> Outcome:
-    """What stages have to say to people (their `lines`), in order, and where the report is."""
+    """The stages' `lines`, in order, and the path of the report."""
     tables = ["\n".join(outputs["lines"]) for outputs in result.outputs.values() if outputs.get("lines")]
     return Outcome({"command": name, **result.as_dict()}, "\n\n".join([*tables, f"report: {result.report}"]))

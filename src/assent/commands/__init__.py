@@ -1,1 +1,1 @@
-"""What each command does, as a function of its configuration; `functions.py` has the public ones."""
+"""What each command does, as a function of its configuration. `functions.py` has the public functions."""

@@ -1,8 +1,8 @@
-"""What each method may do with its share of a budget: rows, updates, completions. Numbers alone.
+"""What each method of `compare` may do with its share of a budget: rows, updates, completions. Numbers only.
 
 labels        annotation: rows times their cost. A method with demonstrations and comparisons spends half on each
-completions   those that were compared, two of each comparison, and those that are sampled, best-of-n's answers
-              included. A method that needs both spends half on each
+completions   two for each comparison, and those that are sampled, including the answers that best-of-n samples. A
+              method that needs both spends half on each
 flops         an equal share for each command of the method
 """
 
@@ -17,13 +17,13 @@ from assent.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One command of a method. None: not of this command, or as many as its options say."""
+    """One command of a method. None: the command has no such number, or its options set it."""
 
     command: str
     demonstrations: int | None = None
-    """Rows of the file of demonstrations that it reads."""
+    """Rows it reads from the file of demonstrations."""
     comparisons: int | None = None
-    """Rows of the comparisons that it reads."""
+    """Rows it reads from the comparisons."""
     steps: int | None = None
     """Updates, or rounds of an online command."""
     n: int | None = None
@@ -31,22 +31,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What the data holds and what a unit of each command spends."""
+    """What the data holds, and what each command spends per unit."""
 
     demonstrations: int
     comparisons: int
     served: int
     completions_per_round: Mapping[str, int]
-    """Of an online command."""
+    """For each online command."""
     rows_per_step: Mapping[str, int]
-    """Of the other commands that train."""
+    """For each other command that trains."""
     flops: Mapping[str, tuple[float, float]]
-    """Before the first and for each update or round, of best-of-n each completion; measured. Empty unless FLOPs are
-    the budget."""
+    """Measured FLOPs before the first update or round, and for each one (for best-of-n: each completion). Empty
+    unless FLOPs are the budget."""
 
 
 def allot(config: CompareConfig, method: str, amount: float, rates: Rates) -> list[Part]:
-    """The method's commands, in order. ConfigError where the amount is too small for one of them or the data is."""
+    """The method's commands, in order. ConfigError if the amount or the data is too small for one of them."""
     commands = parts_of(method)
     parts = [_ALLOT[config.budget](config, commands, command, amount, rates) for command in commands]
     for part in parts:
@@ -55,9 +55,9 @@ def allot(config: CompareConfig, method: str, amount: float, rates: Rates) -> li
 
 
 def _labels(config: CompareConfig, commands: tuple[str, ...], command: str, amount: float, rates: Rates) -> Part:
-    apart = config.demonstrations is not None and "sft" in commands
-    share = amount / 2 if apart and len(commands) > 1 else amount
-    if command == "sft" and apart:
+    has_file = config.demonstrations is not None and "sft" in commands
+    share = amount / 2 if has_file and len(commands) > 1 else amount
+    if command == "sft" and has_file:
         return Part(command=command, demonstrations=int(share / config.demonstration_cost))
     if command in ("sft", "reward", "dpo"):
         return Part(command=command, comparisons=int(share / config.comparison_cost))
@@ -82,7 +82,7 @@ def _flops(config: CompareConfig, commands: tuple[str, ...], command: str, amoun
         return Part(command=command, n=affordable // rates.served)
     if command in ONLINE:
         return Part(command=command, steps=affordable)
-    rows = affordable * rates.rows_per_step[command]  # a reference reads them all: not more than are trained on
+    rows = affordable * rates.rows_per_step[command]  # no more than are trained on, since a reference reads all of them
     if command == "sft" and config.demonstrations is not None:
         return Part(command=command, demonstrations=min(rates.demonstrations, rows), steps=affordable)
     return Part(command=command, comparisons=min(rates.comparisons, rows), steps=affordable)
@@ -99,8 +99,8 @@ def _check(config: CompareConfig, method: str, amount: float, part: Part, rates:
     if lacking:
         raise ConfigError(
             f"{amount:g} {config.budget} are too few for {method}",
-            got=f"no {lacking[0]} for its {part.command}",
-            fix="give more, or leave the method out",
+            got=f"no {lacking[0]} left for its {part.command}",
+            fix="give a larger amount, or leave the method out",
         )
     for name, number, there in (
         ("demonstrations", part.demonstrations, rates.demonstrations),
@@ -108,7 +108,7 @@ def _check(config: CompareConfig, method: str, amount: float, part: Part, rates:
     ):
         if number is not None and number > there:
             raise ConfigError(
-                f"{amount:g} {config.budget} are more {name} than there are for {method}",
+                f"{amount:g} {config.budget} need more {name} than the data has for {method}",
                 got=f"{there}",
                 expected=f"at least {number}",
                 fix="give a smaller amount, or more data",

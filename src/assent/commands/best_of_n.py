@@ -1,9 +1,9 @@
-"""`best-of-n`: of N completions of each prompt the best by a reward, and what every other N would have given.
+"""`best-of-n`: keeps each prompt's highest-scoring completion out of N, and says what every other N would have given.
 
-completions.jsonl   prompt, the best completion and its score
+completions.jsonl   prompt, best completion and its score
 candidates.jsonl    prompt, all completions and their scores; not with --block-size
 
-A completion without a visible character is no text that such a file may hold: it is left out, counted and noted.
+Completions without a visible character are left out of these files, counted and reported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from assent.types import Preference, PromptGroup, Rollout
 
 @dataclass(frozen=True, slots=True)
 class _Sampled:
-    """One prompt's completions as rows, and their scores; of several rewards also those of each, by name."""
+    """One prompt's completions as rows, with their scores. `parts`: the scores by each reward, if there are several."""
 
     group: PromptGroup
     rows: list[Row]
@@ -50,7 +50,7 @@ class _Sampled:
 def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Outputs: `completions` and `candidates` (files), `output_dir`, `metrics`, `n`, `gain_reached`, `curve`.
 
-    With --block-size no `candidates`, `gain_reached` and `curve`, but `kl_nats_upper_bound`.
+    With --block-size there is `kl_nats_upper_bound` instead of `candidates`, `gain_reached` and `curve`.
     """
     if config.reward is not None:
         check_reward(config.reward, ensemble=config.reward_ensemble)
@@ -82,7 +82,7 @@ def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dic
 def _split(
     groups: Sequence[PromptGroup], rows: Sequence[Row], scores: Scores, drawn: Sequence[Drawn]
 ) -> list[_Sampled]:
-    """All rows and scores, prompt-major, prompt by prompt: as many for each as it has."""
+    """Splits rows and scores, which stand prompt by prompt with equally many for each, into those of each prompt."""
     n = len(rows) // len(groups)
     places = [slice(i * n, i * n + n) for i in range(len(groups))]
     parts = scores.parts.items()
@@ -93,15 +93,15 @@ def _split(
 
 
 def _of_samples(config: BestOfNConfig, path: str, progress: Progress | None) -> dict[str, Any]:
-    """Completions that are there already. A model reads them only where --reward is one."""
+    """Chooses among the completions of a file. A model reads them only if --reward is one."""
     dataset = load_groups(path)
     groups = _by_prompt(dataset)
     fewest = min(len(group.completions) for group in groups)
     if (config.n or 2) > fewest:
         raise DataError(
-            f"{path}: fewer completions than n for some prompt",
+            f"{path}: a prompt has fewer completions than n",
             got=f"{fewest}, for {next(g.source for g in groups if len(g.completions) == fewest)}",
-            expected=f"at least {config.n or 2} of each prompt",
+            expected=f"at least {config.n or 2} for each prompt",
             fix="lower --n, or sample more",
         )
     scores, inputs, ledger = _scores(config, groups)
@@ -124,7 +124,7 @@ def _of_samples(config: BestOfNConfig, path: str, progress: Progress | None) -> 
 
 
 def _by_prompt(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
-    """Rows of one prompt as one group, in the order in which prompts appear first."""
+    """Joins the rows of each prompt into one group, in the order in which prompts first appear."""
     found: dict[str, PromptGroup] = {}
     for group in groups:
         key = _key(group)
@@ -133,7 +133,7 @@ def _by_prompt(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
             found[key] = group
             continue
         if (_score_list(before) is None) != (_score_list(group) is None):
-            raise DataError(f"{group.source}: of one prompt's completions some have scores, others none")
+            raise DataError(f"{group.source}: some completions of this prompt have scores, others have none")
         scores = (_score_list(before) or []) + (_score_list(group) or [])
         found[key] = replace(
             before,
@@ -144,7 +144,7 @@ def _by_prompt(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
 
 
 def _key(group: PromptGroup) -> str:
-    """The same for the same prompt."""
+    """Equal for equal prompts."""
     return to_json(as_plain(group.prompt))
 
 
@@ -154,7 +154,7 @@ def _score_list(group: PromptGroup) -> list[float] | None:
 
 
 def _scores(config: BestOfNConfig, groups: Sequence[PromptGroup]) -> tuple[list[Scores], dict[str, str], Ledger]:
-    """Of each group's completions: by --reward, or those in the file; the reward's hash, and what scoring cost."""
+    """Scores of each group's completions, by --reward or from the file; the reward's hash; and what scoring cost."""
     if config.reward is None:
         return [Scores(_scores_in_file(group)) for group in groups], {}, Ledger()
     device = Runtime(config.device, seed=config.seed).device
@@ -171,8 +171,8 @@ def _scores_in_file(group: PromptGroup) -> list[float]:
     if scores is None:
         raise DataError(
             f"{group.source or 'a row'} has no scores",
-            expected="prompt, completions, scores; or prompt, completion, score",
-            fix="give --reward, which scores them",
+            expected="the columns prompt, completions, scores; or prompt, completion, score",
+            fix="give --reward to score them",
         )
     return scores
 
@@ -194,7 +194,7 @@ def _rows_of(group: PromptGroup) -> list[Row]:
 def _chosen(
     config: BestOfNConfig, sampled: Sequence[_Sampled], log: RunLog
 ) -> tuple[dict[str, list[Row]], dict[str, float], dict[str, Any]]:
-    """Files, figures and further outputs."""
+    """The files to write, the metrics, and further outputs."""
     scores = [one.scores for one in sampled]
     ranked = scores
     if config.soft_temperature is not None:
@@ -206,14 +206,14 @@ def _chosen(
         ranked,
         values=None if ranked is scores else scores,
         drawn=[one.drawn for one in sampled],
-        clusters=[_key(one.group) for one in sampled],  # a prompt that stands twice is one
+        clusters=[_key(one.group) for one in sampled],  # a prompt that occurs twice is one cluster
     )
     most = config.n or len(curve)
     n, reached = most, None
     if config.gain is not None:
         enough = n_for_gain(curve[:most], config.gain)
         n, reached = enough or most, enough is not None
-    log.note(_told(config, curve[n - 1], reached))
+    log.note(_summary(config, curve[n - 1], reached))
     best = [best_index(own[:n]) for own in ranked]
     rows = [{**one.rows[i], "score": one.scores[i]} for one, i in zip(sampled, best, strict=True)]
     files = {"completions": visible(rows, log), "candidates": _candidates(sampled)}
@@ -224,15 +224,15 @@ def _chosen(
     return files, metrics, {"n": n, "gain_reached": reached, "curve": [point.as_dict() for point in curve]}
 
 
-def _told(config: BestOfNConfig, point: CurvePoint, reached: bool | None) -> str:
-    text = f"best of {point.n}: {point.gain.text()} above a single completion"
+def _summary(config: BestOfNConfig, point: CurvePoint, reached: bool | None) -> str:
+    text = f"best of {point.n} scores {point.gain.text()} more than a single completion"
     if reached is False:
         return f"{text}; no n up to {point.n} gains {config.gain:g}: raise --n"
     return text
 
 
 def _candidates(sampled: Sequence[_Sampled]) -> list[Row]:
-    """Rows of completions and scores; a prompt with fewer than two visible completions has nothing to compare."""
+    """Rows of completions and scores. A prompt with fewer than two visible completions is left out."""
     rows = []
     for one in sampled:
         kept = [i for i, row in enumerate(one.rows) if is_visible(row)]

@@ -1,7 +1,7 @@
-"""`compare`: several methods from one model on the same data at equal labels, completions or FLOPs.
+"""`compare`: trains several methods from one model on the same data at equal labels, completions or FLOPs.
 
-For each seed and amount every method's commands run in folders of their own (`SEED/AMOUNT/METHOD-COMMAND`), and what
-came out answers the same prompts. `allotment.py` says who may do what; the runs' ledgers say what was spent.
+For each seed and amount, every method's commands run in folders of their own (`SEED/AMOUNT/METHOD-COMMAND`), and the
+resulting models answer the same prompts. `allotment.py` gives each method its share; the runs' ledgers hold its costs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ START = "start"
 
 @dataclass(slots=True)
 class Made:
-    """What a method has become for one seed and amount, and what it has spent."""
+    """The result of a method for one seed and amount, and what it spent."""
 
     model: str
     reward: str | None = None
@@ -52,7 +52,7 @@ class Made:
     flops: float = 0.0
     seconds: float = 0.0
     scores: list[tuple[float, ...]] = field(default_factory=list)
-    """Of each test prompt."""
+    """The scores of each test prompt's answers."""
     kl_nats: float = 0.0
 
 
@@ -89,7 +89,7 @@ def compare(config: CompareConfig, *, progress: Progress | None = None) -> dict[
 
 
 class _Comparison:
-    """Data, options and models. Everything that can be wrong with the input is found before anything is written."""
+    """Data, options and models. All input is checked before anything is written."""
 
     def __init__(self, config: CompareConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
@@ -118,14 +118,14 @@ class _Comparison:
     def _rows(self, path: str, select: Callable[[Sequence[PromptGroup]], Any]) -> list[PromptGroup]:
         kept, refused = select(load_groups(path))
         for reason, sources in refused.items():
-            self.progress.line(f"{path}: {len(sources)} rows left out: {reason}")
+            self.progress.line(f"{path}: {len(sources)} rows left out ({reason})")
         if not kept:
             raise DataError(f"{path}: no usable row is left")
-        # what is written again as a comparison has an order, not the scores that it may come from
+        # written as a comparison, a row has the order of its completions, not the scores that it may come from
         return [g if g.preference is None else replace(g, preference=replace(g.preference, scores=None)) for g in kept]
 
     def _given(self, command: str, model: str) -> dict[str, Any]:
-        """Options of a command that starts from `model`. What the model's folder says is not said again."""
+        """Options of a command that starts from `model`. The folder of a trained model holds its chat template."""
         config = self.config
         shared = {name: getattr(config, name) for name in ("max_length", "system", "device", "dtype")}
         shared["chat_template_kwargs"] = dict(config.chat_template_kwargs)
@@ -142,7 +142,7 @@ class _Comparison:
         return parse_options(STEPS[command].config_class(), given, where=f" of {command}")
 
     def plans(self) -> dict[float, dict[str, list[Part]]]:
-        """For each amount what each method may do. FLOPs are measured first, on one update of each command."""
+        """What each method may do with each amount. FLOPs are measured first, on a few updates of each command."""
         config = self.config
         rates = Rates(
             demonstrations=len(self.data.get("demonstrations", ())),
@@ -159,7 +159,7 @@ class _Comparison:
         return {a: {method: allot(config, method, a, rates) for method in config.methods} for a in config.amounts}
 
     def _measured(self) -> dict[str, tuple[float, float]]:
-        """FLOPs of each command before its first update and for each, from a run of one and a run of three."""
+        """FLOPs of each command before its first update and for each update, from a run of one and a run of three."""
         found: dict[str, tuple[float, float]] = {}
         folder, reward = self.folder / "measured", None
         for command in sorted(self.commands, key=lambda name: (name in ONLINE, name == "best-of-n")):
@@ -179,13 +179,13 @@ class _Comparison:
     def _short(self, command: str, steps: int) -> Part:
         if command in ONLINE:
             return Part(command=command, steps=steps)
-        apart = command == "sft" and "demonstrations" in self.data
-        kind = "demonstrations" if apart else "comparisons"
+        has_file = command == "sft" and "demonstrations" in self.data
+        kind = "demonstrations" if has_file else "comparisons"
         rows = min(steps * self.options[command].batch_size, len(self.data[kind]))
         return Part(command=command, steps=steps, **{kind: rows})
 
     def _measured_answer(self, folder: Path, reward: str | None) -> float:
-        """FLOPs of sampling and scoring one completion of best-of-n."""
+        """FLOPs of sampling and scoring one completion for best-of-n."""
         options: dict[str, Any] = {"model": self.config.model, "reward": reward, "n": 4}
         options["data"] = self._file(folder / "prompts.jsonl", self.groups[:4], "prompts")
         options |= {name: getattr(self.config, name) for name in ("max_length", "max_new_tokens", "device", "dtype")}
@@ -208,7 +208,7 @@ class _Comparison:
             rows = [self.data[kind][i] for i in permutation(len(self.data[kind]), seed, f"compare {kind}")[:count]]
             options["data"] = self._file(folder.with_name(f"{folder.name}.jsonl"), rows, kind)
             options |= {} if part.steps is None else {"max_steps": part.steps}
-        if part.command == "dpo":  # what another run has read of the reference would cost nothing here
+        if part.command == "dpo":  # reading another run's cache would make this one look cheaper
             options.setdefault("reference_cache", str(folder.with_name(f"{folder.name}-reference")))
         return self._run(part.command, folder, options, seed)
 
@@ -218,7 +218,7 @@ class _Comparison:
         return step.run(parse_options(step.config_class(), given, where=f" of {command}"), progress=self.progress)
 
     def one(self, seed: int, amount: float, plan: Mapping[str, list[Part]]) -> dict[str, Made]:
-        """Every method, made and judged; and the start."""
+        """Makes every method's model and judges them all, together with the start."""
         made = {START: Made(model=self.config.model)}
         for method, parts in plan.items():
             folder = self.folder / f"seed-{seed}" / f"{amount:g}"
@@ -236,7 +236,7 @@ class _Comparison:
             cost = {name.removeprefix("cost/"): v for name, v in ran["metrics"].items() if name.startswith("cost/")}
             if part.demonstrations is not None:
                 one.demonstrations += self._read(part, part.demonstrations, ran["steps"])
-            elif part.comparisons is not None:  # the same rows, read by several commands, are paid for once
+            elif part.comparisons is not None:  # rows that several commands read are paid for once
                 one.comparisons = max(one.comparisons, self._read(part, part.comparisons, ran["steps"]))
             one.completions += cost["completions_sampled"]
             one.flops, one.seconds = one.flops + cost["flops"], one.seconds + cost["seconds"]
@@ -248,7 +248,7 @@ class _Comparison:
         return one
 
     def _read(self, part: Part, rows: int, steps: int) -> int:
-        """Rows that so many updates have read, each counted once."""
+        """Different rows that so many updates have read."""
         return min(rows, steps * self.options[part.command].batch_size)
 
     def _judge(self, made: Mapping[str, Made], seed: int) -> None:
@@ -279,7 +279,7 @@ class _Comparison:
         for name, one in made.items():
             row = table.row(name)
             one.scores = list(row.sampled.scores)
-            assert row.kl is not None  # it is sampled, and there is a reference
+            assert row.kl is not None  # the answers are sampled, and there is a reference
             one.kl_nats = row.kl.value
             if one.n is not None:
                 served = config.served or len(self.groups)
@@ -288,7 +288,7 @@ class _Comparison:
                 one.completions += one.n * served
 
     def _opener(self, name: str, path: str, samplers: dict[str, TorchSampler]) -> Callable[[], TorchSampler]:
-        """Opens a policy to sample from. What was trained here has its template and its revision in its folder."""
+        """Opens a policy for sampling. The folder of a model that was trained here holds its chat template."""
         options = self.config
         if path != options.model:
             options = options.model_copy(update={"chat_template": None, "revision": None})
@@ -310,8 +310,8 @@ def _row(
     starts: Sequence[Made],
     groups: Sequence[PromptGroup],
 ) -> dict[str, Any]:
-    """One method at one amount, over all seeds. What it spent is the mean over seeds. A prompt that stands twice in
-    `groups` is one unit of the intervals."""
+    """One method at one amount, over all seeds. Costs are means over seeds. A prompt that occurs twice in `groups` is
+    one unit of the intervals."""
     scores = [prompt for one in ones for prompt in one.scores]
     at_start = [prompt for one in starts for prompt in one.scores]
     prompts = [key(group.prompt) for _ in ones for group in groups]
@@ -343,7 +343,7 @@ HEAD = ("method", "labels", "completions", "TFLOP", "score", "wins vs start")
 
 
 def lines_of(document: Mapping[str, Any]) -> list[str]:
-    """The table for people: a block for each amount."""
+    """The table as text, with a block for each amount."""
     seeds = f", {document['num_seeds']} seeds" if document["num_seeds"] > 1 else ""
     lines = [f"{document['num_prompts']} prompts{seeds}, judged by {document['judge']}; 95% intervals"]
     for amount in dict.fromkeys(row["amount"] for row in document["rows"]):

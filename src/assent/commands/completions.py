@@ -1,8 +1,8 @@
-"""`sample`: completions of a policy, written as a file that every other command reads.
+"""`sample`: completions of a policy, written to a file that every other command reads.
 
-completions.jsonl   prompt, completion and how it ended; with --keep best the best of each prompt, with its `reward`
+completions.jsonl   prompt, completion and how it ended; with --keep best, each prompt's best one and its `reward`
 
-A completion without a visible character is no text that such a file may hold: it is left out, counted and noted.
+Completions without a visible character are left out of the file, counted and reported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from assent.types import PromptGroup, Rollout
 
 Row = dict[str, Any]
 CHUNK_PROMPTS = 64
-"""Prompts between two movements of the progress bar; what is sampled does not depend on it."""
+"""Prompts sampled between two updates of the progress bar. What is sampled does not depend on it."""
 
 
 def sample(config: SampleConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def sample(config: SampleConfig, *, progress: Progress | None = None) -> dict[st
 def _best(
     rows: Sequence[Row], scores: Sequence[float], num_completions: int, log: RunLog
 ) -> tuple[list[Row], dict[str, float]]:
-    """Of each prompt's completions that can be trained on the best, with its score; figures of these."""
+    """Keeps each prompt's highest-scoring visible completion, with its score; and metrics of those kept."""
     kept: list[Row] = []
     starts = range(0, len(rows), num_completions)
     for start in starts:
@@ -84,14 +84,14 @@ def _best(
     if len(kept) < len(starts):
         log.note(f"{len(starts) - len(kept)} of {len(starts)} prompts have no completion with a visible character")
     if not kept:
-        raise RunError("no completion has a visible character: there is nothing to keep")
+        raise RunError("no completion has a visible character, so there is nothing to keep")
     return kept, {**described(kept), "mean_reward": float(np.mean([row["reward"] for row in kept]))}
 
 
 class Job:
-    """What `sample` and `best-of-n` have in common.
+    """What `sample` and `best-of-n` share: prompts, sampler, reward, ledger and run folder.
 
-    Everything that can be wrong with the input is found before the folder is opened.
+    All input is checked before the folder is opened.
     """
 
     def __init__(self, config: SampleConfig | BestOfNConfig) -> None:
@@ -117,7 +117,7 @@ class Job:
         self.runtime = Runtime(config.device, seed=config.seed)
         self.sampler = self._sampler(template)
         self.readers: list[ModelSampler | ModelReader] = [self.sampler]
-        copies = (config.reference is not None) + (config.sampler == "vllm")  # an engine has its own
+        copies = (config.reference is not None) + (config.sampler == "vllm")  # an engine has its own copy
         self.ledger = Ledger(self.runtime.device, models_resident=1 + copies)
 
     def _sampler(self, template: Any) -> ModelSampler:
@@ -131,7 +131,7 @@ class Job:
         tokenizer = load_tokenizer(config.reference, revision=config.revision)
         if not same_ids(tokenizer, self.tokenizer):
             raise ModelError(
-                "policy and reference cannot be mixed: they have different tokenizers",
+                "policy and reference cannot be mixed, because they have different tokenizers",
                 got=f"{self.model_path} and {config.reference}",
                 expected="the model that the policy was trained from",
             )
@@ -169,7 +169,7 @@ class Job:
         return folder
 
     def sample(self, params: SamplingParams, num_completions: int, log: RunLog) -> list[Rollout]:
-        """num_completions of each prompt, prompt-major; `prompt_index` counts over all prompts."""
+        """Samples `num_completions` for each prompt, prompt by prompt; `prompt_index` counts over all prompts."""
         ids, rollouts = self.prompts.ids, []
         with log.progress("completions", len(ids) * num_completions) as task:
             for start in range(0, len(ids), CHUNK_PROMPTS):
@@ -204,7 +204,7 @@ class Job:
 
 
 def finish(folder: RunFolder, files: dict[str, list[Row]], metrics: dict[str, float], **extra: Any) -> dict[str, Any]:
-    """Writes the files, logs the figures, and closes the run."""
+    """Writes the files, logs the metrics, and closes the run."""
     paths = {name: str(folder.path / f"{name}.jsonl") for name in files}
     for name, rows in files.items():
         keep_lines(Path(paths[name]), rows)
@@ -234,7 +234,7 @@ def row_of(group: PromptGroup, rollout: Rollout) -> Row:
 
 
 def is_visible(row: Row) -> bool:
-    """Whether the row's completion has a visible character: others no file of completions may hold."""
+    """Whether the row's completion has a visible character. Files of completions hold no others."""
     completion = row["completion"]
     return bool((completion if isinstance(completion, str) else completion[-1]["content"]).strip())
 
@@ -244,8 +244,10 @@ def blank(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def visible(rows: Sequence[Row], log: RunLog) -> list[Row]:
-    """The rows that a file may hold; a note says how many were left out."""
+    """The rows with visible completions. A note in the log counts the others."""
     kept = [row for row in rows if is_visible(row)]
     if len(kept) < len(rows):
-        log.note(f"{len(rows) - len(kept)} of {len(rows)} completions have no visible character: left out of the file")
+        log.note(
+            f"{len(rows) - len(kept)} of {len(rows)} completions have no visible character and are left out of the file"
+        )
     return kept

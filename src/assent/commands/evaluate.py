@@ -1,4 +1,4 @@
-"""`assent eval`: opens what a configuration names, one model at a time, and writes their table."""
+"""`eval`: opens the policies that the options name, one at a time, and writes the table of their evaluation."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ JUDGEMENTS, DRAWN = KEPT
 
 
 def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Policies: `lines` of their table; with `output_dir` evaluation.json and table.txt, whose paths are `evaluation`
-    and `table`; without one `figures`, what evaluation.json would hold less the samples.
+    """Outputs: `lines` of the table. With `output_dir` also `evaluation` and `table`, the paths of evaluation.json and
+    table.txt; without it `figures`, the content of evaluation.json without the samples.
 
-    Without policies a reward model is judged on comparisons: see `judge_reward_model`.
-    RunFolderError where the folder holds something else, or an evaluation of other options or other content.
+    Without policies, a reward model is measured on comparisons: see `judge_reward_model`.
+    Raises RunFolderError if the folder holds something else, or an evaluation of other options or other content.
     """
     progress = progress or Silent()
     if not config.policies:
@@ -72,12 +72,12 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
         table, extra = _evaluate(config, cast, judging, prompts, progress, folder=folder.path, hashes=hashes)
         result = _write(config.output_dir, table, extra)
         folder.finish(result)
-        shutil.rmtree(folder.path / DRAWN, ignore_errors=True)  # a finished evaluation is not repeated
+        shutil.rmtree(folder.path / DRAWN, ignore_errors=True)  # a finished evaluation does not need them
         return result
 
 
 def _hashes(config: EvalConfig, data: Dataset, cast: Cast, judging: Judging) -> dict[str, str]:
-    """SHA-256 of everything that is read: other content under the same names is another evaluation."""
+    """SHA-256 of everything that is read: with other content under the same names it is another evaluation."""
     hashes = {"data": data.sha256, **judging.hashes}
     hashes |= {f"policy {name}": content_hash(path, revision=config.revision) for name, path in cast.models.items()}
     hashes |= {f"policy {name}": file.sha256 for name, file in cast.files.items()}
@@ -105,9 +105,9 @@ def _evaluate(
     folder: Path | None = None,
     hashes: Mapping[str, str] | None = None,
 ) -> tuple[PolicyTable, dict[str, Any]]:
-    """The table, and what stands beside it in evaluation.json.
+    """The table, and what evaluation.json holds beside it.
 
-    folder   keeps what servers answer and models draw, and holds what they did before an interruption
+    folder   keeps the servers' answers and the models' samples, for a run that is interrupted and repeated
     hashes   of the policies' content, among others; needed with `folder`
     """
     assert config.baseline is not None
@@ -119,12 +119,12 @@ def _evaluate(
     scorer = None if judging.scorer is None else load_reward(judging.scorer, **options)
     kept = {}
     if folder is not None and hashes is not None:
-        bought = Kept(folder / JUDGEMENTS)
-        if len(bought):
-            progress.line(f"{len(bought):,} answers of servers are there already, and not asked for again")
+        answered = Kept(folder / JUDGEMENTS)
+        if len(answered):
+            progress.line(f"{len(answered):,} answers of servers are kept from before and are not requested again")
         servers: list[Any] = [*judging.chats, *endpoints_of(reward), *endpoints_of(scorer)]
         for asked in servers:
-            asked.kept = bought
+            asked.kept = answered
         same: list[Any] = [config.dtype, config.sampler, config.max_length, str(runtime.device)]
         same += [] if cast.template is None else [sorted(cast.template.eos_ids)]
         kept = {name: KeptDraws(folder / DRAWN, [hashes[f"policy {name}"], *same]) for name in cast.models}
@@ -158,8 +158,8 @@ def _evaluate(
 
 
 def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> Prompts:
-    """The prompts that are answered, with their ids where models answer. ConfigError if they do not fit a model's
-    context, DataError for columns of slices that they lack; nothing is loaded."""
+    """The prompts to answer, with their ids if models answer. Raises ConfigError if they do not fit a model's context
+    or if a row lacks a column of `slices`. No weights are loaded."""
     slices_of(cast.groups, config.slices)
     if cast.template is None:
         return Prompts(cast.groups, [], [])
@@ -178,7 +178,7 @@ def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> Prompts:
 
 
 def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
-    """Accuracy and calibration of the reward model on held-out comparisons, with the labels' noise ceiling."""
+    """Accuracy and calibration of the reward model on held-out comparisons, with the noise ceiling of the labels."""
     assert config.reward_pairs is not None
     groups = load_groups(config.reward_pairs)
     quality = judge_reward(reward, groups, pairs_of(groups, slices=config.slices), seed=config.seed)
@@ -188,7 +188,7 @@ def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
 
 
 def _check_quality(config: EvalConfig) -> None:
-    """What `_quality` would refuse, before policies have answered."""
+    """Raises before any policy answers what `_quality` would raise after."""
     if config.reward_pairs is not None:
         pairs_of(load_groups(config.reward_pairs), slices=config.slices)
     if config.labels is not None:
@@ -196,14 +196,14 @@ def _check_quality(config: EvalConfig) -> None:
 
 
 def _noise_ceiling(path: str) -> float:
-    """DataError for what is no labels.json."""
+    """Raises DataError for a file that is not a labels.json."""
     try:
         return float(json.loads(Path(path).read_text(encoding="utf-8"))["noise_ceiling"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"labels: no noise ceiling can be read: {type(error).__name__}: {error}",
+            f"labels: the noise ceiling cannot be read: {type(error).__name__}: {error}",
             got=path,
-            expected="labels.json of the sandbox's labelling step",
+            expected="the labels.json that the sandbox's labelling step writes",
         ) from error
 
 
@@ -223,10 +223,10 @@ def _quality_lines(extra: dict[str, Any]) -> list[str]:
 
 
 def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, Any]:
-    """`reward_model`: the figures of `config.reward_model` on `config.data`; `lines`: the same as text. Where there is
-    an `output_dir`, it gets reward_model.json and table.txt.
+    """Outputs: `reward_model`, the figures of `config.reward_model` on `config.data`, and `lines`, the same as text.
+    With `output_dir` it writes reward_model.json and table.txt.
 
-    RunFolderError where the folder holds something else, or an evaluation of other options or other content.
+    Raises RunFolderError if the folder holds something else, or an evaluation of other options or other content.
     """
     assert config.reward_model is not None
     check_reward(config.reward_model, ensemble=config.reward_ensemble, revision=config.revision)

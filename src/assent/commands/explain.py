@@ -1,4 +1,4 @@
-"""`explain`: a preference probability, taken apart. Torch is imported only where a model is named."""
+"""`explain`: what a preference probability is made of. Torch is imported only if a model is named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def explain(config: ExplainConfig) -> tuple[dict[str, Any], list[str]]:
-    """What the options ask to have explained, as a JSON-able document and as lines for people.
+    """The explanation, as a JSON-able document and as lines of text.
 
     Raises DataError and ModelError for numbers, rows, texts and folders that cannot be used.
     """
@@ -73,7 +73,7 @@ def _of_models(config: ExplainConfig) -> tuple[dict[str, Any], list[str]]:
         raise ModelError(
             "the reference has another tokenizer than the policy",
             got=config.reference,
-            expected="one tokenizer: the two are compared token by token",
+            expected="a reference with the policy's tokenizer, because the two are compared token by token",
         )
     part = text.parts["comparison"]
     policy, reference = (_read(path, config, text) for path in (config.model, config.reference))
@@ -100,13 +100,13 @@ def _comparison(config: ExplainConfig) -> PromptGroup:
         raise DataError(
             f"{config.data} has {len(found) or 'no'} usable row{'s' if found else ''} {config.row}",
             got=", ".join([*refused, *(group.source for group in found)]) or f"{len(dataset)} rows",
-            expected="the number of one row: its line in a JSONL or CSV file, else counted from 1",
+            expected="the number of one row: its line in a JSONL or CSV file, otherwise its place counted from 1",
         )
     return found[0]
 
 
 def _read(path: str, config: ExplainConfig, text: StageData) -> list[list[float]]:
-    """Log-probabilities of the counted tokens of the chosen and of the rejected completion."""
+    """Log-probabilities of the counted tokens, for the chosen and for the rejected completion."""
     import torch
 
     from assent.engine.runtime import Runtime
@@ -130,7 +130,7 @@ def _tokens(
     reference: list[float],
     beta: float,
 ) -> list[dict[str, Any]]:
-    """The counted tokens, with their places in the completion (from 1)."""
+    """The counted tokens, with their positions in the completion (from 1)."""
     mask = completion.mask or (True,) * len(completion.ids)
     counted = [(place, i) for place, (i, counts) in enumerate(zip(completion.ids, mask, strict=True), 1) if counts]
     return [
@@ -148,7 +148,7 @@ def _tokens(
 
 
 def _token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """What the token writes; the vocabulary's own spelling where alone it is no text (part of a letter's bytes)."""
+    """The token as text; as the vocabulary spells it if it is not text by itself (a part of a letter's bytes)."""
     piece = str(tokenizer.convert_ids_to_tokens(token_id))
     text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
     if not text or "\ufffd" in text:

@@ -1,6 +1,6 @@
-"""`assent frontier`: opens the models of a configuration, one at a time, and writes what over-optimisation does.
+"""`frontier`: measures proxy and gold reward of policies, opened one at a time, against their KL to a reference.
 
-frontier.json   all figures (reporting/SCHEMA.md)      frontier.svg   the picture      table.txt   the table
+frontier.json   all figures (reporting/SCHEMA.md)      frontier.svg   the plot      table.txt   the table
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from assent.runs.reading import RunView, read_run
 from assent.types import PromptGroup
 
 CHUNK_PROMPTS = 16
-"""Prompts between two movements of the progress bar; what is sampled does not depend on it."""
+"""Prompts in one call of the sampler. What is sampled does not depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """One policy of a curve: a model's folder, and, where it is not the result, a checkpoint's weights for it."""
+    """One policy of a curve: a model's folder, and a checkpoint's weights if it is not the run's result."""
 
     label: dict[str, Any]
     model: str
@@ -65,7 +65,7 @@ class _CurvePlan:
 
     @property
     def method(self) -> str:
-        """The command of its runs, or `policies` where they are mixed or no runs."""
+        """The command of its runs; `policies` if commands differ or the folders are not runs."""
         commands = {run.command for run in self.runs}
         return commands.pop() if len(commands) == 1 else "policies"
 
@@ -73,8 +73,8 @@ class _CurvePlan:
 def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Outputs: `frontier`, `picture`, `table` (files), `output_dir`, `lines`; on the sandbox also `report`.
 
-    RunFolderError where the folder holds something else, or a frontier of other options or other content; ConfigError,
-    ModelError and DataError, before anything is sampled, for folders that cannot be measured.
+    Raises RunFolderError if the folder holds something else, or a frontier of other options or other content.
+    Raises ConfigError, ModelError and DataError, before anything is sampled, for folders that cannot be measured.
     """
     progress = progress or Silent()
     if config.sandbox:
@@ -89,7 +89,9 @@ def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dic
     tokenizer = load_tokenizer(config.reference, revision=config.revision)
     for model in models[1:]:
         if not same_ids(load_tokenizer(model, revision=config.revision), tokenizer):
-            raise ModelError(f"{model} has another tokenizer than the reference", expected="one that they share")
+            raise ModelError(
+                f"{model} has another tokenizer than the reference", expected="models that share a tokenizer"
+            )
     template = template_of(config, tokenizer)
     assert config.data is not None
     dataset = load_groups(config.data)
@@ -118,14 +120,14 @@ def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dic
 
 
 def _on_the_sandbox(config: FrontierConfig, progress: Progress) -> dict[str, Any]:
-    """The shipped pipeline, which trains what its last stage measures. `report` is the page about all stages."""
+    """Runs the shipped pipeline, which trains the policies that its last stage measures. `report` shows all stages."""
     options = config.model_dump(include={"output_dir", "seed", "fast"})
     done = run_shipped("over_optimisation.yaml", progress=progress, **options)
     return {**done.outputs["frontier"], "output_dir": config.output_dir, "report": str(done.report)}
 
 
 def _plan(name: str, folders: Sequence[str]) -> _CurvePlan:
-    """Every policy of a curve, runs' checkpoints before their result. Nothing is loaded."""
+    """Every policy of a curve; a run's checkpoints come before its result. Nothing is loaded."""
     points: list[_Point] = []
     runs: list[RunView] = []
     for folder in folders:
@@ -135,13 +137,13 @@ def _plan(name: str, folders: Sequence[str]) -> _CurvePlan:
             continue
         run = read_run(path)
         if not run.is_finished or not (path / "model").is_dir():
-            raise ConfigError(f"curve {name}: {folder} is no finished training run", got=run.manifest["status"])
+            raise ConfigError(f"curve {name}: {folder} is not a finished training run", got=run.manifest["status"])
         checkpoints = _checkpoints(path)
         if checkpoints and run.config.get("lora_r"):
             raise ConfigError(
-                f"curve {name}: checkpoints of a run with an adapter hold the adapter alone",
+                f"curve {name}: checkpoints of a run with an adapter hold only the adapter",
                 got=folder,
-                fix="merge the adapter (assent merge), and give the merged folder for the result",
+                fix="merge the run's result (assent merge) and give the merged folder instead",
             )
         last = run.manifest["facts"].get("best", run.result or {}).get("step", (run.result or {}).get("steps"))
         of = f"{path.name} " if len(folders) > 1 else ""
@@ -155,12 +157,12 @@ def _plan(name: str, folders: Sequence[str]) -> _CurvePlan:
 
 
 def _called(path: Path) -> str:
-    """A model's folder by its name, or, where that is `model`, by the name of its run."""
+    """The name of a model's folder; if that is `model`, the name of its run's folder."""
     return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 def _checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """Steps and the policy's weights, oldest first."""
+    """Step and weights of each checkpoint, oldest first."""
     found = ((path.name.removeprefix("step-"), path / "model") for path in (run / "checkpoints").glob("step-*"))
     return sorted((int(step), path) for step, path in found if step.isdigit())
 
@@ -173,7 +175,7 @@ def _document(
     template: Template,
     progress: Progress,
 ) -> dict[str, Any]:
-    """frontier.json."""
+    """The content of frontier.json."""
     assert config.reference is not None
     assert config.gold is not None
     runtime = Runtime(config.device, seed=config.seed)
@@ -241,7 +243,7 @@ def _document(
 def _samples(
     sampler: TorchSampler, prompts: Prompts, config: FrontierConfig, *, count: int, purpose: str
 ) -> Iterator[tuple[list[Any], list[PromptGroup]]]:
-    """Rollouts of a few prompts at a time, numbered within these, with their groups."""
+    """Rollouts of a few prompts at a time, with the prompts' groups; `prompt_index` counts within these."""
     for first in range(0, len(prompts.ids), CHUNK_PROMPTS):
         numbers = range(first, min(first + CHUNK_PROMPTS, len(prompts.ids)))
         rollouts = sampler.sample(
@@ -268,7 +270,7 @@ def _joined(parts: Sequence[Measured]) -> Measured:
 def _trained_curve(
     config: FrontierConfig, plan: _CurvePlan, found: Sequence[Measured], proxies: Sequence[Proxy]
 ) -> CurveData:
-    """Means of each prompt's completions. The curve's proxy is the one whose content its runs were trained against."""
+    """The means of each prompt's completions. The curve's proxy is the reward that its runs were trained against."""
     hashes = {reward_hash(config.proxies[proxy.name]): proxy for proxy in proxies}
     rewards = {run.manifest["hashes"].get("reward") for run in plan.runs}
     own = hashes.get(rewards.pop() or "") if len(rewards) == 1 else None
@@ -287,7 +289,7 @@ def _trained_curve(
 
 
 def _pairs_of(spec: str) -> int | None:
-    """Labels that a reward model's run read; None for a function, or a folder that stands in no run's."""
+    """Labels that a reward model was trained on; None for a function, or a folder that is not part of a run."""
     parent = Path(spec).parent
     if is_function(spec) or not (parent / "run.json").is_file():
         return None

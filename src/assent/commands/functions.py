@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
-Training (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) gives a `Result`; `new_model`,
-`merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check` and `explain` give what their command
-prints with --json; `run` gives a `PipelineResult`.
+The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
+`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check` and `explain` return what
+their command prints with --json. `run` returns a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from assent.types import PromptGroup
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run: its folder, the model's folder, updates done, and the last value of every metric."""
+    """A finished run: its folder, the model's folder, the number of updates, and the last value of every metric."""
 
     output_dir: Path
     model_path: Path
@@ -38,87 +38,87 @@ class Result:
     metrics: Mapping[str, float]
 
     def report(self) -> Path:
-        """Writes report.html into the run folder; its path."""
+        """Writes report.html into the run folder and returns its path."""
         return report_on(self.output_dir)
 
 
 def sft(*, progress: Progress | None = None, **options: Any) -> Result:
-    """Instruction tuning from demonstrations. Options: those of `assent sft` (`model`, `data`, `learning_rate` …)."""
+    """Fine-tunes on demonstrations. Options: those of `assent sft` (`model`, `data`, `learning_rate` …)."""
     return _run("sft", options, progress)
 
 
 def reward(*, progress: Progress | None = None, **options: Any) -> Result:
-    """A reward model. Options: those of `assent reward` (`model`, `data`, `learning_rate` …)."""
+    """Trains a reward model. Options: those of `assent reward` (`model`, `data`, `learning_rate` …)."""
     return _run("reward", options, progress)
 
 
 def dpo(*, progress: Progress | None = None, **options: Any) -> Result:
-    """Direct preference optimisation. Options: those of `assent dpo` (`model`, `data`, `beta` …)."""
+    """Trains with DPO or a related loss. Options: those of `assent dpo` (`model`, `data`, `beta` …)."""
     return _run("dpo", options, progress)
 
 
 def kto(*, progress: Progress | None = None, **options: Any) -> Result:
-    """Preference optimisation from thumbs. Options: those of `assent kto` (`model`, `data`, `beta` …)."""
+    """Trains with KTO on thumbs up and down. Options: those of `assent kto` (`model`, `data`, `beta` …)."""
     return _run("kto", options, progress)
 
 
 def online_dpo(*, progress: Progress | None = None, **options: Any) -> Result:
-    """DPO on completions sampled as it goes. Options: those of `assent online-dpo` (`model`, `data`, `reward` …)."""
+    """Trains with DPO on its own samples. Options: those of `assent online-dpo` (`model`, `data`, `reward` …)."""
     return _run("online-dpo", options, progress)
 
 
 def ppo(*, progress: Progress | None = None, **options: Any) -> Result:
-    """PPO against a reward. Options: those of `assent ppo` (`model`, `data`, `reward`, `kl_coef` …)."""
+    """Trains with PPO. Options: those of `assent ppo` (`model`, `data`, `reward`, `kl_coef` …)."""
     return _run("ppo", options, progress)
 
 
 def a2c(*, progress: Progress | None = None, **options: Any) -> Result:
-    """Advantage actor-critic. Options: those of `assent a2c` (`model`, `data`, `reward`, `kl_coef` …)."""
+    """Trains with advantage actor-critic. Options: those of `assent a2c` (`model`, `data`, `reward`, `kl_coef` …)."""
     return _run("a2c", options, progress)
 
 
 def grpo(*, progress: Progress | None = None, **options: Any) -> Result:
-    """GRPO against a reward. Options: those of `assent grpo` (`model`, `data`, `reward`, `scale_rewards` …)."""
+    """Trains with GRPO. Options: those of `assent grpo` (`model`, `data`, `reward`, `scale_rewards` …)."""
     return _run("grpo", options, progress)
 
 
 def rloo(*, progress: Progress | None = None, **options: Any) -> Result:
-    """REINFORCE leave-one-out. Options: those of `assent rloo` (`model`, `data`, `reward`, `num_completions` …)."""
+    """Trains with REINFORCE leave-one-out. Options: those of `assent rloo` (`model`, `data`, `reward` …)."""
     return _run("rloo", options, progress)
 
 
 def new_model(**options: Any) -> dict[str, Any]:
-    """A small model and its tokenizer from text files. Options: those of `assent new-model`."""
+    """Makes a small model and its tokenizer from text files. Options: those of `assent new-model`."""
     return _outputs("new-model", options, None)
 
 
 def merge(**options: Any) -> dict[str, Any]:
-    """An adapter's folder as an ordinary model's folder. Options: those of `assent merge` (`adapter`, `output_dir`)."""
+    """Merges an adapter into its base model. Options: those of `assent merge` (`adapter`, `output_dir`)."""
     return _outputs("merge", options, None)
 
 
 def sample(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
-    """Completions of a policy: the path of `completions`, `metrics`. Options: those of `assent sample`."""
+    """Samples completions from a policy: `completions` (path), `metrics`. Options: those of `assent sample`."""
     return _outputs("sample", options, progress)
 
 
 def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
-    """The best of N completions by a reward: `completions`, `n`, `curve`. Options: those of `assent best-of-n`."""
+    """Keeps the best of N completions: `completions` (path), `n`, `curve`. Options: those of `assent best-of-n`."""
     return _outputs("best-of-n", options, progress)
 
 
 def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
-    """Policies on the same prompts: the paths of `evaluation` and `table`. Options: those of `assent eval`."""
+    """Compares policies on the same prompts: `evaluation`, `table` (paths). Options: those of `assent eval`."""
     return _outputs("eval", options, progress)
 
 
 def frontier(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
-    """Proxy and gold against √KL: the paths of `frontier`, `picture`, `table`. Options: those of `assent frontier`."""
+    """Measures reward against √KL: `frontier`, `picture`, `table` (paths). Options: those of `assent frontier`."""
     return _outputs("frontier", options, progress)
 
 
 def serve_check(**options: Any) -> dict[str, Any]:
-    """A model's folder as its servers open it: `checks`, `differs`. Options: those of `assent serve-check`."""
+    """Checks what engines compute with a model: `checks`, `differs`. Options: those of `assent serve-check`."""
     from assent.commands.serve_check import serve_check as check
 
     document, _ = check(parse_options(ServeCheckConfig, _paths_as_text(options)))
@@ -126,15 +126,15 @@ def serve_check(**options: Any) -> dict[str, Any]:
 
 
 def compare(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
-    """Methods at equal labels, completions or FLOPs: `rows`, `comparison`. Options: those of `assent compare`."""
+    """Compares methods at equal cost: `rows`, `comparison` (path). Options: those of `assent compare`."""
     return _outputs("compare", options, progress)
 
 
 def explain(**options: Any) -> dict[str, Any]:
-    """A preference probability, taken apart: `reward_chosen`, `margin`, `preference_probability`, `loss`, `betas` …
+    """Explains a preference probability: `reward_chosen`, `margin`, `preference_probability`, `loss`, `betas` …
 
     Options: those of `assent explain`: `logps`; `ratios` and `unit`; `scores`; or `model`, `reference` and a text.
-    With numbers alone torch is not imported.
+    Torch is imported only if a model is named.
     """
     document, _ = run_explain(parse_options(ExplainConfig, _paths_as_text(options)))
     return document
@@ -155,7 +155,7 @@ def run(
 
 
 def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
-    """The page about one run or pipeline, or about several: paths of `report` and `model_cards`.
+    """Writes the page about one run or pipeline, or about several: `report`, `model_cards` (paths).
 
     Options: those of `assent report` (`output`, `live` …).
     """
@@ -184,10 +184,10 @@ def _paths_as_text(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run(command: str, options: dict[str, Any], progress: Progress | None) -> Result:
-    """Without `output_dir` the run folder is runs/<command>-<hash of the options>: the same call finds its run again.
+    """Without `output_dir` the run folder is runs/<command>-<hash of the options>, so the same call finds its run.
 
-    `data` may be the records themselves instead of a path: dictionaries with a file's columns, or PromptGroups.
-    Raises what the command would: errors of `assent.errors`.
+    `data` may hold the records instead of a path: dictionaries with a file's columns, or PromptGroups.
+    Raises the errors of `assent.errors` that the command would raise.
     """
     step = STEPS[command]
     data = options.pop("data", None)

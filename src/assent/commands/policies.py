@@ -1,4 +1,4 @@
-"""What an evaluation's options name: policies and files, judges, the reference. Checked before anything is loaded."""
+"""What the options of `eval` name: policies, files, judges and the reference. Checked before weights are loaded."""
 
 from __future__ import annotations
 
@@ -43,39 +43,41 @@ _SANDBOX_COLUMNS = {"facts", "kind", "world"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cast:
-    """Who answers which prompts."""
+    """The policies, and the prompts that they answer."""
 
     models: Mapping[str, str]
-    """Policies that are models: name to path."""
+    """Name to path of each policy that is a model."""
     files: Mapping[str, Completions]
-    """Policies whose completions stand in a file."""
+    """Name to content of each policy that is a file of completions."""
     groups: list[PromptGroup]
-    """The prompts that all of them answer."""
+    """The prompts that all policies answer."""
     tokenizer: PreTrainedTokenizerBase | None
-    """Of the models; None where there are none."""
+    """The models' tokenizer; None if all policies are files."""
     template: Template | None
     reference: str | None
-    """The model that KL is measured to."""
+    """Name of the policy that KL is measured to; None: KL is not measured."""
     lines: tuple[str, ...] = ()
 
 
 def cast_of(config: EvalConfig, groups: Sequence[PromptGroup]) -> Cast:
-    """Reads files and tokenizers. Raises DataError for files without completions and for no prompts in common;
-    ConfigError for options without effect; ModelError for models that read other ids."""
+    """Reads files and tokenizers. Raises DataError for files without completions or without prompts in common,
+    ConfigError for options without effect, and ModelError for models with different tokenizers."""
     assert config.baseline is not None
     files = {name: read_completions(path) for name, path in config.policies.items() if is_file(path)}
     models = {name: path for name, path in config.policies.items() if name not in files}
     reference: str | None = config.reference or config.baseline
     if config.reference in files:
-        raise ConfigError("the reference is a file: KL needs a model", got=config.policies[config.reference])
+        raise ConfigError(
+            "the reference is a file of completions, but KL needs a model", got=config.policies[config.reference]
+        )
     lines = []
     if reference in files:
         reference = None
-        lines.append("KL is not measured: the baseline is a file of completions, and no reference is given")
+        lines.append("KL is not measured, because the baseline is a file of completions and no reference is given")
     kept = in_common(groups, files)
     if len(kept) < len(groups):
         lines.append(
-            f"{len(kept):,} of {len(groups):,} prompts have completions in every file (repeated ones count once)"
+            f"{len(kept):,} of {len(groups):,} prompts have completions in every file (repeated prompts count once)"
         )
     _check_files(config, models, files, kept)
     if not models:
@@ -101,18 +103,18 @@ def cast_of(config: EvalConfig, groups: Sequence[PromptGroup]) -> Cast:
 def _check_files(
     config: EvalConfig, models: Mapping[str, str], files: Mapping[str, Completions], groups: Sequence[PromptGroup]
 ) -> None:
-    """Every prompt has as many completions as were asked for, and no option is of models that are not there."""
+    """Checks that every prompt has enough completions, and that no option is for models if there are none."""
     for name, file in files.items():
         most = max(config.samples_per_prompt or 0, config.best_of_n if name == config.baseline else 0)
         file.answers(groups, at_most=most or None)
     idle = {
         "max_new_tokens",
         "sampler",
-        *PromptOptions.model_fields,
-    }  # what scores has a template and length of its own
+        *PromptOptions.model_fields,  # a reward model has a template and a length of its own
+    }
     if not any(_reads_text(spec) for spec in (config.judge, config.reward_model)):
         idle |= {"device", "dtype"}
-    if config.reward_pairs is None:  # it is bootstrapped
+    if config.reward_pairs is None:  # its figures are bootstrapped
         idle.add("seed")
     idle &= config.model_fields_set
     if not models and idle:
@@ -122,7 +124,7 @@ def _check_files(
 
 
 def _reads_text(spec: Any) -> bool:
-    """Whether a model is among what scores."""
+    """Whether a model is among the rewards."""
     kinds = (ModelSource, ImplicitSource)
     return spec is not None and any(isinstance(leaf, kinds) for one in read_sources(spec) for leaf in one.leaves())
 
@@ -130,7 +132,8 @@ def _reads_text(spec: Any) -> bool:
 def _check_tokenizers(
     config: EvalConfig, models: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, first: str
 ) -> None:
-    """All models are given the first one's prompt ids, and the reference reads their own: all must mean the same."""
+    """All models get the first one's prompt ids, and the reference reads their completions' ids: all need one
+    tokenizer."""
     whose = f"the baseline {first}" if first == config.baseline else first
     for name, path in models.items():
         check_is_policy(load_config(path, revision=config.revision), path)
@@ -139,26 +142,26 @@ def _check_tokenizers(
             raise ModelError(
                 f"policy {name} has another tokenizer than {whose}",
                 got=path,
-                expected="policies that share a tokenizer: the KL compares them token by token",
-                fix="sample from each by itself (assent sample), and compare the files of completions",
+                expected="policies that share a tokenizer, because KL compares them token by token",
+                fix="sample from each one separately (assent sample), and compare the files of completions",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judging:
-    """What judges: `scorer` is a specification, opened when it is needed."""
+    """The judges. `scorer` is the specification of a reward, which is opened later."""
 
     scorer: Any = None
     comparer: PairJudge | None = None
     safety: Measure | None = None
     chats: tuple[ChatModel, ...] = ()
-    """The models behind addresses among them."""
+    """Those among them that are models behind an address."""
     hashes: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
 
 def judging_of(config: EvalConfig, cast: Cast) -> Judging:
-    """ConfigError where nothing says what judges, and for functions that cannot be imported."""
+    """Raises ConfigError if no judge is given, and for functions that cannot be imported."""
     is_sandbox = all(set(group.columns) >= _SANDBOX_COLUMNS for group in cast.groups)
     hashes: dict[str, str] = {}
     lines = []
@@ -174,12 +177,12 @@ def judging_of(config: EvalConfig, cast: Cast) -> Judging:
     elif scorer is None:
         if not is_sandbox:
             raise ConfigError(
-                "nothing says which answers are better",
-                expected="--judge: a reward model's folder or module:function; or --pair-judge: module:function of two "
-                "answers, or the address of a server with --judge-model",
+                "no judge is given, so nothing says which answers are better",
+                expected="--judge: a reward model's folder or module:function; or --pair-judge: a module:function that "
+                "compares two answers, or a server's address with --judge-model",
             )
         scorer = SANDBOX_JUDGE
-        lines.append("judged by the sandbox's gold reward, for the prompts are the sandbox's")
+        lines.append("judged by the sandbox's gold reward, because the prompts are the sandbox's")
     if scorer is not None:
         check_reward(scorer)
         hashes["judge"] = reward_hash(scorer)
@@ -208,7 +211,7 @@ def _chat(config: EvalConfig, url: str) -> ChatModel:
 
 
 def _module_hash(spec: str) -> str:
-    """SHA-256 of the source of the module that a function's name begins with."""
+    """SHA-256 of the source file of the module in `module:function`."""
     file = getattr(sys.modules.get(spec.partition(":")[0]), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
@@ -221,7 +224,10 @@ def policies_of(
     *,
     kept: Mapping[str, KeptDraws] | None = None,
 ) -> list[Policy]:
-    """In the order of the options, best-of-n of the baseline last. `kept`: of models, what they drew before."""
+    """The policies in the order of the options, best-of-n of the baseline last.
+
+    kept   by name of a model, what it drew before an interruption
+    """
 
     def source(name: str) -> dict[str, Any]:
         if name in cast.files:
@@ -250,6 +256,6 @@ def _opener(config: EvalConfig, path: str, runtime: Runtime) -> Callable[[], Sam
 
 
 def ledger_of(run_folder: str) -> dict[str, float]:
-    """`cost/*` of a finished run."""
+    """The `cost/*` metrics of a finished run."""
     metrics = (read_run(run_folder).result or {}).get("metrics", {})
     return {name: float(value) for name, value in metrics.items() if name.startswith("cost/")}

@@ -1,4 +1,4 @@
-"""`serve-check`: a model's folder by what Assent makes of it, and by the engines that will serve it."""
+"""`serve-check`: compares what Assent computes with a model's folder and what the engines that serve it compute."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ QUESTIONS = (
 )
 ANSWERS = ("It is 4.", "I'd rather not say.")
 LONGEST = 1024
-"""Tokens of a prompt and its completion, or the model's context where that is shorter."""
+"""Most tokens of a prompt and its completion together; the model's context if that is shorter."""
 
 
 def serve_check(config: ServeCheckConfig) -> tuple[dict[str, Any], list[str]]:
-    """A JSON-able document (`checks`, `differs`) and lines for people. Raises ModelError for what cannot be opened."""
+    """A JSON-able document (`checks`, `differs`) and the same as lines of text. Raises ModelError if the folder cannot
+    be opened."""
     engines: list[str] = list(config.engines or ["transformers"] + ["vllm"] * is_installed())
     if "vllm" in engines:
         check_vllm()
@@ -56,7 +57,7 @@ def serve_check(config: ServeCheckConfig) -> tuple[dict[str, Any], list[str]]:
     check_single_model(folder)
     if is_adapter(folder):
         raise ModelError(
-            "this folder holds an adapter, which is served with its base",
+            "this folder holds an adapter, which is served together with its base model",
             got=folder,
             fix=f"assent merge {config.model} --output-dir FOLDER; then check that FOLDER",
         )
@@ -105,7 +106,7 @@ def _scorer(config: ServeCheckConfig, folder: Path, engines: Sequence[str], devi
     rows = _rows(config, reward.template)
     if not any(row.completions for row in rows):
         raise DataError(
-            "a reward model scores completions", got=f"{config.data}: prompts alone", fix="give comparisons"
+            "a reward model needs completions to score", got=f"{config.data}: only prompts", fix="give comparisons"
         )
     texts = [(row.prompt, text) for row in rows for text in row.completions]
     groups = [PromptGroup(prompt=prompt, completions=(text,)) for prompt, text in texts]
@@ -113,7 +114,7 @@ def _scorer(config: ServeCheckConfig, folder: Path, engines: Sequence[str], devi
         groups, tokenizer=reward.tokenizer, template=reward.template, max_length=_context(folder)
     )
     if len(tokenized.groups) != len(groups):
-        raise DataError("completions that cannot be read", got="\n".join(tokenized.report.lines()))
+        raise DataError("some completions cannot be scored", got="\n".join(tokenized.report.lines()))
     ids = [group.prompt_ids + group.completions[0].ids for group in tokenized.groups]
     bias = torch.as_tensor(getattr(reward.module.config, "assent_score_bias", 0.0), dtype=torch.float32)
     own = reward.score_members([prompt for prompt, _ in texts], [last_content(text) for _, text in texts]) - bias
@@ -139,53 +140,58 @@ def _answers(model: Any, template: Template, prompts: Sequence[tuple[int, ...]],
 def compare_answers(
     engine: str, own: Sequence[Answer], theirs: Sequence[Answer], *, model: Any, dtype: str
 ) -> list[Check]:
-    """Prompt ids, greedy tokens and their log-probabilities. Where two tokens are as likely, to the type's rounding,
-    either is greedy, and what follows is not compared."""
+    """Compares prompt ids, greedy tokens and their log-probabilities. If two tokens are equally likely up to rounding,
+    both are greedy, and the tokens after them are not compared."""
     tolerances, pairs = TOLERANCES[dtype], list(zip(own, theirs, strict=True))
     other = [i for i, (mine, its) in enumerate(pairs) if mine.prompt_ids != its.prompt_ids]
     fault = None
     if other:
         first, second = (answer.prompt_ids for answer in pairs[other[0]])
-        at = _parting(first, second)
-        told = f"prompt {other[0] + 1} from token {at} on: {second[at:][:8]} for {first[at:][:8]}"
-        fault = f"{len(other)} of {len(own)} differ; {told}"
-    checks = [Check.of(engine, "prompt tokens", fault, f"the same in {len(own)} prompts")]
+        at = _first_difference(first, second)
+        first_seen = f"prompt {other[0] + 1} from token {at} on: {second[at:][:8]} instead of {first[at:][:8]}"
+        fault = f"{len(other)} of {len(own)} differ; {first_seen}"
+    checks = [Check.of(engine, "prompt tokens", fault, f"equal in all {len(own)} prompts")]
     distances: list[float] = []
-    parted, ties = [], 0
+    differing, ties = [], 0
     for i, (mine, its) in enumerate(pairs):
         if i in other:
             continue
-        at = _parting(mine.ids, its.ids)
+        at = _first_difference(mine.ids, its.ids)
         distances += np.abs(np.subtract(mine.logprobs[:at], its.logprobs[:at])).tolist()
         if at < max(len(mine.ids), len(its.ids)):
             if _is_tie(model, mine, its, at, tolerances["token"]):
                 ties += 1
             else:
-                parted.append(f"answer {i + 1} from token {at} on: {its.ids[at:][:8]} for {mine.ids[at:][:8]}")
+                differing.append(
+                    f"answer {i + 1} from token {at} on: {its.ids[at:][:8]} instead of {mine.ids[at:][:8]}"
+                )
     if len(other) == len(own):
         return checks
-    equal = f"the same {len(distances)} tokens" + (f"; {ties} answers part where two are as likely" if ties else "")
-    checks.append(Check.of(engine, "greedy tokens", "; ".join(parted[:3]) or None, equal))
+    equal = f"{len(distances)} equal tokens" + (
+        f"; {ties} answers differ after two equally likely ones" if ties else ""
+    )
+    checks.append(Check.of(engine, "greedy tokens", "; ".join(differing[:3]) or None, equal))
     if not distances:
         return checks
     mean, largest = float(np.mean(distances)), max(distances)
-    told = f"differ by {mean:.2g} nats on average, {largest:.2g} at most, over {len(distances)} tokens"
+    measured = f"differ by {mean:.2g} nats on average, {largest:.2g} at most, over {len(distances)} tokens"
     near = mean <= tolerances["mean"] and largest <= tolerances["token"]
-    limits = f"; at most {tolerances['mean']:g} and {tolerances['token']:g} are rounding"
-    return [*checks, Check.of(engine, "log-probabilities", None if near else told + limits, told)]
+    limits = f"; rounding explains at most {tolerances['mean']:g} and {tolerances['token']:g}"
+    return [*checks, Check.of(engine, "log-probabilities", None if near else measured + limits, measured)]
 
 
 def compare_scores(engine: str, own: torch.Tensor, theirs: torch.Tensor, *, dtype: str) -> Check:
-    """(S, heads) without bias."""
+    """Compares scores (S, heads), without the bias."""
     if own.shape != theirs.shape:
-        return Check(engine, "scores", "differs", f"shape {tuple(theirs.shape)} for {tuple(own.shape)}")
+        return Check(engine, "scores", "differs", f"shape {tuple(theirs.shape)} instead of {tuple(own.shape)}")
     largest = float((own - theirs).abs().max())
     limit = TOLERANCES[dtype]["score"] * max(1.0, float(own.abs().max()))
-    told = f"differ by {largest:.2g} at most, over {len(own)} completions"
-    return Check.of(engine, "scores", None if largest <= limit else f"{told}; at most {limit:.2g} is rounding", told)
+    measured = f"differ by {largest:.2g} at most, over {len(own)} completions"
+    fault = None if largest <= limit else f"{measured}; rounding explains at most {limit:.2g}"
+    return Check.of(engine, "scores", fault, measured)
 
 
-def _parting(a: Sequence[int], b: Sequence[int]) -> int:
+def _first_difference(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -199,21 +205,28 @@ def _is_tie(model: Any, a: Answer, b: Answer, at: int, tolerance: float) -> bool
 
 
 def _template(folder: Path, template: Template) -> list[Check]:
-    """That the folder's template and tokenizer are those of the run that it lies in."""
+    """Whether the folder's template and tokenizer are those of the run that it belongs to."""
     trained = read_json(folder.resolve().parent, MANIFEST).get("hashes", {}).get("tokenizer")
     has = "a chat template" if template.source is not None else "no chat template: prompts are plain text"
     if trained is None:
         return [
-            Check("folder", "template", "note", f"{has}; the folder lies in no run that says what it was trained with")
+            Check(
+                "folder",
+                "template",
+                "note",
+                f"{has}; the folder is not part of a run, so what it was trained with is unknown",
+            )
         ]
     fault = (
-        None if trained == tokenizer_hash(template.tokenizer) else "tokenizer or chat template are not the training's"
+        None
+        if trained == tokenizer_hash(template.tokenizer)
+        else "tokenizer or chat template differ from those of the training"
     )
-    return [Check.of("folder", "template", fault, f"{has}, the training's")]
+    return [Check.of("folder", "template", fault, f"{has}, as in training")]
 
 
 def _tail(tokens: Sequence[TokenGroup], groups: Sequence[PromptGroup], folder: Path) -> list[Check]:
-    """What a template writes after the end of an answer, where a server would read the score."""
+    """Whether the template writes more after an answer's end: a server would read the score there."""
     tokenizer = plain_tokenizer(folder)
     for own, group in zip(tokens, groups, strict=True):
         if isinstance(group.prompt, str):
@@ -223,8 +236,8 @@ def _tail(tokens: Sequence[TokenGroup], groups: Sequence[PromptGroup], folder: P
         read = own.prompt_ids + own.completions[0].ids
         if whole != read:
             tail = tokenizer.decode(whole[len(read) :]) if whole[: len(read)] == read else "other tokens"
-            told = f"ends with {tail!r} more than the text that is scored here: give servers ids that end with EOS"
-            return [Check("folder", "rendered answer", "note", told)]
+            note = f"ends with {tail!r} after the text that is scored here: give servers ids that end with EOS"
+            return [Check("folder", "rendered answer", "note", note)]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Commands that train nothing, as functions of their configuration. Torch is imported by those that need it."""
+"""Smaller commands: models made and merged, pipelines, reports, data. Those that need torch import it when called."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from assent.data.loading import Dataset
 
 SOURCES_SHOWN = 20
-"""Refused rows of one reason that `data check` names by their line; all are counted."""
+"""Refused rows that `data check` names for each reason; it counts all of them."""
 
 
 def new_model(config: NewModelConfig, *, progress: Progress | None = None) -> dict[str, Any]:
-    """A small model and its tokenizer from text files."""
+    """Makes a small model and its tokenizer from text files."""
     from assent.models.new_model import new_model as write
 
     summary = write(config.output_dir, **config.model_dump(exclude={"output_dir"}))
@@ -35,7 +35,7 @@ def new_model(config: NewModelConfig, *, progress: Progress | None = None) -> di
 
 
 def merge(config: MergeConfig, *, progress: Progress | None = None) -> dict[str, Any]:
-    """An adapter's folder as an ordinary model's folder."""
+    """Merges an adapter into its base model."""
     from assent.models.loading import merge_folder
 
     return {"output_dir": config.output_dir, **merge_folder(config.adapter, config.output_dir, dtype=config.dtype)}
@@ -58,7 +58,7 @@ def report_on(folder: str | Path) -> Path:
 
 
 def write_report(config: ReportConfig) -> dict[str, Any]:
-    """Writes the page; its path as `report`, and those of the `model_cards` that were brought up to date."""
+    """Writes the page. Outputs: `report` (path), `model_cards` (paths of the cards that were updated)."""
     from assent.reporting.comparison import write_comparison
     from assent.reporting.live import follow
     from assent.reporting.model_cards import update_cards
@@ -75,7 +75,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
 
 
 def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
-    """The audit of a file as a JSON-able document (`text`, `tokens`, `findings`) and as lines for people."""
+    """The audit of a file, as a JSON-able document (`text`, `tokens`, `findings`) and as lines of text."""
     from assent.data.auditing import audit
     from assent.data.loading import load_groups
     from assent.data.splitting import REMEDY
@@ -104,9 +104,9 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def split_data(config: DataSplitConfig) -> dict[str, Any]:
-    """Writes NAME.train.jsonl and NAME.eval.jsonl, gzipped where the file is: their paths and numbers of rows.
+    """Writes NAME.train.jsonl and NAME.eval.jsonl, gzipped if the file is; returns their paths and numbers of rows.
 
-    Raises UsageError where one of them exists; then and after any error neither is written.
+    Raises UsageError if one of them exists. After an error neither is left.
     """
     from assent.data.loading import load_groups, write_groups
     from assent.data.splitting import split_by_conversation_root
@@ -121,7 +121,7 @@ def split_data(config: DataSplitConfig) -> dict[str, Any]:
     paths = {part: folder / f"{name}.{part}{suffix}" for part in parts}
     for path in paths.values():
         if path.exists():
-            raise UsageError(f"{path} exists already", fix="delete it, or choose another --output-dir")
+            raise UsageError(f"{path} exists already", fix="delete it, or give another --output-dir")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for part, path in paths.items():

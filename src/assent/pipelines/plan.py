@@ -1,4 +1,4 @@
-"""Reading a pipeline file: every stage, option and reference is checked before the first stage starts."""
+"""Reads a pipeline file. Every stage, option and reference is checked before the first stage starts."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 class StageEntry(Options):
-    """One stage as the file has it."""
+    """A stage as written in the file."""
 
     name: str
-    """How later stages and the output folder call it."""
+    """Its name for later stages, and that of its folder."""
     command: str
-    """What it runs: one of the registered steps."""
+    """The command that it runs."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the command."""
     fast: dict[str, Any] = Field(default_factory=dict)
-    """Options that --fast puts in the place of those above."""
+    """Options that replace those above with --fast."""
 
 
 class PipelineFile(Options):
-    """A pipeline as the file has it."""
+    """A pipeline as written in the file."""
 
     name: str
-    """What it is called in the report."""
+    """Its name in the report."""
     output_dir: str | None = None
-    """Folder of its results; --output-dir wins."""
+    """Folder of its results; --output-dir overrides it."""
     seed: NonNegative = 0
-    """Passed to every stage that takes a seed and gives none; --seed wins."""
+    """Passed to every stage that takes a seed and gives none; --seed overrides it."""
     stages: list[dict[str, Any]] = Field(min_length=1)
     """The stages, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage, checked. `options` still hold references; `key` is a function of all that decides its result."""
+    """A checked stage. `options` still hold references; `key` is a hash of everything that its result depends on."""
 
     name: str
     command: str
@@ -59,7 +59,7 @@ class Stage:
     key: str
 
     def config(self, outputs: Mapping[str, Mapping[str, Any]]) -> BaseModel:
-        """The stage's configuration, its references replaced by earlier stages' outputs."""
+        """The stage's configuration, with references replaced by the outputs of earlier stages."""
 
         def value_of(reference: str) -> str:
             stage, _, name = reference.partition(".")
@@ -72,7 +72,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A pipeline, ready to run."""
+    """A pipeline that is ready to run."""
 
     name: str
     output_dir: Path
@@ -87,14 +87,14 @@ def read_plan(
     fast: bool = False,
     overrides: Sequence[str] = (),
 ) -> Plan:
-    """The pipeline of a file. ConfigError if any stage, option, reference or override in it cannot be.
+    """The pipeline of a file. Raises ConfigError if a stage, option, reference or override is wrong.
 
-    overrides   `stage.option=value`, each in the place of what the file says; a value as `read_value` reads it
+    overrides   `stage.option=value`, each instead of the file's value; values are read by `read_value`
     """
     file = parse_options(PipelineFile, read_yaml(path), where=f" in {path}")
     folder = output_dir or file.output_dir
     if folder is None:
-        raise ConfigError(f"no output folder: {path} names none", fix="give --output-dir")
+        raise ConfigError(f"{path} names no output folder", fix="give --output-dir")
     entries = [_entry(raw, number, path) for number, raw in enumerate(file.stages, start=1)]
     _check_names(entries)
     if fast and not any(entry.fast for entry in entries):
@@ -105,9 +105,9 @@ def read_plan(
         plain = _stage(
             entry, {**entry.options, **given[entry.name]}, folder, file.seed if seed is None else seed, stages
         )
-        hurried = {**entry.options, **entry.fast, **given[entry.name]}
-        overlaid = _stage(entry, hurried, folder, file.seed if seed is None else seed, stages)
-        stages.append(overlaid if fast else plain)
+        fast_options = {**entry.options, **entry.fast, **given[entry.name]}
+        shortened = _stage(entry, fast_options, folder, file.seed if seed is None else seed, stages)
+        stages.append(shortened if fast else plain)
     return Plan(file.name, Path(folder), tuple(stages))
 
 
@@ -115,7 +115,9 @@ def _entry(raw: Mapping[str, Any], number: int, path: str | Path) -> StageEntry:
     where = f" of stage {raw.get('name', number)} in {path}"
     entry = parse_options(StageEntry, raw, where=where)
     if not NAME.fullmatch(entry.name):
-        raise ConfigError(f"name{where} is not right", got=repr(entry.name), expected="small letters, digits, - and _")
+        raise ConfigError(
+            f"name{where} is not right", got=repr(entry.name), expected="lower-case letters, digits, - and _"
+        )
     if entry.command not in STEPS:
         error = unknown_name("command", entry.command, STEPS)
         raise ConfigError(error.what + where, expected=error.expected, fix=error.fix)
@@ -126,7 +128,7 @@ def _check_names(entries: Sequence[StageEntry]) -> None:
     names = [entry.name for entry in entries]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ConfigError(f"two stages are called {twice[0]}", fix="give each stage a name of its own")
+        raise ConfigError(f"two stages have the name {twice[0]}", fix="give each stage a name of its own")
 
 
 def _parse_overrides(overrides: Sequence[str], entries: Sequence[StageEntry]) -> dict[str, dict[str, Any]]:
@@ -158,7 +160,7 @@ def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, e
         options = {"seed": seed, **options}
     known = {stage.name: stage for stage in earlier}
     used = [_known_reference(reference, known, where) for reference in _references(options, where)]
-    config = parse_options(config_class, options, where=where)  # references are text, as what they stand for
+    config = parse_options(config_class, options, where=where)  # references are text, as the outputs are
     return Stage(entry.name, entry.command, step, options, output_dir, _key(entry, config, used))
 
 
@@ -177,7 +179,7 @@ def _known_reference(reference: str, earlier: Mapping[str, Stage], where: str) -
 
 
 def _key(entry: StageEntry, config: BaseModel, used: Sequence[Stage]) -> str:
-    """SHA-256 over command, options, the keys of the stages it takes from, and the content of files it names."""
+    """SHA-256 over command, options, the keys of the stages that it refers to, and the content of files it names."""
     options = config.model_dump(mode="json", exclude={"output_dir"})
     files = {text: _file_state(Path(text)) for text in _texts(options) if text and not REFERENCE.search(text)}
     identity = {
@@ -190,7 +192,7 @@ def _key(entry: StageEntry, config: BaseModel, used: Sequence[Stage]) -> str:
 
 
 def _file_state(path: Path) -> str | None:
-    """A file's content; a folder's names, sizes and times. None: there is no such file, it is some other text."""
+    """A hash of a file's content, or of a folder's names, sizes and times. None if there is no such file or folder."""
     try:
         if path.is_file():
             with path.open("rb") as stream:
@@ -200,7 +202,7 @@ def _file_state(path: Path) -> str | None:
             listed = [(name, state.st_size, state.st_mtime_ns) for name, state in found]
             return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     except OSError:
-        return None  # too long for a path, or not ours to read: the stage will say so if it is one
+        return None  # too long for a path, or not readable: if it is a path, the stage reports it
     return None
 
 
@@ -216,7 +218,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _references(options: Any, where: str) -> list[str]:
-    """What stands between ${ and } in the options. ConfigError where one is not closed."""
+    """The texts between ${ and } in the options. Raises ConfigError if one is not closed."""
     for text in _texts(options):
         if "${" in REFERENCE.sub("", text):
             raise ConfigError(f"a reference{where} is not closed", got=text, expected="${STAGE.OUTPUT}")

@@ -1,6 +1,6 @@
-"""Runs a pipeline: stages in order, finished ones not again, an interrupted one from where it stopped.
+"""Runs a pipeline: its stages in order. Finished stages are not repeated, and an interrupted one is resumed.
 
-`<output_dir>/pipeline.json` says what was run with which options, and what came out. Format: reporting/SCHEMA.md.
+`<output_dir>/pipeline.json` holds each stage's command, options and result. Format: reporting/SCHEMA.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class PipelineResult:
-    """`outputs` by stage; `report` is the page about all of them."""
+    """`outputs` by stage; `report` is the path of the page about all of them."""
 
     name: str
     output_dir: Path
@@ -53,7 +53,7 @@ def run_pipeline(plan: Plan, *, report: Report, progress: Progress | None = None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("a pipeline runs in one process", fix="start single training commands with torchrun")
     progress = progress or progress_for_stderr()
-    _State.open(plan)  # a folder of something else gets no lock
+    _State.open(plan)  # before the lock: a folder of something else gets no lock
     with lock_folder(plan.output_dir):
         outputs = _run(plan, _State.open(plan), progress)
         return PipelineResult(plan.name, plan.output_dir, outputs, report(plan.output_dir))
@@ -72,7 +72,7 @@ def _run(plan: Plan, state: _State, progress: Progress) -> dict[str, dict[str, A
                 finished = stage.step.run(config, progress=progress)
                 state.finish(stage, finished)
             else:
-                progress.line(f"stage {number} of {len(plan.stages)}: {stage.name} is finished already")
+                progress.line(f"stage {number} of {len(plan.stages)}: {stage.name} is already finished")
             outputs[stage.name] = finished
             task.advance()
     state.close()
@@ -80,7 +80,7 @@ def _run(plan: Plan, state: _State, progress: Progress) -> dict[str, dict[str, A
 
 
 class _State:
-    """pipeline.json, written whole after every change."""
+    """pipeline.json, which is replaced as a whole after every change."""
 
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path, self.record = path, record
@@ -107,7 +107,7 @@ class _State:
         return state
 
     def _refuse_changed(self, plan: Plan) -> None:
-        """Results are never thrown away in silence: who changed a stage says which folders may go."""
+        """Raises if a stage has changed since it ran: results are only deleted by the user."""
         changed = [
             stage
             for stage in plan.stages
@@ -117,15 +117,15 @@ class _State:
             names = ", ".join(stage.name for stage in changed)
             folders = " ".join(str(stage.output_dir) for stage in changed)
             raise RunFolderError(
-                f"{plan.output_dir} holds results of other options or other inputs for: {names}",
-                fix=f"give another --output-dir, or delete these to run them again: {folders}",
+                f"{plan.output_dir} holds results of these stages with other options or inputs: {names}",
+                fix=f"give another --output-dir, or delete these folders to run the stages again: {folders}",
             )
 
     def _entry(self, stage: Stage) -> dict[str, Any] | None:
         return next((entry for entry in self.record["stages"] if entry["name"] == stage.name), None)
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
-        """What the stage gave; None where it is still to do, or its folder has gone."""
+        """The stage's outputs; None if it has not finished, or if its folder was deleted."""
         entry = self._entry(stage)
         if entry is None or entry["key"] != stage.key or not stage.output_dir.exists():
             return None
@@ -155,7 +155,7 @@ class _State:
         self._write()
 
     def close(self) -> None:
-        """All stages are finished."""
+        """Records that all stages are finished."""
         self.record["finished"] = True
         self._write()
 
@@ -170,7 +170,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read", got=error) from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise RunFolderError(f"{path} is not a pipeline's record of this version", fix="give another --output-dir")
+        raise RunFolderError(f"{path} is not a pipeline record of this version", fix="give another --output-dir")
     return record
 
 

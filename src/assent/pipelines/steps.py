@@ -1,9 +1,9 @@
-"""What a stage of a pipeline can run: a name, its configuration class, its function. Nothing is imported until named.
+"""The commands that a stage of a pipeline can run. A command is imported when it is run, not before.
 
-A step's function is called as `function(config, progress=progress)` and gives a mapping (or an object with `as_dict()`)
-that holds at least the step's `outputs`, JSON-able. Later stages name these as `${stage.output}`. A step writes into
-`config.output_dir` alone; called again after an interruption, it resumes or starts over there. An output `lines` is
-printed when the pipeline has finished.
+A step's function is called as `function(config, progress=progress)`. It returns a mapping, or an object with
+`as_dict()`, that is JSON-able and holds at least the step's `outputs`; later stages refer to these as
+`${stage.output}`. A step writes only into `config.output_dir`. Called again after an interruption, it resumes or
+starts again there. An output `lines` is printed when the pipeline has finished.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from assent.runs.progress import Progress, progress_for_stderr
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`config` and `function` are `module:name`; `outputs` are what later stages may name."""
+    """`config` and `function` are `module:name`; `outputs` are those that later stages may refer to."""
 
     config: str
     function: str
@@ -35,7 +35,7 @@ class Step:
         result = function(config, progress=progress, **keywords)
         outputs: Mapping[str, Any] = result if isinstance(result, Mapping) else result.as_dict()
         missing = [name for name in self.outputs if name not in outputs]
-        assert not missing, f"{self.function} gave no {', '.join(missing)}"
+        assert not missing, f"{self.function} returned no {', '.join(missing)}"
         return from_json(to_json(dict(outputs)))
 
 
@@ -91,5 +91,5 @@ STEPS: dict[str, Step] = {
 
 
 def run_step(name: str, config: BaseModel) -> dict[str, Any]:
-    """One step on its own, with its progress on stderr. JSON-able."""
+    """Runs one step, with its progress on stderr. The outputs are JSON-able."""
     return STEPS[name].run(config, progress=progress_for_stderr())

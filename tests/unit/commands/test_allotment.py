@@ -85,8 +85,8 @@ def test_equal_flops_are_shared_among_the_commands() -> None:
 @pytest.mark.parametrize(
     ("given", "method", "amount", "message"),
     [
-        ({"budget": "labels"}, "dpo", 1001, "more comparisons than there are for dpo"),
-        ({"budget": "labels", "demonstrations": "f"}, "sft", 501, "more demonstrations than there are"),
+        ({"budget": "labels"}, "dpo", 1001, "more comparisons than the data has for dpo"),
+        ({"budget": "labels", "demonstrations": "f"}, "sft", 501, "more demonstrations than the data has"),
         ({"budget": "labels", "comparison_cost": 3}, "dpo", 2, "too few for dpo"),
         ({"budget": "completions"}, "ppo", 60, "too few for ppo"),
         ({"budget": "completions"}, "best-of-n", 60, "too few for best-of-n"),

@@ -66,7 +66,7 @@ def test_the_n_for_a_gain_is_the_smallest_that_reaches_it(
     argv.remove("--json")
     status, out, _ = said([*argv, "--gain", 1.6, "--n", 3, "--output-dir", tmp_path / "c"], capsys)
     assert status == 1
-    assert "the gain of 1.6 is not reached" in out
+    assert "no n reaches a gain of 1.6: raise --n" in out
     assert [line.split()[0] for line in out.splitlines() if line.strip()[:1].isdigit()] == ["1", "2", "3", "4"]
 
 

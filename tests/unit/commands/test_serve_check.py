@@ -74,7 +74,7 @@ def test_a_policy_in_order(trained: Path, check: Check, capsys: pytest.CaptureFi
     assert document["kind"] == "policy"
     status, out, _ = said(["serve-check", trained / "policy/model", "--device", "cpu", *WITH], capsys)
     assert status == 0
-    assert out.splitlines()[-1] == "serve-check: it serves what was trained"
+    assert out.splitlines()[-1] == "serve-check: the engines agree with the trained model"
 
 
 def test_a_folder_outside_of_a_run_has_no_training_to_compare_with(trained: Path, check: Check) -> None:
@@ -199,7 +199,7 @@ def test_a_reward_model_that_is_read_by_the_wrong_pad(here: Path, check: Check) 
         (["policy/model", "--num-prompts", "2"], "num_prompts has no effect without data"),
         (["no/such/folder"], "does not exist"),
         (["policy/model", "--engines", "sglang"], "sglang"),
-        (["reward/model", "--data", "prompts.jsonl"], "a reward model scores completions"),
+        (["reward/model", "--data", "prompts.jsonl"], "a reward model needs completions to score"),
         (["adapter"], "assent merge"),
     ],
 )

@@ -46,7 +46,7 @@ def test_an_interrupted_pipeline_ends_as_one_that_never_was(tmp_path: Path) -> N
     assert not (tmp_path / "broken" / "report.html").exists()
     messages.write_text("")
     assert run(argv("broken"), messages) == 0, messages.read_text()
-    assert "sft is finished already" in messages.read_text()
+    assert "sft is already finished" in messages.read_text()
     assert "resumed after step 4" in messages.read_text()
     weights = [tmp_path / name / "dpo" / "model" / "model.safetensors" for name in ("broken", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()

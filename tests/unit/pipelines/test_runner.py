@@ -199,7 +199,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ("text: y", "times: often", "times of stage second is not right"),
         ("text: y", "output_dir: o", "output_dir of stage second is set by the pipeline"),
         ("command: write\n    options:\n", "command: wriet\n    options:\n", r"unknown command: wriet of stage second"),
-        ("name: second", "name: first", "two stages are called first"),
+        ("name: second", "name: first", "two stages have the name first"),
         ("name: second", "name: a/b", "name of stage a/b in .* is not right"),
         ("name: second\n", "nam: second\n", "unknown option: nam of stage 2"),
         ("fast: {times: 1}", "fast: {tims: 1}", "unknown option: tims of stage first"),

@@ -21,7 +21,7 @@ from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import answer, question, write_rows
 
-LENGTH = "tests.unit.evaluation.test_run:length"
+LENGTH = "tests.unit.commands.test_evaluate:length"
 
 
 def length(prompts, completions):
@@ -66,7 +66,9 @@ def compare(here: Path, *more: object, policy: str = "long.jsonl", baseline: str
 
 
 def test_two_files_of_completions_in_figures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = compare(here, "--judge", LENGTH, "--precision", "0.05", "--safety", "tests.unit.evaluation.test_run:words")
+    argv = compare(
+        here, "--judge", LENGTH, "--precision", "0.05", "--safety", "tests.unit.commands.test_evaluate:words"
+    )
     status, out, err = said([*argv, "--slices", "topic", "--json"], capsys)
     assert status == 0, err
     document = json.loads(out)
@@ -102,7 +104,7 @@ def test_two_files_of_completions_in_figures(here: Path, capsys: pytest.CaptureF
 
 
 def test_a_judge_of_pairs_and_more_than_two(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = compare(here, "--against", "mid.jsonl", "--pair-judge", "tests.unit.evaluation.test_run:shorter")
+    argv = compare(here, "--against", "mid.jsonl", "--pair-judge", "tests.unit.commands.test_evaluate:shorter")
     status, out, err = said([*argv, "--output-dir", "out"], capsys)
     assert status == 0, err
     evaluation = json.loads(Path("out/evaluation.json").read_text())
@@ -187,7 +189,7 @@ def test_bad_input_is_status_2_and_nothing_is_written(
 
 
 def test_a_judge_that_answers_neither_a_nor_b_stops_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, err = said(compare(here, "--pair-judge", "tests.unit.evaluation.test_run:neither"), capsys)
+    status, _, err = said(compare(here, "--pair-judge", "tests.unit.commands.test_evaluate:neither"), capsys)
     assert status == 3
     assert "gave no verdict" in err
     assert "I like both" in err

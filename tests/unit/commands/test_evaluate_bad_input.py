@@ -15,7 +15,7 @@ from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import answer, comparisons, question, write_rows
 
-HERE = "tests.unit.evaluation.test_run_bad_input"
+HERE = "tests.unit.commands.test_evaluate_bad_input"
 
 
 def length(prompts, completions):
@@ -136,8 +136,8 @@ def pairs(here: Path, *more: object) -> list[object]:
         (lambda here: [*pairs(here)[:-1], "nosuch.jsonl"], ["there is no file nosuch.jsonl"]),
         (lambda here: [*pairs(here)[:-1], "prompts.jsonl"], ["is no comparison and no ranking"]),
         (lambda here: pairs(here, "--slices", "topic"), ["pairs.jsonl:1 has no column topic", "that every row has"]),
-        (lambda here: pairs(here, "--labels", "nosuch.json"), ["no noise ceiling can be read", "nosuch.json"]),
-        (lambda here: pairs(here, "--labels", bad_labels(here)), ["no noise ceiling can be read", "labels.json"]),
+        (lambda here: pairs(here, "--labels", "nosuch.json"), ["the noise ceiling cannot be read", "nosuch.json"]),
+        (lambda here: pairs(here, "--labels", bad_labels(here)), ["the noise ceiling cannot be read", "labels.json"]),
         (lambda here: ["nosuch.jsonl" if a == "x.jsonl" else a for a in judged()], ["there is no file nosuch.jsonl"]),
         (lambda here: ["./y.jsonl" if a == "x.jsonl" else a for a in judged()], ["name the same thing twice"]),
         (

@@ -97,7 +97,7 @@ def test_a_server_is_asked_as_often_with_an_interruption_as_without(
         judge.until = None
         status, _, err = said(argv, capsys)
         assert status == 0, err
-        assert f"{asked // 2} answers of servers are there already" in err
+        assert f"{asked // 2} answers of servers are kept from before" in err
         assert judge.answered == asked
         assert "nothing to do" in said(argv, capsys)[2]
     assert Path("halves/evaluation.json").read_bytes() == Path("whole/evaluation.json").read_bytes()
@@ -150,7 +150,7 @@ def test_what_models_drew_is_not_drawn_again(
     monkeypatch.setattr(TorchSampler, "sample", counted)
     options = ["--max-length", 64, "--max-new-tokens", 6, "--samples-per-prompt", 2, "--num-prompts", 4]
     argv = ["eval", "--policy", other, "--baseline", model, "--data", "prompts.jsonl", *options]
-    argv += ["--judge", "tests.unit.evaluation.test_run_resumed:fails_once"]
+    argv += ["--judge", "tests.unit.commands.test_evaluate_resumed:fails_once"]
     FAULTY[:] = [True] * 9
     assert said([*argv, "--output-dir", "whole"], capsys)[0] == 0
     assert len(drawn) == 4
@@ -195,7 +195,7 @@ def test_a_prompt_beyond_the_context_is_refused_before_any_weight_is_loaded(
 
     monkeypatch.setattr(loading, "_load", lambda *_, **__: pytest.fail("weights were loaded"))
     options = ["--data", "prompts.jsonl", "--max-new-tokens", 300, "--output-dir", "out"]
-    judge = "tests.unit.evaluation.test_run_resumed:fails_once"
+    judge = "tests.unit.commands.test_evaluate_resumed:fails_once"
     for argv in (
         ["eval", "--policies.a", model, "--baseline", "a", "--judge", judge, *options],
         ["frontier", "--reference", model, "--gold", judge, "--proxies.rm", judge, *options],
