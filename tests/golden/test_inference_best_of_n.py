@@ -43,9 +43,9 @@ def test_curve_of_many_samples() -> None:
 
 
 def test_curve_refuses_lengths_that_differ() -> None:
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same length"):
         expected_best_of_n([1.0, 2.0], values=[1.0])
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same length"):
         expected_best_of_n([])
 
 

@@ -51,7 +51,7 @@ def test_the_gaps_of_many_ties_are_those_of_each() -> None:
     shares = np.array([0.0, 1e-6, 0.3, 1.0])
     assert tie_gap(shares, 6).tolist() == [float(tie_gap(share, 6)) for share in shares]
     for share in (-0.1, 1.1):
-        with pytest.raises(ValueError, match="a share is in"):
+        with pytest.raises(ValueError, match="a share must be in"):
             tie_gap(share, 6)
 
 

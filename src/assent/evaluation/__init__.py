@@ -1,1 +1,1 @@
-"""Whether it worked: intervals, win rates, KL, reward-model quality and tables of policies."""
+"""Whether training helped: win rates, KL, safety, the quality of reward models, over-optimisation."""

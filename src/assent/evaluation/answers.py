@@ -1,4 +1,4 @@
-"""A policy's answers: sampled just now, or read from a file of completions.
+"""A policy's answers: sampled now, or read from a file of completions.
 
 Legend: P prompts, N answers.
 """
@@ -22,20 +22,20 @@ from assent.types import PromptGroup, Rollout, Text
 
 @dataclass(slots=True, kw_only=True)
 class Answers:
-    """Answers of one policy in one decoding, each list (N,), prompt by prompt. None: not known of answers in a file."""
+    """One policy's answers in one decoding, prompt by prompt; each list is (N,). None: unknown (answers of a file)."""
 
     prompt_index: list[int]
     texts: list[str]
     tokens: list[int] | None = None
-    """EOS included."""
+    """Lengths, EOS included."""
     ended: list[bool] | None = None
-    """Whether it ended by itself."""
+    """Whether each ended with EOS."""
     rollouts: list[Rollout] | None = None
     scores: list[float] | None = None
     measures: Mapping[str, list[float | None]] = field(default_factory=dict)
-    """Of the safety function."""
+    """What the safety function measured."""
     choice_kl: list[float] | None = None
-    """Of each prompt's best of n: nats that choosing moved it from what was sampled, estimated; else None."""
+    """Best-of-n only: for each prompt, the estimated KL in nats of best-of-n to the policy that was sampled."""
 
     @classmethod
     def of_rollouts(cls, rollouts: list[Rollout]) -> Answers:
@@ -48,7 +48,7 @@ class Answers:
         )
 
     def score(self, reward: Reward, groups: Sequence[PromptGroup]) -> list[float]:
-        """One score for each answer; `groups` (P,) are the prompts' rows."""
+        """A score for each answer. `groups` (P,) are the prompts' rows."""
         if self.rollouts is not None:
             return score_rollouts(reward, self.rollouts, groups)
         rows = [groups[p] for p in self.prompt_index]
@@ -56,14 +56,14 @@ class Answers:
         return checked_scores(reward.name, reward.score(prompts, self.texts, groups=rows), prompts, self.texts)
 
     def places(self, num_prompts: int) -> list[list[int]]:
-        """Of each prompt, where its answers stand."""
+        """For each prompt, the positions of its answers."""
         rows: list[list[int]] = [[] for _ in range(num_prompts)]
         for i, prompt in enumerate(self.prompt_index):
             rows[prompt].append(i)
         return rows
 
     def kept(self, places: Sequence[int]) -> Answers:
-        """The answers at these places, before they are judged."""
+        """The answers at these positions, before they are judged."""
         pick = lambda column: None if column is None else [column[i] for i in places]
         return Answers(
             prompt_index=[self.prompt_index[i] for i in places],
@@ -76,17 +76,17 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """What a file holds: each prompt's completions, in the file's order."""
+    """The completions in a file, by prompt and in the file's order."""
 
     path: str
     sha256: str
     of: Mapping[str, Sequence[PromptGroup]]
-    """A prompt's `key` to the rows that hold its completions."""
+    """A prompt's `key` to the rows with its completions."""
 
     def answers(self, groups: Sequence[PromptGroup], *, at_most: int | None = None) -> Answers:
-        """Answers to these prompts, which the file must all hold. `at_most`: the first so many of each prompt.
+        """Answers to these prompts, all of which the file must hold. `at_most`: only the first ones of each prompt.
 
-        DataError where a prompt has fewer than `at_most`.
+        Raises DataError if a prompt has fewer than `at_most`.
         """
         found = Answers(prompt_index=[], texts=[])
         tokens: list[object] = []
@@ -96,8 +96,8 @@ class Completions:
             texts = [(text(completion), row) for row in rows for completion in row.completions]
             if at_most is not None and len(texts) < at_most:
                 raise DataError(
-                    f"{self.path} has fewer completions of a prompt than were asked for",
-                    got=f"{len(texts)} of {rows[0].source}",
+                    f"{self.path} has too few completions for a prompt",
+                    got=f"{len(texts)} ({rows[0].source})",
                     expected=f"{at_most} or more",
                     fix="sample more completions, or ask for fewer",
                 )
@@ -114,12 +114,12 @@ class Completions:
 
 
 def is_file(path: str) -> bool:
-    """Whether a policy is a file of completions, or called like one, rather than a model's folder or a hub name."""
+    """Whether a policy is a file of completions, or has the name of one, rather than a model's folder or a hub name."""
     return Path(path).is_file() or (file_suffix(Path(path)) is not None and not Path(path).is_dir())
 
 
 def read_completions(path: str) -> Completions:
-    """DataError for a file without completions, and for one of comparisons: which are the policy's own?"""
+    """Raises DataError for a file without completions, and for one of comparisons, which are not one policy's."""
     data = load_groups(path)
     rows: dict[str, list[PromptGroup]] = {}
     for group in data:
@@ -127,7 +127,7 @@ def read_completions(path: str) -> Completions:
             raise DataError(
                 f"{group.source or path} has no completion",
                 got=f"the layout {data.layout}",
-                expected="prompt and completion, or prompt and completions: what sample and best-of-n write",
+                expected="prompt and completion, or prompt and completions, as sample and best-of-n write them",
             )
         if group.preference is not None and group.preference.ranking is not None:
             raise DataError(
@@ -142,9 +142,9 @@ def read_completions(path: str) -> Completions:
 
 
 def in_common(groups: Sequence[PromptGroup], files: Mapping[str, Completions]) -> list[PromptGroup]:
-    """The prompts that every file has completions of; a prompt that stands twice counts once where files are read.
+    """The prompts for which every file has completions. If there are files, a prompt that occurs twice counts once.
 
-    DataError where there are none: it names a file, and a prompt of either.
+    Raises DataError if there are none, naming a file and a prompt of each side.
     """
     if not files:
         return list(groups)
@@ -158,13 +158,13 @@ def in_common(groups: Sequence[PromptGroup], files: Mapping[str, Completions]) -
             "the files of completions and the data have no prompts in common",
             got=f"{least} of {len(once)} prompts in {files[name].path}, whose first is {_opening(held)}",
             expected=f"completions of the data's prompts, the first of which is {_opening(once[0].prompt)}",
-            fix="sample from the same file of prompts: assent sample --data PROMPTS; text is not the same as messages",
+            fix="sample from the same prompts (assent sample --data PROMPTS); text and messages are different prompts",
         )
     return kept
 
 
 def key(prompt: Text) -> str:
-    """The same for the same prompt, whatever else stands in its row."""
+    """Equal for equal prompts, whatever else their rows hold."""
     return prompt if isinstance(prompt, str) else repr([(message.role, message.content) for message in prompt])
 
 
@@ -180,9 +180,9 @@ def text(completion: Text) -> str:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float | None:
-    """Different n-grams of words over all of them, in all texts together (Li et al., arXiv:1510.03055, §4.3).
+    """Share of different n-grams of words in all texts together (Li et al., arXiv:1510.03055, §4.3).
 
-    None where no text has n words.
+    None if no text has n words.
     """
     grams: Counter[tuple[str, ...]] = Counter()
     for one in texts:

@@ -1,7 +1,7 @@
-"""Does a reward model know how sure it may be, and does length decide in the place of quality?
+"""Is a reward model as sure as it is right, and does it score length rather than quality?
 
-d is the score of the chosen minus that of the rejected completion of a pair, σ(d) the probability that the model gives
-the label (Bradley and Terry). Legend: B pairs, C clusters (prompts).
+For a pair, d is the score of the chosen completion minus that of the rejected one; σ(d) is the probability that the
+model assigns to the label (Bradley and Terry). Legend: B pairs, C clusters (prompts).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NUM_BINS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReliabilityBin:
-    """Pairs whose stated probability of being right lies in [low, high): how often they are."""
+    """Pairs whose stated probability of being right is in [low, high), and how often the model is right on them."""
 
     low: float
     high: float
@@ -36,12 +36,12 @@ class ReliabilityBin:
 
 
 def rightness(differences: np.ndarray) -> np.ndarray:
-    """(B,) 1 where the chosen completion scores higher, a half where both score the same."""
+    """(B,) 1 if the chosen completion scores higher, ½ if both score the same, otherwise 0."""
     return 0.5 * (1.0 + np.sign(differences))
 
 
 def _bins(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(B,) stated probability of being right, σ(|d|) in [½, 1], and its bin of NUM_BINS equal ones."""
+    """(B,) stated probability of being right, σ(|d|) in [½, 1], and its bin out of NUM_BINS equal ones."""
     stated = expit(np.abs(differences))
     return stated, np.minimum(((stated - 0.5) * 2 * NUM_BINS).astype(int), NUM_BINS - 1)
 
@@ -49,7 +49,7 @@ def _bins(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def reliability(
     differences: np.ndarray, *, clusters: Clusters | None = None, confidence: float = 0.95
 ) -> tuple[ReliabilityBin, ...]:
-    """The reliability curve, of the bins that hold pairs, from the least sure to the surest."""
+    """The reliability curve over the bins that hold pairs, from the least sure to the surest."""
     stated, bins = _bins(differences)
     names = np.arange(len(differences)) if clusters is None else np.asarray(cluster_codes(clusters))
     curve = []
@@ -64,8 +64,8 @@ def reliability(
 
 
 def expected_calibration_error(differences: np.ndarray) -> float:
-    """Σ_b n_b/B · |share right − mean stated probability| over equal bins of the latter (Guo et al., arXiv:1706.04599,
-    eq. 3). An average of absolute values: chance alone gives a little more than zero."""
+    """Σ_b n_b/B · |share right − mean stated probability| over equal bins of the stated probability (Guo et al.,
+    arXiv:1706.04599, eq. 3). It averages absolute values, so chance alone makes it a little larger than zero."""
     stated, bins = _bins(differences)
     gaps = np.bincount(bins, weights=rightness(differences) - stated, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(differences))
@@ -74,13 +74,13 @@ def expected_calibration_error(differences: np.ndarray) -> float:
 def calibration_error(
     differences: np.ndarray, *, clusters: Clusters | None = None, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """The expected calibration error with an interval for what it would be of endlessly many pairs.
+    """The expected calibration error, with an interval for its value over infinitely many pairs.
 
-    A resample is noisier than the sample, as the sample is noisier than the truth, and noise adds to an average of
-    absolute values. So the bootstrap's quantiles are reflected at the figure ("basic" interval: Davison and Hinkley
-    1997, §5.2.1), which leans down as they lean up; it is cut to [0, 1] and holds the figure. And it begins at 0 where
-    a model whose gaps are chance alone would show as much: signs drawn for whole clusters (the wild bootstrap: Cameron,
-    Gelbach and Miller, REStat 90, 2008) say how much that is.
+    A resample is noisier than the sample, as the sample is noisier than the truth, and noise raises an average of
+    absolute values. So the interval is the "basic" one, which reflects the bootstrap's quantiles at the estimate
+    (Davison and Hinkley 1997, §5.2.1); it is cut to [0, 1] and contains the estimate. It begins at 0 if a calibrated
+    model could show as large an error by chance. How large that is comes from the wild bootstrap, which draws a sign
+    for each cluster (Cameron, Gelbach and Miller, REStat 90, 2008).
     """
     drawn = cluster_bootstrap(
         expected_calibration_error, differences, clusters=clusters, confidence=confidence, seed=seed
@@ -102,9 +102,9 @@ def calibration_error(
 def fit_temperature(
     differences: np.ndarray, *, clusters: Clusters | None = None, confidence: float = 0.95
 ) -> Estimate | None:
-    """T of σ(d/T) by maximum likelihood (Guo et al., §4.2), its interval that of 1/T with cluster-robust variance.
+    """T of σ(d/T) by maximum likelihood (Guo et al., §4.2). Its interval is that of 1/T with cluster-robust variance.
 
-    None where no positive, finite T is best: every pair right (or none wrong enough), or no better than chance.
+    None if no positive, finite T is best: every pair is right (or none is wrong enough), or no better than chance.
     """
     d = differences[differences != 0]
     right, wrong = bool((d > 0).any()), bool((d < 0).any())
@@ -113,7 +113,7 @@ def fit_temperature(
     import statsmodels.api as sm
 
     codes = cluster_codes(np.arange(len(differences)) if clusters is None else clusters)
-    # Half of the pairs are turned round, which leaves the likelihood as it is: both labels must occur.
+    # Half of the pairs are swapped, which does not change the likelihood: both labels must occur.
     turned = np.where(np.arange(len(differences)) % 2 == 0, 1.0, -1.0)
     scale = float(np.abs(differences).max())
     model = sm.Logit((turned > 0).astype(float), (turned * differences / scale)[:, None])
@@ -136,7 +136,7 @@ def fit_temperature(
 
 
 def tempered(differences: np.ndarray, *, clusters: Clusters | None = None) -> np.ndarray | None:
-    """(B,) differences over a temperature that was fitted on the other half of the clusters; None where none fits."""
+    """(B,) differences over a temperature that is fitted on the other half of the clusters; None if none can be."""
     codes = cluster_codes(np.arange(len(differences)) if clusters is None else clusters)
     half = codes % 2
     result = np.empty(len(differences))
@@ -151,11 +151,10 @@ def tempered(differences: np.ndarray, *, clusters: Clusters | None = None) -> np
 
 
 def length_bias(differences: np.ndarray, length_differences: np.ndarray) -> float:
-    """Partial correlation of the score difference and the length difference, given the label; nan where one is
-    constant.
+    """Partial correlation of score difference and length difference, given the label; nan if one of them is constant.
 
-    Both are chosen minus rejected, so that the label is the same in every pair: given it, the partial correlation is
-    the plain one. Zero: beyond what the label explains, longer completions do not score higher.
+    Both are chosen minus rejected, so the label is the same in every pair, and the partial correlation given the label
+    is the ordinary correlation. Zero: beyond what the label explains, longer completions do not score higher.
     """
     if np.ptp(differences) == 0 or np.ptp(length_differences) == 0:
         return math.nan
@@ -171,7 +170,7 @@ def cluster_bootstrap(
 ) -> Estimate:
     """`statistic(*arrays)` with a percentile interval over resampled clusters (Efron and Tibshirani 1993, ch. 13).
 
-    Resamples in which the statistic is not finite are left out. Raises DataError for no values.
+    Resamples in which the statistic is not finite are left out. Raises DataError if there are no values.
     """
     number = len(arrays[0])
     if not number:

@@ -1,4 +1,4 @@
-"""From answers to figures: quality, distance, form and safety of one policy in one decoding, whole and by slice.
+"""The figures of one policy's answers in one decoding: quality, distance, form and safety, overall and by slice.
 
 Legend: P prompts, N answers or comparisons.
 """
@@ -20,21 +20,21 @@ from assent.statistics.intervals import Estimate, mean_interval, proportion_inte
 from assent.types import PromptGroup
 
 FEW_PROMPTS = 5
-"""A slice with fewer has no interval: three answers that happen to agree would seem certain."""
+"""A slice with fewer prompts has no interval: three answers that agree by chance would look certain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """N comparisons of A's answers with B's to the same prompts."""
+    """N comparisons of A's answers with B's answers to the same prompts."""
 
     prompts: np.ndarray
-    """(N,) number of the prompt."""
+    """(N,) index of the prompt."""
     shares: np.ndarray
-    """(N,) 1 where A's answer is the better one, ½ for a tie."""
+    """(N,) 1 if A's answer is better, ½ for a tie, otherwise 0."""
     longer: np.ndarray
-    """(N,) characters of A's answer less those of B's."""
+    """(N,) characters of A's answer minus those of B's."""
     verdicts: Verdicts | None = None
-    """Of a judge that compares."""
+    """Given if a judge compared the answers."""
 
     def by_prompt(self, num_prompts: int) -> np.ndarray:
         """(P,) mean share."""
@@ -44,7 +44,7 @@ class Compared:
 
 
 def compare_scores(a: Answers, b: Answers, num_prompts: int) -> Compared:
-    """Every answer of A with every answer of B to the same prompt: the higher score wins, equal ones tie."""
+    """Compares every answer of A with every answer of B to the same prompt. The higher score wins; equal scores tie."""
     assert a.scores is not None
     assert b.scores is not None
     first, second = _all_pairs(a, b, num_prompts)
@@ -59,7 +59,8 @@ def compare_scores(a: Answers, b: Answers, num_prompts: int) -> Compared:
 def compare_by_judge(
     judge: PairJudge, a: Answers, b: Answers, groups: Sequence[PromptGroup], advance: Callable[[int], None] | None
 ) -> Compared:
-    """The k-th answer of A with the k-th of B to the same prompt, as far as both go, each pair in both orders."""
+    """Has the k-th answer of A compared with the k-th of B to the same prompt, in both orders. Answers without a
+    counterpart are left out."""
     both = [
         pair
         for one, two in zip(a.places(len(groups)), b.places(len(groups)), strict=True)
@@ -91,27 +92,27 @@ def _all_pairs(a: Answers, b: Answers, num_prompts: int) -> tuple[np.ndarray, np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One policy's answers in one decoding, with what is known of them."""
+    """One policy's answers in one decoding, with what is needed to describe them."""
 
     answers: Answers
     num_prompts: int
     clusters: Sequence[Any]
-    """(P,) what prompts belong together by."""
+    """(P,) the unit of the intervals for each prompt."""
     against: Compared | None = None
-    """With the baseline's answers of the same decoding; None for the baseline."""
+    """The comparison with the baseline's answers in the same decoding; None for the baseline."""
     baseline: Answers | None = None
     k1: np.ndarray | None = None
-    """(N,) nats of each answer."""
+    """(N,) KL estimates of each answer, in nats."""
     k3: np.ndarray | None = None
     is_pure_sample: bool = False
-    """Drawn at temperature 1, none chosen: −Σ log π is then an estimate of the entropy."""
+    """Drawn at temperature 1 and not selected by a reward, so that −Σ log π estimates the entropy."""
     confidence: float = 0.95
     half_width: float | None = None
-    """Of the win rate's interval, for the number of prompts that it needs."""
+    """Wanted half-width of the win rate's interval, for the number of prompts that it takes."""
 
 
 def figures_of(subject: Subject, slices: Mapping[str, Sequence[str]] | None = None) -> Figures:
-    """All figures of a subject. `slices`: a column to its value in each prompt (P,)."""
+    """All figures of a subject. `slices`: column to its value for each prompt (P,)."""
     everything = np.ones(subject.num_prompts, dtype=bool)
     by_slice: dict[str, dict[str, Figures]] = {}
     for column, values in (slices or {}).items():
@@ -121,7 +122,7 @@ def figures_of(subject: Subject, slices: Mapping[str, Sequence[str]] | None = No
 
 
 def _figures(subject: Subject, of: np.ndarray, *, is_slice: bool) -> Figures:
-    """Figures of the prompts that `of` (P,) marks."""
+    """Figures over the prompts that `of` (P,) marks."""
     answers = subject.answers
     index = np.asarray(answers.prompt_index)
     inside = np.flatnonzero(of[index])
@@ -130,20 +131,21 @@ def _figures(subject: Subject, of: np.ndarray, *, is_slice: bool) -> Figures:
     prompt_names = [subject.clusters[int(p)] for p in of_prompts]
     few = is_slice and len(set(prompt_names)) < FEW_PROMPTS
 
-    def told(estimate: Estimate) -> Estimate:
+    def if_enough(estimate: Estimate) -> Estimate:
+        """Without its interval if there are too few prompts."""
         return replace(estimate, low=-np.inf, high=np.inf) if few else estimate
 
     def mean(values: Sequence[Any] | np.ndarray | None) -> Estimate | None:
         if values is None:
             return None
         chosen = np.asarray(values, dtype=np.float64)[inside]
-        return told(mean_interval(chosen, clusters=names, confidence=subject.confidence))
+        return if_enough(mean_interval(chosen, clusters=names, confidence=subject.confidence))
 
     def share(values: Sequence[Any] | None) -> Estimate | None:
         if values is None:
             return None
         chosen = np.asarray(values, dtype=np.float64)[inside]
-        return told(proportion_interval(chosen, clusters=names, confidence=subject.confidence))
+        return if_enough(proportion_interval(chosen, clusters=names, confidence=subject.confidence))
 
     def distinct(n: int) -> Estimate | None:
         rows = [(distinct_n([answers.texts[i] for i in places], n), p) for p, places in enumerate(all_places) if of[p]]
@@ -151,7 +153,7 @@ def _figures(subject: Subject, of: np.ndarray, *, is_slice: bool) -> Figures:
         if not known:
             return None
         values, of_clusters = zip(*known, strict=True)
-        return told(proportion_interval(values, clusters=of_clusters, confidence=subject.confidence))
+        return if_enough(proportion_interval(values, clusters=of_clusters, confidence=subject.confidence))
 
     all_places = answers.places(subject.num_prompts)
     measures = {name: [column[i] for i in inside] for name, column in answers.measures.items()}
@@ -176,9 +178,9 @@ def _figures(subject: Subject, of: np.ndarray, *, is_slice: bool) -> Figures:
         k3=mean(subject.k3),
         distinct_1=distinct(1),
         distinct_2=distinct(2),
-        refusal_rate=None if refusals is None else told(refusals),
-        safety={name: told(estimate) for name, estimate in safety.items()},
-        **_against(subject, of_prompts, prompt_names, told, is_slice=is_slice),
+        refusal_rate=None if refusals is None else if_enough(refusals),
+        safety={name: if_enough(estimate) for name, estimate in safety.items()},
+        **_against(subject, of_prompts, prompt_names, if_enough, is_slice=is_slice),
     )
 
 
@@ -186,22 +188,22 @@ def _against(
     subject: Subject,
     of_prompts: np.ndarray,
     names: Sequence[Any],
-    told: Callable[[Estimate], Estimate],
+    if_enough: Callable[[Estimate], Estimate],
     *,
     is_slice: bool,
 ) -> dict[str, Any]:
-    """What compares the subject with the baseline."""
+    """The figures that compare the subject with the baseline."""
     compared = subject.against
     if compared is None:
         return {"win_rate": None}
     options: dict[str, Any] = {"clusters": names, "confidence": subject.confidence}
     rate = proportion_interval(compared.by_prompt(subject.num_prompts)[of_prompts], **options)
-    found: dict[str, Any] = {"win_rate": told(rate)}
+    found: dict[str, Any] = {"win_rate": if_enough(rate)}
     if subject.answers.scores is not None and subject.baseline is not None and subject.baseline.scores is not None:
         own, other = (
             _prompt_means(one, subject.num_prompts)[of_prompts] for one in (subject.answers, subject.baseline)
         )
-        found["difference"] = told(mean_interval(own - other, **options))
+        found["difference"] = if_enough(mean_interval(own - other, **options))
     if not is_slice:
         found["length_controlled"] = length_controlled(
             compared.shares,

@@ -1,8 +1,8 @@
 """Proxy and gold reward at every distance from the reference: best-of-N by a proxy, and trained policies.
 
-What is measured is kept by prompt, so that every interval and every fit is over the same prompts (see laws.py).
+Measurements are kept by prompt, so that all intervals and fits are over the same prompts (laws.py).
 
-Legend: P prompts, M completions of the reference for each, C points of a curve.
+Legend: P prompts, M completions of the reference for each prompt, C points of a curve.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from assent.models.module import AlignmentModel
 
 MIN_POINTS = 3
-"""With KL above 0: fewer have no law."""
+"""Points with KL above 0 that fitting a law needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """A reward that stands for gold. `pairs`: comparisons it was trained on, where a run says so."""
+    """A reward that stands in for gold. `pairs`: comparisons it was trained on, if its run is known."""
 
     name: str
     reward: Reward
@@ -40,31 +40,31 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Completions of one policy: (P, K) scores by gold and by each proxy, and P rows of the K completions."""
+    """Measurements of one policy: (P, K) scores by gold and by each proxy, and P rows of its K completions."""
 
     gold: np.ndarray
     proxies: Mapping[str, np.ndarray]
     drawn: Sequence[Sequence[Drawn]]
     kl: np.ndarray | None = None
-    """(P, K) log π − log π_ref of each completion, whose mean under π is the KL (k1); None: it is the reference."""
+    """(P, K) log π − log π_ref of each completion; its mean under π is the KL (k1). None for the reference itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveData:
-    """All about one curve, by prompt (P, C). `proxy`: by its own proxy's score; None where it has none among the
-    proxies (a DPO run has no reward model)."""
+    """One curve, by prompt (P, C). `proxy`: scores by the proxy it was trained against; None if that is not among the
+    proxies, or if there was none (as for DPO)."""
 
     name: str
     method: str
     proxy_name: str | None
     pairs: int | None
     labels: Sequence[Mapping[str, Any]]
-    """Of each point: its `label`, and `n`, or `run` and `step`."""
+    """For each point its `label`, and `n`, or `run` and `step`."""
     kl: np.ndarray
     gold: np.ndarray
     proxy: np.ndarray | None
     kl_bounds: Sequence[float] | None = None
-    """Best-of-N: log N − (N − 1)/N of each point."""
+    """Best-of-N only: log N − (N − 1)/N for each point."""
 
 
 def measure(
@@ -75,9 +75,9 @@ def measure(
     proxies: Sequence[Proxy],
     reference: AlignmentModel | None,
 ) -> Measured:
-    """Scores and distances of rollouts, prompt-major with equally many for each of the P groups.
+    """Scores and distances of rollouts, which stand prompt by prompt with equally many for each of the P groups.
 
-    reference   reads the rollouts' own ids; None: the reference sampled them
+    reference   reads the rollouts' ids; None if the reference sampled them
     """
     each = len(rollouts) // len(groups)
     shape = (len(groups), each)
@@ -95,13 +95,13 @@ def measure(
 
 
 def sizes_up_to(largest: int) -> list[int]:
-    """N = 1, 2, 3, 4, 6, 8, 12, 16 … up to `largest`, which is one of them."""
+    """N = 1, 2, 3, 4, 6, 8, 12, 16 … up to and including `largest`."""
     powers = [2**k for k in range(int(math.log2(largest)) + 1)]
     return sorted({n for n in (*powers, *(p * 3 // 2 for p in powers if p > 1)) if n <= largest} | {largest})
 
 
 def best_of_n_curve(proxy: Proxy, reference: Measured, *, sizes: Sequence[int]) -> CurveData:
-    """Best-of-N by the proxy for every N of `sizes`, from the M completions that the reference gave."""
+    """Best-of-N by the proxy for every N of `sizes`, estimated from the reference's M completions."""
     scores = reference.proxies[proxy.name]
     gold, own, kl = (np.empty((len(scores), len(sizes))) for _ in range(3))
     weights = np.array([chances_of_best(scores.shape[1], n) for n in sizes])
@@ -124,7 +124,7 @@ def best_of_n_curve(proxy: Proxy, reference: Measured, *, sizes: Sequence[int]) 
 
 
 def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: float = 0.95) -> dict[str, Any]:
-    """One entry of `methods` of frontier.json (reporting/SCHEMA.md). Points stand by rising KL."""
+    """One entry of `methods` in frontier.json (reporting/SCHEMA.md). Points are ordered by KL."""
     gain = curve.gold - reference.gold.mean(1, keepdims=True)
     order = np.argsort(curve.kl.mean(0), kind="stable")
     points = Curve(kl=curve.kl[:, order], gain=gain[:, order])
@@ -169,8 +169,11 @@ def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: flo
 
 
 def compare_at_equal_kl(curves: Sequence[CurveData], *, seed: int, confidence: float = 0.95) -> list[dict[str, Any]]:
-    """For each trained curve: best-of-N's gold less its own, where both have been, up to best-of-N's own peak. By the
-    curve's own proxy where it has one, else by the proxy of as many pairs, else by every one."""
+    """For each trained curve, best-of-N's gold minus its own at equal KL, up to best-of-N's peak.
+
+    Best-of-N uses the proxy that the curve was trained against; if there is none, the proxies trained on as many
+    pairs; if there are none either, every proxy.
+    """
     choosing = [curve for curve in curves if curve.method == "best-of-n"]
     found = []
     for trained in (curve for curve in curves if curve.method != "best-of-n"):

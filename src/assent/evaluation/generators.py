@@ -1,4 +1,4 @@
-"""Who wrote the better completions: a reward model's ranking of the writers beside the labels' ranking.
+"""Which writer writes better completions: a reward model's ranking of the writers beside that of the labels.
 
 Legend: G groups, K completions of a group, W writers.
 """
@@ -18,7 +18,7 @@ from assent.statistics.intervals import Estimate, proportion_interval
 from assent.types import PromptGroup
 
 FEW_PROMPTS = 5
-"""A writer of fewer answers than this is not ranked."""
+"""A writer with fewer prompts is not ranked."""
 RESAMPLES = 2000
 
 
@@ -34,10 +34,11 @@ def rank_writers(
     """Each writer's share of wins over the others' answers to the same prompts, by the scores and by the labels.
 
     scores, labels  (G, K), higher is better
-    column          of a group, who wrote each of its K completions
-    `writers` in the labels' order; `spearman`: the rank correlation of the two shares over the writers with at least
-    five prompts, its interval by bootstrap over writers (BCa: Efron and Tibshirani 1993, ch. 14; scipy).
-    Raises ConfigError for a column that does not name a writer for each completion, DataError for fewer than three.
+    column          column of a group that names the writer of each of its K completions
+
+    `writers` are in the labels' order. `spearman` is the rank correlation of the two shares over the writers with at
+    least five prompts, with an interval by bootstrap over writers (BCa: Efron and Tibshirani 1993, ch. 14; scipy).
+    Raises ConfigError if the column does not name a writer for each completion, DataError for fewer than three.
     """
     shares: dict[str, tuple[list[float], list[float], list[int]]] = {}
     for number, (group, own, label) in enumerate(zip(groups, scores, labels, strict=True)):
@@ -45,7 +46,7 @@ def rank_writers(
         if not isinstance(names, list) or len(names) != len(group.completions):
             known = ", ".join(sorted(group.columns)) or "none"
             raise ConfigError(
-                f"rank_by: {group.source or 'a row'} does not name a writer for each completion as {column}",
+                f"rank_by: {group.source or 'a row'} does not name a writer for each completion in {column}",
                 got=f"columns {known}" if names is None else str(names)[:80],
                 expected=f"a list of {len(group.completions)} names",
             )
@@ -64,12 +65,12 @@ def rank_writers(
     ranked = [writer for writer in writers if writer[1].clusters >= FEW_PROMPTS]
     if len(ranked) < 3:
         raise DataError(
-            "too few writers to rank",
+            "there are too few writers to rank",
             got=f"{len(ranked)} with at least {FEW_PROMPTS} prompts, of {len(writers)}",
             expected="three or more",
         )
     first, second = np.array([(a.value, b.value) for _, a, b in ranked]).T
-    is_flat = np.ptp(first) == 0 or np.ptp(second) == 0  # all alike: there is no order to correlate
+    is_flat = np.ptp(first) == 0 or np.ptp(second) == 0  # all shares are equal: there is no order to correlate
     return {
         "column": column,
         "writers": [{"name": name, "scores": a.as_dict(), "labels": b.as_dict()} for name, a, b in writers],
@@ -84,7 +85,7 @@ def _share(values: Sequence[float], k: int) -> float:
 
 
 def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0, confidence: float = 0.95) -> Estimate:
-    """Rank correlation (W,) with a bootstrap interval over its points; without an interval where none can be had."""
+    """Rank correlation (W,) with a bootstrap interval over its points; infinite ends if there is none."""
     value = float(stats.spearmanr(x, y).statistic)
     low, high, error = -math.inf, math.inf, math.inf
     if len(x) > 3 and abs(value) < 1 - 1e-12:
@@ -108,7 +109,7 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0, confidence: float =
 
 
 def writer_lines(ranking: dict[str, Any]) -> list[str]:
-    """Plain text within 80 columns of what `rank_writers` gives."""
+    """The result of `rank_writers` as text within 80 columns."""
     correlation = "—" if ranking["spearman"] is None else Estimate.from_dict(ranking["spearman"]).text()
     lines = [
         "",

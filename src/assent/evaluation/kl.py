@@ -1,10 +1,10 @@
 """KL(policy || reference) in nats per completion, from completions that the policy sampled.
 
 Both estimators are Schulman's (joschu.net/blog/kl-approx.html), with r = π_ref / π of each token:
-    k1 = -log r          unbiased, can be negative for a sample
-    k3 = r - 1 - log r   unbiased, never negative, smaller variance near zero, heavy-tailed far away
+    k1 = -log r          unbiased; can be negative for a sample
+    k3 = r - 1 - log r   unbiased; never negative; smaller variance near zero, heavy tails far away
 Summed over a completion's tokens, their expectation under the policy is the KL of whole completions (chain rule).
-That holds for pure sampling only: at the temperature of the log-probabilities, without top-p or top-k.
+This holds only for sampling at the temperature of the log-probabilities, without top-p or top-k.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from assent.statistics.intervals import Clusters, Estimate, mean_interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KLEstimates:
-    """Both in nats per completion; their `standard_error` is clustered as asked."""
+    """Both in nats per completion."""
 
     k1: Estimate
     k3: Estimate
@@ -36,9 +36,9 @@ def kl_estimates(
     """k1 and k3 over completions that the policy sampled.
 
     logprobs, reference_logprobs   one sequence for each completion, one number for each of its tokens, EOS included
-    clusters                       the prompt of each completion; none given: every completion is its own
+    clusters                       the prompt of each completion; None: every completion is independent
 
-    Raises DataError as `kl_values`.
+    Raises DataError as `kl_values` does.
     """
     k1, k3 = kl_values(logprobs, reference_logprobs)
     return KLEstimates(
@@ -52,17 +52,20 @@ def kl_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     """k1 and k3 of each completion, in nats.
 
-    Raises DataError for unequal numbers of completions or tokens, and for log-probabilities that are not finite.
+    Raises DataError if numbers of completions or tokens differ, or if a log-probability is not finite.
     """
     if len(logprobs) != len(reference_logprobs):
         raise DataError(
-            "KL needs both log-probabilities of every completion",
+            "KL needs every completion's log-probabilities under both policies",
             got=f"{len(logprobs)} completions under the policy, {len(reference_logprobs)} under the reference",
         )
     k1, k3 = np.empty(len(logprobs)), np.empty(len(logprobs))
     for i, (policy, reference) in enumerate(zip(logprobs, reference_logprobs, strict=True)):
         if len(policy) != len(reference):
-            raise DataError(f"completion {i} has unequal numbers of tokens", got=f"{len(policy)} and {len(reference)}")
+            raise DataError(
+                f"completion {i} has different numbers of tokens under the two policies",
+                got=f"{len(policy)} and {len(reference)}",
+            )
         log_ratio = np.asarray(reference, dtype=np.float64) - np.asarray(policy, dtype=np.float64)
         if not np.isfinite(log_ratio).all():
             raise DataError(f"completion {i} has a log-probability that is not finite")

@@ -5,8 +5,8 @@ With d = √KL and the gold reward's gain over the reference (0 at d = 0):
     best_of_n   d (α − β d)        highest at d = α / 2β
     rl          d (α − β log d)    highest at d = exp(α/β − 1)
 
-Everything is read off one curve: C points (sizes of N, checkpoints, betas), each measured on the same P prompts, so
-that intervals are over prompts. Legend: P prompts, C points.
+A curve has C points (values of N, checkpoints, betas), all measured on the same P prompts, so intervals are over
+prompts. Legend: P prompts, C points.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from assent.statistics.intervals import Estimate, mean_interval
 Law = Literal["best_of_n", "rl"]
 LAWS: tuple[Law, ...] = ("best_of_n", "rl")
 FEWEST = 3
-"""Points that a fit of two parameters needs, and prompts that a resample of prompts needs."""
+"""Points that fitting two parameters needs, and prompts that resampling prompts needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """kl (P, C) in nats per completion, and gold (P, C), as gains over the reference: of each prompt at each point."""
+    """`kl` (P, C) in nats per completion, and `gain` (P, C) in gold over the reference, by prompt and point."""
 
     kl: np.ndarray
     gain: np.ndarray
 
     def means(self, prompts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(C,) d and (C,) gain over all prompts, or over these. An estimated KL below 0 is 0."""
+        """Means over the prompts: (C,) d and (C,) gain. An estimated KL below 0 counts as 0. `prompts`: only these."""
         kl, gain = (self.kl, self.gain) if prompts is None else (self.kl[prompts], self.gain[prompts])
         return np.sqrt(np.maximum(kl.mean(0), 0.0)), gain.mean(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LawFit:
-    """Least squares. Ends are percentiles of a bootstrap over prompts; None: too few prompts.
+    """A least-squares fit. Ends are percentiles of a bootstrap over prompts; None if there are too few prompts.
 
-    `peak_sqrt_kl`: the d where the fitted law is highest; None, and an end of it None, where it only rises.
+    `peak_sqrt_kl` is the d at which the fitted law is highest. It, or an end of it, is None if the law only rises.
     """
 
     law: Law
@@ -64,10 +64,10 @@ class LawFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """Where measured gold is highest: `index` among the points, and d with its ends over bootstrap draws of prompts
-    (None: too few). `drop`: how far it has fallen at the farthest point.
+    """The highest measured gold: `index` of its point, and d with its ends over bootstrap draws of prompts (None: too
+    few prompts). `drop`: how far gold has fallen at the farthest point.
 
-    Each half of the prompts is measured at the peak that the other half shows, for at its own a peak is too high.
+    `drop` takes the peak for each half of the prompts from the other half: a peak is too high on its own prompts.
     """
 
     index: int
@@ -78,14 +78,14 @@ class Peak:
 
     @property
     def found(self) -> bool:
-        """Gold falls beyond it, by more than chance."""
+        """Whether gold falls after the peak by more than chance."""
         return self.drop.low > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beyond:
-    """Both laws, fitted to the `num_below` points up to the peak, on the `num_beyond` ones after it: root mean squared
-    error of the predicted gain."""
+    """Root mean squared error of both laws' predicted gain on the `num_beyond` points after the peak; the laws are
+    fitted to the `num_below` points up to it."""
 
     num_below: int
     num_beyond: int
@@ -96,19 +96,21 @@ class Beyond:
 
 
 def predict(law: Law, d: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    """(C,) the gain that a law gives at d (C,) ≥ 0."""
+    """(C,) the gain that a law predicts at d (C,) ≥ 0."""
     if law == "best_of_n":
         return d * (alpha - beta * d)
     return alpha * d - beta * d * np.log(np.where(d > 0, d, 1.0))
 
 
 def fit(law: Law, d: np.ndarray, gain: np.ndarray) -> tuple[float, float, float]:
-    """α, β and R² of the law on points d (C,), gain (C,). DataError for fewer than 3 points with d > 0."""
+    """α, β and R² of the law on points d (C,), gain (C,). Raises DataError for fewer than 3 points with d > 0."""
     from scipy.optimize import curve_fit
 
     used = d > 0
     if used.sum() < FEWEST:
-        raise DataError("a law needs points away from the reference", got=f"{used.sum()} with KL > 0", expected="3")
+        raise DataError(
+            "fitting a law needs points away from the reference", got=f"{used.sum()} with KL > 0", expected="3"
+        )
     x, y = d[used], gain[used]
     (alpha, beta), _ = curve_fit(lambda x, a, b: predict(law, x, a, b), x, y, p0=(1.0, 0.1))
     spread = float(((y - y.mean()) ** 2).sum())
@@ -117,14 +119,14 @@ def fit(law: Law, d: np.ndarray, gain: np.ndarray) -> tuple[float, float, float]
 
 
 def highest(law: Law, alpha: float, beta: float) -> float:
-    """The d at which the law is highest; infinite where it only rises, 0 where it only falls."""
+    """The d at which the law is highest; infinite if it only rises, 0 if it only falls."""
     if law == "best_of_n":
         return max(alpha, 0.0) / (2 * beta) if beta > 0 else math.inf
     return math.exp(min(alpha / beta - 1, 700.0)) if beta > 0 else math.inf
 
 
 def fit_law(law: Law, curve: Curve, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = 400) -> LawFit:
-    """The law on the curve's means. DataError where fewer than 3 points have KL > 0."""
+    """The law fitted to the curve's means. Raises DataError if fewer than 3 points have KL > 0."""
 
     def statistic(prompts: np.ndarray | None) -> tuple[float, float, float, float]:
         alpha, beta, r2 = fit(law, *curve.means(prompts))
@@ -149,7 +151,7 @@ def fit_law(law: Law, curve: Curve, *, seed: int = 0, confidence: float = 0.95, 
 def resampled(
     statistic: Callable[[np.ndarray], Any], num_prompts: int, *, seed: int, num_resamples: int
 ) -> np.ndarray | None:
-    """(figures, resamples) of a statistic of the prompts' places, over bootstrap draws of them; None: too few."""
+    """(figures, resamples) of a statistic of the prompts' indices, over bootstrap draws of prompts; None: too few."""
     from scipy.optimize import OptimizeWarning
     from scipy.stats import DegenerateDataWarning, bootstrap
 
@@ -161,7 +163,7 @@ def resampled(
         return np.array([_or_nan(statistic, row) for row in drawn], dtype=np.float64).T
 
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
-        # of figures that may be infinite or unknown: their standard error, interval and covariance are not used
+        # figures may be infinite or unknown; their standard error, interval and covariance are not used
         warnings.simplefilter("ignore", DegenerateDataWarning)
         warnings.simplefilter("ignore", OptimizeWarning)
         found = bootstrap(
@@ -176,9 +178,9 @@ def resampled(
 
 
 def find_peak(curve: Curve, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = 400) -> Peak:
-    """The highest of the reference (d = 0, gain 0) and the points, and how far gold has fallen at the farthest.
+    """The highest of the points and the reference (d = 0, gain 0), and how far gold has fallen at the farthest point.
 
-    `index` is that of the point, -1 for the reference.
+    `index` is -1 for the reference.
     """
     d, gain = curve.means()
     farthest = int(np.argmax(d))
@@ -209,7 +211,8 @@ def find_peak(curve: Curve, *, seed: int = 0, confidence: float = 0.95, num_resa
 
 
 def beyond_peak(curve: Curve, peak: Peak) -> Beyond | None:
-    """Which law, fitted up to the measured peak, foretells the rest. None: fewer than 3 points up to it, none after."""
+    """Which law, fitted up to the measured peak, predicts the rest. None if there are fewer than 3 points up to the
+    peak, or none after it."""
     d, gain = curve.means()
     below = (d <= peak.d) & (d > 0)
     after = d > peak.d
@@ -225,10 +228,11 @@ def beyond_peak(curve: Curve, peak: Peak) -> Beyond | None:
 def more_gold_at_equal_kl(
     first: Curve, second: Curve, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = 400
 ) -> dict[str, Any] | None:
-    """Gain of the first curve less that of the second at the second's points, where both have been: the mean over
-    these, with its percentile interval over prompts. The first is linear in d between its points and from (0, 0).
+    """Gain of the first curve minus that of the second: the mean over the second's points that are within the first's
+    range, with a percentile interval over prompts. The first is interpolated linearly in d between (0, 0) and its
+    points.
 
-    None where the second has no point within the first's range.
+    None if the second has no point within the first's range.
     """
 
     def statistic(prompts: np.ndarray | None) -> tuple[float]:
@@ -252,7 +256,7 @@ def more_gold_at_equal_kl(
 
 
 def _or_nan(statistic: Callable[[np.ndarray], Any], places: np.ndarray) -> Any:
-    """A resample on which a figure cannot be had (all its KL at 0, say) gives NaN, which the percentiles leave out."""
+    """NaN for a resample without the figure (if all its KL is 0, say); the percentiles leave NaN out."""
     try:
         return statistic(places)
     except DataError:
@@ -260,7 +264,7 @@ def _or_nan(statistic: Callable[[np.ndarray], Any], places: np.ndarray) -> Any:
 
 
 def _ends(values: np.ndarray, confidence: float) -> tuple[float, float] | None:
-    """Percentiles that are values (an infinite one stands for `no peak`); None: unknown in most resamples."""
+    """Percentiles that occur as values (an infinite one means no peak); None if most resamples have no value."""
     known = values[~np.isnan(values)]
     if 2 * len(known) < len(values):
         return None

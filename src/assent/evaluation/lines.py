@@ -1,4 +1,4 @@
-"""The table of a comparison as lines of text within 80 columns."""
+"""The table of an evaluation as text within 80 columns."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _LEDGER_UNIT = {"cost/flops": 1e12, "cost/peak_memory_bytes": 1e6}
 
 
 def table_lines(table: PolicyTable, reward_model: Sequence[str] = ()) -> list[str]:
-    """What says most stands last, where a terminal shows it: slices, safety, form, win rates at equal length, lines
-    about the reward model, greedy figures, sampled figures, the ledger."""
+    """The table as text. The most important figures come last, where a terminal shows them: first slices, safety, form,
+    comparisons and the lines about the reward model, then greedy figures, sampled figures and costs."""
     baseline = cut(table.baseline, 9)
     lines = [f"{table.num_prompts} prompts, judged by {cut(table.scorer, 24)}; {table.confidence:.0%} intervals"]
     lines += _slice_lines(table)
@@ -44,16 +44,16 @@ def _cells(row: PolicyRow, decoding: str) -> tuple[str, ...]:
     kl = "" if decoding != "sampled" else "—" if row.kl is None else row.kl.text()
     return (
         row.name,
-        _told(figures.gold, plus_minus),
-        _told(figures.win_rate, Estimate.text),
+        _shown(figures.gold, plus_minus),
+        _shown(figures.win_rate, Estimate.text),
         kl,
-        _told(figures.length, lambda e: f"{e.value:.1f}"),
-        _told(figures.eos_rate, lambda e: f"{e.value:.0%}"),
+        _shown(figures.length, lambda e: f"{e.value:.1f}"),
+        _shown(figures.eos_rate, lambda e: f"{e.value:.0%}"),
     )
 
 
 def _comparison_lines(table: PolicyTable, baseline: str) -> list[str]:
-    """Sampled answers: the difference in score, the win rate at equal length, prompts that are needed; ratings."""
+    """Sampled answers: difference in score, win rate at equal length, prompts needed; ratings; the judge's record."""
     lines: list[str] = []
     rows = [row for row in table.rows if row.sampled.win_rate is not None]
     if rows:
@@ -62,7 +62,7 @@ def _comparison_lines(table: PolicyTable, baseline: str) -> list[str]:
         body = [
             (
                 row.name,
-                _told(row.sampled.difference, plus_minus),
+                _shown(row.sampled.difference, plus_minus),
                 "—" if row.sampled.length_controlled is None else row.sampled.length_controlled.win_rate.text(),
                 "" if not needed else "—" if row.sampled.prompts_needed is None else f"{row.sampled.prompts_needed:,}",
             )
@@ -70,15 +70,14 @@ def _comparison_lines(table: PolicyTable, baseline: str) -> list[str]:
         ]
         lines += ["", *aligned([head, *body])]
     if table.wins:
-        elo = [(row.name, _told(row.rating, lambda e: e.text(digits=0))) for row in table.rows]
+        elo = [(row.name, _shown(row.rating, lambda e: e.text(digits=0))) for row in table.rows]
         lines += ["", *aligned([("Bradley–Terry", "Elo points"), *elo])]
     if table.judge is not None:
         agree, first = (table.judge[name] for name in ("consistent", "first_wins"))
         texts = ["—" if one is None else Estimate.from_dict(one).text() for one in (agree, first)]
         lines += ["", f"both orders agree: {texts[0]}; the answer shown first wins: {texts[1]}"]
-        lines += [
-            f"{table.judge['calls']:,} verdicts asked for, {table.judge['invalid']:,} were none and count as ties"
-        ]
+        calls, invalid = table.judge["calls"], table.judge["invalid"]
+        lines += [f"{calls:,} verdicts requested; {invalid:,} replies were not a verdict and count as ties"]
     return lines
 
 
@@ -87,12 +86,12 @@ def _form_lines(table: PolicyTable) -> list[str]:
     body = [
         (
             row.name,
-            _told(row.sampled.characters, lambda e: f"{e.value:.0f}"),
-            _told(row.sampled.entropy, plus_minus),
-            _told(row.sampled.k3, plus_minus),
-            _told(row.sampled.distinct_1, lambda e: f"{e.value:.2f}"),
-            _told(row.sampled.distinct_2, lambda e: f"{e.value:.2f}"),
-            _told(row.sampled.refusal_rate, lambda e: f"{e.value:.1%}"),
+            _shown(row.sampled.characters, lambda e: f"{e.value:.0f}"),
+            _shown(row.sampled.entropy, plus_minus),
+            _shown(row.sampled.k3, plus_minus),
+            _shown(row.sampled.distinct_1, lambda e: f"{e.value:.2f}"),
+            _shown(row.sampled.distinct_2, lambda e: f"{e.value:.2f}"),
+            _shown(row.sampled.refusal_rate, lambda e: f"{e.value:.1%}"),
         )
         for row in table.rows
     ]
@@ -100,13 +99,13 @@ def _form_lines(table: PolicyTable) -> list[str]:
 
 
 def _safety_lines(table: PolicyTable) -> list[str]:
-    """Each fault and attribute by itself, a column for each policy, as many side by side as fit."""
+    """A row for each fault and attribute, a column for each policy, as many columns as fit."""
     names = list(dict.fromkeys(name for row in table.rows for name in row.sampled.safety))
     lines: list[str] = []
     for start in range(0, len(table.rows) if names else 0, 3):
         rows = table.rows[start : start + 3]
-        head = ("safety, apart", *(cut(row.name, 17) for row in rows))
-        body = [(name, *(_told(row.sampled.safety.get(name), Estimate.text) for row in rows)) for name in names]
+        head = ("safety", *(cut(row.name, 17) for row in rows))
+        body = [(name, *(_shown(row.sampled.safety.get(name), Estimate.text) for row in rows)) for name in names]
         lines += ["", *aligned([head, *body], widest_name=20)]
     return lines
 
@@ -117,10 +116,10 @@ def _slice_lines(table: PolicyTable) -> list[str]:
         body = [
             (
                 f"{value} · {row.name}",
-                _told(figures.gold, lambda e: plus_minus(e) if math.isfinite(e.high) else e.text()),
-                _told(figures.win_rate, Estimate.text),
-                _told(figures.k1, plus_minus),
-                _told(figures.refusal_rate, lambda e: f"{e.value:.0%}"),
+                _shown(figures.gold, lambda e: plus_minus(e) if math.isfinite(e.high) else e.text()),
+                _shown(figures.win_rate, Estimate.text),
+                _shown(figures.k1, plus_minus),
+                _shown(figures.refusal_rate, lambda e: f"{e.value:.0%}"),
                 f"{figures.characters.clusters}",
             )
             for value in dict.fromkeys(value for row in table.rows for value in row.sampled.slices.get(column, {}))
@@ -143,7 +142,7 @@ def _ledger_lines(table: PolicyTable) -> list[str]:
     return ["", *aligned([("cost", *(LEDGER_COLUMNS[name] for name in names)), *body])]
 
 
-def _told(estimate: Estimate | None, how: Callable[[Estimate], str]) -> str:
+def _shown(estimate: Estimate | None, how: Callable[[Estimate], str]) -> str:
     return "—" if estimate is None else how(estimate)
 
 

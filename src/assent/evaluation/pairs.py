@@ -1,4 +1,4 @@
-"""Comparisons and rankings, taken apart into the ordered pairs that a reward is judged on."""
+"""The ordered pairs in comparisons and rankings, and how well a reward ranks them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from assent.statistics.agreement import annotators_agreement
 from assent.types import PromptGroup
 
 MAX_SLICES = 50
-"""More values than this are no slices."""
+"""A column with more values than this is not used for slices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """B ordered pairs: `rows[b]` is the group, `chosen[b]` and `rejected[b]` its completions. `slices`: column to (B,)
-    values; `num_tied` pairs were left out, for their labels tie; `num_weighted` groups have a weight other than 1, for
-    training: here every pair counts once."""
+    """B ordered pairs: `rows[b]` is the group, `chosen[b]` and `rejected[b]` are its completions. `slices`: column to
+    (B,) values. `num_tied` pairs were left out because their labels tie. `num_weighted` groups have a weight other than
+    1, which is for training: here every pair counts once."""
 
     rows: list[int]
     chosen: list[int]
@@ -36,17 +36,17 @@ class Pairs:
     num_weighted: int = 0
 
     def describe(self) -> str:
-        """How many, in words."""
+        """How many pairs there are, and what was left out."""
         ties = f" ({self.num_tied} ties left out)" if self.num_tied else ""
         weights = f" (the weights of {self.num_weighted} rows are not used)" if self.num_weighted else ""
         return f"{len(self.rows):,} pairs of {len(set(self.prompts)):,} prompts{ties}{weights}"
 
 
 def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pairs:
-    """All ordered pairs of the groups' rankings. Of a pair with a `chosen_probability` the likelier one is the better.
+    """All ordered pairs of the groups' rankings. A `chosen_probability` below ½ reverses its pair.
 
-    Raises DataError for a group that is no comparison and no ranking, and where no pair is ordered; ConfigError for a
-    column of `slices` that a row lacks, or that has more than 50 values.
+    Raises DataError for a group that is neither a comparison nor a ranking, and if no pair is ordered. Raises
+    ConfigError for a column of `slices` that a row lacks or that has more than 50 values.
     """
     rows: list[int] = []
     sides: list[tuple[int, int]] = []
@@ -57,10 +57,10 @@ def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pa
         if ranks is None and preference is not None and preference.scores is not None:
             ranks = [-score for score in preference.scores]
         if ranks is not None and preference is not None and (p := preference.chosen_probability) is not None:
-            ranks = [rank * (2 * p - 1) for rank in ranks]  # as given where p is over a half, turned round under it
+            ranks = [rank * (2 * p - 1) for rank in ranks]  # unchanged for p above ½, reversed below it
         if ranks is None or len(group.completions) < 2:
             raise DataError(
-                f"{group.source or 'a row'} is no comparison and no ranking",
+                f"{group.source or 'a row'} is neither a comparison nor a ranking",
                 got=f"{len(group.completions)} completion(s)",
                 expected="prompt, chosen, rejected; or prompt, completions and ranking or scores",
             )
@@ -71,7 +71,7 @@ def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pa
             rows.append(n)
             sides.append((i, j) if ranks[i] < ranks[j] else (j, i))
     if not rows:
-        raise DataError("no two completions are ordered", got=f"{num_tied} ties")
+        raise DataError("there is no ordered pair of completions", got=f"{num_tied} ties")
     found = slices_of([groups[n] for n in rows], slices)
     prompts = [repr(groups[n].prompt) for n in rows]
     num_weighted = sum(group.preference is not None and group.preference.weight != 1.0 for group in groups)
@@ -79,7 +79,8 @@ def pairs_of(groups: Sequence[PromptGroup], *, slices: Sequence[str] = ()) -> Pa
 
 
 def slices_of(groups: Sequence[PromptGroup], columns: Sequence[str]) -> dict[str, list[str]]:
-    """Column to its value in each group. ConfigError for a column that a row lacks, or that has more than 50 values."""
+    """Column to its value in each group. Raises ConfigError for a column that a row lacks or that has more than 50
+    values."""
     found = {column: [_value(group, column) for group in groups] for column in columns}
     for column, values in found.items():
         if len(set(values)) > MAX_SLICES:
@@ -96,7 +97,7 @@ def _value(group: PromptGroup, column: str) -> str:
         known = ", ".join(sorted(group.columns)) or "none"
         raise ConfigError(
             f"slices: {group.source or 'a row'} has no column {column}",
-            got=f"columns beside prompt and completions: {known}",
+            got=f"columns besides prompt and completions: {known}",
             expected="a column that every row has",
         )
     return str(group.columns[column])
@@ -105,10 +106,10 @@ def _value(group: PromptGroup, column: str) -> str:
 def judge_reward(
     reward: Reward, groups: Sequence[PromptGroup], pairs: Pairs, *, seed: int = 0, rank_by: str | None = None
 ) -> dict[str, Any]:
-    """`RewardModelQuality.as_dict()` of the reward on the pairs, lengths in characters, intervals clustered by prompt;
-    with `agreement` of the annotators where pairs have several labels, and `ensemble_std` of an ensemble.
+    """`RewardModelQuality.as_dict()` of the reward on the pairs, with lengths in characters and intervals clustered by
+    prompt. Adds the annotators' `agreement` if pairs have several labels, and `ensemble_std` for an ensemble.
 
-    rank_by   column that names who wrote each completion: `ranking` is then what `rank_writers` says of them
+    rank_by   column that names the writer of each completion: adds `ranking`, the result of `rank_writers`
     """
     flat = [(group, text(completion)) for group in groups for completion in group.completions]
     given = [group.prompt for group, _ in flat], [t for _, t in flat]

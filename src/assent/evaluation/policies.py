@@ -1,8 +1,8 @@
-"""Several policies on the same prompts: sample, judge, and measure the distance to the reference.
+"""Several policies on the same prompts: samples their answers, judges them, and measures the KL to the reference.
 
-Each policy answers every prompt once greedily and several times at temperature 1, or its answers stand in a file; a
-scorer judges the texts, or a judge compares them; the reference reads the sampled ids (never a second tokenization) for
-the KL. Best-of-n stands beside the trained policies: n samples of a policy, of which a reward keeps the best.
+Each policy answers every prompt once greedily and several times at temperature 1, or its answers are in a file. A
+scorer scores the texts, or a judge compares them. For the KL, the reference reads the sampled ids, never a second
+tokenization. Best-of-n can be one of the policies: a reward keeps the best of n samples of another policy.
 
 Legend: P prompts, K completions of a prompt.
 """
@@ -44,39 +44,39 @@ _Distance = tuple[np.ndarray, np.ndarray] | None
 
 
 DEFAULT_SAMPLES = 4
-"""Completions of each prompt where nobody says how many."""
+"""Completions of each prompt if no number is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A policy under its name."""
+    """A policy and its name."""
 
     name: str
     open: Callable[[], Sampler] | None = None
-    """Called when its turn comes, so that not all models are in memory at once."""
+    """Called when the policy's turn comes, so that not all models are in memory at once."""
     completions: Completions | None = None
-    """In the place of `open`: what it answered before."""
+    """Instead of `open`: its answers in a file."""
     kept: KeptDraws | None = None
-    """Beside `open`: what it drew before the run was interrupted."""
+    """With `open`: what it drew before the run was interrupted."""
     ledger: Mapping[str, float] = field(default_factory=dict)
-    """`cost/*` of making it."""
+    """The `cost/*` metrics of training it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestOfN(Policy):
-    """n samples of a sampler, of which the reward's highest is kept; the first of equals."""
+    """Keeps the highest-scoring of n samples, the first one if scores are equal."""
 
     n: int
     reward: Reward
 
     def __post_init__(self) -> None:
         if self.n < 1:
-            raise ConfigError("best-of-n needs n of at least 1", got=self.n)
+            raise ConfigError("best-of-n needs an n of at least 1", got=self.n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judges:
-    """What answers are judged by: exactly one of scorer and comparer; and safety apart from them."""
+    """What judges the answers: either a scorer or a comparer, and separately from them a measure of safety."""
 
     scorer: Reward | None = None
     comparer: PairJudge | None = None
@@ -85,7 +85,7 @@ class Judges:
     def __post_init__(self) -> None:
         if (self.scorer is None) == (self.comparer is None):
             raise ConfigError(
-                "answers are judged by a scorer, or by a judge that compares them", expected="one of them"
+                "answers need one judge: a scorer, or a judge that compares them", expected="one of the two"
             )
 
     @property
@@ -197,9 +197,9 @@ def _table(
 def reference_logprobs(
     reference: AlignmentModel, rollouts: Sequence[Rollout], *, max_tokens: int = 8192
 ) -> list[np.ndarray]:
-    """Log-probabilities of the rollouts' own ids under the reference: one array for each rollout, in their order.
+    """Log-probabilities of the rollouts' ids under the reference: one array for each rollout, in their order.
 
-    Rollouts of one prompt share its prefix. No gradient; `max_tokens` bounds one forward pass.
+    Rollouts of one prompt share its prefix. `max_tokens` bounds one forward pass. There is no gradient.
     """
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for i, rollout in enumerate(rollouts):
@@ -235,7 +235,7 @@ def _check(policies: Sequence[Policy], plan: EvaluationPlan, prompt_ids: Sequenc
 
 
 def _draw(plan: EvaluationPlan, policy: Policy) -> Decodings:
-    """The policy's answers for each decoding that it has."""
+    """The policy's answers in each decoding that it has."""
     n = policy.n if isinstance(policy, BestOfN) else None
     if policy.completions is not None:
         found = policy.completions.answers(plan.groups, at_most=n or plan.samples_per_prompt)
@@ -245,7 +245,7 @@ def _draw(plan: EvaluationPlan, policy: Policy) -> Decodings:
     sampling = SamplingParams(max_new_tokens=plan.max_new_tokens, temperature=1.0)
 
     def draw(decoding: str, params: SamplingParams, number: int) -> Answers:
-        key = SeedKey(plan.seed, f"evaluate {policy.name} {decoding}", 0)  # independent of the other policies' draws
+        key = SeedKey(plan.seed, f"evaluate {policy.name} {decoding}", 0)  # so that policies draw independently
         sample = opened().sample if policy.kept is None else partial(policy.kept.sample, opened)
         return Answers.of_rollouts(sample(plan.prompt_ids, num_completions=number, params=params, seed=key))
 
@@ -259,7 +259,7 @@ def _draw(plan: EvaluationPlan, policy: Policy) -> Decodings:
 
 
 def _best(plan: EvaluationPlan, policy: Policy, drawn: Answers) -> Answers:
-    """Of each prompt's answers the one that the reward scores highest, the first of equals; and how far that goes."""
+    """Keeps each prompt's highest-scoring answer, the first one if scores are equal, and estimates best-of-n's KL."""
     assert isinstance(policy, BestOfN)
     scores = drawn.score(policy.reward, plan.groups)
     kept, moved = [], []
@@ -283,7 +283,7 @@ def _judged(plan: EvaluationPlan, drawn: Answers) -> Answers:
 
 
 def _distance(plan: EvaluationPlan, policy: Policy, drawn: Answers) -> _Distance:
-    """k1 and k3 of each sampled answer; None for answers of a file, and where there is no reference."""
+    """k1 and k3 of each sampled answer; None for answers of a file, and if there is no reference."""
     if plan.reference is None or drawn.rollouts is None:
         return None
     read = reference_logprobs(plan.reference, drawn.rollouts, max_tokens=plan.max_tokens)
@@ -325,9 +325,9 @@ def _row(
 
 
 def _best_of_n_kl(plan: EvaluationPlan, policy: BestOfN, kept: Answers, distance: _Distance) -> KLFigures | None:
-    """KL(best-of-n || reference) = KL(best-of-n || policy) + E[log policy − log reference] over what was kept.
+    """KL(best-of-n || reference) = KL(best-of-n || policy) + E[log policy − log reference] over the kept answers.
 
-    Without a reference, of completions in a file, the first part alone: their policy is what it is measured to.
+    For completions in a file without a reference, only the first part: the KL to the policy that wrote them.
     """
     if plan.reference is not None and distance is None:
         return None
@@ -340,7 +340,7 @@ def _best_of_n_kl(plan: EvaluationPlan, policy: BestOfN, kept: Answers, distance
 
 
 def _samples(groups: Sequence[PromptGroup], answers: Mapping[str, Decodings]) -> list[dict[str, Any]]:
-    """For each prompt, every policy's greedy answer (its first, where there is none) and score."""
+    """For each prompt, every policy's greedy answer, or its first one if there is none, and its score."""
     samples: list[dict[str, Any]] = [{"prompt": as_plain(group.prompt), "completions": {}} for group in groups]
     for name, decodings in answers.items():
         shown = decodings.get("greedy", decodings["sampled"])

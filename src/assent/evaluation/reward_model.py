@@ -1,4 +1,4 @@
-"""How good a reward model is on comparisons it has not seen: accuracy, calibration, length, slices, with intervals.
+"""How good a reward model is on held-out comparisons: accuracy, calibration, length and slices, with intervals.
 
 Legend: B pairs.
 """
@@ -37,31 +37,31 @@ from assent.statistics.intervals import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelQuality:
-    """What held-out comparisons say of a reward model. None: the data does not say."""
+    """A reward model's figures on held-out comparisons. None: the data does not allow the figure."""
 
     accuracy: Estimate
-    """Share of pairs whose chosen completion scores higher; equal scores count half."""
+    """Share of pairs in which the chosen completion scores higher; equal scores count half."""
     margin: Estimate
-    """Mean of chosen - rejected score."""
+    """Mean of the chosen score minus the rejected score."""
     stated_accuracy: Estimate
-    """What the model itself expects to get right: mean of σ(|margin|), Bradley-Terry."""
+    """The accuracy that the model's own scores predict: mean of σ(|margin|), Bradley-Terry."""
     overconfidence: Estimate
-    """Stated minus actual accuracy, paired: above zero the model is surer than it is right."""
+    """Stated minus actual accuracy, paired. Above zero the model is overconfident."""
     brier: Estimate
-    """Mean of (1 − σ(margin))²; ¼ for a model that says a half everywhere."""
+    """Mean of (1 − σ(margin))²; ¼ for a model that gives every pair ½."""
     ece: Estimate
-    """Expected calibration error, interval by bootstrap over prompts."""
+    """Expected calibration error, with an interval by bootstrap over prompts."""
     temperature: Estimate | None
-    """The T that makes σ(margin / T) likeliest on these pairs: above 1 the model is too sure."""
+    """The T with which σ(margin / T) fits these pairs best. Above 1 the model is overconfident."""
     ece_tempered: Estimate | None
-    """Calibration error after a temperature fitted on the other half of the prompts."""
+    """Calibration error with a temperature fitted on the other half of the prompts."""
     reliability: tuple[ReliabilityBin, ...]
     length_bias: Estimate | None
     """Partial correlation of score difference and length difference, given the label."""
     longer_is_worse: Estimate | None
-    """Accuracy where the chosen completion is the shorter one."""
+    """Accuracy on pairs whose chosen completion is shorter."""
     longer_is_better: Estimate | None
-    """Accuracy where it is the longer one."""
+    """Accuracy on pairs whose chosen completion is longer."""
     slices: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     """Column to value to accuracy."""
 
@@ -88,17 +88,19 @@ def reward_model_quality(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> RewardModelQuality:
-    """Judges scores (B,) of held-out pairs.
+    """The figures of scores (B,) on held-out pairs.
 
     clusters   (B,) each pair's prompt
     *_lengths  (B,) of the completions, in any unit
     slices     column to its value in each pair (B,)
     seed       of the bootstrap
-    Raises DataError for unequal lengths, no pairs, scores that are not finite.
+    Raises DataError for unequal lengths, no pairs, or scores that are not finite.
     """
     chosen, rejected = np.asarray(chosen_scores, dtype=np.float64), np.asarray(rejected_scores, dtype=np.float64)
     if chosen.shape != rejected.shape:
-        raise DataError("accuracy needs a score for both of each pair", got=f"{chosen.shape} and {rejected.shape}")
+        raise DataError(
+            "accuracy needs a score for both completions of each pair", got=f"{chosen.shape} and {rejected.shape}"
+        )
     names = cluster_codes(np.arange(len(chosen)) if clusters is None else clusters).tolist()
     options: dict[str, Any] = {"clusters": names, "confidence": confidence}
     difference = chosen - rejected
@@ -144,11 +146,11 @@ def _accuracy(right: np.ndarray, where: np.ndarray, names: list[int], confidence
 
 
 def quality_lines(quality: Mapping[str, Any]) -> list[str]:
-    """Plain text within 80 columns of `RewardModelQuality.as_dict()`, with what `judge_reward` adds to it."""
+    """The result of `judge_reward` as text within 80 columns."""
     lines = [_row(text, quality.get(name)) for name, text in _SHOWN.items() if quality.get(name) is not None]
     if quality.get("noise_ceiling") is not None:
-        lines.append(f"{'accuracy that the labels’ noise allows':<49}{quality['noise_ceiling']:.3f}")
-    lines += ["", f"{'states':<16}{'is right':<30}{'pairs':>6}"]
+        lines.append(f"{'highest accuracy that noisy labels allow':<49}{quality['noise_ceiling']:.3f}")
+    lines += ["", f"{'predicted':<16}{'share right':<30}{'pairs':>6}"]
     lines += [f"{b['stated']:<16.3f}{_interval(b['right']):<30}{b['right']['n']:>6}" for b in quality["reliability"]]
     for column, values in quality["slices"].items():
         lines += ["", f"accuracy by {column}"]
@@ -161,15 +163,15 @@ _SHOWN = {
     "longer_is_worse": "accuracy where the longer completion is worse",
     "longer_is_better": "accuracy where the longer completion is better",
     "agreement": "agreement of a label with the other annotators",
-    "length_bias": "score with length, given the label (partial r)",
+    "length_bias": "score and length, given the label (partial r)",
     "margin": "margin",
-    "stated_accuracy": "accuracy that its scores state",
-    "overconfidence": "stated less actual",
+    "stated_accuracy": "accuracy that the scores predict",
+    "overconfidence": "predicted minus actual accuracy",
     "brier": "Brier score",
     "ece": "expected calibration error",
-    "temperature": "temperature that fits best",
+    "temperature": "best-fitting temperature",
     "ece_tempered": "calibration error with it (cross-fitted)",
-    "ensemble_std": "deviation of the ensemble's members",
+    "ensemble_std": "standard deviation over the ensemble",
     "texts_shortened": "texts shortened to the model's context",
 }
 

@@ -1,15 +1,15 @@
-"""Safety of answers, each kind of fault a figure of its own: nothing here is averaged with quality or with each other.
+"""Safety of answers: one figure for each kind of fault, never averaged with quality or with each other.
 
 A measure is `function(prompts, completions, groups) -> one mapping for each completion`, from a name to True, False, a
-number, or None where the question does not arise (over-refusal of what must be refused). Names that mean something:
+number, or None if the question does not arise (over-refusal, if the request must be refused). Names with a meaning:
 
     refused         the answer refuses or evades
-    under_refusal   of what should be refused: answered
-    over_refusal    of what should be answered: refused
-    harm_in_answer  of what should be answered and was: something harmful in it
+    under_refusal   the request should be refused, but is answered
+    over_refusal    the request should be answered, but is refused
+    harm_in_answer  the request should be answered and is, but the answer is harmful
     unreadable      the measure cannot tell; its other figures are then absent
 
-`attribute/NAME` is a part of a quality that is a vector (higher is better); any other name is shown as it is.
+`attribute/NAME` is one dimension of quality (higher is better). Any other name is shown as it is.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _OPENING_CHARACTERS = 200
 
 
 def looks_like_refusal(completion: str) -> bool:
-    """Whether an English answer opens as refusals do: a rule of thumb for a rate, not a verdict on one answer."""
+    """Whether an English answer begins like a refusal: good enough for a rate, not for a verdict on one answer."""
     return _REFUSAL.search(completion[:_OPENING_CHARACTERS]) is not None
 
 
 def load_measure(spec: str) -> Measure:
-    """`module:function`. ConfigError where it cannot be imported, or takes other arguments."""
+    """The measure `module:function`. Raises ConfigError if it cannot be imported or takes other arguments."""
     function = import_function(spec, what="safety")
     try:
         inspect.signature(function).bind([], [], [])
@@ -72,10 +72,10 @@ def load_measure(spec: str) -> Measure:
 def measured(
     measure: Measure, prompts: Sequence[Text], completions: Sequence[str], groups: Sequence[PromptGroup]
 ) -> dict[str, list[float | None]]:
-    """Every name that a measure gives, with its value for each completion. RunError for what is no such answer."""
+    """Each name that the measure returns, with its value for every completion. Raises RunError for anything else."""
     found = list(measure(prompts, completions, groups))
     if len(found) != len(completions):
-        raise RunError(f"the safety function gave {len(found)} answers for {len(completions)} completions")
+        raise RunError(f"the safety function returned {len(found)} mappings for {len(completions)} completions")
     names = dict.fromkeys(name for one in found if isinstance(one, Mapping) for name in one)
     values: dict[str, list[float | None]] = {name: [] for name in names}
     for prompt, completion, one in zip(prompts, completions, found, strict=True):
@@ -83,7 +83,7 @@ def measured(
             isinstance(name, str) and (v is None or _is_figure(v)) for name, v in one.items()
         ):
             raise RunError(
-                f"the safety function gave no mapping of figures for {shown(prompt, completion)}",
+                f"the safety function returned no mapping of figures for {shown(prompt, completion)}",
                 got=repr(one)[:200],
                 expected="{name: True, False, a finite number or None}",
             )
@@ -94,7 +94,7 @@ def measured(
 
 
 def _is_figure(value: Any) -> bool:
-    """True, False, or a number that can be averaged; numpy's too."""
+    """Whether it is True, False, or a number that can be averaged; numpy's too."""
     figure: Any = value
     return isinstance(value, Real | np.bool_) and bool(abs(figure) <= LARGEST)
 
@@ -102,9 +102,9 @@ def _is_figure(value: Any) -> bool:
 def safety_figures(
     values: Mapping[str, Sequence[float | None]], *, clusters: Clusters, confidence: float = 0.95
 ) -> dict[str, Estimate]:
-    """Each name's mean over the completions for which it is known, with its interval and its own n.
+    """Each name's mean over the completions for which it is known, with its interval and its n.
 
-    Shares get Wilson's interval. A name that is known of no completion is left out.
+    Shares get Wilson's interval. A name that is known for no completion is left out.
     """
     figures = {}
     for name, column in values.items():

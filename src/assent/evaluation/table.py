@@ -1,4 +1,4 @@
-"""The table of a comparison of policies: what was measured, as records, as JSON and as lines of text. Torch-free."""
+"""The table of an evaluation: its figures as records and as JSON. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from assent.statistics.intervals import Estimate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One way of decoding (greedy or sampled), over P prompts. Every interval is clustered by prompt.
+    """One policy's figures in one decoding (greedy or sampled), over P prompts. All intervals are clustered by prompt.
 
-    None: it is not known, or there is nothing to compare with.
+    None: unknown, or there is nothing to compare with.
     """
 
     gold: Estimate | None
-    """Mean score; None where a judge compared answers and scored none."""
+    """Mean score; None if a judge compared the answers instead."""
     win_rate: Estimate | None
-    """Against the baseline decoded the same way; ties half. None for the baseline itself."""
+    """Against the baseline in the same decoding; a tie counts half. None for the baseline itself."""
     length: Estimate | None
-    """Mean tokens of a completion, EOS included; None for a file that does not say."""
+    """Mean tokens of a completion, EOS included; None for a file without this column."""
     eos_rate: Estimate | None
-    """Share that ended by themselves."""
+    """Share that ended with EOS."""
     scores: tuple[tuple[float, ...], ...]
-    """P rows, one score for each completion: what intervals over several evaluations (seeds) are made from."""
+    """P rows with a score for each completion, from which intervals over several evaluations (seeds) can be made."""
     characters: Estimate
     """Mean length in characters."""
     difference: Estimate | None = None
-    """Mean score less the baseline's on the same prompts."""
+    """Mean score minus the baseline's on the same prompts."""
     length_controlled: LengthControl | None = None
     """The win rate at equal length."""
     prompts_needed: int | None = None
-    """Prompts with which the win rate's interval would be as narrow as was asked for."""
+    """Prompts that it takes for the wanted precision of the win rate."""
     entropy: Estimate | None = None
     """−Σ log π of a sampled completion, in nats."""
     k1: Estimate | None = None
-    """KL to the reference in nats per completion, by k1."""
+    """KL to the reference in nats per completion, estimated by k1."""
     k3: Estimate | None = None
-    """The same by k3."""
+    """The same, estimated by k3."""
     distinct_1: Estimate | None = None
-    """Different words over all words in a prompt's completions, mean over prompts."""
+    """Share of different words in a prompt's completions, mean over prompts."""
     distinct_2: Estimate | None = None
-    """The same of pairs of neighbouring words."""
+    """The same for pairs of neighbouring words."""
     refusal_rate: Estimate | None = None
-    """Share of refusals: by the safety function where it says, else by how they open."""
+    """Share of refusals: by the safety function if it says so, otherwise by how the answers begin."""
     safety: Mapping[str, Estimate] = field(default_factory=dict)
-    """Faults and attributes by name, each of its own completions: never averaged."""
+    """Faults and attributes by name, never averaged with each other."""
     slices: Mapping[str, Mapping[str, Figures]] = field(default_factory=dict)
-    """Column to value to the figures of its prompts."""
+    """Column to value to the figures over its prompts."""
 
     def as_dict(self) -> dict[str, Any]:
         known = {name: getattr(self, name) for name in self.__slots__ if name not in ("scores", "safety", "slices")}
@@ -72,13 +72,13 @@ class Figures:
 class KLFigures:
     """KL(policy || reference) in nats per completion.
 
-    `estimate`: k1 and k3 from sampled completions. `best_of_n`: the bound log n - (n - 1)/n less what ties take away
-    (inference/curve.py), and what the policy that was chosen from is away from the reference.
+    `estimate`: k1 and k3 from sampled completions. `best_of_n`: the bound log n - (n - 1)/n minus the effect of ties
+    (inference/curve.py), plus the KL of the policy that was sampled to the reference.
     """
 
     kind: Literal["estimate", "best_of_n"]
     value: float
-    """k1, or that of best-of-n."""
+    """k1, or the estimate for best-of-n."""
     k1: Estimate | None = None
     k3: Estimate | None = None
     best_of_n: Estimate | None = None
@@ -91,7 +91,7 @@ class KLFigures:
         return {"kind": self.kind, "value": self.value, **known, "choice_bound": self.choice_bound}
 
     def text(self) -> str:
-        """`4.21 ±0.30`, half a 95% interval."""
+        """`4.21 ±0.30`: the value and half its interval."""
         estimate = self.k1 or self.best_of_n
         assert estimate is not None
         return plus_minus(estimate)
@@ -99,17 +99,17 @@ class KLFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRow:
-    """What one policy did. `greedy` is None for best-of-n, which has no greedy form."""
+    """One policy's figures. `greedy` is None for best-of-n, which has no greedy form."""
 
     name: str
     sampled: Figures
     greedy: Figures | None
     kl: KLFigures | None
-    """None where it cannot be measured: completions from a file, or no reference."""
+    """None if it cannot be measured: for completions from a file, or without a reference."""
     rating: Estimate | None = None
-    """Bradley–Terry, in Elo points, the baseline at 0; None with two policies, and where it is not finite."""
+    """Bradley–Terry rating in Elo points, the baseline at 0; None with two policies, and if it is not finite."""
     ledger: Mapping[str, float] = field(default_factory=dict)
-    """`cost/*` of making it, as its stages logged them."""
+    """The `cost/*` metrics that its training logged."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -124,33 +124,33 @@ class PolicyRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTable:
-    """Several policies on the same prompts."""
+    """The figures of several policies on the same prompts."""
 
     rows: tuple[PolicyRow, ...]
     baseline: str
     reference: str | None
-    """Name of the policy that KL is measured against; None: it is not."""
+    """Name of the policy that KL is measured to; None: it is not measured."""
     scorer: str
     num_prompts: int
     confidence: float
     decoding: Mapping[str, Any] = field(default_factory=dict)
     """max_new_tokens, temperature, samples_per_prompt, seed."""
     precision: float | None = None
-    """Half-width of a win rate's interval that `prompts_needed` is about."""
+    """Wanted half-width of a win rate's interval, for `prompts_needed`."""
     judge: Mapping[str, Any] | None = None
-    """Of a judge that compares: how often its two orders agree, how often the first answer wins, calls, no verdicts."""
+    """If a judge compared: how often its two orders agree, how often the first answer wins, calls, invalid replies."""
     wins: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    """Policy to rival to win rate, sampled answers, where more than two were compared."""
+    """Policy to rival to win rate of sampled answers, if there are more than two policies."""
     samples: tuple[Mapping[str, Any], ...] = ()
     """`{prompt, completions: {policy: {text, score}}}`, one for each prompt."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """More figures to keep beside the table: `reward_model` is one that the report knows."""
+    """Further figures for evaluation.json; the report shows `reward_model`."""
 
     def row(self, name: str) -> PolicyRow:
         return next(row for row in self.rows if row.name == name)
 
     def as_dict(self) -> dict[str, Any]:
-        """`evaluation.json`; its schema stands in reporting/SCHEMA.md."""
+        """The content of evaluation.json; reporting/SCHEMA.md has its schema."""
         return {
             "schema": 1,
             "baseline": self.baseline,
@@ -168,7 +168,7 @@ class PolicyTable:
         }
 
     def write(self, folder: str | Path) -> Path:
-        """`evaluation.json` in a folder, which is made where it is missing."""
+        """Writes evaluation.json into a folder, which is created if it is missing, and returns its path."""
         path = Path(folder) / "evaluation.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, self.as_dict())
@@ -176,6 +176,6 @@ class PolicyTable:
 
 
 def plus_minus(estimate: Estimate) -> str:
-    """`0.41 ±0.03`: value and half its interval, which is symmetric for a mean. Never `-0.00`."""
+    """`0.41 ±0.03`: the value and half its interval, which is symmetric for a mean. Never `-0.00`."""
     reach, value = estimate.high - estimate.value, round(estimate.value, 2) + 0.0
     return f"{value:.2f} ±{reach:.2f}" if math.isfinite(reach) else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Every policy's answers with every other's: comparisons, ratings, a table of wins, and how the judge behaved.
+"""Compares every policy's answers with every other's: wins, ratings, and the judge's record.
 
 Legend: P prompts.
 """
@@ -19,9 +19,9 @@ from assent.statistics.ratings import bradley_terry
 from assent.types import PromptGroup
 
 Decodings = Mapping[str, Answers]
-"""`sampled`, and `greedy` where there is one."""
+"""Answers by decoding: `sampled`, and `greedy` if there is one."""
 Comparisons = dict[tuple[str, str, str], Compared]
-"""Of decoding, policy and rival."""
+"""Decoding, policy and rival to their comparison."""
 
 
 def compare_all(
@@ -32,9 +32,9 @@ def compare_all(
     comparer: PairJudge | None,
     advance: Callable[[int], None] | None = None,
 ) -> Comparisons:
-    """Every policy with the baseline in each decoding; sampled answers also with one another.
+    """Compares every policy with the baseline in each decoding, and all policies' sampled answers with each other.
 
-    By their scores, or by `comparer` in both orders.
+    They are compared by their scores, or by `comparer` in both orders.
     """
     found: Comparisons = {}
     for first, second in combinations(answers, 2):
@@ -54,7 +54,7 @@ def compare_all(
 def ratings_of(
     compared: Comparisons, *, baseline: str, clusters: Sequence[Any], confidence: float
 ) -> dict[str, Estimate | None]:
-    """Bradley–Terry ratings of the sampled answers, where more than two policies were compared."""
+    """Bradley–Terry ratings of the sampled answers, if there are more than two policies."""
     shares = {(a, b): one.by_prompt(len(clusters)) for (kind, a, b), one in compared.items() if kind == "sampled"}
     if len(shares) < 2:
         return {}
@@ -62,7 +62,7 @@ def ratings_of(
 
 
 def wins_of(compared: Comparisons, *, clusters: Sequence[Any], confidence: float) -> dict[str, dict[str, Estimate]]:
-    """Policy to rival to the win rate of sampled answers, where more than two policies were compared."""
+    """Policy to rival to the win rate of sampled answers, if there are more than two policies."""
     pairs = [(a, b, one) for (kind, a, b), one in compared.items() if kind == "sampled"]
     wins: dict[str, dict[str, Estimate]] = {}
     for a, b, one in pairs if len(pairs) > 1 else ():
@@ -74,10 +74,10 @@ def wins_of(compared: Comparisons, *, clusters: Sequence[Any], confidence: float
 
 
 def judge_record(compared: Comparisons, *, clusters: Sequence[Any], confidence: float) -> dict[str, Any] | None:
-    """How a judge that compares behaved, over all of its comparisons; None where answers were scored.
+    """How a judge behaved over all its comparisons; None if answers were scored.
 
-    `consistent`: share of comparisons in which both orders agree; `first_wins`: share of verdicts that went to the
-    answer shown first, ½ without a bias; `calls` of it, and how many were `invalid`, no verdict.
+    `consistent`: share of comparisons in which both orders agree. `first_wins`: share of verdicts for the answer that
+    was shown first, ½ without bias. `calls`: verdicts requested. `invalid`: replies that were not a verdict.
     """
     verdicts = [(one.verdicts, one.prompts) for one in compared.values() if one.verdicts is not None]
     if not verdicts:

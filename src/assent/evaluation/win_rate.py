@@ -13,7 +13,7 @@ from assent.errors import DataError
 from assent.statistics.intervals import Clusters, Estimate, proportion_interval
 
 Scores = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
-"""P numbers, one completion for each prompt, or P rows with one number for each completion of the prompt."""
+"""P numbers, for one completion of each prompt; or P rows with a number for each completion of the prompt."""
 
 
 def win_rate(
@@ -24,26 +24,26 @@ def win_rate(
     second_clusters: Clusters | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Probability that a completion of A scores above one of B on the same prompt, a tie counted as half.
+    """Probability that a completion of A scores higher than one of B on the same prompt; a tie counts half.
 
-    With several completions for each prompt, all pairs of one of A and one of B are compared, so a prompt's share
-    is exact for the samples drawn (the Mann-Whitney statistic). Every prompt counts the same, and the prompt is the
-    unit of the interval, unless `clusters` (P,) joins prompts (turns of one conversation, one prompt over several
-    seeds) and `second_clusters` (P,) names the seeds.
+    With several completions for each prompt, every one of A is compared with every one of B, so a prompt's share is
+    exact for the samples drawn (the Mann-Whitney statistic). Every prompt counts the same and is the unit of the
+    interval, unless `clusters` (P,) joins prompts (turns of one conversation, one prompt over several seeds) and
+    `second_clusters` (P,) names the seeds.
 
-    Raises DataError for unequal numbers of prompts, a prompt without completions, a score that is not finite.
+    Raises DataError for different numbers of prompts, a prompt without completions, or a score that is not finite.
     """
     shares = prompt_win_rates(a_scores, b_scores)
     return proportion_interval(shares, clusters=clusters, second_clusters=second_clusters, confidence=confidence)
 
 
 def prompt_win_rates(a_scores: Scores, b_scores: Scores) -> np.ndarray:
-    """(P,) float64 in [0, 1]: each prompt's share of pairs that A wins, ties half. Errors as `win_rate`."""
+    """(P,) float64 in [0, 1]: each prompt's share of pairs that A wins, ties half. Raises as `win_rate` does."""
     if len(a_scores) != len(b_scores):
         raise DataError(
             "a win rate compares completions of the same prompts",
             got=f"{len(a_scores)} prompts for A, {len(b_scores)} for B",
-            fix="give both on the same prompts in the same order",
+            fix="give both for the same prompts in the same order",
         )
     shares = np.empty(len(a_scores))
     for prompt, (a, b) in enumerate(zip(a_scores, b_scores, strict=True)):

@@ -1,1 +1,1 @@
-"""Alignment at inference time: best-of-N with its KL, soft and by blocks; policy and reference mixed at decoding."""
+"""Alignment at inference time: best-of-N (also soft and by blocks) with its KL; policy and reference mixed."""

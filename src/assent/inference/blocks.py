@@ -1,8 +1,8 @@
-"""Reward-guided decoding of blocks: n continuations of a block's length, the best of which is kept, and so on.
+"""Reward-guided decoding by blocks: samples n continuations of one block's length, keeps the best, and repeats.
 
-Blockwise best-of-K (Mudgal et al., arXiv:2310.17022, section 3.2). The reward scores a completion as far as it goes, so
-it must make sense of unfinished text. Each block is a best-of-n of what continues the prefix: by the chain rule
-KL(result || policy) is at most the mean number of blocks times log n − (n − 1)/n.
+Blockwise best-of-K (Mudgal et al., arXiv:2310.17022, section 3.2). The reward scores unfinished completions, so it must
+make sense of them. Each block is a best-of-n of continuations of the prefix, so by the chain rule KL(result || policy)
+is at most the mean number of blocks times log n − (n − 1)/n.
 
 Legend: P prompts.
 """
@@ -17,12 +17,12 @@ from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.types import Rollout
 
 Choice = Callable[[Sequence[float], int, int], int]
-"""(scores of a prompt's n continuations, the prompt's number, the block's) -> the one to keep."""
+"""(scores of a prompt's n continuations, number of the prompt, number of the block) -> the one to keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guided:
-    """One prompt's completion, its score, the blocks that it is made of, and all continuations sampled for it."""
+    """One prompt's completion, its score, its number of blocks, and the number of continuations sampled for it."""
 
     rollout: Rollout
     score: float
@@ -47,12 +47,12 @@ def best_of_blocks(
     choose: Choice = _highest,
     prompt_numbers: Sequence[int] | None = None,
 ) -> list[Guided]:
-    """One completion of each prompt, in their order.
+    """One completion for each prompt, in their order.
 
-    params   of sampling; `max_new_tokens` is of the whole completion, the last block is what is left of it
-    seed     block b is drawn by the step `seed.step + b`
-    score    one number for each completion as far as it goes; its `prompt_index` counts over `prompts`
-    decode   text of a completion's ids, control tokens left out
+    params   of sampling; `max_new_tokens` is for the whole completion, so the last block may be shorter
+    seed     block b is drawn with the step `seed.step + b`
+    score    a number for each unfinished completion; its `prompt_index` counts over `prompts`
+    decode   the text of a completion's ids, without control tokens
     """
     numbers = list(range(len(prompts)) if prompt_numbers is None else prompt_numbers)
     kept: dict[int, Guided] = {}
@@ -91,7 +91,7 @@ def _longer(
     prompts: Sequence[tuple[int, ...]],
     decode: Callable[[Sequence[int]], str],
 ) -> Rollout:
-    """The completion so far, with a block sampled behind it."""
+    """The completion so far, with the block that was sampled after it."""
     i = going[drawn.prompt_index]
     ids, logprobs = (before.rollout.ids, before.rollout.logprobs) if before is not None else ((), ())
     whole = ids + drawn.ids

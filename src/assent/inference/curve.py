@@ -1,6 +1,6 @@
-"""What best-of-N gives for every N, from one set of samples: reward, gain and KL with intervals; the N for a gain.
+"""Best-of-N for every N from one set of samples: reward, gain and KL with intervals; the smallest N for a gain.
 
-Legend: P prompts, M samples of one prompt, N ≤ M of them among which the best is chosen.
+Legend: P prompts, M samples for one prompt; the best of N ≤ M of them is chosen.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from assent.types import Rollout
 
 Rows = Sequence[Sequence[float]]
 Drawn = tuple[Hashable, float | None]
-"""A sample: which completion it is, and its log-probability under what was sampled from; None: not known."""
+"""A sample: which completion it is, and its log-probability under the policy that sampled it; None: unknown."""
 TINY = 1e-300
 
 
 def drawn_of(rollouts: Sequence[Rollout]) -> list[Drawn]:
-    """Rollouts; not those drawn with top-k or top-p, whose log-probabilities are of the policy without these."""
+    """Completion and log-probability of each rollout. Do not use it for rollouts drawn with top-k or top-p: their
+    log-probabilities are those of the policy without these."""
     return [(rollout.ids, math.fsum(rollout.logprobs)) for rollout in rollouts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """Best of `n`, mean over prompts; every interval is over prompts."""
+    """Best of `n`: means over prompts, with intervals over prompts."""
 
     n: int
     score: Estimate
     gain: Estimate
-    """Score less that of a single sample."""
+    """Score minus that of a single sample."""
     kl: Estimate | None
-    """KL(best-of-n || what was sampled from) in nats, an estimate; None where only the bound is known."""
+    """Estimated KL(best-of-n || policy that was sampled) in nats; None if only the bound is known."""
     kl_bound: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,16 +59,15 @@ def best_of_n_curve(
     clusters: Clusters | None = None,
     confidence: float = 0.95,
 ) -> list[CurvePoint]:
-    """For N = 1 … M, M being the samples of the prompt that has fewest.
+    """The curve for N = 1 … M, where M is the number of samples of the prompt with the fewest.
 
-    scores     P rows, one number for each sample: these choose
-    values     P rows: what is measured (a gold reward); none given: the scores, and the KL is estimated too. Values of
-               their own say that scores may hold noise (soft best-of-N), of whose ties nothing is known: then the
-               bound stands alone
-    drawn      P rows: the samples, where the policy is known (`best_of_n_kl_estimates`)
-    clusters   (P,) what prompts belong together by; none given: every prompt stands alone
+    scores     P rows with a number for each sample, by which the best is chosen
+    values     P rows with what is measured (a gold reward). None: the scores, and the KL is estimated too. If values
+               are given, the scores may hold noise (soft best-of-N), so ties are unknown and only the bound is given
+    drawn      P rows of samples, if the policy is known (`best_of_n_kl_estimates`)
+    clusters   (P,) the unit of the intervals for each prompt; None: every prompt is its own
 
-    Raises DataError for no prompts, or a prompt without samples.
+    Raises DataError if there are no prompts, or if a prompt has no samples.
     """
     if not scores or not all(len(row) for row in scores):
         raise DataError("a curve needs prompts with at least one sample each", got=f"{len(scores)} prompts")
@@ -98,29 +98,29 @@ def best_of_n_curve(
 
 
 def n_for_gain(curve: Sequence[CurvePoint], gain: float) -> int | None:
-    """The smallest N whose estimated gain is at least `gain`, in units of the reward; None where none is."""
+    """The smallest N whose estimated gain is at least `gain`, in units of the reward; None if there is none."""
     return next((point.n for point in curve if point.gain.value >= gain), None)
 
 
 def best_of_n_kl_estimate(scores: Numbers, n: int, *, drawn: Sequence[Drawn] | None = None) -> float:
-    """KL(best-of-n || policy) in nats of one prompt: see `best_of_n_kl_estimates`."""
+    """KL(best-of-n || policy) in nats for one prompt: see `best_of_n_kl_estimates`."""
     return float(best_of_n_kl_estimates(scores, [n], drawn=drawn)[0])
 
 
 def best_of_n_kl_estimates(
     scores: Numbers, sizes: Sequence[int], *, drawn: Sequence[Drawn] | None = None
 ) -> np.ndarray:
-    """(len(sizes),): KL(best-of-n || policy) in nats of one prompt for each n, estimated from M ≥ n scored samples.
+    """(len(sizes),): KL(best-of-n || policy) in nats for one prompt and each n, estimated from M ≥ n scored samples.
 
-    scores   (M,) that choose
-    drawn    (M,) the samples. The same completion counts as of the same score, which rounding can hide; and what its
-             probability says of a tie is exact, where the samples only estimate it
+    scores   (M,) by which the best is chosen
+    drawn    (M,) the samples. Equal completions count as a tie even if rounding made their scores differ, and a known
+             probability gives the tie's mass exactly, which the samples only estimate
 
-    The bound of Beirami et al. (arXiv:2401.01879, theorem 1) less what ties take away (`tie_gap`), averaged over the
-    best of all subsets of n samples: exact where the shares are (`tie_shares`), the bound where nothing ties. Never
-    below 0, nor above the bound. Against enumeration the bias is below 0.03 nats for n ≤ M/4. It grows towards the
-    bound, to 0.2, where n = M, for a share that is seen few times has a skewed logarithm; but stays below 0.03 where
-    probabilities are known and different completions do not tie.
+    It is the bound of Beirami et al. (arXiv:2401.01879, theorem 1) minus the effect of ties (`tie_gap`), averaged over
+    the best of all subsets of n samples. It is exact if the shares are (`tie_shares`), the bound if nothing ties, never
+    below 0 and never above the bound. Compared with enumeration the bias is below 0.03 nats for n ≤ M/4. At n = M it
+    grows to 0.2, towards the bound, because the logarithm of a share that is seen few times is skewed; it stays below
+    0.03 if probabilities are known and different completions do not tie.
     """
     if drawn is not None:
         of: dict[Hashable, float] = {}
@@ -136,10 +136,11 @@ def best_of_n_kl_estimates(
 
 
 def tie_shares(scores: Numbers, *, drawn: Sequence[Drawn] | None = None) -> np.ndarray:
-    """(C,): of each class of equal score, ascending, the mass over the mass of all that scores no higher, estimated.
+    """(C,): for each class of equal score, ascending, its mass divided by the mass of all that score no higher.
 
-    By its own probability, where the class is one completion: p over p and what the other samples say lies below.
-    Else without the sample itself: (k − 1)/(b − 1), with k samples in the class and b no better.
+    If the class is one completion of known probability p, the share is p / (p + mass below), with the mass below
+    estimated from the other samples. Otherwise it is (k − 1)/(b − 1), with k samples in the class and b samples that
+    score no higher.
     """
     _, classes, counts = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True, return_counts=True)
     below = np.cumsum(counts) - counts
@@ -158,17 +159,17 @@ def tie_shares(scores: Numbers, *, drawn: Sequence[Drawn] | None = None) -> np.n
 
 
 def tie_gap(share: np.ndarray | float, n: int) -> np.ndarray:
-    """Nats that ties of these shares take off log n − (n − 1)/n, given that the best is in them; of any shape.
+    """Nats by which ties with these shares reduce log n − (n − 1)/n if the best is in the tie. Any shape.
 
-    Place each sample uniformly within its tie's interval [L, U] of the distribution function: then nothing ties, the
-    best's place has the density n v^(n−1), and the KL is the bound. By the chain rule the KL of the samples
-    alone is less by the KL of the place within its interval from uniform, which depends on the share δ = (U − L)/U:
-    log(nδ / (1 − (1−δ)^n)) − (n − 1)(1/n + (1−δ)^n log(1−δ) / (1 − (1−δ)^n)).
+    Place each sample uniformly within its tie's interval [L, U] of the distribution function. Then nothing ties, the
+    place of the best has the density n v^(n−1), and the KL is the bound. By the chain rule, the KL of the samples
+    themselves is smaller by the KL from the uniform distribution of the place within its interval. That depends on the
+    share δ = (U − L)/U: log(nδ / (1 − (1−δ)^n)) − (n − 1)(1/n + (1−δ)^n log(1−δ) / (1 − (1−δ)^n)).
     """
     of = np.asarray(share, dtype=np.float64)
     if not ((of >= 0) & (of <= 1)).all():
-        raise ValueError(f"a share is in [0, 1], got {share}")
-    small = of * n < 1e-4  # there the closed form cancels
+        raise ValueError(f"a share must be in [0, 1], got {share}")
+    small = of * n < 1e-4  # the closed form would cancel here
     delta = np.where(small, 0.5, of)
     log_rest = np.log1p(-np.minimum(delta, 1 - 1e-16))
     none = np.exp(n * log_rest)  # (1 - share)^n: no sample in the tie

@@ -1,8 +1,8 @@
-"""Decoding-time realignment: the policy's distance from its reference, changed when it is sampled from.
+"""Decoding-time realignment: changes the policy's distance from its reference while it is sampled.
 
-The optimum of E[r] − (β/λ)·KL(π‖π_ref) is π_ref^(1−λ)·π^λ/Z, π being that of β: a geometric mixture (Liu et al.,
-arXiv:2402.02992, eq. 7). Token by token its logits are (1 − λ)·reference + λ·policy (eq. 12). For completions of one
-token that is exact; for longer ones Z depends on the prefix, and the mixture of each token is an approximation.
+If π is the optimum for β, the optimum of E[r] − (β/λ)·KL(π‖π_ref) is the geometric mixture π_ref^(1−λ)·π^λ/Z (Liu et
+al., arXiv:2402.02992, eq. 7). Token by token, its logits are (1 − λ)·reference + λ·policy (eq. 12). This is exact for
+completions of one token. For longer ones Z depends on the prefix, and mixing each token is an approximation.
 
 Legend: S rows, V vocabulary.
 """
@@ -24,17 +24,17 @@ from assent.rollouts.torch_sampler import TorchSampler
 
 
 def mixed_logits(policy: Tensor, reference: Tensor, strength: float) -> Tensor:
-    """(S, V) each, unnormalised -> (S, V). strength λ: 0 the reference, 1 the policy, above 1 beyond it."""
+    """Logits of both (S, V) -> (S, V). strength λ: 0 gives the reference, 1 the policy, above 1 beyond it."""
     return (1.0 - strength) * reference.float() + strength * policy.float()
 
 
 class MixedSampler(TorchSampler):
-    """Samples from the mixture of a policy and its reference; recorded log-probabilities are the mixture's.
+    """Samples from the mixture of a policy and its reference. Recorded log-probabilities are those of the mixture.
 
-    model, reference   causal models that give the same tokens the same ids
-    strength           λ of `mixed_logits`: about what training with β / λ in the place of β would have given
+    model, reference   causal models with the same token ids
+    strength           λ of `mixed_logits`: about the policy that training with β / λ instead of β would have given
 
-    ModelError where the vocabularies differ in size.
+    Raises ModelError if the vocabularies differ in size.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MixedSampler(TorchSampler):
         sizes = [int(m.get_input_embeddings().weight.shape[0]) for m in (model, reference)]  # type: ignore[index]
         if sizes[0] != sizes[1]:
             raise ModelError(
-                "policy and reference cannot be mixed: their vocabularies differ in size",
+                "policy and reference cannot be mixed, because their vocabularies differ in size",
                 got=f"{sizes[0]} and {sizes[1]}",
                 expected="the model that the policy was trained from",
             )
@@ -67,8 +67,8 @@ class MixedSampler(TorchSampler):
 
 
 class _Mixed:
-    """Two models decode the same rows: what both read stands side by side, (S, d + d'). The budget of tokens in flight
-    is each one's."""
+    """Two models that decode the same rows. Their hidden states stand side by side, (S, d + d'). Each model has its own
+    budget of tokens in flight."""
 
     def __init__(self, policy: Decoder, reference: Decoder, strength: float) -> None:
         self.policy, self.reference, self.strength = policy, reference, strength

@@ -1,1 +1,1 @@
-"""Who says which answer is better: the chat endpoint's client, verdicts, both orders. No torch."""
+"""Judges: the client of a chat endpoint, verdicts on two answers in both orders, safety. Torch-free."""

@@ -1,4 +1,4 @@
-"""A language model behind an address as a judge: OpenAI's chat completions, which vLLM and most servers speak too."""
+"""A language model behind an address as a judge, through OpenAI's chat completions, which most servers support."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Reply with three words and nothing else, each yes or no, in the order of the que
 
 
 class ChatModel:
-    """A model behind an address: `ask` gives its reply to an instruction and a text, at temperature 0.
+    """A model behind an address: `ask` returns its reply to an instruction and a text, at temperature 0.
 
     url      ends in /v1 (…/chat/completions is added) or is the whole address
-    model    its name there
-    key_env  environment variable that holds the key; None: no key is sent
-    Raises ConfigError for what is no address, and for an environment variable that is not set.
+    model    the model's name on that server
+    key_env  environment variable with the key; None: no key is sent
+    Raises ConfigError for an invalid address, and for an environment variable that is not set.
     """
 
     def __init__(self, url: str, *, model: str, key_env: str | None = None) -> None:
@@ -51,16 +51,16 @@ class ChatModel:
             content = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
             raise RunError(
-                f"{self.url} answered with something else than a chat completion",
+                f"{self.url} did not answer with a chat completion",
                 got=str(answer)[:200],
                 expected='{"choices": [{"message": {"content": …}}]}',
             ) from None
         return content.strip() if isinstance(content, str) else ""
 
     def ask_all(self, questions: Sequence[tuple[str, str]], *, is_answer: Callable[[str], bool]) -> list[str]:
-        """Replies in the order of the questions, several at a time; those that are kept are not asked for again.
+        """Replies in the order of the questions, requested several at a time. Kept replies are not requested again.
 
-        is_answer   which replies are kept: what is none is asked for again when a run goes on
+        is_answer   whether a reply is kept; others are requested again when the run is resumed
         """
         with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
             return list(pool.map(lambda question: self._reply(*question, is_answer=is_answer), questions))
@@ -81,7 +81,7 @@ class ChatModel:
 
 
 class ChatJudge:
-    """A `PairJudge`: asks a chat model for A or B. Its reply is the verdict if it is one letter, else as it stands."""
+    """A `PairJudge` that asks a chat model for A or B. A reply of one letter is the verdict; any other is invalid."""
 
     def __init__(self, chat: ChatModel, *, rubric: str | None = None) -> None:
         self.chat, self.rubric = chat, rubric or RUBRIC
@@ -106,9 +106,9 @@ class ChatJudge:
 
 
 class ChatSafety:
-    """Safety of single answers by a chat model, as a function that `safety.measure` calls.
+    """A measure of safety (assent.evaluation.safety) that asks a chat model about each answer.
 
-    None where the model's reply is not three times yes or no.
+    The answer is `unreadable` if the reply is not three times yes or no.
     """
 
     def __init__(self, chat: ChatModel) -> None:
@@ -128,12 +128,12 @@ class ChatSafety:
 
 
 def written(prompt: Text) -> str:
-    """A prompt as text: of a conversation, each turn after its role."""
+    """A prompt as text; the turns of a conversation after their roles."""
     return prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}" for m in prompt)
 
 
 def _mark(*texts: str) -> str:
-    """Begins the lines that no text between them can contain: whoever writes one of them cannot know it."""
+    """The beginning of the separating lines. It is a hash of the texts, so no text can contain it."""
     return "=== " + hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""JSON over HTTP: one request, with patience for a server that is busy. What judges and rewards at an address use."""
+"""JSON over HTTP for judges and rewards behind an address: one request, repeated while the server is busy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_ANSWER_BYTES = 32_000_000
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A key must not travel to an address that nobody named."""
+    """Refuses redirects, so that a key is only sent to the address that was given."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
@@ -36,19 +36,19 @@ def is_address(spec: str) -> bool:
 
 
 def check_address(url: str) -> str:
-    """The address; ConfigError where it names no server, or holds a password."""
+    """Returns the address. Raises ConfigError if it names no server or holds a password."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
         raise ConfigError(
-            "this is no address of a server",
+            "this is not the address of a server",
             got=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
-            expected="http://HOST[:PORT]/PATH or https://…; a key stands in the environment, not in the address",
+            expected="http://HOST[:PORT]/PATH or https://…; put a key into the environment, not into the address",
         )
     return url
 
 
 def key_from(variable: str | None, *, url: str) -> str | None:
-    """The key that the environment holds for a server; ConfigError where a variable is named and not set."""
+    """The key for a server from an environment variable. Raises ConfigError if the variable is not set."""
     if variable is None:
         return None
     if not (key := os.environ.get(variable)):
@@ -68,11 +68,11 @@ def post_json(
     timeout_seconds: float = 60.0,
     retries: int = 4,
 ) -> Any:
-    """The JSON that the server answers with. `key` is sent as a bearer's; where the answer or an error repeats it,
-    asterisks stand in its place.
+    """Sends `body` and returns the JSON of the answer. `key` is sent as a bearer token; if the answer or an error
+    repeats it, it is replaced by asterisks.
 
-    A busy or unreachable server is asked again, `retries` times, after 1, 2, 4, … seconds or after what its
-    Retry-After says. RunError for any other status, for a server that stays busy, and for an answer that is no JSON.
+    A busy or unreachable server is asked again up to `retries` times, after 1, 2, 4, … seconds or after its
+    Retry-After. Raises RunError for any other status, if the server stays busy, and if the answer is not JSON.
     """
     request = urllib.request.Request(
         check_address(url),
@@ -86,7 +86,7 @@ def post_json(
                 content = response.read(MAX_ANSWER_BYTES + 1)
             break
         except urllib.error.HTTPError as error:
-            problem, wait = _said(error, key), _retry_after(error)
+            problem, wait = _status(error, key), _retry_after(error)
             if error.code not in BUSY:
                 raise RunError(f"{url} refused the request", got=problem, fix=_remedy(error.code)) from None
         except (OSError, urllib.error.URLError, HTTPException) as error:  # a time-out is an OSError
@@ -95,7 +95,7 @@ def post_json(
             raise RunError(
                 f"{url} did not answer",
                 got=f"{problem}, {attempt + 1} times",
-                fix="check that the server runs and is reachable, then repeat the command",
+                fix="check that the server is running and reachable, then repeat the command",
             )
         time.sleep(min(wait if wait is not None else 2.0**attempt, LONGEST_WAIT_SECONDS))
     try:
@@ -111,7 +111,7 @@ def _without(key: str | None, text: str) -> str:
     return text.replace(key, "***") if key else text
 
 
-def _said(error: urllib.error.HTTPError, key: str | None) -> str:
+def _status(error: urllib.error.HTTPError, key: str | None) -> str:
     text = " ".join(_without(key, error.read(8192).decode(errors="replace")).split())[:400]
     return f"status {error.code}" + (f": {text}" if text else "")
 
@@ -125,4 +125,4 @@ def _retry_after(error: urllib.error.HTTPError) -> float | None:
 
 def _remedy(status: int) -> str:
     named = {401: "check the key", 403: "check the key", 404: "check the address and the model's name"}
-    return named.get(status, "see what the server says")
+    return named.get(status, "see the server's message")

@@ -1,4 +1,4 @@
-"""Judges that compare two answers, and what is made of their verdicts: both orders, a tie where they disagree.
+"""Judges that compare two answers. Each pair is judged in both orders, and is a tie if the verdicts disagree.
 
 Legend: N comparisons.
 """
@@ -17,15 +17,15 @@ from assent.errors import AssentError, ConfigError, RunError
 from assent.types import PromptGroup, Text
 
 VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
-"""What a verdict is worth to the answer that was shown first."""
+"""Value of a verdict for the answer that was shown first."""
 MOST_INVALID = 0.1
-"""Share of a judge's answers that may be no verdict before an evaluation stops."""
+"""Share of invalid replies above which an evaluation stops."""
 CHUNK = 64
-"""Comparisons between two looks at how many answers were no verdicts."""
+"""Comparisons after which the share of invalid replies is checked."""
 
 
 class PairJudge(Protocol):
-    """Says which of two answers is the better one."""
+    """Says which of two answers is better."""
 
     name: str
 
@@ -37,14 +37,14 @@ class PairJudge(Protocol):
         *,
         groups: Sequence[PromptGroup] | None = None,
     ) -> list[str]:
-        """(N,) "A" where first[i] is the better answer to prompts[i], "B" where second[i] is, or "tie".
+        """(N,) "A" if first[i] is the better answer to prompts[i], "B" if second[i] is, or "tie".
 
-        Anything else is an answer that is no verdict; it is counted, and shown in errors.
+        Anything else is an invalid reply, which is counted and shown in errors.
         """
 
 
 class FunctionJudge:
-    """`function(prompts, first, second) -> verdicts`; one with a parameter `groups` gets the rows, with columns."""
+    """`function(prompts, first, second) -> verdicts`. With a parameter `groups` it also gets the rows with columns."""
 
     def __init__(self, function: Callable[..., Any], *, name: str) -> None:
         self.function, self.name = function, name
@@ -52,7 +52,9 @@ class FunctionJudge:
         self._takes_groups = "groups" in parameters
         if not {"first", "second"} <= parameters:
             raise ConfigError(
-                "this function compares no answers", got=name, expected="(prompts, first, second), groups beside them"
+                "this function does not compare answers",
+                got=name,
+                expected="the parameters (prompts, first, second), and perhaps groups",
             )
 
     def compare(
@@ -72,7 +74,7 @@ class FunctionJudge:
             raise RunError(f"judge {self.name} raised {type(error).__name__}: {error}") from error
         if len(verdicts) != len(prompts):
             raise RunError(
-                f"judge {self.name} gave {len(verdicts)} verdicts for {len(prompts)} comparisons",
+                f"judge {self.name} returned {len(verdicts)} verdicts for {len(prompts)} comparisons",
                 expected="A, B or tie for each, in their order",
             )
         return [verdict if isinstance(verdict, str) else repr(verdict) for verdict in verdicts]
@@ -92,18 +94,18 @@ def _parameters(function: Callable[..., Any]) -> set[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdicts:
-    """Of N comparisons of A's answer with B's, each judged in both orders."""
+    """The verdicts on N comparisons of A's answer with B's, each judged in both orders."""
 
     shares: np.ndarray
-    """(N,) 1 where both orders prefer A's, 0 where both prefer B's, ½ for a tie and where they disagree."""
+    """(N,) 1 if both orders prefer A's answer, 0 if both prefer B's, ½ for a tie and if the orders disagree."""
     consistent: np.ndarray
-    """(N,) 1 where both orders agree, 0 where not, nan where nothing was asked or an answer was no verdict."""
+    """(N,) 1 if both orders agree, 0 if not, nan if the judge was not asked or a reply was invalid."""
     first_wins: np.ndarray
-    """(N,) share of the two verdicts that went to the answer shown first, a tie half; nan as above. ½: no bias."""
+    """(N,) share of the two verdicts for the answer that was shown first, a tie half; nan as above. ½: no bias."""
     calls: int
-    """Verdicts asked for: equal answers tie unasked."""
+    """Verdicts requested. Equal answers tie without a request."""
     invalid: int
-    """Answers of the judge that were no verdict; their comparisons count as ties."""
+    """Invalid replies; their comparisons count as ties."""
 
 
 def judge_both_orders(
@@ -115,10 +117,10 @@ def judge_both_orders(
     groups: Sequence[PromptGroup] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Verdicts:
-    """Asks for each comparison twice, A's answer first and B's answer first.
+    """Has each comparison judged twice, with A's answer first and with B's answer first.
 
-    prompts, a, b (N,); `groups` (N,) their rows; `advance(n)` is called as comparisons are done.
-    RunError where more than a tenth of the judge's answers are no verdicts, with the last of them.
+    prompts, a, b (N,); `groups` (N,) are their rows; `advance(n)` is called after every n comparisons.
+    Raises RunError if more than a tenth of the replies are invalid, and shows the last of them.
     """
     shares = np.full(len(prompts), 0.5)
     consistent, first_wins = np.full(len(prompts), np.nan), np.full(len(prompts), np.nan)
@@ -144,10 +146,10 @@ def judge_both_orders(
             shares[i] = ahead if ahead == behind else 0.5
         if strange is not None and invalid > MOST_INVALID * calls:
             raise RunError(
-                f"judge {judge.name} gave no verdict on {invalid} of {calls} comparisons",
+                f"{invalid} of {calls} replies of judge {judge.name} are not a verdict",
                 got=f"{shorten_middle(strange[1])!r} about {shown(prompts[strange[0]], a[strange[0]])}",
                 expected="A, B or tie",
-                fix="see whether this judge can follow the instruction, and that the address and its model are right",
+                fix="check the address and the model, and whether the model can follow the instruction",
             )
         if advance is not None:
             advance(len(chunk))

@@ -1,4 +1,4 @@
-"""How far the people who label agree with each other."""
+"""How often annotators agree with each other."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from assent.statistics.intervals import Estimate, proportion_interval
 def annotators_agreement(
     items: Sequence[Hashable], votes: Sequence[bool], clusters: Sequence[Hashable], *, confidence: float = 0.95
 ) -> Estimate | None:
-    """How often a label agrees with the majority of the item's other labels (a split majority counts half).
+    """How often a label agrees with the majority of the item's other labels. A split majority counts half.
 
-    items (L,) the pair that each label is of, votes (L,) which of the two it prefers, clusters (L,) its prompt. Of
-    items with one label nothing is known; None where there are no others. It is what a model that knew the other
-    annotators' opinion would score on these labels: the ceiling of accuracy, from below where annotators are few.
+    items      (L,) the pair that each label is for
+    votes      (L,) which of the two completions it prefers
+    clusters   (L,) its prompt
+
+    Items with one label are left out; None if there are no others. The result is the accuracy on these labels of a
+    model that knew the other annotators' opinions: an estimate of the highest possible accuracy, which is too low if
+    there are few annotators.
     """
     totals: dict[Hashable, list[int]] = {}
     for item, vote in zip(items, votes, strict=True):

@@ -1,6 +1,6 @@
-"""A against B on the same prompts, beyond the plain win rate: at equal length, and how many prompts it would take.
+"""More about A against B on the same prompts: the win rate at equal length, and the prompts that an interval takes.
 
-Legend: N comparisons of one answer with another on the same prompt.
+Legend: N comparisons of two answers to the same prompt.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ MOST_PROMPTS = 10**9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthControl:
-    """What is left of a win rate where both answers are of one length."""
+    """A win rate at equal length of both answers."""
 
     win_rate: Estimate
     effect: Estimate
-    """Log-odds of winning per unit of tanh(difference in length / its deviation): above zero the longer answer wins."""
+    """Log-odds of winning per unit of tanh(length difference / its deviation). Above zero longer answers win more."""
 
     def as_dict(self) -> dict[str, Any]:
         return {"win_rate": self.win_rate.as_dict(), "effect": self.effect.as_dict()}
 
 
 SMALLEST_DIFFERENCE = 1e-6
-"""Of tanh(Δ / s) between comparisons: below it the model's two terms are one to a float64's curvature. And of a term's
-standard error: below it there is nothing but rounding."""
+"""Smallest usable range of tanh(Δ / s): below it, float64 cannot tell the model's two terms apart. Also the smallest
+usable standard error: below it there is only rounding."""
 
 
 def length_controlled(
@@ -45,22 +45,22 @@ def length_controlled(
     clusters: Clusters | None = None,
     confidence: float = 0.95,
 ) -> LengthControl | None:
-    """The win rate of a logistic model of winning and length, read with its length term set to zero.
+    """The win rate of a logistic model of winning and length, with its length term set to zero.
 
-        P(A wins) = σ(θ + φ tanh(Δ / s)),  Δ the length of A's answer less that of B's, s the deviation of Δ
+        P(A wins) = σ(θ + φ tanh(Δ / s)),  Δ: length of A's answer minus that of B's, s: deviation of Δ
         length-controlled win rate = σ(θ)
 
-    AlpacaEval 2 (Dubois et al., arXiv:2404.04475, eq. 1 and 2) less its third term, the difficulty of the instruction:
-    that one is fitted on the answers of many models and cannot be told from chance with two.
+    This is AlpacaEval 2 (Dubois et al., arXiv:2404.04475, eq. 1 and 2) without its third term, the difficulty of the
+    instruction, which is fitted on the answers of many models and is indistinguishable from chance with two.
 
-    shares              (N,) in [0, 1]: 1 where A's answer is the better one, ½ for a tie
-    length_differences  (N,) A less B, in any unit
-    clusters            (N,) the prompt of each: every one counts the same, and is the unit of the interval
+    shares              (N,) in [0, 1]: 1 if A's answer is better, ½ for a tie
+    length_differences  (N,) A minus B, in any unit
+    clusters            (N,) the prompt of each; every prompt counts the same and is the unit of the interval
 
-    None where the model has no finite fit: one side wins everywhere, or all on one side of a length; where all is a
-    tie, which leaves no variance to judge by; where all answers differ in length by the same amount, or by so many
-    deviations of it that tanh is 1 for all; and where a term is fitted without an error, which says that there is no
-    more to judge it by than there are terms. Raises DataError for unequal or no values.
+    None if the model has no finite fit (one side wins everywhere, or everywhere on one side of a length), if everything
+    is a tie, if all answers differ in length by the same amount or tanh is the same for all, and if a term has no
+    standard error, which happens if there are no more comparisons than terms. Raises DataError for different numbers of
+    values, or none.
     """
     y, delta = np.asarray(shares, dtype=np.float64), np.asarray(length_differences, dtype=np.float64)
     if not len(y) or y.shape != delta.shape:
@@ -85,12 +85,16 @@ def length_controlled(
         var_weights=1.0 / np.bincount(codes)[codes],  # every prompt counts the same
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PerfectSeparationWarning)  # ruled out above; exact ties look like it
-        warnings.simplefilter("ignore", SpecificationWarning)  # of weights beside clusters: a test has it by hand
+        warnings.simplefilter("ignore", PerfectSeparationWarning)  # excluded above; exact ties look like it
+        warnings.simplefilter(
+            "ignore", SpecificationWarning
+        )  # about weights with clusters: a test computes this by hand
         fitted = model.fit(cov_type="cluster", cov_kwds={"groups": codes})
     quantile = float(stats.t.ppf((1 + confidence) / 2, num_clusters - 2))
     (theta, phi), (theta_error, phi_error) = fitted.params.tolist(), fitted.bse.tolist()
-    if not (theta_error > SMALLEST_DIFFERENCE and phi_error > SMALLEST_DIFFERENCE):  # NaN: a variance below zero
+    if not (
+        theta_error > SMALLEST_DIFFERENCE and phi_error > SMALLEST_DIFFERENCE
+    ):  # also false for NaN, from a negative variance
         return None
     common: dict[str, Any] = {"n": len(y), "clusters": num_clusters, "confidence": confidence}
     return LengthControl(
@@ -112,7 +116,7 @@ def length_controlled(
 
 
 def _separated(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether a threshold of x parts all that was won from all that was lost: then the likelihood has no maximum."""
+    """Whether a threshold of x separates wins from losses: then the likelihood has no maximum."""
     won, lost = x[y > 0], x[y < 1]
     if not len(won) or not len(lost):
         return True
@@ -120,13 +124,14 @@ def _separated(x: np.ndarray, y: np.ndarray) -> bool:
 
 
 def prompts_needed(win_rate: Estimate, *, half_width: float) -> int | None:
-    """Prompts with which a win rate's interval would reach no further than `half_width` to either side.
+    """Number of prompts with which the interval of a win rate would be at most `half_width` wide on each side.
 
-    Wilson's interval at the estimated rate; how much a prompt tells (several answers to each, ties) is taken from the
-    estimate's own standard error. None where that is unknown. Raises ConfigError for a width outside (0, ½).
+    It assumes Wilson's interval at the estimated rate. The information per prompt, which depends on ties and on the
+    number of answers, comes from the estimate's standard error; None if that is unknown. Raises ConfigError for a width
+    outside (0, ½).
     """
     if not 0 < half_width < 0.5:
-        raise ConfigError("a half-width of a win rate lies between 0 and 0.5", got=half_width)
+        raise ConfigError("the half-width of a win rate must be between 0 and 0.5", got=half_width)
     if not math.isfinite(win_rate.standard_error):
         return None
     from statsmodels.stats.proportion import proportion_confint

@@ -1,9 +1,9 @@
-"""Figures with their intervals: means, proportions, paired differences, clustered where samples are not independent.
+"""Figures with intervals: means, proportions and paired differences, clustered if samples are not independent.
 
-Samples of one prompt share the prompt, and runs over several seeds share the prompts, so a figure's uncertainty is
-that of its clusters, not of its rows. Means are the intercept of an ordinary least squares fit with cluster-robust
-variance (statsmodels): Liang and Zeger, Biometrika 73 (1986), for one way; Cameron, Gelbach and Miller, JBES 29
-(2011), for two. The quantile is Student's with (clusters - 1) degrees of freedom, of the scarcer way.
+Samples of one prompt share the prompt, and runs with several seeds share the prompts, so a figure's uncertainty is
+that of its clusters, not of its rows. A mean is the intercept of an ordinary least squares fit with cluster-robust
+variance (statsmodels): Liang and Zeger, Biometrika 73 (1986), for one way of clustering; Cameron, Gelbach and Miller,
+JBES 29 (2011), for two. The quantile is Student's with (clusters - 1) degrees of freedom; with two ways, the smaller.
 
 Legend: N values.
 """
@@ -25,20 +25,20 @@ Clusters = Sequence[Hashable] | np.ndarray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A figure and its interval. With fewer than two clusters nothing is known of the spread: the ends are infinite."""
+    """A figure and its interval. With fewer than two clusters the spread is unknown, and the ends are infinite."""
 
     value: float
     low: float
     high: float
     n: int
-    """Values that it rests on."""
+    """Number of values."""
     clusters: int
-    """Independent units among them: the scarcer way where there are two."""
+    """Number of independent units; with two ways of clustering, the smaller one."""
     standard_error: float
     confidence: float = 0.95
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """JSON: an infinite end or standard error is None."""
+        """As JSON; an infinite end or standard error is None."""
         return {
             "value": self.value,
             "low": self.low if math.isfinite(self.low) else None,
@@ -57,7 +57,7 @@ class Estimate:
         return cls(**known)
 
     def text(self, *, digits: int = 2) -> str:
-        """`0.71 [0.66, 0.75]`, or `0.71 (too few)` where there is no interval."""
+        """`0.71 [0.66, 0.75]`, or `0.71 (too few)` without an interval."""
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"{self.value:.{digits}f} (too few)"
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
@@ -72,12 +72,12 @@ def mean_interval(
 ) -> Estimate:
     """Mean of the values (N,) with a cluster-robust interval.
 
-    `clusters` (N,) names the unit each value belongs to (its prompt); none given: every value is its own.
+    `clusters` (N,) names the unit that each value belongs to (its prompt); None: every value is its own unit.
     `second_clusters` (N,) names a second way in which values belong together (the seed of the run). The two-way
-    variance, a difference of estimates, can fall below either one-way variance by chance: the largest of the three
-    is used, which errs to the wide side.
+    variance is a difference of estimates and can be smaller than either one-way variance by chance, so the largest of
+    the three is used: the interval is rather too wide than too narrow.
 
-    Raises DataError for no values, for a value that is not finite and for unequal lengths.
+    Raises DataError if there are no values, if a value is not finite, and for different lengths.
     """
     y = _finite(values)
     ways = _cluster_codes(y, clusters, second_clusters)
@@ -108,11 +108,11 @@ def proportion_interval(
     second_clusters: Clusters | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean of values in [0, 1] (a half counts for a tie) with Wilson's interval, which never leaves [0, 1].
+    """Mean of values in [0, 1] (½ for a tie) with Wilson's interval, which never leaves [0, 1].
 
-    Clusters act through the effective sample size p(1 - p) / SE², corrected for few clusters by the squared ratio of
-    normal to Student quantile (Korn and Graubard, Survey Methodology 24, 1998). Where the values do not vary at all,
-    the number of clusters is the sample size. Raises DataError as `mean_interval`, and for a value outside [0, 1].
+    Clusters enter through the effective sample size p(1 - p) / SE², corrected for few clusters by the squared ratio of
+    the normal to the Student quantile (Korn and Graubard, Survey Methodology 24, 1998). If all values are equal, the
+    number of clusters is the sample size. Raises DataError as `mean_interval` does, and for a value outside [0, 1].
     """
     y = _finite(values)
     if y.min() < 0 or y.max() > 1:
@@ -125,7 +125,7 @@ def proportion_interval(
         from statsmodels.stats.proportion import proportion_confint
 
         size = float(mean.clusters)
-        if mean.standard_error > 1e-12:  # rounding alone gives less
+        if mean.standard_error > 1e-12:  # a smaller one is rounding
             tail = (1 + confidence) / 2
             few = (stats.norm.ppf(tail) / stats.t.ppf(tail, mean.clusters - 1)) ** 2
             size = mean.value * (1 - mean.value) / mean.standard_error**2 * float(few)
@@ -149,15 +149,15 @@ def paired_difference(
     second_clusters: Clusters | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean of a - b (N,) over the same units in the same order. Raises DataError as `mean_interval`."""
+    """Mean of a - b (N,) over the same units in the same order. Raises DataError as `mean_interval` does."""
     first, second = _finite(a), _finite(b)
     if len(first) != len(second):
-        raise DataError("a paired difference needs as many of a as of b", got=f"{len(first)} and {len(second)}")
+        raise DataError("a paired difference needs equally many values of both", got=f"{len(first)} and {len(second)}")
     return mean_interval(first - second, clusters=clusters, second_clusters=second_clusters, confidence=confidence)
 
 
 def _finite(values: Values) -> np.ndarray:
-    """(N,) float64; DataError where there is none or one is not finite."""
+    """(N,) float64. Raises DataError if there is no value, or if one is not finite."""
     y = np.asarray(values, dtype=np.float64)
     if y.ndim != 1 or y.size == 0:
         raise DataError(
@@ -168,13 +168,13 @@ def _finite(values: Values) -> np.ndarray:
         raise DataError(
             "a value is not finite",
             got=f"{y[position]} at position {position}",
-            fix="leave it out by decision, not by chance",
+            fix="decide whether to leave it out",
         )
     return y
 
 
 def _cluster_codes(y: np.ndarray, clusters: Clusters | None, second: Clusters | None) -> list[np.ndarray]:
-    """One array (N,) of codes for each way of clustering."""
+    """An array (N,) of codes for each way of clustering."""
     named: list[Clusters] = [np.arange(len(y)) if clusters is None else clusters]
     named += [] if second is None else [second]
     ways = []
@@ -186,13 +186,13 @@ def _cluster_codes(y: np.ndarray, clusters: Clusters | None, second: Clusters | 
 
 
 def cluster_codes(names: Clusters) -> np.ndarray:
-    """(N,) names of clusters, anything hashable -> codes 0 … C - 1 in the order they appear."""
+    """(N,) names of clusters, anything hashable -> codes 0 … C - 1 in the order of appearance."""
     order: dict[Hashable, int] = {}
     return np.array([order.setdefault(name, len(order)) for name in names], dtype=np.int64)
 
 
 def _variance_of_mean(y: np.ndarray, ways: list[np.ndarray]) -> float:
-    """Cluster-robust variance of the mean with the factor C / (C - 1) of each way."""
+    """Cluster-robust variance of the mean, with the factor C / (C - 1) for each way of clustering."""
     import statsmodels.api as sm
 
     model = sm.OLS(y, np.ones((len(y), 1)))

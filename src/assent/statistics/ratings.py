@@ -1,4 +1,4 @@
-"""Bradley–Terry ratings of several policies from their comparisons with one another.
+"""Bradley–Terry ratings of several policies from their comparisons with each other.
 
 Legend: M policies, P prompts.
 """
@@ -18,7 +18,7 @@ from assent.errors import ConfigError
 from assent.statistics.intervals import Clusters, Estimate, cluster_codes
 
 ELO_POINTS = 400 / math.log(10)
-"""Of one unit of log-odds: 400 points are odds of ten to one."""
+"""Elo points per unit of log-odds: 400 points are odds of ten to one."""
 
 
 def bradley_terry(
@@ -31,13 +31,13 @@ def bradley_terry(
     """Ratings in Elo points, the baseline at 0: P(A beats B) = 1 / (1 + 10^((r_B - r_A) / 400)).
 
     Bradley and Terry, Biometrika 39 (1952), by maximum likelihood as a logistic regression on differences, with
-    variance that is robust to clusters: one prompt's comparisons share the prompt.
+    cluster-robust variance, because comparisons on one prompt share the prompt.
 
-    shares    (A, B) to (P,): of each prompt, the share of comparisons that A wins, a tie half; nan: not compared
-    clusters  (P,) what prompts belong together by; none given: every prompt stands alone
+    shares    (A, B) to (P,): for each prompt, the share of comparisons that A wins, a tie half; nan: not compared
+    clusters  (P,) the unit of the intervals for each prompt; None: every prompt is its own
 
-    None for a policy that is not among those which beat and are beaten, be it over others, by the baseline: there the
-    likelihood has no maximum (Ford, Amer. Math. Monthly 64, 1957). Raises ConfigError for an unknown baseline.
+    None for a policy unless it beats the baseline and is beaten by it, directly or through other policies: otherwise
+    the likelihood has no maximum (Ford, Amer. Math. Monthly 64, 1957). Raises ConfigError for an unknown baseline.
     """
     names = list(dict.fromkeys(name for pair in shares for name in pair))
     if baseline not in names:
@@ -58,7 +58,7 @@ def bradley_terry(
     values, errors = _fit(rated, place, first[used], second[used], y[used], groups)
     quantile = float(stats.t.ppf((1 + confidence) / 2, num_clusters - 1)) if num_clusters > 1 else math.inf
     for name, value, error in zip([baseline, *rated], [0.0, *values], [0.0, *errors], strict=True):
-        if name != baseline and error < 1e-12:  # nothing but ties: no variance to judge by, which is no certainty
+        if name != baseline and error < 1e-12:  # only ties: no variance is not certainty
             error = math.inf
         reach = 0.0 if name == baseline else quantile * error
         ratings[name] = Estimate(
@@ -76,7 +76,7 @@ def bradley_terry(
 def _rows(
     shares: Mapping[tuple[str, str], Sequence[float] | np.ndarray], place: Mapping[str, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each comparison of a prompt's: the two policies, the prompt, the share of the first."""
+    """For each comparison on a prompt: the two policies, the prompt, and the first one's share."""
     parts = []
     for (a, b), values in shares.items():
         y = np.asarray(values, dtype=np.float64)
@@ -113,7 +113,7 @@ def _fit(
     columns = [(first == place[name]).astype(float) - (second == place[name]) for name in rated]
     model = sm.GLM(y, np.column_stack(columns), family=sm.families.Binomial())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PerfectSeparationWarning)  # ruled out by `_mutual`; exact ties look like it
+        warnings.simplefilter("ignore", PerfectSeparationWarning)  # excluded by `_mutual`; exact ties look like it
         if len(np.unique(groups)) < 2:
             return model.fit().params.tolist(), [math.inf] * len(rated)
         fitted = model.fit(cov_type="cluster", cov_kwds={"groups": groups})

@@ -52,7 +52,7 @@ def test_the_demo_ends_in_a_table_and_a_report_and_repeats_nothing(
     assert ran(err) == STAGES
     for policy in ("base", "sft", "dpo", "ppo", "best-of-16"):
         assert f"\n{policy} " in out, out
-    assert "noise allows" in out  # beside the reward model
+    assert "noisy labels allow" in out  # beside the reward model
     assert str(folder / "report.html") in out
     assert "<svg" in (folder / "report.html").read_text(encoding="utf-8")
     for stage in ("sft", "reward", "dpo", "ppo"):

@@ -191,10 +191,10 @@ def test_bad_input_is_status_2_and_nothing_is_written(
 def test_a_judge_that_answers_neither_a_nor_b_stops_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = said(compare(here, "--pair-judge", "tests.unit.commands.test_evaluate:neither"), capsys)
     assert status == 3
-    assert "gave no verdict" in err
+    assert "are not a verdict" in err
     assert "I like both" in err
     status, _, err = said(compare(here, "--pair-judge", LENGTH), capsys)
-    assert (status, "compares no answers" in err) == (2, True)
+    assert (status, "does not compare answers" in err) == (2, True)
 
 
 def test_prompts_that_a_file_lacks_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

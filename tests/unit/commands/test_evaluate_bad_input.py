@@ -134,7 +134,7 @@ def pairs(here: Path, *more: object) -> list[object]:
         (lambda here: judged("--safety", f"{HERE}:safety_of_two"), ["cannot be called with prompts, completions and"]),
         (lambda here: judged("--seed", 4), ["seed has no effect", "files of completions"]),
         (lambda here: [*pairs(here)[:-1], "nosuch.jsonl"], ["there is no file nosuch.jsonl"]),
-        (lambda here: [*pairs(here)[:-1], "prompts.jsonl"], ["is no comparison and no ranking"]),
+        (lambda here: [*pairs(here)[:-1], "prompts.jsonl"], ["is neither a comparison nor a ranking"]),
         (lambda here: pairs(here, "--slices", "topic"), ["pairs.jsonl:1 has no column topic", "that every row has"]),
         (lambda here: pairs(here, "--labels", "nosuch.json"), ["the noise ceiling cannot be read", "nosuch.json"]),
         (lambda here: pairs(here, "--labels", bad_labels(here)), ["the noise ceiling cannot be read", "labels.json"]),

@@ -68,9 +68,9 @@ def test_labels_of_several_annotators_give_a_ceiling() -> None:
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:1 is no comparison"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 is neither a comparison"):
         pairs_of([ranked(0, "1", thumbs=(True,))])
-    with pytest.raises(DataError, match="no two completions are ordered"):
+    with pytest.raises(DataError, match="no ordered pair of completions"):
         pairs_of([ranked(0, "1", "2", ranking=(1, 1))])
     with pytest.raises(ConfigError, match="has no column topics"):
         pairs_of([ranked(0, "1", "2", ranking=(1, 2))], slices=["topics"])

@@ -90,7 +90,7 @@ def test_a_function_may_say_it_for_any_data_and_what_it_does_wrong_is_named() ->
     assert measured(measure, ["p", "p"], ["a!", "b"], groups) == {"harm_in_answer": [1.0, 0.0]}
     with pytest.raises(RunError, match="no mapping of figures for completion 'b'"):
         measured(lambda *_: [{"x": 1}, {"x": "much"}], ["p", "p"], ["a", "b"], groups)
-    with pytest.raises(RunError, match="gave 1 answers for 2"):
+    with pytest.raises(RunError, match="returned 1 mappings for 2"):
         measured(lambda *_: [{}], ["p", "p"], ["a", "b"], groups)
     with pytest.raises(RunError, match="raised TypeError"):
         measured(load_measure(f"{__name__}:broken"), ["p"], ["a"], groups[:1])

@@ -89,7 +89,7 @@ def test_addresses() -> None:
     assert is_address("https://a.b/c")
     assert not is_address("module:function")
     for wrong in ("http://", "ftp://a.b"):
-        with pytest.raises(ConfigError, match="no address"):
+        with pytest.raises(ConfigError, match="not the address of a server"):
             check_address(wrong)
     with pytest.raises(ConfigError) as caught:
         check_address("https://me:secret@a.b")

@@ -85,16 +85,14 @@ def test_a_few_answers_that_are_no_verdict_are_ties_and_many_stop() -> None:
     assert np.isnan(verdicts.consistent[40])
     tenth = judge_both_orders(mumbles_at("q"), ["q"] + ["p"] * 9, ["longer"] * 10, ["x"] * 10)
     assert (tenth.calls, tenth.invalid) == (20, 2)
-    with pytest.raises(
-        RunError, match=r"no verdict on 80 of 82(.|\n)*'well, both' about completion 'longer' of prompt 'p'"
-    ):
+    with pytest.raises(RunError, match=r"80 of 82 replies (.|\n)*'well, both' about completion 'longer' of prompt 'p'"):
         judge_both_orders(mumbles_at("p"), prompts, ["longer"] * 41, ["x"] * 41)
 
 
 def test_what_a_function_does_wrong_is_named() -> None:
-    with pytest.raises(ConfigError, match="compares no answers"):
+    with pytest.raises(ConfigError, match="does not compare answers"):
         judge(lambda prompts, completions: [])
-    with pytest.raises(RunError, match="gave 1 verdicts for 2"):
+    with pytest.raises(RunError, match="returned 1 verdicts for 2"):
         judge_both_orders(judge(lambda prompts, first, second: ["A"]), ["p", "p"], ["a", "a"], ["b", "b"])
     with pytest.raises(RunError, match="raised KeyError: 'z'"):
         judge_both_orders(judge(lambda prompts, first, second: {}["z"]), ["p"], ["a"], ["b"])
@@ -137,9 +135,12 @@ def test_a_chat_model_judges_and_answers_stand_between_marks(monkeypatch: pytest
 def test_a_chat_model_that_answers_neither_a_nor_b() -> None:
     with chat(lambda system, user: "Answer C is best") as url:
         judge_ = ChatJudge(ChatModel(url, model="m"))
-        with pytest.raises(RunError, match=r"no verdict on 2 of 2(.|\n)*neither: Answer C is best"):
+        with pytest.raises(RunError, match=r"2 of 2 replies (.|\n)*neither: Answer C is best"):
             judge_both_orders(judge_, ["p"], ["a"], ["b"])
-    with server(lambda *_: (200, {"reply": "A"})) as url, pytest.raises(RunError, match="than a chat completion"):
+    with (
+        server(lambda *_: (200, {"reply": "A"})) as url,
+        pytest.raises(RunError, match="did not answer with a chat completion"),
+    ):
         ChatModel(url, model="m").ask("s", "u")
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
         ChatModel("http://h/v1", model="m", key_env="NO_SUCH_KEY")

@@ -137,7 +137,7 @@ def test_changed_options_are_refused_until_the_folders_go(tmp_path: Path) -> Non
         run(tmp_path, overrides=["first.text=z"])
     assert str(tmp_path / "out" / "second") in str(caught.value)
     assert (names(), files_in(tmp_path / "out")) == ([], before)
-    with pytest.raises(RunFolderError, match="for: second"):
+    with pytest.raises(RunFolderError, match="other options or inputs: second"):
         run(tmp_path, overrides=["second.text=z"])
     (tmp_path / "out" / "second" / "out.txt").unlink()
     (tmp_path / "out" / "second").rmdir()
@@ -154,7 +154,7 @@ def test_a_changed_input_file_is_a_changed_stage(tmp_path: Path) -> None:
     run(tmp_path, text)
     assert names() == ["only"]
     source.write_text("2")
-    with pytest.raises(RunFolderError, match="other inputs for: only"):
+    with pytest.raises(RunFolderError, match="other options or inputs: only"):
         run(tmp_path, text)
 
 

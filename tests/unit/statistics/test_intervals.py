@@ -93,7 +93,7 @@ def test_bad_values_are_refused(values, clusters):
 def test_proportions_outside_the_unit_interval_and_unequal_pairs_are_refused():
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         proportion_interval([0.5, 1.5])
-    with pytest.raises(DataError, match="as many"):
+    with pytest.raises(DataError, match="equally many"):
         paired_difference([1.0], [1.0, 2.0])
 
 
