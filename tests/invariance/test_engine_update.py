@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 
+from assent.engine import learner as learner_file
+from assent.engine.learner import Learner
+from assent.engine.micro_batches import Budget
+from assent.engine.runtime import Runtime
+from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.packing import pack
-from tests.support.engine import Nll, TinyPolicy, make_groups, make_learner
+from tests.support.engine import Nll, Settings, TinyPolicy, make_groups, make_learner
 
 GROUPS = make_groups(9)
 
@@ -62,3 +71,45 @@ def test_read_gives_the_groups_order() -> None:
     torch.testing.assert_close(outputs.entropy, expected.entropy.detach(), rtol=0, atol=1e-6)
     assert outputs.values is None
     assert not outputs.logprobs.requires_grad
+
+
+class Small(TinyPolicy):
+    """Runs out of memory at more than 60 tokens."""
+
+    def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
+        if len(batch.input_ids) > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(batch, want)
+
+
+@pytest.mark.parametrize("module", [TinyPolicy(), Small()], ids=["fits", "halved"])
+def test_an_update_cuts_its_groups_once_and_packs_each_once(
+    module: TinyPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once more each time that memory runs out, by a smaller budget."""
+    cut: list[int] = []
+    packed: Counter[str] = Counter()
+    bins, halve = Budget.bins, Budget.halve
+
+    def counted_bins(self: Budget, groups: Sequence[TokenGroup]) -> list[list[int]]:
+        cut.append(self.tokens)
+        return bins(self, groups)
+
+    def uncounted_halve(self: Budget, groups: Sequence[TokenGroup]) -> None:
+        asked = len(cut)
+        halve(self, groups)
+        del cut[asked:]
+
+    def counted_pack(groups: Sequence[TokenGroup], *, device: str) -> GroupBatch:
+        packed.update(group.source for group in groups)
+        return pack(groups, device=device)
+
+    monkeypatch.setattr(Budget, "bins", counted_bins)
+    monkeypatch.setattr(Budget, "halve", uncounted_halve)
+    monkeypatch.setattr(learner_file, "pack", counted_pack)
+    learner = Learner(module, runtime=Runtime("cpu"), optim=Settings(micro_batch_tokens=200), total_steps=1)
+    learner.update([replace(group, source=str(i)) for i, group in enumerate(GROUPS)], Nll())
+    assert (cut[0], cut[-1]) == (200, learner.budget.tokens)
+    assert cut == sorted(set(cut), reverse=True)
+    assert (len(cut) > 1) == isinstance(module, Small)
+    assert packed == {str(i): len(cut) for i in range(len(GROUPS))}

@@ -13,8 +13,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,13 +27,15 @@ from assent.engine.micro_batches import (
     free_memory,
     is_out_of_memory,
     padding_fraction,
+    sharded_out_of_memory,
     share,
+    smallest,
 )
 from assent.engine.optimiser import OptimiserSettings, learning_rate, make_adamw
-from assent.engine.reading import _sharded_out_of_memory, read_groups
+from assent.engine.reading import read_bins, read_groups
 from assent.engine.row_gradients import by_rows
 from assent.engine.runtime import Runtime
-from assent.engine.sums import Sums, global_counts
+from assent.engine.sums import Objective, Sums
 from assent.engine.weights import fingerprint_of, load_weights, save_weights
 from assent.engine.whole_step import groups_not_finite, looks_at_the_step, propagated
 from assent.engine.wrapping import Result, full, whole, wrap
@@ -43,26 +46,6 @@ from assent.models.packing import pack
 from assent.runs.files import storage_errors, write_json
 
 STATE, MASTERS = "state.json", "masters.safetensors"
-
-
-class Objective(Protocol):
-    """What a stage binds its pure functions into.
-
-    One that has `scope = "step"` looks at the whole step at once: it is called with all of the step's groups, and what
-    it gives does not depend on how the Learner cuts them (engine/whole_step.py).
-    """
-
-    @property
-    def want(self) -> frozenset[str]:
-        """The outputs it reads."""
-
-    def counts(self, batch: GroupBatch) -> Mapping[str, float]:
-        """Denominator of each loss term, from the batch alone; the Learner sums them over the whole step."""
-
-    def __call__(
-        self, outputs: Outputs, batch: GroupBatch
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
-        """Each term's SUM over this micro-batch; for each metric its (sum, count)."""
 
 
 class Reference:
@@ -195,7 +178,7 @@ class Learner:
             "perf/tokens_per_second": tokens / seconds,
             "perf/step_seconds": seconds,
             "perf/mfu": step.flops / seconds / self._matmul_rate,
-            "perf/padding_fraction": padding_fraction(self.module, groups, self.budget.bins(groups)),
+            "perf/padding_fraction": padding_fraction(self.module, groups, step.bins),
             "perf/micro_batches": float(step.num_micro_batches),
         }
 
@@ -228,46 +211,54 @@ class Learner:
 
     def _attempt(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
         """Gradients of the whole step in `.grad`; None where memory ran out on some process."""
-        in_one_pass = self.runtime.num_processes == 1 and len(self.budget.bins(groups)) == 1
+        bins = self.budget.bins(groups)
+        in_one_pass = self.runtime.num_processes == 1 and len(bins) == 1
         if in_one_pass or not looks_at_the_step(objective):
-            return self._accumulate(groups, objective)
-        outputs = self.read(groups, want=objective.want)
-        if suspects := groups_not_finite(groups, outputs, objective.want):
-            return _Step({}, suspects, 0, 0.0)
+            return self._accumulate(groups, bins, objective)
+        self._passed = groups
+        want = frozenset(objective.want)
+        outputs = read_bins(self.module, groups, bins, want=want, runtime=self.runtime, budget=self.budget)
+        if outputs is None:
+            return None
+        self.flops += self.cost.forward(groups)
+        if suspects := groups_not_finite(groups, outputs, want):
+            return _Step(bins, suspects=suspects)
         try:
             parts, propagation, metrics = propagated(groups, objective, outputs)
         except OverflowError as error:
-            return _Step({}, list(groups), 0, 0.0, beyond=str(error))
-        step = self._accumulate(parts, propagation)
+            return _Step(bins, suspects=groups, beyond=str(error))
+        step = self._accumulate(parts, self.budget.bins(parts), propagation)
         if step is None:
             return None
-        return _Step(metrics, list(groups) if step.suspects else [], step.num_micro_batches, step.flops)
+        return replace(step, bins=bins, metrics=metrics, suspects=groups if step.suspects else ())
 
-    def _accumulate(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
-        """`_attempt` for an objective that is a sum over groups."""
+    def _accumulate(
+        self, groups: Sequence[TokenGroup], bins: Sequence[Sequence[int]], objective: Objective
+    ) -> _Step | None:
+        """`_attempt` for an objective that is a sum over groups, which are cut into `bins`."""
         runtime, self._passed = self.runtime, groups
-        bins = self.budget.bins(groups)
-        mine = share(bins, rank=runtime.rank, num_processes=runtime.num_processes)
-        counts = global_counts(bins, groups, objective)
-        sums = Sums()
+        # On the CPU at first: each process counts them all, and moves its own to the device one at a time.
+        batches = [pack([groups[i] for i in indices], device="cpu") for indices in bins]
+        sums = Sums.over(batches, objective)
+        mine = share(batches, rank=runtime.rank, num_processes=runtime.num_processes)
         not_finite = torch.zeros(len(bins))
         failed, beyond = False, ""
-        for number, indices in enumerate(mine):
-            if not indices and not runtime.is_sharded:
+        for number, batch in enumerate(mine):
+            if batch is None and not runtime.is_sharded:
                 continue
             try:
                 with by_rows(self.module, runtime):
-                    loss = self._backward(groups, indices, objective, counts, sums)
+                    loss = self._backward(batch, groups, objective, sums)
             except OverflowError as error:  # a loss with an exponential, beyond its range
                 loss, beyond = math.nan, str(error)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 if runtime.is_sharded:
-                    raise _sharded_out_of_memory(self.budget) from error
+                    raise sharded_out_of_memory(self.budget) from error
                 failed = True
                 break
-            if indices:
+            if batch is not None:
                 not_finite[number * runtime.num_processes + runtime.rank] = float(not math.isfinite(loss))
         # Flags travel before gradients do: nobody waits in a reduction for a process that has fallen out of its pass.
         flags = runtime.max(torch.cat([torch.tensor([float(failed)]), not_finite]))
@@ -276,41 +267,48 @@ class Learner:
         flagged = [indices for indices, flag in zip(bins, flags[1:].tolist(), strict=True) if flag]
         suspects = [groups[i] for indices in flagged for i in indices]
         if runtime.num_processes > 1 and not runtime.is_sharded and not suspects:
-            self._backward(groups, [], objective, counts, sums, reduce=True)
+            self._backward(None, groups, objective, sums, reduce=True)
         wide = torch.float32 if runtime.device.type == "mps" else torch.float64
-        metrics = {} if suspects else sums.metrics(counts, runtime.sum, wide=wide)
-        return _Step(metrics, suspects, len(mine), self.cost.update(groups), beyond=beyond)
+        metrics = {} if suspects else sums.metrics(runtime.sum, wide=wide)
+        return _Step(bins, metrics, suspects, len(mine), self.cost.update(groups), beyond)
 
     def _backward(
         self,
+        batch: GroupBatch | None,
         groups: Sequence[TokenGroup],
-        indices: Sequence[int],
         objective: Objective,
-        counts: Mapping[str, float],
         sums: Sums,
         *,
         reduce: bool = False,
     ) -> float:
         """Adds one micro-batch's gradient and returns its share of the loss.
 
-        No indices: an empty micro-batch, which is the smallest group with weight zero. It takes part in what is
-        collective (sharded passes; DDP's reduction, if `reduce`) and in the names of the metrics, and adds nothing.
+        None is an empty micro-batch, for which the smallest of the groups passes with weight zero. It takes part in
+        what is collective (sharded passes; DDP's reduction, if `reduce`) and in the names of the metrics, and adds
+        nothing.
         """
-        smallest = min(range(len(groups)), key=lambda i: groups[i].num_tokens)
-        batch = pack([groups[i] for i in indices or [smallest]], device=self.runtime.device)
+        weight = 0.0 if batch is None else 1.0
         # DDP synchronises in forward passes too (when it rebuilds its buckets), while processes may differ in their
         # number of micro-batches or fall out of one; so its wrapper is entered once, when all are through.
         called = self._called if reduce else self.module
-        with self.runtime.autocast():
-            outputs = called(batch, frozenset(objective.want))
-        terms, metrics = objective(outputs, batch)
-        total = torch.stack([terms[name].float() / counts[name] for name in terms]).sum()
-        weight = 1.0 if indices else 0.0
+        if batch is None:
+            batch = pack([smallest(groups)], device="cpu")
+        terms, metrics = self._terms(called, batch, objective)
+        total = sums.loss(terms)
         if total.requires_grad:  # not where no token counts
             # DDP and FSDP average over processes; the denominators are global already.
             (total * (weight * self.runtime.num_processes)).backward()
         sums.add(terms, metrics, weight=weight)
         return float(total.detach()) * weight
+
+    def _terms(
+        self, called: nn.Module, batch: GroupBatch, objective: Objective
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+        """One forward pass."""
+        batch = batch.to(self.runtime.device)
+        with self.runtime.autocast():
+            outputs = called(batch, frozenset(objective.want))
+        return objective(outputs, batch)
 
     def _check_losses(self, step: _Step, objective: Objective) -> None:
         if not step.suspects:
@@ -343,11 +341,8 @@ class Learner:
         )
 
     def _is_finite_alone(self, group: TokenGroup, objective: Objective) -> bool:
-        batch = pack([group], device=self.runtime.device)
-        with self.runtime.autocast():
-            outputs = self.module(batch, frozenset(objective.want))
         try:
-            terms, _ = objective(outputs, batch)
+            terms, _ = self._terms(self.module, pack([group], device="cpu"), objective)
         except OverflowError:
             return False
         total = torch.stack([term.float() for term in terms.values()]).sum()
@@ -363,21 +358,21 @@ class Learner:
         self.optimiser.zero_grad(set_to_none=True)
 
 
+@dataclass(frozen=True, slots=True)
 class _Step:
-    """What the passes of one step gave. `suspects`: groups (of any process) among which the loss is not finite;
-    `beyond`: what a loss said that was asked beyond its range."""
+    """The result of one step's passes.
 
-    def __init__(
-        self,
-        metrics: dict[str, float],
-        suspects: list[TokenGroup],
-        num_micro_batches: int,
-        flops: float,
-        *,
-        beyond: str = "",
-    ) -> None:
-        self.metrics, self.suspects, self.num_micro_batches, self.flops = metrics, suspects, num_micro_batches, flops
-        self.beyond = beyond
+    bins       the micro-batches of the step's groups
+    suspects   groups (of any process) among which the loss is not finite
+    beyond     the message of a loss that was asked beyond its range
+    """
+
+    bins: Sequence[Sequence[int]]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    suspects: Sequence[TokenGroup] = ()
+    num_micro_batches: int = 0
+    flops: float = 0.0
+    beyond: str = ""
 
 
 def _enable_recomputation(module: nn.Module) -> None:

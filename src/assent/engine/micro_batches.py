@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ DEFAULT_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 CPU_UNITS, FEWEST_TOKENS = 2**22, 384
 """On a CPU, tokens × layers × width of one pass: some 60 bytes each until the backward pass, 0.25 GB in all.
 In a deep model fewer tokens lose little, for its products are wide (benchmarks/passes.py)."""
+
+Item = TypeVar("Item")
 
 _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
 
@@ -78,11 +80,16 @@ def default_tokens(module: nn.Module, device: str) -> int:
     return min(most, max(FEWEST_TOKENS, CPU_UNITS // max(size, 1)))
 
 
-def share(bins: Sequence[Sequence[int]], *, rank: int, num_processes: int) -> list[list[int]]:
-    """This process's micro-batches: every num_processes-th, and empty ones so that all have the same number."""
-    rounds = -(-len(bins) // num_processes)
-    mine = [list(indices) for indices in bins[rank::num_processes]]
-    return mine + [[] for _ in range(rounds - len(mine))]
+def share(batches: Sequence[Item], *, rank: int, num_processes: int) -> list[Item | None]:
+    """This process's micro-batches: every num_processes-th, and None so that all have the same number."""
+    rounds = -(-len(batches) // num_processes)
+    mine: list[Item | None] = [*batches[rank::num_processes]]
+    return mine + [None] * (rounds - len(mine))
+
+
+def smallest(groups: Sequence[TokenGroup]) -> TokenGroup:
+    """What a process without a micro-batch passes through a sharded model in the place of one."""
+    return min(groups, key=lambda group: group.num_tokens)
 
 
 def reads_prompts_once(module: nn.Module) -> bool:
@@ -124,3 +131,12 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def sharded_out_of_memory(budget: Budget) -> OutOfMemoryError:
+    """Sharded passes are collective: a process that falls out of one cannot be waited for, so nothing is retried."""
+    return OutOfMemoryError(
+        "memory ran out in a sharded pass, which cannot be repeated",
+        got=f"micro-batches of {budget.tokens} tokens",
+        fix=f"--micro-batch-tokens {max(1, budget.tokens // 2)}; the last checkpoint stands",
+    )

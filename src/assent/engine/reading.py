@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from assent.engine.micro_batches import Budget, free_memory, is_out_of_memory, share
+from assent.engine.micro_batches import Budget, free_memory, is_out_of_memory, sharded_out_of_memory, share, smallest
 from assent.engine.runtime import Runtime
-from assent.errors import OutOfMemoryError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
 
@@ -26,45 +25,51 @@ def read_groups(
     """
     if not groups:
         return Outputs(**{name: torch.zeros(0) for name in want})
-    while True:
-        read, failure = _try(module, groups, want, runtime, budget)
-        if float(runtime.max(torch.tensor(float(failure)))) == 0.0:
-            break
+    while (read := read_bins(module, groups, budget.bins(groups), want=want, runtime=runtime, budget=budget)) is None:
         free_memory(runtime.device)
         budget.halve(groups)
-    return Outputs(**{name: _in_order(read, groups, name, runtime) for name in want})
+    return read
 
 
 @torch.no_grad()
-def _try(
-    module: nn.Module, groups: Sequence[TokenGroup], want: frozenset[str], runtime: Runtime, budget: Budget
-) -> tuple[list[tuple[list[int], Outputs]], bool]:
-    """This process's micro-batches with what was read, and whether memory ran out."""
-    results: list[tuple[list[int], Outputs]] = []
-    smallest = min(range(len(groups)), key=lambda i: groups[i].num_tokens)
-    for indices in share(budget.bins(groups), rank=runtime.rank, num_processes=runtime.num_processes):
-        if not indices and not runtime.is_sharded:
+def read_bins(
+    module: nn.Module,
+    groups: Sequence[TokenGroup],
+    bins: Sequence[Sequence[int]],
+    *,
+    want: frozenset[str],
+    runtime: Runtime,
+    budget: Budget,
+) -> Outputs | None:
+    """As `read_groups`, once, in the micro-batches `bins` that `budget` gave; None where memory ran out anywhere."""
+    results: list[tuple[Sequence[int], Outputs]] = []
+    failed = False
+    for indices in share(bins, rank=runtime.rank, num_processes=runtime.num_processes):
+        if indices is None and not runtime.is_sharded:
             continue
-        batch = pack([groups[i] for i in indices or [smallest]], device=runtime.device)
+        chosen = [smallest(groups)] if indices is None else [groups[i] for i in indices]
         try:
             with runtime.autocast():
-                outputs = module(batch, want)
+                outputs = module(pack(chosen, device=runtime.device), want)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             if runtime.is_sharded:
-                raise _sharded_out_of_memory(budget) from error
-            return [], True
-        if indices:
+                raise sharded_out_of_memory(budget) from error
+            failed = True
+            break
+        if indices is not None:
             results.append((indices, outputs))
-    return results, False
+    if float(runtime.max(torch.tensor(float(failed)))):
+        return None
+    return Outputs(**{name: _in_order(results, groups, name, runtime) for name in want})
 
 
 def _in_order(
-    results: Sequence[tuple[list[int], Outputs]], groups: Sequence[TokenGroup], name: str, runtime: Runtime
+    results: Sequence[tuple[Sequence[int], Outputs]], groups: Sequence[TokenGroup], name: str, runtime: Runtime
 ) -> Tensor:
     """One field of all groups, in their order. What other processes read is added to zeros."""
-    sizes = [_size(group, name) for group in groups]
+    sizes = [len(group.completions) if name in PER_COMPLETION else group.num_counted for group in groups]
     starts = [0]
     for size in sizes:
         starts.append(starts[-1] + size)
@@ -77,16 +82,3 @@ def _in_order(
         for i, piece in zip(indices, part.split([sizes[i] for i in indices]), strict=True):
             whole[starts[i] : starts[i + 1]] = piece
     return runtime.sum(whole)
-
-
-def _size(group: TokenGroup, name: str) -> int:
-    return len(group.completions) if name in PER_COMPLETION else sum(c.num_counted for c in group.completions)
-
-
-def _sharded_out_of_memory(budget: Budget) -> OutOfMemoryError:
-    """Sharded passes are collective: a process that falls out of one cannot be waited for, so nothing is retried."""
-    return OutOfMemoryError(
-        "memory ran out in a sharded pass, which cannot be repeated",
-        got=f"micro-batches of {budget.tokens} tokens",
-        fix=f"--micro-batch-tokens {max(1, budget.tokens // 2)}; the last checkpoint stands",
-    )

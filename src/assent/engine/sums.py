@@ -1,30 +1,68 @@
-"""A step's sums over its micro-batches and processes, and the counts that divide them."""
+"""What a step adds up over its micro-batches and processes, and the counts that divide it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from assent.errors import RunError
-from assent.models.batch import GroupBatch, TokenGroup
-from assent.models.packing import pack
+from assent.models.batch import GroupBatch, Outputs
 
 
-class Counts(Protocol):
-    """What of an objective is needed to count."""
+class Objective(Protocol):
+    """What a stage binds its pure functions into.
 
-    def counts(self, batch: GroupBatch) -> Mapping[str, float]: ...
+    An objective with `scope = "step"` looks at the whole step: it is called with all of the step's groups at once, so
+    its result does not depend on how the Learner cuts them (engine/whole_step.py).
+    """
+
+    @property
+    def want(self) -> frozenset[str]:
+        """The outputs it reads."""
+
+    def counts(self, batch: GroupBatch) -> Mapping[str, float]:
+        """Denominator of each loss term, from the batch alone; the Learner sums them over the whole step."""
+
+    def __call__(
+        self, outputs: Outputs, batch: GroupBatch
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
+        """Each term's SUM over this micro-batch; for each metric its (sum, count)."""
 
 
 class Sums:
-    """Sums over a step's micro-batches, in float64 on the CPU."""
+    """Sums over a step's micro-batches, in float64 on the CPU.
 
-    def __init__(self) -> None:
+    counts   the denominator of each loss term, of the whole step
+    """
+
+    def __init__(self, counts: Mapping[str, float]) -> None:
+        self.counts = counts
         self.terms: dict[str, float] = {}
         self.values: dict[str, tuple[float, float]] = {}
+
+    @classmethod
+    def over(cls, batches: Iterable[GroupBatch], objective: Objective) -> Sums:
+        """Counts all of a step's micro-batches. Every process has them all, so the processes exchange nothing.
+
+        Raises RunError where a term counts nothing.
+        """
+        counts: dict[str, float] = {}
+        for batch in batches:
+            for name, count in objective.counts(batch).items():
+                counts[name] = counts.get(name, 0.0) + float(count)
+        empty = sorted(name for name, count in counts.items() if not count > 0)
+        if empty:
+            raise RunError(
+                f"nothing in this step counts for the loss term {empty[0]}", got="count 0", expected="above 0"
+            )
+        return cls(counts)
+
+    def loss(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """A micro-batch's share of the step's loss."""
+        return torch.stack([terms[name].float() / self.counts[name] for name in terms]).sum()
 
     def add(
         self, terms: Mapping[str, Tensor], metrics: Mapping[str, tuple[Tensor, Tensor]], *, weight: float = 1.0
@@ -40,9 +78,7 @@ class Sums:
             old_total, old_count = self.values.get(name, (0.0, 0.0))
             self.values[name] = (old_total + total, old_count + count)
 
-    def metrics(
-        self, counts: Mapping[str, float], reduce: Callable[[Tensor], Tensor], *, wide: torch.dtype = torch.float64
-    ) -> dict[str, float]:
+    def metrics(self, reduce: Callable[[Tensor], Tensor], *, wide: torch.dtype = torch.float64) -> dict[str, float]:
         """Loss, terms and metrics of the whole step. A metric that counted nothing has no mean and is left out.
 
         `reduce` adds up over processes, in the type `wide`.
@@ -50,19 +86,7 @@ class Sums:
         terms, values = sorted(self.terms), sorted(self.values)
         local = [self.terms[name] for name in terms] + [part for name in values for part in self.values[name]]
         numbers = reduce(torch.tensor(local, dtype=wide)).tolist()
-        losses = {f"loss/{name}": number / counts[name] for name, number in zip(terms, numbers, strict=False)}
+        losses = {f"loss/{name}": number / self.counts[name] for name, number in zip(terms, numbers, strict=False)}
         pairs = numbers[len(terms) :]
         means = {n: total / count for n, total, count in zip(values, pairs[::2], pairs[1::2], strict=True) if count}
         return {"loss": sum(losses.values()), **losses, **means}
-
-
-def global_counts(bins: Sequence[Sequence[int]], groups: Sequence[TokenGroup], objective: Counts) -> dict[str, float]:
-    """The step's denominators. Every process has all groups and counts them all, so nothing needs to be exchanged."""
-    counts: dict[str, float] = {}
-    for indices in bins:
-        for name, count in objective.counts(pack([groups[i] for i in indices], device="cpu")).items():
-            counts[name] = counts.get(name, 0.0) + float(count)
-    empty = sorted(name for name, count in counts.items() if not count > 0)
-    if empty:
-        raise RunError(f"nothing in this step counts for the loss term {empty[0]}", got="count 0", expected="above 0")
-    return counts

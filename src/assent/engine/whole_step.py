@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from assent.engine.reading import PER_COMPLETION
-from assent.engine.sums import Sums, global_counts
+from assent.engine.sums import Objective, Sums
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.packing import pack
 
@@ -49,7 +49,7 @@ class Propagation:
 
 
 def propagated(
-    groups: Sequence[TokenGroup], objective: Any, outputs: Outputs
+    groups: Sequence[TokenGroup], objective: Objective, outputs: Outputs
 ) -> tuple[list[TokenGroup], Propagation, dict[str, float]]:
     """The groups with ∂L/∂x beside their tokens, the objective that propagates it, and L's metrics of the step.
 
@@ -57,18 +57,18 @@ def propagated(
     that L does not depend on (KTO's mismatched ones) is left out: it was read and is not passed through again.
     """
     numbers = {name: getattr(outputs, name).requires_grad_() for name in objective.want}
-    terms, metrics = objective(Outputs(**numbers), pack(groups, device="cpu"))
-    counts = global_counts([range(len(groups))], groups, objective)
-    sums = Sums()
+    batch = pack(groups, device="cpu")
+    terms, metrics = objective(Outputs(**numbers), batch)
+    sums = Sums.over([batch], objective)
     sums.add(terms, metrics)
-    loss = torch.stack([terms[name].float() / counts[name] for name in terms]).sum()
+    loss = sums.loss(terms)
     gradients = {name: torch.zeros(len(values)) for name, values in numbers.items()}
     if loss.requires_grad:  # not where no token counts
         found = torch.autograd.grad(loss, list(numbers.values()), allow_unused=True)
         gradients |= {name: found for name, found in zip(numbers, found, strict=True) if found is not None}
     whole = [_with_gradients(group, own) for group, own in zip(groups, by_group(groups, gradients), strict=True)]
     parts = [part for part in map(_depended_on, whole) if part.completions] or whole[:1]
-    return parts, Propagation(frozenset(numbers), len(parts)), sums.metrics(counts, lambda local: local)
+    return parts, Propagation(frozenset(numbers), len(parts)), sums.metrics(lambda local: local)
 
 
 def by_group(groups: Sequence[TokenGroup], numbers: Mapping[str, Tensor]) -> Iterator[dict[str, list[np.ndarray]]]:

@@ -8,7 +8,8 @@ T tokens of the packed row. Groups, completions and tokens keep their order: tok
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,14 +50,26 @@ class TokenGroup:
     source: str = ""
 
     @property
+    def prompt_length(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def completion_lengths(self) -> list[int]:
+        return [len(completion.ids) for completion in self.completions]
+
+    @property
+    def num_counted(self) -> int:
+        return sum(completion.num_counted for completion in self.completions)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of the packed row: the prompt once, each completion once."""
-        return len(self.prompt_ids) + sum(len(c.ids) for c in self.completions)
+        return len(self.prompt_ids) + sum(self.completion_lengths)
 
     @property
     def num_padded_tokens(self) -> int:
         """Tokens when the prompt is repeated for each completion (the padded fallback, before padding)."""
-        return sum(len(self.prompt_ids) + len(c.ids) for c in self.completions)
+        return len(self.prompt_ids) * len(self.completions) + sum(self.completion_lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,14 @@ class GroupBatch:
     @property
     def num_counted(self) -> int:
         return int(self.targets.shape[0])
+
+    def to(self, device: torch.device) -> GroupBatch:
+        """The same batch with its tensors on `device`."""
+        tensors = ("input_ids", "position_ids", "group", "sequence", "read_at", "targets", "last_at")
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in tensors}
+        for name in ("token", "completion", "value"):
+            moved[name] = {key: tensor.to(device) for key, tensor in getattr(self, name).items()}
+        return replace(self, **moved)
 
     def sum_by_completion(self, per_token: Tensor) -> Tensor:
         """(N,) -> (S,): sums over each completion's counted tokens, in float32 or wider."""

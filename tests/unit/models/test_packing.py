@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,30 @@ def test_a_row_worked_out_by_hand() -> None:
     assert batch.value["weight"].tolist() == [0.5, 2.0]
     assert batch.token["old"].dtype == batch.value["weight"].dtype == torch.float32
     assert batch.sources == ("a", "b")
+
+
+def test_a_batch_moves_with_all_its_tensors() -> None:
+    """To the type "meta", which keeps nothing but shapes: what is forgotten stays on the CPU."""
+    group = TokenGroup(
+        (10, 11),
+        (TokenCompletion((20, 21)),),
+        token={"old": (np.array([1.0, 2.0]),)},
+        completion={"rank": np.array([1])},
+        value={"weight": 0.5},
+        source="a",
+    )
+    batch = pack([group], device="cpu")
+    moved = batch.to(torch.device("meta"))
+    for field in fields(batch):
+        before, after = getattr(batch, field.name), getattr(moved, field.name)
+        if isinstance(before, torch.Tensor):
+            before, after = {"": before}, {"": after}
+        if isinstance(before, dict):
+            assert {name: (x.shape, x.dtype, "meta") for name, x in before.items()} == {
+                name: (x.shape, x.dtype, x.device.type) for name, x in after.items()
+            }
+        else:
+            assert after == before
 
 
 def test_no_groups_give_a_row_that_nothing_reads() -> None:
