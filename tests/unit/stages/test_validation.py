@@ -20,6 +20,7 @@ from assent.errors import ConfigError, DataError
 from assent.metrics import lookup
 from assent.runs.files import from_json, to_json
 from assent.stages import kto, preference, reward, sft
+from assent.stages.run_models import RunModels
 from assent.stages.session import Session
 from assent.stages.validation import Validation, check_overlap
 from assent.types import PromptGroup
@@ -170,7 +171,7 @@ def test_a_run_on_its_own_training_rows_is_refused_and_nothing_is_written(
 ) -> None:
     config = given(command, inputs, tmp_path / "run")
     config = config.model_copy(update={"eval_data": config.data})
-    monkeypatch.setattr(Session, "add_learner", None)  # no weights are loaded
+    monkeypatch.setattr(RunModels, "add_learner", None)  # no weights are loaded
     with pytest.raises(DataError, match="20 of 20" if command == "kto" else "10 of 10"):
         STAGES[command][1].train(config)
     assert not (tmp_path / "run").exists()
@@ -182,12 +183,12 @@ def test_a_fraction_is_held_out_by_conversation(
     config = given("sft", inputs, tmp_path / "run", eval_data=None, eval_fraction=0.3, max_steps=1)
     seen: dict[str, list[str]] = {}
 
-    def note(self: Session, *_: Any, **__: Any) -> None:
-        for name, part in self.text.parts.items():
+    def note(self: RunModels, *_: Any, **__: Any) -> None:
+        for name, part in self.data.parts.items():
             seen[name] = [conversation_root(row.prompt) for row in part.groups]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Session, "add_learner", note)
+    monkeypatch.setattr(RunModels, "add_learner", note)
     with pytest.raises(KeyboardInterrupt):
         sft.train(config)
     assert (len(seen["train"]), len(seen["eval"])) == (7, 3)
