@@ -71,5 +71,5 @@ for module in pkgutil.walk_packages(getattr(package, '__path__', []), 'assent.{p
     assert done.returncode == 0, done.stderr
 
 
-def test_the_block_works() -> None:
+def test_torch_is_blocked_where_it_is_tested_that_nothing_imports_it() -> None:
     assert "blocked: torch" in run("import torch").stderr

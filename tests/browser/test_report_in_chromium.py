@@ -90,7 +90,7 @@ def test_light_and_dark_are_two_pages(browser: Chromium, page: Path) -> None:
     assert dark[1] - dark[0] > 150
 
 
-def test_a_run_prints(browser: Chromium, tmp_path: Path) -> None:
+def test_the_page_of_a_run_prints(browser: Chromium, tmp_path: Path) -> None:
     write_run(tmp_path / "run", command="ppo", config={"model": "m"}, steps=60, seed=0)
     browser.open(write_report(tmp_path / "run"), width=1400, scheme="dark")
     paper = browser.paper()

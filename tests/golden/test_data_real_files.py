@@ -37,7 +37,7 @@ def test_every_row_is_read(name):
 
 
 @pytest.mark.parametrize("name", [name for name, (_, rows, _) in FILES.items() if rows <= 1000])
-def test_round_trip(tmp_path, name):
+def test_what_is_written_is_read_back(tmp_path, name):
     dataset = load_groups(DATA / name)
     write_groups(tmp_path / "x.jsonl", dataset, dataset.layout)
     again = load_groups(tmp_path / "x.jsonl")

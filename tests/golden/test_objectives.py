@@ -155,7 +155,7 @@ def test_five_token_episode_gae() -> None:
     close(ended[1], [-1 + 0.45 * (0.9 + 0.45 * -1.5), 0.9 + 0.45 * -1.5, -1.5, 0.0, 0.0])
 
 
-def test_gae_limits() -> None:
+def test_gae_ends_in_returns_and_in_one_step_residuals() -> None:
     """lam 1: discounted return minus value. lam 0: the one-step residual."""
     rewards, values = torch.randn(3, 6, dtype=F64), torch.randn(3, 6, dtype=F64)
     mask, last = torch.ones(3, 6, dtype=torch.bool), torch.randn(3, dtype=F64)
@@ -250,7 +250,7 @@ def test_moments_add_up_over_parts() -> None:
     )
 
 
-def test_rows_and_back() -> None:
+def test_padded_rows_give_the_flat_values_back() -> None:
     flat, sequence = tensor([1.0, 2, 3, 4]), tensor([0, 2, 2, 2])
     rows, mask = as_rows(flat, sequence, 3)
     assert rows.tolist() == [[1, 0, 0], [0, 0, 0], [2, 3, 4]]

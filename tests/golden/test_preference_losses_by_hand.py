@@ -92,7 +92,7 @@ BY_HAND: list[tuple[str, dict[str, Any], float]] = [
 
 
 @pytest.mark.parametrize(("name", "hyperparameters", "expected"), BY_HAND, ids=[case[0] for case in BY_HAND])
-def test_the_row(name: str, hyperparameters: dict[str, Any], expected: float) -> None:
+def test_every_loss_has_its_value_by_hand(name: str, hyperparameters: dict[str, Any], expected: float) -> None:
     values, _ = preference_loss(name, **inputs(name, ROW), **hyperparameters)
     close(values, expected)
 
@@ -101,7 +101,7 @@ def test_every_loss_has_a_row() -> None:
     assert {name for name, *_ in BY_HAND} == set(PREFERENCE_LOSSES)
 
 
-def test_margins() -> None:
+def test_margins_move_the_loss_by_hand() -> None:
     for name, hyperparameters, expected in [
         ("sigmoid", {"beta": 0.5}, nls(1.5 - 0.7)),
         ("sigmoid_norm", {"beta": 0.5}, nls(0.5 * (2 / 4 + 1 / 7) - 0.7)),
@@ -122,7 +122,7 @@ def test_margins() -> None:
         close(preference_loss(name, **inputs(name, ROW, margin=0.7), **hyperparameters)[0], expected)
 
 
-def test_soft_labels() -> None:
+def test_a_soft_label_is_the_expectation_of_both() -> None:
     """The expectation over the label; with a margin, the other way round it is a margin against the first."""
     soft = inputs("sigmoid", ROW, chosen_probability=0.25)
     close(preference_loss("sigmoid", **soft, beta=0.5)[0], 0.25 * nls(1.5) + 0.75 * nls(-1.5))
@@ -228,7 +228,7 @@ def test_orpo_is_finite_where_a_completion_is_certain() -> None:
     assert math.isfinite(preference_loss("orpo", **{**certain, "rejected": tensor([0.0])}, **lengths)[0].item())
 
 
-def test_kto() -> None:
+def test_kto_has_its_values_by_hand() -> None:
     rows = {"logprobs": tensor([-10.0, -14.0], dtype=F64), "reference_logprobs": tensor([-12.0, -13.0], dtype=F64)}
     known = {"beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.5}
     given = {**rows, "desirable": tensor([True, False])}

@@ -47,7 +47,7 @@ def test_the_numbers_are_of_trl_1_16() -> None:
 
 
 @of_trainer("dpo")
-def test_dpo_trainer(case: dict[str, Any]) -> None:
+def test_losses_of_pairs_are_those_of_trls_dpo_trainer(case: dict[str, Any]) -> None:
     inputs, known = inputs_of(case), dict(case["hyperparameters"])
     if "f_alpha_divergence_coef" in known:
         # TRL: f'(u) = (u^(a - 1) - 1) / (a - 1). The paper (arXiv:2309.16240, table 1), which TRL's own help quotes
@@ -80,7 +80,7 @@ def test_cpo_and_orpo_trainers(case: dict[str, Any]) -> None:
 
 
 @of_trainer("kto")
-def test_kto_trainer(case: dict[str, Any]) -> None:
+def test_losses_of_thumbs_are_those_of_trls_kto_trainer(case: dict[str, Any]) -> None:
     inputs = inputs_of(case)
     baseline = kto_baseline(inputs.pop("mismatched"), inputs.pop("reference_mismatched"))
     given = {"kl_baseline": baseline} if case["loss"] == "kto" else {}

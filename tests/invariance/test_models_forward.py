@@ -116,7 +116,7 @@ def test_an_empty_batch_gives_zero_gradients_to_every_weight(tier: Any) -> None:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_temperature_and_entropy(tier: Any) -> None:
+def test_temperature_and_entropy_are_those_of_plain_logits(tier: Any) -> None:
     model = make_model("llama")
     groups = random_groups(holes=False)
     module = AlignmentModel(model, kind="policy", tier=tier, temperature=0.6)

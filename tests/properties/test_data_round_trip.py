@@ -117,7 +117,7 @@ def comparisons(draw, name, prompt, reply):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_round_trip(tmp_path, name):
+def test_what_is_written_is_read_back(tmp_path, name):
     path = tmp_path / "x.jsonl.gz"
 
     @SETTINGS

@@ -48,7 +48,7 @@ def test_value_at_equal_scores_is_the_declared_one(loss: LossDeclaration, number
 
 
 @every_loss
-def test_gradcheck(loss: LossDeclaration) -> None:
+def test_the_gradient_is_that_of_differences(loss: LossDeclaration) -> None:
     ranks, group = rankings(loss)
     scores = torch.randn(len(ranks), generator=torch.Generator().manual_seed(0), dtype=F64).requires_grad_()
     assert torch.autograd.gradcheck(lambda s: values(loss, s, ranks, group), (scores,))
@@ -76,7 +76,7 @@ def test_order_of_rows_level_of_scores_and_other_rankings_change_nothing(loss: L
 
 
 @every_loss
-def test_finite_far_out(loss: LossDeclaration) -> None:
+def test_far_out_the_loss_and_its_gradient_are_finite(loss: LossDeclaration) -> None:
     ranks, group = rankings(loss)
     scores = (1e4 * (-1.0) ** torch.arange(len(ranks))).requires_grad_()
     found = values(loss, scores, ranks, group)

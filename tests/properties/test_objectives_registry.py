@@ -77,7 +77,7 @@ def test_signs_of_the_gradient_at_zero_margin_are_the_declared_ones(loss: LossDe
 
 
 @every_loss
-def test_gradcheck(loss: LossDeclaration) -> None:
+def test_the_gradient_is_that_of_differences(loss: LossDeclaration) -> None:
     if loss.name == "bco_pair":
         pytest.skip("no gradient flows through its delta, by definition: see the golden test")
     chosen, rejected = (each.requires_grad_() for each in draw(4))
@@ -120,7 +120,7 @@ def test_pairs_of_the_step_may_come_in_any_order(loss: LossDeclaration) -> None:
 
 
 @every_loss
-def test_finite_far_out(loss: LossDeclaration) -> None:
+def test_far_out_the_loss_and_its_gradient_are_finite(loss: LossDeclaration) -> None:
     bound = loss.max_log_ratio(**loss.resolve({})) or 1e4
     shift = 0.0 if loss.needs_reference else -bound  # log-probabilities are below 0
     chosen = (tensor([bound, -bound, bound, -bound]) + shift).requires_grad_()
@@ -237,7 +237,7 @@ def thumbs(loss: LossDeclaration, log_ratios: Tensor, desirable: Tensor, given: 
     return thumbs_loss(loss.name, **rows, **baseline, **loss.resolve(given or {}))[0]
 
 
-def test_bradley_terry_properties() -> None:
+def test_bradley_terry_is_smooth_and_ignores_a_common_shift() -> None:
     a, b = (torch.randn(6, dtype=torch.float64).requires_grad_() for _ in range(2))
     assert torch.autograd.gradcheck(bradley_terry, (a, b))
     torch.testing.assert_close(bradley_terry(a + 50, b + 50), bradley_terry(a, b), atol=1e-12, rtol=0)

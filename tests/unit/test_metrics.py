@@ -71,7 +71,7 @@ def test_a_definition_may_hold_a_bar() -> None:
     assert "log π(chosen | prompt)" in lookup("logps/chosen").definition
 
 
-def test_patterns_and_prefixes() -> None:
+def test_a_name_is_found_by_its_pattern_and_behind_a_prefix() -> None:
     assert lookup("loss/nll").unit == "nats"
     assert lookup("rewards/helpful").name == "rewards/helpful"
     assert lookup("eval_rewards/margins").direction == "higher"

@@ -50,7 +50,7 @@ def test_a_whole_ppo_step(inputs: dict[str, str]) -> None:
     assert told["rollout/completion_length"] == 4.0
 
 
-def test_sampling(inputs: dict[str, str]) -> None:
+def test_sampling_is_measured_against_its_bound(inputs: dict[str, str]) -> None:
     found = _json_of(
         "generate.py", "--sample", "--model", inputs["model"], "--data", inputs["comparisons"],
         "--prompts", "4", "--completions", "2", "--new-tokens", "4",

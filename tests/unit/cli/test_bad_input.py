@@ -56,11 +56,13 @@ def refused(argv: Argv, here: Path, capsys: pytest.CaptureFixture[str], *parts: 
 
 
 @pytest.mark.parametrize("command", ["sft", "reward", "dpo"])
-def test_a_missing_file(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_refused_and_the_nearest_is_named(
+    command: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     refused([command, *options(here, data="comparison.jsonl")], here, capsys, "comparison.jsonl", "comparisons.jsonl")
 
 
-def test_an_empty_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_file_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "comparisons.jsonl").write_text("")
     refused(["dpo", *options(here)], here, capsys, "comparisons.jsonl", "empty")
 

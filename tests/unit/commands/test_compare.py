@@ -47,7 +47,7 @@ def by_method(document: dict[str, Any], amount: float) -> dict[str, dict[str, An
     return {row["method"]: row for row in document["rows"] if row["amount"] == amount}
 
 
-def test_equal_labels(
+def test_methods_get_equal_numbers_of_labels(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ASSENT_CACHE", str(tmp_path / "cache"))

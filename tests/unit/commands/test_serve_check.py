@@ -203,8 +203,9 @@ def test_a_reward_model_that_is_read_by_the_wrong_pad(here: Path, check: Check) 
         (["adapter"], "assent merge"),
     ],
 )
-def test_bad_input(here: Path, argv: list[str], told: str, capsys: pytest.CaptureFixture[str],
-                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_bad_input_is_status_2_and_says_what_to_do(
+    here: Path, argv: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(here)
     write_rows(here / "prompts.jsonl", [{"prompt": "one"}])
     (here / "adapter").mkdir()

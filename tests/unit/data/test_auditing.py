@@ -21,7 +21,7 @@ def audit_of(*groups, refused=(), second=None):
     return audit(Dataset(groups, layout="comparisons", path="x.jsonl", sha256="0", refused=refused), second)
 
 
-def test_counts_of_comparisons():
+def test_duplicates_ties_and_contradictions_are_counted():
     result = audit_of(
         pair("p one", "long answer", "short"),
         pair("p one", "long answer", "short"),  # exact duplicate
@@ -53,7 +53,7 @@ def test_pairs_of_rankings_and_scores():
     assert result.groups_with_identical_completions == 1
 
 
-def test_contradictory_thumbs():
+def test_a_thumb_up_and_one_down_for_the_same_answer_contradict():
     groups = [
         PromptGroup(prompt="p", completions=("a",), preference=Preference(thumbs=(thumb,))) for thumb in (True, False)
     ]

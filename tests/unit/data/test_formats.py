@@ -135,7 +135,7 @@ def test_extra_keys_of_a_message_reach_the_template():
     [("human", "user"), ("user", "user"), ("gpt", "assistant"), ("assistant", "assistant"), ("system", "system"),
      ("tool", "tool"), ("observation", "tool")],
 )  # fmt: skip
-def test_sharegpt_roles(name, role):
+def test_sharegpts_names_are_our_roles(name, role):
     row = {"prompt": [{"from": name, "value": "x"}]}
     assert parse_row(row, LAYOUTS["prompts"]).prompt == (Message(role, "x"),)
 

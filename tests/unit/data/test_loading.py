@@ -117,7 +117,7 @@ def test_parquet_rows_are_checked_when_loaded_and_refused_ones_skipped(tmp_path)
         load_groups(tmp_path / "y.parquet")
 
 
-def test_long_csv_cells(tmp_path):
+def test_a_csv_cell_may_be_longer_than_python_reads_by_itself(tmp_path):
     (tmp_path / "x.csv").write_text(f"prompt,completion\np,{'word ' * 100_000}\n")
     assert len(load_groups(tmp_path / "x.csv")[0].completions[0]) == 500_000
 
@@ -150,7 +150,7 @@ def test_a_folder_without_data_is_an_error(tmp_path):
         load_groups(tmp_path / "d")
 
 
-def test_what_datasets_saved(tmp_path):
+def test_what_datasets_saved_is_read_and_hashed_by_its_rows(tmp_path):
     table = datasets.Dataset.from_list(ROWS)
     table.save_to_disk(tmp_path / "one")
     datasets.DatasetDict(train=table, test=table.select([2])).save_to_disk(tmp_path / "two")
@@ -182,7 +182,7 @@ def test_a_hub_name_without_a_network_is_one_quick_error(monkeypatch):
     assert before == datasets.config.HF_HUB_OFFLINE
 
 
-def test_a_hub_dataset(tmp_path, monkeypatch):
+def test_a_hub_dataset_is_read_at_its_split_and_revision(tmp_path, monkeypatch):
     table = datasets.Dataset.from_list(ROWS)
     asked = []
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *args, **kwargs: asked.append(kwargs["revision"]))

@@ -61,7 +61,7 @@ def test_the_split_is_a_function_of_seed_and_roots_alone():
 
 
 @pytest.mark.parametrize("fractions", [{}, {"a": 0.5, "b": 0.4}, {"a": 1.0, "b": 0.0}, {"a": 1.5, "b": -0.5}])
-def test_bad_fractions(fractions):
+def test_fractions_that_make_no_whole_are_refused(fractions):
     with pytest.raises(UsageError, match="bad fractions"):
         split_by_conversation_root(GROUPS, fractions=fractions, seed=0)
 

@@ -48,7 +48,7 @@ def test_the_unit_of_ratios(unit: str, probability: float) -> None:
 
 
 @pytest.mark.parametrize(("scores", "loss"), [((3.2, 1.5), 0.16779), ((-0.5, -2.0), 0.20141)])
-def test_scores(scores: tuple[float, float], loss: float) -> None:
+def test_scores_give_the_loss_and_the_weight_of_its_gradient(scores: tuple[float, float], loss: float) -> None:
     found = assent.explain(scores=list(scores))
     assert found["loss"] == pytest.approx(loss, abs=1e-5)
     assert found["gradient_weight"] == pytest.approx(1 - math.exp(-loss), abs=1e-5)

@@ -158,7 +158,7 @@ def test_memory_at_the_smallest_batch_is_an_error_with_the_remedies() -> None:
     assert all(torch.equal(before[name], value) for name, value in weights_of(learner).items())
 
 
-def test_other_errors_pass() -> None:
+def test_errors_that_are_not_of_memory_are_not_caught() -> None:
     learner = Learner(Small(0, RuntimeError("shapes")), runtime=Runtime("cpu"), optim=Settings(), total_steps=1)
     with pytest.raises(RuntimeError, match="shapes"):
         learner.update(make_groups(3), Nll())

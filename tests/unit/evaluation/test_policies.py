@@ -68,7 +68,7 @@ def evaluate(policies, reference, *, groups=GROUPS, scorer=None, **options):
     return evaluate_policies(policies, plan)
 
 
-def test_figures_by_hand(reference):
+def test_every_figure_is_as_worked_out_by_hand(reference):
     # a: always 5 EOS. b: 3 + k, cut at four tokens, never ends; greedy draws are k = 0
     a = scripted("a", lambda prompt, k, seed: [(5, -1.0), (EOS, -0.5)])
     b = scripted("b", lambda prompt, k, seed: [(3, -1.0), (3, -1.0), (3, -1.0), (3 + 2 * k, -1.0), (EOS, 0.0)])

@@ -62,7 +62,7 @@ def test_an_answer_does_not_repeat_the_key() -> None:
         assert post_json(url, {}, key="k-123") == {"reply": "you sent ***"}
 
 
-def test_nobody_there() -> None:
+def test_a_server_that_does_not_answer_ends_the_call() -> None:
     with server(lambda *_: (200, {})) as url:
         pass
     with pytest.raises(RunError, match="did not answer"):
@@ -85,7 +85,7 @@ def test_a_server_that_speaks_something_else_or_breaks_off(said: bytes) -> None:
         thread.join()
 
 
-def test_addresses() -> None:
+def test_an_address_is_http_and_holds_no_password() -> None:
     assert is_address("https://a.b/c")
     assert not is_address("module:function")
     for wrong in ("http://", "ftp://a.b"):

@@ -59,7 +59,7 @@ def test_values_and_gradients_equal_the_direct_computation(logits: Logits, bias:
 
 @pytest.mark.parametrize("logits", SETTINGS)
 @pytest.mark.parametrize("want_entropy", [False, True])
-def test_gradcheck(logits: Logits, want_entropy: bool) -> None:
+def test_the_heads_gradient_is_that_of_differences(logits: Logits, want_entropy: bool) -> None:
     head, hidden, targets = _inputs(bias=True, number=5)
 
     def function(h: Tensor, w: Tensor, b: Tensor) -> Any:

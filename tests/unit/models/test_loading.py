@@ -85,7 +85,7 @@ def test_a_reward_model_is_not_a_policy(folder, tmp_path):
         load_policy(saved)
 
 
-def test_types(folder):
+def test_weights_have_the_type_asked_for(folder):
     assert load_policy(folder, dtype="bfloat16").dtype == torch.bfloat16
     scorer = load_scorer(folder, dtype="bfloat16")
     assert scorer.score.weight.dtype == torch.bfloat16
@@ -102,7 +102,7 @@ def test_fingerprint_sees_one_bit_and_not_the_order(folder):
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "./nothing", "/nothing/at/all"])
-def test_missing_folder(name):
+def test_a_missing_folder_is_refused(name):
     with pytest.raises(ModelError, match="does not exist"):
         load_policy(name)
 
@@ -127,14 +127,14 @@ def test_pickled_weights_are_refused_with_the_conversion(folder):
         load_policy(folder)
 
 
-def test_folder_without_tokenizer(folder):
+def test_a_folder_without_tokenizer_is_refused(folder):
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(ModelError, match="no tokenizer"):
         load_tokenizer(folder)
 
 
-def test_broken_tokenizer(folder):
+def test_a_broken_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="tokenizer cannot be read"):
         load_tokenizer(folder)

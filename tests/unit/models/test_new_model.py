@@ -67,7 +67,7 @@ def test_default_size_is_about_eight_million(tmp_path):
     assert 6e6 < summary.parameters + 256 * (8192 - summary.vocab_size) < 9e6
 
 
-def test_bad_arguments(tmp_path):
+def test_impossible_arguments_are_refused(tmp_path):
     with pytest.raises(DataFileNotFoundError):
         new_model(tmp_path / "m", text_files=[tmp_path / "none.txt"], **SMALL)
     with pytest.raises(DataError, match="no text"):

@@ -44,7 +44,7 @@ def test_chatml_ends_with_eos_and_drops_what_follows():
     assert out.report.eos_appended == 0
 
 
-def test_kept_tail_counts():
+def test_a_tail_that_is_kept_is_trained_on():
     tokenizer = byte_bpe()
     [group] = tokenize([pair("hello", "I am well", "no")], tokenizer, keep_template_tail=True).groups
     assert [spelled(tokenizer, c.ids) for c in group.completions] == ["I am well<|im_end|>\n", "no<|im_end|>\n"]
@@ -84,7 +84,7 @@ def test_sentencepiece_completion_begins_without_dummy_prefix(make):
 
 
 @pytest.mark.parametrize("make", [metaspace, prepending])
-def test_raw_strings_sentencepiece(make):
+def test_sentencepiece_puts_no_dummy_prefix_before_a_raw_completion(make):
     tokenizer = make()
     row = PromptGroup(prompt="how are", completions=("you", " you"), preference=Preference(ranking=(1, 2)))
     [group] = tokenize([row], tokenizer).groups
@@ -202,7 +202,7 @@ def test_eos_before_the_content_is_not_its_end():
     assert [spelled(tokenizer, c.ids) for c in group.completions] == ["<|eos|>im_end<|im_end|>", "<|eos|>no<|im_end|>"]
 
 
-def test_train_on_last():
+def test_train_on_last_makes_earlier_turns_the_prompt():
     tokenizer = byte_bpe()
     [group] = tokenize([PromptGroup(prompt=CHAT[:1], completions=(CHAT[1:],))], tokenizer, train_on="last").groups
     assert spelled(tokenizer, group.completions[0].ids) == "I am well<|im_end|>"

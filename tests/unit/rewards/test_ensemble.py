@@ -33,7 +33,7 @@ MEMBERS = torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
         ("weights:0.5,0,-1", [-5.5, 0.0]),
     ],
 )
-def test_combinations_by_hand(text: str, expected: list[float]) -> None:
+def test_members_are_combined_as_worked_out_by_hand(text: str, expected: list[float]) -> None:
     np.testing.assert_allclose(combine(MEMBERS, Combination.parse(text)), expected, atol=1e-12)
 
 

@@ -61,7 +61,7 @@ def test_stdout_is_never_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err.count("[brackets] stay") == 3
 
 
-def test_texts() -> None:
+def test_rates_and_times_are_short_texts() -> None:
     assert [rate_text(r) for r in (0, 0.4, 3.14159, 12345.6, 0.001)] == [
         "0/s",
         "2.5 s each",

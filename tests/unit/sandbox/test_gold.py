@@ -51,7 +51,7 @@ def columns(kind: str = "answer", topic: str = "delivery", instruction: dict | N
         ),
     ],
 )
-def test_hand_worked_totals(text: str, expected: float) -> None:
+def test_the_total_is_as_worked_out_by_hand(text: str, expected: float) -> None:
     assert gold(columns(), text).total == pytest.approx(expected, abs=1e-12)
 
 
@@ -119,7 +119,7 @@ def test_instructions_are_checked(instruction: dict, obeying: str, failing: str)
         "It arrives in 5 days. Bye. " * 300, "Facts: order K10, item kettle. Bye.", "It arrives in 5 days.\nBye.",
     ],
 )  # fmt: skip
-def test_total_and_strict(text: str) -> None:
+def test_what_is_no_reply_scores_nothing(text: str) -> None:
     assert gold(columns(), text).total == 0.0
     assert read_reply(text) is None
 

@@ -64,7 +64,7 @@ def assert_rate(hits: int, n: int, probability: float) -> None:
 
 
 @pytest.mark.parametrize(("temperature", "flip"), [(0.1, 0.0), (0.3, 0.0), (0.3, 0.2), (0.1, 0.5), (1e-3, 1.0)])
-def test_temperature_and_flips(pair: PromptGroup, temperature: float, flip: float) -> None:
+def test_a_rater_errs_as_its_temperature_and_flips_say(pair: PromptGroup, temperature: float, flip: float) -> None:
     clean = 1 / (1 + math.exp(-0.21 / temperature))
     expected = (1 - flip) * clean + flip * (1 - clean)
     rater = Rater(temperature=temperature, flip=flip)

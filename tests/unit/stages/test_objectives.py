@@ -58,7 +58,7 @@ def loss_of(objective: Any, outputs: Outputs, groups: list[TokenGroup]) -> tuple
     return sum(float(sums[term]) / counts[term] for term in sums), means
 
 
-def test_dpo_by_hand() -> None:
+def test_dpo_is_the_mean_softplus_of_the_margins() -> None:
     loss, metrics = loss_of(sigmoid(0.2), Outputs(logprobs=LOGPROBS), two_pairs())
     assert loss == pytest.approx((softplus(-0.5) + softplus(-0.1)) / 2)
     assert metrics["rewards/margins"] == pytest.approx(0.3)

@@ -123,7 +123,7 @@ GROUP = TokenGroup((1,), tuple(TokenCompletion((ids,)) for ids in (5, 6, 7, 8)))
         ({"loss_type": "davidson"}, [3.0] * 4, ([5, 6, 7, 8], [1] * 4)),
     ],
 )
-def test_what_is_compared(options: dict[str, Any], scores: list[float], expected: Any) -> None:
+def test_what_is_compared_follows_the_options(options: dict[str, Any], scores: list[float], expected: Any) -> None:
     config = OnlineDpoConfig(model="m", data="d", reward="r:f", output_dir="o", num_completions=4, **options)
     found = ranking_of(config, GROUP, scores)
     if expected is None:

@@ -5,7 +5,7 @@ Details
  1 reward model and critic read prompt and completion | test_ids_are_scored_as_they_are
  2 pad and EOS differ | test_pad_that_ends_texts_is_replaced_by_an_unused_token
  3 positions follow the tokens | test_positions_that_are_shifted_fire, test_each_counted_token_is_read_one_position_before_it
- 4 logits over the sampling temperature | test_recorded_logprobs_are_those_of_a_full_read, test_temperature_and_entropy
+ 4 logits over the sampling temperature | test_recorded_logprobs_are_those_of_a_full_read, test_temperature_and_entropy_are_those_of_plain_logits
  5 no dropout | test_dropout_is_off_in_training_and_the_configuration_is_left_alone
  6 rollouts from the policy as it is | test_defaults_are_the_ones_that_work, test_a_generation_config_does_not_steer_the_rollouts
  7 the reward head's start | test_head_deviation_is_one_over_the_root_of_width_plus_one
@@ -25,8 +25,8 @@ Details
 21 mini-batches shuffled in each epoch | test_mini_batches_are_shuffled_in_each_pass_and_hold_every_prompt_once
 22 accumulation by tokens | test_update_does_not_depend_on_the_budget, test_micro_batches_change_speed_and_memory_only
 23 a prompt's completions in one batch, one epoch | test_rankings_of_unequal_size_weigh_as_one_times_their_weight, test_defaults_of_preferences_are_the_ones_that_work
-24 logsigmoid and log-softmax in float32 | test_finite_far_out, test_autocast_multiplies_in_bfloat16_and_normalises_in_float32
-25 DPO sums; beta 0.1; reference read once | test_dpo_by_hand, test_defaults_of_preferences_are_the_ones_that_work, test_second_time_is_from_disk_and_identical
+24 logsigmoid and log-softmax in float32 | test_far_out_the_loss_and_its_gradient_are_finite, test_autocast_multiplies_in_bfloat16_and_normalises_in_float32
+25 DPO sums; beta 0.1; reference read once | test_dpo_is_the_mean_softplus_of_the_margins, test_defaults_of_preferences_are_the_ones_that_work, test_second_time_is_from_disk_and_identical
 26 samples are kept | test_no_key_reaches_a_message_or_the_run_folder
 27 generated ids are not tokenized again | test_generated_ids_are_trained_on_as_they_were_sampled
 
@@ -36,8 +36,8 @@ stored reference log-probabilities unused or wrong | test_sums_are_those_of_the_
 padding side, off by one | test_each_counted_token_is_read_one_position_before_it, test_micro_batches_and_their_order_change_nothing
 truncation's index, empty completions | test_then_completions_are_cut_at_their_end_lose_eos_and_are_marked, test_nothing_is_longer_than_max_length
 a second EOS, no BOS | test_raw_completion_that_spells_its_eos_keeps_one, test_empty_raw_prompt_begins_with_bos
-metrics overwritten or wrong | test_dpo_by_hand, test_metrics_are_the_whole_steps
-IPO summed | test_the_row
+metrics overwritten or wrong | test_dpo_is_the_mean_softplus_of_the_margins, test_metrics_are_the_whole_steps
+IPO summed | test_every_loss_has_its_value_by_hand
 a second copy of the loss drifts | test_values_and_gradients_equal_the_direct_computation
 an unseeded head; pad scores the wrong token | test_scorer_from_a_causal_folder_gets_a_seeded_head, test_a_completion_that_ends_with_the_pad_id_is_scored_at_its_end
 caches by a random name | test_another_key_row_mask_or_order_is_another_entry
@@ -45,7 +45,7 @@ reported KL is not the trained one; negative entropy | test_the_kl_that_is_repor
 score on the first pad; penalty ignores other stops | test_a_completion_ends_with_the_first_eos_or_at_the_limit, test_the_kl_is_taken_off_each_token_and_the_score_given_at_the_last
 a cut taken for an end | test_a_cut_completion_goes_on_in_the_critics_estimate
 generation_config overrides sampling | test_a_generation_config_does_not_steer_the_rollouts
-the wrong model saved | test_policy_round_trip_opens_with_transformers, test_types
+the wrong model saved | test_policy_round_trip_opens_with_transformers, test_weights_have_the_type_asked_for
 mini-batches that are no updates | test_mini_batches_are_shuffled_in_each_pass_and_hold_every_prompt_once
 statistics over padding | test_masked_tokens_do_nothing_even_where_they_overflow
 a reference reloaded by name | test_a_reference_of_other_weights_fires_in_ppo

@@ -162,7 +162,7 @@ def test_that_many_prompts_do_give_the_precision() -> None:
     assert (full.high - full.low) / 2 == pytest.approx(0.03, rel=0.08)
 
 
-def test_edges_of_precision() -> None:
+def test_prompts_needed_where_an_interval_says_little_or_all() -> None:
     certain = proportion_interval([1.0] * 50)
     needed = prompts_needed(certain, half_width=0.01)
     assert needed is not None
