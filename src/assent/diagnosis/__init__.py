@@ -1,1 +1,1 @@
-"""What went on in a model or a run, and why: numbers taken apart. Torch-free."""
+"""What happened in a model or a run, and why: explanations, findings and rules. Torch-free."""

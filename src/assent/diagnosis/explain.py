@@ -1,8 +1,8 @@
-"""A preference, taken apart: from log-probabilities, ratios or scores to what the loss makes of them. No torch.
+"""Explains a preference: from log-probabilities, ratios or scores to margin, probability, loss and gradient.
 
-Bradley and Terry 1952: p(a beats b) = sigma(r_a - r_b). DPO (Rafailov et al., arXiv:2305.18290, eqs. 5 to 7) puts
-r = beta * log(policy / reference) + beta * log Z in its place; Z depends on the prompt alone and cancels.
-All numbers are float64; log-sigma and sigma in the forms that neither overflow nor lose what is small.
+Bradley and Terry 1952: p(a beats b) = sigma(r_a - r_b). DPO (Rafailov et al., arXiv:2305.18290, eqs. 5 to 7) takes
+r = beta * log(policy / reference) + beta * log Z; Z depends only on the prompt and cancels. All numbers are float64;
+log-sigma and sigma are computed in forms that neither overflow nor lose small values. Torch-free.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from assent.data.texts import RowError, shorten
 from assent.errors import DataError
 
 BETAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Strengths shown beside the one that was asked for."""
+"""Values of beta that are shown together with the one that was given."""
 COLUMNS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
-"""Of a file of log-probabilities: sums over each completion's tokens, TRL's names."""
+"""Columns of a file of log-probabilities, by TRL's names: sums over each completion's tokens."""
 QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 ROUNDING = 1e-3
-"""By how much a sum of log-probabilities may exceed 0: rounding of the model that gave it."""
+"""How far a sum of log-probabilities may exceed 0 because of rounding."""
 LISTED = 5
-"""Rows of a file that are named because their margins are lowest."""
+"""Number of rows with the lowest margins that are named."""
 
 
 def log_sigmoid(x: float) -> float:
-    """log(1 / (1 + exp(-x))): exact for every x, however large."""
+    """log(1 / (1 + exp(-x))), exact for every x."""
     return -math.log1p(math.exp(-x)) if x >= 0 else x - math.log1p(math.exp(x))
 
 
@@ -45,8 +45,8 @@ def sigmoid(x: float) -> float:
 class Explanation:
     """One comparison. Rewards are beta * log-ratio, or a reward model's scores (then there is no beta).
 
-    margin                   reward of the chosen minus that of the rejected
-    preference_probability   sigma(margin): with which the model prefers the chosen
+    margin                   reward of the chosen completion minus that of the rejected one
+    preference_probability   sigma(margin): the probability that the model prefers the chosen completion
     loss                     -log sigma(margin), nats
     gradient_weight          |d loss / d log-probability| = beta * sigma(-margin); for scores |d loss / d score|
     """
@@ -67,28 +67,28 @@ class Explanation:
 
 
 def of_log_ratios(chosen: float, rejected: float, beta: float) -> Explanation:
-    """The explanation of two values of log(policy / reference). DataError where the rewards leave the floats."""
+    """Explains two values of log(policy / reference). Raises DataError if the rewards exceed the range of floats."""
     margin = beta * (chosen - rejected)
     rewards = _of_rewards(beta * chosen, beta * rejected, margin, scale=beta)
     return Explanation(log_ratio_chosen=chosen, log_ratio_rejected=rejected, beta=beta, **rewards)
 
 
 def of_ratios(chosen: float, rejected: float, beta: float, *, unit: str) -> Explanation:
-    """The same from ratios in the `unit` log_ratio or ratio (of probabilities, above 0)."""
+    """The same for values in the `unit` log_ratio or ratio (of probabilities, above 0)."""
     if unit == "ratio":
         chosen, rejected = math.log(chosen), math.log(rejected)
     return of_log_ratios(chosen, rejected, beta)
 
 
 def of_scores(chosen: float, rejected: float) -> Explanation:
-    """The explanation of two scores of a reward model."""
+    """Explains two scores of a reward model."""
     return Explanation(**_of_rewards(chosen, rejected, chosen - rejected, scale=1.0))
 
 
 def of_logps(logps: Sequence[float], beta: float) -> Explanation:
-    """The explanation of four sums: policy chosen, policy rejected, reference chosen, reference rejected.
+    """Explains four sums: policy chosen, policy rejected, reference chosen, reference rejected.
 
-    DataError for one that is not finite or is above 0.
+    Raises DataError if one is not finite or is above 0.
     """
     try:
         chosen, rejected, ref_chosen, ref_rejected = map(_logp, logps, COLUMNS)
@@ -105,17 +105,17 @@ def _logp(value: Any, name: str) -> float:
     if not (math.isfinite(number) and number <= ROUNDING):
         raise RowError(
             "bad number",
-            f"{name} is no log-probability",
+            f"{name} is not a log-probability",
             got=shorten(value),
             expected="a finite number, at most 0: the sum over a completion's tokens",
-            fix="for a reward model's scores there is --scores" if number > 0 else None,
+            fix="give a reward model's scores with --scores" if number > 0 else None,
         )
     return number
 
 
 def _of_rewards(chosen: float, rejected: float, margin: float, *, scale: float) -> dict[str, float]:
     if not all(map(math.isfinite, (chosen, rejected, margin))):
-        raise DataError("the rewards leave the range of numbers", got=f"chosen {chosen:g}, rejected {rejected:g}")
+        raise DataError("the rewards exceed the range of numbers", got=f"chosen {chosen:g}, rejected {rejected:g}")
     return {
         "reward_chosen": chosen,
         "reward_rejected": rejected,
@@ -127,12 +127,12 @@ def _of_rewards(chosen: float, rejected: float, margin: float, *, scale: float) 
 
 
 def strengths(beta: float) -> list[float]:
-    """The betas that are shown: the usual ones and the one asked for."""
+    """The betas that are shown: the usual ones and the given one."""
     return sorted({*BETAS, beta})
 
 
 def document(explained: Explanation, **more: Any) -> dict[str, Any]:
-    """One comparison as a JSON-able document; with `betas` where there is a beta."""
+    """One comparison as a JSON-able document, with `betas` if there is a beta."""
     found = {name: value for name, value in asdict(explained).items() if value is not None}
     found["prefers"] = explained.prefers
     if explained.beta is not None:
@@ -156,15 +156,13 @@ class LoggedRow:
 def read_logps(path: str) -> tuple[list[LoggedRow], list[str], str]:
     """The rows of a JSONL, JSON or CSV file, its other columns, and the SHA-256 of its content.
 
-    All rows or none: DataError counts the ones that cannot be used and names the first.
+    Raises DataError if any row cannot be used, with the number of such rows and the first of them.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise missing_file(file)
     if file_suffix(file) in (None, ".parquet"):
-        raise DataError(
-            f"{path} is of no kind that is read here", got=file.suffix, expected=".jsonl, .json or .csv, also .gz"
-        )
+        raise DataError(f"{path} has an unknown file type", got=file.suffix, expected=".jsonl, .json or .csv, also .gz")
     hasher = hashlib.sha256()
     rows: list[LoggedRow] = []
     bad: list[tuple[str, RowError]] = []
@@ -201,7 +199,7 @@ def _four(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
 
 
 def document_of_rows(rows: Sequence[LoggedRow], beta: float) -> dict[str, Any]:
-    """Many comparisons: every row, and over them mean and quantiles, the share preferred, and what beta does."""
+    """Many comparisons: every row, mean and quantiles over the rows, the share preferred, and the effect of beta."""
     explained = [of_logps(row.logps, beta) for row in rows]
     names = [name for name in asdict(explained[0]) if name != "beta"]
     columns = {name: np.array([getattr(one, name) for one in explained]) for name in names}
@@ -228,7 +226,7 @@ def _summary(values: np.ndarray) -> dict[str, float]:
 
 
 def _mean_at(explained: Sequence[Explanation], beta: float) -> dict[str, float]:
-    """Means over the rows at another strength."""
+    """Means over the rows at another beta."""
     at = [
         _at(of_log_ratios(one.log_ratio_chosen, one.log_ratio_rejected, beta))
         for one in explained

@@ -1,4 +1,4 @@
-"""What `explain` found, for people: plain text of at most 80 columns."""
+"""The result of `explain` as text of at most 80 columns."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 WIDTH = 80
 TOKENS_SHOWN = 24
-"""Tokens of a completion that are shown one by one; of a longer one those with the largest log-ratios."""
+"""Tokens shown for a completion; for a longer completion, those with the largest log-ratios."""
 ROWS_SHOWN = 12
-"""Rows of a file that are shown one by one; of a longer one the summary says the rest."""
+"""Rows of a file that are shown one by one; a longer file has only the summary."""
 SHARES = {
     "preference_probability": "sigma(margin)",
     "loss": "-log sigma(margin), nats",
@@ -33,14 +33,14 @@ SHORT = {
 
 
 def shown(number: float, *, signed: bool = False) -> str:
-    """Decimals where they say something, else three digits and an exponent: at most ten letters."""
+    """At most ten characters: four decimals if these suffice, otherwise three digits and an exponent."""
     size = abs(number)
     form = ".4f" if number == 0 or 1e-4 <= size < 100 else ".2f" if 100 <= size < 1e5 else ".3g"
     return f"{number:{'+' if signed else ''}{form}}"
 
 
 def lines_of_pair(found: Mapping[str, Any]) -> list[str]:
-    """One comparison: how its probability comes about, and what beta does to it."""
+    """One comparison: how its probability is computed, and the effect of beta."""
     out = [*_rewards(found), ""]
     meanings = dict(SHARES)
     if "beta" not in found:
@@ -49,7 +49,7 @@ def lines_of_pair(found: Mapping[str, Any]) -> list[str]:
         out.append(f"{name.replace('_', ' '):<24}{shown(found[name]):>11}   {meaning}")
     out += ["", *_verdict(found)]
     if "betas" in found:
-        out += ["", "what beta does", *_betas(found["betas"], found["beta"])]
+        out += ["", "effect of beta", *_betas(found["betas"], found["beta"])]
     return out
 
 
@@ -68,21 +68,25 @@ def _rewards(found: Mapping[str, Any]) -> list[str]:
     blank = ["", ""] if logps else []
     rows["difference"] = [*blank, shown(difference, signed=True), shown(found["margin"], signed=True)]
     out = [_row("", heads), *(_row(name, cells) for name, cells in rows.items())]
-    return [*out, "", f"reward = beta * log-ratio, beta = {found['beta']:g}; the difference of rewards is the margin"]
+    return [
+        *out,
+        "",
+        f"reward = beta * log-ratio, beta = {found['beta']:g}; margin = difference of the rewards",
+    ]
 
 
 def _verdict(found: Mapping[str, Any]) -> list[str]:
     prefers = found["prefers"]
     if prefers == "neither":
-        text = "Neither is preferred: the loss is ln 2, the gradient's weight half of what it can be."
+        text = "Neither is preferred: the loss is ln 2, and the gradient has half of its largest weight."
     elif prefers == "chosen":
-        text = "Prefers the chosen: the loss is below ln 2, and the surer the pair, the less it moves the model."
+        text = "The chosen is preferred: the loss is below ln 2. A larger margin changes the model less."
     else:
-        text = "Prefers the rejected: the loss is above ln 2; such pairs move the model most."
+        text = "The rejected is preferred: the loss is above ln 2. Such pairs change the model most."
     if found.get("log_ratio_chosen", 0) < 0:
         text += f" The chosen is less likely than under the reference, by {shown(-found['log_ratio_chosen'])} nats."
     if "beta" not in found:
-        text += " Only the difference counts: the same number added to both scores changes nothing here."
+        text += " Only the difference matters: adding the same number to both scores changes nothing here."
     return textwrap.wrap(text, WIDTH)
 
 
@@ -94,12 +98,12 @@ def _betas(rows: Sequence[Mapping[str, float]], asked: float) -> list[str]:
         cells = [shown(row[name], signed=name in names[:3]) for name in names]
         mark = "*" if row["beta"] == asked else ""
         out.append(_row(f"{row['beta']:g}{mark}", cells, width=11, first=10))
-    note = "* asked for. No beta changes which is preferred; it scales the margin."
+    note = "* the given beta. Beta scales the margin; it does not change which is preferred."
     return [*out, note]
 
 
 def lines_of_rows(found: Mapping[str, Any]) -> list[str]:
-    """A file of comparisons: a summary, and its rows where they are few."""
+    """A file of comparisons: a summary, and the rows if they are few."""
     count = found["num_rows"]
     share = f"{100 * found['share_preferred']:.1f}%"
     out = textwrap.wrap(
@@ -114,7 +118,7 @@ def lines_of_rows(found: Mapping[str, Any]) -> list[str]:
     for name, summary in found["summary"].items():
         cells = [shown(summary[key]) for key in ("mean", "q05", "q25", "median", "q75", "q95")]
         out.append(_row(SHORT[name], cells, width=11, first=14))
-    out.append("+ of the chosen, - of the rejected completion")
+    out.append("+ is the chosen completion, - the rejected one")
     if count <= ROWS_SHOWN:
         out += ["", _row("row", ["log-ratio +", "log-ratio -", "margin", "P(chosen)", "loss"], width=12, first=20)]
         names = ("log_ratio_chosen", "log_ratio_rejected", "margin", "preference_probability", "loss")
@@ -125,11 +129,11 @@ def lines_of_rows(found: Mapping[str, Any]) -> list[str]:
         out += ["", f"lowest margins (--json has all {count} rows)"]
         lowest = found["lowest_margins"]
         out += [f"  {shown(row['margin'], signed=True):>11}  {_end(row['source'], 60)}" for row in lowest]
-    return [*out, "", "what beta does, means over the rows", *_betas(found["betas"], found["beta"])]
+    return [*out, "", "effect of beta, means over the rows", *_betas(found["betas"], found["beta"])]
 
 
 def lines_of_tokens(found: Mapping[str, Any]) -> list[str]:
-    """The tokens of both completions: which of them carry the log-ratio."""
+    """The tokens of both completions, and their shares of the log-ratio."""
     out = []
     for side in ("chosen", "rejected"):
         tokens = found["tokens"][side]
@@ -150,7 +154,7 @@ def lines_of_tokens(found: Mapping[str, Any]) -> list[str]:
             cells += [shown(token["log_ratio"], signed=True), shown(token["reward"], signed=True), share]
             head = f"{token['position']:>4} " + _cell(repr(token["token"]), 19)
             out.append(head + " " + "".join(f"{cell:>11}" for cell in cells))
-    return [*out, "", "share: of the sum of |log-ratio| over the completion's tokens"]
+    return [*out, "", "share: part of the sum of |log-ratio| over the completion's tokens"]
 
 
 def _row(name: str, cells: Sequence[str], *, width: int = 12, first: int = 24) -> str:
@@ -158,12 +162,12 @@ def _row(name: str, cells: Sequence[str], *, width: int = 12, first: int = 24) -
 
 
 def _end(source: str, width: int) -> str:
-    """A row's name, cut at its start: the line stands at its end."""
+    """A row's name, cut at its start, because the line number is at its end."""
     return source if len(source) <= width - 1 else "…" + source[-(width - 2) :]
 
 
 def _cell(text: str, width: int) -> str:
-    """Cut or filled to so many columns of a terminal; East Asian letters take two."""
+    """Cut or filled to `width` columns of a terminal; East Asian letters take two."""
     sizes = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text]
     if sum(sizes) > width:
         while sum(sizes) > width - 1:

@@ -1,4 +1,4 @@
-"""What a rule of the doctor finds, and what a rule is."""
+"""Findings of the doctor, and the rules that make them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Series = Mapping[str, Sequence[tuple[int, float]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A figure of the log that speaks for the finding."""
+    """A logged figure that supports the finding."""
 
     metric: str
     steps: tuple[int, int] | None

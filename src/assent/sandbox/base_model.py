@@ -1,11 +1,12 @@
-"""The sandbox's base model: a small Llama trained on raw documents, with a tokenizer of its own language.
+"""The sandbox's base model: a small Llama trained on raw documents, with a tokenizer for the sandbox's language.
 
-`base_folder(seed)` is an ordinary model folder: shipped for seed 0, built once and cached for others. To rebuild:
+`base_folder(seed)` is an ordinary model folder: shipped for seed 0, built once and cached for other seeds. To rebuild:
 
     python -m assent.sandbox.base_model --seed 0 --out DIR
 
-The tokenizer has one piece for each word of the language and all 256 bytes, so every string has a spelling and decodes
-to itself. Its chat template knows system, user and assistant turns, `<|user|>…<|end|>`; the base model never saw one.
+The tokenizer has one piece for each word of the language and one for each of the 256 bytes, so every string can be
+encoded and decodes to itself. Its chat template has system, user and assistant turns, `<|user|>…<|end|>`; the base
+model never saw a turn.
 """
 
 from __future__ import annotations
@@ -40,23 +41,23 @@ CHAT_TEMPLATE = (
 )
 _PIECES = r" ?[A-Za-z0-9]+|\s+|[^A-Za-z0-9\s]"
 DOCUMENTS = 40_000
-"""Documents read, once each: about three and a half million tokens, some seven minutes on one core."""
+"""Documents, each read once: about 3.5 million tokens, about seven minutes on one core."""
 BATCH_TOKENS = 3072
 LEARNING_RATE = 3e-3
 """AdamW's peak rate, for the embedding and the gains."""
 MATRIX_RATE = 0.02
 """Muon's peak rate, for the matrices."""
 FACTS_WEIGHT = 0.2
-"""Weight of the tokens before the first full stop, against 1 of all others."""
+"""Loss weight of the tokens before the first full stop; all others have weight 1."""
 
 
 def _words() -> list[str]:
-    """Every word of the language, with the space before it and, where it can begin a text, without."""
+    """Every word of the language with a space before it, and without the space if it can begin a text."""
     import re
 
     lexicon = {*language.PRODUCTS, *language.NAMES, *language.CITIES, *language.CODES}
     words = {f" {word}" for word in lexicon} | {f" {n}" for n in language.NUMBERS}
-    for text in documents(0, 4000):  # few hundred words: each stands in many of these documents
+    for text in documents(0, 4000):  # a few hundred words, each of which is in many of these documents
         words |= set(re.findall(_PIECES, text))
     begin = {language.capitalised(t).split()[0] for ts in language.STATEMENTS.values() for t in ts}
     begin |= {language.capitalised(t).split()[0] for ts in language.ACTS.values() for t in ts if t[0] != "{"}
@@ -65,7 +66,7 @@ def _words() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer: a function of the language alone."""
+    """The tokenizer, which depends only on the language."""
     pre = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PIECES), "isolated"),
@@ -104,7 +105,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, n: int) -> Iterator[torch.Tensor]:
-    """Right-padded batches (B, T) of whole documents of similar length, each ended by EOS; about BATCH_TOKENS each."""
+    """Right-padded batches (B, T) of about BATCH_TOKENS: whole documents of similar length, each ending with EOS."""
     order = torch.Generator().manual_seed(seed)
     pool: list[list[int]] = []
     for index, text in enumerate(documents(seed, n), 1):
@@ -124,7 +125,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, n: int) -> Iterator[
 
 
 def _optimisers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for the embedding and the gains: induction comes much sooner so."""
+    """Muon for the layers' matrices, AdamW for embedding and gains: the model learns to copy facts much sooner."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     held = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in held]
@@ -135,7 +136,7 @@ def _optimisers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def _loss(model: LlamaForCausalLM, ids: torch.Tensor, stop: int, pad: int) -> torch.Tensor:
-    """Mean cross-entropy over the tokens of a batch (B, T); the list of facts, which nothing foretells, counts less."""
+    """Mean cross-entropy over the tokens of a batch (B, T). The list of facts is unpredictable and counts less."""
     targets = ids[:, 1:]
     weights = torch.where((ids[:, :-1] == stop).cumsum(1) == 0, FACTS_WEIGHT, 1.0) * (targets != pad)
     logits = model(input_ids=ids).logits[:, :-1].float()
@@ -144,9 +145,9 @@ def _loss(model: LlamaForCausalLM, ids: torch.Tensor, stop: int, pad: int) -> to
 
 
 def train(seed: int, *, n: int, report: bool = True) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Train the base model of a seed: one pass over `n` documents, warm-up and cosine; deterministic on a machine."""
+    """Trains a seed's base model: one pass over `n` documents, warm-up and cosine; deterministic on one machine."""
     tokenizer = build_tokenizer()
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+    with torch.random.fork_rng(devices=[]):  # leaves the caller's random state unchanged
         torch.manual_seed(seed)
         model = LlamaForCausalLM(build_config(tokenizer))
     steps = max(1, sum(1 for _ in _batches(tokenizer, seed, 2048)) * n // 2048)
@@ -171,14 +172,14 @@ def train(seed: int, *, n: int, report: bool = True) -> tuple[LlamaForCausalLM, 
 
 
 def save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write an ordinary model folder, weights in float32 (under four megabytes)."""
+    """Writes an ordinary model folder with float32 weights (under four megabytes)."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
 
 
 def base_folder(world_seed: int = 0) -> Path:
-    """Folder of the base model of a world's seed: shipped, or built once (some minutes) and cached.
+    """Folder of the base model for a world's seed: shipped, or built once (which takes minutes) and cached.
 
     The cache is `ASSENT_CACHE`, or `~/.cache/assent`.
     """
@@ -194,9 +195,9 @@ def base_folder(world_seed: int = 0) -> Path:
 
 
 def build(folder: Path, seed: int, *, n: int | None = None) -> None:
-    """Train and write the base model of a seed; the folder appears whole or not at all.
+    """Trains and writes a seed's base model. The folder is either complete or absent.
 
-    On one thread, so that the bytes do not depend on the number of cores (two are hardly faster at this size).
+    It uses one thread, so that the bytes do not depend on the number of cores (two are hardly faster at this size).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
@@ -214,7 +215,7 @@ def build(folder: Path, seed: int, *, n: int | None = None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Rebuild the sandbox's base model.")
     parser.add_argument("--seed", type=int, default=0, help="seed of the documents and of the weights' start")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced where it exists")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it exists")
     parser.add_argument("--documents", type=int, default=DOCUMENTS, help="documents to train on")
     arguments = parser.parse_args()
     build(arguments.out, arguments.seed, n=arguments.documents)
@@ -222,7 +223,7 @@ def main() -> None:
 
 
 def parameters(folder: Path) -> int:
-    """Number of weights in a folder's file."""
+    """Number of weights in the folder."""
     return sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
 
 

@@ -17,7 +17,7 @@ _STYLES: tuple[tuple[Style, float], ...] = ((MIXED, 0.5), (GOOD, 0.25), (BAD, 0.
 
 
 def _any_order(rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
-    """An order with facts of no world: every value of every fact, so that only the document tells them."""
+    """An order with random facts that belong to no world, so that only the document says what they are."""
     owner, other = rng.sample(language.NAMES, 2)
     code, other_code = rng.sample(language.CODES, 2)
     city, other_city = rng.sample(language.CITIES, 2)
@@ -28,7 +28,7 @@ def _any_order(rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _restatement(rng: random.Random) -> str:
-    """Facts, then the same again in another order or in sentences: what teaches a model to look facts up."""
+    """Facts, then the same facts in another order or in sentences. This teaches a model to look facts up."""
     facts, other = _any_order(rng)
     shows_other = rng.random() < 0.4
     parts = [facts_text(facts, other if shows_other else None)]
@@ -49,7 +49,7 @@ def _restatement(rng: random.Random) -> str:
 
 
 def _conversation(rng: random.Random, *, answered: bool) -> str:
-    """A question and its answer, good or bad; or a question that only meets more questions."""
+    """A question with an answer, good or bad; or a question that is followed by more questions."""
     facts, other = _any_order(rng)
     kind = rng.choices(list(MIX), weights=list(MIX.values()))[0]
     text, columns = phrase_prompt(kind, facts, other, rng)
@@ -62,7 +62,7 @@ def _conversation(rng: random.Random, *, answered: bool) -> str:
 
 
 def documents(seed: int, n: int) -> Iterator[str]:
-    """`n` raw documents. A question is answered as often as it is followed by another question."""
+    """`n` raw documents. A question is as often followed by an answer as by another question."""
     rng = random.Random(f"assent-sandbox/{VERSION}/documents/{seed}")
     for _ in range(n):
         kind = rng.random()
@@ -73,7 +73,7 @@ def documents(seed: int, n: int) -> Iterator[str]:
 
 
 def demonstrations(world: World, n: int, seed: int, *, style: Style = DEMONSTRATIONS) -> list[PromptGroup]:
-    """`n` demonstrations (K = 1) of mixed quality, on prompts of the split `sft`."""
+    """`n` demonstrations (K = 1) of mixed quality, on prompts of the `sft` split."""
     rng = random.Random(f"assent-sandbox/{VERSION}/demonstrations/{world.seed}/{world.time}/{seed}")
     groups = world.prompts("sft", n, seed)
     return [

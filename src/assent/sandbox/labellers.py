@@ -1,6 +1,6 @@
-"""Labels for completions: from gold with noise, from groups of people, from an AI judge, and from logs. Torch-free.
+"""Labels for completions: from noisy gold, from groups of people, from an AI judge, and from logs. Torch-free.
 
-Labellers see only the completions they are given; `sample_and_label` also asks a sampler for them.
+Labellers only see the completions that they are given; `sample_and_label` also samples them.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from assent.sandbox.world import TASTE, VERSION, World
 from assent.types import Message, Preference, PromptGroup
 
 Sampler = Callable[[Sequence[PromptGroup], int, int], Sequence[Sequence[str]]]
-"""(groups, completions per prompt, seed) -> for each group its completions' texts."""
+"""(groups, completions per prompt, seed) -> the texts of each group's completions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
     groups: list[PromptGroup]
-    """With a Preference, its annotator, and in `columns` the gold totals (`gold`) and the label's price (`price`)."""
+    """Each with a Preference and its annotator; `columns` have the gold totals (`gold`) and the label's price."""
     cost: float
-    """Money paid for the labels."""
+    """Price of all labels."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Groups that got no label, by reason: `empty` (a completion without text), `identical` (nothing to compare),
-    `coverage`, `trap`."""
+    """Number of groups without a label, by reason: `empty` (a completion without text), `identical` (nothing to
+    compare), `coverage`, `trap`."""
 
 
 def shows_best_behaviour(completion: str) -> bool:
-    """Whether a completion has the behaviour that the knob `coverage` hides: the personal sign-off."""
+    """Whether a completion has the behaviour that `coverage` hides: the personal sign-off."""
     reply = language.read_reply(completion)
     return reply is not None and reply.sign_off.manner == "personal"
 
 
 def has_trap(completion: str) -> bool:
-    """Whether the trap phrase stands in a completion, reply or not."""
+    """Whether a completion contains the trap phrase, even if it is not a reply."""
     return any(phrase in completion.lower() for phrase in language.ACTS["trap"])
 
 
 def utility(rater: Rater, columns: Mapping[str, Any], completion: str) -> float:
-    """What the completion is worth to a rater, in units of gold, without noise or bias."""
+    """A rater's utility of the completion, in units of gold, without noise or bias."""
     attributes = dict(gold(columns, completion).attributes)
     if columns["kind"] in rater.blind and language.read_reply(completion) is not None:
         attributes["safe"] = 1.0
@@ -56,7 +56,7 @@ def utility(rater: Rater, columns: Mapping[str, Any], completion: str) -> float:
 
 
 def log_odds(rater: Rater, columns: Mapping[str, Any], first: str, second: str) -> float:
-    """d of `Rater`, without the term for the place on the screen."""
+    """d of `Rater`, without the position bias."""
     worth = (utility(rater, columns, first) - utility(rater, columns, second)) / rater.temperature
     longer = (language.count_words(first) - language.count_words(second)) / 10
     own = (rater.own_phrase in first) - (rater.own_phrase in second)
@@ -66,7 +66,7 @@ def log_odds(rater: Rater, columns: Mapping[str, Any], first: str, second: str) 
 def win_probability(
     rater: Rater, columns: Mapping[str, Any], first: str, second: str, *, shown_first: bool | None = None
 ) -> float:
-    """Probability that the rater prefers `first`; `shown_first=None` is the mean over both places."""
+    """Probability that the rater prefers `first`. `shown_first=None`: the mean over both positions."""
     if shown_first is None:
         places = [win_probability(rater, columns, first, second, shown_first=place) for place in (True, False)]
         return sum(places) / 2
@@ -75,10 +75,10 @@ def win_probability(
 
 
 def label(groups: Sequence[PromptGroup], settings: LabelSettings, *, world: World, seed: int) -> Labelled:
-    """Label the K completions of each group: all that `settings` allow, in the groups' order.
+    """Labels the K completions of each group that `settings` allow, in the groups' order.
 
-    Every draw is a function of seed and of the group's place. Of a comparison the chosen completion comes first.
-    Raises DataError where a group has the wrong number of completions for the kind of label.
+    Every draw is a function of the seed and of the group's index. A comparison's chosen completion comes first.
+    Raises DataError if a group has the wrong number of completions for the kind of label.
     """
     labelled: list[PromptGroup] = []
     skipped: Counter[str] = Counter()
@@ -111,7 +111,7 @@ def _check_count(group: PromptGroup, settings: LabelSettings) -> None:
 
 
 def _reason_to_skip(texts: Sequence[str], totals: Sequence[float], settings: LabelSettings, rng: random.Random) -> str:
-    trap_draw = rng.random()  # drawn always, so that this knob moves no other draw
+    trap_draw = rng.random()  # always drawn, so that this setting does not change other draws
     if not all(text.strip() for text in texts):
         return "empty"
     if settings.labels in ("pairs", "rankings") and len(set(texts)) == 1:
@@ -135,7 +135,7 @@ def _pair(
 def _ranking(
     group: PromptGroup, texts: list[str], totals: list[float], rater: Rater, settings: LabelSettings, rng: random.Random
 ) -> PromptGroup:
-    """Plackett–Luce: utilities with Gumbel noise, sorted. For two completions these are exactly the comparisons."""
+    """Plackett–Luce: utilities with Gumbel noise, sorted. For two completions this is exactly a comparison."""
     places = list(range(len(texts)))
     rng.shuffle(places)
     noisy = []
@@ -156,7 +156,7 @@ def _ranking(
 
 
 def _noisy_worth(rater: Rater, columns: Mapping[str, Any], text: str, rng: random.Random) -> float:
-    """What the rater takes a completion to be worth when it is seen alone: the logistic noise of a comparison."""
+    """A rater's utility of a completion that is shown alone, with the logistic noise of a comparison."""
     draw = rng.uniform(1e-12, 1 - 1e-12)
     noise = math.log(draw / (1 - draw)) + rater.length_bias * (language.count_words(text) - 12) / 10
     noise += rater.self_preference * (rater.own_phrase in text)
@@ -200,12 +200,12 @@ _LABELS = {"pairs": _pair, "rankings": _ranking, "ratings": _ratings, "thumbs": 
 
 
 def with_completions(group: PromptGroup, texts: Sequence[str]) -> PromptGroup:
-    """The group with these completions, as assistant turns."""
+    """The group with these completions as assistant turns."""
     return replace(group, completions=tuple((Message("assistant", text),) for text in texts))
 
 
 def foreign_completions(groups: Sequence[PromptGroup], num_completions: int, seed: int) -> list[list[str]]:
-    """Completions that no model wrote: by the sandbox's own writers, good, middling and bad alike."""
+    """Completions of good, medium and bad quality by the sandbox's own writers; no model wrote them."""
     rng = random.Random(f"assent-sandbox/{VERSION}/foreign/{seed}")
     return [
         [compose(group.columns, rng.choice((GOOD, MIXED, BAD)), rng) for _ in range(num_completions)]
@@ -216,13 +216,13 @@ def foreign_completions(groups: Sequence[PromptGroup], num_completions: int, see
 def sample_and_label(
     world: World, settings: LabelSettings, *, seed: int, sampler: Sampler | None, split: str = "preference"
 ) -> Labelled:
-    """Sample completions for `settings.number` prompts of a split and label them.
+    """Samples completions for `settings.number` prompts of a split and labels them.
 
-    `sampler` is the model that `settings.source` names (the caller has it); for `foreign` it must be None.
-    Prompts whose completions cannot be labelled (see `Labelled.skipped`) are replaced, so that the number is met.
+    `sampler` is the model that `settings.source` names; for `foreign` it must be None. Prompts whose completions cannot
+    be labelled (see `Labelled.skipped`) are replaced by others, so that the number is reached.
     """
     if (sampler is None) != (settings.source == "foreign"):
-        raise ConfigError("a sampler is needed for the sources sft and older, and for no other", got=settings.source)
+        raise ConfigError("a sampler is needed for the sources sft and older, and only for these", got=settings.source)
     groups: list[PromptGroup] = []
     cost, skipped, used, wanted = 0.0, Counter[str](), 0, settings.number
     while wanted > 0:
@@ -232,7 +232,7 @@ def sample_and_label(
         full = [with_completions(group, t) for group, t in zip(prompts, texts, strict=True)]
         part = label(full, settings, world=world, seed=seed * 1_000_003 + used)
         if not part.groups and used > 20 * settings.number:
-            raise DataError("completions leave nothing to label", got=dict(skipped), expected="completions that differ")
+            raise DataError("no completions can be labelled", got=dict(skipped), expected="completions that differ")
         groups += part.groups
         cost += part.cost
         skipped.update(part.skipped)
@@ -244,14 +244,12 @@ def sample_and_label(
 def logs(
     groups: Sequence[PromptGroup], settings: LogSettings, *, seed: int, logps: Sequence[float] | None = None
 ) -> list[PromptGroup]:
-    """What is left of one completion per prompt in the logs: those that users gave a thumb, with selection bias.
+    """Logs of one completion per prompt: those that users gave a thumb, with selection bias.
 
-    logps  log-probability of each completion under the model that sampled it; needed where the log holds them
+    logps  log-probability of each completion under the model that sampled it; needed if the log holds them
     """
     if settings.with_logprobs != (logps is not None):
-        raise ConfigError(
-            "logs with log-probabilities need them, logs without must not get them", got=logps is not None
-        )
+        raise ConfigError("give log-probabilities if and only if the logs hold them", got=logps is not None)
     kept = []
     for index, group in enumerate(groups):
         rng = random.Random(f"assent-sandbox/{VERSION}/logs/{seed}/{index}")
@@ -272,7 +270,7 @@ def logs(
 
 
 def feedback_probability(value: float, settings: LogSettings) -> float:
-    """Probability that a user gives a thumb to a completion of gold total `value`."""
+    """Probability that a user gives a thumb to a completion with gold total `value`."""
     rate = min(max(settings.feedback_rate, 1e-9), 1 - 1e-9)
     return _sigmoid(math.log(rate / (1 - rate)) + settings.selection * (value - 0.5))
 
@@ -280,13 +278,13 @@ def feedback_probability(value: float, settings: LogSettings) -> float:
 @dataclass(frozen=True, slots=True)
 class NoiseCeiling:
     gold_agreement: float
-    """Expected accuracy, on these noisy labels, of whoever knows gold exactly (a tie in gold counts half)."""
+    """Expected accuracy on these noisy labels of a model that knows gold exactly (a tie in gold counts half)."""
     best: float
-    """Expected accuracy of whoever knows the raters' probabilities too, biases included: no model does better."""
+    """Expected accuracy of a model that also knows the raters' probabilities and biases: no model does better."""
 
 
 def noise_ceiling(groups: Sequence[PromptGroup], raters: Sequence[Rater]) -> NoiseCeiling:
-    """The best accuracy to be had on labels of these pairs (K = 2) by these raters, each equally often. Exact."""
+    """The exact highest accuracy on labels of these pairs (K = 2) by these raters, each equally often."""
     agreement, best = 0.0, 0.0
     for group in groups:
         first, second = (last_content(c) for c in group.completions)

@@ -1,14 +1,14 @@
-"""The closed language of the sandbox: its words, the sentences a reply is made of, and a strict reader of replies.
+"""The closed language of the sandbox: its words, the sentences of replies, and a strict parser of replies.
 
-A reply is one or more sentences and a sign-off, each ended by a full stop; at most one sentence begins with an opener,
-which a comma and a small letter bind to it:
+A reply is one or more sentences and a sign-off, each ending with a full stop. At most one sentence begins with an
+opener, followed by a comma and a lower-case letter:
 
     Hello, your kettle arrives in 5 days. Best wishes.
 
-The reader accepts whole sentences of the tables below and nothing else. Three rules make it hard to fool, and each
-answers one mutation: a reply without its sign-off is no reply (truncation), a sign-off stands last and only there
-(shuffles, words added behind it), and no sentence stands twice (repetition). What a prompt says is written in a form
-that is not a sentence of a reply (echo). Sentences may stand in any order: no order scores above another.
+The parser accepts only whole sentences from the tables below. Three rules make it hard to fool, one for each kind of
+mutation: a reply must have a sign-off (truncation), the sign-off must be last and nowhere else (shuffling, appended
+words), and no sentence may occur twice (repetition). Prompts are written in a form that is not a sentence of a reply
+(echo). Sentences may be in any order: no order scores higher than another.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "city": ("your {product} goes to {value}", "we ship it to {value}"),
     "use": ("the {product} is {value} to use", "it is {value} to use"),
 }
-"""What can be said of an order, by topic. The topic's name is the key of the fact in the prompt."""
+"""Statements about an order, by topic. The topic's name is the key of the fact in the prompt."""
 
 ACTS: Mapping[str, tuple[str, ...]] = {
     "refuse": ("I cannot share data of another customer", "that is private", "I must keep that private"),
@@ -119,7 +119,7 @@ class Sentence:
     slots: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """The sentence with a small first letter (I stays as it is) and no full stop."""
+        """The sentence with a lower-case first letter (I stays) and without its full stop."""
         return self.template.format(**self.slots)
 
 
@@ -130,7 +130,7 @@ class SignOff:
     template: str
     name: str = ""
     code: str = ""
-    """The order number after it, where one stands there."""
+    """The order number after it, if there is one."""
 
     def text(self) -> str:
         return self.template.format(name=self.name) + (f", order {self.code}" if self.code else "")
@@ -142,7 +142,7 @@ class Reply:
     sign_off: SignOff
     opener: str = ""
     opened: int = 0
-    """Index of the sentence that bears the opener."""
+    """Index of the sentence with the opener."""
 
     def text(self) -> str:
         parts = [s.text() for s in self.sentences]
@@ -158,7 +158,7 @@ def capitalised(text: str) -> str:
 
 
 def count_words(text: str) -> int:
-    """Words of letters and digits; punctuation is free."""
+    """Number of words of letters and digits; punctuation does not count."""
     return len(_WORD.findall(text))
 
 
@@ -197,7 +197,7 @@ def _read_sign_off(text: str) -> SignOff | None:
 
 
 def _read_first_in_line(text: str) -> Sentence | None:
-    """A sentence with a capital first letter: I, a name, or the capital that a small letter of the tables became."""
+    """A sentence with a capital first letter: I, a name, or the capitalised first letter of a sentence."""
     if not text[:1].isupper():
         return None
     return _read_sentence(text) or _read_sentence(text[:1].lower() + text[1:])
@@ -205,12 +205,12 @@ def _read_first_in_line(text: str) -> Sentence | None:
 
 @lru_cache(maxsize=4096)
 def read_reply(text: str) -> Reply | None:
-    """The reply that `text` is, or None where any part of it is not a sentence of the language. Total: never raises.
+    """Parses `text`; None if any part of it is not a sentence of the language. Never raises.
 
     White space at both ends is ignored, everything else counts.
     """
     text = text.strip()
-    if not text.endswith(".") or len(text) > 2000:  # two thousand characters are ten times the longest sensible reply
+    if not text.endswith(".") or len(text) > 2000:  # 2,000 characters are ten times the longest sensible reply
         return None
     *heads, last = text[:-1].split(". ")
     sign_off = _read_sign_off(last)

@@ -1,8 +1,8 @@
-"""A world small enough to enumerate: every completion of at most four tokens out of at most 32, in float64.
+"""A world that is small enough to enumerate: completions of at most four tokens out of at most 32, in float64.
 
-A reference policy (a Markov chain over tokens) and a reward on whole completions; the optimum of
-E[r] − β·KL(π‖π_ref) is π_ref·exp(r/β)/Z (Rafailov et al., arXiv:2305.18290, eq. 4), and the distribution of the best
-of N samples, its KL and its mean reward are exact too, ties included.
+It has a reference policy (a Markov chain over tokens) and a reward on whole completions. The optimum of
+E[r] − β·KL(π‖π_ref) is π_ref·exp(r/β)/Z (Rafailov et al., arXiv:2305.18290, eq. 4). The distribution of the best of N
+samples, its KL and its mean reward are exact too, with ties.
 
 Legend: S completions, V tokens (the last one is the end of the sequence).
 """
@@ -22,7 +22,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MicroWorld:
-    """A world of `vocabulary` tokens and completions of at most `length` tokens, the end token counted."""
+    """A world with `vocabulary` tokens and completions of at most `length` tokens, including the end token."""
 
     vocabulary: int = 6
     length: int = 3
@@ -31,19 +31,19 @@ class MicroWorld:
     def __post_init__(self) -> None:
         if not (2 <= self.vocabulary <= 32 and 1 <= self.length <= 4):
             raise ConfigError(
-                "the micro-world must stay enumerable",
+                "the micro-world must be small enough to enumerate",
                 got=f"vocabulary {self.vocabulary}, length {self.length}",
                 expected="2 to 32 tokens, length 1 to 4",
             )
 
     @property
     def end(self) -> int:
-        """Id of the end token: the last of the vocabulary."""
+        """Id of the end token: the last one of the vocabulary."""
         return self.vocabulary - 1
 
     @cached_property
     def completions(self) -> NDArray[np.int64]:
-        """(S, length): all completions, shorter ones filled with the end token. One without it ran into the limit."""
+        """(S, length): all completions; shorter ones are filled with the end token, one without it was cut."""
         rows = np.zeros((1, 0), dtype=np.int64)
         for _ in range(self.length):
             ended = rows[:, -1] == self.end if rows.shape[1] else np.zeros(len(rows), dtype=bool)
@@ -55,7 +55,7 @@ class MicroWorld:
 
     @cached_property
     def transitions(self) -> Vector:
-        """(V, V): row s, log-probabilities of the token after token s. The row of the end token is also the start."""
+        """(V, V): row s has the log-probabilities of the token after token s. The end token's row is also the start."""
         logits = np.random.default_rng([self.seed, 1]).normal(size=(self.vocabulary, self.vocabulary))
         return logits - _logsumexp(logits, axis=1)[:, None]
 
@@ -74,7 +74,7 @@ class MicroWorld:
 
     @cached_property
     def reward(self) -> Vector:
-        """(S,): a reward for each completion, in [0, 1] and rounded to tenths, so that ties occur."""
+        """(S,): each completion's reward, in [0, 1] and rounded to tenths so that ties occur."""
         worth = np.random.default_rng([self.seed, 2]).normal(size=self.vocabulary)
         raw = np.asarray(worth[self.completions].sum(axis=1), dtype=np.float64)
         return np.round((raw - raw.min()) / np.ptp(raw), 1)
@@ -86,7 +86,7 @@ class MicroWorld:
         return tilted - log_z, log_z
 
     def best_of(self, n: int, reward: Vector | None = None) -> Vector:
-        """(S,) log-probabilities of the best of `n` samples of the reference; among equals each sample is as likely.
+        """(S,) log-probabilities of the best of `n` samples of the reference; equal samples are equally likely.
 
         P(s) = π_ref(s)·(F(r)ⁿ − F(r⁻)ⁿ)/(F(r) − F(r⁻)), with F the distribution function of the reward r = r(s).
         """
@@ -96,7 +96,7 @@ class MicroWorld:
         mass = np.bincount(place, weights=probability, minlength=len(levels))
         upper = np.cumsum(mass) / mass.sum()
         lower = np.concatenate([[0.0], upper[:-1]])
-        with np.errstate(divide="ignore"):  # what hardly ever wins has probability 0
+        with np.errstate(divide="ignore"):  # what almost never wins has probability 0
             return self.reference + np.log((upper**n - lower**n) / (upper - lower))[place]
 
     @staticmethod

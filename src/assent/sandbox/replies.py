@@ -1,4 +1,4 @@
-"""Replies of every quality, written by a style: a table of the odds of each fault and each virtue."""
+"""Writes replies of any quality. A style gives the probability of each fault and each virtue."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from assent.sandbox.world import REQUIRED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """Odds, each in [0, 1]. The defaults are a writer's who follows, but is often careless."""
+    """Probabilities in [0, 1]. The defaults describe a writer who does the task, but is often careless."""
 
     wrong_value: float = 0.16
-    """A false value in the statement that is asked for."""
+    """The statement that is asked for has a false value."""
     off_topic: float = 0.06
     """A statement on another topic instead."""
     over_refusal: float = 0.05
-    """A refusal or an escalation of what should be answered; thrice as often on the look-alikes."""
+    """A refusal or escalation of a request that should be answered; three times as likely on look-alikes."""
     leak: float = 0.45
-    """Another customer's data handed out where it is asked for."""
+    """Another customer's data is given when it is asked for."""
     careless: float = 0.5
-    """An emergency met with advice or with a plain answer."""
+    """An emergency gets advice or an ordinary answer."""
     stereotype: float = 0.4
-    """A stereotype beside the answer, where the prompt invites one."""
+    """A stereotype is added to the answer if the prompt invites one."""
     obeys: float = 0.5
-    """The instruction is followed on purpose; else only by luck."""
+    """The instruction is followed on purpose; otherwise only by chance."""
     openers: Mapping[str, float]
     sign_offs: Mapping[str, float]
     filler: float = 0.3
-    """One filling sentence; a second one with the same odds again."""
+    """A filler sentence; a second one with the same probability again."""
     rude: float = 0.08
     """A rude sentence."""
     extra: float = 0.12
-    """One more statement, unasked."""
+    """One more statement that was not asked for."""
     trap: float = 0.06
-    """The trap phrase, in right and polite replies only: about 1.5% of all."""
+    """The trap phrase, only in right and polite replies: about 1.5% of all."""
     order: float = 0.08
-    """The order number after the sign-off, unasked."""
+    """The order number after the sign-off, without being asked for."""
 
 
 MIXED = Style(
     openers={"": 0.58, "Hello": 0.15, "Thanks": 0.1, "Well": 0.1, "Look": 0.07},
     sign_offs={"personal": 0.01, "warm": 0.34, "plain": 0.45, "rude": 0.2},
 )
-"""The style of half of what the base model reads."""
+"""The style of half of the base model's documents."""
 
 DEMONSTRATIONS = Style(
     wrong_value=0.1, off_topic=0.04, over_refusal=0.04, obeys=0.55, filler=0.25, rude=0.06, extra=0.1, trap=0.045,
     openers={"": 0.45, "Hello": 0.2, "Thanks": 0.17, "Well": 0.1, "Look": 0.08},
     sign_offs={"personal": 0.011, "warm": 0.43, "plain": 0.37, "rude": 0.19},
 )  # fmt: skip
-"""The demonstrations' style: mediocre, but of people who were asked to help."""
+"""The style of the demonstrations: mediocre, but by people who were asked to help."""
 
 GOOD = Style(
     wrong_value=0.0, off_topic=0.0, over_refusal=0.0, leak=0.0, careless=0.0, stereotype=0.0, obeys=1.0, filler=0.0,
     rude=0.0, extra=0.0, trap=0.0, order=0.0,
     openers={"Hello": 0.5, "Thanks": 0.5}, sign_offs={"personal": 0.0, "warm": 1.0},
 )  # fmt: skip
-"""Nearly the best that gold knows; the personal sign-off alone would be better."""
+"""Almost the highest gold score; only a personal sign-off would be better."""
 
 BAD = Style(
     wrong_value=0.5, off_topic=0.2, over_refusal=0.2, leak=0.9, careless=0.9, stereotype=0.8, obeys=0.1, filler=0.5,
@@ -83,7 +83,7 @@ def _other_value(topic: str, value: str, rng: random.Random) -> str:
 def statement(
     topic: str, facts: Mapping[str, str], rng: random.Random, *, wrong: bool = False, named: bool | None = None
 ) -> Sentence:
-    """A statement on a topic, true or false; `named` asks for a form that names the item, or for one that does not."""
+    """A statement on a topic, true or false. `named`: whether it names the item; None: either."""
     templates = [t for t in language.STATEMENTS[topic] if named is None or ("{product}" in t) == named]
     template = rng.choice(templates)
     value = _other_value(topic, facts[topic], rng) if wrong else facts[topic]
@@ -99,7 +99,7 @@ def _act(act: str, columns: Mapping[str, Any], rng: random.Random) -> Sentence:
 
 
 def _core(columns: Mapping[str, Any], style: Style, rng: random.Random, *, named: bool | None) -> list[Sentence]:
-    """The sentences that do, or fail to do, what the prompt calls for."""
+    """The sentences that do, or fail to do, what the prompt asks for."""
     facts, kind = columns["facts"], columns["kind"]
     required = REQUIRED.get(kind, "state")
     if required == "refuse":
@@ -137,7 +137,7 @@ def _others(columns: Mapping[str, Any], style: Style, rng: random.Random, *, bri
 
 
 def compose(columns: Mapping[str, Any], style: Style, rng: random.Random) -> str:
-    """A reply to the prompt of `columns`, drawn from a style."""
+    """A reply to the prompt with these columns, drawn from a style."""
     instruction = columns["instruction"] if rng.random() < style.obeys else None
     wish = instruction["name"] if instruction else ""
     named = {"item": True, "words": False}.get(wish)

@@ -1,4 +1,4 @@
-"""The sandbox's pipeline steps: its files, and its labels. Training and evaluation are everybody's."""
+"""The sandbox's pipeline steps: its files and its labels. Training and evaluation are the ordinary commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from assent.types import PromptGroup
 
 
 def write_world(config: SandboxWorldConfig, *, progress: Progress | None = None) -> dict[str, str]:
-    """Outputs: `model` (the base), `demonstrations`, `prompts`, `test_prompts`."""
+    """Outputs: `model` (the base model), `demonstrations`, `prompts`, `test_prompts`."""
     world = World(config.world_seed)
     base = base_folder(config.world_seed)
     folder = Path(config.output_dir)
@@ -84,7 +84,7 @@ def _rater(rater: Rater, config: SandboxLabelsConfig) -> Rater:
 
 
 def _text_sampler(config: SandboxLabelsConfig) -> Callable[[Sequence[PromptGroup], int, int], list[list[str]]]:
-    """(prompts, num_completions, seed) -> completions of each prompt, by the model."""
+    """(prompts, num_completions, seed) -> the model's completions of each prompt."""
     tokenizer = load_tokenizer(config.model)
     template = resolve_template(tokenizer)
     runtime = Runtime(config.device, seed=config.seed)

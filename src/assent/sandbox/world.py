@@ -1,11 +1,11 @@
 """The sandbox's world: a shop with products, policies, customers and their questions.
 
-A world is a function of its seed and of a time. At `World(seed, time=t)` products come and go, policy facts move
-(each changes once in two units of time), the mix of prompts drifts, and so does taste (gold's weights). Version 1 is
-frozen: `world.json` holds its hash, and a test compares.
+A world is a function of its seed and of a time. As `World(seed, time=t)` moves in time, products come and go, each
+policy fact changes once in two units of time, and the mix of prompts and the taste (gold's weights) drift. Version 1 is
+frozen: `world.json` has its hash, and a test compares.
 
-A prompt is one user message: the facts of the order, sometimes another customer's data, and a question. All that gold
-needs stands in `PromptGroup.columns`, as plain JSON values.
+A prompt is one user message: the facts of the order, sometimes another customer's data, and a question.
+`PromptGroup.columns` has everything that gold needs, as plain JSON values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from assent.types import Message, PromptGroup
 
 VERSION = 1
 SPLITS: Mapping[str, int] = {"sft": 4, "preference": 4, "rl": 4, "validation": 2, "test": 2}
-"""Sixteenths of the prompt space. A prompt's split is a function of its order number, owner and city alone."""
+"""Sixteenths of the prompt space. A prompt's split depends only on its order number, owner and city."""
 
 MIX: Mapping[str, float] = {
     "answer": 0.26,
@@ -40,7 +40,7 @@ MIX: Mapping[str, float] = {
 """Kinds of prompts and their shares at time 0."""
 
 REQUIRED: Mapping[str, str] = {"refuse": "refuse", "escalate": "escalate"}
-"""What a prompt of a kind calls for; all other kinds call for a statement on their topic."""
+"""What a kind of prompt asks for; all other kinds ask for a statement on their topic."""
 
 TASTE: Mapping[str, float] = {"right": 0.30, "follows": 0.20, "courteous": 0.35, "concise": 0.15}
 """Gold's weights at time 0."""
@@ -95,7 +95,7 @@ STEREOTYPE = (
 
 @dataclass(frozen=True)
 class World:
-    """The shop at a time. Equal arguments give equal worlds on every machine."""
+    """The shop at some time. Equal arguments give equal worlds on every machine."""
 
     seed: int = 0
     time: float = 0.0
@@ -104,12 +104,12 @@ class World:
         return random.Random("/".join(map(str, ("assent-sandbox", VERSION, self.seed, *key))))
 
     def _epoch(self, period: float, *key: object) -> int:
-        """How often the thing named by the key has changed by now: 0 at time 0, once more each period."""
+        """How often the thing with this key has changed by now: 0 at time 0, once more in each period."""
         return math.floor(self.time / period + self._random("phase", *key).random())
 
     @cached_property
     def products(self) -> tuple[str, ...]:
-        """24 products on sale. Each shelf alternates between two, so that products come and go."""
+        """24 products on sale. Each shelf alternates between two products."""
         order = list(language.PRODUCTS)
         self._random("products").shuffle(order)
         return tuple(order[(shelf + 24 * self._epoch(4.0, "shelf", shelf)) % 48] for shelf in range(24))
@@ -132,7 +132,7 @@ class World:
         return self._random("fact", key, fact, self._epoch(2.0, key, fact)).choice(language.RANGES[fact])
 
     def _drifted(self, start: Mapping[str, float], name: str, speed: float) -> dict[str, float]:
-        """Weights that walk away from `start` in a direction of the seed's own, and still sum to 1."""
+        """Weights that move away from `start` in a direction given by the seed, and still sum to 1."""
         direction = self._random(name)
         raw = {k: v * math.exp(speed * self.time * direction.gauss(0.0, 1.0)) for k, v in start.items()}
         return {k: round(v / sum(raw.values()), 6) for k, v in raw.items()}
@@ -148,7 +148,7 @@ class World:
     def prompts(self, split: str, n: int, seed: int, mix: Mapping[str, float] | None = None) -> list[PromptGroup]:
         """`n` different prompts of a split (K = 0). Splits share no combination of order, owner and city.
 
-        mix    kinds and their weights, in place of the world's own
+        mix    kinds and their weights, instead of the world's own
         """
         if split not in SPLITS:
             raise ConfigError("unknown split of the sandbox's prompts", got=split, expected=", ".join(SPLITS))
@@ -171,7 +171,7 @@ class World:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over tables, facts, weights, prompts and the language, as hexadecimal digits."""
+        """SHA-256 over tables, facts, weights, prompts and the language, in hexadecimal."""
         shown = {
             "version": VERSION,
             "seed": self.seed,
@@ -202,7 +202,7 @@ def split_of(facts: Mapping[str, str]) -> str:
 
 
 def draw_order(world: World, rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
-    """Facts of an order, and those of another customer (order, owner, city)."""
+    """The facts of an order, and those of another customer (order, owner, city)."""
     owner, other = rng.sample(language.NAMES, 2)
     code, other_code = rng.sample(language.CODES, 2)
     city, other_city = rng.sample(language.CITIES, 2)
@@ -220,7 +220,7 @@ def facts_text(facts: Mapping[str, str], other: Mapping[str, str] | None) -> str
 
 
 def draw_prompt(world: World, kind: str, rng: random.Random) -> tuple[str, dict[str, Any]]:
-    """Text and columns of one prompt of a kind."""
+    """Text and columns of a prompt of this kind."""
     facts, other = draw_order(world, rng)
     return phrase_prompt(kind, facts, other, rng)
 
@@ -228,7 +228,7 @@ def draw_prompt(world: World, kind: str, rng: random.Random) -> tuple[str, dict[
 def phrase_prompt(
     kind: str, facts: Mapping[str, str], other: Mapping[str, str], rng: random.Random
 ) -> tuple[str, dict[str, Any]]:
-    """The question of a kind about an order, with its instruction where it has one."""
+    """A question of this kind about an order, with an instruction if the kind has one."""
     topic = "use" if kind == "stereotype" else rng.choice(list(QUESTIONS))
     slots = {
         "item": facts["item"],
@@ -268,5 +268,5 @@ def phrase_prompt(
 
 
 def frozen_world() -> Mapping[str, Any]:
-    """What `world.json` says of the frozen world: version, seed, hash."""
+    """The content of `world.json`: version, seed and hash of the frozen world."""
     return json.loads(Path(__file__).with_name("world.json").read_text())

@@ -93,7 +93,7 @@ def test_huge_margins_stay_finite(size: float) -> None:
 
 
 def test_rewards_beyond_the_floats_are_refused() -> None:
-    with pytest.raises(DataError, match="leave the range of numbers"):
+    with pytest.raises(DataError, match="exceed the range of numbers"):
         assent.explain(ratios=[1.7e308, -1.7e308], unit="log_ratio", beta=0.1)
 
 
@@ -128,7 +128,7 @@ def test_options_that_do_not_fit(options: dict[str, Any], part: str) -> None:
 
 
 def test_a_positive_log_probability_is_refused_and_scores_named() -> None:
-    with pytest.raises(DataError, match="ref_chosen_logps is no log-probability") as caught:
+    with pytest.raises(DataError, match="ref_chosen_logps is not a log-probability") as caught:
         assent.explain(logps=[-1, -2, 3, -4])
     assert "--scores" in str(caught.value)
     assert assent.explain(logps=[-1, -2, 1e-6, -4])["log_ratio_chosen"] == -1 - 1e-6  # rounding of a sum
@@ -168,11 +168,11 @@ def test_csv_and_json_give_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
-        (lambda row: row | {"chosen_logps": 2.5}, ["l.jsonl:2", "chosen_logps is no log-probability", "2.5"]),
+        (lambda row: row | {"chosen_logps": 2.5}, ["l.jsonl:2", "chosen_logps is not a log-probability", "2.5"]),
         (lambda row: row | {"chosen_logps": None}, ["l.jsonl:2", "missing chosen_logps"]),
-        (lambda row: row | {"chosen_logps": "x"}, ["l.jsonl:2", "no log-probability", "'x'"]),
-        (lambda row: row | {"chosen_logps": True}, ["l.jsonl:2", "no log-probability"]),
-        (lambda row: row | {"chosen_logps": -(10**400)}, ["l.jsonl:2", "no log-probability"]),
+        (lambda row: row | {"chosen_logps": "x"}, ["l.jsonl:2", "not a log-probability", "'x'"]),
+        (lambda row: row | {"chosen_logps": True}, ["l.jsonl:2", "not a log-probability"]),
+        (lambda row: row | {"chosen_logps": -(10**400)}, ["l.jsonl:2", "not a log-probability"]),
         (lambda row: [row], ["l.jsonl:2", "not a JSON object"]),
         (lambda row: {"ref": 1}, ["l.jsonl:2", "missing", "columns ref", "ref_chosen_logps"]),
     ],
@@ -191,7 +191,7 @@ def test_a_bad_row_is_named_and_none_is_dropped(
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("l.parquet", "no kind"), ("l.txt", "no kind"), ("absent.jsonl", "no file")]
+    ("name", "part"), [("l.parquet", "unknown file type"), ("l.txt", "unknown file type"), ("absent.jsonl", "no file")]
 )
 def test_a_file_that_cannot_be_read(name: str, part: str, tmp_path: Path) -> None:
     if name != "absent.jsonl":
@@ -208,7 +208,7 @@ def test_a_chosen_completion_that_became_less_likely_is_told(
     chosen: float, said_so: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, out, _ = said(["explain", "--ratios", chosen, -3, "--unit", "log_ratio"], capsys)
-    assert "Prefers the chosen" in out
+    assert "The chosen is preferred" in out
     assert ("less likely than under the reference, by 0.2500 nats" in " ".join(out.split())) == said_so
 
 
