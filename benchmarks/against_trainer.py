@@ -10,7 +10,7 @@ side is only the loop of `assent dpo` and `assent reward`.
 
 Pairs per second are those of the updates after the first; "with_reference" adds the reference's pass. Useful MFU is the
 least that the updates need, over the rate of a large matrix product in the same process. By the formula of
-`assent.models.flops`, that least reads each prompt once, and the head only where something is learned. Peak memory is
+`assent.models.shape`, that least reads each prompt once, and the head only where something is learned. Peak memory is
 what is allocated on a CUDA device, else the process's resident set. Prints one JSON document with every run, and
 medians.
 """
@@ -117,8 +117,8 @@ def run_trainer(config: Any, tokenizer: Any, tokens: list[Any], args: argparse.N
     import torch
     from transformers import Trainer, TrainerCallback
 
-    from assent.models.flops import Cost
     from assent.models.loading import load_policy, load_scorer
+    from assent.models.shape import Cost
     from assent.stages.references import with_reference
 
     is_dpo, accumulated = args.method == "dpo", args.batch_size // args.per_device[0]

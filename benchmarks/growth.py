@@ -5,7 +5,7 @@
 Puts synthetic rows of random ids through the Learner: forward, backward and optimiser step. "Without" gives every
 completion its own copy of the prompt. The same code packs it without padding, so that only the sharing differs. Each
 cell is two processes, run in turn `--repeats` times. The speed-up is the median of the rounds' ratios. The bound is
-what the roofline formula of `assent.models.flops` allows. Writes growth.json and growth.svg.
+what the roofline formula of `assent.models.shape` allows. Writes growth.json and growth.svg.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ PACKAGE = str(Path(assent.__file__).parent) + os.sep
 FORMS = (PromptGroup, Rollout, Scores, TokenGroup, GroupBatch, Read, Outputs)
 OBJECTIVES, HEAD = "objectives/", "log_probabilities"
 """A call from outside of these functions gives the datum a new form too, which is no record."""
-ASIDE = ("stages/gate.py", "models/tiers.py", "models/flops.py")
+ASIDE = ("stages/gate.py", "models/tiers.py", "models/shape.py")
 
 
 class Watch:

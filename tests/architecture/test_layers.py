@@ -60,6 +60,8 @@ TORCH_FREE = (
     *("types", "errors", "metrics", "config", "statistics", "runs", "data", "judging", "diagnosis", "reporting"),
     "pipelines",
 )
+TORCH_FREE_FILES = ("models.shape", "models.architectures")
+"""Of layers that are not. No import of theirs, inside functions either, is of torch or what needs it."""
 HEAVY = {"torch", "transformers", "accelerate", "peft", "safetensors"}
 THIRD_PARTY = {
     "types": set[str](),
@@ -135,6 +137,11 @@ def test_a_file_imports_only_what_its_layer_may(path: Path) -> None:
             assert top in sys.stdlib_module_names | THIRD_PARTY[part], f"{part} may not import {top}"
     for name in imported_at_load(path):
         assert part not in TORCH_FREE or name.partition(".")[0] not in HEAVY, f"{part} is torch-free: {name}"
+
+
+@pytest.mark.parametrize("module", TORCH_FREE_FILES)
+def test_a_torch_free_file_imports_nothing_heavy(module: str) -> None:
+    assert not {name.partition(".")[0] for name in imports(PACKAGE / f"{module.replace('.', '/')}.py")} & HEAVY
 
 
 def test_every_exception_is_needed() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,13 +11,8 @@ from torch import nn
 from assent.engine.runtime import Runtime
 from assent.errors import OutOfMemoryError
 from assent.models.batch import TokenGroup
-from assent.models.flops import Cost
 from assent.models.packing import split_by_budget
-
-DEFAULT_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
-CPU_UNITS, FEWEST_TOKENS = 2**22, 384
-"""On a CPU, tokens × layers × width of one pass: some 60 bytes each until the backward pass, 0.25 GB in all.
-In a deep model fewer tokens lose little, for its products are wide (benchmarks/passes.py)."""
+from assent.models.shape import Cost, depth_and_width, tokens_per_pass
 
 Item = TypeVar("Item")
 
@@ -71,13 +66,7 @@ class Budget:
 
 def default_tokens(module: nn.Module, device: str) -> int:
     """Tokens of one forward pass where the user leaves the choice."""
-    most = DEFAULT_TOKENS.get(device, DEFAULT_TOKENS["cpu"])
-    config: Any = getattr(module, "config", None)
-    if device != "cpu" or config is None:
-        return most
-    text = config.get_text_config()
-    size = getattr(text, "num_hidden_layers", 0) * getattr(text, "hidden_size", 0)
-    return min(most, max(FEWEST_TOKENS, CPU_UNITS // max(size, 1)))
+    return tokens_per_pass(*depth_and_width(getattr(module, "config", None)), device)
 
 
 def share(batches: Sequence[Item], *, rank: int, num_processes: int) -> list[Item | None]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from assent.errors import ModelError
 from assent.models import products
-from assent.models.flops import Cost
+from assent.models.shape import Cost
 from assent.rollouts.decoding import DECODERS, Decoder, Prompts, probe
 from assent.rollouts.torch_sampler import TorchSampler
 

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from assent.errors import ConfigError
 from assent.models import host_memory, products
-from assent.models.flops import Cost
 from assent.models.head import chunk_size
 from assent.models.module import check_prompts_fit
+from assent.models.shape import Cost
 from assent.rollouts.choosing import choose
 from assent.rollouts.decoding import DECODERS, Decoder, probe
 from assent.rollouts.sampler import SamplingParams, SeedKey, check_request, to_rollouts

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from assent.errors import ConfigError
-from assent.models.flops import Cost
+from assent.models.shape import Cost
 from assent.rollouts import vllm_engine
 from assent.rollouts.row_choice import Draw
 from assent.rollouts.sampler import SamplingParams, SeedKey, check_request, to_rollouts

@@ -16,8 +16,8 @@ from assent.engine.micro_batches import padding_fraction
 from assent.engine.runtime import Runtime
 from assent.metrics import lookup
 from assent.models.batch import TokenCompletion, TokenGroup
-from assent.models.flops import Cost, attended_pairs
 from assent.models.module import AlignmentModel
+from assent.models.shape import Cost, attended_pairs
 from tests.support.adapters import adapted
 from tests.support.engine import Nll, make_groups, make_learner
 from tests.support.models import tiny_llama, tiny_module

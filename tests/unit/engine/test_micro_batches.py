@@ -6,8 +6,9 @@ import pytest
 from torch import nn
 from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
-from assent.engine.micro_batches import CPU_UNITS, DEFAULT_TOKENS, FEWEST_TOKENS, Budget, default_tokens
+from assent.engine.micro_batches import Budget, default_tokens
 from assent.engine.runtime import Runtime
+from assent.models.shape import CPU_UNITS, DEFAULT_TOKENS, FEWEST_TOKENS
 
 
 class Module(nn.Module):
