@@ -71,15 +71,11 @@ for module in pkgutil.walk_packages(getattr(package, '__path__', []), 'assent.{p
     assert done.returncode == 0, done.stderr
 
 
-<<<<<<< HEAD
-def test_torch_is_blocked_where_it_is_tested_that_nothing_imports_it() -> None:
-=======
 @pytest.mark.parametrize("module", TORCH_FREE_FILES)
 def test_torch_free_files_of_other_layers_load_without_torch(module: str) -> None:
     done = run(f"import importlib; importlib.import_module('assent.{module}')")
     assert done.returncode == 0, done.stderr
 
 
-def test_the_block_works() -> None:
->>>>>>> 46f43b5 (ModelShape: a model's weights and FLOPs from its config.json, without torch; Cost and the default token budget stand beside it)
+def test_torch_is_blocked_where_it_is_tested_that_nothing_imports_it() -> None:
     assert "blocked: torch" in run("import torch").stderr
