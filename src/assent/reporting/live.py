@@ -17,13 +17,13 @@ def follow(
     seconds: int = 10,
     wait: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Writes the page every so many `seconds` until the run or pipeline is finished, or Ctrl-C; its path.
+    """Writes the page every so many `seconds` until the run or pipeline ends, or Ctrl-C; its path.
 
     The last page does not reload itself. Errors are those of `write_report`.
     """
     target = Path(path) if path is not None else Path(folder) / "report.html"
     try:
-        while not (source := read_source(folder)).is_finished:
+        while (source := read_source(folder)).goes_on:
             write_page(target, render(source, refresh=seconds))
             wait(seconds)
     except KeyboardInterrupt:  # the way to leave a live view

@@ -27,6 +27,8 @@ class Stage:
     options: Mapping[str, Any]
     result: Mapping[str, Any]
     finished: bool = True
+    stopped: bool = False
+    """A finding ended it before its last step."""
     metrics: Mapping[str, Series] = field(default_factory=dict)
     samples: tuple[Mapping[str, Any], ...] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +69,11 @@ class Source:
     evaluation: Mapping[str, Any] | None = None
     frontier: Mapping[str, Any] | None = None
     is_finished: bool = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more may be written: nothing has ended it."""
+        return not self.is_finished and not any(stage.stopped for stage in self.stages)
 
 
 def read_source(folder: str | Path) -> Source:
@@ -141,6 +148,7 @@ def _read_stage(folder: Path, entry: Mapping[str, Any] | None = None) -> Stage:
         options=dict(view.config),
         result=dict(view.result or listed.get("result") or {}),
         finished=view.is_finished,
+        stopped=view.is_stopped,
         metrics=view.metrics,
         samples=tuple(view.samples),
         manifest=view.manifest,

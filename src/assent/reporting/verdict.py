@@ -31,7 +31,9 @@ def verdict_of(source: Source) -> Verdict:
         return _from_evaluation(source.evaluation)
     unfinished = [stage for stage in source.stages if not stage.finished]
     if unfinished:
-        sentence = f"Unfinished: {unfinished[0].name} stands at step {unfinished[0].step}."
+        first = unfinished[0]
+        how = "a finding stopped it after" if first.stopped else "it stands at"
+        sentence = f"Unfinished: {first.name}, {how} step {first.step}."
         advice = "If it was interrupted, the same command goes on from its last checkpoint."
         return Verdict(sentence=sentence, tone="plain", beside=(advice,))
     if source.frontier is not None and source.frontier["methods"]:

@@ -45,6 +45,11 @@ class RunView:
         return self.manifest["status"] == "finished"
 
     @property
+    def is_stopped(self) -> bool:
+        """A finding ended it; the same command with --no-stop would go on."""
+        return self.manifest["status"] == "stopped"
+
+    @property
     def result(self) -> dict[str, Any] | None:
         return self.manifest["result"]
 

@@ -41,6 +41,16 @@ def test_the_page_follows_the_run_to_its_end(tmp_path: Path) -> None:
     assert "stands at" not in last
 
 
+def test_a_run_that_a_finding_stopped_is_followed_no_longer_and_its_page_says_so(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, command="dpo", config={"model": "m"}, steps=7, seed=0, finish=False)
+    record = json.loads((run / "run.json").read_text())
+    stopped = {"step": 7, "at": "2026-11-29T12:00:00+00:00", "finding": {"rule": "empty_answers"}}
+    (run / "run.json").write_text(json.dumps(record | {"status": "stopped", "stopped": stopped}))
+    page = follow(run, wait=lambda _: pytest.fail("nothing more will be written")).read_text()
+    assert "a finding stopped it after step 7" in page
+
+
 def test_ctrl_c_leaves_a_page_that_does_not_reload(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, command="dpo", config={"model": "m"}, steps=7, seed=0, finish=False)
