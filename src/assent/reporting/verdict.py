@@ -31,10 +31,12 @@ def verdict_of(source: Source) -> Verdict:
         return _from_evaluation(source.evaluation)
     unfinished = [stage for stage in source.stages if not stage.finished]
     if unfinished:
-        first = unfinished[0]
-        how = "a finding stopped it after" if first.stopped else "it stands at"
-        sentence = f"Unfinished: {first.name}, {how} step {first.step}."
+        stage = unfinished[0]
+        sentence = f"Unfinished: {stage.name} stands at step {stage.step}."
         advice = "If it was interrupted, the same command goes on from its last checkpoint."
+        if stage.stopped:
+            sentence = f"Unfinished: a finding stopped {stage.name} after step {stage.step}."
+            advice = "Below is what was found and what to change. The same command with --no-stop goes on."
         return Verdict(sentence=sentence, tone="plain", beside=(advice,))
     if source.frontier is not None and source.frontier["methods"]:
         advice = (

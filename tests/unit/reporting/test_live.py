@@ -48,7 +48,7 @@ def test_a_run_that_a_finding_stopped_is_followed_no_longer_and_its_page_says_so
     stopped = {"step": 7, "at": "2026-11-29T12:00:00+00:00", "finding": {"rule": "empty_answers"}}
     (run / "run.json").write_text(json.dumps(record | {"status": "stopped", "stopped": stopped}))
     page = follow(run, wait=lambda _: pytest.fail("nothing more will be written")).read_text()
-    assert "a finding stopped it after step 7" in page
+    assert "a finding stopped run after step 7" in page
 
 
 def test_ctrl_c_leaves_a_page_that_does_not_reload(tmp_path: Path) -> None:
