@@ -18,7 +18,7 @@ demo: $(VENV)/.stamp-run
 	$(BIN)/assent demo
 
 test: $(VENV)/.stamp-test
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS)
 
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

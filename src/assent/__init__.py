@@ -8,6 +8,8 @@ returns a result with `.model_path`, `.metrics` and `.report()`. Names are resol
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,6 +61,20 @@ __all__ = [
     "serve_check",
     "sft",
 ]
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def _wait_without_spinning() -> None:
+    """Beside other work, OpenMP's threads would spin at barriers for threads that have no core: ten times as slow.
+
+    OpenMP reads this once, when torch is loaded. What the user has set stays.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+_wait_without_spinning()
 
 
 def __getattr__(name: str) -> object:
