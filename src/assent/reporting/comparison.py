@@ -32,7 +32,9 @@ from assent.runs.reading import Series
 
 MOST = len(SERIES)
 """Runs on one page: each has a colour of its own."""
-_NOT_COMPARED = frozenset({"output_dir", "resume", "stop", "save_steps", "save_total_limit", "reference_cache", "report_to"})
+_NOT_COMPARED = frozenset(
+    {"output_dir", "resume", "stop", "save_steps", "save_total_limit", "reference_cache", "report_to"}
+)
 """Options that say where a run writes, not what it does."""
 
 
