@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a pipeline, a comparison or a run. Formats it reads: SCHEMA.md."""
+"""One self-contained HTML page about a pipeline, a run or several of them. SCHEMA.md has the formats it reads."""
 
 from assent.reporting.page import write_report
 

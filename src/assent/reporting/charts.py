@@ -1,6 +1,6 @@
-"""Pictures as inline SVG: text stays text in the page's own font, colours are the page's CSS variables.
+"""Charts as inline SVG: text stays text in the page's font, and colours are the page's CSS variables.
 
-So one picture serves light, dark and paper, and costs a few kilobytes.
+So one chart serves light mode, dark mode and paper, and takes a few kilobytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from assent.reporting.series import Band, downsample, moving_mean
 from assent.runs.reading import Series
 from assent.runs.text_table import cut
 
-# Stand-ins that no picture uses otherwise, replaced by CSS variables after drawing.
+# Colours that no chart uses otherwise; they are replaced by CSS variables after drawing.
 VARIABLES = {
     "#010101": "var(--muted)",
     "#010102": "var(--line)",
@@ -37,9 +37,9 @@ VARIABLES = {
 }
 MUTED, LINE, *SERIES, INK = VARIABLES
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (8, 2)), (0, (2, 1)))
-"""One for each colour: lines can be told apart without colours too. The legend in style.css has the same order."""
+"""One for each colour, so that lines differ without colours too. The legend in style.css has the same order."""
 LONGEST_NAME = 20
-"""Characters of a policy's name in a picture; the table beside it has the whole."""
+"""Most characters of a policy's name in a chart; the table has the whole name."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "assent",
@@ -71,7 +71,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontierPoint:
-    """A policy's mean score at its distance from the reference; ends are None where there is no interval."""
+    """A policy's mean score at its distance from the reference. Ends are None if there is no interval."""
 
     name: str
     kl: float
@@ -88,10 +88,10 @@ def line_chart(
     bands: Mapping[str, Band] | None = None,
     colours: Sequence[int] | None = None,
 ) -> str:
-    """Curves over steps, with their moving mean where they are long, and `bands`, the intervals of some of them.
+    """Curves over steps. Long ones have a moving mean; `bands` are the intervals of some of them.
 
-    `identity` makes ids in the page unique; `description` is what a screen reader says; `colours` are places among the
-    page's series, none given: 0, 1, 2 …
+    `identity` makes ids on the page unique; `description` is for screen readers; `colours` are indices of the page's
+    colours, by default 0, 1, 2 …
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 1.75))
@@ -114,7 +114,7 @@ def line_chart(
 
 
 def frontier_chart(points: Sequence[FrontierPoint], *, identity: str, description: str) -> str:
-    """Mean score against KL, each policy with its intervals and its name."""
+    """Mean score against KL: a point for each policy, with its intervals and its name."""
     with mpl.rc_context({**_STYLE, "axes.spines.left": True}):
         figure = Figure(figsize=(4.7, 2.75))
         axes = figure.add_axes((0.1, 0.16, 0.88, 0.82))
@@ -137,7 +137,7 @@ def frontier_chart(points: Sequence[FrontierPoint], *, identity: str, descriptio
 
 
 ROUND = [digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5)]
-"""Distances that a scale may name."""
+"""KL values that can be labelled on the axis."""
 
 
 def _signed_root(kl: Any) -> Any:
@@ -149,7 +149,7 @@ def _signed_square(root: Any) -> Any:
 
 
 def _name_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
-    """Each point's name on the side where it covers the fewest other points and names."""
+    """Puts each point's name where it covers the fewest other points and names."""
     centres = axes.transData.transform([(point.kl, point.score) for point in points]) * 72 / axes.figure.dpi
     boxes: list[Sequence[float]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
     (left, low), (right, high) = axes.transAxes.transform([(0, 0), (1, 1)]) * 72 / axes.figure.dpi
@@ -180,7 +180,7 @@ def _name_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Area that two boxes (left, bottom, right, top) share."""
+    """Area shared by two boxes (left, bottom, right, top)."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
@@ -193,7 +193,7 @@ def _ticks(axes: Axes) -> None:
 
 
 def _rounded(attribute: re.Match[str]) -> str:
-    """Coordinates to a hundredth of a point."""
+    """Rounds coordinates to a hundredth of a point."""
     return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", attribute[0])
 
 
@@ -209,7 +209,7 @@ def _svg(figure: Figure, *, identity: str, description: str) -> str:
     drawing = re.sub(
         r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", drawing, flags=re.DOTALL
     )  # it would style the page
-    drawing = re.sub(r"font-family: [^;\"]+;\s*", "", drawing)  # the page's own
+    drawing = re.sub(r"font-family: [^;\"]+;\s*", "", drawing)  # the page sets the font
     drawing = re.sub(r'\b(?:d|x|y|transform|width|height)="[^"]*"', _rounded, drawing)
     drawing = re.sub(r"\s*\n\s*", " ", drawing)
     for stand_in, variable in VARIABLES.items():
@@ -221,10 +221,10 @@ def _svg(figure: Figure, *, identity: str, description: str) -> str:
 
 
 def over_optimisation_chart(document: Mapping[str, Any], *, identity: str, description: str) -> str:
-    """Gold (above) and each curve's own proxy (below) as gains over the reference, against √KL: frontier.json.
+    """The chart of frontier.json: gains in gold (above) and in each curve's proxy (below) over the reference, by √KL.
 
-    Colours and dashes are `curve_styles`. Dots are measured, the line through them is
-    the method's own law where one was fitted, a ring is the highest measured gold.
+    Dots are measurements, the line is the method's law if it was fitted, and a ring marks the highest measured gold.
+    Colours and dashes come from `curve_styles`.
     """
     proxies = {proxy["name"]: proxy["at_reference"] for proxy in document["proxies"]}
     styles = curve_styles(document["methods"])
@@ -246,19 +246,19 @@ def over_optimisation_chart(document: Mapping[str, Any], *, identity: str, descr
                 rise = [point["proxy"]["value"] - start for point in curve["points"]]
                 order = sorted(range(len(d)), key=d.__getitem__)
                 panels[1].plot([d[i] for i in order], [rise[i] for i in order], color=colour, linestyle=dash)
-        for axes, title in zip(panels, ("gold, gain over the reference", "own proxy, gain"), strict=False):
+        for axes, title in zip(panels, ("gain in gold over the reference", "gain in the proxy"), strict=False):
             axes.set_ylabel(title)
             axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             axes.axhline(0.0, color=LINE, linewidth=0.8)
-        panels[-1].set_xlabel("√KL to the reference, KL in nats per completion")
+        panels[-1].set_xlabel("√KL to the reference (KL in nats per completion)")
         panels[-1].set_xlim(left=0.0)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
         return _svg(figure, identity=identity, description=description)
 
 
 def curve_styles(curves: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
-    """Colour and dash by name: one colour for as many pairs (or, where they are unknown, for a proxy), one dash for a
-    method; a curve that would look like an earlier one takes the next free look."""
+    """Colour and dash for each curve. The colour stands for the number of pairs, or for the proxy if that is unknown;
+    the dash stands for the method. A curve that would look like an earlier one gets the next unused style."""
     families = list(dict.fromkeys(curve["pairs"] or curve["proxy"] for curve in curves))
     methods = list(dict.fromkeys(curve["method"] for curve in curves))
     colours, dashes = (*SERIES, INK, MUTED), ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
@@ -272,7 +272,7 @@ def curve_styles(curves: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, An
 
 
 def _law_line(curve: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """The method's own law over the measured range; the points themselves, in order, where none was fitted."""
+    """The method's law over the measured range; if it was not fitted, the points in order."""
     points = sorted((point["d"], point["gain"]["value"]) for point in curve["points"])
     if not curve["fits"]:
         return [d for d, _ in points], [gain for _, gain in points]

@@ -1,4 +1,4 @@
-"""One page about several runs or pipelines: what each reached, what differs between them, and their curves together."""
+"""One page about several runs or pipelines: their results, their differences, and their curves together."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from assent.reporting.verdict import Verdict, verdict_of
 from assent.runs.reading import Series
 
 MOST = len(SERIES)
-"""Runs on one page: each has a colour of its own."""
+"""Most runs on one page: each needs a colour of its own."""
 _NOT_COMPARED = frozenset(
     {"output_dir", "resume", "stop", "save_steps", "save_total_limit", "reference_cache", "report_to"}
 )
-"""Options that say where a run writes, not what it does."""
+"""Options about where and how often a run writes, which do not change its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One of the runs: its name on the page, and the policy that stands for it in the evaluation."""
+    """One of the runs: its name on the page, and the policy that represents it."""
 
     name: str
     source: Source
@@ -52,10 +52,10 @@ class Side:
 
 
 def write_comparison(folders: Sequence[str | Path], path: str | Path = "comparison.html") -> Path:
-    """Writes the page and returns its path. Errors are those of `write_report`; UsageError for one folder twice, or
-    for more than can be told apart."""
+    """Writes the page and returns its path. Raises the errors of `write_report`, and UsageError if a folder is given
+    twice or if there are too many."""
     if len(folders) > MOST:
-        raise UsageError("too many runs for one page", got=len(folders), expected=f"at most {MOST}")
+        raise UsageError("there are too many runs for one page", got=len(folders), expected=f"at most {MOST}")
     resolved = [Path(folder).resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise UsageError("a run is given twice", got=", ".join(map(str, folders)), expected="different runs")
@@ -63,7 +63,7 @@ def write_comparison(folders: Sequence[str | Path], path: str | Path = "comparis
 
 
 def render_comparison(sources: Sequence[Source]) -> str:
-    """The page as text: a function of the folders' content and names alone."""
+    """The page as text. It depends only on the content and the names of the folders."""
     sides = _sides(sources)
     same = _same_measurement(sides)
     best, second = _ranked(sides) if same else (None, None)
@@ -80,7 +80,7 @@ def render_comparison(sources: Sequence[Source]) -> str:
 
 
 def _sides(sources: Sequence[Source]) -> list[Side]:
-    """Names are the folders', with as many of their parents' as tell them apart."""
+    """The runs, named by their folders and as many parent folders as make the names different."""
     paths = [source.folder.resolve().parts for source in sources]
     length = next(n for n in range(1, 100) if len({parts[-n:] for parts in paths}) == len(paths))
     sides = []
@@ -93,7 +93,7 @@ def _sides(sources: Sequence[Source]) -> list[Side]:
 
 
 def _same_measurement(sides: Sequence[Side]) -> bool:
-    """All have scores of one scorer on the same prompts, sampled alike: then prompt can be held against prompt."""
+    """Whether all have scores by one scorer on the same prompts with the same sampling: then prompts can be paired."""
 
     def measured(side: Side) -> Any:
         evaluation = side.source.evaluation
@@ -114,13 +114,13 @@ def _means(side: Side) -> list[float]:
 
 
 def _ranked(sides: Sequence[Side]) -> tuple[Side, Side]:
-    """Those with the highest and the second highest mean score."""
+    """The runs with the highest and the second-highest mean score."""
     ordered = sorted(sides, key=lambda side: -sum(_means(side)))
     return ordered[0], ordered[1]
 
 
 def _paired(best: Side, second: Side) -> dict[str, Any]:
-    """Mean difference of the prompts' scores with its 95% interval (Student's t), and both sides' samples together."""
+    """The mean difference of the prompts' scores with its 95% interval (Student's t), and the samples of both runs."""
     from scipy.stats import ttest_1samp
 
     differences = [a - b for a, b in zip(_means(best), _means(second), strict=True)]
@@ -157,36 +157,34 @@ def _paired(best: Side, second: Side) -> dict[str, Any]:
 def _verdict(sides: Sequence[Side], pair: Mapping[str, Any] | None) -> Verdict:
     if pair is None:
         return Verdict(
-            sentence=f"{len(sides)} runs side by side; no common measurement says which is better.",
+            sentence=f"These {len(sides)} runs have no common measurement that says which is better.",
             tone="plain",
             beside=(
-                "Scores can be held against each other where all were evaluated on the same prompts, by the same "
-                "scorer and sampled alike: evaluate all policies together, or each with the same data and judge.",
+                "Scores can be compared if all runs were evaluated on the same prompts, by the same scorer and with "
+                "the same sampling: evaluate all policies together, or each with the same data and judge.",
             ),
         )
     beside = (
-        f"{pair['num_prompts']:,} prompts, the same for all, scored by {pair['scorer']}; "
-        "the interval is over prompts, each held against itself.",
-        *([f"The two best of {len(sides)} by mean score."] if len(sides) > 2 else []),
-        "A larger distance from the reference can buy a score: compare at equal distance.",
+        f"Scored by {pair['scorer']} on the same {pair['num_prompts']:,} prompts; the interval is paired by prompt.",
+        *([f"These are the two best of {len(sides)} runs by mean score."] if len(sides) > 2 else []),
+        "A run can gain score by moving further from the reference, so compare runs at equal distance.",
     )
     if pair["low"] is None:
-        return Verdict(sentence=f"{pair['better']} and {pair['other']} score alike.", tone="open", beside=beside)
+        return Verdict(sentence=f"{pair['better']} and {pair['other']} have equal scores.", tone="open", beside=beside)
     ends = f"(95% interval {number(pair['low'])} to {number(pair['high'])})"
     if pair["low"] > 0:
         more = f"{pair['better']} scores {number(pair['difference'])} more than {pair['other']} {ends}"
         known = None not in pair["kl"]
-        distance = ", at a KL of {} against {} nats".format(*(nats(kl, 1) for kl in pair["kl"])) if known else ""
+        distance = ", at a KL of {} and {} nats".format(*(nats(kl, 1) for kl in pair["kl"])) if known else ""
         sentence = f"{more}{distance}."
         return Verdict(sentence=sentence, tone="better", beside=beside)
-    sentence = (
-        f"No difference is shown between {pair['better']} and {pair['other']}: {number(pair['difference'])} {ends}."
-    )
+    both = f"{pair['better']} and {pair['other']}"
+    sentence = f"There is no clear difference between {both}: {number(pair['difference'])} {ends}."
     return Verdict(sentence=sentence, tone="open", beside=beside)
 
 
 def _rows(sides: Sequence[Side]) -> list[dict[str, Any]]:
-    """Figures, one row each and a cell (figure, interval) for each side; rows that nobody fills are left out."""
+    """A row for each figure, with a cell (figure, interval) for each run. Empty rows are left out."""
     rows: list[dict[str, Any]] = []
 
     def add(name: str, cells: Sequence[tuple[str, str] | None]) -> None:
@@ -197,7 +195,7 @@ def _rows(sides: Sequence[Side]) -> list[dict[str, Any]]:
     sampled = [None if policy is None else policy["sampled"] for policy in policies]
     baselines = [side.source.evaluation["baseline"] if side.source.evaluation else "" for side in sides]
     add(
-        "Wins against its baseline",
+        "Win rate against its baseline",
         [
             f
             and f["win_rate"]
@@ -222,20 +220,20 @@ def _rows(sides: Sequence[Side]) -> list[dict[str, Any]]:
 
 
 LAST = {
-    "eval_loss": "Loss, held out",
-    "eval_rewards/accuracies": "Accuracy, held out",
-    "eval_accuracy": "Accuracy of the reward model, held out",
-    "eval_rewards/margins": "Margin, held out",
+    "eval_loss": "Loss (held out)",
+    "eval_rewards/accuracies": "Accuracy (held out)",
+    "eval_accuracy": "Accuracy of the reward model (held out)",
+    "eval_rewards/margins": "Margin (held out)",
     "eval_kl": "KL of held-out answers, nats",
-    "objective/scores": "Reward in training, last",
-    "objective/kl": "KL in training, last",
-    "rewards/margins": "Margin in training, last",
-    "loss": "Loss in training, last",
+    "objective/scores": "Last reward in training",
+    "objective/kl": "Last KL in training, nats",
+    "rewards/margins": "Last margin in training",
+    "loss": "Last loss in training",
 }
 
 
 def _last(stages: Sequence[Stage], metric: str) -> tuple[str, str] | None:
-    """Of the last stage that logged it, with its interval where that was logged too."""
+    """The last value of a metric, from the last stage that logged it, with its interval if that was logged too."""
     for stage in reversed(stages):
         value = stage.last(metric)
         if value is not None:
@@ -245,7 +243,7 @@ def _last(stages: Sequence[Stage], metric: str) -> tuple[str, str] | None:
 
 
 def _differences(sides: Sequence[Side]) -> dict[str, Any]:
-    """Options and hashes that are not the same everywhere, by stage; how many are."""
+    """Options and hashes that differ between the runs, by stage, and the number of those that are equal."""
     single = not any(side.source.is_pipeline for side in sides)
     names = [""] if single else list(dict.fromkeys(stage.name for side in sides for stage in side.source.stages))
     rows, num_same = [], 0
@@ -262,14 +260,14 @@ def _differences(sides: Sequence[Side]) -> dict[str, Any]:
 
 
 def _stage(side: Side, name: str) -> Stage | None:
-    """The stage of that name; of a single run, its only one."""
+    """The stage with this name; without a name, the only stage of a run."""
     stages = side.source.stages
     return stages[0] if not name else next((stage for stage in stages if stage.name == name), None)
 
 
 def _facts(stage: Stage) -> dict[str, Any]:
-    """What makes a run: its command, options, the content of what it read, and the code. A path inside a folder that
-    holds the run counts from there, so that two runs of one pipeline file agree."""
+    """What a run depends on: its command, its options, the content that it read, and the code. Paths inside the run's
+    parent folder are relative to it, so that two runs of one pipeline file agree."""
     home = Path(stage.written_to).parent
     options = {name: _from(home, value) for name, value in flat(stage.options) if name not in _NOT_COMPARED}
     hashes = {f"hash of {name}": str(value)[:12] for name, value in flat(stage.manifest.get("hashes", {}))}
@@ -291,7 +289,7 @@ def _from(home: Path, value: Any) -> Any:
 
 
 def _curves(sides: Sequence[Side]) -> list[dict[str, Any]]:
-    """Of each stage (or of the single runs) the pictures of what at least two of them logged."""
+    """For each stage (or for the single runs), charts of the metrics that at least two of the runs logged."""
     single = not any(side.source.is_pipeline for side in sides)
     names = [""] if single else list(dict.fromkeys(stage.name for side in sides for stage in side.source.stages))
     groups = []

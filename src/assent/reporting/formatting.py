@@ -1,4 +1,4 @@
-"""Numbers as people read them: filters of the templates. None and what is not finite become a dash."""
+"""Numbers for readers, as filters for the templates. None and values that are not finite become a dash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COSTS = {
     "cost/models_resident": "Models in memory",
 }
 NOT_SUMMED = {"cost/peak_memory_bytes", "cost/models_resident"}
-"""Their total over stages is the largest, not the sum."""
+"""Their total over stages is the maximum, not the sum."""
 
 
 def _known(value: Any) -> bool:
@@ -30,7 +30,7 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Fixed decimals in the range where they read well, three significant digits elsewhere, a true minus sign."""
+    """Fixed decimals; no decimals for large numbers, two significant digits for small ones; with a real minus sign."""
     if value is None or not _known(value):
         return DASH
     size = abs(value)
@@ -47,7 +47,7 @@ ACRONYMS = {"sft", "dpo", "ppo", "kto", "a2c", "grpo", "rloo", "ipo", "rm"}
 
 
 def label(name: str) -> str:
-    """A policy's name as people write it: `PPO` for `ppo`, `Base` for `base`; other names as they are."""
+    """A policy's name for readers: `PPO` for `ppo`, `Base` for `base`; other names are unchanged."""
     if name.lower() in ACRONYMS:
         return name.upper()
     return {"base": "Base", "chosen": "Chosen"}.get(name, re.sub(r"^best-of-(\d+)$", r"Best of \1", name))
@@ -62,7 +62,7 @@ def value_or_text(value: Any) -> str:
 
 
 def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """`0.38 to 0.44`, or `too few` where there are no ends."""
+    """`0.38 to 0.44`, or `too few` without ends."""
     if estimate is None:
         return ""
     if estimate.get("low") is None or estimate.get("high") is None:
@@ -71,7 +71,7 @@ def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
 
 
 def nats(value: float | None, digits: int = 2) -> str:
-    """A distance: below a thousandth of a nat it is rounding noise of the forward pass, and shown as 0."""
+    """A KL. Below a thousandth of a nat it is rounding noise of the forward pass and is shown as 0."""
     return number(value if value is None or abs(value) >= 1e-3 else 0.0, digits)
 
 
@@ -82,7 +82,7 @@ def nats_interval(estimate: Mapping[str, Any] | None, digits: int = 1) -> str:
 
 
 def kl_estimate(kl: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The interval of a policy's distance: of sampled completions k1's, of best-of-n its own."""
+    """The estimate of a policy's KL: k1 for sampled completions, its own estimate for best-of-n."""
     return kl["k1"] or kl["best_of_n"]
 
 
@@ -105,7 +105,7 @@ def duration(seconds: float | None) -> str:
 
 
 def scaled(value: float | None, unit: str) -> str:
-    """With a decimal prefix: `1.4 GB`, `320 TFLOP`."""
+    """A value with a decimal prefix: `1.4 GB`, `320 TFLOP`."""
     if value is None or not _known(value):
         return DASH
     prefixes = ("", "k", "M", "G", "T", "P", "E")

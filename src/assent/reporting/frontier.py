@@ -1,4 +1,4 @@
-"""frontier.json as lines of text within 80 columns, and as a picture that stands alone."""
+"""frontier.json as text within 80 columns, as a picture of its own, and as a section of the page."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ svg { --ink: #1b2026; --muted: #5f6872; --line: #d6d9db; --series-1: #1d5a96; --
 
 
 def frontier_picture(document: Mapping[str, Any]) -> str:
-    """An SVG file: the page's picture with colours of its own, for light and dark."""
+    """The page's chart as an SVG file with its own colours, for light and dark mode."""
     names = ", ".join(curve["name"] for curve in document["methods"])
     drawing = over_optimisation_chart(document, identity="f", description=f"Gold and proxy against √KL: {names}")
     return drawing.replace("<g ", f"{_STYLE}<g ", 1) + "\n"
 
 
 def frontier_lines(document: Mapping[str, Any]) -> list[str]:
-    """Where gold peaks, what the laws say, and best-of-N against the rest at equal KL."""
+    """Where gold peaks, how well the laws fit, and best-of-N against the other methods at equal KL."""
     start = number(document["gold_at_reference"])
     lines = [
         f"{document['num_prompts']} prompts, gold by {_tail(document['gold'], 28)}: {start} at the reference",
         f"d = √KL, KL in nats per completion; {document['confidence']:.0%} intervals over prompts",
         "",
-        *aligned([("gold", "pairs", "d up to", "peak at d", "gain", "loss after the peak"), *_peaks(document)]),
+        *aligned([("gold", "pairs", "d up to", "peak at d", "gain", "fall after the peak"), *_peaks(document)]),
     ]
     fitted = [curve for curve in document["methods"] if curve["fits"]]
     if fitted:
-        head = ("law", "R²: BoN", "RL", "peak by its own law", "error beyond: BoN", "RL")
+        head = ("law", "R²: BoN", "RL", "peak by its law", "error after: BoN", "RL")
         lines += ["", *aligned([head, *map(_laws, fitted)])]
     compared = [row for row in document["at_equal_kl"] if row["more_gold_at_equal_kl"] is not None]
     if compared:
         body = [(row["curve"], _short(row["best_of_n"]), _signed(row["more_gold_at_equal_kl"])) for row in compared]
-        lines += ["", *aligned([("at equal KL", "best-of-N by", "best-of-N has more gold by"), *body])]
+        lines += ["", *aligned([("at equal KL", "best-of-N by", "extra gold of best-of-N"), *body])]
     return lines
 
 
@@ -55,7 +55,7 @@ def _peaks(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for curve in document["methods"]:
         top, found = curve["highest"], curve["peak"] is not None
         farthest = max(point["d"] for point in curve["points"])
-        fall = _signed(top["drop"], plus=False) if found else f"none seen {_ends(top['drop'])}"
+        fall = _signed(top["drop"], plus=False) if found else f"none {_ends(top['drop'])}"
         at = number(top["sqrt_kl"]) + ("" if found else "?")
         pairs = DASH if curve["pairs"] is None else f"{curve['pairs']:,}"
         rows.append((curve["name"], pairs, number(farthest), at, number(top["gain"]), fall))
@@ -91,7 +91,7 @@ def _short(name: str) -> str:
 
 
 def _tail(text: str, width: int) -> str:
-    """The end of a path says more than its beginning."""
+    """Cuts a path at its beginning."""
     name = text if ":" in text else str(Path(text))
     return name if len(name) <= width else "…" + name[1 - width :]
 
@@ -102,7 +102,7 @@ def _name(text: str) -> str:
 
 
 def over_optimisation(frontier: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Picture, sentence and rows of frontier.json (SCHEMA.md); None without one."""
+    """The page's section: picture, sentence and rows of frontier.json (SCHEMA.md); None if there is none."""
     if frontier is None or not frontier["methods"]:
         return None
     rows = [_figures(method) for method in frontier["methods"]]
@@ -112,18 +112,18 @@ def over_optimisation(frontier: Mapping[str, Any] | None) -> dict[str, Any] | No
 
 
 def sentence(frontier: Mapping[str, Any]) -> str:
-    """What the curves show about too much of a proxy."""
+    """What the curves show about over-optimisation."""
     fallen = [method for method in frontier["methods"] if method["peak"] is not None]
     if not fallen:
-        return "Gold falls on no curve by more than chance: as far as was measured, more of the proxy did no harm."
+        return "No curve is over-optimised in the measured range: gold does not fall by more than chance."
     first = min(fallen, key=lambda method: method["peak"]["sqrt_kl"])
     drop = first["highest"]["drop"]
     curves = len(frontier["methods"])
-    more = f" Of {curves} curves, gold falls on {len(fallen)}." if curves > 1 else ""
+    more = f" Gold falls on {len(fallen)} of {curves} curves." if curves > 1 else ""
     known = drop["low"] is not None and drop["high"] is not None
     ends = f" (interval {number(drop['low'])} to {number(drop['high'])})" if known else ""
-    beyond = f"{first['name']} is over-optimised beyond {number(first['peak']['sqrt_kl'] ** 2, 1)} nats"
-    return f"{beyond}: from there to its last point gold falls by {number(drop['value'])}{ends}.{more}"
+    beyond = f"{first['name']} is over-optimised beyond a KL of {number(first['peak']['sqrt_kl'] ** 2, 1)} nats"
+    return f"{beyond}: from there to its last point, gold falls by {number(drop['value'])}{ends}.{more}"
 
 
 def _figures(method: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From data to model: which stage took what from which, found in the stages' options, and where to draw the lines."""
+"""From data to model: what each stage took from earlier ones, according to its options, and where to draw the lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from assent.reporting.sources import Stage
 
 ROW_HEIGHT = 64
 NAME_LINE = 20
-"""From a row's top to the middle of its first line, where its dot stands. Pixels, as all here."""
+"""From a row's top to the middle of its first line, where its dot is. All sizes are in pixels."""
 RAIL_WIDTH = 46
 _NAMED = re.compile(r"\$\{([\w-]+)\.[^}]+\}")
 _INPUTS = {
@@ -33,7 +33,7 @@ _NOT_INPUTS = {"output_dir", "ledgers", "labels", "reference_cache"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """`option` of the row's stage came from `origins`: earlier stages, or files and models from outside."""
+    """An option whose values came from `origins`: earlier stages, or files and models from outside."""
 
     option: str
     origins: tuple[str, ...]
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """Rows from top to bottom in the order they ran; `paths` are SVG path data of the arcs between them."""
+    """Rows in the order in which the stages ran; `paths` are SVG path data for the arcs between them."""
 
     rows: tuple[Row, ...]
     paths: tuple[str, ...]
@@ -72,9 +72,8 @@ def lineage_of(stages: Sequence[Stage]) -> Lineage:
 
 
 def _origins(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[tuple[str, str, int | None]]:
-    """(option, origin, its stage): values that name an earlier stage (`${sft.model}`) or lie in its folder; else the
-    known inputs from outside, without a stage.
-    """
+    """(option, origin, its stage) of values that name an earlier stage (`${sft.model}`) or are in its folder, and of
+    the known inputs from outside, which have no stage."""
     for option, value in _flat(options):
         if not isinstance(value, str) or option in _NOT_INPUTS:
             continue
@@ -90,8 +89,8 @@ def _origins(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[t
 
 
 def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each single value under its option's name, also out of lists and mappings (`policies: {dpo: …}`). Of a reward's
-    source, what scores; of an implicit reward, its two models."""
+    """Each single value with its option's name, also those in lists and mappings (`policies: {dpo: …}`). For a reward's
+    source this is what scores; for an implicit reward, its two models."""
     for key, value in options.items():
         if isinstance(value, Mapping) and isinstance(value.get("reward"), str):
             yield from _flat({key: value.get("members") or value["reward"]})
@@ -105,14 +104,14 @@ def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _inside(value: str, *folders: str | PurePath) -> bool:
-    """Whether the path lies in one of the folders; an absolute one does not lie in a relative one."""
+    """Whether the path is in one of the folders. An absolute path is never in a relative folder."""
     path = PurePath(value)
     within = [PurePath(folder).parts for folder in folders if str(folder) and PurePath(folder).parts]
     return any(path.parts[: len(parts)] == parts for parts in within)
 
 
 def _arc(start: float, end: float) -> str:
-    """From one row's dot to another's, bulging to the left with the distance."""
+    """An arc from one row's dot to another's, which bends further to the left for larger distances."""
     x = RAIL_WIDTH - 9
     bulge = min(RAIL_WIDTH - 12, 9 * math.sqrt((end - start) / ROW_HEIGHT))
     if end - start <= ROW_HEIGHT:

@@ -1,4 +1,4 @@
-"""The page of a run that is still being trained, written again and again from its folder; the browser loads it anew."""
+"""The page about a run that is still training: it is rewritten repeatedly, and the browser reloads it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def follow(
     seconds: int = 10,
     wait: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Writes the page every so many `seconds` until the run or pipeline ends, or Ctrl-C; its path.
+    """Writes the page every `seconds` until the run or pipeline ends, or until Ctrl-C; returns its path.
 
-    The last page does not reload itself. Errors are those of `write_report`.
+    The last page does not reload itself. Raises the errors of `write_report`.
     """
     target = Path(path) if path is not None else Path(folder) / "report.html"
     try:
         while (source := read_source(folder)).goes_on:
             write_page(target, render(source, refresh=seconds))
             wait(seconds)
-    except KeyboardInterrupt:  # the way to leave a live view
+    except KeyboardInterrupt:  # ends the live view
         source = read_source(folder)
     return write_page(target, render(source))

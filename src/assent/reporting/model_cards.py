@@ -1,4 +1,4 @@
-"""Brings the model cards up to date with what an evaluation found of the models."""
+"""Adds the figures of an evaluation to the model cards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from assent.runs.reading import read_run
 
 
 def update_cards(folder: str | Path) -> list[Path]:
-    """Cards of the models that the folder's evaluation is about, where they are results of runs; the paths written.
+    """Updates the cards of the models that the folder's evaluation is about, and returns their paths.
 
-    A model from elsewhere, one of an unfinished run, and a card that somebody wrote himself are left alone.
+    Only results of finished runs are updated. A card that the user wrote is not changed.
     """
     source = read_source(folder)
     written = []
@@ -31,7 +31,7 @@ def update_cards(folder: str | Path) -> list[Path]:
 
 
 def _judged(source: Source) -> Iterator[tuple[Path, list[Figure]]]:
-    """Model folders of the evaluation, with what it found."""
+    """The model folders of the evaluation, with their figures."""
     evaluation = source.evaluation
     stage = next((stage for stage in reversed(source.stages) if (stage.folder / "evaluation.json").is_file()), None)
     if evaluation is None or stage is None:
@@ -45,7 +45,7 @@ def _judged(source: Source) -> Iterator[tuple[Path, list[Figure]]]:
 
 
 def _now(source: Source, path: str) -> Path:
-    """Where a stage's model is now, if the pipeline's folder was moved since."""
+    """Where a stage's model is now, in case the pipeline's folder was moved."""
     for stage in source.stages:
         if stage.written_to and Path(path).is_relative_to(stage.written_to):
             return stage.folder / Path(path).relative_to(stage.written_to)

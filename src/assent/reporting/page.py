@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a pipeline or a run: no script, no network, light and dark, paper and phone."""
+"""One self-contained HTML page about a pipeline or a run, without scripts or network access."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from assent.reporting.verdict import verdict_of
 
 
 def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
-    """Writes the page about a pipeline folder or a run folder, finished or not: `report.html` in it, or at `path`.
+    """Writes the page about a pipeline's or run's folder, finished or not, as its `report.html` or at `path`.
 
-    Raises RunFolderError for a folder that is neither, StorageError where the page cannot be written.
+    Raises RunFolderError for other folders, StorageError if the page cannot be written.
     """
     return write_page(Path(path) if path is not None else Path(folder) / "report.html", render(read_source(folder)))
 
 
 def write_page(path: Path, page: str) -> Path:
-    """The file as a whole, in the place of an earlier page. UsageError where what stands there is no page of ours."""
+    """Writes the file atomically, and replaces an earlier page. Raises UsageError if the file is not a page of ours."""
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-        raise UsageError(f"{path} exists and is no report", fix="give another --output")
+        raise UsageError(f"{path} exists and is not a report", fix="give another --output")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(page, encoding="utf-8")
@@ -51,7 +51,7 @@ MARK = '<meta name="generator" content="Assent">'
 
 
 def template(name: str) -> Template:
-    """A template of templates/, everything that it shows escaped."""
+    """A template of templates/. Everything that it shows is escaped."""
     environment = Environment(
         loader=PackageLoader("assent.reporting"),
         autoescape=True,
@@ -64,9 +64,9 @@ def template(name: str) -> Template:
 
 
 def render(source: Source, *, refresh: int | None = None) -> str:
-    """The page as text. A function of the folder's content alone: the same folder gives the same page.
+    """The page as text. It depends only on the folder's content.
 
-    refresh   seconds after which a browser loads the page again; None: never
+    refresh   seconds after which a browser reloads the page; None: never
     """
     verdict = verdict_of(source)
     return template("report.html.jinja").render(
@@ -107,7 +107,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
-    """A stage's pictures, and every metric's first and last value."""
+    """A stage's charts, and the first and last value of every metric."""
 
     stage: Stage
     charts: tuple[Chart, ...]
@@ -137,7 +137,7 @@ def _curves(stage: Stage, index: int) -> Curves:
 
 
 def _declared(name: str) -> dict[str, str]:
-    """Unit and definition; a run of another version may hold a name that this one does not declare."""
+    """Unit and definition; empty for a name that only another version declares."""
     try:
         metric = lookup(name)
     except UsageError:
@@ -146,7 +146,7 @@ def _declared(name: str) -> dict[str, str]:
 
 
 def _frontier(evaluation: Mapping[str, Any] | None) -> Markup | None:
-    """Score against KL, where at least two policies have both."""
+    """The chart of score against KL, if at least two policies have both."""
     if evaluation is None or len(evaluation["policies"]) < 2:
         return None
     points = []
@@ -181,7 +181,7 @@ def _policy(evaluation: Mapping[str, Any] | None, name: str | None) -> Mapping[s
 
 
 def _ledger(stages: Sequence[Stage]) -> dict[str, Any]:
-    """Columns that any stage logged, each stage's amounts, and the total."""
+    """The costs that any stage logged: columns, each stage's amounts, and the total."""
     amounts = [{name: stage.last(name) for name in COSTS} for stage in stages]
     columns = [name for name in COSTS if any(row[name] is not None for row in amounts)]
     total = {}
@@ -195,7 +195,7 @@ def _ledger(stages: Sequence[Stage]) -> dict[str, Any]:
 
 
 def record_of(stage: Stage) -> dict[str, Any]:
-    """What an engineer needs to run it again."""
+    """What it takes to run the stage again."""
     manifest = stage.manifest
     options = dict(flat(stage.options))
     facts = {
@@ -214,7 +214,7 @@ def record_of(stage: Stage) -> dict[str, Any]:
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Single values under their names, joined by points where they are nested."""
+    """Single values with their names; names of nested values are joined by points."""
     found: list[tuple[str, Any]] = []
     for key, value in record.items():
         nested = isinstance(value, Mapping) and value
@@ -223,6 +223,6 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _when(stages: Sequence[Stage]) -> str:
-    """The day the last stage finished or started, UTC."""
+    """The day (UTC) on which the last stage finished or started."""
     moments = [stage.manifest.get("finished") or stage.manifest.get("started") for stage in stages]
     return max((str(moment)[:10] for moment in moments if moment), default="")

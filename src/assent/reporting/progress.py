@@ -1,4 +1,4 @@
-"""How far a run is, and the figures that say how it goes: what stands under the verdict where nothing was evaluated."""
+"""How far a run is, and its main figures: shown below the verdict if there is no evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TILES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A figure: where it began, where it is, and what is to be said beside it."""
+    """A figure: its value at the start, its value now, and a remark."""
 
     title: str
     value: str
@@ -25,18 +25,18 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """The stage that is under way. `share` is None where the run has not said how many steps it will take."""
+    """The stage that is running. `share` is None if its number of steps is unknown."""
 
     stage: str
     step: int
     planned: int | None
     share: float | None
     written: str
-    """Time of the last metrics, UTC."""
+    """Time (UTC) of the last metrics."""
 
 
 def progress_of(source: Source) -> Progress | None:
-    """None where everything is finished."""
+    """None if everything is finished."""
     stage = next((stage for stage in source.stages if not stage.finished), None)
     if stage is None:
         return None
@@ -46,13 +46,13 @@ def progress_of(source: Source) -> Progress | None:
 
 
 def tiles_of(source: Source) -> list[Tile]:
-    """Of the stage under way, else of the last that was trained: the most telling figures it logged, at most five."""
+    """At most five main figures of the stage that is running, or else of the last one that was trained."""
     trained = [stage for stage in source.stages if stage.metrics]
     if not trained:
         return []
     stage = next((stage for stage in trained if not stage.finished), trained[-1])
     tiles = [*_held_out(stage)]
-    sampled = "objective/scores" in stage.metrics  # then the loss says nothing about how it goes
+    sampled = "objective/scores" in stage.metrics  # then the loss does not measure progress
     for title, metric, unit in (
         ("Reward", "objective/scores", ""),
         ("KL to the reference", "objective/kl", "nats"),
@@ -86,7 +86,7 @@ def _moved(title: str, series: Series, unit: str) -> Tile:
 
 
 def _held_out(stage: Stage) -> list[Tile]:
-    """The share of held-out pairs that are ranked as labelled, with its interval where it was logged."""
+    """The share of held-out pairs that are ranked as labelled, with its interval if it was logged."""
     for metric in ("eval_rewards/accuracies", "eval_accuracy"):
         value = stage.last(metric)
         if value is not None:
@@ -94,7 +94,7 @@ def _held_out(stage: Stage) -> list[Tile]:
             known = None not in ends.values()
             return [
                 Tile(
-                    title="Accuracy, held out",
+                    title="Accuracy (held out)",
                     value=percent(value),
                     beside=f"95% interval {percent_interval(ends)}" if known else "no interval was logged",
                 )

@@ -1,4 +1,4 @@
-"""What an evaluation says beside scores and wins: differences, ratings, the answers' form, safety, slices."""
+"""An evaluation's further tables: differences, ratings, the form of the answers, safety, slices."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from assent.reporting.formatting import interval, label, nats, nats_interval, number, percent, percent_interval
 
 MOST_VALUES = 40
-"""Slices shown of one column."""
+"""Most slices shown for a column."""
 
 
 def tables_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Tables with a column for each policy: `title`, and `rows` of a name and the cells' value and ends, as text.
+    """Tables with a column for each policy: `title`, and `rows` with a name and cells of value and interval, as text.
 
-    What compares policies beside scores and wins, how their sampled answers look, and safety. Nothing that is known
-    of no policy has a row.
+    They compare the policies, describe their sampled answers, and show safety. A figure that is unknown for all
+    policies has no row.
     """
     if evaluation is None:
         return []
@@ -24,11 +24,11 @@ def tables_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for found in figures for name in found.get("safety") or {}))
     tables: list[dict[str, Any]] = [
         {
-            "title": f"Held against {label(evaluation['baseline'])}",
+            "title": f"Compared with {label(evaluation['baseline'])}",
             "rows": [
-                _row("Difference in score, prompt by prompt", [found.get("difference") for found in figures], _number),
+                _row("Difference in score, paired by prompt", [found.get("difference") for found in figures], _number),
                 _row(
-                    "Wins at equal length",
+                    "Win rate at equal length",
                     [(found.get("length_controlled") or {}).get("win_rate") for found in figures],
                     _share,
                 ),
@@ -38,7 +38,7 @@ def tables_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
                     _points,
                 ),
                 _row(
-                    f"Prompts for wins ±{evaluation.get('precision') or 0:.2g}",
+                    f"Prompts needed for a win rate ±{evaluation.get('precision') or 0:.2g}",
                     [found.get("prompts_needed") for found in figures],
                     lambda count: {"value": f"{count:,}", "ends": ""},
                 ),
@@ -47,7 +47,7 @@ def tables_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         {
             "title": "Sampled answers",
             "rows": [
-                _row("Ended by themselves (EOS)", [found.get("eos_rate") for found in figures], _share),
+                _row("Ended with EOS", [found.get("eos_rate") for found in figures], _share),
                 _row("Refusals", [found.get("refusal_rate") for found in figures], _share),
                 _row("Entropy, nats", [found.get("entropy") for found in figures], _number),
                 _row("KL by k3, nats", [found.get("k3") for found in figures], _nats),
@@ -57,7 +57,7 @@ def tables_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             ],
         },
         {
-            "title": "Safety, apart from quality",
+            "title": "Safety (not part of any score)",
             "rows": [
                 _row(
                     name.removeprefix("attribute/").replace("_", " ").capitalize(),
@@ -73,7 +73,7 @@ def tables_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def wins_between(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Of more than two policies, each one's win rate over each other: rows of cells in the policies' order."""
+    """For more than two policies, each one's win rate over each other: rows of cells in the policies' order."""
     wins = (evaluation or {}).get("wins") or {}
     names = [policy["name"] for policy in (evaluation or {"policies": []})["policies"]]
     return [
@@ -84,15 +84,16 @@ def wins_between(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def judge_sentence(evaluation: Mapping[str, Any] | None) -> str:
-    """How a judge that compares answers behaved; empty where answers were scored."""
+    """How the judge behaved; empty if answers were scored."""
     judge = (evaluation or {}).get("judge")
     if judge is None or judge["consistent"] is None or judge["first_wins"] is None:
         return ""
     agree, first = judge["consistent"], judge["first_wins"]
     return (
-        f"Judged in both orders, which agree {percent(agree['value'])} of the time ({percent_interval(agree)}); the "
-        f"answer shown first wins {percent(first['value'])} ({percent_interval(first)}, 50% is no bias). "
-        f"Of {judge['calls']:,} verdicts {judge['invalid']:,} were none and count as ties."
+        f"Each pair was judged in both orders, which agree {percent(agree['value'])} of the time "
+        f"({percent_interval(agree)}). The answer shown first wins {percent(first['value'])} "
+        f"({percent_interval(first)}; 50% without bias). {judge['invalid']:,} of {judge['calls']:,} replies were not a "
+        "verdict and count as ties."
     )
 
 
@@ -124,7 +125,7 @@ def _points(estimate: Mapping[str, Any]) -> _Cell:
 
 
 def by_slice(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Win rates of each policy but the baseline on each slice's prompts; None without slices."""
+    """Win rates of every policy except the baseline on each slice's prompts; None without slices."""
     if evaluation is None:
         return None
     policies = [policy for policy in evaluation["policies"] if policy["name"] != evaluation["baseline"]]

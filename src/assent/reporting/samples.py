@@ -1,4 +1,4 @@
-"""Samples worth reading: where the winner gained most over the baseline and where it lost most."""
+"""Samples to read: those with the winner's largest gains over the baseline, and its largest losses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from assent.reporting.sources import Stage
 
 SHOWN = 4
-"""Of gains, and of losses."""
+"""Gains and losses shown, each."""
 LONGEST = 4000
-"""Characters of one text; what is cut is said."""
+"""Most characters of a text; a note says how many were cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contrast:
-    """One prompt, the baseline's answer and the winner's, and everyone else's."""
+    """A prompt with the baseline's answer, the winner's answer and the others."""
 
     prompt: tuple[Turn, ...]
     before: Answer
@@ -42,7 +42,7 @@ class Contrast:
 
 
 def contrasts(evaluation: Mapping[str, Any] | None, winner: str | None) -> dict[str, Any] | None:
-    """`gains` and `losses`, largest first, with how many prompts went up, down and nowhere. None without samples."""
+    """`gains` and `losses`, largest first, and how many prompts gained, lost and stayed equal. None without samples."""
     if evaluation is None or winner is None or not evaluation.get("samples"):
         return None
     baseline = evaluation["baseline"]
@@ -68,7 +68,7 @@ def contrasts(evaluation: Mapping[str, Any] | None, winner: str | None) -> dict[
 
 
 def last_samples(stage: Stage) -> list[dict[str, Any]]:
-    """The stage's last logged samples, for a run without evaluation."""
+    """The stage's last logged samples, for a run without an evaluation."""
     if not stage.samples:
         return []
     last = max(row.get("step", 0) for row in stage.samples)

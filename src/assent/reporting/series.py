@@ -1,4 +1,4 @@
-"""Which curves a stage shows, and curves of any length in at most 300 points."""
+"""The curves that are shown for a stage, and curves reduced to at most 300 points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_POINTS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One picture: a title, what the vertical axis is in, and the metrics drawn in it with their labels."""
+    """One chart: its title, the unit of its vertical axis, and its metrics with their labels."""
 
     title: str
     unit: str
@@ -22,7 +22,7 @@ class Panel:
 
 
 PANELS = (
-    Panel(title="Reward", unit="score", metrics={"objective/scores": "reward", "objective/rlhf_reward": "less KL"}),
+    Panel(title="Reward", unit="score", metrics={"objective/scores": "reward", "objective/rlhf_reward": "minus KL"}),
     Panel(
         title="KL to the reference", unit="nats per completion", metrics={"objective/kl": "KL", "eval_kl": "held out"}
     ),
@@ -67,7 +67,7 @@ PANELS = (
         },
     ),
     Panel(
-        title="Ended by itself",
+        title="Ended with EOS",
         unit="share",
         metrics={"rollout/eos_rate": "sampled", "eval_rollout/eos_rate": "held out"},
     ),
@@ -76,17 +76,17 @@ PANELS = (
     Panel(title="Critic", unit="explained variance", metrics={"val/explained_variance": "explained"}),
     Panel(title="Gradient norm", unit="before clipping", metrics={"grad_norm": "gradient"}),
 )
-"""Most telling first. A panel is drawn for a stage that logged at least one of its metrics twice."""
+"""The most important first. A panel is drawn if the stage logged at least one of its metrics twice."""
 
 
 Band = tuple[Series, Series]
-"""Lower and upper ends of an interval over the steps."""
+"""Lower and upper ends of an interval, over the steps."""
 
 
 def downsample(series: Series, max_points: int = MAX_POINTS) -> Series:
-    """At most `max_points` points, the least and the greatest of each stretch among them, so that no spike is lost.
+    """At most `max_points` points, including the smallest and the largest of each segment, so that no spike is lost.
 
-    First and last point stay. The values must be finite.
+    The first and last points are kept. Values must be finite.
     """
     points = list(zip(series.steps, series.values, strict=True))
     if len(points) > max_points:
@@ -101,7 +101,7 @@ def downsample(series: Series, max_points: int = MAX_POINTS) -> Series:
 
 
 def moving_mean(series: Series) -> Series | None:
-    """Centred mean over a tenth of the points, one-sided at the ends; None for a series of under 40 points."""
+    """Centred mean over a tenth of the points, one-sided at the ends; None for fewer than 40 points."""
     if len(series.steps) < 40:
         return None
     reach = len(series.values) // 20
@@ -114,7 +114,7 @@ def moving_mean(series: Series) -> Series | None:
 
 
 def finite(series: Series) -> Series:
-    """Without the values that cannot be drawn."""
+    """The series without values that cannot be drawn."""
     points = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if math.isfinite(value)]
     return Series(tuple(step for step, _ in points), tuple(value for _, value in points))
 
@@ -124,7 +124,7 @@ def num_not_finite(series: Series) -> int:
 
 
 def panels_of(metrics: Mapping[str, Series]) -> list[tuple[Panel, dict[str, Series]]]:
-    """The panels that these metrics fill, each with label -> finite series."""
+    """The panels for which there are metrics, each with label -> finite series."""
     filled = []
     for panel in PANELS:
         lines: dict[str, Series] = {}
@@ -138,7 +138,7 @@ def panels_of(metrics: Mapping[str, Series]) -> list[tuple[Panel, dict[str, Seri
 
 
 def bands_of(panel: Panel, metrics: Mapping[str, Series]) -> dict[str, Band]:
-    """label -> the ends of its interval, where NAME_low and NAME_high were logged with NAME."""
+    """label -> the ends of its interval, if NAME_low and NAME_high were logged with NAME."""
     bands: dict[str, Band] = {}
     for name, label in panel.metrics.items():
         ends = [finite(metrics.get(name + end, Series((), ()))) for end in ("_low", "_high")]

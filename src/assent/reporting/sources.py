@@ -1,4 +1,4 @@
-"""What a report is made from: a pipeline folder or a run folder, read into plain records. Formats: SCHEMA.md."""
+"""Reads what a report is made from: the folder of a pipeline or a run. Formats: SCHEMA.md."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Stage:
     metrics: Mapping[str, Series] = field(default_factory=dict)
     samples: tuple[Mapping[str, Any], ...] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    """run.json: versions, hashes, parents, notes. Empty where the stage keeps no run folder."""
+    """run.json: versions, hashes, parents, notes. Empty if the stage has no run folder."""
     written_to: str = ""
-    """The folder at the time of the run: what later stages' options name, though it may have been moved since."""
+    """The folder at the time of the run, to which later stages' options refer; it may have been moved since."""
     findings: Mapping[str, Any] | None = None
     """findings.json."""
     last_written: datetime | None = None
-    """When its last metrics were written, UTC."""
+    """When its last metrics were written (UTC)."""
 
     def last(self, metric: str) -> float | None:
-        """The last value logged, or the one in the result."""
+        """The last logged value, or the one in the result."""
         if metric in self.metrics:
             return self.metrics[metric].last
         metrics = self.result.get("metrics")
@@ -49,18 +49,18 @@ class Stage:
 
     @property
     def step(self) -> int:
-        """Updates done."""
+        """Number of updates done."""
         return max((series.steps[-1] for series in self.metrics.values()), default=0)
 
     @property
     def planned_steps(self) -> int | None:
-        """Updates it will have done in the end, if nothing stops it; None where it has not said."""
+        """Number of updates planned; None if unknown."""
         return self.manifest.get("facts", {}).get("planned_steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Everything one page tells."""
+    """Everything that a page shows."""
 
     title: str
     folder: Path
@@ -77,7 +77,7 @@ class Source:
 
 
 def read_source(folder: str | Path) -> Source:
-    """A folder with pipeline.json, or with run.json. Raises RunFolderError for any other, and for broken JSON."""
+    """Reads a folder with pipeline.json or run.json. Raises RunFolderError for other folders and broken JSON."""
     path = Path(folder)
     if (path / "pipeline.json").is_file():
         return _read_pipeline(path)
@@ -93,9 +93,9 @@ def read_source(folder: str | Path) -> Source:
             is_finished=stage.finished,
         )
     raise RunFolderError(
-        "there is nothing to report on",
+        "this is not the folder of a run",
         got=path,
-        expected="a folder with pipeline.json (assent run) or run.json (any training command)",
+        expected="a folder with pipeline.json (from assent run) or run.json (from a training command)",
         fix="give the output folder of a run",
     )
 
@@ -121,13 +121,13 @@ def _read_pipeline(path: Path) -> Source:
 
 
 def _stage_folder(pipeline: Path, entry: Mapping[str, Any]) -> Path:
-    """Where the stage's files are now: beside pipeline.json if the folder was moved, else where it was written."""
+    """Where the stage's files are now: next to pipeline.json, or else where they were written."""
     beside = pipeline / str(entry["name"])
     return beside if beside.is_dir() else Path(str(entry.get("output_dir") or beside))
 
 
 def _read_stage(folder: Path, entry: Mapping[str, Any] | None = None) -> Stage:
-    """`entry`: the stage in pipeline.json, None for a run on its own."""
+    """`entry`: the stage in pipeline.json; None for a single run."""
     listed = entry or {}
     if not (folder / "run.json").is_file():
         return Stage(
@@ -186,7 +186,7 @@ def _check_schema(path: Path, record: Mapping[str, Any], schema: int, needed: se
     missing = sorted(needed - set(record))
     if missing or record.get("schema") != schema:
         raise RunFolderError(
-            f"{path} is not of the form that this version reads",
+            f"{path} has a format that this version cannot read",
             got=f"schema {record.get('schema')}" + (f", without {', '.join(missing)}" if missing else ""),
             expected=f"schema {schema}",
             fix=fix,
@@ -194,7 +194,7 @@ def _check_schema(path: Path, record: Mapping[str, Any], schema: int, needed: se
 
 
 def _read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """evaluation.json of a folder, None without one; what it may lack is filled with None."""
+    """The folder's evaluation.json, with None for missing optional figures; None if there is no such file."""
     path = folder / "evaluation.json"
     if not path.is_file():
         return None
@@ -213,7 +213,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunFolderError("a record of the run cannot be read", got=f"{path}: {error}") from error
+        raise RunFolderError("a file of the run cannot be read", got=f"{path}: {error}") from error
     if not isinstance(record, dict):
-        raise RunFolderError("a record of the run is not a JSON object", got=path)
+        raise RunFolderError("a file of the run is not a JSON object", got=path)
     return record

@@ -1,4 +1,4 @@
-"""The verdict in one sentence with its interval, and what to keep in mind beside it."""
+"""The verdict: one sentence with its interval, and what to keep in mind."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from assent.reporting.frontier import sentence as sentence_of
 from assent.reporting.sources import Source, Stage
 
 FAR_FROM_REFERENCE = 10.0
-"""Nats per completion beyond which a gain may be bought by leaving the reference behind."""
+"""Nats per completion beyond which a higher score may only come from leaving the reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """`tone` never stands alone: the sentence says the same."""
+    """The sentence also says what `tone` says."""
 
     sentence: str
     tone: Literal["better", "worse", "open", "plain"]
     beside: tuple[str, ...] = ()
     winner: str | None = None
-    """The policy that the sentence is about; samples show it against the baseline."""
+    """The policy that the sentence is about; samples compare it with the baseline."""
 
 
 def verdict_of(source: Source) -> Verdict:
-    """From the evaluation where there is one; otherwise what training reached, and that this is no evaluation."""
+    """From the evaluation if there is one; otherwise from training, with a note that this is not an evaluation."""
     if source.evaluation is not None and _compared(source.evaluation):
         return _from_evaluation(source.evaluation)
     unfinished = [stage for stage in source.stages if not stage.finished]
     if unfinished:
         stage = unfinished[0]
-        sentence = f"Unfinished: {stage.name} stands at step {stage.step}."
-        advice = "If it was interrupted, the same command goes on from its last checkpoint."
+        sentence = f"Unfinished: {stage.name} is at step {stage.step}."
+        advice = "If it was interrupted, the same command continues from its last checkpoint."
         if stage.stopped:
             sentence = f"Unfinished: a finding stopped {stage.name} after step {stage.step}."
-            advice = "Below is what was found and what to change. The same command with --no-stop goes on."
+            advice = "Below is what was found and what to change. The same command with --no-stop continues."
         return Verdict(sentence=sentence, tone="plain", beside=(advice,))
     if source.frontier is not None and source.frontier["methods"]:
         advice = (
-            "This is about distance, not a comparison with a baseline: for that, evaluate the model that was chosen."
+            "This is about distance, not a comparison with a baseline: for that, evaluate the model that you choose."
         )
         return Verdict(sentence=sentence_of(source.frontier), tone="plain", beside=(advice,))
     trained = [_training_sentence(stage) for stage in source.stages if stage.metrics]
     sentence = " ".join(trained[-1:]) or "Nothing was trained here."
-    beside = ("Training figures only: whether the model got better needs an evaluation against its start.",)
+    beside = ("These are training figures only: to know whether the model got better, evaluate it against its start.",)
     return Verdict(sentence=sentence, tone="plain", beside=beside if trained else ())
 
 
 def _compared(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Policies with a win rate against the baseline."""
+    """The policies with a win rate against the baseline."""
     return [policy for policy in evaluation["policies"] if policy["sampled"]["win_rate"] is not None]
 
 
@@ -72,34 +72,34 @@ def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
     elif rate["high"] < 0.5:
         tone = "worse"
         sentence = (
-            f"No method beats {baseline}: the best, {name}, wins {percent(rate['value'])} of the time {interval}."
+            f"No method beats {baseline}: the best one, {name}, wins {percent(rate['value'])} of the time {interval}."
         )
     else:
         tone = "open"
         sentence = (
-            f"No method is shown to beat {baseline}: the best, {name}, wins {percent(rate['value'])} "
-            f"of the time {interval}, which includes an even 50%."
+            f"No method clearly beats {baseline}: the best one, {name}, wins {percent(rate['value'])} "
+            f"of the time {interval}, which includes 50%."
         )
-    prompts = f"{evaluation['num_prompts']:,} prompts, scored by {evaluation['scorer']}; a tie counts half"
-    beside = [f"{prompts}; sampled at temperature 1; the interval is over prompts."]
+    prompts = f"Answers to {evaluation['num_prompts']:,} prompts, sampled at temperature 1"
+    beside = [f"{prompts} and scored by {evaluation['scorer']}; a tie counts half; the interval is over prompts."]
     if len(policies) > 1:
-        beside.append(f"The best of {len(policies)} compared, by the lower end of its interval.")
+        beside.append(f"{name} is the best of {len(policies)} methods by the lower end of the interval.")
     if kl is not None and kl["value"] > FAR_FROM_REFERENCE:
         beside.append(
-            f"It is more than {FAR_FROM_REFERENCE:g} nats from the reference: read its samples before relying on it."
+            f"It is more than {FAR_FROM_REFERENCE:g} nats from the reference: read its samples before you rely on it."
         )
     return Verdict(sentence=sentence, tone=tone, beside=tuple(beside), winner=best["name"])
 
 
 def _training_sentence(stage: Stage) -> str:
-    """What the stage's curves went from and to; the first of these that it logged."""
+    """The start and end of the stage's most important curve."""
     accuracy = next(filter(None, map(stage.last, ("eval_rewards/accuracies", "eval_accuracy"))), None)
     if accuracy is not None:
-        return f"{stage.name} ranks {percent(accuracy)} of held-out pairs as they were labelled."
+        return f"{stage.name} ranks {percent(accuracy)} of held-out pairs as labelled."
     for metric, words in (
-        ("objective/scores", "Reward of {name} went from {first:.2f} to {last:.2f}"),
-        ("rewards/margins", "Margin of {name} went from {first:.2f} to {last:.2f}"),
-        ("loss", "Loss of {name} went from {first:.3f} to {last:.3f}"),
+        ("objective/scores", "The reward of {name} went from {first:.2f} to {last:.2f}"),
+        ("rewards/margins", "The margin of {name} went from {first:.2f} to {last:.2f}"),
+        ("loss", "The loss of {name} went from {first:.3f} to {last:.3f}"),
     ):
         series = stage.metrics.get(metric)
         if series is not None:

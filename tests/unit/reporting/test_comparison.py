@@ -48,14 +48,16 @@ def test_the_difference_is_paired_by_prompt(pair) -> None:
     """Differences 0.1 0.2 0.1 0.2 0.1 0.2: mean 0.15, s = 0.0548, t(5; 0.975) = 2.5706, so 0.15 ± 0.0575."""
     heading = _heading(_page(*pair))
     assert heading == (
-        "PPO of first scores 0.15 more than PPO of second (95% interval 0.09 to 0.21), at a KL of 4.6 against 4.6 nats."
+        "PPO of first scores 0.15 more than PPO of second (95% interval 0.09 to 0.21), at a KL of 4.6 and 4.6 nats."
     )
     assert _heading(_page(*reversed(pair))) == heading
 
 
 def test_no_more_is_claimed_than_the_interval_shows(pair) -> None:
     _scored(pair[1], [0.9, 0.3, 0.9, 0.5, 0.9, 0.3])
-    assert _heading(_page(*pair)).startswith("No difference is shown between PPO of first and PPO of second: 0.07")
+    assert _heading(_page(*pair)).startswith(
+        "There is no clear difference between PPO of first and PPO of second: 0.07"
+    )
 
 
 @pytest.mark.parametrize("change", ["scorer", "prompts", "decoding"])
@@ -70,7 +72,7 @@ def test_other_measurements_are_not_held_against_each_other(pair, change: str) -
         record["decoding"]["max_new_tokens"] = 32
     path.write_text(json.dumps(record))
     page = _page(*pair)
-    assert _heading(page) == "2 runs side by side; no common measurement says which is better."
+    assert _heading(page) == "These 2 runs have no common measurement that says which is better."
     assert 'id="samples"' not in page
 
 
@@ -100,7 +102,7 @@ def test_options_that_differ_are_shown_and_the_same_are_counted(tmp_path: Path) 
     rows = re.search(r'id="differences".*?</section>', page, flags=re.DOTALL)[0]
     cells = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in re.findall(r"<tr.*?</tr>", rows, re.DOTALL)]
     assert cells[1:] == ["beta 0.1 0.3"]
-    assert re.search(r"not the same; \d+ others are", rows)
+    assert re.search(r"that differ; \d+ others are equal", rows)
 
 
 def test_curves_of_both_share_a_picture(tmp_path: Path) -> None:
@@ -143,10 +145,10 @@ def test_what_cannot_be_compared_is_refused(pair, tmp_path: Path) -> None:
         write_comparison([pair[0], pair[0] / "." / "ppo" / ".."], tmp_path / "page.html")
     with pytest.raises(UsageError, match="too many"):
         write_comparison([tmp_path / str(n) for n in range(7)], tmp_path / "page.html")
-    with pytest.raises(RunFolderError, match="nothing to report"):
+    with pytest.raises(RunFolderError, match="not the folder of a run"):
         write_comparison([pair[0], tmp_path], tmp_path / "page.html")
     (tmp_path / "notes.html").write_text("mine")
-    with pytest.raises(UsageError, match="is no report"):
+    with pytest.raises(UsageError, match="is not a report"):
         write_comparison(pair, tmp_path / "notes.html")
     assert (tmp_path / "notes.html").read_text() == "mine"
 

@@ -62,7 +62,7 @@ def test_the_table_says_what_is_known_within_80_columns() -> None:
     text = "\n".join(lines)
     assert "0.15 [0.05, 0.25]" in text
     assert "2.00?" in text
-    assert "none seen (too few)" in text
+    assert "none (too few)" in text
     assert "1,234,567" in text
     assert "0.012" in text
     assert "+0.05 [0.03, 0.07]" in text
@@ -73,6 +73,6 @@ def test_the_picture_is_svg_with_every_name() -> None:
     drawn = frontier_picture(document(curve("best-of-n <few>", "best-of-n", proxy="few", pairs=100)))
     root = ElementTree.fromstring(drawn)
     assert "best-of-n <few>" in "".join(root.itertext())
-    assert "own proxy" in "".join(root.itertext())
+    assert "gain in the proxy" in "".join(root.itertext())
     without = frontier_picture(document(curve("dpo", "dpo", proxy=None, pairs=None)))
-    assert "own proxy" not in without
+    assert "gain in the proxy" not in without

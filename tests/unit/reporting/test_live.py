@@ -35,10 +35,10 @@ def test_the_page_follows_the_run_to_its_end(tmp_path: Path) -> None:
 
     path = follow(run, seconds=3, wait=training_goes_on)
     assert [REFRESH in page for page in pages] == [True, True]
-    assert ["stands at step 7" in pages[0], "stands at step 8" in pages[1]] == [True, True]
+    assert ["is at step 7" in pages[0], "is at step 8" in pages[1]] == [True, True]
     last = path.read_text()
     assert 'http-equiv="refresh"' not in last
-    assert "stands at" not in last
+    assert "is at step" not in last
 
 
 def test_a_run_that_a_finding_stopped_is_followed_no_longer_and_its_page_says_so(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_ctrl_c_leaves_a_page_that_does_not_reload(tmp_path: Path) -> None:
     path = follow(run, tmp_path / "elsewhere.html", wait=interrupt)
     assert path == tmp_path / "elsewhere.html"
     assert 'http-equiv="refresh"' not in path.read_text()
-    assert "stands at step 7" in path.read_text()
+    assert "is at step 7" in path.read_text()
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -28,7 +28,7 @@ def test_verdict_names_the_winner_with_its_interval(pipeline):
     page = Page(pipeline[1])
     heading = re.search(r"<h1>(.*?)</h1>", pipeline[1])[1]
     assert heading == "PPO beats SFT 79% of the time (95% interval 74% to 84%), at a KL of 4.6 nats."
-    assert "The best of 4 compared" in page.text
+    assert "PPO is the best of 4 methods" in page.text
 
 
 def test_table_has_every_policys_figures(pipeline):
@@ -50,7 +50,7 @@ def test_reward_model_stands_beside_the_ceiling(pipeline):
     text = Page(pipeline[1]).text
     assert "74.2%" in text
     assert "ceiling 80.3%" in text
-    assert "as sure as it is right" in text
+    assert "matches its accuracy" in text
 
 
 def test_lineage_links_stages(pipeline):
@@ -135,23 +135,23 @@ def test_a_folder_that_was_moved_still_reports(tmp_path):
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("ppo", r"Reward of run went from .* by step 30, .* nats from the reference\."),
-        ("dpo", r"Margin of run went from"),
-        ("sft", r"Loss of run went from"),
+        ("ppo", r"The reward of run went from .* by step 30, .* nats from the reference\."),
+        ("dpo", r"The margin of run went from"),
+        ("sft", r"The loss of run went from"),
     ],
 )
 def test_a_run_without_evaluation_claims_no_more_than_training(tmp_path, command, expected):
     write_run(tmp_path / "run", command=command, config={"model": "m"}, steps=30, seed=0)
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert re.search(expected, re.search(r"<h1>(.*?)</h1>", page)[1])
-    assert "needs an evaluation against its start" in page
+    assert "to know whether the model got better, evaluate it against its start" in page
     assert 'id="methods"' not in page
 
 
 def test_an_unfinished_run_says_so(tmp_path):
     write_run(tmp_path / "run", command="dpo", config={"model": "m"}, steps=7, seed=0, finish=False)
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert "<h1>Unfinished: run stands at step 7.</h1>" in page
+    assert "<h1>Unfinished: run is at step 7.</h1>" in page
 
 
 def _with_rates(folder: Path, *, value: float, low: float, high: float) -> str:
@@ -166,8 +166,8 @@ def _with_rates(folder: Path, *, value: float, low: float, high: float) -> str:
 
 def test_verdict_does_not_claim_what_the_interval_does_not_show(tmp_path):
     folder = write_pipeline(tmp_path / "demo", steps=2, trained=())
-    assert _with_rates(folder, value=0.53, low=0.48, high=0.58).startswith("No method is shown to beat SFT")
-    assert _with_rates(folder, value=0.4, low=0.35, high=0.45).startswith("No method beats SFT: the best,")
+    assert _with_rates(folder, value=0.53, low=0.48, high=0.58).startswith("No method clearly beats SFT")
+    assert _with_rates(folder, value=0.4, low=0.35, high=0.45).startswith("No method beats SFT: the best one,")
 
 
 def test_policies_with_too_few_prompts_have_no_interval(tmp_path):
@@ -189,7 +189,7 @@ def test_the_same_folder_gives_the_same_page(pipeline):
 
 
 def test_folders_that_cannot_be_reported_are_refused(tmp_path):
-    with pytest.raises(RunFolderError, match="nothing to report"):
+    with pytest.raises(RunFolderError, match="not the folder of a run"):
         write_report(tmp_path)
     write_run(tmp_path / "run", command="dpo", config={"model": "m"}, steps=2, seed=0)
     (tmp_path / "run" / "evaluation.json").write_text("{")

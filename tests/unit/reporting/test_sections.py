@@ -28,11 +28,11 @@ def test_a_frontier_is_drawn_and_its_peak_told(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "demo", steps=2, trained=())
     markup = _with(folder, "frontier.json", frontier())
     page = Page(markup)
-    assert "ppo <b>few</b> is over-optimised beyond 9.0 nats" in page.text
-    assert "gold falls by 0.08 (interval 0.06 to 0.10). Of 2 curves, gold falls on 1." in page.text
+    assert "ppo <b>few</b> is over-optimised beyond a KL of 9.0 nats" in page.text
+    assert "gold falls by 0.08 (interval 0.06 to 0.10). Gold falls on 1 of 2 curves." in page.text
     assert "<b>few" not in markup
     rows = _rows(markup.split('id="frontier"')[1].split("</section>")[0])
-    assert rows[1] == "best-of-n rm 2,000 2.00 2.00 1.60 to 2.60 0.29 not seen 0.97 best-of-N 3.30 –"
+    assert rows[1] == "best-of-n rm 2,000 2.00 2.00 1.60 to 2.60 0.29 none 0.97 best-of-N 3.30 –"
     labels = [attributes.get("aria-label") or "" for tag, attributes in page.tags if tag == "svg"]
     assert any(label.startswith("Gold and proxy against √KL") for label in labels)
 
@@ -40,7 +40,7 @@ def test_a_frontier_is_drawn_and_its_peak_told(tmp_path: Path) -> None:
 def test_a_frontier_alone_has_its_verdict(tmp_path: Path) -> None:
     write_run(tmp_path / "run", command="frontier", config={"output_dir": "x"}, steps=0, seed=0)
     markup = _with(tmp_path / "run", "frontier.json", frontier(peak=False))
-    assert re.search(r"<h1>(.*?)</h1>", markup)[1].startswith("Gold falls on no curve by more than chance")
+    assert re.search(r"<h1>(.*?)</h1>", markup)[1].startswith("No curve is over-optimised in the measured range")
     assert "Over-optimisation</div>" in markup
 
 
@@ -54,10 +54,10 @@ def test_findings_are_shown_and_their_absence_is_not_news(tmp_path: Path) -> Non
     assert "<script" not in markup
     assert "objective/kl 9.500, threshold 5.000, steps 12 to 22" in text
     assert "objective/scores 1.200" in text
-    assert "To do: Raise --kl-coef." in text
+    assert "What to do: Raise --kl-coef." in text
     assert "no judge was used" in text
     healthy = _with(run, "findings.json", {"schema": 1, "findings": []})
-    assert "Nothing: of what could be checked, all is as it should be." in healthy
+    assert "No findings: all rules that could be checked passed." in healthy
     with pytest.raises(RunFolderError, match="schema 2"):
         _with(run, "findings.json", {"schema": 2, "findings": []})
 
@@ -101,10 +101,10 @@ def test_differences_ratings_form_and_the_judge_are_shown(tmp_path: Path) -> Non
     assert "<b>rival" not in markup
     rows = _rows(markup)
     for shown in (
-        "Difference in score, prompt by prompt – 0.18 0.16 to 0.20",
+        "Difference in score, paired by prompt – 0.18 0.16 to 0.20",
         "Bradley–Terry rating, Elo points – 70 58 to 82",
-        "Prompts for wins ±0.03 – 1,234",
-        "Ended by themselves (EOS) 98.0% 97 to 99% 98.0% 97 to 99%",
+        "Prompts needed for a win rate ±0.03 – 1,234",
+        "Ended with EOS 98.0% 97 to 99% 98.0% 97 to 99%",
         "Entropy, nats 20.50 20.25 to 20.75 21.50 21.25 to 21.75",
         "KL by k3, nats 0 −0.1 to 0.1 3.90 3.8 to 4.0",
         "Distinct words (distinct-1) 0.91 0.90 to 0.92 0.91 0.90 to 0.92",
@@ -116,7 +116,9 @@ def test_differences_ratings_form_and_the_judge_are_shown(tmp_path: Path) -> Non
         assert shown in rows
     text = Page(markup).text
     assert "which agree 81% of the time (79 to 83%)" in text
-    assert "the answer shown first wins 55% (54 to 56%, 50% is no bias). Of 4,000 verdicts 7 were none" in text
+    assert (
+        "The answer shown first wins 55% (54 to 56%; 50% without bias). 7 of 4,000 replies were not a verdict" in text
+    )
     assert text.count("Refusals") == 0  # unknown of all: no row
 
 
@@ -130,10 +132,10 @@ def test_safety_and_slices_stand_apart_from_quality(tmp_path: Path) -> None:
             "slices": {"topic": {"<i>tents": {"win_rate": estimate(0.62, 0.1, n=31)}}},
         }
     markup = _with(write_pipeline(tmp_path / "demo", steps=2, trained=()), "evaluation/evaluation.json", record)
-    names = ("Under", "Warmth", "Wins at", "Refusals", "topic")
+    names = ("Under", "Warmth", "Win rate at", "Refusals", "topic")
     shown = {name: next(row for row in _rows(markup) if row.startswith(name)) for name in names}
     assert shown["Under"].startswith("Under refusal 3.1% 2 to 4% 3.1%")
     assert shown["Warmth"].startswith("Warmth 2.50 2.40 to 2.60")
-    assert shown["Wins at"].count("60.0%") == 5
+    assert shown["Win rate at"].count("60.0%") == 5
     assert shown["Refusals"].startswith("Refusals 10.0%")
     assert shown["topic"] == "topic: &lt;i&gt;tents 31 prompts" + 4 * " 62% 52 to 72%"
