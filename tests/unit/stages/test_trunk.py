@@ -28,7 +28,7 @@ from assent.models.module import AlignmentModel
 from assent.models.one_trunk import VALUE_HEAD, resident, reward_adapter
 from assent.models.packing import pack
 from assent.rewards.reward_model import RewardModel
-from assent.stages import model_loading, online
+from assent.stages import model_loading, online, online_checks
 from assent.stages.online_objectives import PolicyObjective, SharedTrunkObjective, ValueObjective
 from tests.support.cli import said
 from tests.support.models import tiny_model
@@ -233,10 +233,10 @@ def test_on_one_trunk_every_model_of_a_run_shares_the_policys_base(
 def test_what_one_trunk_cannot_hold_is_refused(inputs: dict[str, str]) -> None:
     given = {"data": "d", "output_dir": "o", "trunk": "one", "lora_r": 2}
     with pytest.raises(ConfigError, match="this start is an adapter itself"):
-        online._check_memory(PpoConfig(model=inputs["adapter"], reward=inputs["adapter"], **given))
+        online_checks._check_memory(PpoConfig(model=inputs["adapter"], reward=inputs["adapter"], **given))
     implicit = {"reward": f"implicit:{inputs['model']},{inputs['model']}", "beta": 0.1}
     with pytest.raises(ConfigError, match="an implicit reward is two such models"):
-        online._check_memory(PpoConfig(model=inputs["model"], reward=implicit, **given))
+        online_checks._check_memory(PpoConfig(model=inputs["model"], reward=implicit, **given))
     with pytest.raises(ModelError, match="new tokens need trained embeddings"):
         reward_adapter(adapted(inputs["model"], new_rows=True), inputs["adapter"])
 
