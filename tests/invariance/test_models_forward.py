@@ -197,7 +197,7 @@ def test_rows_beyond_a_fixed_rotary_regime_are_refused() -> None:
         (2, [None, None], None),
         (1, [None], "called 1 times by 2 layers"),
         (4, [None] * 4, "called 4 times by 2 layers"),
-        (2, [None, 8], "0 layers have a sliding window, 1 handed one"),
+        (2, [None, 8], "0 layers have a sliding window, but 1 passed one"),
     ],
 )
 def test_attention_must_be_asked_once_per_layer_with_the_declared_windows(

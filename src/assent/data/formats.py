@@ -182,7 +182,7 @@ def _with_system(system: object, prompt: Text) -> Text:
     if prompt and prompt[0].role == "system":
         raise RowError(
             "two system messages",
-            "a system message stands both in `system` and in the conversation",
+            "`system` and the conversation both have a system message",
             got=texts.shorten(system),
             fix="keep one of them",
         )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that was left out: where it stands, and why. Rows with the same fault have the same `reason`."""
+    """A row that was left out: its source, and why. Rows with the same fault have the same `reason`."""
 
     source: str
     reason: str

@@ -1,7 +1,7 @@
 """Adapters through PEFT: LoRA (Hu et al., arXiv:2106.09685), DoRA (arXiv:2402.09353), QLoRA (arXiv:2305.14314).
 
-The adapter stands inside the transformers model's layers, so whatever reads the model reads it: all attention tiers,
-the chunked head, the sampler. Switched off, the same weights are the policy as it started.
+The adapter is inside the transformers model's layers, so everything that reads the model reads it too: all attention
+tiers, the chunked head, the sampler. With the adapter switched off, the same weights are the policy's start.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from assent.models.folders import read_json
 CONFIG, RECORD = "adapter_config.json", "assent_adapter.json"
 _PREFIX = "base_model.model."
 _TRAINED = (".lora_", ".modules_to_save.")
-"""What stands in the names of an adapter's weights, and not in those of the model it adapts."""
+"""Parts of the names of an adapter's weights. The names of its base's weights have none of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What an adapter was trained on. `content`: see `content_of`; "" where it is not known yet."""
+    """The model that an adapter was trained on. `content`: see `content_of`; "" if it is not known yet."""
 
     path: str
     revision: str | None = None
@@ -44,17 +44,17 @@ class Base:
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether `model` (or the transformers model inside an AlignmentModel) carries an adapter."""
+    """Whether `model` (or the transformers model inside an AlignmentModel) has an adapter."""
     return hasattr(getattr(model, "hf", model), "get_base_model")
 
 
 def add_adapter(
     model: PreTrainedModel, options: AdapterOptions, *, base: Base, seed: int, new_rows: bool = False
 ) -> PreTrainedModel:
-    """`model` with a fresh adapter, which changes nothing yet; only the adapter is trainable. A function of `seed`.
+    """`model` with a fresh adapter, drawn with `seed`, which changes nothing yet. Only the adapter is trainable.
 
-    A score head is trained in full, and so are (`new_rows`) the input and output embeddings, as PEFT's
-    `modules_to_save`. Errors: ModelError for a target that the model does not have, or that cannot have an adapter.
+    A score head is trained in full as one of PEFT's `modules_to_save`; with `new_rows` so are the input and output
+    embeddings. Raises ModelError for a target that the model does not have, or that cannot have an adapter.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -75,7 +75,7 @@ def add_adapter(
         revision=base.revision,
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tied weights, which are looked after above
+        warnings.simplefilter("ignore")  # about tied weights, which are handled above
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base.path
@@ -88,7 +88,7 @@ def alpha_of(options: AdapterOptions) -> float:
 
 
 def describe(model: PreTrainedModel, options: AdapterOptions) -> dict[str, Any]:
-    """What is trained of an adapted model, for the log and run.json."""
+    """The trained part of an adapted model, for the log and run.json."""
     layers = sorted({name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name})
     return {
         "kind": f"{'rs' * options.use_rslora}{'DoRA' if options.use_dora else 'LoRA'}",
@@ -108,7 +108,7 @@ def _saved_whole(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _embeddings(model: PreTrainedModel, *, tied: bool) -> list[str]:
-    """Names of the input and output embeddings; of tied ones the first, whose copy PEFT ties to the other."""
+    """Names of the input and output embeddings. If they are tied, only the first: PEFT ties its copy to the other."""
     modules = [model.get_input_embeddings(), None if tied else model.get_output_embeddings()]
     return [name for name, module in model.named_modules() if any(module is m for m in modules)]
 
@@ -131,7 +131,7 @@ def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
             )
         if any(module is end for module in found for end in ends):
             raise ModelError(
-                "an adapter on one of two tied embeddings cannot be merged: it would change the other as well",
+                "an adapter on one of two tied embeddings cannot be merged, because it would change the other too",
                 got=f"--lora-target-modules {target}; tie_word_embeddings is true",
                 fix="leave it out",
             )
@@ -139,14 +139,14 @@ def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
 
 @contextmanager
 def adapter_off(module: nn.Module) -> Iterator[None]:
-    """Inside the block an adapted AlignmentModel computes as its base does; nothing else changes."""
+    """Inside the block an adapted AlignmentModel computes what its base does. Nothing else changes."""
     model: Any = getattr(module, "hf", module)
     with model.disable_adapter():
         yield
 
 
 def plain_name(name: str) -> str | None:
-    """The name that a weight has in the model without its adapter; None for the adapter's own weights."""
+    """A weight's name in the model without the adapter; None for the adapter's own weights."""
     if any(part in name for part in _TRAINED):
         return None
     name = name.removeprefix(_PREFIX)
@@ -154,20 +154,20 @@ def plain_name(name: str) -> str | None:
 
 
 def base_weights(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of an adapted model's weights those of its base, by the names they have there."""
+    """The base's weights among an adapted model's weights, by their names in the base."""
     return {plain: tensor for name, tensor in named.items() if (plain := plain_name(name)) is not None}
 
 
 def save_adapter(folder: Path, model: Any, *, target: Path, state_dict: Mapping[str, Tensor] | None) -> None:
-    """PEFT's files, and beside them the generation config and `assent_adapter.json`: which base this adapter is for.
+    """Writes PEFT's files, the generation config, and `assent_adapter.json`, which names the adapter's base.
 
-    `folder` is where to write, `target` where it will stand. There is no config.json: with one, transformers would
-    take the folder for a whole model.
+    The files are written to `folder`, which will be renamed to `target`. There is no config.json, because transformers
+    would take the folder for a whole model.
     """
     model.save_pretrained(
         folder, save_embedding_layers=False, **({} if state_dict is None else {"state_dict": dict(state_dict)})
     )
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     base: Base = model.assent_base
     record: dict[str, Any] = {"base": base.path, "base_content": base.content, "trained_in_4bit": base.in_4bit}
     if Path(base.path).is_dir():
@@ -184,9 +184,9 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> Base:
-    """The base that an adapter folder names; where that is gone, the one that stands where it stood beside the folder.
+    """The base that an adapter folder names. If it is gone, the one at the same path relative to the folder.
 
-    Errors: ModelError.
+    Raises ModelError.
     """
     adapter, record = read_json(folder, CONFIG), read_json(folder, RECORD)
     path = adapter.get("base_model_name_or_path")
@@ -203,21 +203,21 @@ def is_scorer_adapter(folder: Path) -> bool:
 
 
 def apply_record(config: Any, folder: Path) -> None:
-    """What an adapter's run has put into the model's configuration, a reward model's bias for one."""
+    """Copies what the adapter's run recorded, such as a reward model's bias, into the model's configuration."""
     for name, value in read_json(folder, RECORD).get("config", {}).items():
         setattr(config, name, value)
 
 
 def num_labels_of(folder: Path) -> int:
-    """Rows of the score head that a reward model's adapter brings along. Errors: ModelError where it brings none."""
+    """Rows of the score head in a reward model's adapter. Raises ModelError if it has none."""
     for name, shape in shapes_of(folder).items():
         if name.endswith(("score.weight", "classifier.weight")):
             return shape[0]
-    raise ModelError("the reward model's adapter holds no score head", got=folder, expected="score in modules_to_save")
+    raise ModelError("the reward model's adapter has no score head", got=folder, expected="score in modules_to_save")
 
 
 def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a folder's safetensors; no weights are read."""
+    """Names and shapes in a folder's safetensors. Reads no weights."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stored:
@@ -226,14 +226,14 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def content_of(folder: Path) -> str:
-    """SHA-256 over names, types, shapes and bytes of a folder's weights, 16 hex digits, however they are split."""
+    """SHA-256 over names, types, shapes and bytes of a folder's weights, 16 hex digits, however the files are split."""
     files = sorted(folder.glob("*.safetensors"))
     return _content_of(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
 
 @lru_cache(maxsize=16)
 def _content_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Several checks ask for the same base; `files` with times and sizes, so that another content is read anew."""
+    """Cached, because several checks need the same base. `files` has times and sizes, so new content is read again."""
     where: dict[str, Path] = {}
     for file, *_ in files:
         with safe_open(file, framework="pt") as stored:
@@ -248,7 +248,7 @@ def _content_of(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def check_base(folder: Path, base: Base, base_folder: Path, skeleton: nn.Module) -> None:
-    """ModelError unless the adapter of `folder` belongs to the base. `skeleton`: the base's modules without weights."""
+    """Raises ModelError if the adapter in `folder` is for another base. `skeleton`: the base's modules, no weights."""
     modules, parameters = dict(skeleton.named_modules()), dict(skeleton.named_parameters(remove_duplicate=False))
     for name, shape in shapes_of(folder).items():
         layer, is_lora, kind = name.removeprefix(_PREFIX).partition(".lora_")
@@ -258,26 +258,26 @@ def check_base(folder: Path, base: Base, base_folder: Path, skeleton: nn.Module)
             expected = None if weight is None else tuple(weight.shape)
             width = {"A": shape[-1], "B": shape[0]}.get(kind[0])  # A (r, in), B (out, r)
             fits = expected is not None and (width is None or width in expected)
-        else:  # saved whole; of an embedding, whose rows may be more, the width
+        else:  # saved whole; only the width is compared, because an embedding may have more rows
             fits = expected is not None and shape[1:] == expected[1:]
         if not fits:
             raise ModelError(
-                "the adapter is for another base: its weights do not fit this one",
+                "the adapter is for another base, because its weights do not fit this one",
                 got=f"{name} {shape} in {folder}",
                 expected=f"a layer of {base_folder}" + (f", which has {expected} there" if expected else ""),
                 fix="give the base that the adapter was trained on",
             )
     if base.content and (found := content_of(base_folder)) != base.content:
         raise ModelError(
-            "the adapter is for another base: these are other weights of the same shape",
+            "the adapter is for another base, whose weights have the same shapes and other values",
             got=f"{base_folder}: content {found}",
-            expected=f"content {base.content}, which {folder} was trained on",
-            fix=f"put that base back; to use these weights all the same, delete {folder / RECORD}",
+            expected=f"content {base.content}, on which {folder} was trained",
+            fix=f"restore that base; to use these weights anyway, delete {folder / RECORD}",
         )
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """`model` with the adapter of `folder` added to its weights. Errors: ModelError."""
+    """`model` with the adapter in `folder` added to its weights. Raises ModelError."""
     adapted: Any = attach_adapter(model, folder)
     merged: PreTrainedModel = adapted.merge_and_unload()
     apply_record(merged.config, folder)
@@ -285,12 +285,12 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def attach_adapter(model: PreTrainedModel, folder: Path, *, trained: bool = False) -> PreTrainedModel:
-    """`model` with the adapter of `folder` inside its layers. Errors: ModelError."""
+    """`model` with the adapter in `folder` inside its layers. Raises ModelError."""
     from peft import PeftModel, get_peft_model_state_dict
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # missing weights are an error, below
+            warnings.simplefilter("ignore")  # missing weights raise an error below
             adapted: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=trained)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"the adapter does not fit its base: {str(error).splitlines()[0]}", got=folder) from error
@@ -299,13 +299,13 @@ def attach_adapter(model: PreTrainedModel, folder: Path, *, trained: bool = Fals
         raise ModelError(
             f"the adapter folder lacks {len(missing)} of the adapter's weights",
             got=f"{folder}: {', '.join(missing[:3])}",
-            fix="check that adapter_config.json belongs to the weights beside it",
+            fix="check that adapter_config.json belongs to these weights",
         )
     return adapted.eval()
 
 
 def check_quantisation(device: torch.device) -> None:
-    """Errors: ConfigError where weights cannot be held in 4 bits here."""
+    """Raises ConfigError if weights cannot be held in 4 bits here."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "load_in_4bit needs the package bitsandbytes", got="it is not installed", fix="pip install bitsandbytes"
@@ -317,7 +317,7 @@ def check_quantisation(device: torch.device) -> None:
 
 
 def quantisation(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Options of `from_pretrained`: NF4 with double quantisation (arXiv:2305.14314, §3), heads as they are."""
+    """Options of `from_pretrained`: NF4 with double quantisation (arXiv:2305.14314, §3), heads not quantised."""
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(

@@ -1,8 +1,8 @@
 """Attention over a packed row: our function for transformers' `AttentionInterface`, and the switch that selects it.
 
-The function is registered by name without a mask function, so models build no mask and hand over None; the segment
-table reaches it as a keyword argument of the model's `forward`. It takes only keywords that it implements: anything
-else raises, and the probe at load (`tiers.py`) then chooses another tier.
+The function is registered by name without a mask function, so models build no mask and pass None. The segment table
+reaches it as a keyword argument of the model's `forward`. It accepts only the keywords that it implements: any other
+raises, and the probe at load (`tiers.py`) then chooses another tier.
 
 Legend: T row tokens, H query heads, J key heads, D head width, B segments of a bucket, Lq and Lk its queries and keys.
 """
@@ -23,13 +23,13 @@ from assent.models import cpu_attention, joined_attention, varlen
 from assent.models.segments import Bucket, Segments
 
 NAME = "assent_segments"
-"""Name of the attention function, and of the keyword that carries the segments."""
+"""Name of the attention function, and of the keyword that passes the segments."""
 
 LAST_LAYER = "assent_last_layer"
-"""Where the last layer's attention has the hooks that are told of a pass (`last_layer.py`)."""
+"""The attribute of the last layer's attention with the hooks that it notifies of a pass (`last_layer.py`)."""
 
 _NEUTRAL = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"})
-"""Keywords that say nothing about which keys a query sees, nor with what weight (positions are applied before)."""
+"""Keywords that affect neither which keys a query sees nor their weights (positions are applied before)."""
 
 
 def attention(
@@ -52,7 +52,7 @@ def attention(
 
     sliding_window   a query sees itself and up to `sliding_window - 1` positions before it (Mistral, Gemma, gpt-oss)
     softcap          scores become softcap · tanh(scores / softcap) (Gemma 2)
-    s_aux            (H,) a score for each head that takes part in the softmax and carries no value (gpt-oss's sinks)
+    s_aux            (H,) a score for each head that takes part in the softmax without a value (gpt-oss's sinks)
     """
     given = unsupported(others)
     if assent_segments is None or attention_mask is not None or dropout or is_causal is False or given:
@@ -77,12 +77,12 @@ def attention(
 
 
 def unsupported(keywords: dict[str, Any]) -> list[str]:
-    """Names of those that could change what attention gives and are not implemented here."""
+    """Names of the keywords that could change the result of attention and are not implemented here."""
     return sorted(n for n, v in keywords.items() if n not in _NEUTRAL and v is not None and v is not False)
 
 
 class Options(NamedTuple):
-    """What a layer asks of its attention, as in `attention`."""
+    """A layer's options of attention, as in `attention`."""
 
     scale: float
     window: int | None = None
@@ -91,7 +91,7 @@ class Options(NamedTuple):
 
 
 def over_buckets(segments: Segments, query: Tensor, key: Tensor, value: Tensor, *, options: Options) -> Tensor:
-    """(1, T, H, D'): one call for each bucket of segments of similar size."""
+    """(1, T, H, D'), with one call for each bucket of segments of similar size."""
     outputs = []
     for bucket, q, k, v in _by_bucket(segments, query, key, value):
         plain = options.softcap is None and options.sinks is None
@@ -137,7 +137,7 @@ def _fused(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options) ->
 
 
 def _explicit(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
-    """The same by plain matrix products, for what no fused kernel offers. Softmax in float32 or wider."""
+    """The same with plain matrix products, for options that no fused kernel has. The softmax is in float32 or wider."""
     scale, window, softcap, sinks = options
     number, heads, lq, width = q.shape
     key_heads = k.shape[1]
@@ -157,7 +157,7 @@ def _explicit(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options)
 
 @contextmanager
 def selected(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
-    """Let `model` use the attention function `name` inside the block; its own again afterwards, errors included."""
+    """Makes `model` use the attention function `name` inside the block, and its own afterwards, even after errors."""
     own = model.config._attn_implementation
     _set(model, name)
     try:
@@ -167,16 +167,16 @@ def selected(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
 
 
 def _set(model: PreTrainedModel, name: str | None) -> None:
-    # The public setter checks that weights, kernels and packages are there, which costs more than a forward of a
-    # small model, and it rewrites sub-configurations; the field is what attention modules read.
+    # Attention modules read this field. The public setter also checks weights, kernels and packages, which costs more
+    # than a small model's forward, and rewrites sub-configurations.
     model.config._attn_implementation_internal = name
 
 
 def guard_checkpointing(model: PreTrainedModel) -> None:
-    """Make activation checkpointing recompute a layer with the attention function that it was computed with.
+    """Makes activation checkpointing recompute a layer with the attention function that first computed it.
 
-    The recomputation happens in `backward`, when the switch of `selected` is long back; without this it would run
-    the model's own attention over the packed row and give wrong gradients, without an error.
+    The recomputation happens in `backward`, after `selected` has switched back. Without this guard it would run the
+    model's own attention over the packed row and give wrong gradients without an error.
     """
     for module in model.modules():
         checkpoint = getattr(module, "_gradient_checkpointing_func", None)

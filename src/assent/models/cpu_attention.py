@@ -1,9 +1,9 @@
 """Attention in bfloat16 on a CPU without AMX.
 
-torch's fused kernel multiplies tiles there through oneDNN, one call for each, and the calls cost more than the
-products: for segments of up to some 300 tokens plain batched products are 1.8 to 4.5 times as fast
-(`benchmarks/products.py`). Those hold all weights of a bucket, which the backward pass computes again, so that memory
-grows with tokens alone; where the weights are many the fused kernel serves, in float32: about as fast, more exact.
+There torch's fused kernel multiplies tiles with one oneDNN call each, and the calls cost more than the products. For
+segments of up to about 300 tokens, plain batched products are 1.8 to 4.5 times as fast (`benchmarks/products.py`). They
+hold all attention weights of a bucket. The backward pass computes these again, so that memory grows only with tokens.
+Where there are too many weights, the fused kernel is used in float32: it is about as fast, and more exact.
 
 Legend: B segments, H query heads, J key heads, Lq queries, Lk keys, D head width.
 """
@@ -19,12 +19,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 MAX_WEIGHTS = 2_000_000
-"""B · H · Lq · Lk up to which weights are held. Beyond it the upper triangle, which the fused kernel
-leaves out, and the memory that is touched cost more than the calls."""
+"""The largest B · H · Lq · Lk for which weights are held. Beyond it memory traffic and the upper triangle, which the
+fused kernel leaves out, cost more than the calls."""
 
 
 def serves(query: Tensor) -> bool:
-    """Whether the fused kernel would compute in bfloat16; under autocast it does so whatever it is given."""
+    """Whether the fused kernel would compute in bfloat16. Under autocast it does so for any input."""
     if query.device.type != "cpu" or _has_amx():
         return False
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
@@ -56,7 +56,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, scale: fl
 
 
 class _Attention(torch.autograd.Function):
-    """Products in bfloat16, their sums and the softmax in float32; a key head serves its query heads in one product."""
+    """Products in bfloat16, sums and softmax in float32. One product computes all query heads of a key head."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

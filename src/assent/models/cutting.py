@@ -1,7 +1,8 @@
-"""Where a completion begins and ends in text (law 8): one prompt text, and each completion as a chain of pieces.
+"""Finds where a completion begins and ends in text (law 8). A row is one prompt text, and each completion is a chain of
+pieces.
 
-A piece is counted (an assistant turn, through its EOS) or not (what stands between two assistant turns). What a
-template writes after an EOS is dropped at the end of a completion and joins the next piece within it.
+A piece is counted (an assistant turn, through its EOS) or not (the text between two assistant turns). Text that the
+template writes after an EOS is dropped at the end of a completion; inside a completion it joins the next piece.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from assent.types import Message, PromptGroup, Text
 
 
 class RefusedRowError(Exception):
-    """A row that cannot be used; counted in the report under `reason`."""
+    """A row that cannot be used. The report counts it under `reason`."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -35,9 +36,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class CompletionText:
-    """`append_eos`: the text ends without an EOS, which is then added as an id. `tail`: what was dropped after it.
+    """`append_eos`: the text has no EOS at its end, so its id is added. `tail`: the text dropped after the EOS.
 
-    `turns_dropped`: turns after the last assistant turn, which nothing is learned from.
+    `turns_dropped`: the number of turns after the last assistant turn, which are not trained on.
     """
 
     pieces: tuple[Piece, ...]
@@ -48,10 +49,10 @@ class CompletionText:
 
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """`raw`: strings, not rendered. `literals`: how many contents (or strings) spell a control token.
+    """`raw`: strings that are not rendered. `literals`: how many contents (or strings) spell a control token.
 
-    In contents they are marked and stay text. A raw string has no template that could write them, so there they are
-    what they spell: control tokens.
+    In contents such a spelling is marked and stays text. A raw string has no template that could write control tokens,
+    so there a spelling is read as the control token.
     """
 
     prompt: str
@@ -63,15 +64,15 @@ class RowText:
 def row_text(group: PromptGroup, template: Template) -> RowText:
     """The texts of a row.
 
-    Errors: TemplateError where the template refuses, or is no prefix of its own continuation; RefusedRowError for a
-    conversation that nobody began.
+    Raises TemplateError if the template fails, or if the rendered prompt is not a prefix of the whole; RefusedRowError
+    for a conversation without a prompt.
     """
     if isinstance(group.prompt, str):
         if any(not isinstance(c, str) for c in group.completions):
             raise TemplateError(
                 "a row mixes a raw prompt with completions that are conversations",
                 got=group.source or None,
-                expected="both strings, or both lists of messages",
+                expected="strings only, or lists of messages only",
             )
         raw = [_raw(str(c), template) for c in group.completions]
         spelled = [group.prompt, *(p.text.removesuffix(eos) for c, eos in raw for p in c.pieces)]
@@ -92,8 +93,8 @@ def row_text(group: PromptGroup, template: Template) -> RowText:
 
 
 def _in_steps(completions: Sequence[CompletionText], group: PromptGroup) -> tuple[CompletionText, ...]:
-    """Completions cut after each step and its separator, so that a token ends where a step does; the last step goes on
-    to the completion's end, EOS included."""
+    """Completions cut after each step and its separator, so that a token ends where a step ends. The last step includes
+    the rest of the completion and its EOS."""
     if group.steps is None:
         return tuple(completions)
     out = []
@@ -101,7 +102,7 @@ def _in_steps(completions: Sequence[CompletionText], group: PromptGroup) -> tupl
         text, answer = completion.pieces[-1].text, STEP_SEPARATOR.join(steps)
         start = text.find(answer.strip()) - (len(answer) - len(answer.lstrip()))
         if len(completion.pieces) > 1 or answer.strip() not in text:
-            raise RefusedRowError("its steps do not stand in the text that the template writes")
+            raise RefusedRowError("its steps are not in the text that the template writes")
         lengths = accumulate(len(step) + len(STEP_SEPARATOR) for step in steps[:-1])
         cuts = [0, *(start + length for length in lengths), len(text)]
         pieces = tuple(Piece(text[a:b], True, ends_step=True) for a, b in pairwise(cuts))
@@ -114,7 +115,7 @@ def _as_turns(completion: Text) -> tuple[Message, ...]:
 
 
 def last_turn_only(group: PromptGroup) -> PromptGroup:
-    """`--train-on last`: everything before the last assistant turn becomes prompt (rows with one completion)."""
+    """For `--train-on last`: the turns before the last assistant turn become prompt (in rows with one completion)."""
     turns = group.completions[0] if len(group.completions) == 1 else ()
     if isinstance(turns, str) or isinstance(group.prompt, str):
         return group
@@ -123,7 +124,7 @@ def last_turn_only(group: PromptGroup) -> PromptGroup:
 
 
 def _raw(text: str, template: Template) -> tuple[CompletionText, str]:
-    """A raw completion keeps its text; an EOS that it spells at its end is its EOS (the second value, else "")."""
+    """A raw completion, and the EOS that it spells at its end, or "". Such a spelling is the completion's EOS."""
     eos = next((eos for eos in template.encoder.eos_literals if text.endswith(eos)), "")
     return CompletionText((Piece(text, True),), append_eos=not eos), eos
 
@@ -135,7 +136,7 @@ def _conversation(
     template: Template,
     options: dict[str, Any],
 ) -> CompletionText:
-    """Each assistant turn is what the template adds to the turns before it, rendered with the generation prompt."""
+    """A completion. Each assistant turn is what the template adds to the turns before it and the generation prompt."""
     assistant = [i for i, m in enumerate(turns) if m.role == "assistant"]
     if not assistant:
         raise TemplateError("a completion has no assistant turn", got=", ".join(m.role for m in turns) or "no turns")
@@ -157,7 +158,7 @@ def _conversation(
 
 
 def _cut(turn: str, content: str, template: Template) -> tuple[str, str, bool]:
-    """(the turn through the first EOS after its content, what follows, whether there is an EOS)."""
+    """(the turn through the first EOS after its content, the text after it, whether there is an EOS)."""
     text = content.strip()
     start = max(0, turn.find(text)) + len(text) if text in turn else 0
     kept, tail, found = template.encoder.cut_after_eos(turn[start:])
@@ -167,19 +168,19 @@ def _cut(turn: str, content: str, template: Template) -> tuple[str, str, bool]:
 def _finished(
     pieces: tuple[Piece, ...], kept: str, tail: str, found: bool, template: Template, *, turns_dropped: int = 0
 ) -> CompletionText:
-    """The completion with its last turn; what follows the EOS goes, unless the tail is kept."""
+    """The completion with its last turn. The text after the EOS is dropped unless the tail is kept."""
     if template.keep_template_tail:
         kept, tail = kept + tail, ""
     return CompletionText((*pieces, Piece(kept, True)), append_eos=not found, tail=tail, turns_dropped=turns_dropped)
 
 
 def _apart(turns: tuple[Message, ...], template: Template) -> str:
-    """`--prompt-format concat`: the content as it is, and what the template writes after a turn."""
+    """For `--prompt-format concat`: the unchanged content, and the text that the template writes after a turn."""
     if len(turns) != 1 or turns[0].extra:
         raise TemplateError(
-            "--prompt-format concat reads completions of one assistant turn with a content alone",
+            "--prompt-format concat needs completions of one assistant turn that has only a content",
             got=", ".join(" ".join([m.role, *m.extra]) for m in turns),
-            fix="use --train-on last for conversations, or a template that continues its own prompt",
+            fix="use --train-on last for conversations, or use a template that continues its own prompt",
         )
     return turns[0].content + template.tail
 
@@ -190,10 +191,10 @@ def _continuation(before: str, after: str, turn: int) -> str:
     differing = (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
     same = next(differing, min(len(before), len(after)))
     view = slice(max(0, same - 40), same + 60)
-    fix = REMEDIES if turn == 0 else f"train on the last assistant turn alone with --train-on last, or {REMEDIES}"
+    fix = REMEDIES if turn == 0 else f"train on the last assistant turn only with --train-on last, or {REMEDIES}"
     raise TemplateError(
-        "the rendered prompt is not a prefix of the rendered conversation, so a completion has no beginning; they part "
-        f"after {same} characters",
+        "the rendered prompt is not a prefix of the rendered conversation, so the completion has no clear beginning; "
+        f"they differ after {same} characters",
         got=f"prompt …{_plain(before[view])!r}; conversation …{_plain(after[view])!r}",
         expected="a conversation that begins with its prompt",
         fix=fix,
@@ -205,7 +206,7 @@ def _plain(text: str) -> str:
 
 
 class _Literals:
-    """Marks control tokens that people spelled in contents and tools, and counts the contents that do."""
+    """Marks control tokens that are spelled in contents and tools, and counts the contents that spell one."""
 
     def __init__(self, template: Template) -> None:
         self._encoder = template.encoder
@@ -218,7 +219,7 @@ class _Literals:
         )
 
     def of_value(self, value: Any) -> Any:
-        """Strings anywhere in a JSON value, keys aside."""
+        """Marks the strings anywhere in a JSON value except keys."""
         if isinstance(value, str):
             if not self._encoder.spells_control(value):
                 return value

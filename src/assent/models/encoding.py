@@ -1,9 +1,8 @@
-"""Text to ids at a stated place of a text: its start, after other text, or after a control token (law 8).
+"""Encodes text at a given place: at the start of a row, after other text, or after a control token (law 8).
 
-SentencePiece-like tokenizers put a dummy prefix (`▁`, a space) before whatever they are given. It belongs to the start
-of a text, not to a completion that continues a prompt. `Encoder` holds the tokenizer once as it is, and where it has a
-dummy prefix once without; control tokens that a person's text happens to spell are encoded by a third one, which knows
-none.
+SentencePiece-like tokenizers put a dummy prefix (`▁`, a space) before any text. It belongs to the start of a text, not
+to a completion that continues a prompt. So `Encoder` holds the tokenizer as it is and, if it has a dummy prefix, a
+variant without. A third variant, which knows no control tokens, encodes those that a person's text spells.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from transformers import PreTrainedTokenizerBase
 from assent.errors import ModelError, TemplateError
 
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
-"""Unicode noncharacters (never used in interchange) around a control token that a person spelled."""
+"""Unicode noncharacters (never used in interchange) that enclose a control token which a text spells."""
 
 CHUNK = 2048
-"""Texts encoded at once: bounds the memory of the tokenizer's own records."""
+"""Texts encoded at once. It bounds the memory of the tokenizer's own records."""
 
 
 class Encoder:
-    """Ids of texts, batched. One for each tokenizer; reads it when made, so make it after tokens were added."""
+    """Encodes texts in batches. It reads the tokenizer when it is created, so add tokens before."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, eos_ids: frozenset[int] = frozenset()) -> None:
-        """Errors: ModelError for a tokenizer without a fast backend."""
+        """Raises ModelError for a tokenizer without a fast backend."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             raise ModelError(
@@ -45,9 +44,9 @@ class Encoder:
         self.control = {
             t.content: i
             for i, t in added.items()
-            if t.content and (i in eos_ids or (t.special and i != unknown))  # "<unk>" as text may well be unknown
+            if t.content and (i in eos_ids or (t.special and i != unknown))  # the text "<unk>" may stay unknown
         }
-        """Control tokens by their text: the special ones and those of the EOS set."""
+        """Control tokens by their text: the special tokens and those in the EOS set."""
         self.eos_literals = {text: i for text, i in self.control.items() if i in eos_ids}
         self._literal_of = {i: t.content for i, t in added.items()}
         longest_first = sorted(self.control, key=len, reverse=True)
@@ -59,7 +58,7 @@ class Encoder:
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, bool]:
-        """Normalizer and pre-tokenizer (as JSON) without dummy prefix, and whether they had one."""
+        """Normalizer and pre-tokenizer (as JSON) without the dummy prefix, and whether they had one."""
         normalizer, pre_tokenizer = _component(self._whole.normalizer), _component(self._whole.pre_tokenizer)
         bare_normalizer, bare_pre = _without_dummy_prefix(normalizer), _without_dummy_prefix(pre_tokenizer)
         return bare_normalizer, bare_pre, (bare_normalizer, bare_pre) != (normalizer, pre_tokenizer)
@@ -85,7 +84,7 @@ class Encoder:
 
     @cached_property
     def start_ids(self) -> tuple[int, ...]:
-        """What the tokenizer itself puts before a raw text: BOS, or nothing."""
+        """The ids that the tokenizer puts before a raw text: BOS, or nothing."""
         plain = self._ids(self._whole, ["a"])[0]
         whole = self._whole.encode("a", add_special_tokens=True).ids
         for i in range(len(whole) - len(plain) + 1):
@@ -96,14 +95,14 @@ class Encoder:
     # ---- encoding
 
     def starting(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts that begin a row (rendered prompts, raw prompts). The template or the caller adds BOS."""
+        """Ids of texts that begin a row (rendered or raw prompts). The template or the caller adds BOS."""
         return self._marked(texts, [self._whole] * len(texts))
 
     def following(self, texts: Sequence[str], before: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Ids of texts that continue rows; `before` holds the ids that stand before each.
+        """Ids of texts that continue rows. `before` holds the ids before each text.
 
-        After a control token, the text is encoded together with it, for a tokenizer may treat what follows one in its
-        own way (a prefix, stripped blanks); after ordinary text, without dummy prefix.
+        After a control token the text is encoded together with it, because a tokenizer may treat the text after one
+        differently (a prefix, stripped blanks). After ordinary text it is encoded without the dummy prefix.
         """
         literal = [self._literal_of.get(ids[-1]) if ids else None for ids in before]
         joined = [(mark or "") + text for text, mark in zip(texts, literal, strict=True)]
@@ -114,19 +113,19 @@ class Encoder:
         for i, mark in enumerate(literal):
             if mark and out[i][:1] == [before[i][-1]]:
                 out[i] = out[i][1:]
-            elif mark:  # the token does not stand alone before this text: encode the text by itself
+            elif mark:  # the token merges with this text, so the text is encoded by itself
                 out[i] = self._marked([texts[i]], [self._continuing])[0]
         return out
 
     def mark(self, text: str) -> str:
-        """`text` with the control tokens that it spells marked, so that `starting` and `following` keep them text."""
+        """`text` with marks around the control tokens that it spells. `starting` and `following` keep them as text."""
         return self._control_pattern.sub(lambda m: f"{OPEN}{m[0]}{CLOSE}", text)
 
     def spells_control(self, text: str) -> bool:
         return self._control_pattern.search(text) is not None
 
     def cut_after_eos(self, text: str) -> tuple[str, str, bool]:
-        """(text up to and with the first EOS that the template wrote, what follows it, whether there was one)."""
+        """(the text through the first EOS that the template wrote, the text after it, whether there is one)."""
         found = self._eos_pattern.search(text)
         return (text[: found.end()], text[found.end() :], True) if found else (text, "", False)
 
@@ -138,7 +137,7 @@ class Encoder:
             if OPEN in text:
                 out[i] = self._with_literals(text, tokenizer)
                 continue
-            # without dummy prefix only up to the first control token: after one the tokenizer does as it always does
+            # the variant without dummy prefix is used up to the first control token, then the tokenizer itself
             control = self._control_pattern.search(text) if tokenizer is not self._whole else None
             if control:
                 head = self._ids(tokenizer, [text[: control.start()]])[0] if control.start() else []
@@ -152,7 +151,7 @@ class Encoder:
         return out
 
     def _with_literals(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """Text, marked literal, text, …: each encoded where it stands. A template may have split a pair of marks."""
+        """Encodes text, marked literal, text, … one by one. A template may have split a pair of marks."""
         pieces = re.split(f"{OPEN}({self._control_pattern.pattern}){CLOSE}|[{OPEN}{CLOSE}]", text)
         ids = self._marked([pieces[0]], [tokenizer])[0] if pieces[0] else []
         for i, piece in enumerate(pieces[1:], start=1):
@@ -161,20 +160,20 @@ class Encoder:
         return ids
 
     def _spelled(self, literal: str) -> list[int]:
-        """Ids of a control token's spelling, as text. Where the vocabulary holds the spelling, it is cut in two."""
+        """Ids of a control token's spelling as text. If the vocabulary has the spelling, it is cut in two."""
         forbidden = self.control[literal]
         for cut in range(len(literal)):
             ids = [i for part in (literal[:cut], literal[cut:]) if part for i in self._ids(self._literal, [part])[0]]
             if forbidden not in ids:
                 return ids
         raise TemplateError(
-            f"the tokenizer reads the text {literal!r} as a control token however it is cut",
-            fix="take this text out of the data",
+            f"the tokenizer reads the text {literal!r} as a control token, however it is cut",
+            fix="remove this text from the data",
         )
 
     @staticmethod
     def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-        # the backend is shared with transformers, which leaves its last padding and truncation set
+        # transformers shares the backend and leaves its last padding and truncation set
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = False
@@ -191,7 +190,7 @@ def _component(component: Any) -> Any:
 
 
 def _without_dummy_prefix(part: Any) -> Any:
-    """The component's JSON without what it puts before a text, None where nothing is left."""
+    """The component's JSON without what it puts before a text; None if nothing is left."""
     if part is None or part["type"] == "Prepend":
         return None
     if part["type"] == "Metaspace":

@@ -1,4 +1,4 @@
-"""What the engines that serve a folder go by, read from its files: template, EOS, pad, tied weights, types, bias."""
+"""Checks of a folder's files that serving engines rely on: template, EOS, pad, tied weights, types, bias."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from assent.models.templates import Template
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`where` is "folder" or an engine. A note is no fault: something to know, or why a check does not apply."""
+    """One check's result. `where` is "folder" or an engine. A note is not a fault: it is good to know, or says why a
+    check does not apply."""
 
     where: str
     name: str
@@ -31,31 +32,31 @@ class Check:
 
     @classmethod
     def of(cls, where: str, name: str, fault: str | None, fine: str) -> Check:
-        """`fault` says what is wrong, None where nothing is."""
+        """`fault` says what is wrong; None if nothing is. `fine` is the detail of a check that passed."""
         return cls(where, name, "passed" if fault is None else "differs", fine if fault is None else fault)
 
 
 def plain_tokenizer(folder: Path) -> Any:
-    """As whoever serves the folder opens it."""
+    """The tokenizer as a serving engine opens it."""
     with quiet():
         return AutoTokenizer.from_pretrained(folder)
 
 
 def folder_checks(folder: Path, model: PreTrainedModel, template: Template, *, is_scorer: bool) -> list[Check]:
-    """`model` and `template` as Assent loads them from the folder."""
+    """The checks of a folder. `model` and `template` are what Assent loads from it."""
     tokenizer = plain_tokenizer(folder)
     checks = [_eos(folder, template)] if not is_scorer else []
     checks += [_pad(folder, tokenizer, is_scorer=is_scorer), _tied(folder, model), _types(folder)]
     rows, size = _embedding_rows(folder, model), len(tokenizer)
-    told = f"{rows} embedding rows for a tokenizer of {size}"
-    checks.append(Check.of("folder", "vocabulary", told if rows < size else None, told))
+    detail = f"{rows} embedding rows for a tokenizer of {size}"
+    checks.append(Check.of("folder", "vocabulary", detail if rows < size else None, detail))
     if is_scorer:
         checks.append(_bias(model))
     return checks
 
 
 def _eos(folder: Path, template: Template) -> Check:
-    """What generation stops at must hold what training taught the model to end with."""
+    """Generation must stop at the tokens with which training taught the model to end."""
     generation = read_json(folder, "generation_config.json") or read_json(folder, "config.json")
     listed = generation.get("eos_token_id")
     stops = set() if listed is None else set(listed) if isinstance(listed, list) else {listed}
@@ -64,12 +65,12 @@ def _eos(folder: Path, template: Template) -> Check:
     if template.source is not None and (turn := template.end_of_turn) is not None:
         ends[turn] = tokenizer.convert_tokens_to_ids(turn)
     lacking = {token: number for token, number in ends.items() if number not in stops}
-    told = f"generation stops at {sorted(stops) or 'nothing'}"
+    detail = f"generation stops at {sorted(stops) or 'nothing'}"
     fault = None
     if lacking:
         names = ", ".join(f"{token!r} ({number})" for token, number in lacking.items())
-        fault = f"{told}, which lacks {names}: answers would run on"
-    return Check.of("folder", "eos", fault, told)
+        fault = f"{detail}, which lacks {names}, so answers would run on"
+    return Check.of("folder", "eos", fault, detail)
 
 
 def _pad(folder: Path, tokenizer: Any, *, is_scorer: bool) -> Check:
@@ -78,18 +79,21 @@ def _pad(folder: Path, tokenizer: Any, *, is_scorer: bool) -> Check:
     ends = {tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])} - {None}
     fault = None
     if pad is None:
-        fault = "the tokenizer has no pad token: batches cannot be padded"
+        fault = "the tokenizer has no pad token, so batches cannot be padded"
     elif pad in ends:
-        fault = f"the pad token {tokenizer.pad_token!r} ends texts: trained on again, texts would never learn to end"
+        fault = (
+            f"the pad token {tokenizer.pad_token!r} also ends texts, so further training would not learn to end them"
+        )
     elif is_scorer and config.get("pad_token_id") != pad:
         fault = (
-            f"config.json's pad_token_id is {config.get('pad_token_id')}, the tokenizer's {pad}: scores are read by it"
+            f"pad_token_id is {config.get('pad_token_id')} in config.json and {pad} in the tokenizer, so other engines "
+            "may read scores at the wrong token"
         )
     return Check.of("folder", "pad", fault, f"{tokenizer.pad_token!r} ({pad})")
 
 
 def _tied(folder: Path, model: PreTrainedModel) -> Check:
-    """By config.json: a model whose tied weights differ in the folder is not tied by transformers, but by others."""
+    """Checks what config.json says is tied. If the stored weights differ, transformers does not tie them; others do."""
     known: Any = getattr(model, "_tied_weights_keys", None)
     stated = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     tied: dict[str, str] = known if stated and isinstance(known, dict) else {}
@@ -98,7 +102,7 @@ def _tied(folder: Path, model: PreTrainedModel) -> Check:
         return Check("folder", "tied weights", "passed", "none are tied")
     for target, source in tied.items():
         if target in stored and source in stored and not torch.equal(_stored(folder, target), _stored(folder, source)):
-            fault = f"config.json ties {target} to {source}, and the folder holds different values for the two"
+            fault = f"config.json ties {target} to {source}, but the folder has different values for the two"
             return Check("folder", "tied weights", "differs", fault)
     return Check(
         "folder", "tied weights", "passed", ", ".join(f"{target} is {source}" for target, source in tied.items())
@@ -106,7 +110,7 @@ def _tied(folder: Path, model: PreTrainedModel) -> Check:
 
 
 def _types(folder: Path) -> Check:
-    """One floating type in all weights, and config.json says which: engines load what it says."""
+    """All weights must have the one floating type that config.json names, because engines load that type."""
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     found = set()
     for file in sorted(folder.glob("*.safetensors")):
@@ -127,7 +131,7 @@ def _bias(model: PreTrainedModel) -> Check:
 
 
 def _embedding_rows(folder: Path, model: PreTrainedModel) -> int:
-    """In the folder: a model that is loaded for its tokenizer has grown to fit it."""
+    """Embedding rows in the folder. The loaded model may have more, because it has grown to fit its tokenizer."""
     embedding: Any = model.get_input_embeddings()
     name = next((name for name, parameter in model.named_parameters() if parameter is embedding.weight), "")
     return shapes_of(folder).get(name, tuple(embedding.weight.shape))[0]

@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder, or a hub name that is fetched (safetensors and JSON only)."""
+"""Finds a model's files: in a local folder, or on the hub, from which safetensors and text files are downloaded."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoke
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MEMBERS = "assent_members.json"
-"""Names the folders of an ensemble's members: adapters on one base, each a reward model by itself."""
+"""The file that names an ensemble's members: adapters on one base, each a reward model by itself."""
 
 
 def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of a model; a hub name is fetched into the hub's cache, or found there without a network.
+    """The local folder of a model. A hub name is downloaded into the hub's cache, or found there without a network.
 
-    Errors: ModelError for a folder that does not exist, a name the hub does not know or does not let in, no network.
+    Raises ModelError if the folder does not exist, the hub does not know the name or refuses access, or there is no
+    network.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
         _check_no_run(folder)
         return folder
     if folder.is_file():
-        raise ModelError("a model is a folder, not a file", got=path, fix="give the folder that holds config.json")
+        raise ModelError("a model is a folder, not a file", got=path, fix="give the folder with config.json")
     if not isinstance(path, str) or not _HUB_NAME.match(path):
         raise ModelError(
             "the model folder does not exist", got=path, expected="a folder, or a hub name like owner/name"
@@ -37,7 +38,7 @@ def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
 
 
 def _check_no_run(folder: Path) -> None:
-    """Errors: ModelError that names the model, or the completions, inside a run's folder."""
+    """Raises ModelError for a run's folder, and names the model or the completions inside."""
     if (folder / "run.json").is_file() and not any(
         (folder / f"{n}.json").is_file() for n in ("config", "adapter_config")
     ):
@@ -45,15 +46,15 @@ def _check_no_run(folder: Path) -> None:
         raise ModelError(
             "this is the folder of a run, not of a model",
             got=folder,
-            fix=f"give {folder / inside[0]}" if inside else "give the folder that holds config.json",
+            fix=f"give {folder / inside[0]}" if inside else "give the folder with config.json",
         )
 
 
 def content_hash(path: str | Path, *, revision: str | None = None) -> str:
-    """SHA-256 over names and bytes of all that makes a model: configuration, weights, tokenizer; an adapter's base and
-    an ensemble's members too.
+    """SHA-256 over names and bytes of a model's files: configuration, weights and tokenizer, with those of an adapter's
+    base and of an ensemble's members.
 
-    Errors: ModelError where there is no such model.
+    Raises ModelError if there is no such model.
     """
     folder = resolve_folder(path, revision=revision)
     digest = hashlib.sha256()
@@ -69,7 +70,7 @@ def content_hash(path: str | Path, *, revision: str | None = None) -> str:
 
 
 def check_revision(revision: str | None, *paths: str) -> None:
-    """Errors: ConfigError where a revision is given and every one of `paths` is a local folder, which has none."""
+    """Raises ConfigError if a revision is given and all `paths` are local folders, which have no revisions."""
     if revision is not None and all(Path(path).expanduser().is_dir() for path in paths):
         raise ConfigError(
             "a revision has no effect on a local folder",
@@ -97,7 +98,7 @@ def _fetch(name: str, revision: str | None) -> Path:
             fix=f"ask for access at https://huggingface.co/{name}, then run: hf auth login",
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelError("the hub knows no such revision of the model", got=f"{name} at {revision}") from error
+        raise ModelError("the hub has no such revision of the model", got=f"{name} at {revision}") from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             "there is no such folder here and no such model on the hub (or it is private)",
@@ -114,7 +115,7 @@ def _fetch(name: str, revision: str | None) -> Path:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of the folder, {} where there is none."""
+    """A JSON file of the folder; {} if there is none."""
     path = folder / name
     if not path.is_file():
         return {}
@@ -128,9 +129,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def members_of(folder: Path) -> list[Path]:
-    """The folders of an ensemble's members, in order; none where the folder is that of a single model.
+    """The folders of an ensemble's members, in order; empty for the folder of a single model.
 
-    Errors: ModelError where one is missing.
+    Raises ModelError if one is missing.
     """
     members = [folder / name for name in read_json(folder, MEMBERS).get("members", ())]
     if missing := [member for member in members if not (member / "adapter_config.json").is_file()]:
@@ -143,34 +144,36 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def check_weights(folder: Path) -> None:
-    """Errors: ModelError where there are no weights, or pickled ones only."""
+    """Raises ModelError if the folder has no weights, or only pickled ones."""
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
     if pickles:
         raise ModelError(
-            "the model's weights are pickled, and unpickling runs whatever code is in the file",
+            "the model's weights are pickled, and unpickling runs any code in the file",
             got=f"{folder}: {', '.join(pickles[:3])}",
             expected="*.safetensors",
-            fix="convert it once, where you trust the file: AutoModelForCausalLM.from_pretrained(FOLDER)"
+            fix="convert it once, if you trust the file: AutoModelForCausalLM.from_pretrained(FOLDER)"
             ".save_pretrained(NEW_FOLDER); for a hub model: https://huggingface.co/spaces/safetensors/convert",
         )
-    raise ModelError("the model folder holds no weights", got=folder, expected="*.safetensors")
+    raise ModelError("the model folder has no weights", got=folder, expected="*.safetensors")
 
 
 def check_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json. Errors: ModelError where there is none, or the architecture is not in transformers."""
+    """The folder's config.json. Raises ModelError if there is none, or if transformers lacks the architecture."""
     from transformers import CONFIG_MAPPING
 
     config = read_json(folder, "config.json")
     if not config:
-        raise ModelError("the model folder has no config.json", got=folder, fix="give a folder of transformers")
+        raise ModelError(
+            "the model folder has no config.json", got=folder, fix="give the folder of a transformers model"
+        )
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
-        own_code = " and would run code of its own folder" if "auto_map" in config else ""
+        own_code = ", which needs code from its own folder" if "auto_map" in config else ""
         raise ModelError(
             f"the installed transformers does not know this kind of model{own_code}",
             got=f"model_type {kind!r} in {folder}",
-            fix="install a transformers that has it; code from model folders is never run",
+            fix="install a version of transformers that has it; code from model folders is never run",
         )
     return config

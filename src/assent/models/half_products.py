@@ -1,9 +1,9 @@
 """Linear layers under autocast that share one cast of their input.
 
-torch's autocast casts the input of each linear layer anew, and each keeps its own copy for the backward pass: three of
-one tensor for queries, keys and values, two for a gated MLP. Here all that read a tensor share the first one's cast,
-for as long as a backward pass needs it. Values and gradients are those of autocast: what each layer gives back is in
-the input's own type, and is added in it.
+torch's autocast casts the input of each linear layer again, and each layer keeps its own copy for the backward pass:
+three of one tensor for queries, keys and values, two for a gated MLP. Here all layers that read a tensor share the
+first layer's cast, for as long as a backward pass needs it. Values and gradients are those of autocast: each layer's
+gradient is in the input's own type, and the gradients are added in that type.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.weak import TensorWeakRef
 
 _CAST = "_assent_cast"
-"""Name of the tensor's attribute: its version, and the cast, which it does not keep alive."""
+"""The tensor's attribute with its version and a weak reference to the cast."""
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
@@ -51,7 +51,7 @@ def _cast(x: Tensor, kind: torch.dtype) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """`x` stands for its gradient alone; what is read and kept is `half`."""
+    """`x` is an argument only for its gradient; the function reads and keeps `half`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, half: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

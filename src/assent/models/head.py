@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens from hidden states, without ever holding the logits of more than a chunk.
+"""Log-probabilities of given tokens from hidden states, holding the logits of only one chunk at a time.
 
 Legend: N tokens, d hidden width, V vocabulary.
 """
@@ -17,16 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from assent.models.products import ChoosingLinear, linear
 
 CPU_CHUNK_BYTES = 8 * 2**20
-"""Logits of one chunk in float32. On a CPU allocations beyond 32 MiB are mapped afresh each time, which made the
-softmax four times and the product 1.3 times slower (measured at 1024 tokens and a vocabulary of 8192)."""
+"""Bytes of one chunk's logits in float32. On a CPU each allocation above 32 MiB is mapped anew, which made the softmax
+4 times and the product 1.3 times slower (measured at 1024 tokens and a vocabulary of 8192)."""
 DEVICE_CHUNK_BYTES = 256 * 2**20
 MIN_CHUNK_TOKENS = 64
-"""Below this many rows a matrix product loses more than memory gains."""
+"""With fewer rows, matrix products lose more than the saved memory is worth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Logits:
-    """How a model makes logits of its head's output z: softcap · tanh(z · scale / softcap) / temperature."""
+    """How a model turns its head's output z into logits: softcap · tanh(z · scale / softcap) / temperature."""
 
     scale: float = 1.0
     softcap: float | None = None
@@ -34,7 +34,8 @@ class Logits:
 
     @staticmethod
     def of(config: Any, *, temperature: float = 1.0) -> Logits:
-        """What the configuration declares (Cohere's scale, Granite's divisor, Gemma's cap); the probe checks it."""
+        """The values that the configuration declares (Cohere's scale, Granite's divisor, Gemma's cap). The probe checks
+        them."""
         config = config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1.0
         divisor = getattr(config, "logits_scaling", None) or 1.0
@@ -42,7 +43,7 @@ class Logits:
         return Logits(float(scale / divisor), softcap, temperature)
 
     def apply(self, z: Tensor) -> Tensor:
-        """In float32 or wider, in place where z already is and nothing records it."""
+        """The logits of z, in float32 or wider."""
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         if self.softcap is not None:
             return torch.tanh(z * (self.scale / self.softcap)) * (self.softcap / self.temperature)
@@ -55,8 +56,8 @@ def log_probabilities(
 ) -> tuple[Tensor, Tensor | None]:
     """(N, d), (N,) -> log-probability (N,) of each target and, if wanted, the distribution's entropy in nats (N,).
 
-    A plain linear head goes through one function that recomputes each chunk's logits in the backward pass; a head
-    with adapters, hooks or another type is called as the module it is, in checkpointed chunks. Both in float32.
+    A plain linear head goes through one function that recomputes each chunk's logits in the backward pass. A head with
+    adapters, hooks or of another type is called as a module, in checkpointed chunks. Both compute in float32.
     """
     if is_plain_linear(head):
         logp, entropy = _LinearLogProbs.apply(hidden, head.weight, head.bias, targets, logits, want_entropy)
@@ -74,13 +75,13 @@ def log_probabilities(
 
 
 def is_plain_linear(head: nn.Module) -> bool:
-    """Whether reading `weight` and `bias` is the same as calling the module: no adapter, hook, sharding or subclass."""
+    """Whether `weight` and `bias` say all that the module computes: it has no adapter, hook, sharding or subclass."""
     hooks = head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks
     return type(head) in (nn.Linear, ChoosingLinear) and not any(hooks) and type(head.weight) in (nn.Parameter, Tensor)
 
 
 def chunk_size(vocabulary: int, device: torch.device) -> int:
-    """Tokens of a chunk."""
+    """The number of tokens in a chunk."""
     limit = CPU_CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
     return max(MIN_CHUNK_TOKENS, limit // (4 * vocabulary))
 
@@ -94,7 +95,7 @@ def _of_chunk(
 
 
 class _LinearLogProbs(torch.autograd.Function):
-    """d logp[t] / dz = onehot(t) - p and d entropy / dz = -p (log p + entropy), chunk by chunk, nothing kept."""
+    """d logp[t] / dz = onehot(t) - p and d entropy / dz = -p (log p + entropy), chunk by chunk. No logits are kept."""
 
     @staticmethod
     def forward(
@@ -106,7 +107,7 @@ class _LinearLogProbs(torch.autograd.Function):
         logits: Logits,
         want_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
-        # Autocast is off inside autograd functions' backward: the type is decided once, here, for both.
+        # Autocast is off in the backward of an autograd function, so the type is decided once, here, for both passes.
         kind = hidden.device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         ctx.save_for_backward(hidden, weight, bias, targets)
@@ -153,7 +154,7 @@ class _LinearLogProbs(torch.autograd.Function):
 
 
 def _grad_logits(z: Tensor, targets: Tensor, grad_logp: Tensor, grad_entropy: Tensor | None) -> Tensor:
-    """(n, V) gradient of the logits (after scale, soft-cap and temperature)."""
+    """(n, V) gradient with respect to the logits (after scale, soft-cap and temperature)."""
     if grad_entropy is None:
         grad = z.softmax(-1).mul_(-grad_logp[:, None])
     else:

@@ -1,8 +1,8 @@
-"""What a process on a CPU does with memory that it has freed.
+"""Keeps memory that a process on a CPU has freed.
 
-glibc soon gives the free end of its heap back to the system, and the tensors of the next layer, step or token are then
-made of pages that the system has to clear and map again: 7 and 17% of sampling's rate, 3% of training's
-(benchmarks/RESULTS.md). Kept, the same pages serve them; the peak is what it was.
+glibc soon returns the free end of its heap to the system, which then has to clear and map pages again for the tensors
+of the next layer, step or token. That cost 7 and 17% of the rate of sampling and 3% of training's
+(benchmarks/RESULTS.md). If the memory is kept, the same pages are used again, and the peak stays the same.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import torch
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt` (malloc.h)."""
 KEPT, LARGEST = 2**30, 2**25
-"""Bytes at the end of the heap from which on it is given back (glibc's own limit goes no higher than 2²⁶); and of a
-block that is given back by itself, where glibc's own limit ends: larger ones would leave holes in the heap."""
+"""KEPT: the free bytes at the end of the heap above which glibc returns them (its own limit grows to 2²⁶ at most).
+LARGEST: the size above which a block is mapped and returned by itself (glibc's own upper limit). A larger limit would
+leave holes in the heap."""
 ENVIRONMENT = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
 def keep_freed(device: torch.device) -> None:
-    """Lets this process keep what it frees, where `device` is a CPU and the C library is glibc.
+    """Makes this process keep the memory that it frees, if `device` is a CPU and the C library is glibc.
 
-    It holds for the whole process, and for what is allocated from then on. A user's own settings of glibc's allocator
-    in the environment are left alone.
+    It applies to the whole process and to later allocations. It does nothing if the environment has settings for
+    glibc's allocator.
     """
     if device.type == "cpu" and sys.platform == "linux" and not any(name in os.environ for name in ENVIRONMENT):
         _keep_freed()
@@ -34,8 +35,8 @@ def keep_freed(device: torch.device) -> None:
 
 @cache
 def _keep_freed() -> bool:
-    """Whether the C library took it."""
+    """Whether the C library accepted the settings."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # no glibc
+    if mallopt is None:  # not glibc
         return False
     return bool(mallopt(MMAP_THRESHOLD, LARGEST) and mallopt(TRIM_THRESHOLD, KEPT))

@@ -1,9 +1,9 @@
-"""Attention over keys in two parts by torch's fused CPU kernel, joined by the normalisers of the parts' softmaxes
-(Milakov & Gimelshein 2018, arXiv:1805.02867, eq. 4).
+"""Attention over keys in two parts with torch's fused CPU kernel. The parts are joined by the normalisers of their
+softmaxes (Milakov & Gimelshein 2018, arXiv:1805.02867, eq. 4).
 
-A segment with a prefix is, in one call, a rectangle of queries and keys with a mask, of which the kernel computes all.
-Its prefix alone needs no mask but padding's, and its own tokens are plainly causal: there the kernel leaves out what
-lies above the diagonal, by blocks of keys.
+In one call, a segment with a prefix is a masked rectangle of queries and keys, which the kernel computes in full. In
+two calls, the prefix needs no mask except for padding, and the segment's own tokens are plainly causal, so the kernel
+leaves out the blocks of keys above the diagonal.
 
 Legend: B segments, H query heads, J key heads, Lq queries, Lk keys, D head width.
 """
@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 KEY_BLOCK = 512
-"""Keys that torch's kernel computes or leaves out together (kvSplitSize in its FlashAttentionKernel.cpp)."""
+"""The number of keys that torch's kernel computes or leaves out together (kvSplitSize, FlashAttentionKernel.cpp)."""
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def serves(query: Tensor, value: Tensor) -> bool:
-    """Whether this is a CPU, in float32 or wider (the parts are joined in their own precision), with one head width."""
+    """Whether the tensors are on a CPU, in float32 or wider (the parts are joined in that type), of one head width."""
     is_wide = query.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     return is_wide and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
 
@@ -32,16 +32,16 @@ def serves(query: Tensor, value: Tensor) -> bool:
 def attend(query: Tensor, key: Tensor, value: Tensor, *, prefix: int, bias: Tensor | None, scale: float) -> Tensor:
     """(B, H, Lq, D), (B, J, prefix + Lq, D) twice -> (B, H, Lq, D)
 
-    prefix   the first keys, which every query sees; query i sees the first i + 1 of the others too
-    bias     (B, 1, 1, prefix), added to the prefix's scores (-inf where it is padding)
+    prefix   the number of first keys, which every query sees; query i also sees the first i + 1 of the other keys
+    bias     (B, 1, 1, prefix), added to the prefix's scores (-inf for padding)
     """
     rows: Tensor = _Joined.apply(query, key, value, prefix, bias, scale)
     return rows
 
 
 class _Joined(torch.autograd.Function):
-    """The kernel's backward pass computes softmax weights again from the normaliser that it is handed: from the joint
-    one they are those of all keys, so that each part's gradients are those of the whole."""
+    """The kernel's backward pass computes softmax weights again from the normaliser that it is given. Given the joint
+    one, they are the weights over all keys, so that each part's gradients are those of the whole."""
 
     @staticmethod
     def forward(

@@ -1,9 +1,9 @@
-"""RMSNorms and gated MLPs that pass over their tokens less often and keep less for the backward pass.
+"""RMSNorms and gated MLPs that read their tokens less often and keep less for the backward pass.
 
-A decoder layer of transformers computes its RMSNorms and its SwiGLU by operations that autograd records one by one, and
-what is kept of both is a third of a layer's memory. Here each is one function that keeps its inputs alone. A module is
-recognised by the code of its `forward`, which in most architectures is Llama's or OLMo 2's, and keeps its name, its
-weights and what `isinstance` says.
+A decoder layer of transformers computes its RMSNorms and its SwiGLU with operations that autograd records one by one,
+and what it keeps of them is a third of a layer's memory. Here each is one function that keeps only its inputs. A module
+is recognised by the code of its `forward`, which in most architectures is Llama's or OLMo 2's. It keeps its name, its
+weights and its answer to `isinstance`.
 
 Legend: T tokens, d hidden width, f width of the MLP.
 """
@@ -25,7 +25,7 @@ from assent.models.products import linear, weight_gradient
 
 
 def install(model: nn.Module) -> None:
-    """Replaces `model`'s modules that compute what a class below does; all others are left alone."""
+    """Changes the class of the modules that compute what a class below computes. All others are left alone."""
     for module in model.modules():
         if not isinstance(module, (LeanRMSNorm, LeanGatedMLP)):
             lean = LeanRMSNorm if _is_rms_norm(module) else LeanGatedMLP if _is_gated_mlp(module) else None
@@ -41,7 +41,7 @@ def _lean_class(lean: type, plain: type) -> Any:
 
 
 def _reduce(module: Any, protocol: Any) -> tuple[Any, ...]:
-    """How copies and pickles find the class, which stands in no module under its name."""
+    """Lets copies and pickles find the class, which no module has under its name."""
     return _blank, type(module).__bases__, vars(module)
 
 
@@ -54,7 +54,7 @@ _classes: dict[tuple[type, type], Any] = {}
 
 
 def _has_code_of(module: nn.Module, *classes: type[nn.Module]) -> bool:
-    """Whether `forward` is compiled to the same instructions on the same names, and no instance has one of its own."""
+    """Whether `forward` is compiled to the same instructions on the same names, and the instance has no own one."""
     return "forward" not in vars(module) and _code(type(module)) in [_code(one) for one in classes]
 
 
@@ -64,7 +64,7 @@ def _code(kind: type[nn.Module]) -> tuple[Any, ...] | None:
 
 
 class LeanRMSNorm(nn.Module):
-    """Of a model in float32 on a CPU; what else it is given goes to the class that it was."""
+    """For float32 on a CPU. Other input goes to the module's original class."""
 
     def forward(self, x: Tensor, *others: Any, **keywords: Any) -> Tensor:
         own: Any = self
@@ -118,18 +118,18 @@ def _is_rms_norm(module: nn.Module) -> bool:
 
 
 class LeanGatedMLP(nn.Module):
-    """down(silu(gate(x)) · up(x)), of which the backward pass computes all but gate(x) and up(x) again."""
+    """down(silu(gate(x)) · up(x)). The backward pass computes everything again except gate(x) and up(x)."""
 
     def forward(self, x: Tensor) -> Tensor:
         parts: Any = self
         gate, up, down = parts.gate_proj(x), parts.up_proj(x), parts.down_proj
-        plain = is_plain_linear(down) and not gate.is_meta  # no adapter, say, that has to see what it is given
+        plain = is_plain_linear(down) and not gate.is_meta  # an adapter, for example, has to see its input
         found: Tensor = _Gated.apply(gate, up, down.weight, down.bias) if plain else down(F.silu(gate) * up)
         return found
 
 
 class _Gated(torch.autograd.Function):
-    """(…, f), (…, f), (d, f), (d,) -> (…, d), by the operations that autograd would record, in the same types."""
+    """(…, f), (…, f), (d, f), (d,) -> (…, d), with the operations that autograd would record, in the same types."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

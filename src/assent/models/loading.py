@@ -1,4 +1,4 @@
-"""Models and tokenizers from folders or the hub (laws 6 and 10): safetensors only, no code of the folder's own."""
+"""Loads models and tokenizers from folders or the hub (laws 6 and 10): safetensors only, and no code from folders."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def load_policy(
     max_length: int | None = None,
     quantised: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A causal language model, on the CPU, in evaluation mode. An adapter folder (PEFT) gives its base, merged.
+    """A causal language model on the CPU, in evaluation mode. From an adapter folder (PEFT) it is the merged base.
 
-    With `tokenizer`, embedding rows, pad and EOS ids are made to fit it; with `max_length`, the context must hold it.
-    `quantised`: what `adapters.quantisation` gives. Errors: ModelError says what the folder lacks.
+    With `tokenizer`, embedding rows, pad and EOS ids are made to fit it. `max_length`: the least context.
+    `quantised`: the options from `adapters.quantisation`. Raises ModelError, which says what the folder lacks.
     """
     folder = resolve_folder(path, revision=revision)
     config = load_config(folder)
@@ -60,7 +60,7 @@ def load_policy(
 
 
 def check_is_policy(config: Any, path: str | Path) -> None:
-    """Errors: ModelError where the configuration is of a classifier."""
+    """Raises ModelError if the configuration is a classifier's."""
     if is_classifier(config):
         raise ModelError(
             "this folder holds a reward model or critic, not a policy",
@@ -80,12 +80,12 @@ def load_scorer(
     max_length: int | None = None,
     quantised: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A sequence classifier whose linear head is `model.score`. A classifier's folder keeps its head and its labels,
-    which must be `num_labels` where that is given.
+    """A sequence classifier whose linear head is `model.score`. A classifier's folder keeps its head and its labels, of
+    which there must be `num_labels`, if given.
 
-    A causal folder gets a fresh head of `num_labels` rows (one, if none is given) from N(0, 1/sqrt(d + 1)), d the
-    hidden size (Stiennon et al., arXiv:2009.01325), a function of `seed`. Adapter folders of either kind give their
-    base, merged. Errors: ModelError.
+    A causal folder gets a fresh head of `num_labels` rows (default 1), drawn with `seed` from N(0, 1/sqrt(d + 1)), d
+    the hidden size (Stiennon et al., arXiv:2009.01325). From an adapter folder of either kind it is the merged base.
+    Raises ModelError.
     """
     folder = resolve_folder(path, revision=revision)
     check_single_model(folder)
@@ -93,10 +93,10 @@ def load_scorer(
     has_head = is_classifier(config)
     if has_head and num_labels not in (None, config.num_labels):
         raise ModelError(
-            "the classifier has another number of heads than asked for",
+            "the classifier does not have the given number of heads",
             got=f"{folder}: {config.num_labels}",
             expected=num_labels,
-            fix=f"--num-heads {config.num_labels} (of assent reward), or start from a causal model with fresh heads",
+            fix=f"--num-heads {config.num_labels} (in assent reward), or start from a causal model with fresh heads",
         )
     num_labels = num_labels or 1
     if adapters.is_adapter(folder):
@@ -114,19 +114,19 @@ def load_scorer(
 
 
 def check_single_model(path: str | Path, *, revision: str | None = None) -> None:
-    """Errors: ModelError where the folder holds an ensemble of adapters, which is several models."""
+    """Raises ModelError if the folder has an ensemble of adapters, which is several models."""
     if members := members_of(resolve_folder(path, revision=revision)):
         raise ModelError(
-            f"this folder holds an ensemble of {len(members)} adapters, and one model is needed",
+            f"this folder holds an ensemble of {len(members)} adapters, but one model is needed",
             got=path,
             fix=f"give one of its members: {members[0]}",
         )
 
 
 def load_scorers(path: str | Path, *, dtype: str = "float32", revision: str | None = None) -> list[PreTrainedModel]:
-    """The members of an ensemble of adapters, on one trunk in memory; of any other reward model's folder, itself.
+    """The members of an ensemble of adapters, on one trunk in memory. Any other folder gives a single reward model.
 
-    Errors: ModelError.
+    Raises ModelError.
     """
     folder = resolve_folder(path, revision=revision)
     members = members_of(folder)
@@ -136,7 +136,7 @@ def load_scorers(path: str | Path, *, dtype: str = "float32", revision: str | No
     for member, base in zip(members, bases, strict=True):
         if (base.path, base.content) != (bases[0].path, bases[0].content):
             raise ModelError(
-                "the members of an ensemble stand on one base",
+                "the members of this ensemble have different bases",
                 got=f"{member} on {base.path}",
                 expected=bases[0].path,
             )
@@ -150,7 +150,7 @@ def load_scorers(path: str | Path, *, dtype: str = "float32", revision: str | No
 
 
 def draw_head(model: Any, *, seed: int) -> None:
-    """A fresh score head, as `load_scorer` says."""
+    """Draws a fresh score head as described in `load_scorer`."""
     weight = model.score.weight
     generator = torch.Generator().manual_seed(seed)
     deviation = 1.0 / math.sqrt(weight.shape[1] + 1)
@@ -158,10 +158,10 @@ def draw_head(model: Any, *, seed: int) -> None:
 
 
 def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer with a pad token that never ends a text.
+    """The folder's tokenizer, with a pad token that never ends a text.
 
-    The generation config's EOS ids are kept on it as `generation_eos_ids`, for `resolve_template`.
-    Errors: ModelError where the folder has no tokenizer.
+    Its attribute `generation_eos_ids` has the generation config's EOS ids, for `resolve_template`.
+    Raises ModelError if the folder has no tokenizer.
     """
     folder = resolve_folder(path, revision=revision)
     if members := members_of(folder):
@@ -176,7 +176,7 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
             expected="tokenizer.json",
             fix="copy the tokenizer's files into the folder, or save it there with tokenizer.save_pretrained",
         )
-    # a tokenizer with code of its own: its tokenizer.json says the same without running any
+    # a tokenizer that comes with code: its tokenizer.json is equivalent, and no code has to run
     own_code = "auto_map" in read_json(folder, "tokenizer_config.json") and (folder / "tokenizer.json").is_file()
     kind: Any = PreTrainedTokenizerFast if own_code else AutoTokenizer
     try:
@@ -194,7 +194,7 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
 
 
 def fingerprint(model: torch.nn.Module | Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the weights, 16 hex digits. Tied weights count once."""
+    """SHA-256 over names, types, shapes and bytes of the weights, 16 hex digits. Tied weights are read once."""
     named = dict(model) if isinstance(model, Mapping) else dict(model.named_parameters())
     digest = hashlib.sha256()
     for name in sorted(named):
@@ -205,7 +205,7 @@ def fingerprint(model: torch.nn.Module | Mapping[str, Tensor]) -> str:
 
 
 def check_context(config: Any, max_length: int, *, whose: str = "the model") -> None:
-    """Errors: ModelError where the positions of the model that `whose` names end before `max_length`."""
+    """Raises ModelError if a model's context is shorter than `max_length`. `whose` names the model."""
     text = config.get_text_config()
     context = next(
         (n for key in ("max_position_embeddings", "n_positions") if isinstance(n := getattr(text, key, None), int)),
@@ -228,7 +228,7 @@ def _load(kind: Any, folder: Path, *, may_miss: set[str], **options: Any) -> Pre
     missing = sorted(set(info["missing_keys"]) - may_miss)
     if missing:
         raise ModelError(
-            f"the folder lacks {len(missing)} of the model's weights, and random ones would take their place",
+            f"the folder lacks {len(missing)} of the model's weights, so they would be random",
             got=f"{folder}: {', '.join(missing[:3])}",
             fix="check that the folder's config.json belongs to its weights",
         )
@@ -246,7 +246,7 @@ def _ready(
 
 
 def fresh_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Control tokens that were added to `tokenizer` and that the model of `folder` was not trained with."""
+    """Control tokens that were added to `tokenizer` and with which the model in `folder` was not trained."""
     new = list(getattr(tokenizer, "new_tokens", ()))
     if new and has_tokenizer(folder):  # a folder that was trained with them keeps its rows
         known = load_tokenizer(folder).get_vocab()
@@ -255,12 +255,12 @@ def fresh_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _merged(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
-    """The base of an adapter folder with the adapter merged."""
+    """The base of an adapter folder, with the adapter merged."""
     return adapters.merge_adapter(_base_of(folder, kind, dtype=dtype), folder)
 
 
 def check_adapter(path: str | Path, *, revision: str | None = None) -> None:
-    """Errors: ModelError where the folder holds an adapter, or an ensemble's, of another base; no model is loaded."""
+    """Raises ModelError if an adapter in the folder, or of its ensemble, is for another base. Loads no model."""
     folder = resolve_folder(path, revision=revision)
     for at in members_of(folder) or [folder]:
         if adapters.is_adapter(at):
@@ -268,7 +268,7 @@ def check_adapter(path: str | Path, *, revision: str | None = None) -> None:
 
 
 def _checked_base(folder: Path, config: Any) -> Path:
-    """The base's folder of an adapter whose configuration is `config`. Errors: ModelError where it is another's."""
+    """The folder of an adapter's base. `config`: the adapter's. Raises ModelError if it is for another base."""
     base = adapters.base_of(folder)
     base_folder = resolve_folder(base.path, revision=base.revision)
     check_weights(folder)
@@ -280,7 +280,7 @@ def _checked_base(folder: Path, config: Any) -> Path:
 
 
 def _base_of(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
-    """The base of an adapter folder, ready for the adapter. A wrong base is refused before its weights are loaded."""
+    """The base of an adapter folder, ready for the adapter. A wrong base is refused before weights are loaded."""
     config = load_config(folder)
     base_folder = _checked_base(folder, config)
     if kind is AutoModelForCausalLM:
@@ -293,7 +293,7 @@ def _base_of(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
 
 
 def _classifier_of(policy: PreTrainedModel, num_labels: int) -> PreTrainedModel:
-    """The policy's trunk with a score head (random) in the place of its own."""
+    """The policy's trunk with a random score head instead of the policy's own head."""
     config = copy.deepcopy(policy.config)
     config.num_labels = num_labels
     with quiet():
@@ -316,10 +316,10 @@ def _check_head(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_config(path: str | Path, *, revision: str | None = None) -> Any:
-    """The model's configuration alone, without its weights; of an adapter folder its base's, with the adapter's say.
+    """The model's configuration, without weights. For an adapter folder it is the base's, with the adapter's changes.
     An ensemble of adapters has a label for each member.
 
-    Errors: ModelError.
+    Raises ModelError.
     """
     folder = resolve_folder(path, revision=revision)
     if members := members_of(folder):
@@ -341,11 +341,11 @@ def load_config(path: str | Path, *, revision: str | None = None) -> Any:
 
 
 def merge_folder(path: str | Path, target: str | Path, *, dtype: str = "float32") -> dict[str, Any]:
-    """Writes the base of an adapter folder with the adapter merged to `target`. Errors: ModelError."""
+    """Writes the base of an adapter folder, with the adapter merged, to `target`. Raises ModelError."""
     folder = resolve_folder(path)
     check_single_model(folder)
     if not adapters.is_adapter(folder):
-        raise ModelError("this folder holds no adapter, so there is nothing to merge", got=folder)
+        raise ModelError("this folder has no adapter, so there is nothing to merge", got=folder)
     if Path(target).exists() and (not Path(target).is_dir() or any(Path(target).iterdir())):
         raise ModelError("the folder is not empty", got=target, fix="give a new folder, or empty this one")
     load = load_scorer if is_classifier(load_config(folder)) else load_policy

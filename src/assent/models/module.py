@@ -1,7 +1,7 @@
 """The one module that reads weights: trunk, chunked head and score head behind a single `forward`.
 
-It is what data-parallel and sharding wrappers wrap. Calling the trunk or reading the head's weight from outside
-trains wrongly, in silence, under DDP, FSDP2 and autocast.
+Data-parallel and sharding wrappers wrap it. Under DDP, FSDP2 and autocast, training is silently wrong if the trunk is
+called, or the head's weight read, from outside.
 
 Legend: S completions, N counted completion tokens.
 """
@@ -34,9 +34,9 @@ _VALUES = frozenset({"values", "last_values"})
 class AlignmentModel(nn.Module):
     """A causal model ("policy") or a sequence classifier ("scorer") that reads packed batches.
 
-    temperature   the logits are divided by it, as when sampling
-    value_head    of a policy: (d) -> (1) on its last hidden states, so that it gives values too
-    tier          None: the best that passes the probe; a given one must pass it
+    temperature   divides the logits, as in sampling
+    value_head    for a policy: (d) -> (1) on its last hidden states, so that it also gives values
+    tier          None: the best tier that passes the probe; a given tier must pass it
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class AlignmentModel(nn.Module):
         self.value_head = value_head
         if value_head is not None and not self.has_chunked_head:
             raise ModelError(
-                f"{type(self.base).__name__} gives logits alone, and a value head needs its last hidden states",
+                f"{type(self.base).__name__} gives only logits, but a value head needs its last hidden states",
                 fix="--trunk separate",
             )
 
     @property
     def base(self) -> PreTrainedModel:
-        """The transformers model, without PEFT's wrapper around it (adapters stand inside its layers)."""
+        """The transformers model without PEFT's wrapper. Adapters are inside its layers."""
         return self.hf.get_base_model() if hasattr(self.hf, "get_base_model") else self.hf  # type: ignore[operator]
 
     @property
@@ -78,8 +78,8 @@ class AlignmentModel(nn.Module):
         return self.base.config
 
     def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
-        """`want` is a subset of {"logprobs", "entropy"} for a policy, {"scores", "values", "last_values"} for a scorer;
-        a policy with a value head gives "values" and "last_values" too.
+        """`want` is a subset of {"logprobs", "entropy"} for a policy, of {"scores", "values", "last_values"} for a
+        scorer. A policy with a value head also gives "values" and "last_values".
 
         Results are float32 (float64 in a float64 model). Raises ModelError for a row longer than the rotary regime.
         """
@@ -125,7 +125,7 @@ class AlignmentModel(nn.Module):
         return Outputs(**{name: self._score(result.states.index_select(0, places[name])) for name in want})
 
     def _score(self, states: Tensor) -> Tensor:
-        """(M, d) -> (M,), or (M, heads) for several heads: the head's output plus the configured bias."""
+        """(M, d) -> (M,), or (M, heads) for several heads: the head's output plus the bias in the configuration."""
         scores = score_head(self.base)(states)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         bias = torch.as_tensor(getattr(self.config, "assent_score_bias", 0.0), dtype=scores.dtype, device=scores.device)
@@ -140,7 +140,7 @@ class AlignmentModel(nn.Module):
         lengths = (prompts[:, 1] - prompts[:, 0]) + (completions[:, 1] - completions[:, 0])
         if lengths.max() > self.longest:
             raise ModelError(
-                "a row is longer than the positions for which this model's rotary frequencies are fixed: beyond them a "
+                "a row is longer than the positions for which this model's rotary frequencies are fixed; beyond them a "
                 "token's numbers would depend on the longest other row in its batch",
                 got=f"{lengths.max()} tokens",
                 expected=f"at most {self.longest}",
@@ -149,9 +149,9 @@ class AlignmentModel(nn.Module):
 
 
 def longest_fixed_length(config: Any) -> int | None:
-    """The longest row whose rotary frequencies do not depend on its batch mates; None: any length.
+    """The longest row whose rotary frequencies do not depend on its batch mates. None: any length.
 
-    "dynamic" and "longrope" positions switch frequencies for the whole batch when one row exceeds the original length.
+    With "dynamic" and "longrope", one row longer than the original length switches the whole batch's frequencies.
     """
     config = config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
@@ -167,7 +167,7 @@ def longest_fixed_length(config: Any) -> int | None:
 def check_prompts_fit(
     config: Any, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, *, whose: str = "the model"
 ) -> None:
-    """ConfigError where a prompt and its completion go beyond the context that a model's config gives."""
+    """Raises ConfigError if a prompt and its completion exceed the context in a model's config."""
     limits = getattr(config.get_text_config(), "max_position_embeddings", None), longest_fixed_length(config)
     context = min((limit for limit in limits if limit is not None), default=None)
     longest = max(map(len, prompts), default=0)
@@ -181,9 +181,9 @@ def check_prompts_fit(
 
 
 def turn_dropout_off(model: nn.Module) -> None:
-    """Set every dropout of `model`, adapters' included, to zero in the modules (the configuration stays as it is).
+    """Sets every dropout of `model`, including adapters', to zero in the modules. The configuration is unchanged.
 
-    Training then differs from evaluation in nothing, so a ratio of probabilities is 1 before the first update.
+    Training then computes the same as evaluation, so a ratio of probabilities is 1 before the first update.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -197,5 +197,5 @@ def _flatten(outputs: Outputs) -> tuple[list[Any], None]:
     return [outputs.logprobs, outputs.entropy, outputs.values, outputs.last_values, outputs.scores], None
 
 
-# Sharding and data-parallel wrappers look for tensors in what `forward` returns; they find them in registered types.
+# Sharding and data-parallel wrappers look for tensors in the result of `forward`. They find them in registered types.
 pytree.register_pytree_node(Outputs, _flatten, lambda values, _: Outputs(*values))

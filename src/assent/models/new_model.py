@@ -23,7 +23,7 @@ LEAST_VOCABULARY = 256 + len(SPECIAL) + 2
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was written: the folder, parameters, entries of the vocabulary, and characters of text it was trained on."""
+    """What was written: the folder, parameters, vocabulary size, and characters of the tokenizer's training text."""
 
     path: Path
     parameters: int
@@ -50,9 +50,10 @@ def new_model(
     chat_template: str = "chatml",
     seed: int = 0,
 ) -> Summary:
-    """Write a model folder. Text: `text_files` (plain text; JSONL, every string in it; also gzipped) and `texts`.
+    """Writes a model folder. Its tokenizer is trained on `texts` and `text_files`: plain text, or all strings in JSONL,
+    each also gzipped.
 
-    The same arguments give the same bytes. Errors: DataError for files without text, ModelError for impossible sizes.
+    The same arguments give the same bytes. Raises DataError for files without text, ModelError for impossible sizes.
     """
     target = Path(folder)
     if target.exists() and any(target.iterdir()):
@@ -95,7 +96,7 @@ def _tokenizer(texts: Iterator[str], vocab_size: int) -> tuple[PreTrainedTokeniz
     )
     bpe.train_from_iterator(counted(), trainer)
     if not characters:
-        raise DataError("there is no text to train a tokenizer on", fix="give files that hold text")
+        raise DataError("there is no text to train a tokenizer on", fix="give files with text")
     pad, bos, eos = SPECIAL
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=pad, bos_token=bos, eos_token=eos), characters
 
@@ -150,7 +151,7 @@ def _parsed(line: str, path: Path, number: int) -> Any:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every string of a JSON value; keys and roles of messages are not text."""
+    """Every string of a JSON value, except keys and the roles of messages."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

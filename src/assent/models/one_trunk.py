@@ -1,7 +1,8 @@
-"""Several models in the memory of one (Hydra: Santacroce et al., arXiv:2309.00754, §3): a frozen base whose weights all
-share, and for each its own adapter and head.
+"""Several models in the memory of one (Hydra: Santacroce et al., arXiv:2309.00754, §3). All share the weights of a
+frozen base, and each has its own adapter and head.
 
-Every model has its own modules around the base's parameters, so each is read, trained and saved as if it were alone.
+Each model has its own modules around the base's parameters, so it is read, trained and saved as if it were alone. No
+adapter is switched.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ VALUE_HEAD = "value_head.safetensors"
 
 
 def check_stands_on_base(path: str, base: str, *, what: str, revision: str | None = None) -> None:
-    """Errors: ConfigError unless `path` is a reward model's adapter, or an ensemble's, on the model at `base`."""
+    """Raises ConfigError unless `path` is a reward model's adapter, or an ensemble of them, on the model at `base`."""
     folder, base_folder = resolve_folder(path, revision=revision), resolve_folder(base, revision=revision)
     if members := members_of(folder):
         for member in members:
@@ -38,9 +39,9 @@ def check_stands_on_base(path: str, base: str, *, what: str, revision: str | Non
     train = f"assent reward --model {base} --lora-r 16 …"
     if not adapters.is_adapter(folder) or not adapters.is_scorer_adapter(folder):
         raise ConfigError(
-            f"with trunk one {what} is an adapter on the policy's base",
-            got=f"{path}: a model with weights of its own",
-            fix=f"{train} trains one; or leave --trunk out",
+            f"with --trunk one, {what} must be an adapter on the policy's base",
+            got=f"{path}: a model with its own weights",
+            fix=f"train one with: {train}; or leave --trunk out",
         )
     named = adapters.base_of(folder)
     if named.content:
@@ -49,32 +50,32 @@ def check_stands_on_base(path: str, base: str, *, what: str, revision: str | Non
         same = resolve_folder(named.path, revision=named.revision).resolve() == base_folder.resolve()
     if not same:
         raise ConfigError(
-            f"{what} is an adapter on another base than the policy's",
+            f"{what} is an adapter on a base that is not the policy's",
             got=f"{path}: on {named.path}",
             expected=base,
-            fix=f"{train} trains one on it",
+            fix=f"train one on that base with: {train}",
         )
 
 
 def check_base_is_plain(path: str, *, revision: str | None = None) -> None:
-    """Errors: ConfigError where the policy's start is an adapter, whose merged weights stand in no folder."""
+    """Raises ConfigError if the policy's start is an adapter, because no folder has its merged weights."""
     if adapters.is_adapter(resolve_folder(path, revision=revision)):
         raise ConfigError(
-            "with trunk one the policy's start is the base of all adapters, and this start is an adapter itself",
+            "with --trunk one, the policy's start is the base of all adapters, but this start is itself an adapter",
             got=path,
-            fix=f"assent merge {path} --output-dir FOLDER, and train the reward model on that",
+            fix=f"assent merge {path} --output-dir FOLDER, then train the reward model on that folder",
         )
 
 
 def sibling_scorer(policy: PreTrainedModel, *, num_labels: int) -> PreTrainedModel:
-    """A sequence classifier on the base of an adapted policy. It shares the base's parameters; its head is zero.
+    """A sequence classifier on the base of an adapted policy. It shares the base's parameters, and its head is zero.
 
-    Errors: ModelError where the architecture has no classifier over the same trunk.
+    Raises ModelError if the architecture has no classifier with the same trunk.
     """
     if any(".modules_to_save." in name for name, _ in policy.named_parameters()):
         raise ModelError(
-            "with trunk one the base is frozen, and this policy's new tokens need trained embeddings",
-            fix="train with the new tokens first (assent sft), merge, and start from that; or leave --trunk out",
+            "with --trunk one, the base is frozen, but this policy's new tokens need trained embeddings",
+            fix="train with the new tokens first (assent sft), merge, and start from the result; or leave --trunk out",
         )
     shared: dict[int, Any] = {id(parameter): parameter for parameter in policy.parameters()}
     base: PreTrainedModel = copy.deepcopy(policy, shared).unload()  # type: ignore[operator]
@@ -84,7 +85,7 @@ def sibling_scorer(policy: PreTrainedModel, *, num_labels: int) -> PreTrainedMod
     head = getattr(scorer, "score", None)
     if type(trunk_of(scorer)) is not type(trunk) or not isinstance(head, nn.Linear):
         raise ModelError(
-            "this kind of model has no classifier over the policy's own trunk",
+            "this architecture has no classifier with the policy's trunk",
             got=f"{type(scorer).__name__} beside {type(base).__name__}",
             fix="--trunk separate",
         )
@@ -101,7 +102,7 @@ def sibling_scorer(policy: PreTrainedModel, *, num_labels: int) -> PreTrainedMod
 
 
 def reward_adapter(policy: PreTrainedModel, path: str, *, trained: bool = False) -> PreTrainedModel:
-    """The reward model whose adapter stands in the folder, on the policy's base. Errors: ModelError."""
+    """The reward model whose adapter is in the folder, on the policy's base. Raises ModelError."""
     folder = resolve_folder(path)
     scorer = sibling_scorer(policy, num_labels=adapters.num_labels_of(folder))
     adapted = adapters.attach_adapter(scorer, folder, trained=trained)
@@ -110,19 +111,21 @@ def reward_adapter(policy: PreTrainedModel, path: str, *, trained: bool = False)
 
 
 def value_head_of(path: str, model: PreTrainedModel, *, revision: str | None = None) -> nn.Linear:
-    """The value head that stands beside a policy of a shared trunk; zero where there is none. Errors: ModelError."""
+    """The value head in the folder of a policy with a shared trunk; zero if there is none. Raises ModelError."""
     head = nn.Linear(int(model.config.get_text_config().hidden_size), 1)
     file = resolve_folder(path, revision=revision) / VALUE_HEAD
     stored = load_file(file) if file.is_file() else {n: torch.zeros_like(p) for n, p in head.named_parameters()}
     try:
         head.load_state_dict(stored)
     except RuntimeError as error:
-        raise ModelError("the value head is not this model's", got=f"{file}: {str(error).splitlines()[-1]}") from error
+        raise ModelError(
+            "the value head does not fit this model", got=f"{file}: {str(error).splitlines()[-1]}"
+        ) from error
     return head
 
 
 def save_value_head(folder: Path, head: nn.Linear | None) -> None:
-    """Into a model's folder that is being written; nothing where there is none."""
+    """Writes the head, if there is one, into a model's folder."""
     if head is None:
         return
     save_file(
@@ -131,13 +134,13 @@ def save_value_head(folder: Path, head: nn.Linear | None) -> None:
 
 
 def siblings(model: PreTrainedModel, number: int) -> list[PreTrainedModel]:
-    """`model` and copies of it, `number` in all: the trunk's parameters are the same tensors in each, heads are own."""
+    """`model` and copies of it, `number` in all. They share the trunk's parameters; each has its own head."""
     shared: dict[int, Any] = {id(parameter): parameter for parameter in trunk_of(model).parameters()}
     return [model, *(copy.deepcopy(model, dict(shared)) for _ in range(number - 1))]
 
 
 class Ensemble(nn.Module):
-    """Scorers of one head each that are read side by side: (S,) of each becomes (S, M)."""
+    """An ensemble of M reward models, scorers of one head each, read side by side: (S,) of each becomes (S, M)."""
 
     def __init__(self, members: Sequence[AlignmentModel]) -> None:
         super().__init__()
@@ -145,19 +148,19 @@ class Ensemble(nn.Module):
         self.tier, self.config = members[0].tier, members[0].config
 
     def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
-        """As an AlignmentModel with a head for each member."""
+        """The outputs of an AlignmentModel with a head for each member."""
         return side_by_side([member(batch, want) for member in self.members], want)
 
 
 def side_by_side(outputs: Sequence[Outputs], want: frozenset[str] | set[str]) -> Outputs:
-    """What members of one head each gave of the same batch, as of one scorer with as many heads."""
+    """The outputs of members of one head each for one batch, as if from one scorer with as many heads."""
     fields: dict[str, list[Tensor]] = {name: [getattr(one, name) for one in outputs] for name in want}
     return Outputs(**{name: torch.stack(parts, dim=-1) for name, parts in fields.items()})
 
 
 @contextmanager
 def resident(module: nn.Module, device: torch.device | str, *, offloaded: bool) -> Iterator[None]:
-    """Inside the block a module that is `offloaded` between reads is on its device; others always are."""
+    """Inside the block, a module that is `offloaded` between reads is on its device, where others always are."""
     if offloaded:
         module.to(device)
     try:

@@ -1,10 +1,11 @@
-"""float32 matrix products by oneDNN on the CPUs where torch's own, by MKL, leave half of the machine unused.
+"""float32 matrix products with oneDNN, on the CPUs where torch's own products, with MKL, use half of the machine.
 
-torch multiplies float32 matrices on a CPU with MKL, which has no AVX-512 code for AMD's processors; oneDNN, which torch
-carries for other types and for compiled models, has. On a Zen 5 it is 2.3 times as fast, forward and for the input's
-gradient, 1.7 for the weight's (`benchmarks/products.py`). Both are float32 throughout; they add in another order.
+torch multiplies float32 matrices on a CPU with MKL, which has no AVX-512 code for AMD's processors. oneDNN, which torch
+includes for other types and for compiled models, has such code. On a Zen 5 it is 2.3 times as fast for the product and
+the input's gradient, and 1.7 times for the weight's gradient (`benchmarks/products.py`). Both compute in float32
+throughout, but they add in a different order.
 
-The choice follows from the processor alone and is never timed: a resumed run must multiply as the killed one did.
+The choice depends on the processor only and is never timed: a resumed run must multiply as the killed one did.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from transformers.pytorch_utils import Conv1D
 from assent.models import half_products
 
 MIN_ROWS, MIN_MULTIPLICATIONS = 4, 2**21
-"""Below either the call costs more than it saves."""
+"""Below either of them, the call costs more than it saves."""
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 64, "LRU_CACHE_CAPACITY": 64}
-"""oneDNN and torch keep compiled products by shape, 1,024 of them, and packed steps hardly ever have the same shape
-twice: that was 0.2 GB (float32) to 0.7 GB (bfloat16) which nothing read. These are enough for the layers of one step.
-They are read from the environment at the first product; one that the user has set is left alone."""
+"""oneDNN and torch cache 1,024 compiled products by shape, and packed steps rarely have the same shape twice: that took
+0.2 GB (float32) to 0.7 GB (bfloat16) without use. These sizes are enough for the layers of one step. The environment is
+read at the first product; a variable that the user has set is left alone."""
 
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether this is an x86 processor of AMD with AVX-512, and torch has both libraries."""
+    """Whether this is an AMD x86 processor with AVX-512, and torch has both libraries."""
     return (
         torch.backends.mkldnn.is_available()
         and torch.backends.mkl.is_available()
@@ -43,10 +44,10 @@ def onednn_is_faster() -> bool:
 
 
 def install(model: nn.Module) -> None:
-    """Turns the model's linear layers, adapters' among them, into layers that choose their product.
+    """Turns the model's linear layers, including adapters', into layers that choose their product.
 
-    Weights, names and what `isinstance` says stay as they were. Layers of any other class (quantised ones, say) are
-    left alone.
+    Their weights, names and answers to `isinstance` stay the same. Layers of any other class, such as quantised ones,
+    are left alone.
     """
     for name, number in CACHES.items():
         os.environ.setdefault(name, str(number))
@@ -87,16 +88,16 @@ def _needs_gradient(bias: Tensor | None) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Takes transposed matrices as they lie, but no stride of 0, as the gradient of a sum has."""
+    """oneDNN's product. It accepts transposed matrices, but no stride of 0, which the gradient of a sum has."""
     x = x if 0 not in x.stride() else x.contiguous()
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """(…, N), (…, K) -> (N, K): that of `linear`'s weight, as it lies in memory or transposed, whichever copies less.
+    """(…, N), (…, K) -> (N, K): the gradient of `linear`'s weight, computed directly or transposed, to copy less.
 
-    oneDNN copies its first operand where that is transposed, and the accumulation of gradients what is transposed.
+    oneDNN copies its first operand if it is transposed; the accumulation of gradients copies a transposed result.
     """
     rows, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
     if not _suits(rows.t(), inputs.t()):
@@ -122,14 +123,14 @@ class _Linear(torch.autograd.Function):
 
 
 class ChoosingLinear(nn.Linear):
-    """torch's, with the product chosen."""
+    """torch's linear layer, with the product chosen."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
 class ChoosingConv1D(Conv1D):
-    """transformers' (GPT-2's), with the product chosen: its weight is the transpose of a linear layer's."""
+    """transformers' layer of GPT-2, with the product chosen. Its weight is the transpose of a linear layer's."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight.t(), self.bias)
@@ -139,6 +140,6 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: ChoosingLinear, C
 
 
 def _processor() -> str:
-    """What the system calls the processor, its maker included."""
+    """The system's description of the processor, with its maker."""
     listed = Path("/proc/cpuinfo")
     return listed.read_text(errors="replace") if listed.exists() else platform.processor()

@@ -1,4 +1,4 @@
-"""A model folder, written whole or not at all (law 10)."""
+"""Writes model folders, completely or not at all (law 10), and gives a policy's weights as a folder would have them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from assent.models.vocabulary import sync_tokens
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and warnings: what matters in them is checked and raised here."""
+    """Suppresses transformers' progress bars and warnings. What matters in them is checked and raised elsewhere."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -45,11 +45,12 @@ def save_model(
     state_dict: Mapping[str, Tensor] | None = None,
     beside: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Write a Hugging Face folder: safetensors, configs, tokenizer, chat template. Replaces what stood there.
+    """Writes a Hugging Face folder: safetensors, configs, tokenizer, chat template. Replaces a folder that is there.
 
-    Of a model with an adapter, a PEFT folder: the adapter alone, and which base it is for.
-    It is written to a sibling, synced and renamed, so a reader sees the old folder or the new one. `state_dict`: the
-    weights, where the model's own are sharded. `beside` writes more into the folder. Errors: StorageError.
+    For a model with an adapter it is a PEFT folder: the adapter only, and the name of its base.
+    The folder is written beside its target, synced and renamed, so a reader sees the old folder or the new one.
+    `state_dict` has the weights if the model's own are sharded. `beside` writes more files into the folder. Raises
+    StorageError.
     """
     sync_tokens(model, tokenizer)
     _make_generation_config_valid(model)
@@ -66,8 +67,7 @@ def save_model(
 
 
 def save_members(folder: str | Path, models: Sequence[PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write an ensemble's folder: each member, which has an adapter, as a PEFT folder of its own. Otherwise as
-    `save_model`."""
+    """Writes an ensemble's folder, in which each member's adapter has a PEFT folder. Otherwise as `save_model`."""
     names = [f"member-{number}" for number in range(1, len(models) + 1)]
     with _replacing(Path(folder)) as part:
         for name, model in zip(names, models, strict=True):
@@ -77,10 +77,11 @@ def save_members(folder: str | Path, models: Sequence[PreTrainedModel], tokenize
 
 @torch.no_grad()
 def folder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """What `save_model` would write of the model itself, without writing: tied weights once.
+    """The weights that `save_model` would write, by their names in a folder, with the adapter merged. Tied weights
+    appear once.
 
-    Tensors are the model's own where it holds them as they are; an adapted layer's weight is a copy with the adapter
-    added, and the layer stays as it was (adding and taking off again would change it by rounding).
+    Tensors are the model's own wherever possible. An adapted layer's weight is a copy with the adapter added; the layer
+    is not changed, because adding and subtracting the adapter would change it by rounding.
     """
     base: Any = model
     named = {name: tensor.detach() for name, tensor in model.state_dict().items()}
@@ -88,14 +89,14 @@ def folder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
         base = model.get_base_model()  # type: ignore[operator]
         named = base_weights(named) | _merged(base)
     tied = getattr(base, "all_tied_weights_keys", None) or {}
-    # weights that transformers holds in another shape than the folder does (experts of one layer stacked)
+    # transformers holds some weights in another shape than the folder (the experts of a layer are stacked)
     from transformers.core_model_loading import revert_weight_conversion
 
     return dict(revert_weight_conversion(base, {n: t for n, t in named.items() if n not in tied}))
 
 
 def _merged(base: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of what an adapter stands in: layers, and modules that are trained whole."""
+    """The merged weights of the layers with an adapter, and the weights of modules that are trained whole."""
     from peft.tuners.lora import LoraLayer
     from peft.utils import ModulesToSaveWrapper
 
@@ -106,7 +107,7 @@ def _merged(base: PreTrainedModel) -> dict[str, Tensor]:
             named |= {f"{name}.{own}": tensor.detach() for own, tensor in inside.state_dict().items()}
         elif isinstance(module, LoraLayer):
             if getattr(module.get_base_layer().weight, "quant_state", None) is not None:
-                raise ModelError("4-bit weights cannot be handed to another engine", fix="leave --load-in-4bit out")
+                raise ModelError("4-bit weights cannot be passed to another engine", fix="leave --load-in-4bit out")
             merged: Any = copy.deepcopy(module)
             merged.merge()
             named[f"{name}.weight"] = merged.get_base_layer().weight.detach()
@@ -115,7 +116,7 @@ def _merged(base: PreTrainedModel) -> dict[str, Tensor]:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `target` after the block. Errors: StorageError."""
+    """A folder to write into, which replaces `target` after the block. Raises StorageError."""
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
     try:
@@ -134,15 +135,14 @@ def _replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not target.exists():
             old.rename(target)
-        if isinstance(error, StorageError):  # of a member
+        if isinstance(error, StorageError):  # raised for a member
             raise
         raise StorageError(f"the model cannot be written: {error}", got=target) from error
 
 
 def _make_generation_config_valid(model: PreTrainedModel) -> None:
-    """Sampling settings that contradict `do_sample` come with some models, and transformers refuses to write them.
-
-    They have no effect there, so they are taken out.
+    """Removes sampling settings that contradict `do_sample`. Some models have them, and transformers refuses to write
+    them. They have no effect.
     """
     generation = getattr(model, "generation_config", None)
     if generation is None:

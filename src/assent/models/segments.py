@@ -1,9 +1,9 @@
-"""Where each token of a packed row may look: segments of queries, in buckets of similar size.
+"""What each token of a packed row sees: segments of queries, in buckets of similar size.
 
-A segment is a run of queries of the row and a prefix of the row that they see too. The prompt with its first
-completion is one segment without a prefix (plainly causal); every other completion is a segment whose prefix is the
-prompt. Segments of similar size are padded to one shape and go through one attention call; the index tensors that
-gather and scatter them are made once for a batch and serve all layers.
+A segment is a run of queries in the row and a prefix of the row that they also see. The prompt with its first
+completion is one segment without a prefix (plainly causal). Each other completion is a segment whose prefix is the
+prompt. Segments of similar size are padded to one shape and go through one attention call. The index tensors that
+gather and scatter them are made once for a batch and are used by all layers.
 
 Legend: T row tokens, B segments of a bucket, Lq and Lk its padded numbers of queries and keys, F features of a row.
 """
@@ -22,10 +22,10 @@ from torch.autograd.function import once_differentiable
 from assent.models.joined_attention import KEY_BLOCK
 
 CALL_COST = {"cpu": 400_000, "other": 50_000_000}
-"""What one more attention call costs, forward and backward, as query-key-feature products of the same time. On a CPU
-it was measured (about 0.12 ms); elsewhere a call costs little but a kernel start, and products cost next to nothing."""
+"""The cost of one more attention call, forward and backward, as query-key-feature products that take the same time. The
+CPU's was measured (about 0.12 ms); elsewhere a call costs a few kernel starts, and products cost next to nothing."""
 MAX_CUTS = 48
-"""Between how many places at most the cuts between buckets are chosen."""
+"""The most places among which the cuts between buckets are chosen."""
 
 
 @dataclass(slots=True)
@@ -37,8 +37,8 @@ class Bucket:
     query_length: Tensor  # (B,)
     prefix_length: Tensor  # (B,)
     shape: tuple[int, int, int]  # B, Lq, Lk
-    is_causal: bool  # each query stands at its own place: causality from the top left is exact, padding included
-    apart: int | None = None  # where every segment's own keys begin, prefixes being padded to it; None: right behind
+    is_causal: bool  # query i is at key i, so causality from the top left is exact, padding included
+    apart: int | None = None  # where all segments' own keys begin, with prefixes padded to it; None: after the prefix
     masks: dict[Any, Any] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -52,7 +52,7 @@ class Bucket:
         return self.masks[window, dtype]
 
     def allowed(self, window: int | None) -> Tensor:
-        """(B, 1, Lq, Lk) bool. A padding query looks where the segment's last one does, so no row is empty."""
+        """(B, 1, Lq, Lk) bool. A padding query sees what the segment's last query sees, so no row is empty."""
         device = self.query_length.device
         prefix, last = self.prefix_length[:, None], (self.prefix_length + self.query_length - 1)[:, None]
         query = torch.minimum(prefix + torch.arange(self.shape[1], device=device), last)[:, None, :, None]
@@ -66,7 +66,7 @@ class Bucket:
         return allowed if window is None else allowed & (query - key < window)
 
     def prefix_bias(self, dtype: torch.dtype) -> Tensor | None:
-        """(B, 1, 1, apart) to be added to the prefixes' scores; None where none is padded."""
+        """(B, 1, 1, apart), to be added to the prefixes' scores; None if no prefix is padded."""
         if ("prefix", dtype) not in self.masks:
             seen = torch.arange(self.apart or 0, device=self.prefix_length.device) < self.prefix_length[:, None]
             bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
@@ -76,7 +76,7 @@ class Bucket:
 
 @dataclass(slots=True)
 class Segments:
-    """Index tensors of one batch. `query_at` (Mq,), `key_at` (Mk,) gather rows; padding reads row 0, unread later."""
+    """Index tensors of one batch. `query_at` (Mq,), `key_at` (Mk,) gather rows. Padding gathers row 0, never read."""
 
     buckets: list[Bucket]
     query_at: Tensor  # (Mq,) row of each gathered query
@@ -84,13 +84,13 @@ class Segments:
     query_padding: Tensor  # gathered queries that are padding
     key_at: Tensor  # (Mk,) row of each gathered key
     key_of: Tensor  # (T,) gathered key that is the row's own
-    prefix_row: Tensor  # rows that are gathered once more, as a prefix …
-    prefix_of: Tensor  # … and the gathered keys they became
+    prefix_row: Tensor  # rows that are gathered again as a prefix …
+    prefix_of: Tensor  # … and the gathered keys that they become
     table: np.ndarray  # (segments, 4) query start, query length, prefix start, prefix length, in row order
-    calls: int = 0  # how often attention was asked for since the batch began
+    calls: int = 0  # how often attention was called for this batch
     windows: list[int | None] = field(default_factory=list)
-    varlen: Any = None  # index tensors of the variable-length kernel, made when it is first asked for
-    read: tuple[Tensor, Tensor, Tensor] | None = None  # rows read (M,), of each row which of them (T,), the unread ones
+    varlen: Any = None  # index tensors of the variable-length kernel, made when it is first called
+    read: tuple[Tensor, Tensor, Tensor] | None = None  # read rows (M,), their number for each row (T,), unread rows
 
     def gather_queries(self, rows: Tensor) -> Tensor:
         """(T, F) -> (Mq, F)"""
@@ -110,14 +110,14 @@ class Segments:
         return _Gather.apply(rows, *self.read, None, None)
 
     def spread_read(self, rows: Tensor) -> Tensor:
-        """(M, F) -> (T, F); rows that are not read get those of another."""
+        """(M, F) -> (T, F). An unread row gets another row's values."""
         assert self.read is not None
         read, inverse, _ = self.read
         return _Gather.apply(rows, inverse, read, None, None, None)
 
 
 class _Gather(torch.autograd.Function):
-    """Rows by index, forward and backward: `index_select`'s own backward adds row by row, several times slower."""
+    """Selects rows by index, forward and backward. `index_select`'s own backward adds row by row and is much slower."""
 
     @staticmethod
     def forward(
@@ -147,10 +147,10 @@ def make_segments(
     features: int = 256,
     skips_half: bool = False,
 ) -> Segments:
-    """Segments of a packed row of `num_tokens` tokens from its prompts' and completions' (start, end).
+    """Segments of a packed row of `num_tokens` tokens, from its prompts' and completions' (start, end).
 
-    features     width of all query heads together, by which the cost of padding is weighed against that of calls
-    skips_half   whether causal attention costs half: long segments' own keys are then padded apart from the prefixes,
+    features     width of all query heads together, which weighs the cost of padding against the cost of calls
+    skips_half   whether causal attention costs half; long segments' own keys are then padded apart from the prefixes,
                  for `joined_attention`
     """
     call_area = CALL_COST["cpu" if torch.device(device).type == "cpu" else "other"] // features
@@ -217,7 +217,7 @@ def make_segments(
 
 
 def rows_read(is_read: np.ndarray, *, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
-    """`Segments.read` of a row, of which `is_read` (T,) says what is read."""
+    """`Segments.read` from `is_read` (T,), which says which rows are read."""
     inverse = np.where(is_read, np.cumsum(is_read) - 1, 0)
     arrays = np.flatnonzero(is_read), inverse, np.flatnonzero(~is_read)
     read, which, unread = (torch.from_numpy(array).to(device) for array in arrays)
@@ -228,7 +228,7 @@ def segment_table(
     prompts: Sequence[tuple[int, int]], completions: Sequence[tuple[int, int]], *, num_tokens: int
 ) -> np.ndarray:
     """(segments, 4): query start, query length, prefix start, prefix length, in row order."""
-    if not len(prompts):  # the row that stands for no data
+    if not len(prompts):  # the placeholder row of a batch without data
         return np.array([[0, num_tokens, 0, 0]], np.int64)
     prompt = np.asarray(prompts, np.int64).reshape(-1, 2)
     completion = np.asarray(completions, np.int64).reshape(-1, 2)
@@ -244,19 +244,19 @@ def segment_table(
 
 
 def _bucket(queries: np.ndarray, keys: np.ndarray, *, call_area: int) -> list[np.ndarray]:
-    """Indices of segments in buckets, so that padded area plus calls cost least (dynamic programming)."""
+    """Indices of segments in buckets, chosen by dynamic programming so that padding and calls cost least."""
     number = len(queries)
     if not number:
         return []
     order = np.lexsort((np.arange(number), queries, keys))
     queries, keys = queries[order], keys[order]
     cuts = np.unique(np.linspace(0, number, min(number, MAX_CUTS) + 1).astype(np.int64))
-    # For each stretch between two neighbouring cuts: the most queries; keys ascend, so a bucket's last one is longest.
+    # The most queries between two neighbouring cuts. Keys ascend, so the last segment of a bucket has the most.
     most = np.maximum.reduceat(queries, cuts[:-1])
     best = np.zeros(len(cuts))
     first = np.zeros(len(cuts), np.int64)
     for end in range(1, len(cuts)):
-        widest = np.maximum.accumulate(most[:end][::-1])[::-1]  # (end,) most queries of stretches begin … end-1
+        widest = np.maximum.accumulate(most[:end][::-1])[::-1]  # (end,) the most queries from a cut to the end
         cost = best[:end] + call_area + (cuts[end] - cuts[:end]) * widest * keys[cuts[end] - 1]
         first[end] = np.argmin(cost)
         best[end] = cost[first[end]]

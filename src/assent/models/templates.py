@@ -1,7 +1,7 @@
-"""Chat templates: which one renders, what it may hold, and how a base model gets one.
+"""Chat templates: which one is used, what it can render, and how a base model gets one.
 
-A `Template` renders messages to text and knows where text stops (the EOS set) and what is written after a turn.
-How the text becomes ids, and where the completion begins, is `tokenizing`'s business.
+A `Template` renders messages to text. It knows the EOS set and what it writes after a turn. `tokenizing` turns the text
+into ids and finds where the completion begins.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ CHATML = (
 BUILTIN = {"chatml": CHATML}
 
 REMEDIES = (
-    "pass what the template needs with --chat-template-kwargs, give another template with --chat-template FILE, "
-    "or render prompt and completion apart with --prompt-format concat"
+    "pass what the template needs with --chat-template-kwargs, use another template with --chat-template FILE, "
+    "or render prompt and completion separately with --prompt-format concat"
 )
 _CONTROL_TOKEN = re.compile(r"<\|[^\s|<>{}'\"]+\|>|<｜[^\s｜<>{}'\"]+｜>|<\|\w+>|<\w+\|>|<(?:start|end)_of_\w+>")
-"""What counts as a control token in a template that is attached: as ChatML, DeepSeek and Gemma write theirs."""
+"""The control tokens of an attached template, in the forms that ChatML, DeepSeek and Gemma use."""
 _PROBE = "zqxvprobe"
-"""A content that no template writes by itself; ordinary letters, so that templates treat it like any other."""
+"""A content that no template writes by itself. It has ordinary letters, so that templates treat it like any other."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A tokenizer's chat template with options. Made by `resolve_template`.
+    """A tokenizer's chat template with options. `resolve_template` makes it.
 
-    source     Jinja text; None: the tokenizer has none, only raw strings can be read
+    source     Jinja text; None: the tokenizer has no template, so only raw strings can be read
     eos_ids    ids that end a completion: generation config ∪ tokenizer
     """
 
@@ -59,7 +59,7 @@ class Template:
 
     @property
     def eos_id(self) -> int:
-        """The id appended where a text ends without one: the tokenizer's EOS, else the lowest of the set."""
+        """The id that is appended to a text without an EOS: the tokenizer's EOS, or the lowest id of the set."""
         own = self.tokenizer.eos_token_id
         return own if own is not None else min(self.eos_ids)
 
@@ -71,29 +71,29 @@ class Template:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = False,
     ) -> str:
-        """The messages as one text. The row's `chat_template_kwargs` win over the run's.
+        """The messages as one text. The row's `chat_template_kwargs` override the run's.
 
-        Errors: TemplateError where there is no template, or it refuses these messages.
+        Raises TemplateError if there is no template, or if it fails on these messages.
         """
         if self.source is None:
             raise missing_template(self.tokenizer)
         if tools and "tools" not in self.source:
             raise TemplateError(
-                "the data has tools, and the chat template does not read them",
+                "the data has tools, but the chat template does not read them",
                 got=f"{len(tools)} tools",
-                fix="give a template that does with --chat-template FILE, or take the tools out of the data",
+                fix="use a template that reads them with --chat-template FILE, or remove the tools from the data",
             )
         if self.loses_text:
             raise TemplateError(
-                "the chat template leaves out the text of a turn (it may expect lists of text and pictures)",
-                fix="give a template for plain text with --chat-template chatml or --chat-template FILE",
+                "the chat template leaves out the text of a turn (it may expect lists of text and images)",
+                fix="use a template for plain text with --chat-template chatml or --chat-template FILE",
             )
         if self.refuses_system and any(m.role == "system" for m in messages):
             if self.system == "error":
                 raise TemplateError(
                     "the chat template refuses a system message",
                     got=_short(next(m.content for m in messages if m.role == "system")),
-                    fix="put it into the first user turn with --system merge, or give another template with "
+                    fix="put it into the first user turn with --system merge, or use another template with "
                     "--chat-template FILE",
                 )
             messages = merge_system(messages)
@@ -125,7 +125,7 @@ class Template:
 
     @cached_property
     def refuses_system(self) -> bool:
-        """Whether the template fails on a system message, or leaves it out without a word."""
+        """Whether the template fails on a system message or silently leaves it out."""
         user = Message("user", "u")
         try:
             return _PROBE not in self._render((Message("system", _PROBE), user), None, self.chat_template_kwargs, True)
@@ -133,23 +133,23 @@ class Template:
             try:
                 self._render((user,), None, self.chat_template_kwargs, True)
             except TemplateError:
-                return False  # it refuses more than the system message: its own error says what
+                return False  # it fails without the system message too, and its own error says why
             return True
 
     @cached_property
     def loses_text(self) -> bool:
-        """Whether the template renders without error and without the contents."""
+        """Whether the template renders without an error but leaves out a content."""
         try:
             text = self._render(
                 (Message("user", _PROBE), Message("assistant", f"{_PROBE}2")), None, self.chat_template_kwargs, False
             )
         except TemplateError:
-            return False  # its own error says what
+            return False  # its own error says why
         return text.replace(f"{_PROBE}2", "", 1).find(_PROBE) < 0 or f"{_PROBE}2" not in text
 
     @cached_property
     def tail(self) -> str:
-        """What the template writes after the last assistant turn's content ("" where that cannot be found)."""
+        """The text that the template writes after the last assistant turn's content; "" if that cannot be found."""
         turns = (Message("user", "u"), Message("assistant", _PROBE))
         try:
             return self._render(turns, None, self.chat_template_kwargs, False).partition(_PROBE)[2]
@@ -188,11 +188,11 @@ def resolve_template(
     eos_ids: Iterable[int] = (),
     model: PreTrainedModel | None = None,
 ) -> Template:
-    """The template of `tokenizer` with its options; with `chat_template` (chatml or a file) that is attached first.
+    """The template of `tokenizer` with its options. `chat_template` (chatml or a file), if given, is attached first.
 
-    The EOS set is the tokenizer's EOS ∪ the generation config's ids, which `load_tokenizer` left on the tokenizer,
-    which `model` has, or which `eos_ids` gives. Pass `model` so that new control tokens get embedding rows.
-    Errors: TemplateError for a template that cannot be read, kwargs that it does not read, or an empty EOS set.
+    The EOS set is the tokenizer's EOS ∪ the generation config's ids, which come from the tokenizer (`load_tokenizer`
+    sets them), from `model` or from `eos_ids`. Pass `model` so that new control tokens get embedding rows.
+    Raises TemplateError for a template that cannot be read, kwargs that it does not use, or an empty EOS set.
     """
     if chat_template is not None:
         attach_template(model, tokenizer, chat_template)
@@ -215,7 +215,7 @@ def resolve_template(
         if source is None or not re.search(rf"\b{re.escape(name)}\b", source):
             raise TemplateError(
                 f"--chat-template-kwargs has no effect: the chat template does not read {name!r}",
-                fix="check the name in the template, or leave it out",
+                fix="check the name in the template, or leave the option out",
             )
     return Template(
         tokenizer=tokenizer,
@@ -229,10 +229,10 @@ def resolve_template(
 
 
 def attach_template(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, name_or_file: str) -> list[str]:
-    """Give a model a chat template; returns the control tokens that were new to it.
+    """Gives a model a chat template. Returns the control tokens that were new to it.
 
-    Control tokens of the template (<|name|> and the like) become single tokens, new embedding rows start at the mean,
-    and the token that ends an assistant turn joins the EOS set: it becomes the tokenizer's EOS, and the generation
+    Control tokens of the template (<|name|> and the like) become single tokens, and new embedding rows start at the
+    mean. The token that ends an assistant turn joins the EOS set: it becomes the tokenizer's EOS, and the generation
     config lists it beside the old one. Attaching the same template twice changes nothing.
     """
     source = read_template(name_or_file)
@@ -256,7 +256,7 @@ def attach_template(model: PreTrainedModel | None, tokenizer: PreTrainedTokenize
 
 
 def read_template(name_or_file: str) -> str:
-    """Source of a builtin template or of a file."""
+    """The source of a built-in template or of a file."""
     if name_or_file in BUILTIN:
         return BUILTIN[name_or_file]
     path = Path(name_or_file)
@@ -281,7 +281,7 @@ def read_template(name_or_file: str) -> str:
 
 
 def merge_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """System messages go before the first user turn's content, a blank line between."""
+    """Puts system messages before the first user turn's content, separated by a blank line."""
     system = [m.content for m in messages if m.role == "system"]
     rest = [m for m in messages if m.role != "system"]
     for i, message in enumerate(rest):
@@ -293,7 +293,7 @@ def merge_system(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 def missing_template(tokenizer: PreTrainedTokenizerBase) -> TemplateError:
     return TemplateError(
-        "the data holds conversations, and the model has no chat template",
+        "the data has conversations, but the model has no chat template",
         got=tokenizer.name_or_path or type(tokenizer).__name__,
         fix="attach one with --chat-template chatml or --chat-template FILE (it is saved with the result), or give the "
         "prompts and completions as plain strings",

@@ -1,4 +1,4 @@
-"""Which tier a model can use: decided at load by comparing with plain `model(...)` calls, one completion at a time."""
+"""Chooses a model's tier at load, by comparing with plain `model(...)` calls, one completion at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from assent.models.trunk import Only, Read, Tier, read, trunk_of
 Kind = Literal["policy", "scorer"]
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
-"""Largest difference in nats (or in score units, relative to the largest score) that rounding explains."""
+"""The largest difference in nats (or in score units, relative to the largest score) that rounding explains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class Probe:
     reason: str
     has_chunked_head: bool
     is_short: bool
-    """Whether the last layer's MLP can be computed for the tokens alone that are read."""
+    """Whether the last layer's MLP can be computed only for the tokens that are read."""
 
 
 def probe_tier(model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | None = None) -> Probe:
-    """The best tier that gives the plain model's numbers on a small random batch (`tier`: only this one is tried).
+    """The best tier that gives the plain model's numbers on a small random batch. With `tier`, only that one is tried.
 
-    Raises ModelError if none does, the padded one included, or the given one does not.
+    Raises ModelError if no tier, or not the given one, gives these numbers.
     """
     batch, rows = _random_batch(model)
     refused: list[str] = []
@@ -64,12 +64,12 @@ def probe_tier(model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | No
 _ACCEPTED = {
     "segments": "segments: attention once per layer, numbers equal to the plain model's",
     "mask": "mask: numbers equal to the plain model's",
-    "padded": "padded: every completion with its prompt in a row of its own",
+    "padded": "padded: each completion with its prompt in its own row",
 }
 
 
 def _is_short(model: PreTrainedModel, batch: GroupBatch, expected: Tensor, *, kind: Kind, chunked: bool) -> bool:
-    """Whether the last layer can be shortened (`last_layer.py`), with the same numbers."""
+    """Whether the last layer can be shortened (`last_layer.py`) without changing the numbers."""
     ways: tuple[Only, ...] = ("completions",) if kind == "policy" else ("completions", "ends")
     return install(model, trunk_of(model)) is not None and all(
         _refusal(model, batch, expected, kind=kind, tier="segments", chunked=chunked, only=only) is None
@@ -87,19 +87,19 @@ def _refusal(
     chunked: bool,
     only: Only | None = None,
 ) -> str | None:
-    """Why `tier` may not be used; None: it may. Any error is a no."""
+    """Why `tier` cannot be used; None if it can. Any error means that it cannot."""
     try:
         result = read(model, batch, tier=tier, logits=kind == "policy" and not chunked, only=only)
         if result.segments is not None and (reason := miscounted(model, result.segments)):
             return reason
         got = _numbers(model, result, batch, kind=kind, chunked=chunked)
-    except Exception as error:  # whatever a model does with what it was not made for
+    except Exception as error:  # models raise all kinds of errors on input that they were not made for
         return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
     return _difference(got, expected)
 
 
 def miscounted(model: PreTrainedModel, segments: Segments) -> str | None:
-    """Whether each layer asked our function exactly once, with the windows that the configuration declares."""
+    """Why attention was not called exactly once per layer with the declared windows; None if it was."""
     config = model.config.get_text_config()
     layers = int(config.num_hidden_layers)
     if segments.calls != layers:
@@ -111,7 +111,7 @@ def miscounted(model: PreTrainedModel, segments: Segments) -> str | None:
     declared = types.count("sliding_attention") if types else layers * (window is not None)
     handed = sum(w is not None for w in segments.windows)
     if declared != handed:
-        return f"{declared} layers have a sliding window, {handed} handed one to attention"
+        return f"{declared} layers have a sliding window, but {handed} passed one to attention"
     return None
 
 
@@ -126,11 +126,11 @@ def _numbers(model: PreTrainedModel, result: Read, batch: GroupBatch, *, kind: K
 
 
 def _head_agrees(model: PreTrainedModel, batch: GroupBatch, expected: Tensor) -> bool:
-    """Whether hidden states through the output embeddings, with the declared scale and cap, give the model's logits."""
+    """Whether the output embeddings, with the declared scale and cap, turn hidden states into the model's logits."""
     try:
         result = read(model, batch, tier="padded")
         return _difference(_numbers(model, result, batch, kind="policy", chunked=True), expected) is None
-    except Exception:  # a model without output embeddings, or with a trunk of another kind: its own logits serve
+    except Exception:  # no output embeddings, or another kind of trunk: the model's own logits are used
         return False
 
 
@@ -151,7 +151,7 @@ def _plain(model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[in
 
 
 def _random_batch(model: PreTrainedModel) -> tuple[GroupBatch, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Two prompts with three and one completions; the pad id is left out, which plain classifiers look for."""
+    """Two prompts with three and one completions, without the pad id, because plain classifiers search for it."""
     config = model.config.get_text_config()
     allowed = np.setdiff1d(np.arange(min(config.vocab_size, 1000)), [getattr(config, "pad_token_id", None) or 0])
     generator = np.random.default_rng(0)

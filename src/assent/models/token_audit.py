@@ -1,4 +1,4 @@
-"""What a model's tokenizer and template make of a data set, for `data check --model`. Reads, writes nothing."""
+"""What a model's tokenizer and template do to a dataset, for `data check --model`. Writes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from assent.types import PromptGroup
 def token_audit(
     groups: Sequence[PromptGroup], tokenizer: PreTrainedTokenizerBase, template: Template, max_length: int
 ) -> dict[str, Any]:
-    """Plain numbers and strings (JSON): token lengths, what `max_length` cuts, EOS, BOS, pad and template findings.
+    """Token lengths, what `max_length` cuts, EOS, BOS, pad and template findings, as plain numbers and strings (JSON).
 
     A template that cannot render the data is a finding (`template_error`), not an exception.
     """
@@ -84,30 +84,30 @@ def _template_findings(
     end = template.end_of_turn
     if end is not None and template.encoder.control[end] not in template.eos_ids:
         out.append(
-            f"the template ends a turn with {end!r}, which is not in the EOS set: generation would run on after it; "
+            f"the template ends a turn with {end!r}, which is not in the EOS set, so generation would run on after it; "
             "add its id to eos_token_id in generation_config.json"
         )
     elif end is None:
-        out.append("the template writes no control token after an assistant turn; EOS is appended")
+        out.append("the template writes no control token after an assistant turn, so EOS is appended")
     start = template.encoder.start_ids
     rendered = any(not isinstance(g.prompt, str) for g in groups)
     if start and rendered and not template.writes_bos:
         out.append(
-            f"the tokenizer begins raw strings with {tokenizer.convert_ids_to_tokens(list(start))}, the template "
-            "does not"
+            f"the tokenizer begins raw strings with {tokenizer.convert_ids_to_tokens(list(start))}, but the template "
+            "does not write it"
         )
     return out
 
 
 def _row_findings(report: TokenReport) -> list[str]:
-    out = [f"{counted(len(sources), 'row')} of no use: {reason}" for reason, sources in report.refused.items()]
+    out = [f"{counted(len(sources), 'row')} refused: {reason}" for reason, sources in report.refused.items()]
     if report.completions_cut:
         out.append(f"cut at max_length {report.max_length}: the end of {counted(report.completions_cut, 'completion')}")
     if report.boundary_differs:
         out.append(
-            "prompt and completion encoded as one text give other ids in "
+            "prompt and completion have different ids when they are encoded as one text: "
             f"{len(report.boundary_differs)} of {counted(report.boundary_checked, 'row')}"
         )
     if report.double_bos:
-        out.append(f"begin with two BOS: {counted(report.double_bos, 'prompt')}")
+        out.append(f"two BOS at the start: {counted(report.double_bos, 'prompt')}")
     return out

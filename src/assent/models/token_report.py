@@ -1,4 +1,4 @@
-"""What tokenizing did to the rows: used, shortened, refused and why. Nothing is dropped in silence."""
+"""What tokenizing did to the rows: used, shortened, refused and why. Nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 80
 
 @dataclass(slots=True)
 class TokenReport:
-    """Counts of rows (groups) unless a name says otherwise; lists hold the rows' sources."""
+    """Counts of rows (groups), unless a name says otherwise. Lists hold the rows' sources."""
 
     max_length: int
     used: int = 0
@@ -29,21 +29,21 @@ class TokenReport:
     boundary_differs: list[str] = field(default_factory=list)
     completions: int = 0
     eos_appended: int = 0
-    """Completions (of conversations) whose template writes no EOS."""
+    """Completions (in conversations) after which the template writes no EOS."""
     tails_dropped: dict[str, int] = field(default_factory=dict)
-    """What templates wrote after EOS, and after how many completions."""
+    """Texts that templates wrote after EOS -> the number of completions."""
     literal_controls: int = 0
-    """Rows in which a person spelled a control token; it stays text."""
+    """Rows whose contents spell a control token, which stays text."""
     raw_controls: int = 0
-    """Rows whose raw strings spell a control token; it is one."""
+    """Rows whose raw strings spell a control token, which is read as one."""
     turns_dropped: int = 0
-    """Turns after the last assistant turn of a completion."""
+    """Turns after a completion's last assistant turn."""
     double_bos: int = 0
     """Rows whose prompt begins with two BOS ids."""
     prompt_lengths: list[int] = field(default_factory=list)
     completion_lengths: list[int] = field(default_factory=list)
     row_lengths: list[int] = field(default_factory=list)
-    """Tokens before any cut, refused rows included; of a row: its prompt and its longest completion."""
+    """Tokens before any cut, refused rows included. A row's length is its prompt and its longest completion."""
 
     @property
     def num_refused(self) -> int:
@@ -73,7 +73,7 @@ class TokenReport:
                 self.tails_dropped[completion.tail] = self.tails_dropped.get(completion.tail, 0) + 1
 
     def lines(self) -> list[str]:
-        """For people, at most 80 columns."""
+        """The report as text for people, at most 80 columns wide."""
         total = self.used + self.num_refused
         out = [f"rows: {self.used} of {total} used, {self.shortened} of them shortened, {self.num_refused} refused"]
         if self.prompts_shortened:
@@ -84,8 +84,8 @@ class TokenReport:
             )
         if self.completions_cut:
             out.append(
-                f"{counted(self.completions_cut, 'completion')} cut at the end: the EOS and "
-                f"{counted(self.completion_tokens_lost, 'token')} in all lost"
+                f"{counted(self.completions_cut, 'completion')} cut at the end, losing the EOS and "
+                f"{counted(self.completion_tokens_lost, 'token')} in all"
             )
         out += [f"refused, {len(s)}: {reason} ({_some(s)})" for reason, s in self.refused.items()]
         return [line for text in [*out, *self._notes()] for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
@@ -94,25 +94,27 @@ class TokenReport:
         out = []
         if self.boundary_differs:
             out.append(
-                f"prompt and completion encoded as one text give other ids in {len(self.boundary_differs)} of "
-                f"{counted(self.boundary_checked, 'row')} compared ({_some(self.boundary_differs)}); ours are what "
-                "sampling sees"
+                "prompt and completion have different ids when they are encoded as one text, in "
+                f"{len(self.boundary_differs)} of {counted(self.boundary_checked, 'row')} compared "
+                f"({_some(self.boundary_differs)}); training uses the ids that sampling produces"
             )
         if self.eos_appended:
             out.append(
-                f"the template writes no EOS: appended to {self.eos_appended} of "
+                f"the template writes no EOS, so it was appended to {self.eos_appended} of "
                 f"{counted(self.completions, 'completion')}"
             )
         out += [f"dropped after EOS: {tail!r} ({counted(n, 'completion')})" for tail, n in self.tails_dropped.items()]
         if self.literal_controls:
             verb = "spells" if self.literal_controls == 1 else "spell"
-            out.append(f"{counted(self.literal_controls, 'row')} {verb} a control token in a turn; it was kept as text")
+            out.append(
+                f"{counted(self.literal_controls, 'row')} {verb} a control token in a turn, which is kept as text"
+            )
         if self.raw_controls:
-            out.append(f"control tokens spelled in raw strings were read as such: {counted(self.raw_controls, 'row')}")
+            out.append(f"raw strings spell control tokens, which are read as such: {counted(self.raw_controls, 'row')}")
         if self.turns_dropped:
             out.append(f"left out after the last assistant turn: {counted(self.turns_dropped, 'turn')}")
         if self.double_bos:
-            out.append(f"begin with two BOS: {counted(self.double_bos, 'prompt')}")
+            out.append(f"two BOS at the start: {counted(self.double_bos, 'prompt')}")
         return out
 
 

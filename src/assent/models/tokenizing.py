@@ -1,4 +1,4 @@
-"""From rows to ids (law 8), here and only here: `tokenize_groups` for data, `encode_prompt` and `decode` for sampling.
+"""Turns rows into ids (law 8), here and only here: `tokenize_groups` for data, `encode_prompt`, `decode` for sampling.
 
 Legend: K completions of a group.
 """
@@ -22,15 +22,15 @@ from assent.models.truncation import RowIds, fit
 from assent.types import PromptGroup, Text
 
 SAMPLE = 256
-"""Rows whose joint tokenization is compared with ours, evenly spaced."""
+"""The number of rows, evenly spaced, whose joint tokenization is compared with ours."""
 
 UNSAID = {"weight": 1.0, "margin": 0.0, "chosen_probability": 1.0}
-"""What a row means that leaves out a number which other rows give."""
+"""The values of rows without a number that other rows have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """`groups` in the order of the data, `kept[i]` the index of `groups[i]` in it, `report` what became of the rest."""
+    """`groups` are in the order of the data, `kept[i]` is the index of `groups[i]` in it, `report` covers the rest."""
 
     groups: list[TokenGroup]
     kept: list[int]
@@ -48,11 +48,11 @@ def tokenize_groups(
 ) -> Tokenized:
     """Ids of prompts and completions, cut to `max_length` tokens of prompt and completion together.
 
-    With `max_new_tokens` the completions of the data are not read: prompts leave that much room for sampling.
-    Errors: TemplateError for a template that cannot be used; rows that cannot be used are refused and counted.
+    With `max_new_tokens` the data's completions are not read, and prompts leave that much room for sampling.
+    Raises TemplateError for a template that cannot be used. Rows that cannot be used are refused and counted.
     """
     if template.tokenizer is not tokenizer:
-        raise UsageError("the template belongs to another tokenizer than the one given")
+        raise UsageError("the template belongs to a different tokenizer")
     if max_new_tokens is not None and max_new_tokens >= max_length:
         raise UsageError(
             "max_new_tokens leaves no room for a prompt", got=max_new_tokens, expected=f"below max_length, {max_length}"
@@ -106,7 +106,7 @@ def encode_prompt(
     tools: Sequence[Mapping[str, Any]] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[int, ...]:
-    """Ids of one prompt: rendered with the generation prompt, or the raw string as the tokenizer begins one."""
+    """Ids of one prompt: rendered with the generation prompt, or a raw string with the tokenizer's start (BOS)."""
     group = PromptGroup(
         prompt=prompt,
         tools=None if tools is None else tuple(tools),
@@ -116,12 +116,12 @@ def encode_prompt(
 
 
 def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text of ids, control tokens left out, blanks as they are."""
+    """The text of ids, without control tokens and with blanks unchanged."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def encode_rows(texts: Sequence[RowText], template: Template) -> list[RowIds]:
-    """Ids of the texts, uncut; two batched passes of the tokenizer, and one more for each further piece."""
+    """Ids of the texts, uncut. It takes two batched passes of the tokenizer, and one more for each further piece."""
     encoder = template.encoder
     prompts = [_with_start(ids, text, template) for ids, text in zip(
         encoder.starting([t.prompt for t in texts]), texts, strict=True)]  # fmt: skip
@@ -144,13 +144,13 @@ def encode_rows(texts: Sequence[RowText], template: Template) -> list[RowIds]:
 
 
 def _with_start(ids: list[int], text: RowText, template: Template) -> list[int]:
-    """A raw prompt begins as the tokenizer begins one (BOS, where it adds it), once; a rendered one as it is."""
+    """Puts the tokenizer's start (BOS, if it adds one) before a raw prompt, once. A rendered prompt is unchanged."""
     start = template.encoder.start_ids
     if text.raw and tuple(ids[: len(start)]) != start:
         ids = [*start, *ids]
     bos = template.tokenizer.bos_token_id
     if not ids and bos is not None:
-        return [bos]  # an empty prompt: the first token needs something to be predicted from
+        return [bos]  # an empty prompt: the first token must be predicted from something
     return ids
 
 
@@ -180,7 +180,7 @@ def _compare_joint(
     template: Template,
     report: TokenReport,
 ) -> None:
-    """Count the rows of a sample whose ids differ where prompt and completion are encoded as one text."""
+    """Counts the rows of a sample whose ids differ if prompt and completion are encoded as one text."""
     step = max(1, len(texts) // SAMPLE)
     at = [
         (i, k)
@@ -201,7 +201,7 @@ def _compare_joint(
 
 
 def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> TokenGroup:
-    """The ids with what the row says of its completions. Errors: RefusedRowError where nothing can be learned."""
+    """The ids with what the row says about its completions. Raises RefusedRowError if it cannot be trained on."""
     preference = group.preference
     if preference is not None and preference.weight == 0:
         raise RefusedRowError("its weight is 0: nothing is learned from it")
@@ -237,7 +237,7 @@ def _token_group(group: PromptGroup, row: RowIds, source: str, *, cut: bool) -> 
 
 
 def _step_labels(row: RowIds, labels: Sequence[Sequence[float]]) -> dict[str, list[np.ndarray]]:
-    """`step_label`: each step's label at its last token, NaN elsewhere. Steps that were cut off have none."""
+    """`step_label`: each step's label at its last token, NaN elsewhere. Steps that were cut off have no label."""
     if not all(completion.step_ends for completion in row.completions):
         raise RefusedRowError("its first step does not end within max_length")
     arrays = [np.full(len(completion.ids), np.nan) for completion in row.completions]
@@ -247,7 +247,7 @@ def _step_labels(row: RowIds, labels: Sequence[Sequence[float]]) -> dict[str, li
 
 
 def _with_the_same_fields(groups: list[TokenGroup]) -> list[TokenGroup]:
-    """Rows of one batch agree in their fields: a number that a row leaves out is `UNSAID`, of a completion's NaN."""
+    """Gives all rows the same fields. A missing number of a row becomes `UNSAID`, one of a completion becomes NaN."""
     values = {name for group in groups for name in group.value}
     numbers = {name for group in groups for name in group.completion}
     return [

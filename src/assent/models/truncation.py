@@ -1,9 +1,9 @@
-"""Rows that are longer than `max_length`.
+"""Shortens rows that are longer than `max_length`.
 
-The prompt loses its oldest turns first (system messages and everything from the last user turn on stay), no more than
-the longest completion needs; a raw prompt loses tokens on its left, down to half of `max_length`, and is refused where
-it is to be answered: an answer to the rest of a text is none to the text. Then completions are cut at their end: they
-lose their EOS and are marked.
+First the prompt loses its oldest turns, as many as the longest completion needs. System messages, the last user turn
+and what follows it stay. A raw prompt loses tokens on its left, down to half of `max_length`. If it is to be answered,
+it is refused instead, because an answer to the rest of a text does not answer the text. Then completions are cut at
+their end: they lose their EOS and are marked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from assent.types import Message, PromptGroup
 
 @dataclass(frozen=True, slots=True)
 class RowIds:
-    """Ids of one prompt and its K completions."""
+    """The ids of one prompt and its K completions."""
 
     prompt: tuple[int, ...]
     completions: tuple[TokenCompletion, ...]
@@ -29,7 +29,7 @@ class RowIds:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A row that fits, and what it lost: turns of its prompt, tokens of its prompt, completions cut, their tokens."""
+    """A row that fits, and what it lost: turns and tokens of its prompt, completions cut, their tokens."""
 
     row: RowIds
     turns_lost: int = 0
@@ -51,9 +51,9 @@ def fit(
     start: Sequence[int],
     again: Callable[[PromptGroup], RowIds],
 ) -> Fitted:
-    """Cut one row to `max_length`. `room`: tokens kept free for sampling; `again` encodes it with a shorter prompt.
+    """Cuts one row to `max_length`. `room`: tokens kept free for sampling. `again` encodes it with a shorter prompt.
 
-    Errors: RefusedRowError where the last user turn alone, or a raw prompt that is sampled from, leaves no room.
+    Raises RefusedRowError if the last user turn alone, or a raw prompt for sampling, leaves no room.
     """
     wanted = row.longest() if room is None else room
     needed = "" if room is None else f" with {room} new tokens"
@@ -84,14 +84,14 @@ def fit(
 
 
 def _shorter_prompts(prompt: tuple[Message, ...]) -> Iterator[tuple[Message, ...]]:
-    """Ever shorter prompts: oldest turns go, so that a user turn comes first; system messages stay."""
+    """Shorter and shorter prompts. The oldest turns go, so that a user turn comes first; system messages stay."""
     users = [i for i, m in enumerate(prompt) if m.role == "user"]
     for i in users[1:]:
         yield tuple(m for j, m in enumerate(prompt) if j >= i or m.role == "system")
 
 
 def _keep_right(ids: tuple[int, ...], length: int, start: Sequence[int]) -> tuple[int, ...]:
-    """The last `length` ids at most; the tokenizer's own start (BOS) stays in front."""
+    """At most the last `length` ids. The tokenizer's own start (BOS) stays in front."""
     if len(ids) <= length:
         return ids
     kept = tuple(start) if start and ids[: len(start)] == tuple(start) else ()

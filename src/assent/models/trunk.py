@@ -1,8 +1,8 @@
-"""A packed batch through a model, by one of three tiers that give the same numbers.
+"""Reads a packed batch with a model, by one of three tiers that give the same numbers.
 
     segments   the packed row, with our attention function
-    mask       one row for each group, padded, with a 4-D additive mask on the model's own attention
-    padded     one row for each completion, its prompt repeated, padded on the right: the plain model
+    mask       one padded row for each group, with a 4-D additive mask for the model's own attention
+    padded     one right-padded row for each completion, with its prompt repeated: the plain model
 
 Legend: G groups, S completions, N counted tokens, T row tokens, R rows of the model's input, L its length.
 """
@@ -28,7 +28,7 @@ Only = Literal["completions", "ends"]
 
 @dataclass(slots=True)
 class Read:
-    """`states` (R·L, features) and where in them each counted token (N,) and each completion's end (S,) is read."""
+    """`states` (R·L, features), and the rows at which each counted token (N,) and completion's end (S,) is read."""
 
     states: Tensor
     read_at: Tensor
@@ -44,10 +44,10 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
 def read(
     model: PreTrainedModel, batch: GroupBatch, *, tier: Tier, logits: bool = False, only: Only | None = None
 ) -> Read:
-    """Last hidden states of `batch`, or (`logits`) what the whole model makes of them.
+    """The last hidden states of `batch`, or with `logits` the whole model's logits.
 
-    only   the last layer's MLP is computed only where completions' tokens are predicted or read ("completions"), or at
-           their ends ("ends"); the states of other tokens are then not those of the model. Of the segments tier.
+    only   in the segments tier, the last layer's MLP is computed only where completions' tokens are predicted or read
+           ("completions"), or at their ends ("ends"); the states of other tokens are then not the model's
     """
     module = model if logits else trunk_of(model)
     if tier == "segments":
@@ -83,19 +83,19 @@ def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, l
 
 
 def _skips_half(model: PreTrainedModel, device: torch.device) -> bool:
-    """Whether causal attention takes torch's fused kernel on a CPU, which leaves out the blocks that no query sees."""
+    """Whether causal attention uses torch's fused kernel on a CPU, which leaves out the blocks that no query sees."""
     config = model.config.get_text_config()
     plain = all(getattr(config, name, None) is None for name in ("attn_logit_softcapping", "sliding_window"))
     return plain and device.type == "cpu" and not cpu_attention.serves(torch.empty(0, dtype=model.dtype))
 
 
 def _only(batch: GroupBatch, only: Only) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows that are read (M,), which of them each row is (T,), and the other rows."""
+    """Rows that are read (M,), each row's number among them (T,), and the other rows."""
     prompt, completion = _spans(batch)
     is_read = np.zeros(len(batch.input_ids), bool)
     if only == "ends":
         is_read[completion[:, 1] - 1] = True
-    else:  # all but the prompts, and their last tokens, which predict the completions' first
+    else:  # all except the prompts' tokens, but with their last ones, which predict the completions' first tokens
         is_read[:] = True
         is_read[_runs(prompt[:, 0], prompt[:, 1] - prompt[:, 0])] = False
         is_read[prompt[:, 1] - 1] = True
@@ -103,12 +103,12 @@ def _only(batch: GroupBatch, only: Only) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _mask_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """(G, L) ids and positions and the (G, 1, L, L) additive mask in which a completion sees its prompt and itself."""
+    """(G, L) ids and positions, and the (G, 1, L, L) additive mask by which a completion sees its prompt and itself."""
     device, total = batch.input_ids.device, len(batch.input_ids)
     prompt, completion = _spans(batch)
     start, end = prompt[:, 0], np.append(prompt[1:, 0], total)
     at, real = _rows(start, end - start)
-    # The segment of each row position: -1 padding, 0 prompt, k completion k. Completions are segments that see 0.
+    # The segment of each row position: -1 padding, 0 prompt, k completion k. Completions also see segment 0.
     segment = np.zeros(total, np.int64)
     group = np.searchsorted(start, completion[:, 0], side="right") - 1
     rank = np.arange(len(group)) - np.searchsorted(group, group) + 1
@@ -145,7 +145,7 @@ def _padded_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, 
     at = np.where(column < before[:, None], of[:, :1] + column, completion[:, :1] + column - before[:, None])
     index, keep = torch.from_numpy(np.where(real, at, 0)).to(device), torch.from_numpy(real).to(device)
     inputs = {"input_ids": batch.input_ids[index] * keep, "attention_mask": keep.long()}
-    # A completion's own position t stands `before` columns in; the prompt's last one is the column before that.
+    # A completion's first token is in column `before`, and the prompt's last token in the column before it.
     offset = torch.from_numpy(np.arange(len(completion)) * len(column) + before - completion[:, 0]).to(device)
     start = torch.from_numpy(completion[:, 0].copy()).to(device)
     read_at = torch.maximum(batch.read_at, start[batch.sequence] - 1) + offset[batch.sequence]

@@ -1,8 +1,8 @@
-"""Attention over segments by the variable-length flash kernel of CUDA: no padding, one call for the whole row.
+"""Attention over segments with CUDA's variable-length flash kernel: no padding, one call for the whole row.
 
-Queries lie in the row as they are; each segment's keys are its prefix and itself. The kernel aligns causality at the
-bottom right, which is what a segment with a prefix needs. That, grouped heads and windows differ between releases, so
-the first call of a process is compared with the padded computation, and the kernel is not used where they disagree.
+Queries stay in place in the row. A segment's keys are its prefix and its own tokens. The kernel aligns causality at the
+bottom right, as a segment with a prefix needs. This, grouped heads and windows differ between releases, so the first
+call of a process is compared with the padded computation, and the kernel is not used if they disagree.
 
 Legend: T row tokens, H query heads, J key heads, D head width, M gathered keys.
 """
@@ -20,12 +20,12 @@ from torch import Tensor
 from assent.models.segments import Segments
 
 TOLERANCE = 0.02
-"""Largest difference between two half-precision attentions, of the largest output."""
+"""The largest difference between two half-precision attentions, relative to the largest output."""
 _trusted: dict[tuple[Any, ...], bool] = {}
 
 
 def serves(query: Tensor, value: Tensor) -> bool:
-    """Whether the kernel takes such inputs: CUDA, half precision, equal head widths of at most 256."""
+    """Whether the kernel accepts the inputs: CUDA, half precision, equal head widths of at most 256."""
     half = query.dtype in (torch.bfloat16, torch.float16)
     return query.is_cuda and half and query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
 
@@ -40,9 +40,9 @@ def attend(
     window: int | None,
     padded: Callable[[], Tensor],
 ) -> Tensor | None:
-    """(1, H, T, D), (1, J, T, D) twice -> (1, T, H, D); None where the kernel failed its comparison.
+    """(1, H, T, D), (1, J, T, D) twice -> (1, T, H, D); None if the kernel failed the comparison.
 
-    padded   the same by padded segments: what the first call is compared with
+    padded   computes the same with padded segments, for the comparison of the first call
     """
     kind = (query.dtype, query.shape[1], key.shape[1], query.shape[3], window is not None)
     if kind not in _trusted:
@@ -60,7 +60,7 @@ def call(
     window: int | None,
     kernel: Any = None,
 ) -> Tensor:
-    """The kernel (default: torch's `varlen_attn`) on the segments of the row."""
+    """Calls the kernel (default: torch's `varlen_attn`) on the row's segments."""
     if kernel is None:
         from torch.nn.attention.varlen import varlen_attn as kernel
     at, query_ends, key_ends, longest_query, longest_key = _layout(segments, query.device)
@@ -82,7 +82,7 @@ def call(
 
 
 def _layout(segments: Segments, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """Rows of the keys (M,), cumulative lengths (segments + 1,) of queries and keys, the longest of each."""
+    """The keys' rows (M,), cumulative lengths (segments + 1,) of queries and keys, and the longest of each."""
     if segments.varlen is None:
         start, length, prefix_start, prefix_length = segments.table.T
         keys = length + prefix_length
@@ -105,5 +105,7 @@ def _agrees(kernel: Callable[[], Tensor], padded: Callable[[], Tensor]) -> bool:
         reason = f"differs by {float(difference):.2g}"
     except (RuntimeError, TypeError, ValueError, ImportError) as error:
         reason = f"{type(error).__name__}: {error}"
-    warnings.warn(f"the variable-length attention kernel is not used ({reason}); padded segments serve", stacklevel=2)
+    warnings.warn(
+        f"the variable-length attention kernel is not used ({reason}); padded segments are used instead", stacklevel=2
+    )
     return False

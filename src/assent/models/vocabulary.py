@@ -1,4 +1,4 @@
-"""New tokens for a model: embedding rows at the mean of the known ones, counts padded to a multiple of 64."""
+"""Adds tokens to a model. Their embedding rows are the mean of the known rows; row counts are a multiple of 64."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MULTIPLE = 64
-"""Row counts of the embedding are padded to it: matrix kernels are fast there."""
+"""Row counts of the embedding are padded to a multiple of it, at which matrix kernels are fast."""
 _PADS = ("<|pad|>", "<pad>", "[PAD]", "<PAD>", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad_token|>")
 _UNUSED = re.compile(r"reserved|unused|_pad\||\|extra_")
-"""Special tokens that models keep in reserve, or for pictures."""
+"""Special tokens that models keep in reserve, or for images."""
 
 
 def add_control_tokens(
     model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]
 ) -> list[str]:
-    """Make each of `tokens` one control token; returns those that were not in the vocabulary.
+    """Makes each of `tokens` one control token. Returns those that were not in the vocabulary.
 
-    New embedding rows (input, output, and output bias) are the mean of the rows of the known vocabulary: a new token
-    then starts as an average one instead of a random one. Without a model only the tokenizer changes, and remembers the
-    new ones as `new_tokens`: a model that is loaded for it later gets their rows then (`sync_tokens`).
+    New embedding rows (input, output, and output bias) are the mean of the known vocabulary's rows, so that a new token
+    starts as an average one, not as a random one. Without a model only the tokenizer changes. It keeps the new tokens
+    in `new_tokens`, and a model that is loaded for it later gets their rows then (`sync_tokens`).
     """
     known = tokenizer.get_vocab()
     new = [token for token in tokens if token not in known]
@@ -43,7 +43,7 @@ def _input_rows(model: PreTrainedModel) -> int:
 
 @torch.no_grad()
 def _grow(model: PreTrainedModel, *, new_size: int, ids: Sequence[int]) -> None:
-    """Rows for `new_size` ids; those of `ids`, and all that are added, are the mean of what stood before them."""
+    """Grows the embeddings to `new_size` ids. Rows of `ids`, and all added rows, become the mean of earlier rows."""
     rows = _input_rows(model)
     known = min([rows, *ids])
     if new_size > rows:
@@ -56,16 +56,16 @@ def _grow(model: PreTrainedModel, *, new_size: int, ids: Sequence[int]) -> None:
             weights.append(head.weight)
         if getattr(head, "bias", None) is not None:
             weights.append(head.bias)
-    # rows beyond the tokenizer (padding to the multiple) are set too: they must not stand out in the softmax
+    # rows beyond the tokenizer (padding to the multiple) are set too, so that they do not stand out in the softmax
     fresh = sorted({*ids, *range(rows, weights[0].shape[0])})
     for weight in weights:
         weight[fresh] = weight[:known].float().mean(0).to(weight.dtype)
 
 
 def choose_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Set a pad token that no text ends with: the present one, an unused special token, or a new `<|pad|>`.
+    """Sets a pad token that no text ends with: the present one, an unused special token, or a new `<|pad|>`.
 
-    Returns a line that says what was done, None where nothing was.
+    Returns a line that says what was done; None if nothing was.
     """
     ends = {tokenizer.eos_token_id, *getattr(tokenizer, "generation_eos_ids", ())} - {None}
     taken = ends | {tokenizer.bos_token_id, tokenizer.unk_token_id}
@@ -77,13 +77,13 @@ def choose_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
     pad = known[0] if known else _PADS[0]
     tokenizer.add_special_tokens({"pad_token": pad})
     why = "no pad token" if present is None else "a pad token that ends texts"
-    return f"the tokenizer had {why}: now {pad!r}" + ("" if known else ", a new token")
+    return f"the tokenizer had {why}; it is now {pad!r}" + ("" if known else ", a new token")
 
 
 def sync_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, fresh: Sequence[str] = ()) -> None:
-    """Make the model fit its tokenizer: rows for every id, pad id, and the EOS set in config and generation config.
+    """Makes the model fit its tokenizer: rows for every id, pad id, and the EOS set in config and generation config.
 
-    `fresh` tokens get a row at the mean even where the embedding has one in reserve for them.
+    `fresh` tokens get the mean row even if the embedding has rows in reserve for them.
     """
     vocabulary = tokenizer.get_vocab() if fresh else {}
     if fresh or len(tokenizer) > _input_rows(model):
@@ -99,13 +99,13 @@ def sync_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, f
     model.config.get_text_config().pad_token_id = pad
     embedding: Any = model.get_input_embeddings()
     if getattr(embedding, "padding_idx", None) is not None:
-        embedding.padding_idx = pad  # the row that gets no gradient: the EOS's, in a folder whose pad is the EOS
+        embedding.padding_idx = pad  # this row gets no gradient; it was the EOS's in a folder whose pad is the EOS
     if generation is not None:
         generation.pad_token_id = pad
 
 
 def eos_ids_of(config: Any) -> set[int]:
-    """The EOS ids of a generation config (or any config), however they are written."""
+    """The EOS ids of a generation config (or any config), whether it has one or a list."""
     ids = getattr(config, "eos_token_id", None)
     if ids is None:
         return set()
@@ -113,7 +113,7 @@ def eos_ids_of(config: Any) -> set[int]:
 
 
 def set_eos_ids(model: PreTrainedModel, ids: Iterable[int], *, first: int | None) -> None:
-    """Write the EOS set to the model's configs, `first` at the head of the list: some tools read only that one."""
+    """Writes the EOS set to the model's configs, with `first` first, because some tools read only that one."""
     ordered = sorted(set(ids), key=lambda i: (i != first, i))
     value: int | list[int] = ordered[0] if len(ordered) == 1 else ordered
     model.config.eos_token_id = value

@@ -250,7 +250,7 @@ def save_and_die(folder: Path, learner: Learner, *, step: int, after: int) -> bo
         os._exit(1)
 
 
-@pytest.mark.parametrize("step", [2, 3], ids=["over an old one", "beside it"])
+@pytest.mark.parametrize("step", [2, 3], ids=["over an old one", "belongs to these weights"])
 def test_killed_at_every_point_of_a_save(memory_path: Path, step: int) -> None:
     """SIGKILL before each call that touches the disk, in turn: there is always a verified checkpoint to go on from."""
     learner = two_checkpoints(memory_path / "before")

@@ -150,7 +150,7 @@ def test_code_in_the_folder_is_never_run(folder):
     config |= {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Model"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ModelError, match="code of its own"):
+    with pytest.raises(ModelError, match="code from its own folder"):
         load_policy(folder)
 
 

@@ -361,4 +361,4 @@ def test_steps_that_the_template_does_not_write_are_refused() -> None:
     found = steps_of(byte_bpe(template=joining), prompt=ASKED)
     assert not found.groups
     (reason,) = found.report.refused
-    assert "do not stand in the text" in reason
+    assert "are not in the text" in reason

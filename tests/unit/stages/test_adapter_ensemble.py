@@ -243,7 +243,7 @@ def test_on_one_trunk_an_ensemble_scores_as_it_does_on_its_own(start: str, ensem
         assert rows["one"][name] == pytest.approx(rows["separate"][name], abs=1e-4)
     assert rows["one"]["ensemble_std"] > 1e-3
     other = {**given, "model": tiny_model(tmp_path / "other", seed=1)}
-    with pytest.raises(ConfigError, match="on another base than the policy's"):
+    with pytest.raises(ConfigError, match="on a base that is not the policy's"):
         online.train(PpoConfig(**other, trunk="one", output_dir=str(tmp_path / "no")))
     with pytest.raises(ConfigError, match="has several heads"):
         online.train(PpoConfig(**given, critic=str(ensemble), output_dir=str(tmp_path / "no")))
@@ -296,7 +296,7 @@ def test_members_of_another_base_are_refused(ensemble: Path, tmp_path: Path) -> 
     shutil.copytree(ensemble, copy)
     shutil.rmtree(member(copy, 1))
     shutil.copytree(other, member(copy, 1))
-    with pytest.raises(ModelError, match="stand on one base"):
+    with pytest.raises(ModelError, match="have different bases"):
         load_scorers(copy)
 
 

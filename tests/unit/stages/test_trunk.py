@@ -232,7 +232,7 @@ def test_on_one_trunk_every_model_of_a_run_shares_the_policys_base(
 
 def test_what_one_trunk_cannot_hold_is_refused(inputs: dict[str, str]) -> None:
     given = {"data": "d", "output_dir": "o", "trunk": "one", "lora_r": 2}
-    with pytest.raises(ConfigError, match="this start is an adapter itself"):
+    with pytest.raises(ConfigError, match="this start is itself an adapter"):
         online_checks._check_memory(PpoConfig(model=inputs["adapter"], reward=inputs["adapter"], **given))
     implicit = {"reward": f"implicit:{inputs['model']},{inputs['model']}", "beta": 0.1}
     with pytest.raises(ConfigError, match="an implicit reward is two such models"):
@@ -247,9 +247,9 @@ def test_what_one_trunk_cannot_hold_is_refused(inputs: dict[str, str]) -> None:
         (["--trunk", "one"], "give lora_r"),
         ([*ONE, "--reference", "MODEL"], "leave reference out"),
         ([*ONE, "--reward", "MODEL"], "no score head"),
-        ([*ONE, "--reward", "WHOLE"], "a model with weights of its own"),
-        ([*ONE, "--critic", "WHOLE"], "the critic is an adapter on the policy's base"),
-        ([*ONE, "--model", "OTHER"], "another base than the policy's"),
+        ([*ONE, "--reward", "WHOLE"], "a model with its own weights"),
+        ([*ONE, "--critic", "WHOLE"], "the critic must be an adapter on the policy's base"),
+        ([*ONE, "--model", "OTHER"], "a base that is not the policy's"),
         ([*ONE, "--offload-frozen"], "offload_frozen"),
         ([*SHARED, "--critic-learning-rate", "1e-3"], "critic_learning_rate has no effect with trunk shared"),
         (["--vf-coef", "0.5"], "vf_coef has no effect"),
