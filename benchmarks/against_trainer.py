@@ -43,7 +43,7 @@ def work(args: argparse.Namespace) -> None:
     from assent.config.stages import PreferenceConfig, RewardConfig
     from assent.data.loading import load_groups
     from assent.engine.ledger import peak_memory_bytes
-    from assent.engine.rate import matmul_rate
+    from assent.engine.runtime import matmul_rate
     from assent.stages.selecting import to_comparisons
     from assent.stages.stage_data import read_text
 

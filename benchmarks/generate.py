@@ -42,7 +42,7 @@ def sample(args: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from assent.engine.rate import matmul_rate
+    from assent.engine.runtime import matmul_rate
     from assent.rollouts.sampler import SamplingParams, SeedKey
     from assent.rollouts.torch_sampler import TorchSampler
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from assent.engine.learner import Learner, Reference
+from assent.engine.learner import Learner
+from assent.engine.references import Reference
 from assent.engine.runtime import Runtime
 from assent.models.loading import fingerprint
 from tests.support.engine import Nll, Settings, make_groups

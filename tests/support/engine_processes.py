@@ -18,7 +18,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from assent.engine.checkpoint import latest_verified, write_checkpoint
-from assent.engine.learner import Learner, Reference
+from assent.engine.learner import Learner
+from assent.engine.references import Reference
 from assent.engine.runtime import Runtime
 from assent.engine.wrapping import full
 from assent.errors import NonFiniteError

@@ -1,1 +1,1 @@
-"""One trainable model and everything an update needs: devices, processes, optimiser, micro-batches, checkpoints."""
+"""A trainable model and what its updates need: devices, processes, optimiser, micro-batches, checkpoints."""

@@ -1,11 +1,12 @@
-"""Checkpoints that are whole or absent.
+"""Checkpoints: each one is complete, or it is not there.
 
     checkpoints/step-N/<learner>/{model,optimiser}.safetensors, state.json      written by each learner
     checkpoints/step-N/state.json                                               the stage's own state
     checkpoints/step-N/manifest.json                                            size and SHA-256 of every file, last
 
-Written to a temporary sibling, every file fsynced, the manifest last, then renamed, then the parent fsynced. A resumed
-run takes the newest one that the manifest confirms to the last bit. No pickle anywhere (law 6).
+A checkpoint is written to a temporary folder beside its own: every file is fsynced, the manifest last. Then the folder
+is renamed, and its parent fsynced. A resumed run takes the newest checkpoint whose every bit agrees with its manifest.
+There is no pickle anywhere (law 6).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FORMAT = 1
 
 
 class Kept(Protocol):
-    """What a checkpoint is made of: a Learner, or a Reference that moves."""
+    """A part of a checkpoint: a Learner, or a Reference that moves."""
 
     runtime: Runtime
 
@@ -38,7 +39,7 @@ class Kept(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A verified checkpoint. `refused` names newer ones that are damaged, and why."""
+    """A verified checkpoint. `refused` names the newer ones that are damaged, and says how."""
 
     path: Path
     step: int
@@ -46,7 +47,7 @@ class Checkpoint:
     refused: tuple[str, ...] = ()
 
     def load_into(self, learners: Mapping[str, Kept]) -> None:
-        """Weights, optimiser and step of every learner. Raises RunFolderError where the learners are others."""
+        """Loads weights, optimiser and step of every learner. Raises RunFolderError if it holds other learners."""
         stored = sorted(path.name for path in self.path.iterdir() if path.is_dir())
         if stored != sorted(learners):
             raise RunFolderError(
@@ -67,8 +68,8 @@ def write_checkpoint(
 ) -> Path:
     """Writes `checkpoints/step-N` and removes the oldest beyond `save_total_limit`. All processes must call it.
 
-    `state` is JSON. `best` is the step of the best checkpoint so far (this one's, maybe): it is kept for as long as a
-    checkpoint that names it is. Raises StorageError where the disk is full; earlier checkpoints stand.
+    `state` is JSON. `best` is the step of the best checkpoint so far, which may be this one. It is kept as long as a
+    checkpoint names it. Raises StorageError if the disk is full; earlier checkpoints are left as they are.
     """
     runtime = next(iter(learners.values())).runtime
     parent = run_folder / FOLDER
@@ -96,9 +97,9 @@ def write_checkpoint(
 
 
 def latest_verified(run_folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose every bit is as written; None where there is none at all.
+    """The newest checkpoint whose every bit is as written; None if there are no checkpoints.
 
-    Raises RunFolderError where all are damaged: to start over is not for a run to decide.
+    Raises RunFolderError if all are damaged: a run must not decide by itself to start over.
     """
     refused: list[str] = []
     for path in sorted((run_folder / FOLDER).glob("step-*"), key=_step_of, reverse=True):
@@ -111,29 +112,29 @@ def latest_verified(run_folder: Path) -> Checkpoint | None:
         raise RunFolderError(
             "every checkpoint of the run is damaged",
             got="; ".join(refused),
-            fix=f"put one of them back; or delete {run_folder / FOLDER}, and the same command starts over",
+            fix=f"restore one of them; or delete {run_folder / FOLDER}, and the same command starts over",
         )
     return None
 
 
 def verified(run_folder: Path, step: int) -> Checkpoint:
-    """The checkpoint of this step. Raises RunError where it is damaged."""
+    """The checkpoint of this step. Raises RunError if it is damaged."""
     path = run_folder / FOLDER / f"step-{step}"
     reason = damage(path)
     if reason is not None:
-        raise RunError(f"{path} is damaged", got=reason, fix="repeat the command: it goes on from an earlier one")
+        raise RunError(f"{path} is damaged", got=reason, fix="repeat the command: it resumes from an earlier one")
     return Checkpoint(path, step, json.loads((path / STATE).read_text(encoding="utf-8")))
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or with the best one that it names; None where nothing is."""
+    """How a checkpoint, or the best one that it names, is damaged; None if it is not."""
     try:
         text = (path / MANIFEST).read_bytes()
         manifest = json.loads(text)
         if text != _serialise(manifest) or manifest["seal"] != _seal(manifest):
             return f"{MANIFEST} is damaged"
         if manifest["format"] != FORMAT or manifest["step"] != _step_of(path):
-            return f"{MANIFEST} is of another format or step"
+            return f"{MANIFEST} has another format or step"
         for name, expected in manifest["files"].items():
             if not (path / name).is_file():
                 return f"{name} is missing"
@@ -151,7 +152,7 @@ def damage(path: Path) -> str | None:
 
 
 def _commit(temporary: Path, final: Path, step: int, best: int | None) -> None:
-    """From files in a temporary folder to a checkpoint."""
+    """Turns the files in a temporary folder into a checkpoint."""
     with storage_errors(final):
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         entries = {}
@@ -165,7 +166,7 @@ def _commit(temporary: Path, final: Path, step: int, best: int | None) -> None:
         fsync(temporary / MANIFEST)
         for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
             fsync(folder)
-        if final.exists():  # damaged, or of a history that was abandoned for an older checkpoint
+        if final.exists():  # damaged, or left from before the run fell back to an older checkpoint
             aside = final.with_name(f".{final.name}.old")
             final.rename(aside)
             temporary.rename(final)
@@ -176,8 +177,10 @@ def _commit(temporary: Path, final: Path, step: int, best: int | None) -> None:
 
 
 def _prune(parent: Path, step: int, *, keep: int) -> None:
-    """Removes checkpoints beyond the `keep` newest and those that they name as the best, and those after `step`, which
-    the run fell back from as damaged."""
+    """Keeps the `keep` newest checkpoints up to `step`, and those that they name as the best.
+
+    Checkpoints after `step` were damaged, and the run fell back from them.
+    """
     ordered = sorted((path for path in parent.glob("step-*") if _step_of(path) <= step), key=_step_of)
     kept = {*ordered[-keep:], *(parent / f"step-{_best_of(path)}" for path in ordered[-keep:])}
     for path in parent.glob("step-*"):
@@ -186,7 +189,7 @@ def _prune(parent: Path, step: int, *, keep: int) -> None:
 
 
 def _best_of(path: Path) -> int | None:
-    """The step of the best checkpoint that one names; None where it names none, or is damaged."""
+    """The step that a checkpoint names as the best; None if it names none, or is damaged."""
     try:
         return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["best"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -194,13 +197,13 @@ def _best_of(path: Path) -> int | None:
 
 
 def _sweep(parent: Path) -> None:
-    """Removes what an interrupted write left behind. The run folder's lock keeps other processes out."""
+    """Removes the rest of an interrupted write. The run folder's lock keeps other processes out."""
     for orphan in parent.glob(".step-*"):
         shutil.rmtree(orphan)
 
 
 def _sync_logs(run_folder: Path) -> None:
-    """A log on disk never ends before its checkpoint."""
+    """Writes the logs to disk, so that none ends before its checkpoint."""
     for path in run_folder.glob("*.jsonl"):
         fsync(path)
 

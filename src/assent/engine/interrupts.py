@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run in good order: after the step at hand, with a checkpoint."""
+"""Ctrl-C and SIGTERM end a run in good order: after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Interruption:
         return self.signal is not None
 
     def anywhere(self, runtime: Runtime) -> bool:
-        """Whether a signal has come to any process: a checkpoint needs them all. All processes must call it."""
+        """Whether any process has got a signal. A checkpoint needs all processes, so all of them must call this."""
         return bool(runtime.max(torch.tensor(float(bool(self)))))
 
 
@@ -31,7 +31,7 @@ class Interruption:
 def interruptible() -> Iterator[Interruption]:
     """Turns the first SIGINT or SIGTERM into a flag; the second one raises KeyboardInterrupt at once.
 
-    Outside the main thread, where Python delivers no signals, the flag stays False and handlers as they are.
+    Python delivers signals to the main thread only. In another thread the flag stays False and no handler changes.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():

@@ -1,10 +1,10 @@
-"""One trainable model and its optimiser; and the model that is only read.
+"""One trainable model and its optimiser.
 
-Legend: G groups, S completions, N counted completion tokens. A step's update is that of
+A step takes the gradient of
 
     loss = Σ_term (Σ over all micro-batches and processes of the term's sum) / (the term's count in the whole step)
 
-so it does not depend on how the step is cut (law 2).
+so the update does not depend on how the step is cut (law 2).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from assent.engine.micro_batches import (
     Budget,
@@ -41,74 +41,16 @@ from assent.engine.whole_step import groups_not_finite, looks_at_the_step, propa
 from assent.engine.wrapping import Result, full, whole, wrap
 from assent.errors import ConfigError, NonFiniteError
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
-from assent.models.one_trunk import resident
 from assent.models.packing import pack
-from assent.runs.files import storage_errors, write_json
+from assent.runs.files import write_json
 
-STATE, MASTERS = "state.json", "masters.safetensors"
-
-
-class Reference:
-    """A model that is read and never trained; it may be moved towards one that is.
-
-    offloaded   between reads its weights are in the main memory
-    """
-
-    def __init__(
-        self, module: nn.Module, runtime: Runtime, micro_batch_tokens: int = 0, *, offloaded: bool = False
-    ) -> None:
-        self.module = module.to("cpu" if offloaded else runtime.device).requires_grad_(False).eval()
-        self.runtime, self.offloaded = runtime, offloaded
-        self.budget = Budget.of(module, runtime, micro_batch_tokens)
-        self.cost = cost_of(module)
-        self.flops = 0.0
-        """Model FLOPs of what was read so far."""
-        self.masters: dict[str, Tensor] = {}
-        """Of a reference that has moved, its weights in float32, where they are of a lower precision."""
-        if runtime.is_sharded:
-            wrap(self.module, runtime)
-
-    def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
-        """No gradient. In the order of `groups`, on the CPU in float32, the same on every process."""
-        self.flops += self.cost.forward(groups)
-        with resident(self.module, self.runtime.device, offloaded=self.offloaded):
-            return read_groups(self.module, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights, 16 hex digits. All processes must call it."""
-        return fingerprint_of(self.module)
-
-    @torch.no_grad()
-    def move_towards(self, module: nn.Module, share: float) -> None:
-        """weights <- (1 - share) · weights + share · the weights of `module`, which has the same parameters.
-
-        Computed on float32 copies: in bfloat16 a share of a small difference would be rounded away, each time anew.
-        """
-        for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):
-            if mine.dtype == torch.float32:
-                mine.lerp_(theirs.detach(), share)
-                continue
-            master = self.masters.setdefault(name, mine.float())
-            mine.copy_(master.lerp_(theirs.detach().float(), share))
-
-    def save(self, folder: Path) -> None:
-        """Weights into `folder`, which exists. All processes must call it; the main one writes."""
-        save_weights(folder, self.module, is_main=self.runtime.is_main)
-        if self.masters and self.runtime.is_main:
-            with storage_errors(folder / MASTERS):
-                save_file(self.masters, folder / MASTERS)
-
-    def load(self, folder: Path) -> None:
-        """The inverse of `save`."""
-        load_weights(folder, self.module)
-        stored = load_file(folder / MASTERS) if (folder / MASTERS).is_file() else {}
-        self.masters = {name: master.to(self.runtime.device) for name, master in stored.items()}
+STATE = "state.json"
 
 
 class Learner:
-    """Weights, optimiser, step, precision, clipping, checkpointing, processes.
+    """Weights, optimiser, step, precision, clipping, activation checkpointing, processes.
 
-    With several processes each is given the same groups and takes its share; metrics come back equal on all of them.
+    With several processes, each gets the same groups and takes its share. All of them return the same metrics.
     """
 
     def __init__(self, module: nn.Module, *, runtime: Runtime, optim: OptimiserSettings, total_steps: int) -> None:
@@ -117,11 +59,11 @@ class Learner:
         self.budget = Budget.of(module, runtime, optim.micro_batch_tokens)
         self.cost = cost_of(module)
         self.step = 0
-        """Updates done."""
+        """The number of updates so far."""
         self.num_tokens = 0
-        """Tokens trained on so far, a shared prompt once."""
+        """Tokens in all updates so far. A shared prompt counts once."""
         self.flops = 0.0
-        """Model FLOPs so far, of reading and of updating."""
+        """Model FLOPs of all reads and updates so far."""
         # Evaluation mode, so that no dropout is ever on (law 2).
         self.module.eval()
         if optim.gradient_checkpointing:
@@ -129,27 +71,27 @@ class Learner:
         if optim.optim == "adamw_8bit" and runtime.is_sharded:
             raise ConfigError(
                 "optim adamw_8bit cannot step sharded weights",
-                fix="leave it out: the shards hold a part of the state each",
+                fix="leave it out: each shard holds only a part of the state already",
             )
         self._called = wrap(self.module, runtime)
         self.optimiser = make_adamw(self.module, optim)
         self._passed: Sequence[TokenGroup] = ()
-        """What the last pass was given: where memory runs out, micro-batches of these become smaller."""
+        """The groups of the last pass. If memory runs out, their micro-batches become smaller."""
         self._matmul_rate = runtime.matmul_rate(next(module.parameters()).dtype)
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
-        """No gradient. In the order of `groups`, on the CPU in float32, the same on every process."""
+        """Outputs in the order of `groups`, on the CPU in float32, the same on every process. No gradient."""
         self.flops += self.cost.forward(groups)
         return read_groups(self.module, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
 
     def update(self, groups: Sequence[TokenGroup], objective: Objective) -> dict[str, float]:
         """One optimiser step on `groups`, all processes together. Returns the step's metrics.
 
-        Raises NonFiniteError, naming rows, with weights and optimiser as they were (law 9); OutOfMemoryError where a
-        single group does not fit.
+        Raises NonFiniteError, which names rows and leaves weights and optimiser as they were (law 9), and
+        OutOfMemoryError if a single group does not fit.
         """
         started = time.perf_counter()
-        # transformers recompute activations in training mode only; AlignmentModel's dropouts are zero in it as well.
+        # transformers recomputes activations only in training mode. AlignmentModel's dropouts are zero in it, too.
         self.module.train(self.optim.gradient_checkpointing)
         try:
             while (step := self._attempt(groups, objective)) is None:
@@ -183,21 +125,21 @@ class Learner:
         }
 
     def save(self, folder: Path) -> None:
-        """Weights, optimiser and step into `folder`, which exists. All processes must call it; the main one writes."""
+        """Saves weights, optimiser and step into `folder`, which exists. The main process writes, all must call it."""
         save_weights(folder, self.module, optimiser=self.optimiser, is_main=self.runtime.is_main)
         if self.runtime.is_main:
             state = {"step": self.step, "num_tokens": self.num_tokens, "flops": self.flops}
             write_json(folder / STATE, {**state, "budget": self.budget.state()})
 
     def load(self, folder: Path) -> None:
-        """The inverse of `save`: the next update is bit for bit the one that would have followed (law 7)."""
+        """The inverse of `save`: the next update is bit for bit what it would have been without the break (law 7)."""
         load_weights(folder, self.module, optimiser=self.optimiser)
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.step, self.num_tokens, self.flops = state["step"], state["num_tokens"], state["flops"]
         self.budget.restore(state["budget"])
 
     def whole(self, function: Callable[..., Result], *args: Any, **keywords: Any) -> Result:
-        """`function(…)`, which calls parts of the module by themselves, as sampling does. All processes must."""
+        """`function(…)`, which calls parts of the module directly, as sampling does. All processes must call it."""
         return whole(self.module, function, *args, **keywords)
 
     def fingerprint(self) -> str:
@@ -206,38 +148,17 @@ class Learner:
 
     @property
     def fingerprint_step(self) -> str:
-        """A cheap name of the weights within this run, for rollouts: they change with each update only."""
+        """A cheap name for the weights within this run, for rollouts: only an update changes the weights."""
         return f"step-{self.step}"
 
     def _attempt(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
-        """Gradients of the whole step in `.grad`; None where memory ran out on some process."""
-        bins = self.budget.bins(groups)
-        in_one_pass = self.runtime.num_processes == 1 and len(bins) == 1
-        if in_one_pass or not looks_at_the_step(objective):
-            return self._accumulate(groups, bins, objective)
-        self._passed = groups
-        want = frozenset(objective.want)
-        outputs = read_bins(self.module, groups, bins, want=want, runtime=self.runtime, budget=self.budget)
-        if outputs is None:
-            return None
-        self.flops += self.cost.forward(groups)
-        if suspects := groups_not_finite(groups, outputs, want):
-            return _Step(bins, suspects=suspects)
-        try:
-            parts, propagation, metrics = propagated(groups, objective, outputs)
-        except OverflowError as error:
-            return _Step(bins, suspects=groups, beyond=str(error))
-        step = self._accumulate(parts, self.budget.bins(parts), propagation)
-        if step is None:
-            return None
-        return replace(step, bins=bins, metrics=metrics, suspects=groups if step.suspects else ())
-
-    def _accumulate(
-        self, groups: Sequence[TokenGroup], bins: Sequence[Sequence[int]], objective: Objective
-    ) -> _Step | None:
-        """`_attempt` for an objective that is a sum over groups, which are cut into `bins`."""
+        """Puts the gradients of the whole step into `.grad`. None if memory ran out on some process."""
         runtime, self._passed = self.runtime, groups
-        # On the CPU at first: each process counts them all, and moves its own to the device one at a time.
+        bins = self.budget.bins(groups)
+        in_one_pass = runtime.num_processes == 1 and len(bins) == 1
+        if looks_at_the_step(objective) and not in_one_pass:
+            return self._attempt_whole(groups, bins, objective)
+        # On the CPU: each process counts all micro-batches, and moves its own to the device one at a time.
         batches = [pack([groups[i] for i in indices], device="cpu") for indices in bins]
         sums = Sums.over(batches, objective)
         mine = share(batches, rank=runtime.rank, num_processes=runtime.num_processes)
@@ -260,7 +181,7 @@ class Learner:
                 break
             if batch is not None:
                 not_finite[number * runtime.num_processes + runtime.rank] = float(not math.isfinite(loss))
-        # Flags travel before gradients do: nobody waits in a reduction for a process that has fallen out of its pass.
+        # Flags are exchanged before gradients: no process waits in a reduction for one that has left its pass.
         flags = runtime.max(torch.cat([torch.tensor([float(failed)]), not_finite]))
         if flags[0]:
             return None
@@ -271,6 +192,26 @@ class Learner:
         wide = torch.float32 if runtime.device.type == "mps" else torch.float64
         metrics = {} if suspects else sums.metrics(runtime.sum, wide=wide)
         return _Step(bins, metrics, suspects, len(mine), self.cost.update(groups), beyond)
+
+    def _attempt_whole(
+        self, groups: Sequence[TokenGroup], bins: Sequence[Sequence[int]], objective: Objective
+    ) -> _Step | None:
+        """`_attempt` for an objective that looks at the whole step: one pass without gradient, then one with."""
+        want = frozenset(objective.want)
+        outputs = read_bins(self.module, groups, bins, want=want, runtime=self.runtime, budget=self.budget)
+        if outputs is None:
+            return None
+        self.flops += self.cost.forward(groups)
+        if suspects := groups_not_finite(groups, outputs, want):
+            return _Step(bins, suspects=suspects)
+        try:
+            parts, propagation, metrics = propagated(groups, objective, outputs)
+        except OverflowError as error:
+            return _Step(bins, suspects=groups, beyond=str(error))
+        step = self._attempt(parts, propagation)
+        if step is None:
+            return None
+        return replace(step, bins=bins, metrics=metrics, suspects=groups if step.suspects else ())
 
     def _backward(
         self,
@@ -283,32 +224,25 @@ class Learner:
     ) -> float:
         """Adds one micro-batch's gradient and returns its share of the loss.
 
-        None is an empty micro-batch, for which the smallest of the groups passes with weight zero. It takes part in
-        what is collective (sharded passes; DDP's reduction, if `reduce`) and in the names of the metrics, and adds
-        nothing.
+        None is an empty micro-batch: the smallest of the groups takes its place with weight zero. It takes part in
+        collective operations (sharded passes; DDP's reduction, if `reduce`) and names the metrics, and adds nothing.
         """
         weight = 0.0 if batch is None else 1.0
-        # DDP synchronises in forward passes too (when it rebuilds its buckets), while processes may differ in their
-        # number of micro-batches or fall out of one; so its wrapper is entered once, when all are through.
-        called = self._called if reduce else self.module
         if batch is None:
             batch = pack([smallest(groups)], device="cpu")
-        terms, metrics = self._terms(called, batch, objective)
+        batch = batch.to(self.runtime.device)
+        # DDP synchronises in forward passes, too, when it rebuilds its buckets. But processes may differ in the number
+        # of their micro-batches, or leave one early. So each calls the wrapper once, after all its micro-batches.
+        called = self._called if reduce else self.module
+        with self.runtime.autocast():
+            outputs = called(batch, frozenset(objective.want))
+        terms, metrics = objective(outputs, batch)
         total = sums.loss(terms)
-        if total.requires_grad:  # not where no token counts
+        if total.requires_grad:  # it does not if no token counts
             # DDP and FSDP average over processes; the denominators are global already.
             (total * (weight * self.runtime.num_processes)).backward()
         sums.add(terms, metrics, weight=weight)
         return float(total.detach()) * weight
-
-    def _terms(
-        self, called: nn.Module, batch: GroupBatch, objective: Objective
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
-        """One forward pass."""
-        batch = batch.to(self.runtime.device)
-        with self.runtime.autocast():
-            outputs = called(batch, frozenset(objective.want))
-        return objective(outputs, batch)
 
     def _check_losses(self, step: _Step, objective: Objective) -> None:
         if not step.suspects:
@@ -328,7 +262,7 @@ class Learner:
     def _not_finite(
         self, what: str, suspects: Sequence[TokenGroup], objective: Objective, *, beyond: str = ""
     ) -> NonFiniteError:
-        """Names the rows: with one process each suspect is tried alone, else all that share the micro-batch."""
+        """Names the rows. With one process, each suspect is tried alone; otherwise all of its micro-batch are named."""
         guilty = list(suspects)
         if self.runtime.num_processes == 1:
             guilty = [group for group in suspects if not self._is_finite_alone(group, objective)] or guilty
@@ -337,22 +271,19 @@ class Learner:
         return NonFiniteError(
             f"{what} of step {self.step + 1} is not finite; weights and optimiser are as before the step",
             got=f"{beyond or 'NaN or Inf'}, with {', '.join(names[:8])}{more}",
-            fix="look at these rows; otherwise lower the learning rate, or compute in float32",
+            fix="look at these rows; if they are fine, lower the learning rate or compute in float32",
         )
 
     def _is_finite_alone(self, group: TokenGroup, objective: Objective) -> bool:
+        """Whether loss and gradients are finite when this group is alone in a pass."""
         try:
-            terms, _ = self._terms(self.module, pack([group], device="cpu"), objective)
+            loss = self._backward(pack([group], device="cpu"), [group], objective, Sums(defaultdict(lambda: 1.0)))
+            grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+            return math.isfinite(loss) and all(bool(torch.isfinite(grad).all()) for grad in grads)
         except OverflowError:
             return False
-        total = torch.stack([term.float() for term in terms.values()]).sum()
-        finite = bool(torch.isfinite(total))
-        if finite and total.requires_grad:
-            total.backward()
-            grads = [p.grad for p in self.module.parameters() if p.grad is not None]
-            finite = all(bool(torch.isfinite(grad).all()) for grad in grads)
-        self._discard_gradients()
-        return finite
+        finally:
+            self._discard_gradients()
 
     def _discard_gradients(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
@@ -376,7 +307,7 @@ class _Step:
 
 
 def _enable_recomputation(module: nn.Module) -> None:
-    """Activation checkpointing of the transformers model inside."""
+    """Turns on activation checkpointing in the transformers model inside."""
     model: Any = getattr(module, "hf", module)
     options = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20

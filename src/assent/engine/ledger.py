@@ -1,4 +1,4 @@
-"""What a run has cost so far: labels, completions, reward calls, FLOPs, time, memory."""
+"""The cost of a run so far: labels, completions, reward calls, FLOPs, time, memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COUNTS = ("labels", "completions_sampled", "reward_calls", "flops")
 
 
 class Ledger:
-    """Counts that go on where a resumed run left off. `models_resident`: models held in memory at once."""
+    """Counts, which a resumed run continues. `models_resident`: models held in memory at once."""
 
     def __init__(self, device: torch.device | None = None, *, models_resident: int = 0) -> None:
         self.device = device or torch.device("cpu")
@@ -26,9 +26,9 @@ class Ledger:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def add(self, **counts: float) -> None:
-        """`labels`, `completions_sampled`, `reward_calls`, `flops`: added to what was counted so far."""
+        """Adds to the counts so far: `labels`, `completions_sampled`, `reward_calls`, `flops`."""
         for name, count in counts.items():
-            self.counts[name] += count  # a KeyError names what the ledger does not keep
+            self.counts[name] += count  # a KeyError names a count that the ledger does not keep
 
     @property
     def seconds(self) -> float:
@@ -51,14 +51,14 @@ class Ledger:
         return {"counts": dict(self.counts), "seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint's state."""
+        """Continues from a checkpoint's state."""
         self.counts = dict(state["counts"])
         self._seconds_before, self._peak_before = state["seconds"], state["peak_memory_bytes"]
         self._started = time.monotonic()
 
 
 def peak_memory_bytes(device: torch.device) -> float:
-    """Largest memory so far: allocated on a CUDA device; elsewhere the process's resident set."""
+    """The largest memory so far: allocated on a CUDA device; on others the process's resident set."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

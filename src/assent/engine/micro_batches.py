@@ -1,4 +1,7 @@
-"""A step's groups as micro-batches that fit into memory, dealt to the processes; no result depends on it (law 2)."""
+"""Cuts a step's groups into micro-batches that fit into memory, and deals them to the processes.
+
+No result depends on the cut (law 2).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't
 
 
 class Budget:
-    """Tokens of one forward pass. `tokens` 0 chooses for the device; halved when memory runs out, for good."""
+    """The most tokens of one forward pass. Halved when memory runs out, for the rest of the run."""
 
     def __init__(self, tokens: int, *, shared: bool, num_processes: int = 1) -> None:
         self.configured = self.tokens = tokens
@@ -28,6 +31,7 @@ class Budget:
 
     @classmethod
     def of(cls, module: nn.Module, runtime: Runtime, tokens: int) -> Budget:
+        """With 0 `tokens`, the budget follows from the device and the model."""
         return cls(
             tokens or default_tokens(module, runtime.device.type),
             shared=reads_prompts_once(module),
@@ -35,7 +39,7 @@ class Budget:
         )
 
     def bins(self, groups: Sequence[TokenGroup]) -> list[list[int]]:
-        """Indices of `groups`, longest first: the same on every process, and enough that each has work."""
+        """Micro-batches as indices of `groups`, longest first. The same on every process, and work for each of them."""
         tokens = self.tokens
         if self.num_processes > 1:
             whole = sum(g.num_tokens if self.shared else g.num_padded_tokens for g in groups)
@@ -43,12 +47,12 @@ class Budget:
         return split_by_budget(groups, max_tokens=tokens, shared=self.shared)
 
     def halve(self, groups: Sequence[TokenGroup]) -> None:
-        """Makes micro-batches of these groups smaller. Raises OutOfMemoryError where each is a single group already."""
+        """Makes micro-batches of these groups smaller. Raises OutOfMemoryError if each is a single group already."""
         bins = self.bins(groups)
         if max((len(indices) for indices in bins), default=1) == 1:
             largest = max(groups, key=lambda g: g.num_tokens)
             raise OutOfMemoryError(
-                "memory does not hold a single group's forward and backward pass",
+                "one group's forward and backward pass does not fit into memory",
                 got=f"{largest.num_tokens} tokens in {largest.source or 'the longest group'}",
                 fix="lower --max-length, or use --gradient-checkpointing, --dtype bfloat16 or a smaller model",
             )
@@ -59,25 +63,25 @@ class Budget:
         return {"configured": self.configured, "tokens": self.tokens}
 
     def restore(self, state: dict[str, int]) -> None:
-        """A resumed run cuts its steps as before; one that was given another budget uses that."""
+        """A resumed run cuts its steps as before, unless it was given another budget."""
         if state["configured"] == self.configured:
             self.tokens = state["tokens"]
 
 
 def default_tokens(module: nn.Module, device: str) -> int:
-    """Tokens of one forward pass where the user leaves the choice."""
+    """Tokens of one forward pass if the user does not choose."""
     return tokens_per_pass(*depth_and_width(getattr(module, "config", None)), device)
 
 
 def share(batches: Sequence[Item], *, rank: int, num_processes: int) -> list[Item | None]:
-    """This process's micro-batches: every num_processes-th, and None so that all have the same number."""
+    """This process's micro-batches: every num_processes-th one. None fills up, so that all have the same number."""
     rounds = -(-len(batches) // num_processes)
     mine: list[Item | None] = [*batches[rank::num_processes]]
     return mine + [None] * (rounds - len(mine))
 
 
 def smallest(groups: Sequence[TokenGroup]) -> TokenGroup:
-    """What a process without a micro-batch passes through a sharded model in the place of one."""
+    """The group that takes the place of a micro-batch in a process that has none."""
     return min(groups, key=lambda group: group.num_tokens)
 
 
@@ -87,7 +91,7 @@ def reads_prompts_once(module: nn.Module) -> bool:
 
 
 def padding_fraction(module: nn.Module, groups: Sequence[TokenGroup], bins: Sequence[Sequence[int]]) -> float:
-    """Share of the positions read in micro-batches `bins` that hold no token; packed rows have none."""
+    """Share of the positions in the micro-batches `bins` that hold no token; packed rows have none."""
     tier = getattr(module, "tier", "segments")
     if tier == "segments":
         return 0.0
@@ -99,7 +103,7 @@ def padding_fraction(module: nn.Module, groups: Sequence[TokenGroup], bins: Sequ
 
 
 def _row_sizes(group: TokenGroup, *, shared: bool) -> list[int]:
-    """Tokens of the rows that a group becomes: one, or one for each completion."""
+    """Tokens of each of a group's rows: one row, or one for each completion."""
     return [group.num_tokens] if shared else [len(group.prompt_ids) + len(c.ids) for c in group.completions]
 
 
@@ -108,14 +112,14 @@ def cost_of(module: nn.Module) -> Cost:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """The device's, the CPU allocator's, Python's."""
+    """Whether the device, the CPU's allocator or Python ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return not isinstance(error, OutOfMemoryError)
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def free_memory(device: torch.device) -> None:
-    """Gives cached blocks back before a step is repeated in smaller parts."""
+    """Frees cached blocks before a step is repeated in smaller parts."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -123,9 +127,9 @@ def free_memory(device: torch.device) -> None:
 
 
 def sharded_out_of_memory(budget: Budget) -> OutOfMemoryError:
-    """Sharded passes are collective: a process that falls out of one cannot be waited for, so nothing is retried."""
+    """For a sharded pass: it is collective, so no process can leave it and try again."""
     return OutOfMemoryError(
         "memory ran out in a sharded pass, which cannot be repeated",
         got=f"micro-batches of {budget.tokens} tokens",
-        fix=f"--micro-batch-tokens {max(1, budget.tokens // 2)}; the last checkpoint stands",
+        fix=f"use --micro-batch-tokens {max(1, budget.tokens // 2)}; the last checkpoint is intact",
     )

@@ -13,7 +13,7 @@ from assent.models.adapters import is_adapted
 
 
 class OptimiserSettings(Protocol):
-    """What the engine reads of a configuration: config/options.py has the meanings."""
+    """The options that the engine reads; config/options.py says what they mean."""
 
     @property
     def learning_rate(self) -> float: ...
@@ -42,7 +42,7 @@ class OptimiserSettings(Protocol):
 
 
 class Optimiser(Protocol):
-    """What the learner needs of AdamW, however it holds its state."""
+    """What the learner needs from AdamW, however AdamW holds its state."""
 
     param_groups: list[dict[str, Any]]
 
@@ -50,17 +50,17 @@ class Optimiser(Protocol):
     def zero_grad(self, set_to_none: bool = True) -> None: ...
 
     def named_state(self, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-        """The state of the parameters that have names here, as tensors that a checkpoint may be loaded into."""
+        """The state of the parameters in `names`, as tensors into which a checkpoint may be loaded."""
         ...
 
     def loaded(self) -> None:
-        """Called when tensors of `named_state` have new values."""
+        """Called when the tensors of `named_state` have new values."""
 
 
 class MasterAdamW(torch.optim.AdamW):
-    """AdamW that steps float32 copies of the parameters of a lower precision, and rounds them into these.
+    """AdamW that steps float32 copies of low-precision parameters, and rounds the copies into the parameters.
 
-    A bfloat16 weight has 8 significant bits: an update below 1/512 of it would be lost, each time anew.
+    A bfloat16 weight has 8 significant bits: every update below 1/512 of the weight would be lost.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class MasterAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(groups, **options)
         self.masters = masters
-        """The copy of each such parameter; the optimiser's own parameters and state are those of the copies."""
-        # The moments' memory is taken at once, so that the first step cannot fail halfway through its parameters.
+        """The copy of each such parameter. The optimiser's own parameters and state belong to the copies."""
+        # Allocate the moments now, so that the first step cannot run out of memory halfway through its parameters.
         for parameter in (p for group in self.param_groups for p in group["params"]):
             self.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
@@ -78,7 +78,7 @@ class MasterAdamW(torch.optim.AdamW):
             }
 
     def named_state(self, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-        """`exp_avg/<name>` and so on, and `master/<name>` where a copy is stepped."""
+        """`exp_avg/<name>` and so on, and `master/<name>` for a parameter with a copy."""
         named: dict[str, Tensor] = {}
         for parameter, name in names.items():
             stepped = self.masters.get(parameter, parameter)
@@ -87,7 +87,7 @@ class MasterAdamW(torch.optim.AdamW):
         return named
 
     def loaded(self) -> None:
-        """The tensors are the state itself."""
+        """Nothing to do: the tensors are the state itself."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -105,10 +105,9 @@ class MasterAdamW(torch.optim.AdamW):
 
 
 def make_adamw(module: nn.Module, settings: OptimiserSettings) -> Optimiser:
-    """AdamW over the trainable parameters, fused or with moments of 8 bits; weight decay on matrices, not on biases
-    and norms.
+    """AdamW over the trainable parameters, fused or with 8-bit moments. Matrices decay, biases and norms do not.
 
-    What is trained beside an adapter (a head, embeddings) is held in float32 like the adapter itself.
+    A head or an embedding that is trained beside an adapter is held in float32, as the adapter is.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     low = [p for p in trainable if p.dtype in (torch.bfloat16, torch.float16)]
@@ -125,14 +124,14 @@ def make_adamw(module: nn.Module, settings: OptimiserSettings) -> Optimiser:
         "eps": settings.adam_epsilon,
     }
     if settings.optim == "adamw_8bit":
-        from assent.engine.optimiser_8bit import AdamW8bit  # bitsandbytes is an option
+        from assent.engine.optimiser_8bit import AdamW8bit  # bitsandbytes is optional
 
         return AdamW8bit(groups, **options)
     return MasterAdamW(groups, masters=masters, **options, fused=True)
 
 
 def learning_rate(step: int, total_steps: int, settings: OptimiserSettings) -> float:
-    """Rate of update `step` (from 0) of `total_steps`: transformers' schedules, as functions.
+    """The rate of update `step` (counted from 0) of `total_steps`, by the same schedules as in transformers.
 
     The warm-up takes ceil(warmup_ratio · total_steps) steps and starts at zero.
     """
@@ -148,5 +147,5 @@ def learning_rate(step: int, total_steps: int, settings: OptimiserSettings) -> f
         case "cosine":
             factor = 0.5 * (1.0 + math.cos(math.pi * progress))
         case other:
-            raise ValueError(f"no schedule {other!r}; there are constant, linear, cosine")
+            raise ValueError(f"unknown schedule {other!r}; the schedules are constant, linear, cosine")
     return settings.learning_rate * factor

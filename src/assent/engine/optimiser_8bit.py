@@ -1,4 +1,4 @@
-"""AdamW with moments of 8 bits in blocks (Dettmers et al., arXiv:2110.02861): bitsandbytes', with names."""
+"""AdamW with 8-bit moments in blocks (Dettmers et al., arXiv:2110.02861): bitsandbytes' class, its state named."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 _CONSTANT = frozenset({"qmap1", "qmap2"})
-"""Tables of what an 8-bit number means: the same for every run."""
+"""Tables that say what an 8-bit number stands for. They are the same in every run."""
 
 
 class AdamW8bit(bitsandbytes.optim.AdamW8bit):
-    """Two bytes of state for a weight where AdamW has eight. Tensors of fewer than 4,096 weights keep 32 bits."""
+    """Two bytes of state for each weight, not AdamW's eight. Tensors of fewer than 4,096 weights keep 32 bits."""
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
         super().__init__(groups, **options)
-        # The moments' memory is taken at once, so that the first step cannot fail halfway through its parameters.
+        # Allocate the moments now, so that the first step cannot run out of memory halfway through its parameters.
         self.check_overrides()
         for i, group in enumerate(self.param_groups):
             for j, parameter in enumerate(group["params"]):
@@ -27,7 +27,7 @@ class AdamW8bit(bitsandbytes.optim.AdamW8bit):
         self._steps: dict[nn.Parameter, Tensor] = {}
 
     def named_state(self, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-        """`state1/<name>` and so on; steps, which bitsandbytes counts as numbers, as tensors."""
+        """`state1/<name>` and so on. bitsandbytes' step counts, plain numbers, become tensors."""
         named: dict[str, Tensor] = {}
         for parameter, name in names.items():
             state = self.state[parameter]
@@ -37,6 +37,6 @@ class AdamW8bit(bitsandbytes.optim.AdamW8bit):
         return named
 
     def loaded(self) -> None:
-        """Steps become numbers again."""
+        """Turns step counts into numbers again."""
         for parameter, steps in self._steps.items():
             self.state[parameter]["step"] = int(steps)

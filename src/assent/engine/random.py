@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, purpose, key…), never of hidden state (law 7): a resumed run draws the same."""
+"""Random numbers as a function of (seed, purpose, key…), not of hidden state (law 7): a resumed run draws the same."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 
 def derived_seed(seed: int, purpose: str, *key: int) -> int:
-    """63 bits that depend on every argument: SHA-256 of them, so that neighbouring keys share nothing."""
+    """63 bits of the arguments' SHA-256: they depend on every argument, and neighbouring keys share nothing."""
     text = "/".join([str(seed), purpose, *map(str, key)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, purpose: str, *key: int) -> torch.Generator:
-    """A CPU generator (the same numbers on every device and machine) for one purpose and key (step, prompt, k …)."""
+    """A generator for one purpose and key (step, prompt, k …). On the CPU: the same numbers on every device."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, *key))
 
 
 def permutation(n: int, seed: int, purpose: str, *key: int) -> list[int]:
-    """0 … n−1 in an order that depends on the arguments alone."""
+    """0 … n−1 in an order that depends only on the arguments."""
     return torch.randperm(n, generator=generator(seed, purpose, *key)).tolist()
 
 
@@ -34,11 +34,12 @@ def uniforms(n: int, seed: int, purpose: str, *key: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Batches:
-    """Which rows each step reads, as a function of the step. Every epoch reads every row once; its last batch may be
-    smaller, none is dropped.
+    """Which rows each step reads, as a function of the step.
 
-    epochs      a fraction is allowed: ceil(epochs · batches per epoch) steps
-    max_steps   so many steps instead, over as many epochs as they take; 0: as the epochs give
+    Every epoch reads every row once. Its last batch may be smaller; it is not dropped.
+
+    epochs      may be a fraction: ceil(epochs · batches per epoch) steps
+    max_steps   the number of steps, however many epochs they take; 0: the number follows from `epochs`
     """
 
     num_rows: int
@@ -61,12 +62,12 @@ class Batches:
         return self.max_steps or math.ceil(self.epochs * self.per_epoch)
 
     def indices(self, step: int) -> list[int]:
-        """Rows of the step's batch, step counted from 0."""
+        """The rows of the step's batch. Steps count from 0."""
         epoch, batch = divmod(step, self.per_epoch)
         return list(_order(self, epoch)[batch * self.batch_size : (batch + 1) * self.batch_size])
 
     def epochs_done(self, num_steps: int) -> float:
-        """Passes over the data after so many steps."""
+        """Passes over the data after this number of steps."""
         epoch, batch = divmod(num_steps, self.per_epoch)
         return epoch + min(batch * self.batch_size, self.num_rows) / self.num_rows
 

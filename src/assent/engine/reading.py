@@ -1,4 +1,4 @@
-"""Reading without gradients: groups in, numbers out in their order, however they were cut and on whichever process."""
+"""Reading without gradients. The numbers come in the groups' order, however the groups were cut and dealt."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PER_COMPLETION = ("last_values", "scores")
 def read_groups(
     module: nn.Module, groups: Sequence[TokenGroup], *, want: frozenset[str], runtime: Runtime, budget: Budget
 ) -> Outputs:
-    """What `module` gives for `groups`, in their order, float32 on the CPU; the same on every process.
+    """The outputs of `module` for `groups`, in their order, in float32 on the CPU. The same on every process.
 
-    Halves the budget and begins again when memory runs out; OutOfMemoryError at the smallest micro-batch.
+    When memory runs out, it halves the budget and begins again. Raises OutOfMemoryError at the smallest micro-batch.
     """
     if not groups:
         return Outputs(**{name: torch.zeros(0) for name in want})
@@ -41,7 +41,7 @@ def read_bins(
     runtime: Runtime,
     budget: Budget,
 ) -> Outputs | None:
-    """As `read_groups`, once, in the micro-batches `bins` that `budget` gave; None where memory ran out anywhere."""
+    """`read_groups` once, in the micro-batches `bins` of `budget`; None if memory ran out on some process."""
     results: list[tuple[Sequence[int], Outputs]] = []
     failed = False
     for indices in share(bins, rank=runtime.rank, num_processes=runtime.num_processes):
@@ -68,7 +68,7 @@ def read_bins(
 def _in_order(
     results: Sequence[tuple[Sequence[int], Outputs]], groups: Sequence[TokenGroup], name: str, runtime: Runtime
 ) -> Tensor:
-    """One field of all groups, in their order. What other processes read is added to zeros."""
+    """One output of all groups, in their order. Each process fills in its own, and zeros elsewhere; these are added."""
     sizes = [len(group.completions) if name in PER_COMPLETION else group.num_counted for group in groups]
     starts = [0]
     for size in sizes:

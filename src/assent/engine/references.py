@@ -1,4 +1,7 @@
-"""The reference's log-probabilities, computed once and kept on disk under a name made of everything they depend on."""
+"""Models that are only read, and a cache of their log-probabilities on disk.
+
+The name of a cached file is made of everything that its numbers depend on.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,27 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from assent.engine.micro_batches import Budget, cost_of
+from assent.engine.reading import read_groups
 from assent.engine.runtime import Runtime
-from assent.engine.wrapping import full
+from assent.engine.weights import fingerprint_of, load_weights, save_weights
+from assent.engine.wrapping import full, wrap
 from assent.models.adapters import adapter_off, base_weights
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.loading import fingerprint
+from assent.models.one_trunk import resident
 from assent.runs.files import fsync, storage_errors
 
+MASTERS = "masters.safetensors"
 _BLOCK = 256
 """Groups read between two reports of progress."""
 
 
 class Reader(Protocol):
-    """A Reference, a Learner that has not learned yet, or one that has, its adapter switched off."""
+    """A Reference, a Learner before its first update, or a Learner whose adapter is switched off."""
 
     runtime: Runtime
 
@@ -36,10 +44,67 @@ class Reader(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class AdapterOff:
-    """The start of a policy that is trained by an adapter: the same weights, read with the adapter switched off.
+class Reference:
+    """A model that is read and never trained. It may move towards a model that is.
 
-    Its reads count as the learner's own.
+    offloaded   its weights are in main memory between reads
+    """
+
+    def __init__(
+        self, module: nn.Module, runtime: Runtime, micro_batch_tokens: int = 0, *, offloaded: bool = False
+    ) -> None:
+        self.module = module.to("cpu" if offloaded else runtime.device).requires_grad_(False).eval()
+        self.runtime, self.offloaded = runtime, offloaded
+        self.budget = Budget.of(module, runtime, micro_batch_tokens)
+        self.cost = cost_of(module)
+        self.flops = 0.0
+        """Model FLOPs of all reads so far."""
+        self.masters: dict[str, Tensor] = {}
+        """Float32 copies of low-precision weights, once the reference has moved."""
+        if runtime.is_sharded:
+            wrap(self.module, runtime)
+
+    def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
+        """Outputs in the order of `groups`, on the CPU in float32, the same on every process. No gradient."""
+        self.flops += self.cost.forward(groups)
+        with resident(self.module, self.runtime.device, offloaded=self.offloaded):
+            return read_groups(self.module, groups, want=frozenset(want), runtime=self.runtime, budget=self.budget)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, 16 hex digits. All processes must call it."""
+        return fingerprint_of(self.module)
+
+    @torch.no_grad()
+    def move_towards(self, module: nn.Module, share: float) -> None:
+        """weights <- (1 - share) · weights + share · the weights of `module`, which has the same parameters.
+
+        This is computed on float32 copies: bfloat16 would round a share of a small difference away, every time.
+        """
+        for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):
+            if mine.dtype == torch.float32:
+                mine.lerp_(theirs.detach(), share)
+                continue
+            master = self.masters.setdefault(name, mine.float())
+            mine.copy_(master.lerp_(theirs.detach().float(), share))
+
+    def save(self, folder: Path) -> None:
+        """Saves the weights into `folder`, which exists. The main process writes, all must call it."""
+        save_weights(folder, self.module, is_main=self.runtime.is_main)
+        if self.masters and self.runtime.is_main:
+            with storage_errors(folder / MASTERS):
+                save_file(self.masters, folder / MASTERS)
+
+    def load(self, folder: Path) -> None:
+        """The inverse of `save`."""
+        load_weights(folder, self.module)
+        stored = load_file(folder / MASTERS) if (folder / MASTERS).is_file() else {}
+        self.masters = {name: master.to(self.runtime.device) for name, master in stored.items()}
+
+
+class AdapterOff:
+    """The start of a policy that trains an adapter: the same weights, read with the adapter switched off.
+
+    Its reads count as the learner's.
     """
 
     def __init__(self, learner: Any) -> None:
@@ -51,7 +116,7 @@ class AdapterOff:
             return self.learner.read(groups, want=want)
 
     def fingerprint(self) -> str:
-        """That of the same policy without an adapter. All processes must call it."""
+        """The fingerprint of the policy without its adapter. All processes must call it."""
         named = base_weights(dict(self.learner.module.base.named_parameters()))
         return fingerprint({name: full(weight.detach()) for name, weight in named.items()})
 
@@ -66,22 +131,21 @@ def reference_logps(
 ) -> tuple[Tensor, bool]:
     """(S,) float32 sums of log-probabilities over each completion's counted tokens, and whether they were on disk.
 
-    `key` stands for what the numbers depend on beside the rows' ids: the reader's fingerprint, its model's
-    configuration, its dtype and precision.
-    A file whose content is not what it was written as is computed again. All processes must call it. `on_read` is
-    given the number of groups done. Raises StorageError where the disk is full.
+    `key` stands for everything but the rows' ids: the reader's fingerprint, its model's configuration, dtype and
+    precision. A damaged file is computed again. `on_read` gets the number of groups read. All processes must call it.
+    Raises StorageError if the disk is full.
     """
     name = content_key(groups, key)
     path = cache_dir / f"{name}.safetensors"
     size = sum(len(group.completions) for group in groups)
     cached = _load(path, name, size)
     missing = reader.runtime.max(torch.tensor(float(cached is None)))
-    if cached is not None and not missing:  # on every process: otherwise they all read, together
+    if cached is not None and not missing:  # on every process; otherwise all of them read, together
         return cached, True
     values = completion_sums(groups, reader, on_read=on_read)
     if reader.runtime.is_main:
         _store(path, name, values)
-    reader.runtime.barrier()  # so that the same groups, read next, are on disk for every process
+    reader.runtime.barrier()  # every process finds the same groups on disk the next time
     return values, False
 
 
@@ -91,10 +155,10 @@ def user_cache() -> Path:
 
 
 def reader_key(reader: Any, *precision: str) -> str:
-    """SHA-256 of what a Reader's numbers depend on beside the rows: weights, configuration, and how it computes."""
+    """SHA-256 of everything but the rows that a Reader's numbers depend on: weights, configuration, precision."""
     module = reader.learner.module if isinstance(reader, AdapterOff) else reader.module
     described = module.config.to_dict()
-    for name in ("_name_or_path", "transformers_version"):  # where it came from, not what it is
+    for name in ("_name_or_path", "transformers_version"):  # these say where it came from, not what it is
         described.pop(name, None)
     configuration = json.dumps(described, sort_keys=True, default=str)
     return hashlib.sha256("\n".join((reader.fingerprint(), configuration, *precision)).encode()).hexdigest()
@@ -117,7 +181,7 @@ def content_key(groups: Sequence[TokenGroup], key: str) -> str:
 def completion_sums(
     groups: Sequence[TokenGroup], reader: Reader, *, on_read: Callable[[int], object] | None = None
 ) -> Tensor:
-    """(S,) float32 sums of log-probabilities over each completion's counted tokens, read now, in the groups' order."""
+    """(S,) float32 sums of log-probabilities over each completion's counted tokens, in the groups' order. Reads now."""
     sums = []
     for start in range(0, len(groups), _BLOCK):
         block = groups[start : start + _BLOCK]
@@ -131,7 +195,7 @@ def completion_sums(
 
 
 def _load(path: Path, name: str, size: int) -> Tensor | None:
-    """The stored values, if the file is whole and says it is what its name says."""
+    """The stored values; None unless the file is whole and agrees with its name."""
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}

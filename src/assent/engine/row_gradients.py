@@ -1,7 +1,7 @@
-"""Gradients of embeddings by the rows that were read, on a CPU.
+"""Gradients of embeddings on a CPU: only the rows that were read.
 
-torch makes a gradient of the whole table for each micro-batch, nearly all of it zeros, and adds it to what is there: at
-a vocabulary of 49k and a width of 576 that is 0.11 GB to write and to read again, each time, and as much at the peak.
+For each micro-batch torch makes a gradient of the whole table, nearly all zeros, and adds it to the sum so far. At a
+vocabulary of 49k and a width of 576 it writes and reads 0.11 GB each time, and peak memory grows by as much.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from assent.engine.runtime import Runtime
 
 @contextmanager
 def by_rows(module: nn.Module, runtime: Runtime) -> Iterator[None]:
-    """Inside, backward passes add to the tables' gradients, which begin as zeros, the rows alone.
+    """Inside, backward passes add only rows to the tables' gradients, which begin as zeros.
 
-    One process on a CPU, tables in float32: several processes reduce gradients as they come, and a sum of many rows in
-    bfloat16 would be rounded at each.
+    This holds for one process on a CPU and tables in float32. Several processes reduce gradients as they come, and in
+    bfloat16 a sum of many rows would be rounded at each row.
     """
     tables = [table for table in module.modules() if isinstance(table, nn.Embedding) and _is_plain(table)]
     if runtime.num_processes > 1 or runtime.device.type != "cpu":
@@ -38,9 +38,9 @@ def by_rows(module: nn.Module, runtime: Runtime) -> Iterator[None]:
 
 
 def _make_room(weight: Tensor, grad: Tensor) -> None:
-    """Before a first gradient of rows is taken over as it is: zeros that it and all others are added to.
+    """Before the first rows arrive, makes the zeros to which they and all later rows are added.
 
-    A table that no gradient reaches (of another modality, say) stays without one, for AdamW would decay its weights.
+    A table that no gradient reaches (one for images, say) stays without a gradient: AdamW would decay its weights.
     """
     if grad.is_sparse and weight.grad is None:
         weight.grad = torch.zeros_like(weight)

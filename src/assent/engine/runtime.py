@@ -5,26 +5,32 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from assent.engine.rate import matmul_rate
 from assent.errors import ConfigError
 from assent.models import host_memory
+from assent.models.products import linear
 
 Sharding = Literal["replicate", "shard"]
+
+_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
+"""Rows of the matrices whose product `matmul_rate` times."""
+_REPEATS = 3
 
 
 class Runtime:
     """Where the numbers are computed.
 
     device            "auto", "cpu", "cuda", "cuda:N", "mps"; with several processes each takes its own cuda device
-    mixed_precision   "bf16": the forward pass runs under autocast, weights and optimiser as they are
-    sharding          with several processes: "replicate" (DistributedDataParallel) or "shard" (fully_shard, FSDP2)
+    mixed_precision   "bf16": the forward pass runs under autocast; weights and optimiser keep their type
+    sharding          for several processes: "replicate" (DistributedDataParallel) or "shard" (fully_shard, FSDP2)
     """
 
     def __init__(
@@ -40,7 +46,7 @@ class Runtime:
         self.mixed_precision, self.seed, self.sharding = mixed_precision, seed, sharding
         chosen = _choose(device)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # `cpu` is given explicitly: without an accelerator, Accelerate would otherwise start no process group.
+            # `cpu` is explicit: without it and without an accelerator, Accelerate starts no process group.
             state = PartialState(cpu=chosen.type == "cpu")
             self.num_processes, self.rank = state.num_processes, state.process_index
             self.device = state.device
@@ -48,7 +54,7 @@ class Runtime:
             self.num_processes, self.rank = 1, 0
             self.device = chosen
         host_memory.keep_freed(self.device)
-        torch.manual_seed(seed)  # nothing of ours draws from it; libraries that do start from a known state
+        torch.manual_seed(seed)  # ours never draws from it; libraries that do start from a known state
 
     @property
     def is_main(self) -> bool:
@@ -64,7 +70,7 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def matmul_rate(self, weights: torch.dtype) -> float:
-        """FLOPs per second of all processes' matrix products in the arithmetic of the forward pass."""
+        """FLOPs per second of matrix products, all processes together, in the forward pass' arithmetic."""
         dtype = weights if self.mixed_precision == "no" else torch.bfloat16
         return self.num_processes * matmul_rate(str(self.device), dtype)
 
@@ -77,16 +83,16 @@ class Runtime:
         return self._reduce(tensor, torch.distributed.ReduceOp.MAX) if self.num_processes > 1 else tensor
 
     def from_main(self, value: Any) -> Any:
-        """The main process's `value`, on every process: numbers, text, lists and mappings, as JSON has them."""
+        """The main process's `value`, on every process. It must be JSON: numbers, text, lists and mappings."""
         if self.num_processes == 1:
             return value
         content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         size = int(self.max(torch.tensor(len(content) if self.is_main else 0)))
-        told = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        received = torch.zeros(size, dtype=torch.uint8, device=self.device)
         if self.is_main:
-            told.copy_(content)
-        torch.distributed.broadcast(told, src=0)
-        return json.loads(bytes(told.tolist()))
+            received.copy_(content)
+        torch.distributed.broadcast(received, src=0)
+        return json.loads(bytes(received.tolist()))
 
     def barrier(self) -> None:
         """Waits for all processes."""
@@ -97,6 +103,32 @@ class Runtime:
         reduced = tensor.detach().to(self.device, copy=True)
         torch.distributed.all_reduce(reduced, op=operation)
         return reduced.to(tensor.device)
+
+
+@cache
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOPs per second of a square matrix product: the best of a few, measured once in each process.
+
+    device   as in torch.device; a CPU uses the threads that torch has now
+    """
+    size = _SIZE.get(torch.device(device).type, _SIZE["cpu"])
+    left = torch.ones(size, size, device=device, dtype=dtype)
+    right = torch.ones(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    linear(left, right)  # the first product also sets the library up
+    for _ in range(_REPEATS):
+        _wait(device)
+        started = time.perf_counter()
+        linear(left, right)
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
+
+
+def _wait(device: str) -> None:
+    kind = torch.device(device).type
+    if kind != "cpu":
+        getattr(torch, kind).synchronize()
 
 
 def _choose(device: str) -> torch.device:

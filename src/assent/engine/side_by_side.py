@@ -1,8 +1,8 @@
-"""Two models at work at once on a CPU whose cores one small model does not fill.
+"""Works on two small models at the same time, on a CPU whose cores one of them does not keep busy.
 
-Between its products a small model waits for Python and for operations that one core does. Each with its share of the
-cores, policy and critic of 1 M parameters are done in four fifths of the time that they take one after the other, and
-those of 8.4 M hardly sooner, at the memory of both models' activations at once (benchmarks/RESULTS.md).
+Between its products a small model waits for Python and for operations that use one core. If policy and critic have 1 M
+parameters and each gets its share of the cores, they take four fifths of the time that they take one after the other.
+With 8.4 M they hardly gain. Memory holds the activations of both models at once (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from assent.engine.runtime import Runtime
 
 MOST_PARAMETERS = 2**22
-"""Of a model that shares the cores."""
+"""The largest model that shares the cores."""
 
 Result = TypeVar("Result")
 
@@ -27,11 +27,11 @@ Result = TypeVar("Result")
 def side_by_side(
     runtime: Runtime, modules: Sequence[nn.Module], work: Sequence[Iterable[Result]]
 ) -> list[list[Result]]:
-    """What each of `work` gives, bit by bit; it reads and changes nothing but its own of `modules`.
+    """The results of each iterable of `work`. Each one reads and changes only its own one of `modules`.
 
-    At once where that serves, else in order. Which of the two, and with how many threads, follows from the models and
-    the machine alone, so a resumed run computes as the killed one did. Where one fails, or a second Ctrl-C comes, the
-    others end after the bit at hand; then the first exception in the order of `work` is raised.
+    They run at the same time where that helps, otherwise in order. The choice, and the number of threads, depend only
+    on the models and the machine, so a resumed run computes as the killed one did. If one fails, or a second Ctrl-C
+    comes, the others stop after their current result. Then the first exception in the order of `work` is raised.
     """
     threads = torch.get_num_threads()
     if not _serves(runtime, modules, threads):
@@ -40,7 +40,7 @@ def side_by_side(
     found: list[Future[list[Result]]] = [Future() for _ in work]
 
     def alone(one: Iterable[Result], future: Future[list[Result]]) -> None:
-        torch.set_num_threads(share)  # of this thread, and of those that begin later
+        torch.set_num_threads(share)  # for this thread, and those that begin later
         try:
             future.set_result([*takewhile(lambda _: not given_up.is_set(), one)])
         except BaseException as error:
@@ -50,11 +50,11 @@ def side_by_side(
     workers: list[Thread] = []
     try:
         for each in zip(work[1:], found[1:], strict=True):
-            # Not an executor's: that takes no work once the program's main thread has ended.
+            # No executor: it takes no work once the program's main thread has ended.
             worker = Thread(target=alone, args=each)
             worker.start()
             workers.append(worker)
-        alone(work[0], found[0])  # here, for each thread keeps the memory that it frees (models/host_memory.py)
+        alone(work[0], found[0])  # here: each thread keeps the memory that it frees (models/host_memory.py)
         for worker in workers:
             worker.join()
     finally:

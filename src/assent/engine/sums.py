@@ -1,4 +1,4 @@
-"""What a step adds up over its micro-batches and processes, and the counts that divide it."""
+"""Sums over a step's micro-batches and processes, and the counts that divide them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from assent.models.batch import GroupBatch, Outputs
 
 
 class Objective(Protocol):
-    """What a stage binds its pure functions into.
+    """A stage's pure functions, as the Learner calls them.
 
-    An objective with `scope = "step"` looks at the whole step: it is called with all of the step's groups at once, so
-    its result does not depend on how the Learner cuts them (engine/whole_step.py).
+    An objective with `scope = "step"` looks at the whole step: it gets all of the step's groups at once, so its result
+    does not depend on how the Learner cuts them (engine/whole_step.py).
     """
 
     @property
@@ -24,18 +24,18 @@ class Objective(Protocol):
         """The outputs it reads."""
 
     def counts(self, batch: GroupBatch) -> Mapping[str, float]:
-        """Denominator of each loss term, from the batch alone; the Learner sums them over the whole step."""
+        """The denominator of each loss term, from the batch alone. The Learner adds them up over the whole step."""
 
     def __call__(
         self, outputs: Outputs, batch: GroupBatch
     ) -> tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]:
-        """Each term's SUM over this micro-batch; for each metric its (sum, count)."""
+        """The SUM of each term over this micro-batch, and (sum, count) of each metric."""
 
 
 class Sums:
     """Sums over a step's micro-batches, in float64 on the CPU.
 
-    counts   the denominator of each loss term, of the whole step
+    counts   the denominator of each loss term in the whole step
     """
 
     def __init__(self, counts: Mapping[str, float]) -> None:
@@ -45,9 +45,9 @@ class Sums:
 
     @classmethod
     def over(cls, batches: Iterable[GroupBatch], objective: Objective) -> Sums:
-        """Counts all of a step's micro-batches. Every process has them all, so the processes exchange nothing.
+        """With the counts of all of a step's micro-batches. Every process has them all, so none are exchanged.
 
-        Raises RunError where a term counts nothing.
+        Raises RunError if nothing counts for a term.
         """
         counts: dict[str, float] = {}
         for batch in batches:
@@ -79,7 +79,7 @@ class Sums:
             self.values[name] = (old_total + total, old_count + count)
 
     def metrics(self, reduce: Callable[[Tensor], Tensor], *, wide: torch.dtype = torch.float64) -> dict[str, float]:
-        """Loss, terms and metrics of the whole step. A metric that counted nothing has no mean and is left out.
+        """Loss, terms and metrics of the whole step. A metric with a count of zero has no mean and is left out.
 
         `reduce` adds up over processes, in the type `wide`.
         """

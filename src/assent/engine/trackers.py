@@ -1,7 +1,7 @@
 """Experiment trackers through Accelerate's classes: TensorBoard, W&B, MLflow, trackio, or one of your own.
 
-Every line of metrics.jsonl goes to each of them. They are a copy: a tracker that fails is left out from then on, and
-the run says so and goes on.
+Each of them gets every line of metrics.jsonl. A tracker holds a copy only: if one fails, the run says so, drops it, and
+continues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROJECT, TENSORBOARD = "assent", "tensorboard"
 
 
 class Trackers:
-    """The trackers of one run, as a context: left, they are finished. They write on the main process alone."""
+    """The trackers of one run, as a context that finishes them at its end. Only the main process writes."""
 
     def __init__(self, names: Sequence[str], *, folder: Path, project: str | None, note: Callable[[str], None]) -> None:
         self._note = note
@@ -44,9 +44,9 @@ class Trackers:
             shutil.rmtree(self._new_folder, ignore_errors=True)  # bad input leaves nothing behind
 
     def start(self, config: Mapping[str, Any], runtime: Runtime) -> None:
-        """Called before a model is loaded. ConfigError where one cannot start: no login, no server, no place to write.
+        """Starts them, on the main process only. Called before a model is loaded.
 
-        On a process that is not the main one nothing starts.
+        Raises ConfigError if one cannot start: no login, no server, no place to write.
         """
         if not self._made or not runtime.is_main:
             return
@@ -55,14 +55,15 @@ class Trackers:
             try:
                 tracker.start()
                 self._running[name] = tracker
-                tracker.store_init_configuration(_plain(config))
+                tracker.store_init_configuration(_storable(config))
             except Exception as error:  # whatever the tracker's package raises
                 raise ConfigError(
-                    f"tracker {name} cannot start: {type(error).__name__}: {error}", fix="set it up, or leave it out"
+                    f"tracker {name} cannot start: {type(error).__name__}: {error}",
+                    fix="set the tracker up, or leave it out",
                 ) from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Hands one line of metrics on."""
+        """Passes on one line of metrics."""
         self._has_logged = True
         self._each(lambda tracker: tracker.log(dict(values), step=step))
 
@@ -72,11 +73,11 @@ class Trackers:
                 action(tracker)
             except Exception as error:  # whatever the tracker's package raises: the run is worth more
                 del self._running[name]
-                self._note(f"tracker {name} failed and gets no more: {type(error).__name__}: {error}")
+                self._note(f"tracker {name} failed and is dropped: {type(error).__name__}: {error}")
 
 
 def _make(name: str, folder: Path, project: str) -> GeneralTracker:
-    """A tracker that has not started. ConfigError where a class of the user's own cannot be made."""
+    """A tracker that has not started. Raises ConfigError if the user's own class cannot be created."""
     if name == "tensorboard":
         return LOGGER_TYPE_TO_CLASS[name](TENSORBOARD, folder)  # OUTPUT_DIR/tensorboard
     if name == "mlflow":
@@ -85,19 +86,19 @@ def _make(name: str, folder: Path, project: str) -> GeneralTracker:
         return LOGGER_TYPE_TO_CLASS[name](project, name=folder.name)
     kind: Any = import_function(name, what="tracker")
     if not (isinstance(kind, type) and issubclass(kind, GeneralTracker)):
-        raise ConfigError("a tracker is a subclass of accelerate's GeneralTracker", got=f"{name}: {kind!r}")
+        raise ConfigError("a tracker must be a subclass of accelerate's GeneralTracker", got=f"{name}: {kind!r}")
     try:
         tracker = kind(str(folder))
     except Exception as error:  # the user's own code
         raise ConfigError(
-            f"tracker {name} cannot be made: {type(error).__name__}: {error}",
+            f"tracker {name} cannot be created: {type(error).__name__}: {error}",
             expected="a class that takes the run folder's path",
         ) from error
     return tracker
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as every tracker takes them: numbers and texts, lists and mappings as JSON; without what is not given."""
+def _storable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in a form that every tracker takes: numbers and text, the rest as JSON. None is left out."""
     return {
         name: value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
         for name, value in config.items()

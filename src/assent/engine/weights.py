@@ -1,4 +1,4 @@
-"""Weights and optimiser state as safetensors, whole even where training shards them (law 6)."""
+"""Weights and optimiser state as safetensors, whole even if training shards them (law 6)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ MODEL, OPTIMISER = "model.safetensors", "optimiser.safetensors"
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters (tied ones once) and persistent buffers, by name. Where some are trained and some are not (beside an
-    adapter, the model's own), those that are."""
+    """Parameters (tied ones once) and persistent buffers, by name.
+
+    If only some parameters are trained, as an adapter's are, the others are left out.
+    """
     parameters = dict(module.named_parameters())
     named: dict[str, Tensor] = {name: p for name, p in parameters.items() if p.requires_grad} or dict(parameters)
     buffers = dict(module.named_buffers())
@@ -26,7 +28,7 @@ def named_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def gathered(model: nn.Module) -> dict[str, Tensor]:
-    """The whole state dict on the CPU, sharded weights put together. All processes must call it."""
+    """The state dict on the CPU, with sharded weights put together. All processes must call it."""
     return {name: full(tensor.detach()).cpu() for name, tensor in model.state_dict().items()}
 
 
@@ -37,7 +39,7 @@ def fingerprint_of(module: nn.Module) -> str:
 
 
 def save_weights(folder: Path, module: nn.Module, *, is_main: bool, optimiser: Optimiser | None = None) -> None:
-    """Writes the files into `folder`. All processes must call it; the main one writes. Raises StorageError."""
+    """Writes the files into `folder`. All processes must call it, the main one writes. Raises StorageError."""
     for name, tensors in _files(module, optimiser):
         whole = {}
         for key, tensor in tensors.items():
@@ -50,7 +52,7 @@ def save_weights(folder: Path, module: nn.Module, *, is_main: bool, optimiser: O
 
 
 def load_weights(folder: Path, module: nn.Module, *, optimiser: Optimiser | None = None) -> None:
-    """The inverse. Raises RunFolderError where the files hold another model's weights."""
+    """The inverse of `save_weights`. Raises RunFolderError if the files hold another model's weights."""
     for name, tensors in _files(module, optimiser):
         stored = load_file(folder / name)
         expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
@@ -70,7 +72,7 @@ def load_weights(folder: Path, module: nn.Module, *, optimiser: Optimiser | None
 
 
 def _files(module: nn.Module, optimiser: Optimiser | None) -> list[tuple[str, dict[str, Tensor]]]:
-    """What is stored under which name; without an optimiser, the weights alone."""
+    """Each file's name and tensors. Without an optimiser there is only the weights' file."""
     files = [(MODEL, named_weights(module))]
     if optimiser is None:
         return files

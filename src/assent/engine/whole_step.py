@@ -1,8 +1,8 @@
-"""Losses that look at the whole step, cut into micro-batches all the same (law 2).
+"""Losses that look at the whole step, and are cut into micro-batches all the same (law 2).
 
-A loss L of all numbers x that the model gives in a step (log-probabilities, scores …) changes by dL = Σ (∂L/∂x)·dx.
-So the step's numbers are read once without gradient, ∂L/∂x is computed from them with no model in sight, and each
-micro-batch then propagates Σ x·(∂L/∂x) over its own: a sum, which may be cut anywhere and dealt to any process.
+Let L be a loss of all numbers x that the model outputs in a step (log-probabilities, scores …): dL = Σ (∂L/∂x)·dx.
+First the step's numbers are read without gradient. From them ∂L/∂x is computed, without the model. Then each
+micro-batch propagates Σ x·(∂L/∂x) over its own numbers. This is a sum, so any cut and any process gives the same.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def looks_at_the_step(objective: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Propagation:
-    """The objective Σ x·(∂L/∂x), which stands for L when its gradients are taken."""
+    """The objective Σ x·(∂L/∂x), whose gradients are those of L."""
 
     want: frozenset[str]
     num_groups: int
-    """Of the whole step."""
+    """In the whole step."""
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
-        return {"step": batch.num_groups / self.num_groups}  # together 1: ∂L/∂x is divided already
+        return {"step": batch.num_groups / self.num_groups}  # they add up to 1: ∂L/∂x is divided already
 
     def __call__(
         self, outputs: Outputs, batch: GroupBatch
@@ -53,8 +53,8 @@ def propagated(
 ) -> tuple[list[TokenGroup], Propagation, dict[str, float]]:
     """The groups with ∂L/∂x beside their tokens, the objective that propagates it, and L's metrics of the step.
 
-    `outputs` are those of `groups`, in their order, on the CPU, one number for each token or completion. A completion
-    that L does not depend on (KTO's mismatched ones) is left out: it was read and is not passed through again.
+    `outputs` belong to `groups`, in their order, on the CPU, one number for each token or completion. A completion that
+    L does not depend on (KTO's mismatched ones) is left out: nothing needs to be propagated through it.
     """
     numbers = {name: getattr(outputs, name).requires_grad_() for name in objective.want}
     batch = pack(groups, device="cpu")
@@ -72,7 +72,7 @@ def propagated(
 
 
 def by_group(groups: Sequence[TokenGroup], numbers: Mapping[str, Tensor]) -> Iterator[dict[str, list[np.ndarray]]]:
-    """(N,) and (S,) numbers in the order of the groups: for each group and name, an array for each completion."""
+    """Splits (N,) and (S,) numbers in the groups' order: for each group and name, an array for each completion."""
     done = dict.fromkeys(numbers, 0)
     for group in groups:
         own: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
@@ -85,7 +85,7 @@ def by_group(groups: Sequence[TokenGroup], numbers: Mapping[str, Tensor]) -> Ite
 
 
 def groups_not_finite(groups: Sequence[TokenGroup], outputs: Outputs, want: frozenset[str]) -> list[TokenGroup]:
-    """The groups for which the model gave a number that is not finite."""
+    """The groups for which the model's output is not finite."""
     numbers = {name: getattr(outputs, name) for name in want}
     return [
         group
@@ -95,7 +95,7 @@ def groups_not_finite(groups: Sequence[TokenGroup], outputs: Outputs, want: froz
 
 
 def _with_gradients(group: TokenGroup, own: Mapping[str, Sequence[np.ndarray]]) -> TokenGroup:
-    """The group with ∂L/∂x as fields; a token that does not count gets 0."""
+    """The group with ∂L/∂x as fields. A token that does not count gets 0."""
     token, completion = dict(group.token), dict(group.completion)
     for name, arrays in own.items():
         if name in PER_COMPLETION:
@@ -114,7 +114,7 @@ def _placed(counted: np.ndarray, mask: tuple[bool, ...] | None) -> np.ndarray:
 
 
 def _depended_on(group: TokenGroup) -> TokenGroup:
-    """Without the completions whose every ∂L/∂x is zero."""
+    """The group without the completions whose ∂L/∂x are all zero."""
     fields: dict[str, Any] = {**group.token, **group.completion}
     numbers = [arrays for name, arrays in fields.items() if name.startswith(PREFIX)]
     kept = [k for k in range(len(group.completions)) if any(np.any(arrays[k]) for arrays in numbers)]

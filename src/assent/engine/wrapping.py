@@ -1,4 +1,4 @@
-"""What data-parallel and sharded training put around the module: DistributedDataParallel or fully_shard (FSDP2)."""
+"""The wrappers of data-parallel and sharded training: DistributedDataParallel or fully_shard (FSDP2)."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _NO_BUFFERS = (
 
 
 def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
-    """The module to call. One process: the module itself; sharded: the same object, its parameters now DTensors."""
+    """The module to call. With one process it is the module itself. Sharded, its parameters become DTensors."""
     if runtime.num_processes == 1:
         return module
     if runtime.is_sharded:
         for block in _blocks(module):
             fully_shard(block)
         fully_shard(module)
-        setattr(module, "within", _call)  # noqa: B010 (a way in beside `forward`, for `whole`)
+        setattr(module, "within", _call)  # noqa: B010 (an entry beside `forward`, for `whole`)
         register_fsdp_forward_method(module, "within")
         return module
     ids = [runtime.device.index] if runtime.device.type == "cuda" else None
-    # Buffers (rotary frequencies) are constants, equal everywhere: nothing to broadcast at each forward pass.
+    # Buffers (rotary frequencies) are the same constants in every process: no need to broadcast them in each pass.
     return DistributedDataParallel(module, device_ids=ids, **{_NO_BUFFERS: False})  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def whole(module: nn.Module, function: Callable[..., Result], *args: Any, **keywords: Any) -> Result:
-    """`function(…)`, which calls parts of `module` by themselves and many times over, as sampling does.
+    """`function(…)`, which calls parts of `module` directly and many times, as sampling does.
 
-    Sharded weights are put together when each part is first called, and are whole in every process until it returns.
-    All processes must call it, and their functions the same parts.
+    The first call of a part puts its sharded weights together; they stay whole in every process until it returns.
+    All processes must call it, and their functions must call the same parts.
     """
     if not isinstance(module, FSDPModule):
         return function(*args, **keywords)
@@ -74,13 +74,13 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded. All processes must call it."""
+    """The whole tensor, which may be sharded. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def copy_full(target: Tensor, source: Tensor) -> None:
-    """`source`, whole, into a tensor that may be sharded. All processes must call it."""
+    """Copies `source`, which is whole, into a tensor that may be sharded. All processes must call it."""
     if isinstance(target, DTensor):
         whole = source.to(device=target.device, dtype=target.dtype)
         target.copy_(distribute_tensor(whole, target.device_mesh, target.placements))

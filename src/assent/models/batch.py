@@ -37,7 +37,7 @@ class TokenCompletion:
 class TokenGroup:
     """One prompt and its K completions as ids, with the numbers that objectives need.
 
-    token[name]       K arrays, one for each completion, one number for each of its tokens (uncounted ones included)
+    token[name]       K arrays, one for each completion, with one number for each of its tokens, counted or not
     completion[name]  (K,) one number for each completion
     value[name]       one number for the group
     """
@@ -68,7 +68,7 @@ class TokenGroup:
 
     @property
     def num_padded_tokens(self) -> int:
-        """Tokens when the prompt is repeated for each completion (the padded fallback, before padding)."""
+        """Tokens if the prompt is repeated for each completion (in the padded tier, before padding)."""
         return len(self.prompt_ids) * len(self.completions) + sum(self.completion_lengths)
 
 
@@ -115,7 +115,9 @@ class GroupBatch:
         return int(self.targets.shape[0])
 
     def to(self, device: torch.device) -> GroupBatch:
-        """The same batch with its tensors on `device`."""
+        """The batch with its tensors on `device`; the same object if they are there already."""
+        if self.input_ids.device == device:
+            return self
         tensors = ("input_ids", "position_ids", "group", "sequence", "read_at", "targets", "last_at")
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in tensors}
         for name in ("token", "completion", "value"):
@@ -123,20 +125,20 @@ class GroupBatch:
         return replace(self, **moved)
 
     def sum_by_completion(self, per_token: Tensor) -> Tensor:
-        """(N,) -> (S,): sums over each completion's counted tokens, in float32 or wider."""
+        """(N,) -> (S,): the sum over each completion's counted tokens, in float32 or wider."""
         wide = per_token if per_token.dtype == torch.float64 else per_token.float()
         return wide.new_zeros(self.num_completions).index_add(0, self.sequence, wide)
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What one read gives; a field that was not wanted is None. Order is the order of the groups given.
+    """The result of one read, in the order of the groups. A field that was not wanted is None.
 
     logprobs     (N,) log-probability of each counted completion token
     entropy      (N,) entropy in nats of the distribution it was drawn from
-    values       (N,) head's value of the state before each counted token
-    last_values  (S,) head's value after each completion's last token
-    scores       (S,) or (S, heads) head's score at each completion's last token
+    values       (N,) the head's value of the state before each counted token
+    last_values  (S,) the head's value after each completion's last token
+    scores       (S,) or (S, heads) the head's score at each completion's last token
     """
 
     logprobs: Tensor | None = None

@@ -16,11 +16,11 @@ from assent.models.batch import GroupBatch, TokenGroup
 
 
 def pack(groups: Sequence[TokenGroup], *, device: torch.device | str) -> GroupBatch:
-    """One row `[prompt | completion 1 | … | completion K]` per group, all groups concatenated, no padding.
+    """One row `[prompt | completion 1 | … | completion K]` for each group, all groups concatenated, no padding.
 
-    Each completion's positions continue its prompt's. Token fields keep only counted tokens (mask True). No groups
-    give a row of one token that nothing reads, so that a rank without data can still take part in a step.
-    Raises DataError for an empty prompt or completion, a mask or field of another length, fields that not all have.
+    Each completion's positions continue its prompt's. Token fields keep only counted tokens (mask True). Without groups
+    the row is one token that nothing reads, so that a process without data can take part in a step.
+    Raises DataError if a prompt or completion is empty, a mask or field has another length, or a group lacks a field.
     """
     for group in groups:
         _check(group, fields=groups[0])
@@ -77,7 +77,7 @@ def pack(groups: Sequence[TokenGroup], *, device: torch.device | str) -> GroupBa
 
 
 def _check(group: TokenGroup, *, fields: TokenGroup) -> None:
-    """Raise DataError, naming the row, where `group` cannot be packed beside the group `fields`."""
+    """Raises DataError, which names the row, if `group` cannot be packed beside the group `fields`."""
 
     def refuse(what: str, **details: object) -> None:
         raise DataError(f"{group.source or 'a group'}: {what}", **details)  # type: ignore[arg-type]
@@ -89,25 +89,25 @@ def _check(group: TokenGroup, *, fields: TokenGroup) -> None:
         refuse("a completion has no tokens", got=f"lengths {sizes}")
     for completion in group.completions:
         if completion.mask is not None and len(completion.mask) != len(completion.ids):
-            refuse("a mask of another length", got=len(completion.mask), expected=len(completion.ids))
+            refuse("a mask has another length", got=len(completion.mask), expected=len(completion.ids))
     for kind in ("token", "completion", "value"):
         names, expected = sorted(getattr(group, kind)), sorted(getattr(fields, kind))
         if names != expected:
             refuse(f"{kind} fields differ from {fields.source or 'the first group'}'s", got=names, expected=expected)
     for name, arrays in group.token.items():
         if [len(a) for a in arrays] != sizes:
-            refuse(f"token field {name!r} of other lengths", got=[len(a) for a in arrays], expected=sizes)
+            refuse(f"token field {name!r} has other lengths", got=[len(a) for a in arrays], expected=sizes)
     for name, array in group.completion.items():
         if len(array) != len(sizes):
-            refuse(f"completion field {name!r} of another length", got=len(array), expected=len(sizes))
+            refuse(f"completion field {name!r} has another length", got=len(array), expected=len(sizes))
 
 
 def split_by_budget(groups: Sequence[TokenGroup], *, max_tokens: int, shared: bool) -> list[list[int]]:
-    """Indices of `groups` in micro-batches of at most `max_tokens` tokens each; one larger group stands alone.
+    """Indices of `groups` in micro-batches of at most `max_tokens` tokens each. A larger group gets one of its own.
 
-    Longest first, so that each micro-batch holds groups of similar length and the largest one comes first (memory
-    runs out at once or not at all). `shared`: a group costs its packed row; otherwise a micro-batch costs its number
-    of completions times its longest `prompt + completion`, padding included. A function of the lengths alone.
+    The longest come first: each micro-batch holds groups of similar length, and memory runs out in the first one or
+    never. If `shared`, a group costs the tokens of its packed row. Otherwise a micro-batch costs its number of
+    completions times its longest `prompt + completion`, padding included. The result depends on the lengths alone.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")

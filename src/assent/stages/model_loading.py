@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from assent.config.options import StageOptions
-from assent.engine.learner import Reference
 from assent.engine.random import derived_seed
+from assent.engine.references import Reference
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError
 from assent.models.adapters import (

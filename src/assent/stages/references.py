@@ -20,8 +20,8 @@ from torch import Tensor
 
 from assent.config.loss_options import LOGGED, ReferenceOptions
 from assent.config.options import PromptOptions, StageOptions
-from assent.engine.learner import Learner, Reference
-from assent.engine.references import completion_sums
+from assent.engine.learner import Learner
+from assent.engine.references import Reference, completion_sums
 from assent.errors import ConfigError, DataError, ModelError
 from assent.models.batch import TokenGroup
 from assent.models.loading import check_adapter, check_context, load_config, load_tokenizer

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from assent.config.options import StageOptions
-from assent.engine.learner import Learner, Reference
+from assent.engine.learner import Learner
 from assent.engine.ledger import Ledger
-from assent.engine.references import AdapterOff, Reader, reader_key, reference_logps, user_cache
+from assent.engine.references import AdapterOff, Reader, Reference, reader_key, reference_logps, user_cache
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
 from assent.errors import GateError

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from assent.engine.learner import Learner, Reference
+from assent.engine.learner import Learner
 from assent.engine.optimiser import make_adamw
+from assent.engine.references import Reference
 from assent.engine.runtime import Runtime
 from assent.models.module import AlignmentModel
 from tests.support.adapters import adapted

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from assent.engine.learner import Reference
-from assent.engine.references import content_key, reference_logps
+from assent.engine.references import Reference, content_key, reference_logps
 from assent.engine.runtime import Runtime
 from assent.models.batch import TokenCompletion
 from tests.support.engine import TinyPolicy, make_groups

@@ -97,7 +97,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(fake, options) -> 
     folder = _run(options, f"{fake.__name__}:Breaks", f"{fake.__name__}:Fake")
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished"
-    assert [note for note in record["notes"] if "Breaks failed and gets no more: ConnectionError" in note]
+    assert [note for note in record["notes"] if "Breaks failed and is dropped: ConnectionError" in note]
     steps = [event for event, _ in fake.EVENTS if isinstance(event, int)]
     assert steps.count(3) == 1  # the other one went on
     assert steps.count(1) == 2

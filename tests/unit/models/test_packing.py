@@ -88,7 +88,7 @@ GOOD = TokenGroup((1, 2), (TokenCompletion((3, 4)),), value={"weight": 1.0}, sou
     [
         (TokenGroup((), GOOD.completions, value=GOOD.value, source="row 7"), "row 7: the prompt has no tokens"),
         (TokenGroup((1,), (TokenCompletion(()),), value=GOOD.value), "a completion has no tokens"),
-        (TokenGroup((1,), (TokenCompletion((3, 4), (True,)),), value=GOOD.value), "mask of another length"),
+        (TokenGroup((1,), (TokenCompletion((3, 4), (True,)),), value=GOOD.value), "a mask has another length"),
         (TokenGroup((1,), GOOD.completions), "value fields differ from good's"),
         (TokenGroup((1,), GOOD.completions, token={"old": (np.ones(3),)}, value=GOOD.value), "token fields differ"),
         (TokenGroup((1,), GOOD.completions, completion={"rank": np.ones(2)}, value=GOOD.value), "completion fields"),
@@ -100,9 +100,9 @@ def test_what_cannot_be_packed_is_refused_by_name(group: TokenGroup, message: st
 
 
 def test_fields_of_another_length_are_refused() -> None:
-    with pytest.raises(DataError, match="token field 'old' of other lengths"):
+    with pytest.raises(DataError, match="token field 'old' has other lengths"):
         pack([TokenGroup((1,), GOOD.completions, token={"old": (np.ones(3),)})], device="cpu")
-    with pytest.raises(DataError, match="completion field 'rank' of another length"):
+    with pytest.raises(DataError, match="completion field 'rank' has another length"):
         pack([TokenGroup((1,), GOOD.completions, completion={"rank": np.ones(2)})], device="cpu")
 
 

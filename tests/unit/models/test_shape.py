@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.support.models_forward import ARCHITECTURES, WINDOW, random_groups
+from tests.support.architectures import ARCHITECTURES, WINDOW, random_groups
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from assent.errors import ModelError

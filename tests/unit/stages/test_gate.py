@@ -16,7 +16,8 @@ from torch import Tensor
 
 from assent.config.online import PpoConfig
 from assent.config.stages import PreferenceConfig, RewardConfig, SftConfig
-from assent.engine.learner import Learner, Reference
+from assent.engine.learner import Learner
+from assent.engine.references import Reference
 from assent.errors import ConfigError, GateError, RunFolderError
 from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
 from assent.models.loading import load_policy, load_scorer, load_tokenizer, save_model

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from assent.config.loss_options import LossEntry
 from assent.config.losses import PREFERENCE_LOSSES
 from assent.config.stages import PreferenceConfig
-from assent.engine.learner import Reference
+from assent.engine.references import Reference
 from assent.errors import ConfigError, DataError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from assent.commands.functions import ppo
 from assent.config.online import PpoConfig
 from assent.config.options import AdapterOptions
-from assent.engine.learner import Reference
+from assent.engine.references import Reference
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, ModelError
 from assent.models import head
