@@ -58,7 +58,7 @@ def test_the_n_for_a_gain_is_the_smallest_that_reaches_it(
     assert [row["score"] for row in read_rows(document["completions"])] == [1.0, 2.0, 3.0, 3.0, 1.0]  # of the first two
     assert document["metrics"]["mean_reward"] == 2.0
     assert document["metrics"]["cost/reward_calls"] == document["metrics"]["cost/flops"] == 0
-    assert "best of 2: 0.83" in err
+    assert "best of 2 scores 0.83" in err
     status, out, err = said([*argv, "--gain", 1.6, "--output-dir", tmp_path / "b"], capsys)
     document = json.loads(out)
     assert (status, document["n"], document["gain_reached"]) == (1, 4, False)

@@ -130,7 +130,7 @@ def test_equal_flops_and_completions_are_met_within_a_step(
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"amounts": "13"}, ["more comparisons than there are", "got:      12", "at least 13"]),
+        ({"amounts": "13"}, ["more comparisons than the data has", "got:      12", "at least 13"]),
         ({"dpo": {"bta": 1}}, ["bta", "beta", "dpo"]),
         ({"judge": "no.module:f"}, ["no.module"]),
         ({"data": "demonstrations.jsonl"}, ["no comparison"]),

@@ -143,10 +143,13 @@ def test_models_and_a_file_side_by_side(here: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
-        (lambda argv, here: [*argv, "--samples-per-prompt", 3], ["fewer completions", "2 of", "3 or more"]),
+        (
+            lambda argv, here: [*argv, "--samples-per-prompt", 3],
+            ["too few completions for a prompt", "2 (short.jsonl:1)", "3 or more"],
+        ),
         (
             lambda argv, here: [*argv, "--reward-model", LENGTH, "--best-of-n", 4],
-            ["fewer completions of a prompt than were asked for", "4 or more"],
+            ["too few completions for a prompt", "4 or more"],
         ),
         (lambda argv, here: [*argv, "--max-new-tokens", 4], ["max_new_tokens has no effect", "files of completions"]),
         (lambda argv, here: [*argv, "--dtype", "bfloat16"], ["dtype has no effect"]),
