@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, list[float]]:
     from assent.models.loading import load_scorer
     from assent.models.module import AlignmentModel
     from assent.stages.reward import objective_of
-    from assent.stages.scored_data import rankings_for
+    from assent.stages.selecting import rankings_for
     from assent.stages.stage_data import read_text
 
     precision = "bf16" if args.bf16 else "no"

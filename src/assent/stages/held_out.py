@@ -1,4 +1,4 @@
-"""An objective's figures on groups it does not train on.
+"""An objective's figures on groups that it does not train on.
 
 Legend: G groups, S completions, N counted completion tokens, as in models/batch.py.
 """
@@ -15,7 +15,7 @@ from assent.engine.learner import Learner, Objective
 from assent.errors import NonFiniteError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
-from assent.stages.members import Members
+from assent.stages.scoring import Members
 from assent.statistics.intervals import mean_interval, proportion_interval
 
 INTERVALS = {
@@ -25,7 +25,7 @@ INTERVALS = {
     "rewards/accuracies": proportion_interval,
     "rewards/margins": mean_interval,
 }
-"""The metrics that get an interval, and how."""
+"""The metrics that get an interval, and the function that computes it."""
 
 
 def held_out_metrics(
@@ -36,11 +36,11 @@ def held_out_metrics(
     prefix: str = "eval_",
     intervals: bool = False,
 ) -> dict[str, float]:
-    """Loss and metrics of `objective` over all of `groups` at once, names with `prefix`; empty for no groups.
+    """Loss and metrics of `objective` over all `groups` at once, with `prefix` before each name. Empty without groups.
 
-    A metric that counts nothing there has no mean and is left out.
-    `intervals`: also NAME_low and NAME_high, the ends of 95% intervals clustered by prompt, for accuracies and margins
-    of at least two prompts.
+    A metric that counts nothing has no mean and is left out.
+    `intervals` adds NAME_low and NAME_high for accuracies and margins over at least two prompts: the ends of 95%
+    intervals clustered by prompt.
     """
     if not groups:
         return {}
@@ -61,9 +61,9 @@ def held_out_metrics(
 def _ends(
     outputs: Outputs, groups: Sequence[TokenGroup], objective: Objective, whole: dict[str, float]
 ) -> dict[str, float]:
-    """The ends of the intervals. Each group is judged alone: its mean counts as often as it has comparisons.
+    """The ends of the intervals. Each group is measured alone; its mean counts as often as it has comparisons.
 
-    A figure that is not finite has none, nor one that is no mean over groups (a difference of two means, say).
+    A figure has no interval if it is not finite, or not a mean over groups (a difference of two means, for example).
     """
     values: dict[str, list[float]] = {name: [] for name in INTERVALS if math.isfinite(whole.get(name, math.nan))}
     prompts: dict[str, list[tuple[int, ...]]] = {name: [] for name in values}
@@ -71,7 +71,7 @@ def _ends(
         return {}
     for group, own in zip(groups, _by_group(outputs, groups), strict=True):
         _, metrics = objective(own, pack([group], device=torch.device("cpu")))
-        for name in values.keys() & metrics.keys():  # what compares groups has no value of one alone
+        for name in values.keys() & metrics.keys():  # a metric that compares groups has no value for one group
             total, count = (float(number) for number in metrics[name])
             repeats = round(count)
             values[name] += [total / count] * repeats if repeats else []
@@ -80,14 +80,14 @@ def _ends(
     for name, of_groups in values.items():
         if not of_groups or not math.isclose(np.mean(of_groups), whole[name], rel_tol=1e-4, abs_tol=1e-4):
             continue
-        found = INTERVALS[name](of_groups, clusters=prompts[name])
-        if found.clusters > 1:
-            ends |= {f"{name}_low": found.low, f"{name}_high": found.high}
+        interval = INTERVALS[name](of_groups, clusters=prompts[name])
+        if interval.clusters > 1:
+            ends |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     return ends
 
 
 def _by_group(outputs: Outputs, groups: Sequence[TokenGroup]) -> list[Outputs]:
-    """What was read, group by group."""
+    """Splits the outputs by group."""
     tokens = np.cumsum([sum(c.num_counted for c in group.completions) for group in groups])[:-1].tolist()
     completions = np.cumsum([len(group.completions) for group in groups])[:-1].tolist()
     fields = {name: value for name in Outputs.__slots__ if (value := getattr(outputs, name)) is not None}

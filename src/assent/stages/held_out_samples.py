@@ -1,7 +1,7 @@
-"""Answers to held-out prompts during training: samples to read, and the KL to the reference that they show.
+"""Answers to held-out prompts during training: samples to read, and the KL to the reference.
 
-The prompts and the random numbers are the same at every measurement, so that two of them differ by the weights alone,
-and training's own randomness is not touched (law 7).
+Every measurement uses the same prompts and random numbers, so two measurements differ only by the weights. Training's
+own randomness is not affected (law 7).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from assent.types import PromptGroup, Rollout
 
 @dataclass(frozen=True, slots=True)
 class HeldOutPrompts:
-    """`ids[i]` belong to `groups[i]`."""
+    """Held-out prompts to answer. `ids[i]` are the tokens of the prompt of `groups[i]`."""
 
     groups: list[PromptGroup]
     ids: list[tuple[int, ...]]
     lines: list[str]
-    """What to tell of their choice."""
+    """Lines for the log about how they were chosen."""
 
 
 def choose_prompts(config: StageOptions, data: StageData) -> HeldOutPrompts:
-    """`eval_prompts` of the distinct held-out prompts that leave room for an answer, chosen by the seed.
+    """Chooses `eval_prompts` distinct held-out prompts that leave room for an answer; the seed decides which.
 
-    Fewer where there are fewer, which is told. Raises DataError where none leaves room.
+    If there are fewer, it takes them all and says so. Raises DataError if no prompt leaves room.
     """
     wanted = config.eval_prompts
     if not wanted:
@@ -50,8 +50,8 @@ def choose_prompts(config: StageOptions, data: StageData) -> HeldOutPrompts:
     if not fitting:
         raise DataError(
             "no held-out prompt leaves room for an answer",
-            got=f"prompts of {min(map(len, distinct))} tokens and more, eval_max_new_tokens {longest}",
-            expected=f"at most max_length {config.max_length} together",
+            got=f"prompts of at least {min(map(len, distinct))} tokens, eval_max_new_tokens {longest}",
+            expected=f"at most {config.max_length} tokens together (max_length)",
             fix="lower --eval-max-new-tokens, or raise --max-length",
         )
     chosen = [fitting[i] for i in sorted(permutation(len(fitting), config.seed, "eval prompts")[:wanted])]
@@ -70,7 +70,7 @@ def answers(
     reference: Reader | None,
     reward: Reward | None = None,
 ) -> tuple[dict[str, float], list[dict[str, object]]]:
-    """One answer to each prompt, at temperature 1 or the run's own: held-out figures, and rows for samples.jsonl."""
+    """Samples an answer to each prompt at the run's temperature. Returns figures, and rows for samples.jsonl."""
     rollouts = sample(
         sampler,
         learner,
@@ -110,9 +110,9 @@ def _distance(
     learner: Learner,
     reference: Reader,
 ) -> dict[str, float]:
-    """KL to the reference; each row gets its answer's share."""
+    """The KL to the reference. Adds its answer's share to each row."""
     groups = [TokenGroup(rollout.prompt_ids, (TokenCompletion(rollout.ids),)) for rollout in rollouts]
-    # Both read in one way: where the weights agree the KL is zero, and no difference of sampler and trainer is in it.
+    # Both read in the same way, so with equal weights the KL is zero, and sampler and trainer cannot differ in it.
     policy, start = (_logprobs(reader, groups, lengths) for reader in (learner, reference))
     for row, own, reference_own in zip(rows, policy, start, strict=True):
         row["kl"] = float((own - reference_own).sum())
@@ -124,7 +124,7 @@ def _distance(
 
 
 def _logprobs(reader: Reader, groups: Sequence[TokenGroup], lengths: Sequence[int]) -> list[Any]:
-    """For each group, the log-probabilities of its completion's tokens."""
+    """The log-probabilities of each group's completion, token by token."""
     read = reader.read(groups, want={"logprobs"}).logprobs
     assert read is not None
     return [piece.double().numpy() for piece in read.split(list(lengths))]

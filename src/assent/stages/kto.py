@@ -1,8 +1,8 @@
-"""KTO (Ethayarajh et al., arXiv:2402.01306): preference optimisation from thumbs, single completions up or down.
+"""KTO (Ethayarajh et al., arXiv:2402.01306): preference optimisation from thumbs, up or down, on single completions.
 
-Its value of a completion is measured from a baseline, the policy's KL to the reference, which is estimated by the mean
-log-ratio of mismatched completions: another row's completion under this row's prompt (eq. 8 and section 4.1). So each
-group holds two completions that share the prompt: its own, and the mismatched one, which is read without gradient.
+KTO measures a completion's value from a baseline, the policy's KL to the reference. The mean log-ratio of mismatched
+completions estimates it: another row's completion under this row's prompt (eq. 8 and section 4.1). So each group holds
+two completions that share the prompt: its own, and the mismatched one, which is read without gradient.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class KtoObjective:
         self.declared = thumbs_loss_declaration(loss_type)
         self.scope = self.declared.scope
         self.has_baseline = "kl_baseline" in self.declared.accepts
-        """Each group then holds a mismatched completion after its own."""
+        """True if each group holds a mismatched completion after its own."""
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         return {self.loss_type: float(pair_weights(batch).sum())}
@@ -67,16 +67,18 @@ class KtoObjective:
         if baseline is not None:
             means["kl_baseline"] = (baseline, one)
         chosen, rejected = vectors["rewards/chosen"], vectors["rewards/rejected"]
-        if self.scope == "step" and chosen.numel() and rejected.numel():  # of the whole step, or it would be no mean
+        if (
+            self.scope == "step" and chosen.numel() and rejected.numel()
+        ):  # a micro-batch's margin would not average to the step's
             means["rewards/margins"] = (chosen.mean() - rejected.mean(), one)
         return {self.loss_type: (values * pair_weights(batch)).sum()}, means
 
 
 def with_mismatched(groups: Sequence[TokenGroup], *, max_length: int, seed: int) -> list[TokenGroup]:
-    """Each group with another row's completion after its own, cut to `max_length` tokens with the prompt.
+    """Adds another row's completion to each group, cut so that it fits into `max_length` with the prompt.
 
-    The other row is the next with another prompt in an order drawn from `seed`: the same for the whole run, so that
-    the reference reads both at once. DataError where all prompts are one.
+    The other row is the next one with another prompt, in an order drawn from `seed`. It stays the same for the whole
+    run, so the reference reads both completions at once. DataError if all prompts are the same.
     """
     order = permutation(len(groups), seed, "mismatched")
     result = list(groups)
@@ -85,9 +87,10 @@ def with_mismatched(groups: Sequence[TokenGroup], *, max_length: int, seed: int)
         other = next((group for group in later if group.prompt_ids != groups[i].prompt_ids), None)
         if other is None:
             raise DataError(
-                "KTO's baseline reads completions under other rows' prompts, and all rows have the same one",
+                "KTO's baseline reads completions under other rows' prompts, but all rows have the same prompt",
                 got=f"{len(groups)} rows",
-                fix="give rows of several prompts, or use --loss-type apo_zero_unpaired",
+                expected="at least two different prompts",
+                fix="add rows with other prompts, or use --loss-type apo_zero_unpaired",
             )
         result[i] = _joined(groups[i], other.completions[0], max_length)
     return result
@@ -143,8 +146,8 @@ def run(config: KtoConfig, session: Session) -> StageResult:
 def _balance(groups: Sequence[TokenGroup]) -> str:
     up = sum(bool(group.completion["thumb"][0]) for group in groups)
     cut = sum(completion.truncated for group in groups for completion in group.completions[1:])
-    told = f"; {cut} mismatched completions are cut to fit max_length" if cut else ""
-    return f"thumbs: {up} up, {len(groups) - up} down{told}"
+    cuts = f"; {cut} mismatched completions are cut to fit max_length" if cut else ""
+    return f"thumbs: {up} up, {len(groups) - up} down{cuts}"
 
 
 def _gate(

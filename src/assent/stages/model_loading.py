@@ -1,4 +1,4 @@
-"""The models of a run: as they are in their folders, or with an adapter on top that is trained in their place."""
+"""Loads and saves the models of a run, with an adapter on top if only an adapter is trained."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from assent.rewards.loading import Spec, load_reward, readers_of
 from assent.rewards.reading import ModelReader
 
 START = "start"
-"""Folder of a run's merged start, where it continues from an adapter."""
+"""Folder of a run's merged start, if the run continues from an adapter."""
 
 
 def load_module(
@@ -64,7 +64,7 @@ def load_module(
     *,
     trunk: AlignmentModel | None = None,
 ) -> AlignmentModel:
-    """A policy or a scorer with the weights of its folder; a scorer with those of `trunk`, where that is given."""
+    """A policy or scorer with the weights of its folder. With `trunk`, a scorer is an adapter on the trunk's base."""
     if trunk is not None and kind == "scorer":
         scorer = load_beside(trunk, config, path, name="potential", trained=False)
         return _module(scorer, config, kind)
@@ -82,10 +82,10 @@ def load_trained_modules(
     runtime: Runtime,
     trunk: AlignmentModel | None = None,
 ) -> dict[str, tuple[AlignmentModel, list[str]]]:
-    """The same for a learner of this name, with an adapter where one is asked for; and lines that say what is trained.
+    """Loads the modules of a learner, with an adapter if the configuration has one. Adds log lines on what is trained.
 
-    With --num-adapters also the ensemble's other members, `member-2` and so on. A critic's fresh head is zero: the
-    first round's advantages are then the returns themselves. `run` is the run's folder.
+    With --num-adapters there are more modules: the ensemble's members `member-2` and so on. A critic's fresh head is
+    zero, so the first round's advantages are the returns themselves. `run` is the run's folder.
     """
     if trunk is not None:
         scorer = load_beside(trunk, config, path, name=name, trained=True)
@@ -114,8 +114,8 @@ def load_beside(
 ) -> PreTrainedModel:
     """A scorer on the base of an adapted policy (`--trunk one`).
 
-    `path` is a reward model's adapter, or the policy's own start: then adapter and head are fresh. Errors: ConfigError
-    where it is neither.
+    `path` is a reward model's adapter, or the policy's own start; in that case adapter and head are fresh. ConfigError
+    if it is neither.
     """
     model: Any = policy.hf
     if path != config.model:
@@ -130,13 +130,13 @@ def load_beside(
 
 
 def _members_beside(trunk: AlignmentModel, config: StageOptions, path: str) -> list[PreTrainedModel]:
-    """A reward model, or an ensemble's, on the base of an adapted policy."""
+    """The members of a reward model (one, or an ensemble's), on the base of an adapted policy."""
     paths = list(map(str, members_of(resolve_folder(path)))) or [path]
     return [load_beside(trunk, config, at, name="reward model", trained=False) for at in paths]
 
 
 def frozen(config: StageOptions, module: AlignmentModel, runtime: Runtime) -> Reference:
-    """A model that is read and not trained."""
+    """Wraps a model that is read but not trained."""
     offloaded = config.offload_frozen
     return Reference(module, runtime, config.micro_batch_tokens, offloaded=offloaded)
 
@@ -149,7 +149,7 @@ def load_rewards(
     runtime: Runtime,
     trunk: AlignmentModel | None,
 ) -> tuple[Reward, list[ModelReader]]:
-    """What scores, and the models that it holds in memory: on `trunk`, where that is given."""
+    """The reward, and the models that it keeps in memory. With `trunk`, they are adapters on the trunk's base."""
     options: dict[str, Any] = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
     if config.micro_batch_tokens:
         options["micro_batch_tokens"] = config.micro_batch_tokens
@@ -178,14 +178,15 @@ def _module(
 
 
 def _quantised(config: StageOptions, runtime: Runtime, path: str) -> dict[str, Any] | None:
-    """How the frozen weights are loaded; None: as they are. ConfigError where 4 bits cannot be had, nothing loaded."""
+    """How to load the frozen weights; None: as they are. ConfigError if 4 bits are not possible."""
     if not config.load_in_4bit:
         return None
     check_quantisation(runtime.device)
     if is_adapter(resolve_folder(path, revision=config.revision)):
         raise ConfigError(
-            "an adapter's merged weights stand in memory only, and 4-bit weights are read from a folder",
+            "4-bit weights are read from a folder, but an adapter's merged weights are only in memory",
             got=f"--load-in-4bit with the adapter {path}",
+            expected="a folder with all of the model's weights",
             fix=f"merge it first: assent merge {path} --output-dir FOLDER",
         )
     return quantisation(runtime.device, DTYPES[config.dtype])
@@ -194,12 +195,12 @@ def _quantised(config: StageOptions, runtime: Runtime, path: str) -> dict[str, A
 def _with_adapter(
     model: PreTrainedModel, config: StageOptions, *, name: str, path: str, tokenizer: PreTrainedTokenizerBase, run: Path
 ) -> tuple[PreTrainedModel, list[str]]:
-    """`model`, which was loaded from `path`, with a fresh adapter; and lines that say what is trained."""
+    """Adds a fresh adapter to `model`, which was loaded from `path`. Returns also log lines on what is trained."""
     folder = resolve_folder(path, revision=config.revision)
     lines = []
     if is_adapter(folder):
         base = Base(str((run / START).resolve()))
-        lines.append(f"{name}: {path} is an adapter itself: merged into its base, the new one goes on top of that")
+        lines.append(f"{name}: {path} is an adapter itself: it was merged into its base, and a new one is on top")
     elif Path(path).expanduser().is_dir():
         base = Base(str(folder.resolve()), content=content_of(folder))
     else:
@@ -220,7 +221,7 @@ def _with_adapter(
     )
     if fresh:
         lines.append(
-            f"{name}: the embeddings are trained and saved whole, for they have new tokens: {', '.join(fresh)}"
+            f"{name}: the embeddings are trained and saved in full, because they have new tokens: {', '.join(fresh)}"
         )
     return adapted, lines
 
@@ -232,8 +233,8 @@ def save_trained(
     *,
     state_dict: Mapping[str, Tensor] | None,
 ) -> None:
-    """A run's model or an ensemble's members, with a value head and, of an adapter, the base that stood nowhere yet.
-    `state_dict`: see `save_model`."""
+    """Saves a run's model, or an ensemble's members. Saves also the value head, and the adapter's base if no folder has
+    it yet. `state_dict`: see `save_model`."""
     module, *others = modules
     if is_adapted(module.hf):
         save_start(module.hf, tokenizer, state_dict)
@@ -246,9 +247,9 @@ def save_trained(
 
 
 def save_start(model: Any, tokenizer: PreTrainedTokenizerBase, state_dict: Mapping[str, Tensor] | None) -> None:
-    """The merged start of a run that continued from an adapter, as a folder: the base of the adapter it trained."""
+    """Saves the merged start of a run that continues from an adapter: the base of the adapter that it trains."""
     base: Base = model.assent_base
-    if base.content:  # it is a folder of its own
+    if base.content:  # the base has a folder already
         return
     weights = base_weights(model.state_dict() if state_dict is None else state_dict)
     save_model(base.path, model.get_base_model(), tokenizer, state_dict=weights)

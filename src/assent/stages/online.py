@@ -1,6 +1,6 @@
-"""RLHF: sample, score, train, repeat. One function for all algorithms of config/algorithms.py.
+"""RLHF: sample, score, train, repeat. One function runs all algorithms of config/algorithms.py.
 
-Three policies: the one in training, the one that sampled (ratio), the reference (KL).
+There are three policies: the one in training, the one that sampled (for the ratio) and the reference (for the KL).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from torch import nn
 
 from assent.config.online import CriticOptions, OnlineOptions
 from assent.config.rewards import ModelSource
-from assent.data.texts import as_plain
 from assent.engine.learner import Learner
 from assent.engine.random import permutation
 from assent.engine.references import Reader
@@ -27,11 +26,11 @@ from assent.rewards.base import Scores, score_rollouts
 from assent.rewards.reward_model import same_tokenizer
 from assent.rewards.steps import step_ends
 from assent.runs.log import Progress, RunLog
-from assent.stages.clock import Clock
 from assent.stages.gate import (
     Gate,
     check_batch_mates,
     check_positions,
+    check_ratio,
     check_reward_batch_mates,
     check_tokens,
     precision_of,
@@ -41,7 +40,7 @@ from assent.stages.online_checks import check_online
 from assent.stages.online_objectives import PolicyObjective, SharedTrunkObjective, ValueObjective
 from assent.stages.result import StageResult
 from assent.stages.rollout_step import Round, build_round
-from assent.stages.sampling import sample_round, to_groups
+from assent.stages.sampling import Clock, sample_round, sample_row, to_groups
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
 from assent.stages.stage_data import StageData, read_stage_data
@@ -82,10 +81,9 @@ def run(config: OnlineOptions, session: Session) -> StageResult:
         _note_rounds(config, len(session.train_groups), log)
     for step in session.steps():
         clock = Clock()
-        indices = session.indices(step)
-        rollouts = sample_round(config, sampler, learner, [session.train_tokens[i] for i in indices], step=step)
+        prompts = session.prompts(step)
+        rollouts = sample_round(config, sampler, learner, session.batch(step), step=step)
         clock.lap("generate")
-        prompts = [session.train_groups[i] for i in indices]
         with session.kept_on_failure("the reward"):
             scores = score_rollouts(reward, rollouts, prompts)
         clock.lap("score")
@@ -112,16 +110,16 @@ def run(config: OnlineOptions, session: Session) -> StageResult:
         mismatch = sampler_mismatch(learner, few, config=config, step=step)
         clock.lap("check")
         objective = _objective(config, kl_coef=controller.value)
-        own_critic = None if critic is learner else critic  # on a shared trunk it is trained with the policy
+        own_critic = None if critic is learner else critic  # on a shared trunk the policy's update trains it
         metrics = _train_round(config, step, batch, objective, learner=learner, critic=own_critic)
         clock.lap("train")
-        learned = step >= config.critic_warmup_steps  # before that, the policy stands still
+        learned = step >= config.critic_warmup_steps  # before that, only the critic is trained
         if learned and isinstance(controller, AdaptiveKLController):
             controller.update(batch.kl_nats, len(rollouts))
         session.state |= {"kl_coef": controller.value, "score_moments": batch.score_moments}
         log.samples(step + 1, _sample_rows(prompts, rollouts, scores))
         found = {**batch.metrics, **scores.metrics(), **metrics, "rollout/logprob_mismatch": mismatch}
-        found |= clock.metrics(tokens=sum(len(rollout.ids) for rollout in rollouts))
+        found |= clock.metrics(rollouts)
         session.log_step(step, found, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     models.check_unchanged(reference)
     return session.finish()
@@ -142,8 +140,8 @@ def _critic(config: OnlineOptions, session: Session) -> Learner:
 
 
 def _critic_start(config: OnlineOptions, data: StageData) -> str:
-    """The reward model if it is all that scores, has one head and reads the policy's tokens, else the policy, with a
-    fresh head."""
+    """The path of the critic's start: the reward model if it is the only source of reward, has one head and reads the
+    policy's tokens; otherwise the policy, which gets a fresh head."""
     source, path = config.reward[0], config.reward[0].reward
     if len(config.reward) > 1 or not isinstance(source, ModelSource) or load_config(path).num_labels != 1:
         return config.model
@@ -151,16 +149,18 @@ def _critic_start(config: OnlineOptions, data: StageData) -> str:
 
 
 def _step_ends(rollouts: Sequence[Rollout], data: StageData) -> list[tuple[int, ...]]:
-    """The last token of each of a completion's steps, as the policy wrote them."""
+    """For each rollout, the index of the last token of each step."""
     return [step_ends(rollout.ids, rollout.text, lambda ids: decode(ids, data.tokenizer)) for rollout in rollouts]
 
 
 def _note_rounds(config: OnlineOptions, num_prompts: int, log: RunLog) -> None:
-    """Says where rounds have fewer prompts than asked for."""
+    """Logs a note if some rounds have fewer prompts than batch_size."""
     if num_prompts < config.batch_size:
-        log.note(f"batch_size is {config.batch_size}, but each round has {num_prompts} prompts: there are no more")
+        log.note(
+            f"batch_size is {config.batch_size}, but the data has {num_prompts} prompts: each round has all of them"
+        )
     elif (last := num_prompts % config.batch_size) and config.total_steps * config.batch_size > num_prompts:
-        log.note(f"batch_size does not divide {num_prompts} prompts: the last round of each pass has {last}")
+        log.note(f"batch_size does not divide {num_prompts} prompts: the last round of each pass has only {last}")
 
 
 @dataclass(slots=True)
@@ -175,7 +175,7 @@ def _controller(config: OnlineOptions) -> AdaptiveKLController | _FixedKL:
 
 
 def _objective(config: OnlineOptions, *, kl_coef: float) -> PolicyObjective | SharedTrunkObjective:
-    """Of the learner `model`: the policy's, and the critic's with it where both are one trunk."""
+    """The objective of the learner `model`: the policy's, together with the critic's on a shared trunk."""
     policy = PolicyObjective.of(config, kl_coef=kl_coef)
     if config.trunk != "shared":
         return policy
@@ -192,8 +192,8 @@ def _train_round(
     learner: Learner,
     critic: Learner | None,
 ) -> dict[str, float]:
-    """`num_ppo_epochs` passes over the round in `num_mini_batches` updates each; the mean of the updates' metrics
-    (of what is a state, the last). The policy's updates end early where `target_kl` says so; the critic's do not."""
+    """Passes over the round `num_ppo_epochs` times, with `num_mini_batches` updates in each pass. `target_kl` ends the
+    policy's updates early, but not the critic's. Returns the mean of the updates' metrics; for states, the last."""
     epochs, num_mini_batches = config.passes
     parts: list[list[TokenGroup]] = []
     for epoch in range(epochs):
@@ -204,7 +204,7 @@ def _train_round(
     def policy_updates() -> Iterator[dict[str, float]]:
         for groups in parts:
             yield (update := learner.update(groups, policy_objective))
-            if target_kl is not None and _gone(update) > target_kl:
+            if target_kl is not None and _distance(update) > target_kl:
                 break
 
     def critic_updates(critic: Learner, objective: ValueObjective) -> Iterator[dict[str, float]]:
@@ -226,13 +226,14 @@ def _train_round(
     return {**means, **states, "policy/updates": float(len(totals.get("grad_norm", [])))}
 
 
-def _gone(update: Mapping[str, float]) -> float:
-    """Nats per token from the policy that sampled. RunError for a third party's objective that does not tell it."""
+def _distance(update: Mapping[str, float]) -> float:
+    """Nats per token to the policy that sampled. RunError if a third party's objective does not report it."""
     if K3 not in update:
         raise RunError(
-            "target_kl needs to know how far the policy has gone, which its objective does not tell",
+            "target_kl needs the distance to the policy that sampled, which the policy objective does not report",
+            got=f"the metrics {', '.join(sorted(update))}",
             expected=f"a metric {K3}, for each token",
-            fix="let the policy objective give it, or leave target_kl out",
+            fix="return this metric from the policy objective, or leave target_kl out",
         )
     return update[K3]
 
@@ -240,19 +241,13 @@ def _gone(update: Mapping[str, float]) -> float:
 def _gate(
     config: OnlineOptions, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reader
 ) -> None:
-    """Ratio 1 and KL 0 before the first update; log-probabilities independent of batch mates."""
+    """Before the first update: ratio 1, KL 0, and log-probabilities that do not depend on batch mates."""
     groups = to_groups(rollouts, config.num_completions)
     check_positions(gate, groups)
     check_batch_mates(gate, learner, groups, want="logprobs")
     outputs = learner.read(groups, want={"logprobs"})
     assert outputs.logprobs is not None
-    sampled = torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs])
-    check_tokens(
-        gate,
-        "ratio",
-        outputs.logprobs - sampled,
-        cause="sampler and trainer disagree: temperature, dropout, positions, or the sampler holds other weights",
-    )
+    check_ratio(gate, outputs.logprobs, rollouts)
     if config.reference is not None and reference.fingerprint() != learner.fingerprint():
         gate.skip("kl", reason="the reference is not the policy's start")
     else:
@@ -262,7 +257,7 @@ def _gate(
             gate,
             "kl",
             outputs.logprobs - under_reference,
-            cause="the reference does not compute as the policy does: dtype, attention, or adapters",
+            cause="the reference computes differently from the policy: dtype, attention, or adapters",
         )
     gate.done()
 
@@ -270,16 +265,8 @@ def _gate(
 def _sample_rows(
     prompts: Sequence[PromptGroup], rollouts: Sequence[Rollout], scores: Scores
 ) -> list[dict[str, object]]:
-    """The first, the best and the worst of the round, for `samples.jsonl`."""
+    """Rows of `samples.jsonl`: the first, the best and the worst completion of the round."""
     shown = dict.fromkeys(
         [0, max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)]
     )
-    return [
-        {
-            "prompt": as_plain(prompts[rollouts[i].prompt_index].prompt),
-            "completion": rollouts[i].text,
-            **scores.of(i),
-            "finish": rollouts[i].finish_reason,
-        }
-        for i in shown
-    ]
+    return [sample_row(prompts[rollouts[i].prompt_index], rollouts[i], scores.of(i)) for i in shown]

@@ -1,4 +1,4 @@
-"""What an online command refuses before anything is loaded or written."""
+"""The checks of an online command before it loads or writes anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from assent.stages.stage_data import StageData
 
 
 def check_online(config: OnlineOptions, data: StageData) -> dict[str, str]:
-    """SHA-256 of what the run depends on beside data and model. UsageError where it cannot run as asked."""
+    """SHA-256 of what the run depends on besides data and model. UsageError if the configuration cannot run."""
     check_reference(config, data)
     if critic_start := config.critic:
         check_same_tokens(critic_start, config, data, what="the critic")
@@ -37,22 +37,22 @@ def check_online(config: OnlineOptions, data: StageData) -> dict[str, str]:
 
 
 def _check_rounds(config: OnlineOptions, num_prompts: int) -> None:
-    """ConfigError where the last round of a pass over the prompts is too small for its updates: the learning rate's
-    schedule counts on them."""
+    """ConfigError if the last round of a pass over the prompts is too small for its updates, which the learning rate's
+    schedule counts."""
     _, num_mini_batches = config.passes
     reaches_last = config.total_steps * config.batch_size >= num_prompts
     smallest = (num_prompts - 1) % config.batch_size + 1 if reaches_last else config.batch_size
     if smallest < num_mini_batches:
         raise ConfigError(
-            "the last round of a pass over the prompts has fewer of them than num_mini_batches",
+            "the last round of a pass over the prompts has fewer prompts than num_mini_batches",
             got=f"{num_prompts} prompts in rounds of {config.batch_size}: the last has {smallest}",
-            expected=f"at least {num_mini_batches}",
-            fix="lower --num-mini-batches, or choose a --batch-size that leaves more",
+            expected=f"at least {num_mini_batches} prompts in every round",
+            fix="lower --num-mini-batches, or choose a --batch-size that leaves more prompts",
         )
 
 
 def _check_memory(config: OnlineOptions) -> None:
-    """What `--trunk one` and `--offload-frozen` ask of models and device, before anything is loaded."""
+    """Checks that models and device allow `--trunk one` and `--offload-frozen`."""
     sources = [leaf for source in config.reward for leaf in source.leaves()]
     frozen = {f"the reward {s.label}": s.reward for s in sources if isinstance(s, ModelSource | ImplicitSource)}
     if potential := config.potential:
@@ -61,8 +61,9 @@ def _check_memory(config: OnlineOptions) -> None:
         check_base_is_plain(config.model, revision=config.revision)
         if implicit := [source.reward for source in sources if isinstance(source, ImplicitSource)]:
             raise ConfigError(
-                "with trunk one no model has weights of its own, and an implicit reward is two such models",
+                "with trunk one no model has weights of its own, but an implicit reward is two such models",
                 got=implicit[0],
+                expected="rewards without models, or reward models that are adapters on the policy's base",
                 fix="leave --trunk out",
             )
         critic = config.critic
@@ -70,29 +71,30 @@ def _check_memory(config: OnlineOptions) -> None:
             check_stands_on_base(path, config.model, what=what, revision=config.revision)
     if config.offload_frozen:
         if (device := Runtime(config.device).device).type != "cuda":
-            raise ConfigError("offload_frozen needs CUDA", got=f"device {device}", fix="leave it out")
+            raise ConfigError("offload_frozen needs CUDA", got=f"device {device}", expected="cuda", fix="leave it out")
         if config.lora_r and config.reference is None and not frozen:
             raise ConfigError(
-                "offload_frozen has no effect: the reference is the policy with its adapter off, the rewards no models",
+                "offload_frozen has no effect: the reference is the adapted policy, and no reward is a model",
                 fix="leave it out",
             )
 
 
 def _check_critic(path: str, config: OnlineOptions) -> None:
-    """ConfigError for a reward model with several heads or adapters: a critic has one."""
-    found = load_config(path, revision=config.revision)
-    if is_classifier(found) and found.num_labels != 1:
-        raise ConfigError(f"the critic {path} has several heads", got=found.num_labels, expected="1")
+    """ConfigError if the critic's start is a reward model with several heads or adapters."""
+    start = load_config(path, revision=config.revision)
+    if is_classifier(start) and start.num_labels != 1:
+        raise ConfigError(f"the critic {path} has several heads", got=start.num_labels, expected="1")
 
 
 def _check_potential(path: str, data: StageData, max_length: int) -> None:
-    """It is read at the policy's tokens, by one head."""
+    """ConfigError if the potential has several heads or cannot read the policy's tokens."""
     heads = check_reward_model(path)
     check_context(load_config(path), max_length, whose=f"the potential {path}")
     if heads != 1:
-        raise ConfigError(f"potential {path} has several heads", got=heads, expected="1")
+        raise ConfigError(f"the potential {path} has several heads", got=heads, expected="1")
     if not same_tokenizer(load_tokenizer(path), data.tokenizer):
         raise ConfigError(
-            f"potential {path} has another tokenizer than the policy, whose tokens it would read",
+            f"the potential {path} has another tokenizer than the policy, whose tokens it would read",
+            expected="the policy's tokenizer",
             fix="train a reward model that starts from the policy's model",
         )

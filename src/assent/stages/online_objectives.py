@@ -1,4 +1,4 @@
-"""What the online stage binds its objectives into: the policy's with its penalties, and the critic's."""
+"""The objectives of the online stage: the policy's, with its penalties, and the critic's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from assent.stages.scoring import ObjectiveSums
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyObjective:
-    """The policy's loss, the KL penalty where it stands in the loss, and the entropy bonus.
+    """The policy's loss, the KL penalty if it is part of the loss, and the entropy bonus.
 
-    loss_type: dapo averages over the update's completion tokens, grpo over each completion's tokens and then over
-    completions, dr_grpo divides the sum by completions times max_new_tokens.
+    loss_type: dapo averages over the update's completion tokens. grpo averages over each completion's tokens, then over
+    completions. dr_grpo divides the sum by the number of completions times max_new_tokens.
     """
 
     function: PolicyLoss = ppo_loss
@@ -71,7 +71,9 @@ class PolicyObjective:
         everything = torch.ones_like(logprobs, dtype=torch.bool)
         values, metrics = self.function(logprobs, old, batch.token["advantages"], everything, **self.options)
         _check_shape(values, logprobs, of="policy")
-        if "importance" in batch.token:  # of the policy term alone, as in TRL: the KL penalty is not the sampler's
+        if (
+            "importance" in batch.token
+        ):  # only the policy term is weighted, as in TRL: the KL penalty does not depend on the sampler
             values = values * batch.token["importance"]
         per_token = {"policy_avg": values}
         if "kl_avg" in self._terms:
@@ -92,16 +94,19 @@ class PolicyObjective:
 
 
 def _check_shape(values: Tensor, like: Tensor, *, of: str) -> None:
-    """RunError for what a third party's objective gives in the place of a value for each token."""
+    """RunError if a third party's objective does not return a value for each token."""
     if values.shape != like.shape:
         raise RunError(
-            f"the {of} objective gave no value for each token", got=tuple(values.shape), expected=tuple(like.shape)
+            f"the {of} objective did not return a value for each token",
+            got=f"a tensor of {tuple(values.shape)}",
+            expected=f"a tensor of {tuple(like.shape)}",
+            fix="return values per token, before any mean or sum",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedTrunkObjective:
-    """The policy's loss and vf_coef times the value loss, of one trunk (arXiv:1707.06347, eq. 9)."""
+    """The policy's loss plus vf_coef times the value loss, on a shared trunk (arXiv:1707.06347, eq. 9)."""
 
     policy: PolicyObjective
     value: ValueObjective

@@ -1,6 +1,6 @@
-"""Online DPO (Guo et al., arXiv:2402.04792): sample K completions, rank them, train on what was sampled, repeat.
+"""Online DPO (Guo et al., arXiv:2402.04792): sample K completions, rank them, train on them, repeat.
 
-What was sampled is kept in `preferences.jsonl`, a file of scores that `dpo` and `reward` read.
+`preferences.jsonl` keeps the completions and their scores, in a layout that `dpo` and `reward` read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from assent.config.online_dpo import OnlineDpoConfig
 from assent.config.rewards import described, written
@@ -20,15 +19,12 @@ from assent.models.batch import TokenGroup
 from assent.rewards.base import Reward, Scores, score_rollouts
 from assent.rewards.loading import check_contexts, check_reward, reward_hash
 from assent.rollouts.opening import check_sampler
-from assent.rollouts.sampler import Sampler
 from assent.runs.log import Progress, RunLog
-from assent.stages.clock import Clock
-from assent.stages.gate import Gate, check_reward_batch_mates, check_tokens, precision_of, sampler_mismatch
-from assent.stages.held_out_samples import answers
+from assent.stages.gate import Gate, check_ratio, check_reward_batch_mates, precision_of, sampler_mismatch
 from assent.stages.preference import PreferenceObjective, check_start
 from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference, check_reference
 from assent.stages.result import StageResult
-from assent.stages.sampling import sample_round, to_groups
+from assent.stages.sampling import Clock, sample_round, sample_row, to_groups
 from assent.stages.selecting import to_prompts
 from assent.stages.session import Session, open_session
 from assent.stages.stage_data import read_stage_data
@@ -61,13 +57,14 @@ def run(config: OnlineDpoConfig, session: Session) -> StageResult:
     reward, sampler = session.models.add_reward(config.reward), session.models.add_sampler()
     objective = PreferenceObjective(config.entries)
     reference = ReadReference(config.reference, session) if objective.needs_reference else NoReference()
-    _validate(config, session, sampler=sampler, reward=reward, reference=reference)
+    if session.eval_prompts.ids:
+        origin = reference.model if isinstance(reference, ReadReference) else None
+        session.validation.measure = lambda: session.answer(sampler, origin, reward=reward)
     session.resume()
     for step in session.steps():
         clock = Clock()
-        indices = session.indices(step)
-        prompts = [session.train_groups[i] for i in indices]
-        rollouts = sample_round(config, sampler, learner, [session.train_tokens[i] for i in indices], step=step)
+        prompts = session.prompts(step)
+        rollouts = sample_round(config, sampler, learner, session.batch(step), step=step)
         clock.lap("generate")
         with session.kept_on_failure("the reward"):
             scores = score_rollouts(reward, rollouts, prompts)
@@ -89,53 +86,33 @@ def run(config: OnlineDpoConfig, session: Session) -> StageResult:
         for _ in range(config.updates_per_round if compared else 0):
             metrics |= learner.update(compared, objective)
         clock.lap("train")
-        metrics |= clock.metrics(tokens=sum(len(rollout.ids) for rollout in rollouts))
-        log.samples(step + 1, _shown(prompts[0], rollouts[: config.num_completions], scores))
+        metrics |= clock.metrics(rollouts)
+        shown = range(config.num_completions)  # those of the first prompt
+        log.samples(step + 1, [sample_row(prompts[0], rollouts[i], scores.of(i)) for i in shown])
         session.log_step(step, metrics, completions_sampled=len(rollouts), reward_calls=len(rollouts))
     if learner.step == 0:
         raise RunError(
-            "in no round did a prompt's completions differ in score, so nothing was learned",
+            "no prompt's completions differed in score in any round, so nothing was learned",
             got=f"{config.total_steps} rounds of {config.batch_size} prompts, rewarded by {described(config.reward)}",
-            fix="see the scores in preferences.jsonl; raise --num-completions or --temperature",
+            expected="at least one prompt whose completions get different scores",
+            fix="look at the scores in preferences.jsonl; raise --num-completions or --temperature",
         )
     reference.finish()
     return session.finish()
 
 
 def less_for_no_end(scores: Scores, rollouts: Sequence[Rollout], penalty: float) -> Scores:
-    """The scores that are compared: less the penalty where a completion was cut before it ended."""
+    """The scores to compare: the reward's, minus `penalty` for each completion that was cut before its end."""
     less = [score - penalty * (r.finish_reason != "stop") for score, r in zip(scores, rollouts, strict=True)]
     return Scores(less, parts=scores.parts)
 
 
-def _validate(
-    config: OnlineDpoConfig, session: Session, *, sampler: Sampler, reward: Reward, reference: StageReference
-) -> None:
-    """Held-out figures are what the reward says of answers to held-out prompts."""
-
-    def measure() -> dict[str, float]:
-        figures, rows = answers(
-            config,
-            session.eval_prompts,
-            sampler=sampler,
-            learner=session.models.learner,
-            reference=reference.model if isinstance(reference, ReadReference) else None,
-            reward=reward,
-        )
-        session.log.samples(session.step, rows)
-        session.ledger.add(completions_sampled=len(rows), reward_calls=len(rows))
-        return figures
-
-    if session.eval_prompts.ids:
-        session.validation.measure = measure
-
-
 def ranking_of(config: OnlineDpoConfig, group: TokenGroup, scores: Sequence[float]) -> TokenGroup | None:
-    """The completions to compare, the best first, with their `rank` from 1; equal scores have equal ranks.
+    """The completions to compare, best first, with `rank` counted from 1. Equal scores have equal ranks.
 
-    None where they say nothing: all have one score and no loss knows what a tie means, or all are the same tokens.
+    None if there is nothing to learn: all scores are equal and no loss uses ties, or all have the same tokens.
     """
-    order = sorted(range(len(scores)), key=lambda k: -scores[k])  # of equals, the one sampled first
+    order = sorted(range(len(scores)), key=lambda k: -scores[k])  # equal scores keep the order of sampling
     chosen = order if config.compares_all else [order[0], order[-1]]
     levels = sorted({scores[k] for k in chosen}, reverse=True)
     completions = tuple(group.completions[k] for k in chosen)
@@ -157,17 +134,12 @@ def _gate(
     objective: PreferenceObjective,
     reference: StageReference,
 ) -> None:
-    """What `dpo` checks, on the first comparisons; and that sampler and trainer are one policy."""
+    """Makes the checks of `dpo` on the first comparisons, and checks that sampler and trainer are the same policy."""
     gate = Gate(log, precision=precision_of(config))
     check_reward_batch_mates(gate, reward, rollouts, prompts, dtype=config.dtype)
     read = learner.read(to_groups(rollouts, config.num_completions), want={"logprobs"}).logprobs
     assert read is not None
-    check_tokens(
-        gate,
-        "ratio",
-        read - torch.tensor([logprob for rollout in rollouts for logprob in rollout.logprobs]),
-        cause="sampler and trainer disagree: temperature, dropout, positions, or the sampler holds other weights",
-    )
+    check_ratio(gate, read, rollouts)
     check_start(gate, learner, compared, objective, origin=reference.origin)
     gate.done()
 
@@ -175,7 +147,7 @@ def _gate(
 def _of_round(
     rollouts: Sequence[Rollout], scores: Sequence[Sequence[float]], sampled: Sequence[TokenGroup], *, num_compared: int
 ) -> dict[str, float]:
-    """Figures of what was sampled; `scores` prompt by prompt, as they were compared."""
+    """Metrics of the round. `scores` are the compared ones, a row for each prompt."""
     metrics = {
         "objective/scores_margin": float(np.mean([max(row) - min(row) for row in scores])),
         "rollout/completion_length": float(np.mean([len(rollout.ids) for rollout in rollouts])),
@@ -197,11 +169,11 @@ def records(
     *,
     policy: str,
 ) -> list[dict[str, object]]:
-    """Rows of `preferences.jsonl`, one for each prompt, ties included. `scores`: as they were compared; `policy`:
-    fingerprint of what sampled them.
+    """Rows of `preferences.jsonl`, one for each prompt, ties included. `scores` are the compared ones; `policy` is the
+    fingerprint of the model that sampled.
 
-    A completion without a visible character is no text that a file of completions may hold, and is left out there; of
-    a prompt with fewer than two others there is no row. `rollout/blank` counts them.
+    A file of completions may not hold blank text. So blank completions are left out, and a prompt with fewer than two
+    others has no row. `rollout/blank` counts the blank ones.
     """
     rows: list[dict[str, object]] = []
     for number, group in enumerate(prompts):
@@ -224,14 +196,5 @@ def records(
 
 
 def _parts_of(scores: Scores, kept: Sequence[int]) -> dict[str, object]:
-    """Of several sources, `rewards`: each one's scores of these completions."""
+    """With several sources of reward, `rewards`: each source's scores of these completions."""
     return {"rewards": {name: [part[i] for i in kept] for name, part in scores.parts.items()}} if scores.parts else {}
-
-
-def _shown(group: PromptGroup, rollouts: Sequence[Rollout], scores: Scores) -> list[dict[str, object]]:
-    """The first prompt's completions, for `samples.jsonl`."""
-    prompt = context(group)["prompt"]
-    return [
-        {"prompt": prompt, "completion": rollout.text, **scores.of(i), "finish": rollout.finish_reason}
-        for i, rollout in enumerate(rollouts)
-    ]

@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al., arXiv:2305.18290, eq. 7) and its family, from pairs or rankings."""
+"""Direct preference optimisation (Rafailov et al., arXiv:2305.18290, eq. 7) and its family, on pairs or rankings."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from assent.types import PromptGroup
 
 COLUMNS = ("margin", "chosen_probability")
 COMPARED = ("rewards/margins", "rewards/accuracies")
-"""Metrics of groups in which something is better than something else."""
+"""Metrics that count only groups with an order."""
 Computed = tuple[Tensor, Mapping[str, Tensor], Tensor]
-"""Values (G,), metrics (G,), and 1 where the group has an order (a tied pair has none), (G,)."""
+"""Values (G,), metrics (G,), and (G,) 1 for each group that has an order, 0 for a tied pair."""
 
 
 class PreferenceObjective:
     """The weighted sum of registered losses of the completions' summed log-probabilities, averaged over the step.
 
-    In each group the best completion comes first. Metrics are those of the first loss.
+    The best completion comes first in each group. Metrics are those of the first loss.
     """
 
     want = frozenset({"logprobs"})
@@ -59,7 +59,7 @@ class PreferenceObjective:
         return self.of_sums(logps, batch)
 
     def of_sums(self, logps: Tensor, batch: GroupBatch) -> ObjectiveSums:
-        """The same from each completion's summed log-probability, (S,)."""
+        """The same as a call, from each completion's summed log-probability, (S,)."""
         sums: dict[str, Tensor] = {}
         means: dict[str, tuple[Tensor, Tensor]] = {}
         for entry in self.losses:
@@ -86,28 +86,28 @@ class PreferenceObjective:
         return values, metrics, torch.ones_like(values)
 
     def _ranking(self, entry: LossEntry, logps: Tensor, batch: GroupBatch) -> Computed:
-        """The implicit rewards stand for a reward model's scores (arXiv:2305.18290, appendix A.3)."""
+        """Ranks completions by their implicit rewards (arXiv:2305.18290, appendix A.3)."""
         hyperparameters: dict[str, Any] = dict(entry.hyperparameters)
         rewards = hyperparameters.pop("beta") * (logps - batch.completion[REFERENCE])
-        values, found = ranking_loss(
+        values, measured = ranking_loss(
             entry.name, scores=rewards, ranks=batch.completion["rank"], group=batch.group, **hyperparameters
         )
         is_last = torch.ones_like(batch.group, dtype=torch.bool)
         is_last[:-1] = batch.group[1:] != batch.group[:-1]
-        best, worst = is_last.roll(1), is_last  # groups lie one after the other
+        best, worst = is_last.roll(1), is_last  # groups follow one another
         metrics = {
             "rewards/chosen": rewards[best],
             "rewards/rejected": rewards[worst],
             "rewards/margins": rewards[best] - rewards[worst],
-            "rewards/accuracies": found["accuracy"],
+            "rewards/accuracies": measured["accuracy"],
             "logps/chosen": logps[best],
             "logps/rejected": logps[worst],
         }
-        return values, {name: value.detach() for name, value in metrics.items()}, found["ordered"]
+        return values, {name: value.detach() for name, value in metrics.items()}, measured["ordered"]
 
 
 def _halves(values: Tensor, first: str, second: str) -> dict[str, Tensor]:
-    """(2B,) of pairs as two (B,)."""
+    """Splits (2B,) values of pairs into two of (B,)."""
     one, other = values.view(-1, 2).unbind(1)
     return {first: one, second: other}
 
@@ -129,7 +129,7 @@ def train(
 
 
 def _select(config: PreferenceConfig) -> Select:
-    """Pairs, unless all losses are of rankings; ties where all losses know what they mean."""
+    """Keeps pairs, or rankings if all losses are losses of rankings. Keeps ties if all losses can use them."""
     entries = config.entries
     ties = all(entry.is_ranking and "tied" in entry.declaration.accepts for entry in entries)
     select = partial(to_rankings if all(entry.is_ranking for entry in entries) else to_comparisons, ties=ties)
@@ -137,10 +137,10 @@ def _select(config: PreferenceConfig) -> Select:
 
 
 def _check_columns(config: PreferenceConfig, data: StageData) -> None:
-    """DataError for a column of numbers that no loss would read, or that has no meaning with one.
+    """DataError for a column of numbers that the losses cannot use.
 
-    A margin is what a loss adds to an order: one that reads it is enough. A soft label says how sure the order is, and
-    a loss that does not read it would take it for certain: all must.
+    One loss that reads a margin is enough, because a margin only adds to the order. All losses must read a soft label,
+    because it says how certain the order is; a loss that ignores it would take the order as certain.
     """
     names = ", ".join(entry.name for entry in config.entries)
     accepts = [entry.declaration.accepts for entry in config.entries]
@@ -154,6 +154,7 @@ def _check_columns(config: PreferenceConfig, data: StageData) -> None:
             raise DataError(
                 f"the {part.name} data has a column that the loss cannot use",
                 got=f"{min(idle)}, with loss {names}",
+                expected="only columns that the loss uses",
                 fix="drop the column, or choose a loss that uses it: docs/papers.md says which do",
             )
 
@@ -182,10 +183,10 @@ def run(config: PreferenceConfig, session: Session) -> StageResult:
 def check_start(
     gate: Gate, learner: Learner, first: Sequence[TokenGroup], objective: PreferenceObjective, *, origin: str
 ) -> None:
-    """Law 5 on the first step's groups, which carry the reference's sums; `origin` is the reference's."""
+    """The gate (law 5) on the first step's groups, which hold the reference's sums. `origin` is the reference's."""
     logprobs = check_policy(gate, learner, first)
     if origin == "none":
-        gate.skip("loss_at_zero_margin", reason="the loss takes no reference: its margins are not zero at the start")
+        gate.skip("loss_at_zero_margin", reason="the loss takes no reference, so its margins are not zero at the start")
     elif origin != "start":
         gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")
     else:
@@ -197,12 +198,12 @@ def check_start(
 def check_zero_margin(
     gate: Gate, objective: PreferenceObjective, logprobs: Tensor, batch: GroupBatch, tolerance: float
 ) -> None:
-    """The loss is the one declared where all log-ratios are zero; of several with a reference, the weighted sum.
+    """At zero log-ratios the loss has its declared value. Several losses with a reference have the weighted sum.
 
-    tolerance: nats by which a completion's sum may be off; what that makes of the loss follows from its gradient.
+    tolerance: allowed error of a completion's sum, in nats. The gradient turns it into an allowed error of the loss.
     """
     if any(name in batch.value for name in COLUMNS):
-        gate.skip("loss_at_zero_margin", reason="the data gives soft labels or margins of its own")
+        gate.skip("loss_at_zero_margin", reason="the data has soft labels or margins")
         return
     ranks = torch.stack([batch.group.float(), batch.completion.get("rank", torch.arange(batch.num_completions))])
     if ranks.unique(dim=1).shape[1] < batch.num_completions:
@@ -212,7 +213,7 @@ def check_zero_margin(
     sums = batch.sum_by_completion(logprobs).requires_grad_()
     expected = sum(entry.weight * _declared_value(entry, sums.detach(), batch) for entry in at_start)
     if math.isnan(expected):
-        gate.skip("loss_at_zero_margin", reason="a loss does not declare its value there, or it is not finite")
+        gate.skip("loss_at_zero_margin", reason="a loss declares no finite value at zero margin")
         return
     terms, _ = PreferenceObjective(at_start).of_sums(sums, batch)
     counts = objective.counts(batch)
@@ -228,7 +229,7 @@ def check_zero_margin(
 
 
 def _declared_value(entry: LossEntry, logps: Tensor, batch: GroupBatch) -> float:
-    """The loss's declared value where policy and reference agree, its likelihood term included; mean over groups."""
+    """The declared value of the loss if policy and reference agree, with its likelihood term; mean over groups."""
     declared, weights = entry.declaration, pair_weights(batch)
     hyperparameters: dict[str, Any] = dict(entry.hyperparameters)
     if entry.is_ranking:

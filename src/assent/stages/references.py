@@ -1,10 +1,10 @@
-"""Where a preference stage's reference log-probabilities come from, and how they reach the groups.
+"""The sources of a preference stage's reference log-probabilities, and how they reach the groups.
 
-none        the losses take no reference: no pass, no second model
-logged      the data brings them: no reference model is ever loaded
-fixed       the policy as it starts, or a second model: read once before training, cached by content
-following   TR-DPO (Gorbatovski et al., arXiv:2404.09656): a second model in memory, read at every step, that moves
-            towards the policy every so many steps
+none        the losses take no reference; no model is read
+logged      the data has them; no reference model is loaded
+fixed       the policy's start or a second model, read once before training and cached by content
+following   TR-DPO (Gorbatovski et al., arXiv:2404.09656): a second model in memory, read at every step, which moves
+            towards the policy every `reference_sync_steps` steps
 """
 
 from __future__ import annotations
@@ -32,50 +32,50 @@ REFERENCE = "reference_logps"
 
 
 def check_reference(config: StageOptions, data: StageData) -> None:
-    """ModelError or ConfigError where the reference's folder cannot serve, before any weights are loaded."""
+    """ModelError or ConfigError if the reference's folder cannot be used. Loads no weights."""
     if config.reference not in (None, LOGGED):
         check_same_tokens(config.reference, config, data, what="the reference")
 
 
 def check_same_tokens(path: str, config: PromptOptions, data: StageData, *, what: str) -> None:
-    """ModelError or ConfigError where the model at `path` cannot read the policy's tokens, as long as they are."""
+    """ModelError or ConfigError if the model at `path` cannot read the policy's tokens or sequences that long."""
     check_context(load_config(path, revision=config.revision), config.max_length, whose=f"{what} {path}")
     check_adapter(path, revision=config.revision)
     try:
         theirs = load_tokenizer(path, revision=config.revision).get_vocab()
     except ModelError:
-        return  # weights alone: nothing says that they are of other tokens
-    ours = data.tokenizer.get_vocab()  # which may have control tokens that were added for a template
+        return  # a folder without a tokenizer: assume the policy's
+    ours = data.tokenizer.get_vocab()  # it may have control tokens that were added for a template
     shared = ours.keys() & theirs.keys()
     if len(shared) < 0.9 * len(theirs) or any(ours[token] != theirs[token] for token in shared):
         raise ConfigError(
             f"{what} has another tokenizer than the policy",
             got=path,
-            expected="one that gives the same tokens the same ids",
-            fix="give a model of the policy's own family, with its tokenizer",
+            expected="a tokenizer that gives the same tokens the same ids",
+            fix="use a model of the policy's own family, with its tokenizer",
         )
 
 
 class StageReference(Protocol):
-    """What a preference stage asks of its reference."""
+    """The interface of a preference stage's reference."""
 
     origin: str
-    """As in this file's table; `start` where it is the policy as it starts."""
+    """A row of the table at the top of this file, or `start` for the policy's start."""
     path: str | None
-    """Of a model to measure the policy's distance from; None: the policy as it starts."""
+    """The model to measure the policy's distance from. None: the policy's start."""
 
     def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
-        """Groups that carry the reference's summed log-probabilities."""
+        """The groups with the reference's summed log-probabilities added."""
 
     def follow(self, updates: int) -> None:
-        """Called after every update, with their number so far."""
+        """Called after every update with the number of updates so far."""
 
     def finish(self) -> None:
-        """Law 4: at the end the reference is what it should be. GateError where it is not."""
+        """Law 4: checks the reference at the end. GateError if it has changed in a way that it should not."""
 
 
 def open_reference(config: ReferenceOptions, session: Session, *, needed: bool) -> StageReference:
-    """The reference of a run that has not been resumed yet: its policy is as it starts."""
+    """Opens the reference. Call this before the run is resumed, when the policy still has its start's weights."""
     if not needed:
         return NoReference()
     if config.reference_sync_steps:
@@ -98,7 +98,7 @@ class NoReference:
 
 
 class FixedReference(NoReference):
-    """Log-probabilities that are known before the first update, and stand in the session's groups from then on."""
+    """Log-probabilities that are known before the first update. The session's groups hold them from then on."""
 
     def __init__(self, config: ReferenceOptions, session: Session) -> None:
         self.session = session
@@ -121,7 +121,7 @@ class FixedReference(NoReference):
 
 
 class ReadReference(NoReference):
-    """A fixed policy in memory, or the policy with its adapter off, read anew: its groups are sampled on the way."""
+    """A fixed policy in memory, or the policy with its adapter off. It is read in every round, on what was sampled."""
 
     def __init__(self, path: str | None, session: Session) -> None:
         self.session, self.path = session, path
@@ -136,7 +136,7 @@ class ReadReference(NoReference):
 
 
 class FollowingReference:
-    """A model in memory; part of every checkpoint. Held-out figures are against the reference as it then is."""
+    """A model in memory that every checkpoint holds. Held-out figures use the reference as it is at that step."""
 
     LAST = "reference_after_last_sync"
 
@@ -159,7 +159,7 @@ class FollowingReference:
             return
         self.model.move_towards(self.session.models.learner.module, self.share)
         self.session.state["reference_syncs"] += 1
-        self.session.state[self.LAST] = self.model.fingerprint()  # nothing but this may change it
+        self.session.state[self.LAST] = self.model.fingerprint()  # only this method may change it
 
     def finish(self) -> None:
         syncs = self.session.state["reference_syncs"]
@@ -170,7 +170,7 @@ class FollowingReference:
 
 
 def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGroup]:
-    """Groups that carry the reference's summed log-probabilities, (S,) in the groups' order."""
+    """Adds the reference's summed log-probabilities, (S,) in the groups' order, to the groups."""
     result, start = [], 0
     for group in groups:
         end = start + len(group.completions)
@@ -180,7 +180,7 @@ def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGro
 
 
 def digest(values: Tensor) -> str:
-    """SHA-256 of the numbers' bytes, 16 hex digits."""
+    """The first 16 hex digits of the SHA-256 of the numbers' bytes."""
     return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
@@ -190,18 +190,18 @@ def _logged(groups: Sequence[TokenGroup]) -> Tensor:
 
 
 SAMPLED_GROUPS = 32
-"""Of the data, to compare logged numbers with the policy's own."""
+"""Size of the sample on which logged numbers are compared with the policy's own."""
 FACTOR = 4.0
-"""Logged and own log-probabilities of the sample, summed, may differ by this factor, and no more."""
+"""Largest ratio between the sample's total logged log-probability and the policy's own, in either direction."""
 
 
 def check_logged(groups: Sequence[TokenGroup], logged: Tensor, learner: Learner) -> None:
-    """Whether the logged sums can be a reference's over these tokens. DataError where they cannot.
+    """Checks that the logged numbers can be a reference's sums over these tokens. DataError if they cannot.
 
-    Compared with the policy's own sums on a sample: a reference worth the name gives the same completions within a
-    small factor as many nats, and more of them to the longer and stranger. Sums over another tokenizer's tokens of a
-    like model would pass, for a text's log-probability hardly depends on how it is cut; means per token, other rows'
-    numbers, other units do not.
+    The check compares them with the policy's own sums on a sample. A reference's sums are within a small factor of the
+    policy's, and larger for longer and less likely completions. Means per token, other rows' numbers and other units
+    fail. Sums over the tokens of another tokenizer pass, if the models are alike: a text's log-probability hardly
+    depends on how it is cut into tokens.
     """
     starts = np.cumsum([0, *(len(group.completions) for group in groups)])
     sample = sorted({round(i) for i in np.linspace(0, len(groups) - 1, min(SAMPLED_GROUPS, len(groups)))})
@@ -217,9 +217,9 @@ def check_logged(groups: Sequence[TokenGroup], logged: Tensor, learner: Learner)
             fix=fix,
         )
     if len(own) < 16 or float(own.std()) < 0.05 * float(own.mean().abs()):
-        return  # too few, or too much alike, to tell rows apart
+        return  # too few, or too similar, to tell rows apart
     correlation = float(torch.corrcoef(torch.stack([given, own]))[0, 1])
-    if not correlation > 2 / len(own) ** 0.5:  # a NaN (all logged alike) is no correlation either
+    if not correlation > 2 / len(own) ** 0.5:  # a NaN (all logged numbers are equal) fails too
         raise DataError(
             "the logged log-probabilities do not belong to these completions",
             got=f"a correlation of {correlation:.2f} with the policy's own over {len(own)} completions",

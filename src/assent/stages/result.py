@@ -1,4 +1,4 @@
-"""What a stage gives back."""
+"""The result that a stage returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """`metrics` are the last values of what was logged, held-out figures included."""
+    """`metrics` holds the last logged value of each metric, held-out figures included."""
 
     output_dir: Path
     model_path: Path

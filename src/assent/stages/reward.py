@@ -1,5 +1,5 @@
-"""Reward models: of comparisons (Bradley and Terry 1952; Ouyang et al., arXiv:2203.02155, eq. 1), rankings, ratings,
-thumbs and steps (Lightman et al., arXiv:2305.20050), by the losses of `objectives/ranking.py`."""
+"""Reward models from comparisons (Bradley and Terry 1952; Ouyang et al., arXiv:2203.02155, eq. 1), rankings, ratings,
+thumbs and steps (Lightman et al., arXiv:2305.20050), with the losses of `objectives/ranking.py`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from assent.engine.learner import Learner
 from assent.errors import RunError
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.loading import check_single_model
-from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from assent.models.tiers import score_head
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import Gate, check_batch_mates, check_positions, precision_of
 from assent.stages.held_out import held_out_metrics
-from assent.stages.members import Members
 from assent.stages.result import StageResult
-from assent.stages.scored_data import rankings_for, to_completions, to_labelled
-from assent.stages.scoring import RankingObjective, ScoreObjective, pair_weights, with_bootstrap, with_step_targets
+from assent.stages.run_models import module_of
+from assent.stages.scoring import (
+    Members,
+    RankingObjective,
+    ScoreObjective,
+    pair_weights,
+    with_bootstrap,
+    with_step_targets,
+)
+from assent.stages.selecting import Select, rankings_for, to_completions, to_labelled
 from assent.stages.session import Session, open_session
-from assent.stages.stage_data import Select, read_stage_data
+from assent.stages.stage_data import read_stage_data
 from assent.types import PromptGroup
 
 
@@ -57,7 +63,7 @@ def run(config: RewardConfig, session: Session) -> StageResult:
         session.train_tokens = [with_step_targets(group) for group in session.train_tokens]
         session.eval_tokens = [with_step_targets(group) for group in session.eval_tokens]
     if config.num_heads > 1:
-        _model(models.learner).config.assent_ensemble_size = config.num_heads
+        module_of(models.learner).config.assent_ensemble_size = config.num_heads
     session.validate_with(lambda: held_out_metrics(learner, session.eval_tokens, objective, intervals=True))
     session.resume()
     if session.step == 0:
@@ -79,8 +85,8 @@ def _select(config: RewardConfig) -> Select:
     if config.score_loss is not None:
         return partial(to_labelled, loss=config.score_loss, process=config.supervision == "process")
     accepts = [RANKING_LOSSES[entry.name].accepts for entry in config.entries]
-    # Of a sum every loss must be able to read the row, and one at least must use what stands in it; a soft label all,
-    # for a loss that does not read it would take the order for certain.
+    # Every loss of a sum must be able to read the row, so all must take more than two completions. One loss that uses a
+    # margin is enough. All must use a soft label: a loss that ignores it would take the order as certain.
     usable = frozenset.union(*accepts) - {"many", "chosen_probability"} | frozenset.intersection(*accepts)
     return partial(rankings_for, loss=" + ".join(entry.name for entry in config.entries), accepts=usable)
 
@@ -92,10 +98,10 @@ def _normalise(config: RewardConfig, session: Session) -> None:
 
 
 def normalise(learner: Learner, groups: Sequence[TokenGroup], log: RunLog) -> None:
-    """Scores of mean 0 and standard deviation 1 over the groups' completions, each head by itself (law 10).
+    """Gives each head's scores mean 0 and standard deviation 1 over the groups' completions (law 10).
 
-    The gain is folded into the head; the bias goes to the configuration, and everything of ours adds it. RunError
-    where a head gives every completion the same score.
+    The gain is multiplied into the head. The bias goes to the model's config, and all of Assent adds it to the scores.
+    RunError if a head gives every completion the same score.
     """
     scores = learner.read(groups, want={"scores"}).scores
     assert scores is not None
@@ -106,8 +112,9 @@ def normalise(learner: Learner, groups: Sequence[TokenGroup], log: RunLog) -> No
             "the rewards cannot be normalised: a head gives every completion the same score",
             got=f"{len(scores)} completions, standard deviations {', '.join(f'{d:.3g}' for d in deviation.tolist())}",
             expected="scores that differ",
+            fix="train for longer, or give --normalize-data with more varied completions",
         )
-    model = _model(learner)
+    model = module_of(learner)
     head = score_head(model.base)
     assert isinstance(head.weight, nn.Parameter)
     with torch.no_grad():
@@ -115,13 +122,8 @@ def normalise(learner: Learner, groups: Sequence[TokenGroup], log: RunLog) -> No
     before: Tensor = torch.as_tensor(getattr(model.config, "assent_score_bias", 0.0), dtype=torch.float64)
     bias = ((before - mean) / deviation).tolist()
     model.config.assent_score_bias = bias[0] if len(bias) == 1 else bias
-    log.note(f"rewards normalised on {len(scores)} completions: their mean was {mean.tolist()}, their standard "
+    log.note(f"rewards normalised on {len(scores)} completions: the mean was {mean.tolist()}, the standard "
              f"deviation {deviation.tolist()}")  # fmt: skip
-
-
-def _model(learner: Learner) -> AlignmentModel:
-    assert isinstance(learner.module, AlignmentModel)
-    return learner.module
 
 
 def _gate(config: RewardConfig, learner: Learner | Members, session: Session) -> None:
@@ -134,14 +136,14 @@ def _gate(config: RewardConfig, learner: Learner | Members, session: Session) ->
 
 
 def _check_equal_scores(gate: Gate, config: RewardConfig, groups: Sequence[TokenGroup]) -> None:
-    """A fresh or loaded head gives margins of its own, so zero margin is tried without it: with scores of zero."""
+    """At equal scores the loss has its declared value. It is computed on zeros, because the head's margins are not."""
     name = "loss_at_zero_margin"
     batch = pack(groups, device="cpu")
     ranks = batch.completion.get("rank")
     if config.score_loss == "mse":
-        return gate.skip(name, reason="the value of a regression depends on its labels")
+        return gate.skip(name, reason="the value of a regression loss depends on the labels")
     if any(column in batch.value for column in ("chosen_probability", "margin")):
-        return gate.skip(name, reason="the data gives soft labels or margins of its own")
+        return gate.skip(name, reason="the data has soft labels or margins")
     if ranks is not None and any(
         len(set(group.completion["rank"].tolist())) < len(group.completions) for group in groups
     ):

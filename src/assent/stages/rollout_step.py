@@ -1,6 +1,6 @@
 """One round of RLHF between sampling and training: scores, reference, values, rewards, advantages.
 
-Legend: S completions of the round, L tokens of the longest, N tokens of all.
+Legend: S completions of the round, L tokens of the longest one, N tokens of all.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ from assent.stages.sampling import to_groups
 from assent.types import PromptGroup, Rollout
 
 LARGEST_REWARD = 1e15
-"""The sum of the squares of a million such stays within float32's range, 3e38."""
+"""A million squares of this size sum to less than float32's largest number, 3e38."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """`groups` carry, per token, what the objectives read: old_logprobs, advantages; for a critic old_values, returns;
-    reference_logprobs where the KL penalty stands in the loss; importance where sampler and trainer differ."""
+    """A round that is ready for training. `groups` hold, for each token, the numbers that objectives read: old_logprobs
+    and advantages; old_values and returns with a critic; reference_logprobs if the KL penalty is part of the loss;
+    importance with an importance-sampling cap."""
 
     groups: list[TokenGroup]
     metrics: dict[str, float]
     kl_nats: float
-    """Mean KL to the reference in nats per completion (k1): what the adaptive controller steers."""
+    """Mean KL to the reference in nats per completion (k1). The adaptive controller steers it."""
     score_moments: list[float]
-    """Count, sum and sum of squares of the scores so far, where they are scaled: for the next round."""
+    """Count, sum and sum of squares of the scores so far, for the next round's scaling."""
 
 
 def build_round(
@@ -63,14 +64,14 @@ def build_round(
     step_ends: Sequence[Sequence[int]] | None = None,
     prompts: Sequence[PromptGroup] = (),
 ) -> Round:
-    """Scores, KL, values and advantages of one round. `scores` are the reward's, one for each rollout, in order.
+    """Computes KL, values, rewards and advantages of one round. `scores`: the reward's, one for each rollout, in order.
 
-    trainer         the policy that is trained, where what sampled computes differently: then its log-probabilities are
-                    the old policy's, and each token carries its truncated importance weight
+    trainer         the policy that is trained, if the sampler may compute differently; its log-probabilities then serve
+                    as the old policy's, and each token gets a truncated importance weight
     score_moments   count, sum and sum of squares of the scores of earlier rounds
-    step_ends       of each rollout, the last tokens of the steps that `scores.steps` are of
-    prompts         what was answered: see `to_groups`
-    Every process builds the whole round, so what is averaged or whitened here is over all processes.
+    step_ends       for each rollout, the last token of each step; `scores.steps` has the steps' rewards
+    prompts         the round's prompts, see `to_groups`
+    Every process builds the whole round, so means and whitening are over all processes.
     """
     groups = to_groups(rollouts, config.num_completions, prompts)
     old = torch.from_numpy(np.concatenate([array for group in groups for array in group.token["old_logprobs"]]))
@@ -85,7 +86,7 @@ def build_round(
     penalised = raw - config.missing_eos_penalty * (~ended).float()
     in_reward = config.kl_penalty == "reward"
     coef_in_reward = kl_coef if in_reward else 0.0
-    # of the policy that sampled, from its own samples
+    # KL of the policy that sampled, estimated on its own samples
     kl_rows = {name: as_rows(kl(name, old, under_reference), sequence, len(rollouts))[0] for name in KL_METRICS}
     _, mask = as_rows(old, sequence, len(rollouts))
     fields = importance if in_reward else {**importance, "reference_logprobs": under_reference}
@@ -132,12 +133,12 @@ def build_round(
 
 
 def _of_reward(scores: Sequence[float], rollouts: Sequence[Rollout]) -> Tensor:
-    """(S,) float32. NonFiniteError, with the completion, for one so large that its square is not."""
+    """The scores as (S,) float32. NonFiniteError, with the completion, for a score whose square is not finite."""
     raw = torch.tensor(scores, dtype=torch.float32)
     if raw.abs().max() > LARGEST_REWARD:
         at = int(raw.abs().argmax())
         raise NonFiniteError(
-            "a reward is too large: squares of such rewards, in normalisation and critic, are beyond float32",
+            "a reward is too large: normalisation and critic square it, and the squares are beyond float32",
             got=f"{float(raw[at]):.3g} for {rollouts[at].text!r}",
             expected=f"at most {LARGEST_REWARD:.0e}",
             fix="divide the rewards by a constant",
@@ -146,23 +147,25 @@ def _of_reward(scores: Sequence[float], rollouts: Sequence[Rollout]) -> Tensor:
 
 
 def _advantages(config: OnlineOptions, episodes: Episodes) -> tuple[Tensor, Tensor | None]:
-    """(S, L) advantages, and the critic's targets (S, L) where there is one. RunError where they are none, or not
-    finite."""
+    """(S, L) advantages, and (S, L) targets of the critic, if there is one. RunError if they have another shape or are
+    not finite."""
     triple = config.triple
     advantages, returns = implementation(ADVANTAGES, triple.advantage)(episodes, **config.options_of(triple.parts[0]))
-    given = {"advantages": advantages} | ({"returns, the critic's targets,": returns} if triple.value else {})
+    given = {"advantages": advantages} | ({"returns (the critic's targets)": returns} if triple.value else {})
     for what, found in given.items():
         if not isinstance(found, Tensor) or found.shape != episodes.mask.shape:
             raise RunError(
-                f"algorithm {triple.name} gave no {what} of each completion's tokens",
+                f"algorithm {triple.name} did not return {what} for each token of each completion",
                 got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
                 expected=f"a tensor of {tuple(episodes.mask.shape)}",
+                fix="look at the algorithm's advantage function",
             )
         if not bool(found[episodes.mask].isfinite().all()):
             raise NonFiniteError(
-                f"algorithm {triple.name} gave {what} that are not finite",
-                got=f"from rewards of tokens of up to {float(episodes.rewards.abs().max()):.3g}",
-                fix="look at the rewards and at objective/kl; of an algorithm of your own, at its function",
+                f"algorithm {triple.name} returned {what} that are not finite",
+                got=f"NaN or infinity, from rewards of up to {float(episodes.rewards.abs().max()):.3g} per token",
+                expected="finite numbers",
+                fix="look at the rewards and at objective/kl; with your own algorithm, look at its advantage function",
             )
     return advantages, returns
 
@@ -170,7 +173,7 @@ def _advantages(config: OnlineOptions, episodes: Episodes) -> tuple[Tensor, Tens
 def _importance(
     config: OnlineOptions, trainer: Reader, groups: Sequence[TokenGroup], sampled: Tensor
 ) -> dict[str, Tensor]:
-    """The trainer's own log-probabilities (N,), and weights min(pi_trainer / pi_sampler, cap) (Ionides 2008)."""
+    """The trainer's log-probabilities (N,), and the weights min(pi_trainer / pi_sampler, cap) (Ionides 2008)."""
     read = trainer.read(groups, want={"logprobs"}).logprobs
     assert read is not None
     assert config.importance_sampling_cap is not None
@@ -180,7 +183,7 @@ def _importance(
 def _shaped(
     config: OnlineOptions, rewards: Tensor, mask: Tensor, read: Outputs, ended: Tensor, sequence: Tensor
 ) -> Tensor:
-    """(S, L) with the rise of the potential. Where an episode ends it is zero; a bootstrapped one goes on."""
+    """(S, L) rewards plus the rise of the potential. The potential is zero at an episode's end, but not at a cut."""
     assert isinstance(config, CriticOptions)
     assert read.values is not None
     assert read.last_values is not None
@@ -192,7 +195,7 @@ def _shaped(
 def _of_steps(
     scores: Sequence[float], step_ends: Sequence[Sequence[int]] | None, mask: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """(S, L) rewards of steps at the tokens that end them, zeros where there are none; and where steps end."""
+    """(S, L) rewards of steps, at the tokens that end them, otherwise zero; and a mask of these tokens."""
     placed = torch.zeros(mask.shape)
     steps = getattr(scores, "steps", None)
     if steps is None or step_ends is None:
@@ -208,8 +211,8 @@ def _of_steps(
 def _earned(
     config: OnlineOptions, scores: Tensor, steps: Tensor, mask: Tensor, ended: Tensor, before: Sequence[float]
 ) -> tuple[Tensor, list[float]]:
-    """(S, L) what the reward gives, where it gives it: steps (S, L) at their ends, the rest of scores (S,) at the last
-    token. Over the scores' running standard deviation where `scale_scores` asks for it; and the moments to keep."""
+    """(S, L) the reward at each token: steps (S, L) at their ends, the rest of scores (S,) at the last token; with
+    `scale_scores`, divided by the scores' running standard deviation. Returns also the moments to keep."""
     earned = steps + at_the_end(scores - steps.sum(1), mask)
     kept = list(before)
     if config.applies("scale_scores") and config.scale_scores:
@@ -217,7 +220,7 @@ def _earned(
         moments = Moments(*(torch.tensor(x, dtype=torch.float64) for x in before)) + Moments.of(scores, everything)
         kept = [float(x) for x in (moments.count, moments.total, moments.squares)]
         earned = whiten(earned, mask, mean=False, std=True, moments=moments)
-    if config.bootstrap_truncated:  # its end was not seen, so nor was what it is worth
+    if config.bootstrap_truncated:  # a cut completion's worth is unknown: the critic estimates it
         earned = torch.where(at_the_end((~ended).float(), mask).bool(), 0.0, earned)
     return earned, kept
 
@@ -226,9 +229,9 @@ KL_METRICS = {"k1": "objective/kl", "k2": "objective/kl_k2", "k3": "objective/kl
 
 
 def _kl_metrics(kl_rows: Mapping[str, Tensor], num_completions: int) -> dict[str, float]:
-    """Each estimator's mean over completions, and its standard error where there are two prompts or more.
+    """Each estimator's mean over completions, and its standard error if there are at least two prompts.
 
-    Completions of one prompt are not independent, prompts are: the error is that of the mean of the prompts' means.
+    Prompts are independent, but completions of one prompt are not. So the error is that of the mean of prompts' means.
     """
     metrics: dict[str, float] = {}
     for name, rows in kl_rows.items():
@@ -255,7 +258,7 @@ def _score_metrics(config: OnlineOptions, raw: Tensor, ended: Tensor, lengths: T
 
 
 def _with_token_fields(groups: Sequence[TokenGroup], fields: dict[str, Tensor], lengths: Tensor) -> list[TokenGroup]:
-    """Groups with the flat (N,) fields added, cut at the completions' lengths."""
+    """Adds flat (N,) fields to the groups, cut at the completions' lengths."""
     pieces = {name: [piece.numpy() for piece in flat.split(lengths.tolist())] for name, flat in fields.items()}
     result, start = [], 0
     for group in groups:

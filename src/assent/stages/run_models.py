@@ -1,10 +1,11 @@
-"""The models of a run: those that are trained, those that are only read, and what reading them has cost."""
+"""The models of a run: those that are trained, those that are only read, and the cost of reading them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,28 +16,28 @@ from assent.engine.ledger import Ledger
 from assent.engine.references import AdapterOff, Reader, Reference, reader_key, reference_logps, user_cache
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
-from assent.errors import GateError
+from assent.errors import GateError, RunError
 from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
 from assent.models.module import AlignmentModel
 from assent.models.tiers import Kind
-from assent.rewards.base import Reward
-from assent.rewards.loading import Spec
+from assent.rewards.base import Reward, Scores
+from assent.rewards.loading import Spec, judges_alone
 from assent.rewards.reading import ModelReader
 from assent.rollouts.opening import ModelSampler, open_sampler
 from assent.runs.folder import RunFolder
 from assent.runs.log import RunLog
 from assent.stages.model_loading import frozen, load_module, load_rewards, load_trained_modules, save_trained
-from assent.stages.scores import MainReward
 from assent.stages.stage_data import StageData
+from assent.types import PromptGroup, Rollout, Text
 
 
 class RunModels:
     """Learners, references, reward and sampler.
 
-    learners   are trained; `model` is the one that the run is about
+    learners   models that are trained; `model` is the one that the run saves
     moving     references that follow the policy
-    Both are part of every checkpoint.
+    Every checkpoint holds both.
     """
 
     def __init__(
@@ -49,9 +50,9 @@ class RunModels:
         self.fingerprints: dict[str, str] = {}
         """`NAME_start` and `NAME_end` of each model (law 4)."""
         self.reference_seconds = 0.0
-        """Time spent on reading the reference before training."""
+        """Time spent on the reference's log-probabilities before training."""
         self._readers: list[Reference | ModelReader | ModelSampler] = []
-        self._flops_before = 0.0  # of readers that are gone, or from before the run was resumed
+        self._flops_before = 0.0  # of readers that are no longer in memory, or from before the run was resumed
 
     @property
     def learner(self) -> Learner:
@@ -59,7 +60,7 @@ class RunModels:
 
     @property
     def members(self) -> list[Learner]:
-        """The members of an ensemble of adapters; otherwise the one model."""
+        """The members of an ensemble of adapters; without an ensemble, the one model."""
         return [learner for name, learner in self.learners.items() if name == "model" or name.startswith("member-")]
 
     @property
@@ -76,19 +77,19 @@ class RunModels:
         return sum(learner.flops for learner in self.learners.values()) + self.flops_of_readers
 
     def restore_flops(self, flops_of_readers: float) -> None:
-        """Goes on from a checkpoint's count."""
+        """Continues from a checkpoint's count."""
         self._flops_before = flops_of_readers
 
     @property
     def _trunk(self) -> AlignmentModel | None:
-        """The policy, where the models that are loaded after it are adapters on its base."""
+        """The policy, if the models loaded after it are adapters on its base (`--trunk one`)."""
         is_one = self.learners and self.config.trunk == "one"
-        return _module(self.learner) if is_one else None
+        return module_of(self.learner) if is_one else None
 
     def add_learner(
         self, name: str, path: str, *, kind: Kind, updates: int, learning_rate: float | None = None
     ) -> Learner:
-        """A trainable model. updates: optimiser steps of the whole run, for the learning rate's schedule."""
+        """Loads a trainable model. updates: optimiser steps of the whole run, for the learning rate's schedule."""
         config = (
             self.config if learning_rate is None else self.config.model_copy(update={"learning_rate": learning_rate})
         )
@@ -105,9 +106,9 @@ class RunModels:
     def add_reference(
         self, path: str | None, *, name: str = "reference", kind: Kind = "policy"
     ) -> Reference | AdapterOff:
-        """A frozen model in memory. Without a path: the policy's start, which an adapter leaves in place.
+        """Loads a frozen model. Without a path it is the policy's start, which an adapter leaves in place.
 
-        run.json has its fingerprint as `name`.
+        run.json has its fingerprint under `name`.
         """
         if path is None and is_adapted(self.learner.module):
             start = AdapterOff(self.learner)
@@ -122,7 +123,7 @@ class RunModels:
         return reference
 
     def add_reward(self, spec: Spec) -> Reward:
-        """The reward, opened in the main process; the other processes get its scores from there."""
+        """Opens the reward in the main process, which sends its scores to the other processes."""
         trunk = self._trunk
 
         def load() -> Reward:
@@ -134,17 +135,17 @@ class RunModels:
         return load() if self.runtime.num_processes == 1 else MainReward(load, self.runtime)
 
     def add_sampler(self) -> ModelSampler:
-        """Samples with the learner's own weights, or with a copy that `load` brings up to date."""
-        sampler = open_sampler(self.config, _module(self.learner).hf, self.data.template, learns=True)
+        """Opens a sampler that uses the learner's own weights, or a copy that `load` updates."""
+        sampler = open_sampler(self.config, module_of(self.learner).hf, self.data.template, learns=True)
         self._readers.append(sampler)
         self.ledger.models_resident += self.config.sampler == "vllm"  # its copy
         return sampler
 
     def reference_logps(self, path: str | None, *parts: Sequence[TokenGroup]) -> list[Tensor]:
-        """For each part, (S,) summed log-probabilities of its completions under the reference, cached by content.
+        """For each part, (S,) sums of its completions' log-probabilities under the reference, cached by content.
 
-        Without a path: the policy's start. Call before `Session.resume`, which puts the policy where the run was left.
-        A reference with weights of its own is in memory until this returns, not while the policy is trained.
+        Without a path the reference is the policy's start: call this before `Session.resume`, which loads later weights
+        into the policy. A reference with its own weights leaves memory when this returns, before training.
         """
         reader: Reader
         if path is not None:
@@ -175,17 +176,22 @@ class RunModels:
             self.reference_seconds += time.perf_counter() - started
         return values
 
+    def reference_time(self) -> dict[str, float]:
+        """The time spent on the reference's log-probabilities, as a metric of the first step after it."""
+        seconds, self.reference_seconds = self.reference_seconds, 0.0
+        return {"perf/reference_seconds": seconds} if seconds else {}
+
     def note_start(self, name: str, fingerprint: str) -> None:
-        """Records a model's fingerprint. RunFolderError where the run was started from other weights."""
+        """Records a model's fingerprint. RunFolderError if the run started from other weights."""
         self.fingerprints[f"{name}_start"] = fingerprint
         self.folder.record_start(name, fingerprint)
 
     def check_unchanged(self, reference: Reader, *, name: str = "reference") -> None:
-        """Law 4: the reference ends as it started."""
+        """Law 4: the reference must end as it started."""
         self.check_same(name, self.fingerprints[f"{name}_start"], reference.fingerprint())
 
     def check_same(self, name: str, start: str, end: str) -> None:
-        """Records both fingerprints. GateError where they differ."""
+        """Records both fingerprints. GateError if they differ."""
         self.fingerprints |= {f"{name}_start": start, f"{name}_end": end}
         if end != start:
             raise GateError(
@@ -196,20 +202,61 @@ class RunModels:
             )
 
     def save(self) -> None:
-        """The model's folder, written by the main process; all processes gather sharded weights first."""
-        modules = [_module(learner) for learner in self.members]
+        """Writes the model's folder in the main process, after all processes have gathered sharded weights. Records the
+        fingerprints of what was trained in run.json."""
+        modules = [module_of(learner) for learner in self.members]
         whole = gathered(modules[0].hf) if self.runtime.is_sharded else None
         if self.runtime.is_main:
             save_trained(self.folder.model_path, modules, self.data.tokenizer, state_dict=whole)
         self.runtime.barrier()
-
-    def record_end(self) -> None:
-        """Fingerprints of what was trained, into run.json."""
         for name, learner in self.learners.items():
             self.fingerprints[f"{name}_end"] = learner.fingerprint()
         self.folder.record(fingerprints=self.fingerprints)
 
 
-def _module(learner: Learner) -> AlignmentModel:
+def module_of(learner: Learner) -> AlignmentModel:
+    """The learner's module, as the class that every model of a run has."""
     assert isinstance(learner.module, AlignmentModel)
     return learner.module
+
+
+class MainReward:
+    """A reward that only the main process opens and calls; it sends the scores to the others.
+
+    A judge may answer the same question differently twice: asked by each process, it would give them different
+    advantages, and cost more. All processes must call `score` together, with the same arguments.
+    """
+
+    def __init__(self, load: Callable[[], Reward], runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.reward = load() if runtime.is_main else None
+        facts = None if self.reward is None else {"name": self.reward.name, "alone": judges_alone(self.reward)}
+        facts = runtime.from_main(facts)
+        self.name: str = facts["name"]
+        self.judges_alone: bool = facts["alone"]
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+        *,
+        groups: Sequence[PromptGroup] | None = None,
+        rollouts: Sequence[Rollout] | None = None,
+    ) -> Scores:
+        """The reward's scores. If the reward fails, every process fails."""
+        answer: dict[str, Any] = {}
+        failure: Exception | None = None
+        if self.reward is not None:
+            try:
+                scores = self.reward.score(prompts, completions, groups=groups, rollouts=rollouts)
+                answer = {"scores": list(scores)}
+                if isinstance(scores, Scores):
+                    answer |= {"parts": scores.parts, "steps": scores.steps, "statistics": scores.statistics}
+            except Exception as error:  # any error: the other processes must not wait for scores
+                failure, answer = error, {"failure": str(error)}
+        answer = self.runtime.from_main(answer)
+        if failure is not None:
+            raise failure
+        if "failure" in answer:
+            raise RunError("the reward failed in the main process", got=answer["failure"])
+        return Scores(answer.pop("scores"), **answer)

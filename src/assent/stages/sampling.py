@@ -1,13 +1,15 @@
-"""Samples a round of rollouts: the same way for every stage, and for held-out prompts."""
+"""A round of rollouts: sampled, cut into groups, shown and timed in the same way by every stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from assent.config.online import OnlineOptions
 from assent.config.online_dpo import OnlineDpoConfig
+from assent.data.texts import as_plain
 from assent.engine.learner import Learner
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
@@ -24,9 +26,9 @@ def sample(
     temperature: float,
     seed: SeedKey,
 ) -> list[Rollout]:
-    """Completions by the learner's present weights, prompt by prompt, in the arithmetic of its updates.
+    """Samples completions with the learner's current weights, prompt by prompt, in the precision of its updates.
 
-    All processes must call it.
+    All processes must call this together.
     """
     sampler.load({}, learner.fingerprint_step)
     with learner.runtime.autocast():
@@ -47,7 +49,7 @@ def sample_round(
     *,
     step: int,
 ) -> list[Rollout]:
-    """The completions of one round: a function of the weights, the seed and the step."""
+    """Samples the completions of one round. They are a function of the weights, the seed and the step."""
     return sample(
         sampler,
         learner,
@@ -62,9 +64,9 @@ def sample_round(
 def to_groups(
     rollouts: Sequence[Rollout], num_completions: int, prompts: Sequence[PromptGroup] = ()
 ) -> list[TokenGroup]:
-    """Groups of `num_completions` rollouts of one prompt, with the sampler's log-probabilities as `old_logprobs`.
+    """Groups the `num_completions` rollouts of each prompt. `old_logprobs` are the sampler's log-probabilities.
 
-    prompts   the round's: messages then name a group by its row in the data (`source`)
+    prompts   the round's prompts; with them, messages name a group by its row in the data (`source`)
     """
     groups = []
     for start in range(0, len(rollouts), num_completions):
@@ -79,3 +81,30 @@ def to_groups(
             )
         )
     return groups
+
+
+def sample_row(prompt: PromptGroup, rollout: Rollout, scores: Mapping[str, object]) -> dict[str, object]:
+    """A row of `samples.jsonl`."""
+    text = {"prompt": as_plain(prompt.prompt), "completion": rollout.text}
+    return {**text, **scores, "finish": rollout.finish_reason}
+
+
+class Clock:
+    """Measures the phases of one round. A lap is the time since the lap before it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Adds the time since the last lap to `phase`: generate, score, check or train."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def metrics(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """Each phase's share of the round's time, and how many of the rollouts' tokens were sampled per second."""
+        tokens = sum(len(rollout.ids) for rollout in rollouts)
+        total = sum(self.seconds.values())
+        shares = {f"time/{phase}": seconds / total for phase, seconds in self.seconds.items()}
+        return {**shares, "rollout/tokens_per_second": tokens / self.seconds["generate"]}

@@ -1,4 +1,7 @@
-"""What a stage can use of the groups it is given: demonstrations, comparisons, prompts. What it cannot is named."""
+"""Selects the groups that a stage can use: demonstrations, comparisons, rankings, thumbs, labels or prompts.
+
+A group that a stage cannot use is refused and counted by reason, or is an error that names the group.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,24 @@ from assent.errors import DataError
 from assent.types import Preference, PromptGroup
 
 Selected = tuple[list[PromptGroup], dict[str, list[str]]]
-"""The groups a stage uses, and by reason the sources of those it refused."""
+"""The groups that a stage uses, and the sources of the refused groups by reason."""
 Select = Callable[[Sequence[PromptGroup]], Selected]
-"""Keeps the groups a stage can use, and names the sources of those it refuses by reason."""
-
+"""A function that selects groups."""
 
 TIE = "a tie: neither completion is better"
 
 
 def to_comparisons(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selected:
-    """Every group of two, the better completion first, `ranking` (1, 2); ties (1, 1) if `ties`, else refused.
+    """Keeps every group of two, the better completion first, `ranking` (1, 2). Keeps ties as (1, 1) if `ties`.
 
-    Raises DataError for a group that is no comparison at all (a demonstration, thumbs, more than two completions):
-    such a file belongs to another command.
+    Raises DataError for a group that is not a comparison (a demonstration, thumbs, more than two completions): such a
+    file is for another command.
     """
     for group in groups:
         judged = group.preference or Preference()
         if len(group.completions) != 2 or _ranks(judged) is None:
             raise DataError(
-                f"{group.source or 'a row'} is no comparison",
+                f"{group.source or 'a row'} is not a comparison",
                 got=f"{len(group.completions)} completion(s), {judged.kind}",
                 expected="two completions and which of them is better (prompt, chosen, rejected)",
                 fix=_OTHER_COMMAND.get(judged.kind, "for demonstrations use `assent sft`"),
@@ -36,9 +38,9 @@ def to_comparisons(groups: Sequence[PromptGroup], *, ties: bool = False) -> Sele
 
 
 def to_rankings(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selected:
-    """Every group of two or more, the best completion first, `ranking` counted from 1, equal ranks for ties.
+    """Keeps every group of two or more, the best completion first, `ranking` counted from 1, equal ranks for ties.
 
-    Groups in which all tie are refused unless `ties`. Raises DataError for a group that is no ranking.
+    Refuses groups in which all completions tie, unless `ties`. Raises DataError for a group that is not a ranking.
     """
     rankings: list[PromptGroup] = []
     refused: dict[str, list[str]] = {}
@@ -47,9 +49,9 @@ def to_rankings(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selecte
         ranks = _ranks(judged)
         if len(group.completions) < 2 or ranks is None:
             raise DataError(
-                f"{group.source or 'a row'} is no ranking",
+                f"{group.source or 'a row'} is not a ranking",
                 got=f"{len(group.completions)} completion(s), {judged.kind}",
-                expected="two or more completions and their order (ranking, or scores)",
+                expected="at least two completions and their order (ranking, or scores)",
                 fix=_OTHER_COMMAND.get(judged.kind, "for demonstrations use `assent sft`"),
             )
         if len(set(ranks)) == 1 and not ties:
@@ -61,8 +63,8 @@ def to_rankings(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selecte
 
 _OTHER_COMMAND = {
     "thumbs": "for thumbs use `assent kto`",
-    "ranking": "rankings of more than two need a loss of rankings: --loss-type plackett_luce",
-    "scores": "rankings of more than two need a loss of rankings: --loss-type plackett_luce",
+    "ranking": "for more than two completions use a loss of rankings: --loss-type plackett_luce",
+    "scores": "for more than two completions use a loss of rankings: --loss-type plackett_luce",
 }
 
 
@@ -84,9 +86,9 @@ def _best_first(group: PromptGroup, judged: Preference, ranks: tuple[float, ...]
 
 
 def to_thumbs(groups: Sequence[PromptGroup], *, split_comparisons: bool = False) -> Selected:
-    """K = 1 groups with a thumb up or down; of a comparison, if asked for, the chosen one up and the rejected one down.
+    """Keeps K = 1 groups with a thumb. `split_comparisons` turns a pair into a thumb up and a thumb down.
 
-    A pair without a better completion is refused. Raises DataError for anything else.
+    Refuses a pair without a better completion. Raises DataError for anything else.
     """
     thumbs: list[PromptGroup] = []
     refused: dict[str, list[str]] = {}
@@ -102,6 +104,7 @@ def to_thumbs(groups: Sequence[PromptGroup], *, split_comparisons: bool = False)
                 raise DataError(
                     f"{group.source or 'a row'} has a column that thumbs cannot carry",
                     got=idle[0],
+                    expected="comparisons without this column",
                     fix="drop the column, or train on the comparisons themselves with `assent dpo`",
                 )
             else:
@@ -112,7 +115,7 @@ def to_thumbs(groups: Sequence[PromptGroup], *, split_comparisons: bool = False)
                 f"{group.source or 'a row'} has no thumb",
                 got=f"{len(group.completions)} completion(s), {judged.kind}",
                 expected="one completion and whether it is desirable (prompt, completion, label)",
-                fix="--split-comparisons takes the chosen one as a thumb up, the other as a thumb down"
+                fix="use --split-comparisons: the chosen completion becomes a thumb up, the rejected one a thumb down"
                 if compared
                 else None,
             )
@@ -130,7 +133,7 @@ def _thumb(group: PromptGroup, judged: Preference, k: int, *, up: bool) -> Promp
 
 
 def only_logged(select: Select) -> Select:
-    """`select`, and rows without logged log-probabilities are refused."""
+    """`select`, which then also refuses rows without logged log-probabilities."""
 
     def selected(groups: Sequence[PromptGroup]) -> Selected:
         kept, refused = select(groups)
@@ -143,7 +146,7 @@ def only_logged(select: Select) -> Select:
 
 
 def without_logged(select: Select) -> Select:
-    """`select`; logged log-probabilities are left out, for the reference is read from a model."""
+    """`select`, which then also drops logged log-probabilities, because a model is the reference."""
 
     def selected(groups: Sequence[PromptGroup]) -> Selected:
         kept, refused = select(groups)
@@ -153,7 +156,7 @@ def without_logged(select: Select) -> Select:
 
 
 def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
-    """K = 1 groups as they are; of a comparison, the chosen completion. Thumbs down are refused.
+    """Keeps K = 1 groups as they are, and the chosen completion of a comparison. Refuses thumbs down.
 
     Raises DataError for anything else.
     """
@@ -170,9 +173,10 @@ def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
         ranks = _ranks(judged)
         if len(group.completions) != 2 or ranks is None or ranks[0] == ranks[1]:
             raise DataError(
-                f"{group.source or 'a row'} is no demonstration",
+                f"{group.source or 'a row'} is not a demonstration",
                 got=f"{len(group.completions)} completion(s), {judged.kind}",
-                expected="one completion (prompt, completion; or messages), or a comparison, whose chosen one is used",
+                expected="one completion (prompt, completion; or messages), or a comparison with a better one",
+                fix="for comparisons and rankings use `assent dpo` or `assent reward`; for thumbs `assent kto`",
             )
         best = 0 if ranks[0] < ranks[1] else 1
         weight = None if judged.weight == 1 else Preference(weight=judged.weight)
@@ -181,8 +185,98 @@ def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
 
 
 def to_prompts(groups: Sequence[PromptGroup]) -> Selected:
-    """The prompts alone: completions in the file are not used."""
+    """Keeps only the prompts. Completions in the file are not used."""
     return [replace(group, completions=(), preference=None, logps=None, steps=None) for group in groups], {}
+
+
+def rankings_for(groups: Sequence[PromptGroup], *, loss: str, accepts: frozenset[str]) -> Selected:
+    """Keeps every group of two or more, best first, for a reward model. Refuses groups in which all completions tie,
+    unless the loss can use ties.
+
+    accepts   what the loss can use, as in its declaration: many, tied, margin, chosen_probability
+    Raises DataError for a group that is not a ranking, or has a column that the loss would ignore.
+    """
+    for group in groups:
+        judged = group.preference or Preference()
+        number = len(group.completions)
+        if number < 2 or (judged.ranking is None and judged.scores is None):
+            raise DataError(
+                f"{group.source or 'a row'} is neither a comparison nor a ranking",
+                got=f"{number} completion(s), {judged.kind}",
+                expected="at least two completions and their order (prompt, chosen, rejected; ranking; scores)",
+                fix="for thumbs and single scores use --loss-type bce or mse; for demonstrations `assent sft`",
+            )
+        if number > 2 and "many" not in accepts:
+            raise DataError(
+                f"{group.source or 'a row'} ranks more completions than the loss {loss} can compare",
+                got=f"{number} completions",
+                expected="two completions",
+                fix="use --loss-type plackett_luce, or all_pairs",
+            )
+        for column in ("margin", "chosen_probability"):
+            if getattr(judged, column) is not None and column not in accepts:
+                raise DataError(
+                    f"{group.source or 'a row'} has a {column}, which the loss {loss} does not use",
+                    got=getattr(judged, column),
+                    expected=f"no column {column}",
+                    fix=f"use a loss that reads it (bradley_terry), or drop the column {column} from the data",
+                )
+    return to_rankings(groups, ties="tied" in accepts)
+
+
+def to_labelled(groups: Sequence[PromptGroup], *, loss: str, process: bool) -> Selected:
+    """Keeps every completion with its label as its score: 1 or 0 for thumbs, the rating, or the last step's label.
+
+    With `process`, keeps groups with a label for each step as they are. Raises DataError for a group without labels,
+    and for a label outside [0, 1] if the loss is a cross-entropy.
+    """
+    kept = []
+    for group in groups:
+        preference = group.preference or Preference()
+        labels = _labels(preference, process=process)
+        if labels is None or not group.completions:
+            raise DataError(
+                f"{group.source or 'a row'} has no label for {'each step' if process else 'each completion'}",
+                got=f"{len(group.completions)} completion(s), {preference.kind}",
+                expected="prompt, completions, labels (one for each step)"
+                if process
+                else "prompt, completion, label or score; prompt, completions, scores or labels",
+                fix="for comparisons and rankings use --loss-type bradley_terry, plackett_luce or all_pairs",
+            )
+        if loss == "bce" and not all(0.0 <= label <= 1.0 for label in labels):
+            raise DataError(
+                f"{group.source or 'a row'} has a label that is not a probability",
+                got=", ".join(f"{label:g}" for label in labels),
+                expected="numbers in [0, 1] for --loss-type bce",
+                fix="use --loss-type mse",
+            )
+        if not process:
+            preference = replace(preference, scores=labels, thumbs=None, step_labels=None, ranking=None)
+        kept.append(replace(group, preference=preference, steps=group.steps if process else None))
+    return kept, {}
+
+
+def _labels(preference: Preference, *, process: bool) -> tuple[float, ...] | None:
+    if process:
+        return None if preference.step_labels is None else sum(preference.step_labels, ())
+    if preference.thumbs is not None:
+        return tuple(map(float, preference.thumbs))
+    if preference.step_labels is not None:
+        return tuple(labels[-1] for labels in preference.step_labels)
+    return preference.scores
+
+
+def to_completions(groups: Sequence[PromptGroup]) -> Selected:
+    """Keeps the completions without their preferences. DataError for a group without completions."""
+    for group in groups:
+        if not group.completions:
+            raise DataError(
+                f"{group.source or 'a row'} has no completion to score",
+                got="a prompt alone",
+                expected="prompt, completion",
+                fix="use a file with completions: `assent sample` writes one",
+            )
+    return [replace(group, preference=None, logps=None, steps=None) for group in groups], {}
 
 
 def _ranks(preference: Preference) -> tuple[float, ...] | None:

@@ -1,7 +1,6 @@
-"""What every stage needs around its loop: the run folder, the log, the order of the data, checkpoints, the ledger.
+"""The session holds what every stage needs around its loop: run folder, log, order of the data, checkpoints, ledger.
 
-A stage reads from top to bottom; the session holds what each of them would otherwise repeat word for word. The models
-stand beside it, in `RunModels`.
+Each stage would otherwise repeat this word for word. `RunModels` holds the models.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ from assent.models.batch import TokenGroup
 from assent.models.folders import content_hash
 from assent.models.loading import check_context, load_config
 from assent.models.tiers import Kind
+from assent.rewards.base import Reward
 from assent.rewards.reward_model import tokenizer_hash
-from assent.rollouts.opening import ModelSampler
+from assent.rollouts.sampler import Sampler
 from assent.runs.files import read_lines
 from assent.runs.folder import METRICS, RunFolder
 from assent.runs.log import Progress, RunLog
@@ -41,11 +41,11 @@ from assent.stages.validation import Validation
 from assent.types import PromptGroup
 
 SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "objective/scores", "objective/kl")
-"""Metrics beside the progress bar, where the stage has them."""
+"""Metrics shown beside the progress bar, if the stage has them."""
 
 
 class Session:
-    """One run of one stage. `result` is set where the folder holds the finished run already: then nothing is loaded."""
+    """One run of one stage. `result` is set if the folder already holds the finished run; then no model is loaded."""
 
     def __init__(
         self,
@@ -72,24 +72,24 @@ class Session:
         )
         self.ledger = Ledger(runtime.device, models_resident=0)
         self.models = RunModels(config, data, folder, log, runtime, ledger=self.ledger)
-        self.state: dict[str, Any] = {}  # a stage's own numbers that belong to a checkpoint (JSON values)
+        self.state: dict[str, Any] = {}  # the stage's own JSON values that checkpoints keep
         self.step = 0
         self.last: dict[str, float] = {}
         self.result: StageResult | None = None
         self.watch = Watch(report=self._report, stop=config.stop)
         self._eval_reference: Reader | None = None
 
-    def indices(self, step: int) -> list[int]:
-        return self.order.indices(step)
+    def prompts(self, step: int) -> list[PromptGroup]:
+        return [self.train_groups[i] for i in self.order.indices(step)]
 
     def batch(self, step: int) -> list[TokenGroup]:
-        return [self.train_tokens[i] for i in self.indices(step)]
+        return [self.train_tokens[i] for i in self.order.indices(step)]
 
     def validate_with(self, measure: Callable[[], dict[str, float]], *, reference: str | None = None) -> None:
-        """`measure` gives the held-out figures, when the configuration asks for them; nothing without held-out data.
+        """Calls `measure` for the held-out figures at the configured steps. Does nothing without held-out data.
 
-        With --eval-prompts the policy also answers prompts, and the KL of its answers to `reference` (a policy's path;
-        None: the policy's start), which stays in memory, is measured. Call before `resume`.
+        With --eval-prompts the policy also answers prompts, and its KL to `reference` on them is measured. `reference`
+        is a policy's path (None: the policy's start) and stays in memory. Call this before `resume`.
         """
         if not self.eval_tokens:
             return
@@ -97,37 +97,37 @@ class Session:
         if self.eval_prompts.ids:
             frozen, sampler = self.models.add_reference(reference, name="eval_reference"), self.models.add_sampler()
             self._eval_reference = frozen
-            self.validation.measure = lambda: {**measure(), **self._answer(sampler, frozen)}
+            self.validation.measure = lambda: {**measure(), **self.answer(sampler, frozen)}
 
-    def _answer(self, sampler: ModelSampler, reference: Reader) -> dict[str, float]:
+    def answer(self, sampler: Sampler, reference: Reader | None, reward: Reward | None = None) -> dict[str, float]:
+        """The policy answers the held-out prompts. Logs the answers; returns their figures."""
+        learner = self.models.learner
         figures, rows = answers(
-            self.config, self.eval_prompts, sampler=sampler, learner=self.models.learner, reference=reference
+            self.config, self.eval_prompts, sampler=sampler, learner=learner, reference=reference, reward=reward
         )
         self.log.samples(self.step, rows)
-        self.ledger.add(completions_sampled=len(rows))
+        self.ledger.add(completions_sampled=len(rows), reward_calls=0 if reward is None else len(rows))
         return figures
 
     def resume(self) -> None:
-        """Puts learners, ledger and state where the newest verified checkpoint left them, if there is one."""
-        found = latest_verified(self.folder.path)
-        if found is not None and found.step == 0:  # the start, kept as the best so far: nothing is lost
-            found = None
-        self.folder.rewind(None if found is None else found.step)
-        if found is None:
-            return
-        for reason in found.refused:
-            self.log.note(f"a damaged checkpoint was passed over: {reason}")
-        found.load_into(self.models.in_checkpoints)
-        self.ledger.restore(found.state["ledger"])
-        self.state, self.last = found.state["stage"], found.state["last"]
-        self.validation.state = found.state["validation"]
-        self.models.restore_flops(found.state["flops_of_readers"])
+        """Restores learners, ledger and state from the newest verified checkpoint, if there is one."""
+        checkpoint = latest_verified(self.folder.path)
+        if checkpoint is None or checkpoint.step == 0:  # that of step 0 only keeps the start as the best so far
+            return self.folder.rewind(None)
+        self.folder.rewind(checkpoint.step)
+        for reason in checkpoint.refused:
+            self.log.note(f"skipped a damaged checkpoint: {reason}")
+        checkpoint.load_into(self.models.in_checkpoints)
+        self.ledger.restore(checkpoint.state["ledger"])
+        self.state, self.last = checkpoint.state["stage"], checkpoint.state["last"]
+        self.validation.state = checkpoint.state["validation"]
+        self.models.restore_flops(checkpoint.state["flops_of_readers"])
         self.watch.replay(read_lines(self.folder.path / METRICS))
-        self.step = found.step
-        self.log.note(f"resumed after step {found.step}")
+        self.step = checkpoint.step
+        self.log.note(f"resumed after step {checkpoint.step}")
 
     def steps(self) -> Iterator[int]:
-        """The steps that are left. Between two of them: held-out data, checkpoints, and an end in good order."""
+        """Yields the steps that are left. Between steps it measures, writes checkpoints and ends the run if it must."""
         total = self.order.num_steps
         with (
             interruptible() as interrupted,
@@ -148,35 +148,34 @@ class Session:
                 self._end_early(interrupted, has_checkpoint=bool(due and not is_over))
 
     def _end_early(self, interrupted: Interruption, *, has_checkpoint: bool) -> None:
-        """Ends the run after the step at hand where a signal came to any process, or where the log says so."""
+        """Ends the run after this step if any process received a signal, or if a finding stops the run."""
         flags = torch.tensor([float(bool(interrupted)), float(self.log.stop is not None)])
         is_interrupted, has_finding = self.runtime.max(flags).tolist()
         if (is_interrupted or has_finding) and not has_checkpoint:
             self.checkpoint()
         if is_interrupted:
-            self.log.note(f"interrupted after step {self.step}; the same command resumes")
+            self.log.note(f"interrupted after step {self.step}; the same command resumes the run")
             raise KeyboardInterrupt
         if has_finding:
             finding = self.runtime.from_main(None if self.log.stop is None else self.log.stop.finding)
             self.models.save()
-            self.models.record_end()
             self.folder.stop(finding, step=self.step)
             raise StopRun(finding, step=self.step, folder=str(self.folder.path))
 
     @contextmanager
     def kept_on_failure(self, what: str) -> Iterator[None]:
-        """Where the block fails, the rounds before it are kept: nothing has changed since the last update."""
+        """If the block fails, a checkpoint keeps the earlier rounds: nothing has changed since the last update."""
         try:
             yield
-        except Exception:  # whatever it is: all processes fail alike, and write together
+        except Exception:  # any error: all processes fail together, so all can write the checkpoint
             if self.step:
                 self.checkpoint()
-                self.log.note(f"{what} failed; kept after step {self.step}, and the same command resumes")
+                self.log.note(f"{what} failed; the run is kept up to step {self.step}, and the same command resumes it")
             raise
 
     def _report(self, finding: Finding) -> None:
         self.folder.add_finding(finding.as_dict())
-        self.log.note(f"finding: {finding.verdict}; to do: {finding.next_action}")
+        self.log.note(f"finding: {finding.verdict}; next step: {finding.next_action}")
 
     def checkpoint(self) -> None:
         write_checkpoint(
@@ -195,24 +194,22 @@ class Session:
         )
 
     def log_step(self, step: int, metrics: Mapping[str, float], **counts: int) -> None:
-        """Writes a step's metrics and the ledger; `counts` (completions_sampled, reward_calls) add to that."""
+        """Adds `counts` (completions_sampled, reward_calls) to the ledger. Logs the step's metrics and the ledger."""
         self.ledger.add(**counts)
-        if self.data.train.labelled:  # a label is paid for once, however often it is read
+        if self.data.train.labelled:  # a label costs once, however often it is read
             self.ledger.counts["labels"] = float(min((step + 1) * self.order.batch_size, self.order.num_rows))
         self.ledger.counts["flops"] = self.models.flops
         self.last = {**metrics, "epoch": self.order.epochs_done(step + 1), **self.ledger.metrics()}
-        seconds, self.models.reference_seconds = self.models.reference_seconds, 0.0
-        self.log.metrics(step + 1, {**({"perf/reference_seconds": seconds} if seconds else {}), **self.last})
+        self.log.metrics(step + 1, {**self.models.reference_time(), **self.last})
 
     def finish(self, before_saving: Callable[[], None] | None = None) -> StageResult:
-        """Saves the model, the best one where a metric says so, after `before_saving`, and closes the run."""
+        """Calls `before_saving`, saves the model (the best one if a metric chooses it) and closes the run."""
         if self._eval_reference is not None:
             self.models.check_unchanged(self._eval_reference, name="eval_reference")
         held_out = self._choose()
         if before_saving is not None:
             before_saving()
         self.models.save()
-        self.models.record_end()
         metrics = {**self.last, **self.ledger.metrics(), **held_out}
         if self.runtime.is_main:
             write_card(self.folder.path, self.folder.manifest, metrics)
@@ -221,16 +218,15 @@ class Session:
         return result
 
     def _choose(self) -> dict[str, float]:
-        """Puts the learners where the best checkpoint left them; the held-out figures of these weights."""
+        """Loads the best checkpoint into the learners, if a metric chooses one. Returns its held-out figures."""
         best = self.validation.state.get("best")
         if best is None:
             return self.validation.state.get("measured", {})
         if best["step"] != self.step:
             verified(self.folder.path, best["step"]).load_into(self.models.in_checkpoints)
-        told = {name: best[name] for name in ("step", "metric", "value")}
-        self.folder.record(best=told)
+        self.folder.record(best={name: best[name] for name in ("step", "metric", "value")})
         which = f"after step {best['step']}" if best["step"] else "that the run began with: training made none better"
-        self.log.note("the result is the model {which}, best by {metric}: {value:.6g}".format(**told, which=which))
+        self.log.note(f"the result is the model {which}; it has the best {best['metric']}: {best['value']:.6g}")
         return best["measured"]
 
 
@@ -244,9 +240,9 @@ def open_session(
     inputs: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Session]:
-    """Checks what can be checked, opens the run folder, loads the model. Bad input fails before anything is written.
+    """Checks the input, opens the run folder and loads the model. Bad input fails before anything is written.
 
-    `inputs`: SHA-256 of what the run depends on beside data, tokenizer and model, by name.
+    `inputs`: SHA-256, by name, of what the run depends on besides data, tokenizer and model.
     """
     check_context(load_config(config.model, revision=config.revision), config.max_length)
     eval_prompts = choose_prompts(config, data)
@@ -267,8 +263,8 @@ def open_session(
         session = Session(config, data, folder, log, runtime, eval_prompts)
         if folder.is_finished and folder.result is not None:
             log.note(f"{folder.path}: this run is finished; nothing to do")
-            stored = folder.result
-            session.result = StageResult(folder.path, folder.model_path, stored["steps"], stored["metrics"])
+            result = folder.result
+            session.result = StageResult(folder.path, folder.model_path, result["steps"], result["metrics"])
         elif config.stop and folder.stopped is not None:
             raise StopRun(folder.stopped["finding"], step=folder.stopped["step"], folder=str(folder.path))
         else:
@@ -277,7 +273,7 @@ def open_session(
             log.observers += [trackers.log, session.watch]
             for line in [*data.lines(), *eval_prompts.lines]:
                 log.note(line)
-            updates = config.num_updates(session.order.num_steps)
-            session.models.add_learner("model", config.model, kind=kind, updates=updates)
-            folder.record(planned_steps=session.order.num_steps)
+            steps = session.order.num_steps
+            session.models.add_learner("model", config.model, kind=kind, updates=config.num_updates(steps))
+            folder.record(planned_steps=steps)
         yield session

@@ -36,7 +36,7 @@ class SftObjective:
 
 
 def _token_weights(batch: GroupBatch) -> Tensor:
-    """(N,) the weight of each counted token's row; 1 where the data gives none."""
+    """(N,) the weight of each counted token's row; 1 if the data has none."""
     if "weight" not in batch.value:
         return torch.ones(batch.num_counted, device=batch.targets.device)
     return batch.value["weight"][batch.group[batch.sequence]]

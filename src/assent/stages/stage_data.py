@@ -1,4 +1,4 @@
-"""From files to tokens, for every stage: nothing is written here, no weights are loaded, every bad row is named."""
+"""Reads files into tokens for every stage. It writes nothing, loads no weights and names every bad row."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from assent.types import PromptGroup
 
 @dataclass(slots=True)
 class Part:
-    """One data set, tokenized: `groups[i]` belongs to `tokens[i]`."""
+    """One tokenized data set. `tokens[i]` are the tokens of `groups[i]`."""
 
     name: str
     groups: list[PromptGroup]
     tokens: list[TokenGroup]
     sha256: str
     labelled: bool
-    """There are completions that somebody wrote or judged: each row was paid for."""
+    """True if the rows have completions, which somebody wrote or judged: each row then costs a label."""
     lines: list[str] = field(default_factory=list)
-    """Rows used, shortened, refused and why."""
+    """Lines for the log: rows used, shortened and refused, with the reasons."""
 
 
 @dataclass(slots=True)
 class StageData:
-    """Tokenizer, template and the tokenized data of a stage."""
+    """A stage's tokenizer, template and tokenized data."""
 
     tokenizer: PreTrainedTokenizerBase
     template: Template
@@ -62,10 +62,10 @@ def read_stage_data(
     select: Select,
     **tokenizing: Any,
 ) -> StageData:
-    """Reads and tokenizes `sources` (name to path, or to groups at hand; None is left out).
+    """Reads and tokenizes `sources`, a path or groups for each name. Skips a source that is None.
 
-    With `eval_fraction`, `eval` is that share of `train`'s conversations. Raises DataError where a source has no usable
-    row and where `train` and `eval` have a prompt in common, TemplateError and ModelError from the tokenizer's side.
+    With `eval_fraction`, `eval` is that share of `train`'s conversations. Raises DataError if a source has no usable
+    row or if `train` and `eval` share a prompt; TemplateError and ModelError if the tokenizer cannot be used.
     """
     check_revision(config.revision, model)
     raw = {name: _load(source) for name, source in sources.items() if source is not None}
@@ -114,4 +114,4 @@ def _load(source: str | Sequence[PromptGroup]) -> tuple[str, Sequence[PromptGrou
     digest = hashlib.sha256()
     for group in source:
         digest.update(repr(group).encode())
-    return "rows given", source, digest.hexdigest(), len(getattr(source, "refused", ()))
+    return "rows from Python", source, digest.hexdigest(), len(getattr(source, "refused", ()))

@@ -111,7 +111,7 @@ def test_identical_chosen_and_rejected_in_every_row(
 def test_comparisons_where_demonstrations_are_needed_the_other_way_round(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(["dpo", *options(here, data="demonstrations.jsonl")], here, capsys, "no comparison", "chosen")
+    refused(["dpo", *options(here, data="demonstrations.jsonl")], here, capsys, "not a comparison", "chosen")
 
 
 def test_thumbs_for_a_loss_of_pairs_and_pairs_for_a_loss_of_thumbs(
@@ -120,7 +120,7 @@ def test_thumbs_for_a_loss_of_pairs_and_pairs_for_a_loss_of_thumbs(
     write_rows(
         here / "thumbs.jsonl", ({"prompt": question(i), "completion": answer("a"), "label": True} for i in (1, 2))
     )
-    refused(["dpo", *options(here, data="thumbs.jsonl")], here, capsys, "no comparison", "thumbs", "assent kto")
+    refused(["dpo", *options(here, data="thumbs.jsonl")], here, capsys, "not a comparison", "thumbs", "assent kto")
     refused(["kto", *options(here)], here, capsys, "has no thumb", "--split-comparisons")
     refused(["kto", *options(here, data="thumbs.jsonl"), "--loss-type", "ipo"], here, capsys, "not for thumbs")
 
@@ -134,7 +134,7 @@ def test_rankings_need_a_loss_of_rankings_and_may_differ_in_length(
 
     write_rows(here / "rankings.jsonl", (row(i, 2 + i) for i in range(3)))
     argv = ["dpo", *options(here, data="rankings.jsonl")]
-    refused(argv, here, capsys, "no comparison", "3 completion(s)", "--loss-type plackett_luce")
+    refused(argv, here, capsys, "not a comparison", "3 completion(s)", "--loss-type plackett_luce")
     assert said([*argv, "--loss-type", "plackett_luce", "--max-steps", 1], capsys)[0] == 0
 
 

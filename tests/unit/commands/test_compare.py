@@ -133,7 +133,7 @@ def test_equal_flops_and_completions_are_met_within_a_step(
         ({"amounts": "13"}, ["more comparisons than the data has", "got:      12", "at least 13"]),
         ({"dpo": {"bta": 1}}, ["bta", "beta", "dpo"]),
         ({"judge": "no.module:f"}, ["no.module"]),
-        ({"data": "demonstrations.jsonl"}, ["no comparison"]),
+        ({"data": "demonstrations.jsonl"}, ["not a comparison"]),
     ],
 )
 def test_bad_input_writes_nothing(

@@ -113,7 +113,7 @@ def test_rows_that_are_not_there_or_not_comparisons(shared: Path, tmp_path: Path
     for number, part in ((2, "chosen and rejected are identical"), (4, "no usable row 4")):
         with pytest.raises(DataError, match=part):
             assent.explain(**models, data=file, row=number, **CPU)
-    with pytest.raises(DataError, match="is no comparison"):
+    with pytest.raises(DataError, match="is not a comparison"):
         assent.explain(**models, data=shared / "demonstrations.jsonl", row=1, **CPU)
 
 

@@ -142,10 +142,10 @@ def test_mini_batches_are_shuffled_in_each_pass_and_hold_every_prompt_once() -> 
 @pytest.mark.parametrize(
     ("batch_size", "total_steps", "said"),
     [
-        (4, 3, "batch_size does not divide 10 prompts: the last round of each pass has 2"),
+        (4, 3, "batch_size does not divide 10 prompts: the last round of each pass has only 2"),
         (4, 2, ""),
         (5, 3, ""),
-        (16, 1, "batch_size is 16, but each round has 10 prompts: there are no more"),
+        (16, 1, "batch_size is 16, but the data has 10 prompts: each round has all of them"),
     ],
 )
 def test_rounds_with_fewer_prompts_than_asked_for_are_told(

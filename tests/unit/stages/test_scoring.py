@@ -13,8 +13,8 @@ from assent.config.loss_options import LossEntry
 from assent.errors import DataError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
-from assent.stages.scored_data import rankings_for, to_completions, to_labelled
 from assent.stages.scoring import BOOTSTRAP, RankingObjective, ScoreObjective, with_bootstrap, with_step_targets
+from assent.stages.selecting import rankings_for, to_completions, to_labelled
 from assent.types import Preference, PromptGroup
 from tests.support.rows import group
 

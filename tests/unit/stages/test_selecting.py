@@ -56,7 +56,7 @@ def test_ties_are_refused_and_named(preference: dict[str, object]) -> None:
     ],
 )
 def test_what_is_no_comparison_is_another_commands_file(given: PromptGroup, got: str) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:1 is no comparison") as caught:
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 is not a comparison") as caught:
         to_comparisons([given])
     assert got in str(caught.value)
     assert "prompt, chosen, rejected" in str(caught.value)
@@ -85,7 +85,7 @@ def test_a_thumb_up_is_a_demonstration_and_a_thumb_down_is_not() -> None:
     ],
 )
 def test_what_is_no_demonstration_is_refused(given: PromptGroup, got: str) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:1 is no demonstration") as caught:
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 is not a demonstration") as caught:
         to_demonstrations([given])
     assert got in str(caught.value)
 

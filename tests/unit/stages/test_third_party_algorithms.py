@@ -166,12 +166,12 @@ def test_a_part_that_is_none_is_refused(here: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("SHAPE", "gave no advantages of each completion's tokens"),
-        ("NOTHING", "gave no advantages of each completion's tokens\n  got:      NoneType"),
-        ("INFINITE", "gave advantages that are not finite"),
-        ("NO_TARGETS", "gave no returns, the critic's targets, of"),
-        ("MEAN", "the policy objective gave no value for each token"),
-        ("MEAN_ERROR", "the value objective gave no value for each token"),
+        ("SHAPE", "did not return advantages for each token of each completion"),
+        ("NOTHING", "did not return advantages for each token of each completion\n  got:      NoneType"),
+        ("INFINITE", "returned advantages that are not finite"),
+        ("NO_TARGETS", r"did not return returns \(the critic's targets\) for"),
+        ("MEAN", "the policy objective did not return a value for each token"),
+        ("MEAN_ERROR", "the value objective did not return a value for each token"),
     ],
 )
 def test_what_a_part_gives_is_looked_at(tmp_path: Path, name: str, message: str) -> None:
@@ -182,7 +182,7 @@ def test_what_a_part_gives_is_looked_at(tmp_path: Path, name: str, message: str)
 def test_target_kl_needs_an_objective_that_tells_how_far_it_is(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path)
     weights_of(tmp_path, "without", inputs, algorithm="my_triples:SILENT")
-    with pytest.raises(RunError, match=r"target_kl needs to know(.|\n)*policy/approxkl_k3"):
+    with pytest.raises(RunError, match=r"target_kl needs the distance(.|\n)*policy/approxkl_k3"):
         weights_of(tmp_path, "with", inputs, algorithm="my_triples:SILENT", target_kl=0.1)
 
 

@@ -152,7 +152,7 @@ def test_options_without_effect_are_refused(
 
 def test_a_prompt_in_both_is_an_error_that_names_rows_and_a_way_out() -> None:
     train, held_out = [comparison(i) for i in range(3)], [comparison(i) for i in (2, 7)]
-    with pytest.raises(DataError, match="stand in the training data too") as caught:
+    with pytest.raises(DataError, match="are in the training data too") as caught:
         check_overlap(train, held_out)
     assert "1 of 2 held-out rows: rows.jsonl:3 is rows.jsonl:3" in str(caught.value)
     assert "assent data split" in str(caught.value)
@@ -162,7 +162,7 @@ def test_a_prompt_in_both_is_an_error_that_names_rows_and_a_way_out() -> None:
 def test_a_shared_root_is_told() -> None:
     further = PromptGroup(prompt=(*group(1).prompt, *turns(("assistant", "yes"), ("user", "and?"))), source="x:1")
     (line,) = check_overlap([comparison(1)], [further, comparison(5)])
-    assert "1 of 2 held-out rows go on from a first user turn" in line
+    assert "1 of 2 held-out rows share their first user turn with training rows" in line
 
 
 @pytest.mark.parametrize("command", STAGES)
