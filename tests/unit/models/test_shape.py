@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.support.architectures import ARCHITECTURES, WINDOW, random_groups
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from assent.errors import ModelError
 from assent.models.architectures import FAMILIES
 from assent.models.shape import Cost, GivenLengths, ModelShape, attended_pairs, tokens_per_pass
+from tests.support.architectures import ARCHITECTURES, WINDOW, random_groups
 
 _BASE = ARCHITECTURES["llama"][1]
 _LISTED = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": WINDOW}
