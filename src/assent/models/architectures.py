@@ -1,7 +1,7 @@
-"""The weights of a model by name and shape, as its architecture makes them of `config.json`. Torch-free.
+"""The names and shapes of a model's weights, by its architecture and its `config.json`. Torch-free.
 
-FAMILIES has an entry for each `model_type` of transformers that is known here. Where a weight depends on an option for
-which neither `config.json` nor the architecture has a value, that is an error: nothing is guessed.
+FAMILIES has an entry for each known `model_type` of transformers. If a weight depends on an option that has no value,
+neither in `config.json` nor by the architecture, that is an error: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from assent.errors import ModelError
 
 Weights = dict[str, tuple[int, ...]]
 LOOKUPS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "wpe.weight")
-"""Ends of the names of tables, of which a token reads one row."""
+"""How the names of lookup tables end. A token reads one row of a table."""
 _TWO = ("input_layernorm", "post_attention_layernorm")
 _FOUR = (*_TWO, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 class Options:
-    """The options of a `config.json`. One that is null counts as one that is not there."""
+    """The options of a `config.json`. Null is the same as absent."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
@@ -31,7 +31,7 @@ class Options:
         return default if value is None else value
 
     def need(self, *names: str) -> Any:
-        """The option that has one of these names. Raises ModelError where none has a value."""
+        """The option with one of these names. Raises ModelError if none has a value."""
         for name in names:
             if (value := self.config.get(name)) is not None:
                 return value
@@ -44,10 +44,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What every architecture has under some name.
+    """The sizes that every architecture has under some name.
 
     intermediate_size       MLP width of a layer without experts
-    num_experts             experts of a layer that tokens are routed to; 0: none
+    num_experts             routed experts of a layer; 0: none
     num_experts_per_token   experts that each token is routed to
     expert_size             MLP width of one expert
     """
@@ -71,14 +71,14 @@ Layer = Callable[[Options, Sizes, int], Weights]
 class Family:
     """An architecture.
 
-    layer            the weights of the layer with this number
-    trunk            names of the trunk, its embedding, its layers and its last norm
-    norm             the norm's parameters
-    tied             whether head and embedding are one where config.json does not say
-    grouped          config.json must give `num_key_value_heads`; otherwise it may leave it out: each head has its own
-    own_head_dim     config.json must give `head_dim`; otherwise it may leave it out: heads share hidden_size evenly
-    expert_size      config.json's name of an expert's MLP width; none: no experts
-    slides           whether the layer with this number attends to a window, where config.json gives one
+    layer          the weights of one layer, by its number
+    trunk          names of the trunk, its embedding, its layers and its last norm
+    norm           parameters of the last norm
+    tied           whether head and embedding are tied if config.json does not say
+    grouped        config.json must give `num_key_value_heads`; if False, its default is one for each head
+    own_head_dim   config.json must give `head_dim`; if False, its default is hidden_size / num_attention_heads
+    expert_size    config.json's name for an expert's MLP width; "": there are no experts
+    slides         whether a layer attends to a window, if config.json gives one
     """
 
     layer: Layer
@@ -113,7 +113,7 @@ class Family:
         )
 
     def weights(self, options: Options, sizes: Sizes, *, num_labels: int | None) -> Weights:
-        """All parameters in the model's order, tied ones once. `num_labels`: of a classifier, in place of the head."""
+        """All parameters in the model's order, tied ones once. With `num_labels`, a classifier's head is the head."""
         trunk, embedding, layers, norm = self.trunk
         width, table = sizes.hidden_size, (sizes.vocab_size, sizes.hidden_size)
         weights: Weights = {f"{trunk}.{embedding}.weight": table}
@@ -141,7 +141,7 @@ def _linear(name: str, rows: int, columns: int, *, bias: bool = False) -> Weight
 
 
 def _dense(options: Options, s: Sizes, layer: int, *, bias: str = "", name: str = "mlp", width: int = 0) -> Weights:
-    """A gated MLP. `bias`: the option that gives it biases."""
+    """A gated MLP. `bias` names the option that gives it biases."""
     inner, has_bias = width or s.intermediate_size, bool(bias and options.get(bias, False))
     weights = _linear(f"{name}.gate_proj", inner, s.hidden_size, bias=has_bias)
     weights |= _linear(f"{name}.up_proj", inner, s.hidden_size, bias=has_bias)
@@ -196,9 +196,9 @@ def _decoder(
 ) -> Weights:
     """A layer of the Llama kind.
 
-    qkv_bias   the option that gives queries, keys and values biases, and its value where config.json does not say
-    out_bias   it gives the output projection one too
-    qk_norm    queries and keys are normed: each "head", or the "whole"
+    qkv_bias   the option that gives queries, keys and values biases, and its default
+    out_bias   the same option gives the output projection a bias
+    qk_norm    norms of queries and keys: for each "head", for the "whole", or "" for none
     """
     query, key = s.num_heads * s.head_dim, s.num_key_value_heads * s.head_dim
     bias = bool(options.get(*qkv_bias))
@@ -224,7 +224,7 @@ def _phi3(options: Options, s: Sizes, layer: int) -> Weights:
 
 
 def _gpt2(options: Options, s: Sizes, layer: int) -> Weights:
-    """Its matrices are transposed, so that a bias has the columns' width."""
+    """GPT-2's matrices are transposed: a bias has the columns' width."""
     weights: Weights = {}
     width, inner = s.hidden_size, s.intermediate_size
     matrices = {
@@ -254,7 +254,7 @@ def _always(options: Options, layer: int) -> bool:
 
 
 def _asked(options: Options, layer: int) -> bool:
-    """The layers that config.json lists, where it asks for windows."""
+    """The layers that config.json lists, if it asks for windows."""
     return bool(options.get("use_sliding_window")) and options.need("layer_types")[layer] == "sliding_attention"
 
 

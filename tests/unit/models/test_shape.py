@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from assent.errors import ModelError
 from assent.models.architectures import FAMILIES
+from assent.models.batch import TokenCompletion, TokenGroup
+from assent.models.module import AlignmentModel
 from assent.models.shape import Cost, GivenLengths, ModelShape, attended_pairs, tokens_per_pass
+from tests.support.adapters import adapted
 from tests.support.architectures import ARCHITECTURES, WINDOW, random_groups
+from tests.support.engine import make_groups
+from tests.support.models import tiny_llama, tiny_module
 
+GROUP = TokenGroup((1,) * 6, (TokenCompletion((2,) * 4), TokenCompletion((3,) * 2)))
 _BASE = ARCHITECTURES["llama"][1]
 _LISTED = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": WINDOW}
 _QWEN_EXPERTS = ARCHITECTURES["qwen2-moe"][1]
@@ -195,3 +202,49 @@ def test_a_planned_pass_reads_as_many_tokens_as_a_built_models() -> None:
     shape = ModelShape.of({**as_json(config_of("llama")), "num_hidden_layers": 64, "hidden_size": 4096})
     assert tokens_per_pass(shape.sizes.num_layers, shape.sizes.hidden_size, "cpu") == 384
     assert tokens_per_pass(shape.sizes.num_layers, shape.sizes.hidden_size, "cuda") == 16384
+
+
+def test_attended_pairs_by_hand() -> None:
+    # P = 6, C = 4, R = 2 (performance.md, roofline): P²/2 + PC + C²/2 + PR + R²/2
+    assert attended_pairs(GROUP, shared=True) == 18 + 24 + 8 + 12 + 2
+    assert attended_pairs(GROUP, shared=False) == ((6 + 4) ** 2 + (6 + 2) ** 2) / 2
+
+
+@pytest.mark.parametrize(("shared", "tokens", "pairs"), [(True, 12, 64), (False, 18, 82)])
+def test_forward_flops_by_hand(shared: bool, tokens: int, pairs: int) -> None:
+    cost = Cost.of(tiny_module(), shared=shared)
+    layer = 16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 16 * 32  # q, k and v of one head, o, three of the MLP
+    assert cost.trunk_weights == 2 * layer  # the tied embedding is a lookup
+    assert cost.head_weights == 17 * 16
+    assert cost.forward([GROUP]) == 2 * 2 * layer * tokens + 4 * 2 * 16 * pairs + 2 * 17 * 16 * 6
+
+
+def test_a_scorers_head_is_counted_once_per_score_not_per_token() -> None:
+    cost = Cost.of(tiny_module(kind="scorer"), shared=True)
+    assert cost.head_weights == 16
+
+
+def test_flops_of_a_score_and_of_sampling_by_hand() -> None:
+    layer = 16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 16 * 32
+    scorer = Cost.of(tiny_module(kind="scorer"), shared=True)
+    assert scorer.score([GROUP]) == 2 * 2 * layer * 12 + 4 * 2 * 16 * 64 + 2 * 16 * 2  # the head at two last tokens
+    policy = Cost.of(tiny_module(), shared=False)  # sampling reads a prompt once, however training does
+    # read: the prompt's 6 tokens, then 3 of 4 and 1 of 2; chosen from: the prompt's last and those 3 + 1
+    pairs = 6**2 / 2 + (6 * 3 + 3**2 / 2) + (6 * 1 + 1**2 / 2)
+    assert policy.sample(6, [4, 2]) == 2 * 2 * layer * (6 + 3 + 1) + 4 * 2 * 16 * pairs + 2 * 17 * 16 * (1 + 3 + 1)
+    assert policy.sample(6, [1]) == 2 * 2 * layer * 6 + 4 * 2 * 16 * 18 + 2 * 17 * 16
+
+
+def test_weights_beside_an_adapter_cost_no_gradients_of_their_own() -> None:
+    groups = make_groups(3)
+    plain = Cost.of(tiny_module(), shared=True)
+    cost = Cost.of(AlignmentModel(adapted(tiny_llama()), kind="policy"), shared=True)
+    per_layer = 3 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 32))  # rank 3: q, o; k, v; gate, up, down
+    assert cost.trunk_weights == plain.trunk_weights + 2 * per_layer
+    assert cost.head_weights == plain.head_weights
+    trained = 2 * per_layer / (cost.trunk_weights + cost.head_weights)
+    attention = plain.forward(groups) - replace(plain, attention_width=0).forward(groups)
+    weights = cost.forward(groups) - attention
+    assert cost.update(groups) == pytest.approx(2 * cost.forward(groups) + trained * weights + attention)
+    scorer = Cost.of(AlignmentModel(adapted(tiny_llama(kind="scorer")), kind="scorer"), shared=True)
+    assert scorer.head_weights == 16  # the trained copy alone
