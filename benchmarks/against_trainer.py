@@ -45,7 +45,7 @@ def work(args: argparse.Namespace) -> None:
     from assent.engine.ledger import peak_memory_bytes
     from assent.engine.runtime import matmul_rate
     from assent.stages.selecting import to_comparisons
-    from assent.stages.stage_data import read_text
+    from assent.stages.stage_data import read_stage_data
 
     kind = PreferenceConfig if args.method == "dpo" else RewardConfig
     config = kind(
@@ -60,13 +60,13 @@ def work(args: argparse.Namespace) -> None:
         lr_scheduler_type="constant",
     )
     rows = list(load_groups(args.data))[: args.pairs]
-    text = read_text(config, model=args.model, sources={"train": rows}, select=to_comparisons)
-    tokens = text.train.tokens
+    stage_data = read_stage_data(config, model=args.model, sources={"train": rows}, select=to_comparisons)
+    tokens = stage_data.train.tokens
     tokens = tokens[: len(tokens) // args.batch_size * args.batch_size]  # whole updates
     if len(tokens) < 2 * args.batch_size:
         sys.exit(f"{len(tokens)} pairs are fewer than two updates of {args.batch_size}, and the first is not timed")
     rate = matmul_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
-    found = (run_assent if args.work == "assent" else run_trainer)(config, text.tokenizer, tokens, args)
+    found = (run_assent if args.work == "assent" else run_trainer)(config, stage_data.tokenizer, tokens, args)
     seconds, timed = found["seconds"], len(tokens) - args.batch_size
     found |= {"pairs_per_s": timed / seconds, "useful_mfu": found.pop("flops") / seconds / rate}
     reference = found.pop("reference_seconds") / len(tokens)

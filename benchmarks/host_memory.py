@@ -36,16 +36,16 @@ def train(args: argparse.Namespace) -> None:
     from assent.stages.preference import PreferenceObjective
     from assent.stages.references import with_reference
     from assent.stages.selecting import to_comparisons
-    from assent.stages.stage_data import read_text
+    from assent.stages.stage_data import read_stage_data
 
     config = PreferenceConfig(
         model=args.model, data=args.data, output_dir="-", batch_size=8, max_length=1024, keep_template_tail=True
     )
-    text = read_text(config, model=config.model, sources={"train": config.data}, select=to_comparisons)
+    stage_data = read_stage_data(config, model=config.model, sources={"train": config.data}, select=to_comparisons)
     learner = Learner(
         AlignmentModel(load_policy(config.model), kind="policy"), runtime=Runtime("cpu"), optim=config, total_steps=99
     )
-    groups = list(text.train.tokens)[: args.pairs]
+    groups = list(stage_data.train.tokens)[: args.pairs]
     logprobs = learner.read(groups, want={"logprobs"}).logprobs
     counted = [completion.num_counted for group in groups for completion in group.completions]
     groups = with_reference(groups, logprobs.new_tensor([part.sum() for part in logprobs.split(counted)]))

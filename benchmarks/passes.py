@@ -44,19 +44,19 @@ def run(args: argparse.Namespace) -> dict[str, list[float]]:
     from assent.models.module import AlignmentModel
     from assent.stages.reward import objective_of
     from assent.stages.selecting import rankings_for
-    from assent.stages.stage_data import read_text
+    from assent.stages.stage_data import read_stage_data
 
     precision = "bf16" if args.bf16 else "no"
     config = RewardConfig(model=args.model, data=args.data, output_dir="-", max_length=1024, mixed_precision=precision)
     accepts = frozenset({"many", "tied", "margin", "chosen_probability"})
-    text = read_text(
+    stage_data = read_stage_data(
         config, model=config.model, sources={"train": config.data},
         select=lambda groups: rankings_for(groups, loss="bradley_terry", accepts=accepts),
     )  # fmt: skip
     runtime = Runtime("cpu", mixed_precision=precision)
     module = AlignmentModel(load_scorer(config.model), kind="scorer")
     learner = Learner(module, runtime=runtime, optim=config, total_steps=10**6)
-    groups, objective = list(text.train.tokens)[: args.pairs], objective_of(config)
+    groups, objective = list(stage_data.train.tokens)[: args.pairs], objective_of(config)
     given = settings(args.tokens)
     seconds: dict[str, list[float]] = {name: [] for name in given}
     for number in range(args.repeats + 1):
