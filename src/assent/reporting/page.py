@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from assent.errors import StorageError, UsageError
+from assent.errors import UsageError
 from assent.metrics import lookup
 from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
 from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, kl_estimate, label, number
@@ -23,6 +22,7 @@ from assent.reporting.samples import contrasts, last_samples
 from assent.reporting.series import bands_of, num_not_finite, panels_of
 from assent.reporting.sources import Source, Stage, read_source
 from assent.reporting.verdict import verdict_of
+from assent.runs.files import write_text
 
 
 def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
@@ -37,13 +37,7 @@ def write_page(path: Path, page: str) -> Path:
     """Writes the file atomically, and replaces an earlier page. Raises UsageError if the file is not a page of ours."""
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
         raise UsageError(f"{path} exists and is not a report", fix="give another --output")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError("the report cannot be written", got=error) from error
+    write_text(path, page, what="the report")
     return path
 
 

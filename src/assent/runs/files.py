@@ -66,6 +66,17 @@ def write_json(path: Path, value: Any) -> None:
         fsync(path.parent)
 
 
+def write_text(path: Path, text: str, *, what: str) -> None:
+    """Replaces `path` by the text, atomically. Raises StorageError, which says that `what` cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"{what} cannot be written", got=error) from error
+
+
 def append_line(path: Path, value: Any) -> None:
     """Appends `value` as one line of JSON. A line cut by a crash is dropped when the file is next read or rewound."""
     with storage_errors(path), path.open("a", encoding="utf-8") as stream:

@@ -7,15 +7,13 @@ over (without MARK) is left alone.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assent.errors import StorageError
 from assent.metrics import lookup
-from assent.runs.files import as_number, from_json
+from assent.runs.files import as_number, from_json, write_text
 
 CARD = "README.md"
 MARK = "<!-- Written by Assent from the run's records. Without this line, Assent leaves the file alone. -->"
@@ -69,14 +67,7 @@ def write_card(
     path = run / "model" / CARD
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return None
-    text = card(run, manifest, metrics, measured)
-    temporary = path.with_name(f".{CARD}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError("the model card cannot be written", got=error) from error
+    write_text(path, card(run, manifest, metrics, measured), what="the model card")
     return path
 
 
