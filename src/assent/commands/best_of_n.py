@@ -82,7 +82,7 @@ def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dic
 def _split(
     groups: Sequence[PromptGroup], rows: Sequence[Row], scores: Scores, drawn: Sequence[Drawn]
 ) -> list[_Sampled]:
-    """Splits rows and scores, which stand prompt by prompt with equally many for each, into those of each prompt."""
+    """Splits rows and scores by prompt. They are ordered by prompt, with equally many for each."""
     n = len(rows) // len(groups)
     places = [slice(i * n, i * n + n) for i in range(len(groups))]
     parts = scores.parts.items()

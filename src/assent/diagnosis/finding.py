@@ -40,7 +40,7 @@ class Finding:
 class Rule:
     """A check of the metrics of a run, cheap enough for every step.
 
-    metrics   the names it reads; it is asked where the log has all of them
+    metrics   names of the metrics that it reads; it is only checked if the log has all of them
     check     from their last `window` values to a finding, or None
     """
 

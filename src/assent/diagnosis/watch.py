@@ -1,4 +1,4 @@
-"""Looks at a run while it trains: an observer of its log that asks the cheap rules at every line of metrics."""
+"""Watches a run while it trains: an observer of its log that checks the cheap rules at every line of metrics."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def measure(
     proxies: Sequence[Proxy],
     reference: AlignmentModel | None,
 ) -> Measured:
-    """Scores and distances of rollouts, which stand prompt by prompt with equally many for each of the P groups.
+    """Scores and distances of rollouts, which are ordered by prompt with equally many for each of the P groups.
 
     reference   reads the rollouts' ids; None if the reference sampled them
     """

@@ -1,7 +1,7 @@
 """The policy answers with nothing: every completion is its end token alone, round after round.
 
-A policy that ends at once samples nothing else any more, so no later round can teach it better. Seen where a reward
-prefers short answers, where a penalty for unfinished answers outweighs the reward, or where the KL penalty is off.
+Such a policy samples nothing else any more, so no later round can improve it. Causes: a reward that prefers short
+answers, a penalty for unfinished answers that outweighs the reward, or a KL penalty that is off.
 """
 
 from __future__ import annotations
