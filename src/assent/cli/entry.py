@@ -220,7 +220,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, AssentError):
         return f"error: {error}", error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted: the same command continues from the last checkpoint", 130
+        return f"interrupted: {error if error.args else 'repeat the command; it continues what it can'}", 130
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
         return f"error: the disk is full{where}\n  to do:    free some space, then repeat the command: it resumes", 3

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 from assent.engine.runtime import Runtime
 from assent.errors import RunError, RunFolderError
-from assent.runs.files import fsync, storage_errors, write_json
+from assent.runs.files import fsync, sha256_of, storage_errors, write_json
 
 FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.json"
 FORMAT = 1
@@ -102,7 +103,7 @@ def latest_verified(run_folder: Path) -> Checkpoint | None:
     Raises RunFolderError if all are damaged: a run must not decide by itself to start over.
     """
     refused: list[str] = []
-    for path in sorted((run_folder / FOLDER).glob("step-*"), key=_step_of, reverse=True):
+    for path in sorted(_checkpoints(run_folder / FOLDER), key=_step_of, reverse=True):
         reason = damage(path)
         if reason is None:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
@@ -138,7 +139,7 @@ def damage(path: Path) -> str | None:
         for name, expected in manifest["files"].items():
             if not (path / name).is_file():
                 return f"{name} is missing"
-            if (path / name).stat().st_size != expected["bytes"] or _sha256(path / name) != expected["sha256"]:
+            if (path / name).stat().st_size != expected["bytes"] or sha256_of(path / name) != expected["sha256"]:
                 return f"{name} is damaged"
         best = manifest.get("best")
         if best is not None and best != manifest["step"]:
@@ -159,7 +160,7 @@ def _commit(temporary: Path, final: Path, step: int, best: int | None) -> None:
         for path in files:
             fsync(path)
             name = path.relative_to(temporary).as_posix()
-            entries[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            entries[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries, "best": best}
         manifest["seal"] = _seal(manifest)
         (temporary / MANIFEST).write_bytes(_serialise(manifest))
@@ -181,9 +182,9 @@ def _prune(parent: Path, step: int, *, keep: int) -> None:
 
     Checkpoints after `step` were damaged, and the run fell back from them.
     """
-    ordered = sorted((path for path in parent.glob("step-*") if _step_of(path) <= step), key=_step_of)
+    ordered = sorted((path for path in _checkpoints(parent) if _step_of(path) <= step), key=_step_of)
     kept = {*ordered[-keep:], *(parent / f"step-{_best_of(path)}" for path in ordered[-keep:])}
-    for path in parent.glob("step-*"):
+    for path in _checkpoints(parent):
         if path not in kept:
             shutil.rmtree(path)
 
@@ -199,7 +200,14 @@ def _best_of(path: Path) -> int | None:
 def _sweep(parent: Path) -> None:
     """Removes the rest of an interrupted write. The run folder's lock keeps other processes out."""
     for orphan in parent.glob(".step-*"):
-        shutil.rmtree(orphan)
+        if re.fullmatch(r"\.step-\d+\.(tmp|old)", orphan.name):
+            shutil.rmtree(orphan)
+
+
+def _checkpoints(parent: Path) -> list[Path]:
+    """The folders that runs write. Any other one in there (`step-3.bak`, a link) is somebody's own and stays."""
+    ours = (path for path in parent.glob("step-*") if path.name == f"step-{_step_of(path)}")
+    return [path for path in ours if path.is_dir() and not path.is_symlink()]
 
 
 def _sync_logs(run_folder: Path) -> None:
@@ -220,8 +228,3 @@ def _seal(manifest: Mapping[str, Any]) -> str:
 
 def _serialise(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps(manifest, indent=1, sort_keys=True).encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

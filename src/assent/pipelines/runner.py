@@ -15,7 +15,7 @@ from typing import Any
 from assent.errors import RunFolderError, UsageError
 from assent.pipelines.plan import Plan, Stage
 from assent.runs.files import from_json, write_json
-from assent.runs.folder import LOCK, lock_folder
+from assent.runs.folder import LOCK, lock_folder, model_is_damaged
 from assent.runs.progress import Progress, progress_for_stderr
 
 STATE = "pipeline.json"
@@ -125,9 +125,11 @@ class _State:
         return next((entry for entry in self.record["stages"] if entry["name"] == stage.name), None)
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
-        """The stage's outputs; None if it has not finished, or if its folder was deleted."""
+        """The stage's outputs; None if it has not finished, or if its folder or its model was deleted or cut."""
         entry = self._entry(stage)
         if entry is None or entry["key"] != stage.key or not stage.output_dir.exists():
+            return None
+        if model_is_damaged(stage.output_dir):
             return None
         return entry["result"]
 

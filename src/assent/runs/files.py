@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,31 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The file's lines, up to the first one that a crash has cut; none if there is no file."""
+    """The file's lines that are whole; none if there is no file. What `damaged_lines` gives is left out."""
+    return [row for row, _ in _lines(path) if row is not None]
+
+
+def damaged_lines(path: Path) -> dict[int, bytes]:
+    """Lines, by number from 1, that are not JSON objects: the disk or somebody changed them.
+
+    The rest after the last newline is a line that a crash has cut, and no damage.
+    """
+    return {number: line for number, (row, line) in enumerate(_lines(path), start=1) if row is None}
+
+
+def _lines(path: Path) -> list[tuple[dict[str, Any] | None, bytes]]:
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_bytes().split(b"\n")[:-1]:  # the rest after the last newline is a line that was cut
-        try:
-            rows.append(from_json(line))
-        except ValueError:
-            break
-    return rows
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [(_object(line), line) for line in lines]
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = from_json(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def keep_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -105,6 +121,30 @@ def keep_lines(path: Path, rows: list[dict[str, Any]]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+
+
+def file_facts(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file in a folder, but for README.md, which others may write anew."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
+    }
+
+
+def damage_of(folder: Path, facts: Mapping[str, Mapping[str, Any]], *, sizes_only: bool = False) -> str | None:
+    """How the folder differs from its `file_facts`; None if it does not."""
+    for name, expected in facts.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"] or not (sizes_only or sha256_of(path) == expected["sha256"]):
+            return f"{name} is damaged"
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

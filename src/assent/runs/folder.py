@@ -20,7 +20,16 @@ from typing import IO, Any, Self
 
 from assent.errors import RunFolderError, UsageError
 from assent.runs.environment import git_revision, versions
-from assent.runs.files import from_json, keep_lines, read_lines, storage_errors, to_json, write_json
+from assent.runs.files import (
+    damage_of,
+    damaged_lines,
+    from_json,
+    keep_lines,
+    read_lines,
+    storage_errors,
+    to_json,
+    write_json,
+)
 
 FORMAT = 1
 MANIFEST, METRICS, SAMPLES, LOCK = "run.json", "metrics.jsonl", "samples.jsonl", ".lock"
@@ -137,17 +146,21 @@ class RunFolder:
             )
         self.record(start={**started, f"{name}_start": fingerprint})
 
-    def rewind(self, step: int | None) -> None:
-        """Drops the lines of metrics, samples and preferences that were written after `step` updates; None: all lines.
+    def rewind(self, step: int | None) -> list[str]:
+        """Cuts the files that are written line by line to what they held after `step` updates; None: to nothing.
 
-        It is called when a run resumes, so that the lines after its checkpoint are not written twice.
+        Called when a run resumes, so that the lines after its checkpoint are not written twice. Damaged lines are put
+        aside, and the good ones around them stay. Returns what to report of them.
         """
+        said: list[str] = []
         if not self.is_main:
-            return
-        for name in (METRICS, SAMPLES, PREFERENCES):
-            path = self.path / name
+            return said
+        for path in (self.path / name for name in (METRICS, SAMPLES, PREFERENCES)):
             if path.exists():
-                keep_lines(path, [row for row in read_lines(path) if step is not None and row["step"] <= step])
+                said += _put_aside(path)
+                rows = [row for row in read_lines(path) if isinstance(row.get("step"), int)]
+                keep_lines(path, [row for row in rows if step is not None and row["step"] <= step])
+        return said
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Marks the run as finished. When it is opened again, it returns this result and does not train."""
@@ -169,10 +182,14 @@ class RunFolder:
         self._save()
 
     def go_on(self) -> None:
-        """Marks a stopped run as running again."""
-        if self.stopped is not None:
+        """Marks a run that was stopped, or whose model is to be written again, as running."""
+        if self.manifest["status"] != "running":
             self.manifest["status"] = "running"
             self._save()
+
+    def damage(self) -> str | None:
+        """How the finished run's `model/` differs from what was written; None if it does not."""
+        return damage_of(self.model_path, self.manifest["facts"].get("model_files", {}))
 
     def close(self) -> None:
         """Releases the lock."""
@@ -280,6 +297,24 @@ def differences(existing: Mapping[str, Any], identity: Mapping[str, Any]) -> dic
             if key not in RESULT_NEUTRAL and old.get(key) != new.get(key):
                 found[prefix + key] = (old.get(key), new.get(key))
     return found
+
+
+def _put_aside(path: Path) -> list[str]:
+    """Copies damaged lines to FILE.damaged as they are, and says so."""
+    damaged = damaged_lines(path)
+    if not damaged:
+        return []
+    with storage_errors(path), path.with_name(f"{path.name}.damaged").open("ab") as stream:
+        stream.writelines(line + b"\n" for line in damaged.values())
+    numbers = ", ".join(map(str, list(damaged)[:5])) + (" …" if len(damaged) > 5 else "")
+    return [f"{path.name}: damaged lines ({numbers}) were put aside in {path.name}.damaged: {len(damaged)} of them"]
+
+
+def model_is_damaged(folder: Path) -> bool:
+    """Whether a run's `model/` lacks a file, or one has another size than was written. Any other folder: no."""
+    path = folder / MANIFEST
+    facts = from_json(path.read_bytes()).get("facts", {}) if path.is_file() else {}
+    return damage_of(folder / "model", facts.get("model_files", {}), sizes_only=True) is not None
 
 
 def lock_folder(path: Path) -> IO[str]:

@@ -109,8 +109,10 @@ class FixedReference(NoReference):
         else:
             self.origin = "start" if config.reference is None else "fixed"
             self.path = config.reference
-            parts = session.train_tokens, session.eval_tokens
-            train, held_out = session.models.reference_logps(config.reference, *parts)
+            used = session.rows_used()
+            parts = [session.train_tokens[i] for i in used], session.eval_tokens
+            read, held_out = session.models.reference_logps(config.reference, *parts)
+            train = _spread(read, used, session.train_tokens)
         self.digest = digest(train)
         session.train_tokens = with_reference(session.train_tokens, train)
         session.eval_tokens = with_reference(session.eval_tokens, held_out)
@@ -177,6 +179,16 @@ def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGro
         result.append(replace(group, completion={**group.completion, REFERENCE: logps[start:end].numpy()}))
         start = end
     return result
+
+
+def _spread(read: Tensor, used: Sequence[int], groups: Sequence[TokenGroup]) -> Tensor:
+    """(S,) over the completions of all groups what was read for those of `used`; NaN where nothing was read."""
+    sizes = torch.tensor([len(group.completions) for group in groups])
+    is_used = torch.zeros(len(groups), dtype=torch.bool)
+    is_used[list(used)] = True
+    spread = torch.full((int(sizes.sum()),), torch.nan)
+    spread[torch.repeat_interleave(is_used, sizes)] = read
+    return spread
 
 
 def digest(values: Tensor) -> str:

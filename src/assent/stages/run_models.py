@@ -25,6 +25,7 @@ from assent.rewards.base import Reward, Scores
 from assent.rewards.loading import Spec, judges_alone
 from assent.rewards.reading import ModelReader
 from assent.rollouts.opening import ModelSampler, open_sampler
+from assent.runs.files import file_facts
 from assent.runs.folder import RunFolder
 from assent.runs.log import RunLog
 from assent.stages.model_loading import frozen, load_module, load_rewards, load_trained_modules, save_trained
@@ -208,6 +209,7 @@ class RunModels:
         whole = gathered(modules[0].hf) if self.runtime.is_sharded else None
         if self.runtime.is_main:
             save_trained(self.folder.model_path, modules, self.data.tokenizer, state_dict=whole)
+            self.folder.record(model_files=file_facts(self.folder.model_path))
         self.runtime.barrier()
         for name, learner in self.learners.items():
             self.fingerprints[f"{name}_end"] = learner.fingerprint()

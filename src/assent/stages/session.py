@@ -21,7 +21,7 @@ from assent.engine.random import Batches
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
 from assent.engine.trackers import Trackers
-from assent.errors import StopRun
+from assent.errors import RunFolderError, StopRun
 from assent.models.batch import TokenGroup
 from assent.models.folders import content_hash
 from assent.models.loading import check_context, load_config
@@ -85,6 +85,12 @@ class Session:
     def batch(self, step: int) -> list[TokenGroup]:
         return [self.train_tokens[i] for i in self.order.indices(step)]
 
+    def rows_used(self) -> list[int]:
+        """Rows that some step reads, in the order of the data: not all, where max_steps ends the first pass early."""
+        if self.order.num_steps >= self.order.per_epoch:
+            return list(range(self.order.num_rows))
+        return sorted({i for step in range(self.order.num_steps) for i in self.order.indices(step)})
+
     def validate_with(self, measure: Callable[[], dict[str, float]], *, reference: str | None = None) -> None:
         """Calls `measure` for the held-out figures at the configured steps. Does nothing without held-out data.
 
@@ -112,9 +118,12 @@ class Session:
     def resume(self) -> None:
         """Restores learners, ledger and state from the newest verified checkpoint, if there is one."""
         checkpoint = latest_verified(self.folder.path)
-        if checkpoint is None or checkpoint.step == 0:  # that of step 0 only keeps the start as the best so far
-            return self.folder.rewind(None)
-        self.folder.rewind(checkpoint.step)
+        if checkpoint is not None and checkpoint.step == 0:  # it only keeps the start as the best so far
+            checkpoint = None
+        for line in self.folder.rewind(None if checkpoint is None else checkpoint.step):
+            self.log.note(line)
+        if checkpoint is None:
+            return
         for reason in checkpoint.refused:
             self.log.note(f"skipped a damaged checkpoint: {reason}")
         checkpoint.load_into(self.models.in_checkpoints)
@@ -261,13 +270,22 @@ def open_session(
     log = RunLog(folder, progress=progress)
     with folder, Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers:
         session = Session(config, data, folder, log, runtime, eval_prompts)
-        if folder.is_finished and folder.result is not None:
+        damage = folder.damage() if folder.is_finished else None
+        if damage is not None and latest_verified(folder.path) is None:
+            raise RunFolderError(
+                f"the finished run's model in {folder.path} is damaged, and no checkpoint is left to write it from",
+                got=damage,
+                fix="put the model back from a copy, or delete the folder: the same command then trains it again",
+            )
+        if folder.is_finished and folder.result is not None and damage is None:
             log.note(f"{folder.path}: this run is finished; nothing to do")
             result = folder.result
             session.result = StageResult(folder.path, folder.model_path, result["steps"], result["metrics"])
         elif config.stop and folder.stopped is not None:
             raise StopRun(folder.stopped["finding"], step=folder.stopped["step"], folder=str(folder.path))
         else:
+            if damage is not None:
+                log.note(f"model/ is damaged ({damage}): it is written again, from the last checkpoint")
             folder.go_on()
             trackers.start(config.model_dump(), runtime)
             log.observers += [trackers.log, session.watch]
@@ -276,4 +294,15 @@ def open_session(
             steps = session.order.num_steps
             session.models.add_learner("model", config.model, kind=kind, updates=config.num_updates(steps))
             folder.record(planned_steps=steps)
-        yield session
+        try:
+            yield session
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_what_is_kept(folder)) from None
+
+
+def _what_is_kept(folder: RunFolder) -> str:
+    """For whoever pressed Ctrl-C: what the same command will do."""
+    steps = [int(path.name.removeprefix("step-")) for path in folder.checkpoints()]
+    if not steps:
+        return "no checkpoint has been written yet, so the same command starts over"
+    return f"the same command continues after step {max(steps)}"

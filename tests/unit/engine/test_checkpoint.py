@@ -240,7 +240,7 @@ def save_and_die(folder: Path, learner: Learner, *, step: int, after: int) -> bo
         return wrapped
 
     try:
-        for place, name in ((checkpoint, "fsync"), (checkpoint, "_sha256"), (checkpoint, "_prune")):
+        for place, name in ((checkpoint, "fsync"), (checkpoint, "sha256_of"), (checkpoint, "_prune")):
             setattr(place, name, deadly(getattr(place, name)))
         checkpoint.shutil.rmtree, Path.rename = deadly(shutil.rmtree), deadly(Path.rename)  # type: ignore
         weights.save_file = deadly(weights.save_file)

@@ -177,7 +177,7 @@ def test_a_sampler_that_disagrees_with_the_trainer_fires(
         options = {"model": str(base_folder(0))}  # an untrained model's distribution is flat: no temperature matters
     else:
         other = load_policy(inputs["other"])
-        monkeypatch.setattr(run_models, "_module", lambda learner: SimpleNamespace(base=other, hf=other))
+        monkeypatch.setattr(run_models, "module_of", lambda learner: SimpleNamespace(base=other, hf=other))
         options = {}
     assert "sampler" in fires("ratio", "ppo", inputs, tmp_path, **options)
 

@@ -129,7 +129,7 @@ def test_mismatched_completions_are_each_used_once_and_are_of_other_prompts() ->
     assert all(g.completions[1].truncated == (other > 11) for g, other in zip(found, others, strict=True))
     shared = with_mismatched(token_groups(1, 1, 1, 2), max_length=9, seed=0)
     assert [g.completions[1].ids[0] for g in shared[:3]] == [13, 13, 13]
-    with pytest.raises(DataError, match="same one"):
+    with pytest.raises(DataError, match="all rows have the same prompt"):
         with_mismatched(token_groups(7, 7), max_length=9, seed=0)
 
 

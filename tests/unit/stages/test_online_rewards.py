@@ -102,7 +102,7 @@ def test_the_rounds_before_a_reward_fails_are_kept(
     status, err = run("broken", 2)
     assert status == 3
     assert "the judge is gone" in err
-    assert "kept after step 2" in err
+    assert "kept up to step 2" in err
     status, err = run("broken", 100)
     assert status == 0
     assert "resumed after step 2" in err

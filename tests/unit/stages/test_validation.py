@@ -255,7 +255,7 @@ def test_the_best_checkpoint_is_kept_and_becomes_the_result_and_the_run_stops_ea
     assert damage(tmp_path / "run" / "checkpoints" / "step-3") is None
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert manifest["facts"]["best"] == {"step": 3, "metric": "eval_loss", "value": 1.5}
-    assert any("stopped after step 6" in note and "1.5 of step 3" in note for note in manifest["notes"])
+    assert any("stopped after step 6" in note and "1.5 at step 3" in note for note in manifest["notes"])
     # The weights are those after three steps of the same schedule, not the last.
     best, last = (from_checkpoint(tmp_path / "run", step) for step in (3, 5))
     assert best.keys() == last.keys()

@@ -1,0 +1,140 @@
+"""What happens to runs in the world: damaged logs and models, folders of one's own, Ctrl-C, few steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from assent.cli import main
+from assent.runs.reading import read_run
+from assent.stages import run_models
+from assent.stages.session import Session
+from tests.support.stages import arguments, told, write_inputs
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, str]:
+    return write_inputs(tmp_path)
+
+
+def interrupted_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_step = Session.log_step
+
+    def stop(self: Session, at: int, *args: object, **counts: int) -> None:
+        log_step(self, at, *args, **counts)  # type: ignore[arg-type]
+        if at + 1 == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "log_step", stop)
+
+
+def test_a_damaged_line_is_put_aside_and_the_good_ones_around_it_stay(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments("sft", inputs, tmp_path / "run")
+    assert main(arguments("sft", inputs, tmp_path / "whole")) == 0
+    with monkeypatch.context() as patch:
+        interrupted_after(3, patch)
+        assert main(argv) == 130
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    first_step = next(i for i, line in enumerate(lines) if b'"step": 1' in line)
+    damaged = lines[first_step].replace(b":", b"\x00", 1)
+    path.write_bytes(b"\n".join([*lines[:first_step], damaged, *lines[first_step + 1 :]]))
+    capsys.readouterr()
+    assert main(argv) == 0
+    assert f"damaged lines ({first_step + 1}) were put aside" in capsys.readouterr().err
+    assert (tmp_path / "run" / "metrics.jsonl.damaged").read_bytes() == damaged + b"\n"
+    whole = told(tmp_path / "whole" / "metrics.jsonl")
+    assert told(path) == whole[:first_step] + whole[first_step + 1 :]
+    assert len(read_run(tmp_path / "run").metrics["loss"].steps) == 4
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "changed"])
+def test_a_finished_run_whose_model_is_damaged_writes_it_again(
+    how: str, inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments("sft", inputs, tmp_path / "run")
+    assert main(argv) == 0
+    path = tmp_path / "run" / "model" / "model.safetensors"
+    good, metrics = path.read_bytes(), told(tmp_path / "run" / "metrics.jsonl")
+    if how == "gone":
+        shutil.rmtree(path.parent)
+    else:
+        path.write_bytes(good[:-8] if how == "cut" else good[:-8] + bytes(8))
+    capsys.readouterr()
+    assert main(argv) == 0
+    assert "written again" in capsys.readouterr().err
+    assert path.read_bytes() == good
+    assert told(tmp_path / "run" / "metrics.jsonl") == metrics
+    assert main(argv) == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_without_a_checkpoint_a_damaged_model_is_an_error(inputs: dict[str, str], tmp_path: Path) -> None:
+    argv = arguments("sft", inputs, tmp_path / "run")
+    assert main(argv) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "model" / "config.json").unlink()
+    assert main(argv) == 2
+
+
+def test_folders_of_ones_own_among_the_checkpoints_stay(inputs: dict[str, str], tmp_path: Path) -> None:
+    mine = tmp_path / "run" / "checkpoints"
+    argv = arguments("sft", inputs, tmp_path / "run")
+    assert main([*argv, "--save-steps", "0"][:-2]) == 0
+    kept = ["step-3.bak", "step-", "step-03", ".step-notes", "notes"]
+    for name in kept:
+        (mine / name).mkdir()
+        (mine / name / "file").write_text("mine")
+    os.symlink(tmp_path, mine / "step-77")
+    (tmp_path / "run" / "model" / "model.safetensors").unlink()  # so that it trains, and writes checkpoints, again
+    assert main(argv) == 0
+    assert all((mine / name / "file").read_text() == "mine" for name in kept)
+    assert (mine / "step-77").is_symlink()
+    assert Path(inputs["model"]).is_dir()
+
+
+@pytest.mark.parametrize(("save_steps", "promise"), [("0", "starts over"), ("1", "continues after step 1")])
+def test_ctrl_c_promises_what_the_same_command_will_do(
+    save_steps: str,
+    promise: str,
+    inputs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = arguments("sft", inputs, tmp_path / "run")
+    argv[argv.index("--save-steps") + 1] = save_steps
+    interrupted_after(2, monkeypatch)
+    assert main(argv) == 130
+    assert promise in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_reference_reads_only_the_rows_that_are_trained_on(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten rows, one step of four: four are read, and the loss is that of a run that had read all."""
+    read: list[int] = []
+    original = run_models.reference_logps
+
+    def note(groups: list[object], *args: object, **keywords: object) -> object:
+        read.append(len(groups))
+        return original(groups, *args, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run_models, "reference_logps", note)
+    argv = arguments("dpo", inputs, tmp_path / "run")
+    argv[argv.index("--max-steps") + 1] = "1"
+    other = str(Path(inputs["model"]).parent / "other")
+    shutil.copytree(inputs["model"], other)
+    assert main([*argv, "--reference", other]) == 0
+    assert read[0] == 4
+    row = next(row for row in told(tmp_path / "run" / "metrics.jsonl") if "loss" in row)
+    assert row["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    assert load_file(tmp_path / "run" / "model" / "model.safetensors")
