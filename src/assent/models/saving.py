@@ -21,6 +21,7 @@ from assent.errors import ModelError, StorageError
 from assent.models.adapters import base_weights, is_adapted, save_adapter
 from assent.models.folders import MEMBERS
 from assent.models.vocabulary import sync_tokens
+from assent.runs.files import fsync
 
 
 @contextmanager
@@ -124,12 +125,12 @@ def _replacing(target: Path) -> Iterator[Path]:
         part.mkdir(parents=True)
         yield part
         for file in part.iterdir():
-            _sync(file)
-        _sync(part)
+            fsync(file)
+        fsync(part)
         if target.exists():
             target.rename(old)
         part.rename(target)
-        _sync(target.parent)
+        fsync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -153,11 +154,3 @@ def _make_generation_config_valid(model: PreTrainedModel) -> None:
     except ValueError:
         for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
             setattr(generation, name, None)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

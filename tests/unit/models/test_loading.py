@@ -268,7 +268,7 @@ def test_failed_save_leaves_the_old_folder_and_no_litter(folder, tmp_path, monke
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "_sync", full)
+    monkeypatch.setattr(saving, "fsync", full)
     with torch.no_grad():
         model.model.norm.weight += 1
     with pytest.raises(StorageError, match="No space left"):
