@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -13,6 +14,7 @@ import numpy
 from assent.data import texts
 from assent.data.loading import Dataset
 from assent.data.splitting import Overlap, conversation_root, overlap, prompt_key
+from assent.data.unread import REPETITION_FIX, Census, in_rows, repetition
 from assent.types import PromptGroup, Text
 
 
@@ -68,6 +70,12 @@ class TextAudit:
     """Share of ordered pairs whose better completion has more characters. Equal lengths count half. The mean is taken
     over the pairs of each prompt first, then over prompts."""
     annotators: int
+    unread_columns: dict[str, int]
+    """Columns that no layout reads, by the number of rows in which they are not empty."""
+    message_keys: dict[str, int]
+    """Keys of messages beside role and content, by the number of rows. Only a chat template can read them."""
+    repeated_prompt: str | None
+    """What to say of raw completions that begin with the whole prompt; None where none does."""
     overlap: Overlap | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,6 +93,8 @@ class TextAudit:
             found.append(f"ordered both ways: {texts.counted(self.contradictory_pairs, 'pair')}")
         if self.groups_with_identical_completions:
             found.append(f"identical completions: {texts.counted(self.groups_with_identical_completions, 'group')}")
+        if self.repeated_prompt is not None:
+            found.append(f"{self.repeated_prompt}; {REPETITION_FIX}")
         if self.overlap is not None and self.overlap.groups_with_shared_root:
             shared = self.overlap
             found.append(
@@ -117,6 +127,10 @@ class TextAudit:
             rows.append(("better one is longer", f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"))
         if self.annotators:
             rows.append(("annotators", f"{self.annotators:,}"))
+        if self.unread_columns:
+            rows += _wrapped("not read", in_rows(self.unread_columns))
+        if self.message_keys:
+            rows += _wrapped("keys of messages", f"{in_rows(self.message_keys)}; only a template can read them")
         if self.overlap is not None:
             shared = self.overlap
             rows.append(("overlap, first turn", f"{shared.groups_with_shared_root:,} of {shared.groups:,} groups"))
@@ -155,8 +169,17 @@ def audit(dataset: Dataset, second: Iterable[PromptGroup] | None = None) -> Text
         empty_completions=counter.blank + refused.get(texts.EMPTY_COMPLETION, 0),
         chosen_longer=_share(counter.longer),
         annotators=len(counter.annotators),
+        unread_columns=dict(counter.census.columns),
+        message_keys=dict(counter.census.keys),
+        repeated_prompt=repetition(counter.census),
         overlap=None if second is None else overlap(dataset, second),
     )
+
+
+def _wrapped(name: str, text: str) -> list[tuple[str, str]]:
+    """Rows of the report, of which the first has the name."""
+    lines = textwrap.wrap(text, 80 - 22, break_on_hyphens=False)
+    return [(name if i == 0 else "", line) for i, line in enumerate(lines)]
 
 
 class _Counter:
@@ -167,6 +190,7 @@ class _Counter:
         self.roots: set[bytes] = set()
         self.groups: set[bytes] = set()
         self.annotators: set[str] = set()
+        self.census = Census()
         self.orders: dict[bytes, set[bool]] = {}
         self.longer: dict[bytes, list[float]] = {}
         self.duplicates = self.pairs = self.tied = self.identical = self.blank = 0
@@ -176,6 +200,7 @@ class _Counter:
     def add(self, group: PromptGroup) -> None:
         keys = [texts.key(completion) for completion in group.completions]
         prompt = texts.key(group.prompt)
+        self.census.add(group)
         self.prompts.add(_digest(prompt_key(group.prompt)))
         self.roots.add(_digest(conversation_root(group.prompt)))
         whole = _digest(prompt, *keys, repr(group.preference))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from assent.data import rows_read, rows_write, texts
+from assent.data import json_text, rows_read, rows_write, texts, unread
 from assent.data.rows_read import Parts, Row
 from assent.data.texts import RowError
 from assent.errors import DataError, UsageError
@@ -162,6 +162,9 @@ def parse_row(row: Row, layout: Layout, *, source: str = "") -> PromptGroup:
     if row.get("annotator") is not None:
         known["annotator"] = str(row["annotator"])
     used = {*layout.required, *layout.optional, *COMMON_COLUMNS}
+    columns = {name: value for name, value in row.items() if name not in used}
+    unread.refuse_columns(columns, demonstration=bool(parts.completions) and not parts.known)
+    unread.refuse_keys(prompt, parts.completions)
     return PromptGroup(
         prompt=prompt,
         completions=parts.completions,
@@ -170,7 +173,7 @@ def parse_row(row: Row, layout: Layout, *, source: str = "") -> PromptGroup:
         steps=parts.steps,
         tools=_parse_tools(given["tools"]) if "tools" in given else None,
         chat_template_kwargs=_parse_mapping(given.get("chat_template_kwargs", {})),
-        columns={name: value for name, value in row.items() if name not in used},
+        columns=columns,
         source=source,
     )
 
@@ -194,7 +197,7 @@ def _parse_json(value: object, column: str) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json_text.loads(value)
     except json.JSONDecodeError as error:
         raise RowError(f"bad `{column}`", f"`{column}` is not valid JSON: {error}", got=texts.shorten(value)) from None
 

@@ -17,8 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from assent.data import texts
+from assent.data.foreign import as_ours
 from assent.data.formats import Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
-from assent.data.readers import Hasher, NumberedRow, file_suffix, is_gzipped, open_parquet, plain_row, read_rows
+from assent.data.readers import (
+    Hasher,
+    NumberedRow,
+    file_suffix,
+    is_gzipped,
+    open_parquet,
+    plain_row,
+    read_rows,
+    undecoded,
+)
 from assent.data.sources import open_source
 from assent.data.texts import RowError
 from assent.errors import DataError, DataFileNotFoundError, StorageError, UsageError
@@ -93,7 +103,8 @@ class _ArrowGroups(Sequence[PromptGroup]):
             return [self[i] for i in range(*index.indices(len(self)))]
         assert self._layout is not None
         row = self._rows[index]
-        return parse_row(plain_row(self._table[row]), self._layout, source=f"{self._name}{row + 1}")
+        ours = as_ours(plain_row(self._table[row]), self._layout.required)
+        return parse_row(ours, self._layout, source=f"{self._name}{row + 1}")
 
 
 class _Collector:
@@ -115,6 +126,7 @@ class _Collector:
             try:
                 if isinstance(row, RowError):
                     raise row
+                row = as_ours(row, self.layout.required if self.layout and self._is_given else ())
                 layout = self._layout_of(row, source)
                 yield number, parse_row(row, layout, source=source)
             except RowError as error:
@@ -207,6 +219,7 @@ def _table_groups(
     table: datasets.Dataset, collector: _Collector, name: str, hasher: Hasher | None = None
 ) -> _ArrowGroups:
     """Reads every row once to check it, and hashes it if `hasher` is given. Keeps the numbers of the usable rows."""
+    table = undecoded(table)
 
     def rows() -> Iterator[NumberedRow]:
         for number, row in enumerate(table, start=1):

@@ -7,6 +7,7 @@ from 1. A reader yields a RowError for a line that cannot be read, and the loade
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from assent.data import texts
+from assent.data import json_text, texts
 from assent.data.texts import RowError
 from assent.errors import DataError
 
@@ -69,7 +70,9 @@ def _read_jsonl(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
 
 def _parse_line(line: bytes) -> Mapping[str, Any] | RowError:
     try:
-        value = json.loads(line.decode())
+        value = json_text.loads(line.decode())
+    except RowError as error:
+        return error
     except UnicodeDecodeError as error:
         return RowError(
             "not UTF-8", f"not UTF-8: {error.reason} at byte {error.start}", fix="convert the file to UTF-8"
@@ -117,7 +120,7 @@ def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
                 yield number, _parse_line(line.encode())
         return
     try:
-        rows = json.loads(text)
+        rows = json_text.load_rows(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}",
@@ -127,11 +130,13 @@ def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
         raise DataError(f"{path}: the JSON is nested too deeply", expected="one array of objects") from None
     except ValueError:  # Python refuses integers of more than 4300 digits
         raise DataError(f"{path}: an integer of more than 4300 digits", expected="one array of objects") from None
-    yield from ((number, _require_object(row)) for number, row in enumerate(rows, start=1))
+    for number, row in enumerate(rows, start=1):
+        yield number, row if isinstance(row, RowError) else _require_object(row)
 
 
 STRUCTURED_COLUMNS = {
-    "messages", "conversations", "completions", "ranking", "scores", "labels", "logps", "tools", "chat_template_kwargs",
+    "messages", "conversations", "rejected_messages", "completions", "ranking", "scores", "labels", "logps", "tools",
+    "chat_template_kwargs",
 }  # fmt: skip
 NUMBER_COLUMNS = {"margin", "weight", "chosen_probability", "chosen_logps", "rejected_logps", "score", "logp"}
 TEXT_COLUMNS = {"prompt", "completion", "chosen", "rejected"}
@@ -177,7 +182,7 @@ def _parse_cell(column: str, cell: str) -> object:
         return None
     if column in STRUCTURED_COLUMNS:
         try:
-            return json.loads(cell)
+            return json_text.loads(cell)
         except json.JSONDecodeError as error:
             raise RowError(
                 f"bad `{column}`", f"the cell `{column}` is not JSON: {error.msg}", got=texts.shorten(cell)
@@ -189,7 +194,7 @@ def _parse_cell(column: str, cell: str) -> object:
             return float(cell)
         except ValueError:
             return cell  # the layout's parser refuses it and says what it expected
-    if column == "label":
+    if column in ("label", "kto_tag"):
         return {"true": True, "false": False, "1": True, "0": False}.get(cell.strip().lower(), cell)
     return cell
 
@@ -204,7 +209,7 @@ def messages_in(cell: str) -> object:
         return cell
     items = value if isinstance(value, list) else [value]
     is_conversation = items and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in items)
-    return value if is_conversation else cell
+    return json_text.loads(cell) if is_conversation else cell
 
 
 def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
@@ -236,6 +241,24 @@ def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
         assert isinstance(loaded, datasets.Dataset)
         tables.append(loaded)
     return tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
+
+
+def undecoded(table: datasets.Dataset) -> datasets.Dataset:
+    """The table without its decoders of pictures, films and sound: such rows are refused, not opened."""
+    import datasets
+
+    plain = {name: _without_decoder(feature) for name, feature in table.features.items()}
+    return table if plain == dict(table.features) else table.cast(datasets.Features(plain))
+
+
+def _without_decoder(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: _without_decoder(item) for name, item in feature.items()}
+    if isinstance(feature, list):
+        return [_without_decoder(item) for item in feature]
+    if hasattr(feature, "feature"):
+        return dataclasses.replace(feature, feature=_without_decoder(feature.feature))
+    return dataclasses.replace(feature, decode=False) if getattr(feature, "decode", False) is True else feature
 
 
 def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:

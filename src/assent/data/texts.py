@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from assent.types import Message, Text
 
@@ -148,13 +148,25 @@ def _parse_message(value: object, column: str) -> Message:
     if content is None and extra:  # an assistant turn that only calls tools
         content = ""
     if not isinstance(content, str):
+        kinds = [str(part.get("type")) for part in content if isinstance(part, Mapping)] if _is_parts(content) else []
+        only_text = bool(kinds) and set(kinds) <= {"text"}
         raise RowError(
             NOT_TEXT,
             f"the content of a {names[role]} message of `{column}` is not text",
-            got=f"{type(content).__name__} {shorten(content)}",
+            got=f"parts: {', '.join(kinds)}" if kinds else f"{type(content).__name__} {shorten(content)}",
             expected="a string",
+            fix="write the text of the parts as one string"
+            if only_text
+            else "remove such rows: Assent trains on text alone"
+            if kinds
+            else None,
         )
     return Message(names[role], _valid_unicode(content, column), extra)
+
+
+def _is_parts(content: object) -> TypeGuard[list[object]]:
+    """A list of content parts, {"type": "text", …}, {"type": "image", …}."""
+    return isinstance(content, list) and bool(content) and all(isinstance(p, Mapping) and "type" in p for p in content)
 
 
 def _valid_unicode(text: str, column: str) -> str:

@@ -17,6 +17,7 @@ import jinja2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from assent.errors import TemplateError
+from assent.models import tool_arguments
 from assent.models.encoding import Encoder
 from assent.models.vocabulary import add_control_tokens, choose_pad, eos_ids_of, sync_tokens
 from assent.types import Message
@@ -107,21 +108,25 @@ class Template:
         kwargs: Mapping[str, Any],
         add_generation_prompt: bool,
     ) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                [m.as_dict() for m in messages],
-                tools=[dict(t) for t in tools] if tools else None,
-                chat_template=self.source,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-                **kwargs,
+        def applied(turns: list[dict[str, Any]]) -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns,
+                    tools=[dict(t) for t in tools] if tools else None,
+                    chat_template=self.source,
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=False,
+                    **kwargs,
+                )
             )
+
+        try:
+            return tool_arguments.encoded_once([m.as_dict() for m in messages], applied)
         except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
             roles = ", ".join(m.role for m in messages) or "none"
             raise TemplateError(
                 f"the chat template fails on a conversation: {error}", got=f"turns: {roles}", fix=REMEDIES
             ) from error
-        return str(text)
 
     @cached_property
     def refuses_system(self) -> bool:

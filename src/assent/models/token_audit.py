@@ -13,6 +13,7 @@ from assent.errors import TemplateError
 from assent.models.templates import Template
 from assent.models.token_report import TokenReport
 from assent.models.tokenizing import tokenize_groups
+from assent.models.unread_keys import unread_keys_line
 from assent.types import PromptGroup
 
 
@@ -36,7 +37,9 @@ def token_audit(
         report = tokenize_groups(groups, tokenizer=tokenizer, template=template, max_length=max_length).report
     except TemplateError as error:
         return out | {"template_error": str(error), "findings": [*findings, error.what]}
-    return out | _numbers(report) | {"findings": [*findings, *_row_findings(report)], "lines": report.lines()}
+    unread = unread_keys_line(groups, template)
+    lines = report.lines() if unread is None else [*report.lines(), unread]
+    return out | _numbers(report) | {"findings": [*findings, *_row_findings(report)], "lines": lines}
 
 
 def _numbers(report: TokenReport) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from assent.config.options import PromptOptions, StageOptions
 from assent.data.loading import load_groups
 from assent.data.splitting import split_by_conversation_root
 from assent.data.texts import counted
+from assent.data.unread import REPETITION_FIX, Census, in_rows, is_repeated_throughout, repetition
 from assent.errors import DataError
 from assent.models.batch import TokenGroup
 from assent.models.folders import check_revision
 from assent.models.loading import load_tokenizer
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
+from assent.models.unread_keys import unread_keys_line
 from assent.stages.selecting import Select
 from assent.stages.validation import check_overlap
 from assent.types import PromptGroup
@@ -96,6 +98,8 @@ def read_stage_data(
         lines += [
             f"  refused: {len(rows)} ({reason}; {', '.join(rows[:3])})" for reason, rows in refused_by_stage.items()
         ]
+        has_reward = "reward" in type(config).model_fields
+        lines += [f"  {line}" for line in _census(path, kept, template=template, has_reward=has_reward)]
         lines += [f"  {line}" for line in tokenized.report.lines()]
         if not tokenized.groups:
             raise DataError(f"{path}: no usable row is left", got="\n".join(lines), expected="at least one row")
@@ -105,6 +109,19 @@ def read_stage_data(
     if "eval" in parts:
         parts["eval"].lines += check_overlap(parts["train"].groups, parts["eval"].groups)
     return StageData(tokenizer, template, parts)
+
+
+def _census(path: str, groups: Sequence[PromptGroup], *, template: Template, has_reward: bool) -> list[str]:
+    """What the rows hold and nothing reads (law 12). DataError where the prompt stands twice in most of the rows."""
+    census = Census(groups)
+    twice = repetition(census)
+    if twice is not None and is_repeated_throughout(census):
+        raise DataError(f"{path}: {twice}", expected="completions that go on where the prompt ends", fix=REPETITION_FIX)
+    lines = [twice] if twice is not None else []
+    if census.columns:
+        lines.append(("left to the reward: " if has_reward else "not read: ") + in_rows(census.columns))
+    unread = unread_keys_line(groups, template)
+    return lines if unread is None else [*lines, unread]
 
 
 def _load(source: str | Sequence[PromptGroup]) -> tuple[str, Sequence[PromptGroup], str, int]:

@@ -1,0 +1,62 @@
+"""What a run says of its data before it begins, and what it refuses (law 12)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from assent.config.online import GrpoConfig
+from assent.config.stages import SftConfig
+from assent.errors import DataError
+from assent.stages.selecting import to_demonstrations, to_prompts
+from assent.stages.stage_data import read_stage_data
+from tests.support.tokenizers import byte_bpe
+
+USER = {"role": "user", "content": "What is two and two?", "name": "ann"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    byte_bpe().save_pretrained(folder)
+    return str(folder)
+
+
+def read(model, tmp_path, rows, *, select=to_demonstrations, kind=SftConfig, **more):
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = kind(model=model, data=str(path), output_dir=str(tmp_path / "run"), **more)
+    return read_stage_data(config, model=model, sources={"train": str(path)}, select=select)
+
+
+def test_columns_and_keys_that_nothing_reads_are_told_once(model, tmp_path):
+    answer = {"role": "assistant", "content": "Four."}
+    rows = [{"messages": [USER, answer], "id": n, "meta": {"a": n}, "note": None} for n in range(20)]
+    lines = [line.strip() for line in read(model, tmp_path, rows).lines()]
+    assert lines.count("not read: id, meta (20 rows each)") == 1
+    assert lines.count("not read by the chat template: name (20 rows)") == 1
+    assert not any("note" in line for line in lines)
+
+
+def test_columns_are_left_to_a_reward(model, tmp_path):
+    rows = [{"prompt": "What is two and two?", "solution": "4"}] * 2
+    lines = read(
+        model, tmp_path, rows, select=to_prompts, kind=GrpoConfig, reward={"reward": "length", "maximum": 60}
+    ).lines()
+    assert "  left to the reward: solution (2 rows)" in lines
+    assert not any("not read" in line for line in lines)
+
+
+def test_clean_data_has_no_such_line(model, tmp_path):
+    lines = read(model, tmp_path, [{"prompt": "What is two and two?", "completion": " Four."}]).lines()
+    assert not any("not read" in line or "twice" in line for line in lines)
+
+
+def test_raw_completions_that_repeat_their_prompts_are_refused_or_told(model, tmp_path):
+    twice = {"prompt": "What is two and two?", "completion": "What is two and two? Four."}
+    once = {"prompt": "What is two and two?", "completion": " Four."}
+    with pytest.raises(DataError, match=r"stands twice.*2 of 3 rows") as raised:
+        read(model, tmp_path, [twice, once, twice])
+    assert "cut the prompt from the beginning of each completion" in str(raised.value)
+    assert any("1 of 2 rows" in line for line in read(model, tmp_path, [twice, once]).lines())
