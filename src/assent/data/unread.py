@@ -14,6 +14,7 @@ from typing import Any
 
 from assent.data import texts
 from assent.data.texts import RowError
+from assent.errors import DataError
 from assent.types import PromptGroup, Text
 
 _MEDIA = re.compile(
@@ -67,6 +68,16 @@ def refuse_columns(columns: Mapping[str, Any], *, demonstration: bool) -> None:
                 expected="prompt, chosen, rejected; or prompt, completion, label (true or false)",
                 fix="write the row in one of these layouts; if the column says something else, rename or drop it",
             )
+
+
+def refuse_group(group: PromptGroup) -> None:
+    """The same for a group that was made in Python, which no layout has read. Raises DataError."""
+    try:
+        refuse_columns(group.columns, demonstration=bool(group.completions) and group.preference is None)
+        refuse_keys(group.prompt, group.completions)
+    except RowError as error:
+        where = group.source or "a row"
+        raise DataError(f"{where}: {error.what}", got=error.got, expected=error.expected, fix=error.fix) from None
 
 
 def refuse_keys(prompt: Text, completions: Iterable[Text]) -> None:

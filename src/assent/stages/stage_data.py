@@ -13,7 +13,7 @@ from assent.config.options import PromptOptions, StageOptions
 from assent.data.loading import load_groups
 from assent.data.splitting import split_by_conversation_root
 from assent.data.texts import counted
-from assent.data.unread import REPETITION_FIX, Census, in_rows, is_repeated_throughout, repetition
+from assent.data.unread import REPETITION_FIX, Census, in_rows, is_repeated_throughout, refuse_group, repetition
 from assent.errors import DataError
 from assent.models.batch import TokenGroup
 from assent.models.folders import check_revision
@@ -130,5 +130,6 @@ def _load(source: str | Sequence[PromptGroup]) -> tuple[str, Sequence[PromptGrou
         return source, dataset, dataset.sha256, len(dataset.refused)
     digest = hashlib.sha256()
     for group in source:
+        refuse_group(group)
         digest.update(repr(group).encode())
     return "rows from Python", source, digest.hexdigest(), len(getattr(source, "refused", ()))

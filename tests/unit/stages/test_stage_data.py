@@ -11,6 +11,7 @@ from assent.config.stages import SftConfig
 from assent.errors import DataError
 from assent.stages.selecting import to_demonstrations, to_prompts
 from assent.stages.stage_data import read_stage_data
+from assent.types import PromptGroup
 from tests.support.tokenizers import byte_bpe
 
 USER = {"role": "user", "content": "What is two and two?", "name": "ann"}
@@ -46,6 +47,14 @@ def test_columns_are_left_to_a_reward(model, tmp_path):
     ).lines()
     assert "  left to the reward: solution (2 rows)" in lines
     assert not any("not read" in line for line in lines)
+
+
+@pytest.mark.parametrize("columns", [{"images": ["cat.png"]}, {"is_correct": False}])
+def test_groups_from_python_are_held_to_the_same(model, tmp_path, columns):
+    config = SftConfig(model=model, data="x.jsonl", output_dir=str(tmp_path / "run"))
+    given = [PromptGroup(prompt="p", completions=("c",), columns=columns, source="mine 1")]
+    with pytest.raises(DataError, match=f"mine 1: `{next(iter(columns))}`"):
+        read_stage_data(config, model=model, sources={"train": given}, select=to_demonstrations)
 
 
 def test_clean_data_has_no_such_line(model, tmp_path):
