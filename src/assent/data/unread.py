@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from assent.data import texts
@@ -40,15 +40,27 @@ _LOSS_KEYS = {"loss", "loss_weight", "weight", "train", "training", "trainable"}
 
 def is_empty(value: object) -> bool:
     """None, blank text, NaN (pandas' missing value), and lists and objects of nothing else."""
-    if isinstance(value, Mapping):
-        return all(is_empty(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return all(is_empty(item) for item in value)
-    return (
-        value is None
-        or (isinstance(value, str) and not value.strip())
-        or (isinstance(value, float) and math.isnan(value))
+    return not any(
+        (isinstance(leaf, str) and leaf.strip()) or not (leaf is None or isinstance(leaf, str) or _is_nan(leaf))
+        for leaf in _parts(value)
+        if not isinstance(leaf, Mapping | list | tuple)
     )
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _parts(value: object) -> Iterator[object]:
+    """A JSON value and all that is in it, without recursion: files may be nested as deep as Python reads them."""
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        yield value
+        if isinstance(value, Mapping):
+            stack += value.values()
+        elif isinstance(value, list | tuple):
+            stack += value
 
 
 def refuse_columns(columns: Mapping[str, Any], *, demonstration: bool) -> None:
@@ -105,13 +117,14 @@ def is_media(name: str, value: object) -> bool:
 
 
 def _is_file(value: object) -> bool:
+    """Bytes, or {bytes, path} as `datasets` has it (its nulls are left out), or a content part that is not text."""
     if isinstance(value, list | tuple):
-        return any(_is_file(item) for item in value)
-    if isinstance(value, Mapping):
-        if value.keys() in ({"bytes", "path"}, {"path"}):  # as `datasets` has it; its nulls are left out
-            return "bytes" in value or _MEDIA_FILE.search(str(value["path"]).lower()) is not None
-        return value.keys() == {"bytes"} or (value.get("type") in MEDIA_TYPES and "role" not in value)
-    return isinstance(value, bytes)
+        return any(_is_file(item) for item in value if not isinstance(item, list | tuple))
+    if not isinstance(value, Mapping):
+        return isinstance(value, bytes)
+    if value.keys() == {"path"}:
+        return _MEDIA_FILE.search(str(value["path"]).lower()) is not None
+    return value.keys() in ({"bytes"}, {"bytes", "path"}) or (value.get("type") in MEDIA_TYPES and "role" not in value)
 
 
 MEDIA_TYPES = frozenset(
@@ -145,7 +158,8 @@ def _judges(name: str, value: object) -> bool:
 def _is_bad(value: object, words: set[str], *, no: bool, numbers: bool) -> bool:
     """Whether the value is one of the words or the boolean `no`; with `numbers`, also 0 or less (a thumb, a class)."""
     if isinstance(value, list | tuple):
-        return any(_is_bad(item, words, no=no, numbers=numbers) for item in value)
+        plain = (item for item in value if not isinstance(item, list | tuple))
+        return any(_is_bad(item, words, no=no, numbers=numbers) for item in plain)
     if isinstance(value, str):
         return value.strip().lower() in words
     return value is no if isinstance(value, bool) else numbers and isinstance(value, int | float) and value <= 0

@@ -158,6 +158,12 @@ def test_empty_values(value):
     assert not any(is_empty(full) for full in (0, False, "x", [0], {"a": "x"}))
 
 
+def test_values_as_deep_as_json_is_read(tmp_path):
+    deep = "[" * 900 + "]" * 900
+    path = write(tmp_path / "x.jsonl", f'{{"prompt": "p", "completion": "c", "meta": {deep}, "label_list": [{deep}]}}')
+    assert Census(load_groups(path)).columns == {}
+
+
 def test_the_census_counts_columns_and_keys_that_are_not_empty():
     call = Message("assistant", "", {"tool_calls": [{"name": "f"}], "name": None})
     groups = [
