@@ -124,13 +124,14 @@ def _is_file(value: object) -> bool:
         return isinstance(value, bytes)
     if value.keys() == {"path"}:
         return _MEDIA_FILE.search(str(value["path"]).lower()) is not None
-    return value.keys() in ({"bytes"}, {"bytes", "path"}) or (value.get("type") in MEDIA_TYPES and "role" not in value)
+    holds_any = any(name in _HOLDERS or _MEDIA.fullmatch(str(name).lower()) for name in value)
+    return value.keys() in ({"bytes"}, {"bytes", "path"}) or (holds_any and value.get("type") in _MEDIA_TYPES)
 
 
-MEDIA_TYPES = frozenset(
-    {"image", "image_url", "input_image", "video", "video_url", "audio", "input_audio", "audio_url"}
-)
+_MEDIA_TYPES = ("image", "image_url", "input_image", "video", "video_url", "audio", "input_audio", "audio_url")
 """Types of content parts that are not text."""
+_HOLDERS = ("url", "path", "data", "bytes", "source", "base64")
+"""Keys under which such a part has its content."""
 
 
 def _media_error(what: str, value: object) -> RowError:

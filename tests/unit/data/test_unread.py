@@ -41,6 +41,7 @@ def write(path, *rows):
         ("pixel_values", [[0.1]]),
         ("illustration", [FILE]),
         ("illustration", {"path": "cat.JPG"}),
+        ("parts", [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "cat.png"}}]),
     ],
 )
 def test_content_beside_the_text_is_refused_with_its_row(tmp_path, column, value):
@@ -58,7 +59,15 @@ def test_an_empty_content_column_is_no_content(value):
 
 @pytest.mark.parametrize(
     "column",
-    [{"image_count": 2}, {"has_image": True}, {"image": False}, {"topic": "images"}, {"file": {"path": "a.md"}}],
+    [
+        {"image_count": 2},
+        {"has_image": True},
+        {"image": False},
+        {"topic": "images"},
+        {"file": {"path": "a.md"}},
+        {"meta": {"type": "video", "n": [1]}},
+        {"meta": [{"type": ["a"], "url": "b"}]},
+    ],
 )
 def test_facts_about_pictures_are_no_pictures(column):
     assert parse_row(DEMO | column, LAYOUTS["demonstrations"]).columns == column
