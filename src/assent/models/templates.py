@@ -7,7 +7,7 @@ into ids and finds where the completion begins.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,7 @@ CHATML = (
 )
 BUILTIN = {"chatml": CHATML}
 
-REMEDIES = (
-    "pass what the template needs with --chat-template-kwargs, use another template with --chat-template FILE, "
-    "or render prompt and completion separately with --prompt-format concat"
-)
+REMEDIES = "pass what the template needs with --chat-template-kwargs, or use another template with --chat-template FILE"
 _CONTROL_TOKEN = re.compile(r"<\|[^\s|<>{}'\"]+\|>|<｜[^\s｜<>{}'\"]+｜>|<\|\w+>|<\w+\|>|<(?:start|end)_of_\w+>")
 """The control tokens of an attached template, in the forms that ChatML, DeepSeek and Gemma use."""
 _PROBE = "zqxvprobe"
@@ -151,6 +148,11 @@ class Template:
         except TemplateError:
             return False  # its own error says why
         return text.replace(f"{_PROBE}2", "", 1).find(_PROBE) < 0 or f"{_PROBE}2" not in text
+
+    @cached_property
+    def unwritten(self) -> dict[Hashable, tuple[str, int] | None]:
+        """A conversation's shape -> what the template leaves out, and of which turn (`written.check_shape`)."""
+        return {}
 
     @cached_property
     def tail(self) -> str:

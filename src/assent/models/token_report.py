@@ -38,6 +38,16 @@ class TokenReport:
     """Rows whose raw strings spell a control token, which is read as one."""
     turns_dropped: int = 0
     """Turns after a completion's last assistant turn."""
+    markers: dict[str, int] = field(default_factory=dict)
+    """Markers of the next speaker that are an EOS -> the number of turns that they end."""
+    open_ends: int = 0
+    """Turns before the last that have no EOS at their end, so that their end is not trained on."""
+    reasoning_closed: int = 0
+    """Completions without reasoning, whose prompt opens a block of it (`--prompt-format concat`)."""
+    reasoning_left_out: int = 0
+    """Earlier turns whose reasoning the template leaves out."""
+    white_space_changed: int = 0
+    """Turns in which the template changes white space."""
     double_bos: int = 0
     """Rows whose prompt begins with two BOS ids."""
     prompt_lengths: list[int] = field(default_factory=list)
@@ -66,9 +76,15 @@ class TokenReport:
         self.raw_controls += text.literals > 0 and text.raw
         self.turns_dropped += sum(c.turns_dropped for c in text.completions)
         self.double_bos += bos is not None and row.prompt[:2] == (bos, bos)
+        self.reasoning_left_out += text.changes.reasoning
+        self.white_space_changed += text.changes.white_space
         self.completions += len(row.completions)
         for completion in text.completions:
             self.eos_appended += completion.append_eos and not text.raw
+            self.open_ends += completion.open_ends
+            self.reasoning_closed += completion.reasoning_closed
+            for marker in completion.markers:
+                self.markers[marker] = self.markers.get(marker, 0) + 1
             if completion.tail:
                 self.tails_dropped[completion.tail] = self.tails_dropped.get(completion.tail, 0) + 1
 
@@ -100,9 +116,26 @@ class TokenReport:
             )
         if self.eos_appended:
             out.append(
-                f"the template writes no EOS, so it was appended to {self.eos_appended} of "
+                f"the template writes no EOS at the end, so it was appended to {self.eos_appended} of "
                 f"{counted(self.completions, 'completion')}"
             )
+        out += [
+            f"the next speaker's marker {marker!r} is an EOS: it ends {counted(n, 'turn')} and is trained on"
+            for marker, n in self.markers.items()
+        ]
+        if self.open_ends:
+            out.append(
+                f"no EOS follows {counted(self.open_ends, 'turn')} before the last, so their end is not trained on"
+            )
+        if self.reasoning_closed:
+            out.append(
+                "the prompt opens a block of reasoning; "
+                f"{counted(self.reasoning_closed, 'completion')} without reasoning begin with the closing tag"
+            )
+        if self.reasoning_left_out:
+            out.append(f"the template leaves out the reasoning of {counted(self.reasoning_left_out, 'earlier turn')}")
+        if self.white_space_changed:
+            out.append(f"the template changes white space in {counted(self.white_space_changed, 'turn')}")
         out += [f"dropped after EOS: {tail!r} ({counted(n, 'completion')})" for tail, n in self.tails_dropped.items()]
         if self.literal_controls:
             verb = "spells" if self.literal_controls == 1 else "spell"
