@@ -1,11 +1,30 @@
-"""data check and data split: what is in a file and what is wrong with it; a file split in two."""
+"""data show, data check and data split: how a model reads rows; what is wrong with a file; a file split in two."""
 
 from __future__ import annotations
+
+import os
+import sys
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome
 from assent.commands.tools import check_data, split_data
-from assent.config.commands import DataCheckConfig, DataSplitConfig
+from assent.config.commands import DataCheckConfig, DataShowConfig, DataSplitConfig
+
+
+@command(DataShowConfig, positional="file")
+def show(config: DataShowConfig) -> Outcome:
+    from assent.commands.data_show import show_data
+    from assent.commands.data_show_text import lines_of
+
+    document = show_data(config)
+    lines = lines_of(document, colour=_has_colour(), whole=config.row is not None)
+    refused = any("refused" in row for row in document["rows"])
+    return Outcome({"command": "data show", **document}, "\n".join(lines), exit_status=int(refused))
+
+
+def _has_colour() -> bool:
+    """Colour for a terminal that can show it, unless NO_COLOR is set (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 @command(DataCheckConfig, positional="file")

@@ -93,6 +93,12 @@ COMMANDS = (
 
 DATA_COMMANDS = (
     (
+        "show",
+        "data:show",
+        "Show rows as a model reads them: turns, tokens, loss, EOS and cuts; writes nothing.\n\n"
+        "Exit status 1 if a row shown would be refused.",
+    ),
+    (
         "check",
         "data:check",
         "Show what is in a file and what is wrong with it; writes nothing.\n\n"
@@ -118,7 +124,7 @@ def build_app() -> App:
     )
     for name, location, group, text in COMMANDS:
         app.command(f"assent.cli.{location}", name=name, help=text, group=group)
-    data = App(name="data", help="Check and split files of prompts and completions.", group=DATA)
+    data = App(name="data", help="Show, check and split files of prompts and completions.", group=DATA)
     for name, location, text in DATA_COMMANDS:
         data.command(f"assent.cli.{location}", name=name, help=text)
     app.command(data)

@@ -9,7 +9,7 @@ from assent.data.loading import groups_of_rows, load_groups
 from assent.data.readers import messages_in
 from assent.diagnosis import explain as diagnosis
 from assent.diagnosis.explain_text import lines_of_pair, lines_of_rows, lines_of_tokens
-from assent.errors import DataError, ModelError
+from assent.errors import ModelError
 from assent.runs.files import from_json, to_json
 from assent.types import PromptGroup
 
@@ -93,16 +93,8 @@ def _comparison(config: ExplainConfig) -> PromptGroup:
         texts = {name: getattr(config, name) for name in ("prompt", "chosen", "rejected")}
         return groups_of_rows([{name: messages_in(text) for name, text in texts.items()}])[0]
     dataset = load_groups(config.data)
-    wanted = (f":{config.row}", f":row {config.row}")
-    found = [group for group in dataset if group.source.endswith(wanted)]
-    if len(found) != 1:
-        refused = [row.reason for row in dataset.refused if row.source.endswith(wanted)]
-        raise DataError(
-            f"{config.data} has {len(found) or 'no'} usable row{'s' if found else ''} {config.row}",
-            got=", ".join([*refused, *(group.source for group in found)]) or f"{len(dataset)} rows",
-            expected="the number of one row: its line in a JSONL or CSV file, otherwise its place counted from 1",
-        )
-    return found[0]
+    assert config.row is not None
+    return dataset.row(config.row)
 
 
 def _read(path: str, config: ExplainConfig, text: StageData) -> list[list[float]]:
@@ -137,7 +129,7 @@ def _tokens(
         {
             "position": place,
             "id": token_id,
-            "token": _token_text(tokenizer, token_id),
+            "token": token_text(tokenizer, token_id),
             "logprob": logprob,
             "reference_logprob": reference_logprob,
             "log_ratio": logprob - reference_logprob,
@@ -147,7 +139,7 @@ def _tokens(
     ]
 
 
-def _token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """The token as text; as the vocabulary spells it if it is not text by itself (a part of a letter's bytes)."""
     piece = str(tokenizer.convert_ids_to_tokens(token_id))
     text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))

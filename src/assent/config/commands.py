@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from assent.config.options import NonNegative, Options, Positive, TextOptions
+from assent.config.options import NonNegative, Options, Positive, PromptOptions, TextOptions
+from assent.errors import ConfigError
 
 
 class RunConfig(Options):
@@ -117,6 +118,40 @@ class DataCheckConfig(TextOptions):
         if self.model is None and idle:
             raise ValueError(f"{', '.join(idle)} has no effect without model: give a model, or leave it out")
         return self
+
+
+class DataShowConfig(TextOptions):
+    """Shows rows as a model reads them: turns, tokens, which tokens the loss counts, EOS, and what is cut.
+
+    It reads rows with the code that training uses. Nothing is written.
+    """
+
+    file: str
+    """File to show rows of: a file, a folder or a hub name."""
+    model: str
+    """Model whose tokenizer and template read the rows: a folder or a hub name."""
+    row: Positive | None = None
+    """Row to show: the line of a JSONL or CSV file, otherwise the row's number, from 1. Default: the first three
+    rows, long parts abridged."""
+    stage: Literal["sft", "dpo", "reward", "kto", "ppo"] | None = None
+    """Command that reads the rows. ppo stands for every command that samples completions. Default: the one that the
+    file's columns are for."""
+    train_on: Literal["all", "last"] = "all"
+    """Which assistant turns of a row to train on. Only with sft."""
+    max_new_tokens: Positive = 64
+    """Room that a prompt leaves for its completion, in tokens. Only with ppo."""
+    layout: str | None = None
+    """Layout of the columns. Default: inferred from their names."""
+    split: str | None = None
+    """Split to read from a folder or hub dataset that has several."""
+
+    def check_effect(self, stage: str) -> None:
+        """ConfigError for an option that has no effect in this stage."""
+        idle = {"train_on": stage != "sft", "max_new_tokens": stage != "ppo"}
+        idle |= dict.fromkeys(set(TextOptions.model_fields) - set(PromptOptions.model_fields), stage == "ppo")
+        for name in sorted(self.model_fields_set):
+            if idle.get(name):
+                raise ConfigError(f"{name} has no effect with {stage}", fix="leave it out, or give another --stage")
 
 
 class DataSplitConfig(Options):

@@ -88,6 +88,22 @@ class Dataset(Sequence[PromptGroup]):
         counts = Counter(row.reason for row in self.refused)
         return {reason: [r.source for r in self.refused if r.reason == reason] for reason, _ in counts.most_common()}
 
+    def row(self, number: int) -> PromptGroup:
+        """The group of one row: its line in a JSONL or CSV file, otherwise its place, counted from 1.
+
+        Raises DataError if there is no such row, if it is refused, or if several files have one.
+        """
+        wanted = (f":{number}", f":row {number}")
+        found = [group for group in self if group.source.endswith(wanted)]
+        if len(found) != 1:
+            refused = [row.reason for row in self.refused if row.source.endswith(wanted)]
+            raise DataError(
+                f"{self.path} has {len(found) or 'no'} usable row{'s' if found else ''} {number}",
+                got=", ".join([*refused, *(group.source for group in found)]) or f"{len(self)} rows",
+                expected="the number of one row: its line in a JSONL or CSV file, otherwise its place counted from 1",
+            )
+        return found[0]
+
 
 class _ArrowGroups(Sequence[PromptGroup]):
     """The groups of a memory-mapped Arrow table. A row is parsed when its group is read."""

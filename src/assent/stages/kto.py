@@ -28,7 +28,7 @@ from assent.stages.held_out import held_out_metrics
 from assent.stages.references import REFERENCE, StageReference, check_reference, open_reference
 from assent.stages.result import StageResult
 from assent.stages.scoring import ObjectiveSums, pair_weights
-from assent.stages.selecting import only_logged, to_thumbs, without_logged
+from assent.stages.selecting import Select, only_logged, to_thumbs, without_logged
 from assent.stages.session import Session, open_session
 from assent.stages.stage_data import read_stage_data
 from assent.types import PromptGroup
@@ -108,12 +108,11 @@ def train(
     config: KtoConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
 ) -> StageResult:
     """Everything `assent kto` does: data, model, reference, run folder, training, the saved model."""
-    select = partial(to_thumbs, split_comparisons=config.split_comparisons)
     stage_data = read_stage_data(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
-        select=only_logged(select) if config.reference == LOGGED else without_logged(select),
+        select=select_for(config),
     )
     check_reference(config, stage_data)
     if "kl_baseline" in thumbs_loss_declaration(config.loss_type).accepts:
@@ -121,6 +120,12 @@ def train(
             part.tokens = with_mismatched(part.tokens, max_length=config.max_length, seed=config.seed)
     with open_session(config, stage_data, command="kto", kind="policy", progress=progress) as session:
         return session.result or run(config, session)
+
+
+def select_for(config: KtoConfig) -> Select:
+    """Thumbs, and with `split_comparisons` the two completions of a comparison as one thumb each."""
+    select = partial(to_thumbs, split_comparisons=config.split_comparisons)
+    return only_logged(select) if config.reference == LOGGED else without_logged(select)
 
 
 def run(config: KtoConfig, session: Session) -> StageResult:

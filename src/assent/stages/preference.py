@@ -120,7 +120,7 @@ def train(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
-        select=_select(config),
+        select=select_for(config),
     )
     check_reference(config, stage_data)
     _check_columns(config, stage_data)
@@ -128,7 +128,7 @@ def train(
         return session.result or run(config, session)
 
 
-def _select(config: PreferenceConfig) -> Select:
+def select_for(config: PreferenceConfig) -> Select:
     """Keeps pairs, or rankings if all losses are losses of rankings. Keeps ties if all losses can use them."""
     entries = config.entries
     ties = all(entry.is_ranking and "tied" in entry.declaration.accepts for entry in entries)

@@ -45,7 +45,7 @@ def train(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
-        select=_select(config),
+        select=select_for(config),
     )
     if config.normalize_data is not None:
         sources: dict[str, str | Sequence[PromptGroup] | None] = {"normalize": config.normalize_data}
@@ -81,7 +81,7 @@ def objective_of(config: RewardConfig) -> RankingObjective | ScoreObjective:
     return RankingObjective(*config.entries, centring=config.center_rewards_coefficient)
 
 
-def _select(config: RewardConfig) -> Select:
+def select_for(config: RewardConfig) -> Select:
     if config.score_loss is not None:
         return partial(to_labelled, loss=config.score_loss, process=config.supervision == "process")
     accepts = [RANKING_LOSSES[entry.name].accepts for entry in config.entries]

@@ -36,6 +36,8 @@ class Part:
     sha256: str
     labelled: bool
     """True if the rows have completions, which somebody wrote or judged: each row then costs a label."""
+    shortened: int = 0
+    """Rows that `max_length` cut."""
     lines: list[str] = field(default_factory=list)
     """Lines for the log: rows used, shortened and refused, with the reasons."""
 
@@ -105,7 +107,7 @@ def read_stage_data(
             raise DataError(f"{path}: no usable row is left", got="\n".join(lines), expected="at least one row")
         rows = [kept[i] for i in tokenized.kept]
         labelled = any(group.completions for group in rows)
-        parts[name] = Part(name, rows, list(tokenized.groups), sha256, labelled, lines)
+        parts[name] = Part(name, rows, list(tokenized.groups), sha256, labelled, tokenized.report.shortened, lines)
     if "eval" in parts:
         parts["eval"].lines += check_overlap(parts["train"].groups, parts["eval"].groups)
     return StageData(tokenizer, template, parts)

@@ -171,11 +171,11 @@ def test_a_weighted_sum_of_losses_is_trained_and_checked_at_zero_margin(start: s
 
 def test_of_a_sum_every_loss_must_read_a_soft_label() -> None:
     config = RewardConfig(model="m", data="d", output_dir="o", losses=["bradley_terry", "all_pairs"])
-    assert reward._select(config)([comparison(0), comparison(1, margin=0.5)])[0]
+    assert reward.select_for(config)([comparison(0), comparison(1, margin=0.5)])[0]
     with pytest.raises(DataError, match="chosen_probability, which the loss bradley_terry"):
-        reward._select(config)([comparison(0, chosen_probability=0.7)])
+        reward.select_for(config)([comparison(0, chosen_probability=0.7)])
     alone = RewardConfig(model="m", data="d", output_dir="o")
-    assert reward._select(alone)([comparison(0, chosen_probability=0.7)])[0]
+    assert reward.select_for(alone)([comparison(0, chosen_probability=0.7)])[0]
 
 
 @pytest.mark.parametrize("preference", ["thumbs", "scores"])
