@@ -83,7 +83,7 @@ def _read(config: DataShowConfig, stage: str, groups: Sequence[PromptGroup]) -> 
     if any(part.shortened for part in data.parts.values()):
         whole = _stage_data(config, stage, groups, max_length=UNCUT)
     last_turn = config.train_on == "last"
-    return [_row(data, name, stage, whole and whole.parts[name], last_turn=last_turn) for name in data.parts]
+    return [_row(data, name, stage, whole.parts[name] if whole else None, last_turn=last_turn) for name in data.parts]
 
 
 def _stage_data(config: DataShowConfig, stage: str, groups: Sequence[PromptGroup], **changed: int) -> StageData:
