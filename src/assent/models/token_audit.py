@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from assent.data.texts import counted
 from assent.errors import TemplateError
 from assent.models.templates import Template
-from assent.models.token_report import TokenReport
+from assent.models.token_report import WIDTH, TokenReport
 from assent.models.tokenizing import tokenize_groups
 from assent.models.unread_keys import unread_keys_line
 from assent.types import PromptGroup
@@ -36,7 +37,11 @@ def token_audit(
     try:
         report = tokenize_groups(groups, tokenizer=tokenizer, template=template, max_length=max_length).report
     except TemplateError as error:
-        return out | {"template_error": str(error), "findings": [*findings, error.what]}
+        return out | {
+            "template_error": str(error),
+            "findings": [*findings, error.what],
+            "lines": textwrap.wrap(str(error).splitlines()[0], WIDTH) + str(error).splitlines()[1:],
+        }
     unread = unread_keys_line(groups, template)
     lines = report.lines() if unread is None else [*report.lines(), unread]
     return out | _numbers(report) | {"findings": [*findings, *_row_findings(report)], "lines": lines}

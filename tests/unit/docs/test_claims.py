@@ -10,7 +10,14 @@ from pydantic import BaseModel
 
 from assent.cli.entry import COMMANDS, DATA_COMMANDS
 from assent.cli.flags import flag
-from assent.config.commands import DataCheckConfig, DataSplitConfig, DemoConfig, ReportConfig, RunConfig
+from assent.config.commands import (
+    DataCheckConfig,
+    DataShowConfig,
+    DataSplitConfig,
+    DemoConfig,
+    ReportConfig,
+    RunConfig,
+)
 from assent.config.explain import ExplainConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
@@ -20,7 +27,7 @@ from tests.support.docs import IDS, PAGES, ROOT, commands, first_column, quoted
 
 NAMES = [name for name, *_ in COMMANDS] + [f"data {name}" for name, *_ in DATA_COMMANDS]
 CONFIGS: list[type[BaseModel]] = [DataCheckConfig, DataSplitConfig, DemoConfig, ExplainConfig, ReportConfig, RunConfig]
-CONFIGS += [ServeCheckConfig]
+CONFIGS += [DataShowConfig, ServeCheckConfig]
 CONFIGS += [step.config_class() for name, step in STEPS.items() if name in NAMES]
 EVERYWHERE = {"--config", "--json", "--debug", "--help", "--version"}
 

@@ -56,6 +56,7 @@ def test_a_tool_call_that_the_template_leaves_out_is_refused_though_its_words_st
         assert part in str(error.value)
     audit = token_audit([row], tokenizer, resolve_template(tokenizer), 512)
     assert any("rows.jsonl:4" in finding for finding in audit["findings"])
+    assert any("--chat-template FILE" in line for line in audit["lines"])
 
 
 @pytest.mark.parametrize(
