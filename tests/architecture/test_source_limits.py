@@ -24,7 +24,7 @@ BANNED = {
     "eval": r"(?<![\w.])eval\(",
     "exec": r"(?<![\w.])exec\(",
     "shell": r"shell\s*=\s*True|\bos\.system\b|\bos\.popen\b",
-    "remote code": r"trust_remote_code",
+    "remote code": r"trust_remote_code(?!=False)",
     "unsafe YAML": r"\byaml\.(unsafe_)?load\(|\byaml\.full_load",
     "promises": r"\bTODO\b|\bFIXME\b|\bXXX\b|\bNotImplementedError\b",
 }
@@ -52,6 +52,33 @@ def test_no_banned_word_stands_in_code(path: Path) -> None:
     for word, pattern in BANNED.items():
         found = re.search(pattern, code)
         assert found is None, f"{word}: {found.group()!r}" if found else ""
+
+
+LOADERS = {"from_pretrained", "from_config", "load_dataset", "LLM"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=shown)
+def test_every_loader_is_told_to_run_no_code(path: Path) -> None:
+    """Without the option, transformers asks at the terminal, and runs a folder's code after `y` (law 13)."""
+    assert _loaders_without_the_option(path.read_text(encoding="utf-8")) == []
+
+
+def _loaders_without_the_option(code: str) -> list[str]:
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call)
+        and (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")) in LOADERS
+        and not any(k.arg == "trust_remote_code" and ast.unparse(k.value) == "False" for k in node.keywords)
+    ]
+
+
+def test_a_loader_without_the_option_is_found() -> None:
+    assert _loaders_without_the_option("AutoModel.from_pretrained(folder)")
+    assert _loaders_without_the_option("kind.from_config(config, trust_remote_code=None)")
+    assert not _loaders_without_the_option("datasets.load_dataset(name, trust_remote_code=False)")
+    assert re.search(BANNED["remote code"], "f(trust_remote_code=True)")
+    assert re.search(BANNED["remote code"], "options['x'], trust_remote_code = True, 1")
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=shown)

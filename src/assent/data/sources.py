@@ -142,7 +142,7 @@ def _open_hub(name: str, *, split: str | None, revision: str | None) -> Source:
     offline = _unreachable(name, revision)
     try:
         with _offline(offline is not None):  # offline, only the cache is used, without minutes of retries
-            loaded = datasets.load_dataset(name, revision=revision)
+            loaded = datasets.load_dataset(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if offline is not None:
             raise DataError(

@@ -130,6 +130,8 @@ def verified(run_folder: Path, step: int) -> Checkpoint:
 def damage(path: Path) -> str | None:
     """How a checkpoint, or the best one that it names, is damaged; None if it is not."""
     try:
+        if (path / MANIFEST).exists() and not (path / MANIFEST).is_file():
+            return f"{MANIFEST} is not a file"
         text = (path / MANIFEST).read_bytes()
         manifest = json.loads(text)
         if text != _serialise(manifest) or manifest["seal"] != _seal(manifest):
@@ -139,6 +141,8 @@ def damage(path: Path) -> str | None:
         for name, expected in manifest["files"].items():
             if not (path / name).is_file():
                 return f"{name} is missing"
+            if not (path / name).resolve().is_relative_to(path.resolve()):
+                return f"{name} lies outside the checkpoint"
             if (path / name).stat().st_size != expected["bytes"] or sha256_of(path / name) != expected["sha256"]:
                 return f"{name} is damaged"
         best = manifest.get("best")

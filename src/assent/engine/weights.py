@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -54,7 +55,12 @@ def save_weights(folder: Path, module: nn.Module, *, is_main: bool, optimiser: O
 def load_weights(folder: Path, module: nn.Module, *, optimiser: Optimiser | None = None) -> None:
     """The inverse of `save_weights`. Raises RunFolderError if the files hold another model's weights."""
     for name, tensors in _files(module, optimiser):
-        stored = load_file(folder / name)
+        try:
+            stored = load_file(folder / name)
+        except (SafetensorError, OSError) as error:
+            raise RunFolderError(
+                f"{folder / name} cannot be read: {error}", fix="restore the file, or choose another --output-dir"
+            ) from error
         expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         found = {key: tuple(tensor.shape) for key, tensor in stored.items()}
         if found != expected:

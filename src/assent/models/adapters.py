@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from assent.config.options import AdapterOptions
 from assent.errors import ConfigError, ModelError
-from assent.models.folders import read_json
+from assent.models.folder_contents import check_adapter_files, first_line, read_json, stored_tensors
 
 CONFIG, RECORD = "adapter_config.json", "assent_adapter.json"
 _PREFIX = "base_model.model."
@@ -190,12 +190,23 @@ def base_of(folder: Path) -> Base:
     """
     adapter, record = read_json(folder, CONFIG), read_json(folder, RECORD)
     path = adapter.get("base_model_name_or_path")
-    if not path:
+    if not path or not isinstance(path, str):
         raise ModelError("the adapter names no base model", got=folder, expected="base_model_name_or_path")
+    if (Path(path) / CONFIG).is_file() and folder.resolve() in _bases(Path(path)):
+        raise ModelError("the adapter is its own base", got=f"{folder} on {path}", expected="another model")
     beside = record.get("base_relative")
     if beside and not Path(path).is_dir() and (folder / beside).is_dir():
         path = str(folder / beside)
     return Base(path, adapter.get("revision"), record.get("base_content", ""), record.get("trained_in_4bit", False))
+
+
+def _bases(folder: Path) -> list[Path]:
+    """The folder of an adapter, and the folders that it builds on."""
+    chain: list[Path] = []
+    while (folder / CONFIG).is_file() and folder.resolve() not in chain:
+        chain.append(folder.resolve())
+        folder = Path(str(read_json(folder, CONFIG).get("base_model_name_or_path")))
+    return chain
 
 
 def is_scorer_adapter(folder: Path) -> bool:
@@ -220,8 +231,7 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes in a folder's safetensors. Reads no weights."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as stored:
-            shapes |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        shapes |= stored_tensors(file)
     return shapes
 
 
@@ -288,12 +298,15 @@ def attach_adapter(model: PreTrainedModel, folder: Path, *, trained: bool = Fals
     """`model` with the adapter in `folder` inside its layers. Raises ModelError."""
     from peft import PeftModel, get_peft_model_state_dict
 
+    check_adapter_files(folder, read_json(folder, CONFIG))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing weights raise an error below
-            adapted: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=trained)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"the adapter does not fit its base: {str(error).splitlines()[0]}", got=folder) from error
+            adapted: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=trained, trust_remote_code=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # PEFT raises all kinds of errors for a configuration that is wrong
+        raise ModelError(f"the adapter does not fit its base: {first_line(error)}", got=folder) from error
     missing = sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - shapes_of(folder).keys())
     if missing:
         raise ModelError(

@@ -39,7 +39,7 @@ class Check:
 def plain_tokenizer(folder: Path) -> Any:
     """The tokenizer as a serving engine opens it."""
     with quiet():
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def folder_checks(folder: Path, model: PreTrainedModel, template: Template, *, is_scorer: bool) -> list[Check]:

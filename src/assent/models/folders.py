@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from assent.errors import ConfigError, ModelError
+from assent.models.folder_contents import (
+    check_config_text,
+    check_safetensors,
+    check_sizes,
+    check_small_files,
+    read_json,
+)
+
+__all__ = ["check_config", "check_weights", "content_hash", "members_of", "read_json", "resolve_folder"]
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
@@ -27,6 +35,7 @@ def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         _check_no_run(folder)
+        check_small_files(folder)
         return folder
     if folder.is_file():
         raise ModelError("a model is a folder, not a file", got=path, fix="give the folder with config.json")
@@ -90,7 +99,7 @@ def _fetch(name: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
     except GatedRepoError as error:
         raise ModelError(
             "the model is gated on the hub",
@@ -112,20 +121,8 @@ def _fetch(name: str, revision: str | None) -> Path:
             expected="a local folder, or a network for a hub name",
             fix=f"on a machine with a network run: hf download {name} --local-dir FOLDER; then give that FOLDER",
         ) from error
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of the folder; {} if there is none."""
-    path = folder / name
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name} of the model folder cannot be read: {error}", got=folder) from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{name} of the model folder is not a JSON object", got=folder)
-    return found
+    check_small_files(folder)
+    return folder
 
 
 def members_of(folder: Path) -> list[Path]:
@@ -144,8 +141,12 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def check_weights(folder: Path) -> None:
-    """Raises ModelError if the folder has no weights, or only pickled ones."""
-    if any(folder.glob("*.safetensors")):
+    """Raises ModelError if the folder has no weights or only pickled ones, if a file of weights is damaged or outside
+    the folder, or if config.json describes a far larger model."""
+    if any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json")):
+        check_safetensors(folder)
+        if (folder / "config.json").is_file():
+            check_sizes(folder)
         return
     pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
     if pickles:
@@ -160,8 +161,13 @@ def check_weights(folder: Path) -> None:
 
 
 def check_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json. Raises ModelError if there is none, or if transformers lacks the architecture."""
+    """The folder's config.json. Raises ModelError if there is none, if transformers has no language model of this kind,
+    or if it asks for other code or for sizes beyond reason. No other file of the folder is opened."""
     from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    )
 
     config = read_json(folder, "config.json")
     if not config:
@@ -169,11 +175,20 @@ def check_config(folder: Path) -> dict[str, Any]:
             "the model folder has no config.json", got=folder, fix="give the folder of a transformers model"
         )
     kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        own_code = ", which needs code from its own folder" if "auto_map" in config else ""
+    own_code = ", which needs code from its own folder" if "auto_map" in config else ""
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ModelError(
             f"the installed transformers does not know this kind of model{own_code}",
             got=f"model_type {kind!r} in {folder}",
             fix="install a version of transformers that has it; code from model folders is never run",
         )
+    kinds = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
+    if not any(CONFIG_MAPPING[kind] in known for known in kinds):
+        raise ModelError(
+            f"transformers has no language model of this kind{own_code}",
+            got=f"model_type {kind!r} in {folder}",
+            expected="a causal language model, or a sequence classifier",
+            fix="give another model; code from model folders is never run",
+        )
+    check_config_text(folder, config)
     return config

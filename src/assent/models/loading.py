@@ -23,6 +23,7 @@ from transformers import (
 
 from assent.errors import ModelError
 from assent.models import adapters
+from assent.models.folder_contents import check_finite, first_line
 from assent.models.folders import check_config, check_weights, has_tokenizer, members_of, read_json, resolve_folder
 from assent.models.one_trunk import siblings
 from assent.models.saving import quiet, save_model
@@ -176,14 +177,23 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
             expected="tokenizer.json",
             fix="copy the tokenizer's files into the folder, or save it there with tokenizer.save_pretrained",
         )
+    if (folder / "config.json").exists():
+        check_config(folder)
     # a tokenizer that comes with code: its tokenizer.json is equivalent, and no code has to run
-    own_code = "auto_map" in read_json(folder, "tokenizer_config.json") and (folder / "tokenizer.json").is_file()
+    own_code = "auto_map" in read_json(folder, "tokenizer_config.json")
+    if own_code and not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            "the tokenizer needs code from its own folder, and only this package's code runs",
+            got=f"auto_map in {folder / 'tokenizer_config.json'}",
+            expected="tokenizer.json",
+            fix="use a copy of the model that has tokenizer.json",
+        )
     kind: Any = PreTrainedTokenizerFast if own_code else AutoTokenizer
     try:
         with quiet():
-            tokenizer = kind.from_pretrained(folder)
+            tokenizer = kind.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the libraries raise bare Exception for a broken tokenizer.json
-        raise ModelError(f"the tokenizer cannot be read: {error}", got=folder) from error
+        raise ModelError(f"the tokenizer cannot be read: {first_line(error)}", got=folder) from error
     eos = read_json(folder, "generation_config.json").get("eos_token_id")
     if eos is None:
         eos = read_json(folder, "config.json").get("eos_token_id")
@@ -222,9 +232,13 @@ def check_context(config: Any, max_length: int, *, whose: str = "the model") -> 
 def _load(kind: Any, folder: Path, *, may_miss: set[str], **options: Any) -> PreTrainedModel:
     try:
         with quiet():
-            model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"the model cannot be loaded: {str(error).splitlines()[0]}", got=folder) from error
+            model, info = kind.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, trust_remote_code=False, **options
+            )
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries raise all kinds of errors for a configuration that is wrong
+        raise ModelError(f"the model cannot be loaded: {first_line(error)}", got=folder) from error
     missing = sorted(set(info["missing_keys"]) - may_miss)
     if missing:
         raise ModelError(
@@ -232,6 +246,7 @@ def _load(kind: Any, folder: Path, *, may_miss: set[str], **options: Any) -> Pre
             got=f"{folder}: {', '.join(missing[:3])}",
             fix="check that the folder's config.json belongs to its weights",
         )
+    check_finite(model, folder)
     return model.eval()
 
 
@@ -272,9 +287,10 @@ def _checked_base(folder: Path, config: Any) -> Path:
     base = adapters.base_of(folder)
     base_folder = resolve_folder(base.path, revision=base.revision)
     check_weights(folder)
+    check_weights(base_folder)
     kind: Any = AutoModelForSequenceClassification if is_classifier(config) else AutoModelForCausalLM
     with quiet(), torch.device("meta"):
-        skeleton = kind.from_config(config)
+        skeleton = kind.from_config(config, trust_remote_code=False)
     adapters.check_base(folder, base, base_folder, skeleton)
     return base_folder
 
@@ -297,7 +313,9 @@ def _classifier_of(policy: PreTrainedModel, num_labels: int) -> PreTrainedModel:
     config = copy.deepcopy(policy.config)
     config.num_labels = num_labels
     with quiet():
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            config, dtype=policy.dtype, trust_remote_code=False
+        )
     trunk_of(model).load_state_dict(trunk_of(policy).state_dict())
     return model.eval()
 
@@ -328,8 +346,11 @@ def load_config(path: str | Path, *, revision: str | None = None) -> Any:
         return config
     if not adapters.is_adapter(folder):
         check_config(folder)
-        with quiet():
-            return AutoConfig.from_pretrained(folder)
+        try:
+            with quiet():
+                return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # the libraries raise all kinds of errors for values that they do not expect
+            raise ModelError(f"config.json of the model cannot be used: {first_line(error)}", got=folder) from error
     base = adapters.base_of(folder)
     config = load_config(base.path, revision=base.revision)
     if adapters.is_scorer_adapter(folder):

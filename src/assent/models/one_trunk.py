@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from assent.errors import ConfigError, ModelError
 from assent.models import adapters
 from assent.models.batch import GroupBatch, Outputs
+from assent.models.folder_contents import check_is_inside, stored_tensors
 from assent.models.folders import members_of, resolve_folder
 from assent.models.module import AlignmentModel
 from assent.models.saving import quiet
@@ -81,7 +82,7 @@ def sibling_scorer(policy: PreTrainedModel, *, num_labels: int) -> PreTrainedMod
     base: PreTrainedModel = copy.deepcopy(policy, shared).unload()  # type: ignore[operator]
     trunk: Any = trunk_of(base)
     with quiet(), torch.device("meta"):
-        scorer: Any = AutoModelForSequenceClassification.from_config(base.config)
+        scorer: Any = AutoModelForSequenceClassification.from_config(base.config, trust_remote_code=False)
     head = getattr(scorer, "score", None)
     if type(trunk_of(scorer)) is not type(trunk) or not isinstance(head, nn.Linear):
         raise ModelError(
@@ -114,6 +115,9 @@ def value_head_of(path: str, model: PreTrainedModel, *, revision: str | None = N
     """The value head in the folder of a policy with a shared trunk; zero if there is none. Raises ModelError."""
     head = nn.Linear(int(model.config.get_text_config().hidden_size), 1)
     file = resolve_folder(path, revision=revision) / VALUE_HEAD
+    if file.exists():
+        check_is_inside(file.parent, file)
+        stored_tensors(file)
     stored = load_file(file) if file.is_file() else {n: torch.zeros_like(p) for n, p in head.named_parameters()}
     try:
         head.load_state_dict(stored)

@@ -40,7 +40,9 @@ def transformers_answers(
 ) -> list[Answer]:
     tokenizer = plain_tokenizer(folder)
     with quiet():
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+        )
         model.to(device)
         return [_generate(model, tokenizer, group, max_new_tokens) for group in groups]
 
@@ -108,7 +110,7 @@ def transformers_scores(
     tokenizer = plain_tokenizer(folder)
     with quiet():
         model: Any = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True
+            folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
         ).to(device)
     batch = tokenizer.pad({"input_ids": [list(row) for row in rows]}, return_tensors="pt").to(device)
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().cpu()

@@ -73,6 +73,7 @@ def start(model: str | Path, *, device: torch.device, **options: Any) -> Any:
     try:
         _engine = LLM(
             str(model),
+            trust_remote_code=False,
             enforce_eager=device.type == "cpu",
             disable_log_stats=True,
             seed=0,

@@ -1,0 +1,283 @@
+"""What a model's folder may hold (law 13): ordinary files of plausible sizes, safetensors inside it, no code.
+
+Torch-free. A folder may come from anybody. Every function here raises ModelError, which names the file and the reason, before
+another library opens that file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from assent.errors import ModelError
+
+MAX_JSON_BYTES, MAX_TABLE_BYTES = 2**24, 2**28
+"""Of a configuration, and of a file that lists a vocabulary or all weights."""
+_TABLES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", ".model", ".tiktoken", ".index.json")
+_SMALL = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+
+MAX_LAYERS, MAX_LABELS, MAX_POSITIONS = 10_000, 100_000, 2**16
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
+_OTHER_WIDTHS = ("vocab_size", "intermediate_size", "n_inner", "ffn_dim")
+_FREE_WEIGHTS = 2**26
+"""Weights of one matrix that are never too many: 256 MB. A small model may leave an unused option at its default."""
+_WEIGHTS_PER_BYTE = 16
+"""No matrix has more weights than this for each byte of the folder's files, 1-bit weights included."""
+_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2,
+          "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8}  # fmt: skip
+
+
+def check_small_files(folder: Path) -> None:
+    """The folder's configuration and tokenizer files: regular, and not larger than such files are."""
+    for entry in os.scandir(folder):
+        if entry.name.endswith(_SMALL):
+            most = MAX_TABLE_BYTES if entry.name.endswith(_TABLES) else MAX_JSON_BYTES
+            _check_regular(folder / entry.name, most=most)
+
+
+def _check_regular(path: Path, *, most: int | None = None) -> os.stat_result:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ModelError(f"a file of the model folder cannot be read: {error.strerror or error}", got=path) from None
+    if stat.S_ISDIR(found.st_mode):
+        raise ModelError("the model folder has a folder in a file's place", got=path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ModelError(
+            "the model folder has a pipe, socket or device in a file's place", got=path, expected="an ordinary file"
+        )
+    if most is not None and found.st_size > most:
+        raise ModelError(
+            "a file of the model folder is larger than such a file can be",
+            got=f"{path}: {found.st_size} bytes",
+            expected=f"at most {most}",
+        )
+    return found
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of the folder; {} if there is none."""
+    path = folder / name
+    if not os.path.lexists(path):
+        return {}
+    _check_regular(path, most=MAX_TABLE_BYTES if name.endswith(_TABLES) else MAX_JSON_BYTES)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ModelError(f"{name} of the model folder is nested too deeply", got=folder) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name} of the model folder cannot be read: {error}", got=folder) from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{name} of the model folder is not a JSON object", got=folder)
+    return found
+
+
+def check_is_inside(folder: Path, path: Path) -> None:
+    """`path` leads to an ordinary file inside `folder`. The hub's cache keeps files beside its folders, as links."""
+    real, inside = path.resolve(), [folder.resolve()]
+    snapshot = folder.resolve()
+    if snapshot.parent.name == "snapshots":
+        inside.append(snapshot.parent.parent / "blobs")
+    if not any(real.is_relative_to(root) for root in inside):
+        raise ModelError(
+            "a weight file of the model lies outside its folder",
+            got=f"{path}, which leads to {real}",
+            expected=f"a file inside {folder}",
+            fix="copy the file into the folder, if you know where it comes from",
+        )
+    _check_regular(path)
+
+
+def check_safetensors(folder: Path) -> None:
+    """All safetensors of the folder, and all files that an index names: inside, complete, with a header that fits."""
+    for file in sorted(folder.glob("*.safetensors")):
+        check_is_inside(folder, file)
+        stored_tensors(file)
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        for name in sorted(_indexed(folder, index.name)):
+            check_is_inside(folder, folder / name)
+            stored_tensors(folder / name)
+
+
+def _indexed(folder: Path, name: str) -> set[str]:
+    """The files that an index names."""
+    weight_map = read_json(folder, name).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ModelError("the index of the weights has no weight_map of names", got=folder / name)
+    for file in set(weight_map.values()):
+        if not file.endswith(".safetensors"):
+            raise ModelError(
+                "the index of the weights names a file that is not safetensors, and such a file can run code",
+                got=f"{folder / name}: {file}",
+                expected="*.safetensors",
+                fix="convert the weights once, if you trust the file",
+            )
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise ModelError(
+                "the index of the weights names a file outside the folder",
+                got=f"{folder / name}: {file}",
+                expected=f"a file inside {folder}",
+            )
+        if not (folder / file).exists():
+            raise ModelError("a file that the index of the weights names is missing", got=folder / file)
+    return set(weight_map.values())
+
+
+def stored_tensors(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, from its header. Raises ModelError if header and size do not fit."""
+    size = _check_regular(path).st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise _damaged(path, f"{size} bytes, of which the header should take {length}")
+        text = stream.read(length)
+    try:
+        header = json.loads(text)
+        named = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        ends = [_end_of(name, entry) for name, entry in named.items()]
+        shapes = {name: tuple(entry["shape"]) for name, entry in named.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"its header is not one: {type(error).__name__}: {str(error)[:100]}") from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise _damaged(path, f"{size} bytes, but the header describes {expected}")
+    return shapes
+
+
+def _end_of(name: str, entry: Mapping[str, Any]) -> int:
+    """Where a tensor ends in the file's data. Raises ValueError if its type, shape and place do not fit each other."""
+    (begin, end), shape = entry["data_offsets"], entry["shape"]
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)) or begin > end:
+        raise ValueError(f"the place or shape of {name} is not one")
+    width = _BYTES.get(entry["dtype"])
+    if width is not None and prod(shape) * width != end - begin:
+        raise ValueError(f"{name} has {end - begin} bytes for the shape {shape} of {entry['dtype']}")
+    return end
+
+
+def _damaged(path: Path, got: str) -> ModelError:
+    return ModelError(
+        "a safetensors file is cut off or damaged",
+        got=f"{path}: {got}",
+        fix="download or write it again",
+    )
+
+
+def check_config_text(folder: Path, config: Mapping[str, Any]) -> None:
+    """What config.json may say: nothing that makes transformers load code or weights from elsewhere, and sizes within
+    reason. Call it before transformers reads the file."""
+    for part in _parts(config):
+        for name in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+            value = part.get(name)
+            if any("/" in str(v) for v in (value.values() if isinstance(value, Mapping) else [value])):
+                raise ModelError(
+                    "config.json asks for code from a repository, and only this package's code runs",
+                    got=f"{name} {value!r} in {folder}",
+                    fix=f"remove {name} from config.json",
+                )
+        _check_size(folder, part, _LAYERS, MAX_LAYERS)
+        _check_size(folder, part, ("num_labels",), MAX_LABELS)
+        _check_size(folder, part, ("n_positions",), MAX_POSITIONS)
+    named = config.get("transformers_weights")
+    if named is not None and (not isinstance(named, str) or "/" in named or not named.endswith(
+        (".safetensors", ".safetensors.index.json")
+    )):  # fmt: skip
+        raise ModelError(
+            "config.json names weights that are not safetensors of its folder",
+            got=f"transformers_weights {named!r} in {folder}",
+            fix="remove transformers_weights from config.json",
+        )
+
+
+def _check_size(folder: Path, part: Mapping[str, Any], names: tuple[str, ...], most: int) -> None:
+    for name in names:
+        if isinstance(value := part.get(name), int) and value > most:
+            raise ModelError("config.json has a size beyond reason", got=f"{name} {value} in {folder}",
+                             expected=f"at most {most}")  # fmt: skip
+
+
+def check_adapter_files(folder: Path, config: Mapping[str, Any]) -> None:
+    """An adapter's folder: LoRA, weights in safetensors, nothing in adapter_config.json that makes PEFT load more."""
+    if config.get("peft_type", "LORA") != "LORA":
+        raise ModelError(
+            "this kind of adapter is not supported",
+            got=f"peft_type {config['peft_type']!r} in {folder}",
+            expected="LORA",
+        )
+    for name in ("megatron_config", "corda_config", "eva_config", "lora_ga_config", "arrow_config"):
+        if config.get(name):
+            raise ModelError(
+                "adapter_config.json asks PEFT to load other code or files",
+                got=f"{name} in {folder}",
+                fix=f"remove {name} from adapter_config.json",
+            )
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError("the adapter's folder has no weights in safetensors", got=folder, expected=ADAPTER_WEIGHTS)
+    check_safetensors(folder)
+
+
+def check_sizes(folder: Path) -> None:
+    """config.json's layers and widths fit the weight files. Call it before the model is built."""
+    files = {*folder.glob("*.safetensors")}
+    files |= {
+        folder / name for index in folder.glob("*.safetensors.index.json") for name in _indexed(folder, index.name)
+    }
+    tensors = sum(len(stored_tensors(file)) for file in files)
+    size = sum(file.stat().st_size for file in files)
+    most = max(_FREE_WEIGHTS, _WEIGHTS_PER_BYTE * size)
+    for part in _parts(read_json(folder, "config.json")):
+        for name in _LAYERS:
+            if isinstance(value := part.get(name), int) and value > tensors:
+                raise _too_large(folder, f"{name} {value}", f"{tensors} tensors")
+        width = next((value for name in _WIDTHS if isinstance(value := part.get(name), int)), 1)
+        for name in (*_WIDTHS, *_OTHER_WIDTHS):
+            if isinstance(value := part.get(name), int) and value * width > most:
+                raise _too_large(folder, f"{name} {value} beside width {width}", f"{size} bytes")
+        heads, of_one = part.get("num_attention_heads"), part.get("head_dim", 1)
+        if isinstance(heads, int) and isinstance(of_one, int) and heads * of_one * width > most:
+            raise _too_large(folder, f"num_attention_heads {heads}, head_dim {of_one}, width {width}", f"{size} bytes")
+
+
+def _too_large(folder: Path, stated: str, stored: str) -> ModelError:
+    return ModelError(
+        "config.json describes a far larger model than the weights are",
+        got=f"{stated}, but the weight files of {folder} have {stored}",
+        fix="check that the folder's config.json belongs to its weights",
+    )
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The configuration, and those of its parts such as `text_config`."""
+    yield config
+    for value in config.values():
+        if isinstance(value, Mapping) and value is not config:
+            yield value
+
+
+def check_finite(model: Any, folder: Path) -> None:
+    """The loaded model has no weight that is NaN or infinite."""
+    for name, weight in model.named_parameters():
+        # one pass without a copy; a sum of finite numbers may overflow, so the entries decide
+        if not weight.is_floating_point() or bool(weight.detach().sum().isfinite()):
+            continue
+        if number := int((~weight.detach().isfinite()).sum()):
+            raise ModelError(
+                "the model's weights are not finite, so every result would be NaN",
+                got=f"{name} in {folder}: {number} of {weight.numel()} are NaN or infinite",
+                fix="use an earlier copy of the model, or write it again",
+            )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, or its kind where it has no text."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
