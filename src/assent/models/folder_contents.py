@@ -1,6 +1,6 @@
 """What a model's folder may hold (law 13): ordinary files of plausible sizes, safetensors inside it, no code.
 
-Torch-free. A folder may come from anybody. Every function here raises ModelError, which names the file and the reason, before
+Torch-free. A folder may come from anybody. Each function here raises ModelError, which names file and reason, before
 another library opens that file.
 """
 
