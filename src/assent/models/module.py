@@ -21,7 +21,7 @@ from assent.errors import ConfigError, ModelError
 from assent.models import lean_layers, products
 from assent.models.batch import GroupBatch, Outputs
 from assent.models.head import Logits, log_probabilities
-from assent.models.tiers import Kind, probe_tier, score_head
+from assent.models.tiers import Kind, plain_numbers, probe_tier, score_head
 from assent.models.trunk import Only, Tier, read
 
 _WANTS: dict[str, frozenset[str]] = {
@@ -29,6 +29,8 @@ _WANTS: dict[str, frozenset[str]] = {
     "scorer": frozenset({"scores", "values", "last_values"}),
 }
 _VALUES = frozenset({"values", "last_values"})
+ROUTING_THRESHOLD = "router_jitter_noise"
+"""PhiMoE's: it masks experts in evaluation too. Its routers draw experts by chance in training mode."""
 
 
 class AlignmentModel(nn.Module):
@@ -53,10 +55,11 @@ class AlignmentModel(nn.Module):
             raise ModelError("the temperature of log-probabilities must be positive", got=temperature)
         self.hf = model
         self.kind = kind
+        plain = plain_numbers(self.base, kind=kind)
         turn_dropout_off(model)
         products.install(model)
         lean_layers.install(model)
-        probe = probe_tier(self.base, kind=kind, tier=tier)
+        probe = probe_tier(self.base, kind=kind, tier=tier, plain=plain)
         self.tier, self.tier_reason, self.has_chunked_head = probe.tier, probe.reason, probe.has_chunked_head
         self.is_short = probe.is_short
         self.logits = Logits.of(self.base.config, temperature=temperature)
@@ -67,6 +70,15 @@ class AlignmentModel(nn.Module):
                 f"{type(self.base).__name__} gives only logits, but a value head needs its last hidden states",
                 fix="--trunk separate",
             )
+
+    def train(self, mode: bool = True) -> AlignmentModel:
+        """Training mode, which recomputing activations needs; routers that would draw by chance in it stay as they
+        are in evaluation."""
+        super().train(mode)
+        for module in self.hf.modules():
+            if hasattr(module, ROUTING_THRESHOLD):
+                module.eval()
+        return self
 
     @property
     def base(self) -> PreTrainedModel:
@@ -189,7 +201,7 @@ def turn_dropout_off(model: nn.Module) -> None:
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name, value in vars(module).items():
-            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+            if isinstance(value, float) and ("drop" in name or ("jitter" in name and name != ROUTING_THRESHOLD)):
                 setattr(module, name, 0.0)
 
 

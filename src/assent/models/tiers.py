@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,12 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.bfloat16: 0.25, tor
 """The largest difference in nats (or in score units, relative to the largest score) that rounding explains."""
 
 
+LONGEST_COMPARED = 512
+"""Rows beyond a declared length are compared up to this length: a forward pass of longer ones takes seconds."""
+LENGTHS = re.compile(r"(sliding|attention|local)_?(window|chunk)|^window_size|index_topk|attention_chunk")
+"""Names of a configuration's options that bound which keys a query sees."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     tier: Tier
@@ -35,18 +42,42 @@ class Probe:
     """Whether the last layer's MLP can be computed only for the tokens that are read."""
 
 
-def probe_tier(model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | None = None) -> Probe:
+Compared = tuple[GroupBatch, Tensor]
+"""A small random batch, and the plain model's numbers on it."""
+
+
+def plain_numbers(model: PreTrainedModel, *, kind: Kind = "policy", beyond: int = 0) -> Compared:
+    """To be taken before anything of the model is changed. beyond: every prompt is so many tokens longer."""
+    batch, rows = _random_batch(model, beyond=beyond)
+    with _inference(model):
+        return batch, torch.cat([_plain(model, *row, kind=kind) for row in rows])
+
+
+def declared_length(config: Any) -> int | None:
+    """The longest window, chunk or top-k of attention that the architecture declares; None if it declares none."""
+    text = config.get_text_config()
+    named = {name: value for name, value in text.to_dict().items() if LENGTHS.search(name)}
+    if not getattr(text, "use_sliding_window", True):
+        named.pop("sliding_window", None)
+    return max((value for value in named.values() if type(value) is int and value > 0), default=None)
+
+
+def probe_tier(
+    model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | None = None, plain: Compared | None = None
+) -> Probe:
     """The best tier that gives the plain model's numbers on a small random batch. With `tier`, only that one is tried.
 
+    plain   the model's numbers before it was changed; None: as it is now
     Raises ModelError if no tier, or not the given one, gives these numbers.
     """
-    batch, rows = _random_batch(model)
+    batch, expected = plain or plain_numbers(model, kind=kind)
     refused: list[str] = []
     with _inference(model):
-        expected = torch.cat([_plain(model, *row, kind=kind) for row in rows])
         has_chunked_head = kind == "scorer" or _head_agrees(model, batch, expected)
         for candidate in ("segments", "mask", "padded") if tier is None else (tier,):
             reason = _refusal(model, batch, expected, kind=kind, tier=candidate, chunked=has_chunked_head)
+            if reason is None and candidate == "mask":
+                reason = _refusal_beyond(model, kind=kind, chunked=has_chunked_head)
             if reason is None:
                 is_short = candidate == "segments" and _is_short(
                     model, batch, expected, kind=kind, chunked=has_chunked_head
@@ -66,6 +97,20 @@ _ACCEPTED = {
     "mask": "mask: numbers equal to the plain model's",
     "padded": "padded: each completion with its prompt in its own row",
 }
+
+
+def _refusal_beyond(model: PreTrainedModel, *, kind: Kind, chunked: bool) -> str | None:
+    """Why our mask may not replace the model's own on rows longer than its windows; None: it may.
+
+    A mask of ours holds no window, chunk or top-k; on shorter rows that cannot be seen.
+    """
+    longest = declared_length(model.config)
+    if longest is None:
+        return None
+    if longest > LONGEST_COMPARED:
+        return f"a window, chunk or top-k of {longest} tokens is declared, too long to compare"
+    compared = plain_numbers(model, kind=kind, beyond=longest)
+    return _refusal(model, *compared, kind=kind, tier="mask", chunked=chunked)
 
 
 def _is_short(model: PreTrainedModel, batch: GroupBatch, expected: Tensor, *, kind: Kind, chunked: bool) -> bool:
@@ -150,8 +195,13 @@ def _plain(model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[in
     return logp.gather(1, ids[0, len(prompt) :, None])[:, 0].to(logits.dtype)
 
 
-def _random_batch(model: PreTrainedModel) -> tuple[GroupBatch, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Two prompts with three and one completions, without the pad id, because plain classifiers search for it."""
+def _random_batch(
+    model: PreTrainedModel, *, beyond: int = 0
+) -> tuple[GroupBatch, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """Two prompts with three and one completions, without the pad id, because plain classifiers search for it.
+
+    beyond   every prompt is so many tokens longer
+    """
     config = model.config.get_text_config()
     allowed = np.setdiff1d(np.arange(min(config.vocab_size, 1000)), [getattr(config, "pad_token_id", None) or 0])
     generator = np.random.default_rng(0)
@@ -160,7 +210,7 @@ def _random_batch(model: PreTrainedModel) -> tuple[GroupBatch, list[tuple[tuple[
         return tuple(generator.choice(allowed, length).tolist())
 
     lengths = ((11, (5, 7, 3)), (6, (9,)))
-    groups = [TokenGroup(ids(p), tuple(TokenCompletion(ids(n)) for n in ns)) for p, ns in lengths]
+    groups = [TokenGroup(ids(p + beyond), tuple(TokenCompletion(ids(n)) for n in ns)) for p, ns in lengths]
     rows = [(g.prompt_ids, c.ids) for g in groups for c in g.completions]
     return pack(groups, device=model.device), rows
 

@@ -1,0 +1,75 @@
+"""A tier is refused where rows longer than a declared window, chunk or top-k would be wrong; routers keep their say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from assent.models.batch import TokenCompletion, TokenGroup
+from assent.models.module import AlignmentModel
+from assent.models.packing import pack
+from assent.models.tiers import declared_length
+from tests.support.architectures import plain_logprobs
+
+LONG = TokenGroup(
+    tuple(5 + i % 60 for i in range(40)), tuple(TokenCompletion((7, 9, *range(20, 44))) for _ in range(2))
+)
+SMALL = {
+    "vocab_size": 80,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def phimoe(**more: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("phimoe", **{**SMALL, **more}))
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("window", [19, 24, 40, None])
+def test_rows_longer_than_the_window_read_as_the_plain_model_does(window: int | None) -> None:
+    model = phimoe(sliding_window=window)
+    expected = plain_logprobs(model, [LONG])
+    module = AlignmentModel(model, kind="policy")
+    assert module.tier == ("padded" if window else "segments"), module.tier_reason
+    found = module(pack([LONG], device="cpu"), frozenset({"logprobs"})).logprobs
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_a_window_too_long_to_compare_refuses_the_mask_tier() -> None:
+    module = AlignmentModel(phimoe(sliding_window=200_000), kind="policy")
+    assert module.tier == "padded"
+    assert "200000 tokens is declared" in module.tier_reason
+
+
+def test_a_routing_threshold_stays_and_training_mode_draws_no_expert_by_chance() -> None:
+    model = phimoe(sliding_window=None, router_jitter_noise=0.3, input_jitter_noise=0.3)
+    expected = plain_logprobs(model, [LONG])
+    module = AlignmentModel(model, kind="policy")
+    batch = pack([LONG], device="cpu")
+    for mode in (False, True):
+        found = module.train(mode)(batch, frozenset({"logprobs"})).logprobs
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_declared_lengths_by_hand() -> None:
+    for_model = AutoConfig.for_model
+    assert declared_length(for_model("llama")) is None
+    assert declared_length(for_model("mistral", sliding_window=24)) == 24
+    assert declared_length(for_model("qwen2", sliding_window=24, use_sliding_window=False)) is None
+    assert declared_length(for_model("llama4_text", attention_chunk_size=48)) == 48
