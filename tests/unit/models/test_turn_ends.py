@@ -130,3 +130,11 @@ def test_concat_is_not_offered_where_it_would_refuse(completion: tuple[Message, 
     assert ("--train-on last" in str(error.value)) == (len(completion) > 1)
     with pytest.raises(TemplateError, match="one assistant turn that has only a content"):
         tokenize([row], byte_bpe(template=OPEN), prompt_format="concat")
+
+
+def test_reasoning_that_begins_in_the_generation_prompt_is_written_as_it_is() -> None:
+    tokenizer = byte_bpe(template=OPEN)
+    thought = turns(("assistant", "<think>\n3 and 2\n</think>\n\n5"))
+    out = tokenize([PromptGroup(prompt=turns(("user", "3 and 2?")), completions=(thought,))], tokenizer)
+    assert counted(tokenizer, out.groups[0].completions[0]) == "3 and 2\n</think>\n\n5<|im_end|>"
+    assert out.report.white_space_changed == out.report.reasoning_left_out == 0
