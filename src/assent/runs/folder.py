@@ -45,6 +45,14 @@ RESULT_NEUTRAL = frozenset(
 """Options that may differ when a run is resumed. They say where and how often it writes and how much memory it takes,
 not what it computes (law 2)."""
 
+HASHED = {
+    "data": ("train data", "data"),
+    "eval_data": ("eval data",),
+    "normalize_data": ("normalize data",),
+    "model": ("model",),
+}
+"""Options that name a path, and the hashes of what is there: two runs with the same content are the same."""
+
 
 class RunFolder:
     """One run's folder, locked while open. Use `RunFolder.open`, then `close` (or `with`)."""
@@ -294,7 +302,10 @@ def differences(existing: Mapping[str, Any], identity: Mapping[str, Any]) -> dic
     for section, prefix in (("config", ""), ("hashes", "hash of ")):
         old, new = existing[section], identity[section]
         for key in sorted(old.keys() | new.keys()):
-            if key not in RESULT_NEUTRAL and old.get(key) != new.get(key):
+            is_hashed = prefix == "" and any(
+                name in existing["hashes"] and name in identity["hashes"] for name in HASHED.get(key, ())
+            )
+            if key not in RESULT_NEUTRAL and not is_hashed and old.get(key) != new.get(key):
                 found[prefix + key] = (old.get(key), new.get(key))
     return found
 

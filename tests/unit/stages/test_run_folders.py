@@ -138,3 +138,21 @@ def test_the_reference_reads_only_the_rows_that_are_trained_on(
     assert row["loss"] == pytest.approx(0.6931, abs=1e-3)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
     assert load_file(tmp_path / "run" / "model" / "model.safetensors")
+
+
+def test_the_same_data_and_model_under_another_path_are_the_same_run(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments("sft", inputs, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupted_after(3, patch)
+        assert main(argv) == 130
+    moved = {
+        name: str(shutil.move(path, Path(path).with_name(f"moved-{Path(path).name}"))) for name, path in inputs.items()
+    }
+    assert main(arguments("sft", moved, tmp_path / "run")) == 0
+    assert "resumed after step 2" in capsys.readouterr().err
+    rows = Path(moved["demonstrations"]).read_text().splitlines()
+    Path(moved["demonstrations"]).write_text("\n".join(rows[::-1]) + "\n")
+    assert main(arguments("sft", moved, tmp_path / "run")) == 2
+    assert "hash of train data" in capsys.readouterr().err
