@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 NumberedRow = tuple[int, Mapping[str, Any] | RowError]
 
+MAX_ROW_BYTES = 64_000_000
+"""Of one line of JSONL, or one row of CSV. A longer one is a damaged file, or one made to fill the memory."""
+MAX_UNPACKED_BYTES, MAX_RATIO = 2_000_000_000, 200
+"""Of a file that is held in memory as a whole: its size, and how far it may unpack where that is more than a row."""
+MAX_DEPTH = 100
+
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 
 
@@ -45,6 +51,7 @@ def is_gzipped(path: Path) -> bool:
 def read_rows(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     """The rows of a JSONL, JSON or CSV file; the hash is of the unpacked bytes."""
     readers: dict[str, Callable[[Path, Hasher], Iterator[NumberedRow]]] = {".json": _read_json, ".csv": _read_csv}
+    check_regular(path)
     try:
         yield from readers.get(file_suffix(path) or "", _read_jsonl)(path, hasher)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -55,11 +62,28 @@ def read_rows(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
+def check_regular(path: Path) -> None:
+    """Raises DataError for a pipe, socket or device, which may never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is a pipe or a device, not a file", fix="write its content to a file first")
+
+
 def _lines(path: Path, hasher: Hasher) -> Iterator[tuple[int, bytes]]:
+    """The numbered lines. Raises DataError for one that is longer than any row."""
     with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), start=1):
+            if len(line) > MAX_ROW_BYTES:
+                raise _too_long(path, number)
             hasher.update(line)
             yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _too_long(path: Path, line: int) -> DataError:
+    return DataError(
+        f"{path}:{line}: the row is longer than {MAX_ROW_BYTES // 10**6} MB",
+        expected="one row on each line",
+        fix="check how the file was written",
+    )
 
 
 def _read_jsonl(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
@@ -88,7 +112,24 @@ def _parse_line(line: bytes) -> Mapping[str, Any] | RowError:
         return RowError("broken JSON", "the JSON is nested too deeply")
     except ValueError:  # Python refuses integers of more than 4300 digits
         return RowError("broken JSON", "the row has an integer of more than 4300 digits")
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and is_deep(value):
+        return RowError("broken JSON", "the JSON is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
     return _require_object(value)
+
+
+def is_deep(value: object) -> bool:
+    """Whether lists and objects are nested beyond `MAX_DEPTH`."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for part in level
+            if isinstance(part, (dict, list))
+            for item in (part.values() if isinstance(part, dict) else part)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _require_object(value: object) -> Mapping[str, Any] | RowError:
@@ -103,22 +144,47 @@ def _require_object(value: object) -> Mapping[str, Any] | RowError:
 
 
 def _read_text(path: Path, hasher: Hasher) -> str:
-    data = b"".join(line for _, line in _lines(path, hasher))
+    parts, size = [], 0
+    with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
+        while part := file.read(1 << 20):
+            hasher.update(part)
+            parts.append(part)
+            size += len(part)
+            _check_unpacked(path, size)
+    data = b"".join(parts).removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8: {error.reason}", fix="convert the file to UTF-8") from None
+        raise _not_utf8(path, line, error) from None
+
+
+def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"{path}:{line}: not UTF-8: {error.reason}", fix="convert the file to UTF-8")
+
+
+def _check_unpacked(path: Path, size: int) -> None:
+    """Raises DataError for a file that is too large to be held as a whole, or unpacks as no text does."""
+    if size > MAX_UNPACKED_BYTES or (is_gzipped(path) and size > max(MAX_ROW_BYTES, MAX_RATIO * path.stat().st_size)):
+        raise DataError(
+            f"{path} is too large to be read as a whole",
+            got=f"more than {size // 10**6} MB unpacked, from {path.stat().st_size} bytes",
+            expected=f"at most {MAX_UNPACKED_BYTES // 10**6} MB, and {MAX_RATIO} times the packed size",
+            fix="write it as JSONL, one object on each line",
+        )
+
+
+def _is_array(path: Path) -> bool:
+    with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
 
 
 def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     """Reads an array of objects. A file named `.json` that has one object on each line is read as JSONL."""
-    text = _read_text(path, hasher)
-    if text.lstrip()[:1] != "[":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield number, _parse_line(line.encode())
+    if not _is_array(path):
+        yield from _read_jsonl(path, hasher)
         return
+    text = _read_text(path, hasher)
     try:
         rows = json_text.load_rows(text)
     except json.JSONDecodeError as error:
@@ -131,7 +197,14 @@ def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     except ValueError:  # Python refuses integers of more than 4300 digits
         raise DataError(f"{path}: an integer of more than 4300 digits", expected="one array of objects") from None
     for number, row in enumerate(rows, start=1):
-        yield number, row if isinstance(row, RowError) else _require_object(row)
+        if isinstance(row, RowError):
+            yield number, row
+        elif is_deep(row):
+            yield number, RowError(
+                "broken JSON", "the JSON is nested too deeply", expected=f"at most {MAX_DEPTH} levels"
+            )
+        else:
+            yield number, _require_object(row)
 
 
 STRUCTURED_COLUMNS = {
@@ -145,7 +218,20 @@ TEXT_COLUMNS = {"prompt", "completion", "chosen", "rejected"}
 def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     """Reads CSV. A cell holds a list (of messages too) as JSON; an empty cell is a missing value."""
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than one long conversation
-    reader = csv.reader(io.StringIO(_read_text(path, hasher), newline=""))
+    row_bytes = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal row_bytes
+        for number, line in _lines(path, hasher):
+            row_bytes += len(line)
+            if row_bytes > MAX_ROW_BYTES:
+                raise _too_long(path, number)
+            try:
+                yield from io.StringIO(line.decode(), newline="")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, number, error) from None
+
+    reader = csv.reader(lines())
     header = next(reader, None)
     if header is None:
         return
@@ -155,6 +241,7 @@ def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     end = reader.line_num
     try:
         for cells in reader:
+            row_bytes = 0
             start, end = end + 1, reader.line_num
             if cells:
                 yield start, _parse_cells(header, cells)
@@ -182,11 +269,19 @@ def _parse_cell(column: str, cell: str) -> object:
         return None
     if column in STRUCTURED_COLUMNS:
         try:
-            return json_text.loads(cell)
+            value = json_text.loads(cell)
         except json.JSONDecodeError as error:
             raise RowError(
                 f"bad `{column}`", f"the cell `{column}` is not JSON: {error.msg}", got=texts.shorten(cell)
             ) from None
+        except (RecursionError, ValueError):  # Python refuses integers of more than 4300 digits
+            value = None
+        if (value is None and cell.strip() != "null") or is_deep(value):
+            raise RowError(
+                f"bad `{column}`", f"the cell `{column}` is nested too deeply or has an endless number",
+                got=texts.shorten(cell),
+            )  # fmt: skip
+        return value
     if column in TEXT_COLUMNS:
         return messages_in(cell)
     if column in NUMBER_COLUMNS:
@@ -205,11 +300,11 @@ def messages_in(cell: str) -> object:
         return cell
     try:
         value = json.loads(cell)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return cell
     items = value if isinstance(value, list) else [value]
     is_conversation = items and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in items)
-    return json_text.loads(cell) if is_conversation else cell
+    return json_text.loads(cell) if is_conversation and not is_deep(items) else cell
 
 
 def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
@@ -221,7 +316,8 @@ def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
     tables = []
     for path in paths:
         try:
-            data = gzip.decompress(path.read_bytes()) if is_gzipped(path) else None
+            check_regular(path)
+            data = _unpacked(path) if is_gzipped(path) else None
             with pyarrow.parquet.ParquetFile(io.BytesIO(data) if data is not None else path) as file:
                 if data is not None:
                     tables.append(datasets.Dataset(datasets.table.InMemoryTable(file.read())))
@@ -259,6 +355,16 @@ def _without_decoder(feature: Any) -> Any:
     if hasattr(feature, "feature"):
         return dataclasses.replace(feature, feature=_without_decoder(feature.feature))
     return dataclasses.replace(feature, decode=False) if getattr(feature, "decode", False) is True else feature
+
+
+def _unpacked(path: Path) -> bytes:
+    parts, size = [], 0
+    with gzip.open(path) as file:
+        while part := file.read(1 << 20):
+            parts.append(part)
+            size += len(part)
+            _check_unpacked(path, size)
+    return b"".join(parts)
 
 
 def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assent.data import texts
-from assent.data.readers import SUFFIXES, file_suffix
+from assent.data.readers import SUFFIXES, check_regular, file_suffix
 from assent.errors import DataError, DataFileNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def open_source(name: str, *, split: str | None, revision: str | None) -> Source
         raise UsageError(f"{name} is a local path: `revision` applies to hub datasets only", got=f"revision {revision}")
     if path.is_dir():
         return _open_folder(path, split)
+    check_regular(path)
     if split is not None:
         raise UsageError(f"{name} is one file: `split` applies to folders and hub datasets only", got=f"split {split}")
     if file_suffix(path) is None:

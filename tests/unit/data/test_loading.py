@@ -187,7 +187,9 @@ def test_a_hub_dataset_is_read_at_its_split_and_revision(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *args, **kwargs: asked.append(kwargs["revision"]))
     monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, revision: datasets.DatasetDict(a=table.select([0]), b=table)
+        datasets,
+        "load_dataset",
+        lambda name, revision, trust_remote_code: datasets.DatasetDict(a=table.select([0]), b=table),
     )
     dataset = load_groups("owner/name", split="b", revision="v1")
     assert asked == ["v1"]
