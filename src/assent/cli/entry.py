@@ -221,6 +221,9 @@ def _stdout_on_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
 def _explain(error: BaseException) -> tuple[str, int]:
     """The message to print, and the exit status."""
     if isinstance(error, AssentError):
@@ -230,5 +233,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
         return f"error: the disk is full{where}\n  to do:    free some space, then repeat the command: it resumes", 3
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
+        fix = "check the path and its permissions, or choose another"
+        return f"error: {error.filename} cannot be opened: {error.strerror}\n  to do:    {fix}", 2
+    if isinstance(error, MemoryError):
+        return "error: not enough memory\n  to do:    give smaller inputs or a smaller model, or free some memory", 3
     text = " ".join(str(error).split()) or "no message"
     return f"error: unexpected {type(error).__name__}: {text}\n  to do:    --debug shows where", 3

@@ -6,6 +6,7 @@ refused in the same words.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -21,6 +22,7 @@ Config = TypeVar("Config", bound=BaseModel)
 
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_VALUES = 100_000
+MAX_NUMBER_BITS = 1024
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -81,7 +83,15 @@ def _readable(error: ValidationError, *, show: Callable[[str], str], where: str)
         return ConfigError(f"{name}{where}: {cause.what}", got=cause.got, expected=cause.expected, fix=cause.fix)
     others = [show(str(d["loc"][0])) for d in wrong[1:] if d["loc"] and d["loc"][0] != first["loc"][0]] + missing
     also = f"also look at {', '.join(dict.fromkeys(others))}" if others else None
-    return ConfigError(f"{name}{where} is not right", got=repr(first["input"]), expected=_expected(first), fix=also)
+    return ConfigError(f"{name}{where} is not right", got=_shown(first["input"]), expected=_expected(first), fix=also)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more than 4300 digits; a value that contains itself
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _rule(message: str) -> str:
@@ -101,13 +111,14 @@ def _expected(detail: Mapping[str, Any]) -> str:
 
 
 class _OptionsLoader(yaml.SafeLoader):
-    """Safe YAML in which `no` is the word no, 1e-5 is a number, and a repeated key is an error.
+    """Safe YAML in which `no` is the word no, 1e-5 is a number, 1:30 is text, and a repeated key is an error.
 
-    YAML 1.1 reads `mixed_precision: no` as False and `learning_rate: 1e-5` as text. Neither YAML 1.2 nor people do.
+    YAML 1.1 reads `mixed_precision: no` as False, `learning_rate: 1e-5` as text and `1:30` as 90. Neither YAML 1.2 nor
+    people do.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own protocol)
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":int"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -120,8 +131,21 @@ class _OptionsLoader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merges `<<` keys. A few lines of them can write out to any number of values."""
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_YAML_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"merged keys make more than {MAX_YAML_VALUES} values", node.start_mark
+            )
+
 
 _OptionsLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+_OptionsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)
 _OptionsLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
@@ -136,13 +160,12 @@ def read_value(text: str) -> Any:
     if not text.startswith(("[", "{")) and text != "null":
         return text
     try:
-        return _load(text)
-    except _UNREADABLE as error:
+        loaded = _load(text)
+    except Exception as error:
         fix = "put the ${reference} in quotes" if "${" in text else None
         raise ConfigError(f"{text} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
-
-
-_UNREADABLE = (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError)
+    _refuse_huge(loaded, "the value")
+    return loaded
 
 
 def _load(text: str) -> Any:
@@ -157,6 +180,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. ConfigError for a missing, large, broken or other kind of file."""
     file = Path(path)
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise OSError(errno.EINVAL, "it is a pipe or a device")
         with file.open("rb") as stream:
             content = stream.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
@@ -169,7 +194,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is too large for a configuration file", expected=f"at most {MAX_YAML_BYTES} bytes")
     try:
         loaded = _load(content.decode("utf-8-sig"))
-    except _UNREADABLE as error:
+    except Exception as error:  # PyYAML raises all kinds of errors for a value that does not have its tag's form
         fix = "put a ${reference} inside { } in quotes" if b"${" in content else None
         raise ConfigError(f"{path} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
     if loaded is None:
@@ -196,6 +221,8 @@ def _refuse_huge(loaded: Any, path: str | Path) -> None:
             raise ConfigError(
                 f"{path} holds too many values", expected=f"at most {MAX_YAML_VALUES}, aliases written out"
             )
+        if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+            raise ConfigError(f"{path} has a number beyond reason", got=f"one of {value.bit_length()} bits")
         if isinstance(value, dict):
             stack.extend(value.values())
         elif isinstance(value, list | tuple | set):

@@ -33,11 +33,16 @@ def storage_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         if not is_storage_fault(error) or isinstance(error, StorageError):
             raise
-        raise StorageError(
-            f"cannot write {path}",
-            got=str(error),
-            fix="make room; the last checkpoint is intact, and the same command resumes from it",
-        ) from error
+        raise StorageError(f"cannot write {path}", got=str(error), fix=_remedy(error)) from error
+
+
+def _remedy(error: BaseException) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.EROFS or f"(os error {errno.EROFS})" in str(error):
+        return "the file system is read-only: choose another --output-dir, or mount it for writing"
+    if number == errno.EIO or f"(os error {errno.EIO})" in str(error):
+        return "the disk reports errors: check it; the last checkpoint is intact as far as it can be read"
+    return "make room; the last checkpoint is intact, and the same command resumes from it"
 
 
 def fsync(path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from assent.cli import training
 from assent.errors import ConfigError, GateError, NonFiniteError, StorageError
+from assent.runs.files import storage_errors
 from tests.support.cli import said
 
 ARGV = ["sft", "--model", "m", "--data", "d", "--output-dir", "o"]
@@ -33,6 +34,9 @@ ARGV = ["sft", "--model", "m", "--data", "d", "--output-dir", "o"]
         (NonFiniteError("a NaN"), 3, "error: a NaN\n"),
         (StorageError("no room"), 3, "error: no room\n"),
         (OSError(errno.ENOSPC, "No space left on device", "model.safetensors"), 3, "the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.jsonl"), 2, "error: x.jsonl cannot be opened: Perm"),
+        (OSError(errno.EROFS, "Read-only file system", "o/run.json"), 2, "o/run.json cannot be opened: Read-only"),
+        (MemoryError(), 3, "error: not enough memory\n"),
         (ZeroDivisionError("division\nby zero"), 3, "error: unexpected ZeroDivisionError: division by zero\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
@@ -49,6 +53,23 @@ def test_an_errors_kind_is_the_exit_status(
     assert message in err
     assert "Traceback" not in err
     assert "Traceback" in said([*ARGV, "--debug"], capsys)[2]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EROFS, "read-only"),
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EIO, "reports errors"),
+    ],
+)
+@pytest.mark.parametrize("by_message", [False, True])
+def test_what_to_do_about_a_disk_depends_on_what_is_wrong_with_it(number: int, words: str, by_message: bool) -> None:
+    error = RuntimeError(f"SafetensorError: (os error {number})") if by_message else OSError(number, "no")
+    with pytest.raises(StorageError) as caught, storage_errors(Path("o")):
+        raise error
+    assert words in (caught.value.fix or "")
 
 
 def test_a_figure_that_is_not_finite_is_text_in_the_document(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,6 +77,12 @@ def test_a_broken_value_on_the_command_line_is_refused(text: str) -> None:
         ("a: &x [*x]\n", "too many values"),
         ("a: " + "[" * 3000, "not valid YAML"),
         ("a: " + "x" * loading.MAX_YAML_BYTES, "too large"),
+        ("a: 0x" + "f" * 10_000, "number beyond reason"),
+        ("a: " + "9" * 10_000, "not valid YAML"),
+        ("a: !!int 'x'\n", "not valid YAML"),
+        ("a: !!bool 'x'\n", "not valid YAML"),
+        ("a: !!timestamp 'x'\n", "not valid YAML"),
+        ("a: !!int ''\n", "not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str | bytes, problem: str) -> None:
@@ -88,6 +95,32 @@ def test_a_small_file_that_stands_for_a_billion_values_is_refused(tmp_path: Path
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     with pytest.raises(ConfigError, match="too many values"):
         read_yaml(written(tmp_path, "\n".join(lines)))
+
+
+def test_merged_keys_that_write_out_to_any_number_of_values_are_refused_soon(tmp_path: Path) -> None:
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 20)}]}}" for i in range(1, 20)]
+    with pytest.raises(ConfigError, match="merged keys make more than"):
+        read_yaml(written(tmp_path, "\n".join(lines)))
+
+
+def test_merged_keys_are_read(tmp_path: Path) -> None:
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n"
+    assert read_yaml(written(tmp_path, text))["b"] == {"x": 1, "y": 3}
+
+
+def test_numbers_with_colons_are_text_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    text = "a: 1:30\nb: " + "1:" * 5000 + "1\nc: [0, -7, +3, 1_000, 0x1F, 0b11, 010]\n"
+    loaded = read_yaml(written(tmp_path, text))
+    assert loaded["a"] == "1:30"
+    assert isinstance(loaded["b"], str)
+    assert loaded["c"] == [0, -7, 3, 1000, 31, 3, 8]
+
+
+def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_yaml(tmp_path / "pipe.yaml")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
