@@ -18,7 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from assent.errors import TemplateError
 from assent.models import tool_arguments
+from assent.models.bounded_jinja import bounded
 from assent.models.encoding import Encoder
+from assent.models.folder_contents import MAX_JSON_BYTES
 from assent.models.vocabulary import add_control_tokens, choose_pad, eos_ids_of, sync_tokens
 from assent.types import Message
 
@@ -106,23 +108,28 @@ class Template:
         add_generation_prompt: bool,
     ) -> str:
         def applied(turns: list[dict[str, Any]]) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns,
-                    tools=[dict(t) for t in tools] if tools else None,
-                    chat_template=self.source,
-                    add_generation_prompt=add_generation_prompt,
-                    tokenize=False,
-                    **kwargs,
+            with bounded():
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        turns,
+                        tools=[dict(t) for t in tools] if tools else None,
+                        chat_template=self.source,
+                        add_generation_prompt=add_generation_prompt,
+                        tokenize=False,
+                        **kwargs,
+                    )
                 )
-            )
 
         try:
             return tool_arguments.encoded_once([m.as_dict() for m in messages], applied)
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+        except TemplateError:
+            raise
+        except Exception as error:  # a template is a program: it can divide by zero, recurse or run out of memory
             roles = ", ".join(m.role for m in messages) or "none"
             raise TemplateError(
-                f"the chat template fails on a conversation: {error}", got=f"turns: {roles}", fix=REMEDIES
+                f"the chat template fails on a conversation: {str(error) or type(error).__name__}",
+                got=f"turns: {roles}",
+                fix=REMEDIES,
             ) from error
 
     @cached_property
@@ -268,6 +275,10 @@ def read_template(name_or_file: str) -> str:
         return BUILTIN[name_or_file]
     path = Path(name_or_file)
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")
+        if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
+            raise OSError(f"it has more than {MAX_JSON_BYTES} bytes")
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(
@@ -284,6 +295,8 @@ def read_template(name_or_file: str) -> str:
         raise TemplateError(
             f"the chat template is not valid Jinja: line {error.lineno}: {error.message}", got=name_or_file
         ) from error
+    except RecursionError as error:
+        raise TemplateError("the chat template is nested too deeply", got=name_or_file) from error
     return source
 
 

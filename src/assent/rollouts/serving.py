@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from assent.models.bounded_jinja import bounded
 from assent.models.folder_checks import plain_tokenizer
 from assent.models.loading import DTYPES
 from assent.models.saving import quiet
@@ -51,13 +52,14 @@ def _generate(model: Any, tokenizer: Any, group: PromptGroup, max_new_tokens: in
     if isinstance(group.prompt, str):
         ids = tokenizer(group.prompt)["input_ids"]
     else:
-        ids = tokenizer.apply_chat_template(
-            messages_of(group),
-            tools=group.tools,
-            add_generation_prompt=True,
-            return_dict=True,
-            **group.chat_template_kwargs,
-        )["input_ids"]
+        with bounded():
+            ids = tokenizer.apply_chat_template(
+                messages_of(group),
+                tools=group.tools,
+                add_generation_prompt=True,
+                return_dict=True,
+                **group.chat_template_kwargs,
+            )["input_ids"]
     prompt = torch.tensor([ids], device=model.device)
     out = model.generate(
         prompt,
