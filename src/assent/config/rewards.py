@@ -189,9 +189,9 @@ class EndpointSource(RewardSource):
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
     """Environment variable that holds the key. It is sent as `Authorization: Bearer …` and written nowhere."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds to wait for an answer."""
+    """Seconds that one request may take in all."""
     retries: NonNegative = 4
-    """How often to repeat a request when the server is busy or unreachable, after 1, 2, 4, … seconds."""
+    """How often to repeat a request when the server is busy or unreachable or its answer breaks off, after 1, 2, 4, … seconds."""
     batch_size: Positive = 64
     """Completions in one request."""
     columns: list[str] = Field(default_factory=list)

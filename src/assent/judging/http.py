@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import ssl
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
-from http.client import HTTPException
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
+
+import httpx2 as httpx
 
 from assent.errors import ConfigError, RunError
 
@@ -18,16 +22,6 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
 LONGEST_WAIT_SECONDS = 30.0
 MAX_ANSWER_BYTES = 32_000_000
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects, so that a key is only sent to the address that was given."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-_opener = urllib.request.build_opener(_NoRedirects)
 
 
 def is_address(spec: str) -> bool:
@@ -71,26 +65,28 @@ def post_json(
     """Sends `body` and returns the JSON of the answer. `key` is sent as a bearer token; if the answer or an error
     repeats it, it is replaced by asterisks.
 
-    A busy or unreachable server is asked again up to `retries` times, after 1, 2, 4, … seconds or after its
-    Retry-After. Raises RunError for any other status, if the server stays busy, and if the answer is not JSON.
+    A request ends after `timeout_seconds`, however its answer comes. A busy or unreachable server, and one whose answer
+    breaks off, is asked again up to `retries` times, after 1, 2, 4, … seconds or after its Retry-After. Raises RunError
+    for any other status, if the server stays busy, and if the answer is not JSON.
     """
-    request = urllib.request.Request(
-        check_address(url),
-        data=json.dumps(body, ensure_ascii=False, allow_nan=False).encode(),
-        headers={"Content-Type": "application/json", **({} if key is None else {"Authorization": f"Bearer {key}"})},
-        method="POST",
-    )
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    check_address(url)
     for attempt in range(retries + 1):
+        wait = None
         try:
-            with _opener.open(request, timeout=timeout_seconds) as response:
-                content = response.read(MAX_ANSWER_BYTES + 1)
-            break
-        except urllib.error.HTTPError as error:
-            problem, wait = _status(error, key), _retry_after(error)
-            if error.code not in BUSY:
-                raise RunError(f"{url} refused the request", got=problem, fix=_remedy(error.code)) from None
-        except (OSError, urllib.error.URLError, HTTPException) as error:  # a time-out is an OSError
-            problem, wait = str(getattr(error, "reason", None) or error or type(error).__name__), None
+            answer = _run(_ask(url, content, headers, seconds=timeout_seconds))
+            if answer.is_success:
+                return _parsed(url, answer, key)
+            wait, problem = answer.retry_after, _shown_status(answer, key)
+            if answer.status not in BUSY:
+                raise RunError(f"{url} refused the request", got=problem, fix=_remedy(answer.status))
+        except (httpx.HTTPError, OSError, _CutOffError) as error:  # a time-out is an OSError
+            problem = _without(key, str(error) or type(error).__name__)
+        except httpx.InvalidURL as error:
+            raise ConfigError("this is not the address of a server", got=url, expected=str(error)) from None
         if attempt == retries:
             raise RunError(
                 f"{url} did not answer",
@@ -98,12 +94,83 @@ def post_json(
                 fix="check that the server is running and reachable, then repeat the command",
             )
         time.sleep(min(wait if wait is not None else 2.0**attempt, LONGEST_WAIT_SECONDS))
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _CutOffError(Exception):
+    """An answer that may have ended before its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """`sized`: whether the server said how long the body is, so that it is known to be whole."""
+
+    status: int
+    content: bytes
+    sized: bool
+    retry_after: float | None
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+
+async def _ask(url: str, content: bytes, headers: Mapping[str, str], *, seconds: float) -> _Answer:
+    """One request, which ends after `seconds` in all. A refusal whose body does not come has an empty or partial one.
+
+    Redirects are not followed, so that a key is only sent to the address that was given.
+    """
+    parts: list[bytes] = []
+    response: httpx.Response | None = None
     try:
-        if len(content) > MAX_ANSWER_BYTES:
+        async with (
+            asyncio.timeout(seconds),
+            httpx.AsyncClient(follow_redirects=False, timeout=seconds, verify=_tls()) as client,
+            client.stream("POST", url, content=content, headers=dict(headers)) as response,
+        ):
+            async for part in response.aiter_bytes():
+                parts.append(part)
+                if sum(map(len, parts)) > MAX_ANSWER_BYTES:
+                    break
+    except (httpx.HTTPError, OSError) as error:
+        if response is None or response.is_success:
+            if isinstance(error, TimeoutError | httpx.TimeoutException):
+                raise TimeoutError(f"timed out after {seconds:g} seconds") from None
+            raise
+    named = {name.lower() for name in response.headers}
+    return _Answer(
+        response.status_code,
+        b"".join(parts),
+        bool(named & {"content-length", "transfer-encoding"}),
+        _retry_after(response.headers.get("Retry-After", "")),
+    )
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Made once: it reads all certificates."""
+    return httpx.create_ssl_context()
+
+
+def _run(request: Coroutine[Any, Any, _Answer]) -> _Answer:
+    """The result of a request, here or, where a loop runs in this thread (a notebook has one), in another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(request)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, request).result()
+
+
+def _parsed(url: str, answer: _Answer, key: str | None) -> Any:
+    try:
+        if len(answer.content) > MAX_ANSWER_BYTES:
             raise ValueError("longer than 32 MB")
-        return json.loads(_without(key, content.decode()))
-    except ValueError as error:
-        shown = _without(key, content.decode(errors="replace"))[:200]
+        return json.loads(_without(key, answer.content.decode()))
+    except (ValueError, RecursionError) as error:
+        shown = _without(key, answer.content.decode(errors="replace"))[:200]
+        if not answer.sized:  # it ends where the connection ended, so it may be cut off
+            raise _CutOffError(f"not JSON, perhaps cut off: {shown!r}") from None
         raise RunError(f"{url} did not answer with JSON: {error}", got=repr(shown)) from None
 
 
@@ -111,14 +178,14 @@ def _without(key: str | None, text: str) -> str:
     return text.replace(key, "***") if key else text
 
 
-def _status(error: urllib.error.HTTPError, key: str | None) -> str:
-    text = " ".join(_without(key, error.read(8192).decode(errors="replace")).split())[:400]
-    return f"status {error.code}" + (f": {text}" if text else "")
+def _shown_status(answer: _Answer, key: str | None) -> str:
+    text = " ".join(_without(key, answer.content[:8192].decode(errors="replace")).split())[:400]
+    return f"status {answer.status}" + (f": {text}" if text else "")
 
 
-def _retry_after(error: urllib.error.HTTPError) -> float | None:
+def _retry_after(text: str) -> float | None:
     try:
-        return max(0.0, float(error.headers.get("Retry-After", "")))
+        return max(0.0, float(text))
     except ValueError:  # absent, or a date
         return None
 

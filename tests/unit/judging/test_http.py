@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import socketserver
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
 import pytest
 
 from assent.errors import ConfigError, RunError
+from assent.judging import http
 from assent.judging.http import check_address, is_address, post_json
 from tests.support.http import server
 
@@ -83,6 +89,100 @@ def test_a_server_that_speaks_something_else_or_breaks_off(said: bytes) -> None:
             post_json(f"http://127.0.0.1:{listener.server_address[1]}", {}, retries=0)
         listener.shutdown()
         thread.join()
+
+
+@contextmanager
+def raw_server(*answers: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[int]]]:
+    """Its address, and the connections so far. Each connection gets the next answer, the last one again and again."""
+    seen: list[int] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            seen.append(len(seen))
+            with suppress(OSError):
+                answers[min(len(seen), len(answers)) - 1](self.request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", 0), Handler) as listener:
+        thread = Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.server_address[1]}", seen
+        listener.shutdown()
+        thread.join()
+
+
+def says(text: str) -> Callable[[socket.socket], None]:
+    return lambda connection: connection.sendall(text.encode())
+
+
+def drips(text: str) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        for byte in text.encode():
+            connection.sendall(bytes([byte]))
+            time.sleep(0.1)
+
+    return answer
+
+
+def waits(text: str) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(text.encode())
+        time.sleep(20)
+
+    return answer
+
+
+GOOD = says('HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"a": "b"}')
+SLOW = "HTTP/1.1 200 OK\r\nX: " + "y" * 300 + "\r\nContent-Length: 300\r\n\r\n"
+FAULTS = {
+    "cut off": says('HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"a": '),
+    "cut off without a length": says('HTTP/1.1 200 OK\r\n\r\n{"a": '),
+    "cut off in a chunk": says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"),
+    "no answer": lambda connection: connection.close(),
+    "another protocol": says("220 mail ready\r\n"),
+    "a 500 whose body never comes": waits("HTTP/1.1 500 Oh\r\nContent-Length: 99\r\n\r\n"),
+    "a 500 that is cut off": says("HTTP/1.1 500 Oh\r\nContent-Length: 99\r\n\r\n{"),
+    "headers that drip": drips(SLOW),
+    "a body that drips": drips("HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + " " * 900),
+    "silence": waits(""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_transport_faults_of_any_shape_are_retried_and_end_in_time(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LONGEST_WAIT_SECONDS", 0.0)
+    with raw_server(FAULTS[fault], GOOD) as (url, seen):
+        began = time.monotonic()
+        assert post_json(url, {}, timeout_seconds=2, retries=1) == {"a": "b"}
+        assert time.monotonic() - began < 8
+        assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("headers that drip", "timed out after 1 seconds, 2 times"),
+        ("a body that drips", "timed out after 1 seconds, 2 times"),
+        ("a 500 whose body never comes", "status 500, 2 times"),
+        ("cut off without a length", "perhaps cut off"),
+    ],
+)
+def test_a_fault_that_stays_is_named(fault: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LONGEST_WAIT_SECONDS", 0.0)
+    with raw_server(FAULTS[fault]) as (url, _), pytest.raises(RunError, match=named):
+        post_json(url, {}, timeout_seconds=1, retries=1)
+
+
+def test_a_request_from_within_a_loop_is_answered() -> None:
+    async def ask(url: str) -> Any:
+        return post_json(url, {})
+
+    with raw_server(GOOD) as (url, _):
+        assert asyncio.run(ask(url)) == {"a": "b"}
 
 
 def test_an_address_is_http_and_holds_no_password() -> None:
