@@ -191,7 +191,8 @@ class EndpointSource(RewardSource):
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that one request may take in all."""
     retries: NonNegative = 4
-    """How often to repeat a request when the server is busy or unreachable or its answer breaks off, after 1, 2, 4, … seconds."""
+    """How often to repeat a request when the server is busy or unreachable or its answer breaks off: after 1, 2, 4, …
+    seconds."""
     batch_size: Positive = 64
     """Completions in one request."""
     columns: list[str] = Field(default_factory=list)

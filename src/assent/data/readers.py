@@ -200,8 +200,9 @@ def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
         if isinstance(row, RowError):
             yield number, row
         elif is_deep(row):
-            yield number, RowError(
-                "broken JSON", "the JSON is nested too deeply", expected=f"at most {MAX_DEPTH} levels"
+            yield (
+                number,
+                RowError("broken JSON", "the JSON is nested too deeply", expected=f"at most {MAX_DEPTH} levels"),
             )
         else:
             yield number, _require_object(row)
