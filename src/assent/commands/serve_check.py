@@ -17,6 +17,7 @@ from assent.engine.runtime import Runtime
 from assent.errors import DataError, ModelError
 from assent.models.adapters import is_adapter
 from assent.models.batch import TokenGroup
+from assent.models.bounded_jinja import bounded
 from assent.models.folder_checks import Check, folder_checks, plain_tokenizer
 from assent.models.folders import check_revision, read_json, resolve_folder
 from assent.models.loading import check_single_model, load_config, load_policy, load_tokenizer
@@ -232,7 +233,8 @@ def _tail(tokens: Sequence[TokenGroup], groups: Sequence[PromptGroup], folder: P
         if isinstance(group.prompt, str):
             continue
         messages = [*serving.messages_of(group), *(m.as_dict() for m in group.completions[0] if isinstance(m, Message))]
-        whole = tuple(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+        with bounded():
+            whole = tuple(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
         read = own.prompt_ids + own.completions[0].ids
         if whole != read:
             tail = tokenizer.decode(whole[len(read) :]) if whole[: len(read)] == read else "other tokens"
