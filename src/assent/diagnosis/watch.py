@@ -9,6 +9,7 @@ from typing import Any
 from assent.diagnosis.finding import Finding, Rule
 from assent.diagnosis.rules import CHEAP
 from assent.errors import StopRun
+from assent.runs.files import as_number
 
 
 class Watch:
@@ -44,5 +45,6 @@ class Watch:
 
     def _take(self, step: int, values: Mapping[str, Any]) -> None:
         for name, series in self._series.items():
-            if isinstance(values.get(name), int | float):
-                series.append((step, float(values[name])))
+            value = as_number(values.get(name))
+            if value is not None:
+                series.append((step, value))

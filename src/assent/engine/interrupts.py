@@ -8,10 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import torch
-
-from assent.engine.runtime import Runtime
-
 
 class Interruption:
     """True once a signal has come: `if interruption: write a checkpoint and raise KeyboardInterrupt`."""
@@ -21,10 +17,6 @@ class Interruption:
 
     def __bool__(self) -> bool:
         return self.signal is not None
-
-    def anywhere(self, runtime: Runtime) -> bool:
-        """Whether any process has got a signal. A checkpoint needs all processes, so all of them must call this."""
-        return bool(runtime.max(torch.tensor(float(bool(self)))))
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def read_bins(
             results.append((indices, outputs))
     if float(runtime.max(torch.tensor(float(failed)))):
         return None
-    return Outputs(**{name: _in_order(results, groups, name, runtime) for name in want})
+    # Sorted: each output is a reduction, and a set's order differs between processes.
+    return Outputs(**{name: _in_order(results, groups, name, runtime) for name in sorted(want)})
 
 
 def _in_order(

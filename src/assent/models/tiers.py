@@ -29,6 +29,8 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.bfloat16: 0.25, tor
 
 LONGEST_COMPARED = 512
 """Rows beyond a declared length are compared up to this length: a forward pass of longer ones takes seconds."""
+MARGIN = 20
+"""Tokens that the compared rows have beyond a declared length, at most."""
 LENGTHS = re.compile(r"(sliding|attention|local)_?(window|chunk)|^window_size|index_topk|attention_chunk")
 """Names of a configuration's options that bound which keys a query sees."""
 
@@ -105,8 +107,9 @@ def _refusal_beyond(model: PreTrainedModel, *, kind: Kind, chunked: bool) -> str
     A mask of ours holds no window, chunk or top-k; on shorter rows that cannot be seen.
     """
     longest = declared_length(model.config)
-    if longest is None:
-        return None
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is None or (context is not None and longest + MARGIN > context):
+        return None  # no row is longer than what is declared
     if longest > LONGEST_COMPARED:
         return f"a window, chunk or top-k of {longest} tokens is declared, too long to compare"
     compared = plain_numbers(model, kind=kind, beyond=longest)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,6 +164,7 @@ class RunFolder:
         said: list[str] = []
         if not self.is_main:
             return said
+        (self.path / FINDINGS).unlink(missing_ok=True)  # of steps that are cut; what still holds is found again
         for path in (self.path / name for name in (METRICS, SAMPLES, PREFERENCES)):
             if path.exists():
                 said += _put_aside(path)
@@ -180,8 +182,11 @@ class RunFolder:
         if not self.is_main:
             return
         path = self.path / FINDINGS
-        findings = from_json(path.read_bytes())["findings"] if path.exists() else []
-        findings = [one for one in findings if one["rule"] != finding["rule"]] + [dict(finding)]
+        try:
+            findings = [one for one in from_json(path.read_bytes())["findings"] if one["rule"] != finding["rule"]]
+        except (OSError, ValueError, KeyError, TypeError):  # none yet, or one that cannot be read: it starts afresh
+            findings = []
+        findings.append(dict(finding))
         write_json(path, {"schema": FINDINGS_SCHEMA, "findings": findings, "not_checked": []})
 
     def stop(self, finding: Mapping[str, Any], *, step: int) -> None:
@@ -190,8 +195,10 @@ class RunFolder:
         self._save()
 
     def go_on(self) -> None:
-        """Marks a run that was stopped, or whose model is to be written again, as running."""
+        """Marks a run that was stopped, or whose model is to be written again, as running; its old model goes."""
         if self.manifest["status"] != "running":
+            if self.is_main:
+                shutil.rmtree(self.model_path, ignore_errors=True)
             self.manifest["status"] = "running"
             self._save()
 
@@ -324,7 +331,7 @@ def _put_aside(path: Path) -> list[str]:
 def model_is_damaged(folder: Path) -> bool:
     """Whether a run's `model/` lacks a file, or one has another size than was written. Any other folder: no."""
     path = folder / MANIFEST
-    facts = from_json(path.read_bytes()).get("facts", {}) if path.is_file() else {}
+    facts = (_read_manifest(folder) or {}).get("facts", {}) if path.is_file() else {}
     return damage_of(folder / "model", facts.get("model_files", {}), sizes_only=True) is not None
 
 

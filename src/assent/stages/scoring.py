@@ -23,7 +23,7 @@ from assent.models.one_trunk import side_by_side
 from assent.objectives.ranking import centring_penalty, ranking_loss, score_loss
 
 ObjectiveSums = tuple[Mapping[str, Tensor], Mapping[str, tuple[Tensor, Tensor]]]
-"""The return value of an objective (`engine.learner.Objective`): each term's sum; each metric's sum and count."""
+"""The return value of an objective (`engine.sums.Objective`): each term's sum; each metric's sum and count."""
 TARGET, STEP_TARGET, LAST_STEP_TARGET = "score", "step_label", "last_step_label"
 BOOTSTRAP = "bootstrap_{}"
 

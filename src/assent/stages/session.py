@@ -14,14 +14,14 @@ import torch
 from assent.config.options import StageOptions
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.watch import Watch
-from assent.engine.checkpoint import latest_verified, verified, write_checkpoint
+from assent.engine.checkpoint import Checkpoint, latest_verified, verified, write_checkpoint
 from assent.engine.interrupts import Interruption, interruptible
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
 from assent.engine.trackers import Trackers
-from assent.errors import RunFolderError, StopRun
+from assent.errors import RunFolderError, StopRun, StorageError
 from assent.models.batch import TokenGroup
 from assent.models.folders import content_hash
 from assent.models.loading import check_context, load_config
@@ -117,21 +117,18 @@ class Session:
 
     def resume(self) -> None:
         """Restores learners, ledger and state from the newest verified checkpoint, if there is one."""
-        checkpoint = latest_verified(self.folder.path)
-        if checkpoint is not None and checkpoint.step == 0:  # it only keeps the start as the best so far
-            checkpoint = None
+        checkpoint = _to_resume_from(self.folder, note=self.log.note)
         for line in self.folder.rewind(None if checkpoint is None else checkpoint.step):
             self.log.note(line)
         if checkpoint is None:
             return
-        for reason in checkpoint.refused:
-            self.log.note(f"skipped a damaged checkpoint: {reason}")
         checkpoint.load_into(self.models.in_checkpoints)
         self.ledger.restore(checkpoint.state["ledger"])
         self.state, self.last = checkpoint.state["stage"], checkpoint.state["last"]
         self.validation.state = checkpoint.state["validation"]
         self.models.restore_flops(checkpoint.state["flops_of_readers"])
-        self.watch.replay(read_lines(self.folder.path / METRICS))
+        if self.runtime.is_main:  # the others watch nothing, and might read before the log is rewound
+            self.watch.replay(read_lines(self.folder.path / METRICS))
         self.step = checkpoint.step
         self.log.note(f"resumed after step {checkpoint.step}")
 
@@ -154,11 +151,14 @@ class Session:
                 due = is_best or (self.config.save_steps and self.step % self.config.save_steps == 0)
                 if due and not is_over:
                     self.checkpoint()
-                self._end_early(interrupted, has_checkpoint=bool(due and not is_over))
+                self._end_early(interrupted, has_checkpoint=bool(due and not is_over), is_over=is_over)
 
-    def _end_early(self, interrupted: Interruption, *, has_checkpoint: bool) -> None:
-        """Ends the run after this step if any process received a signal, or if a finding stops the run."""
-        flags = torch.tensor([float(bool(interrupted)), float(self.log.stop is not None)])
+    def _end_early(self, interrupted: Interruption, *, has_checkpoint: bool, is_over: bool) -> None:
+        """Ends the run after this step if any process received a signal, or if a finding stops the run.
+
+        A run whose steps are over has nothing left to stop.
+        """
+        flags = torch.tensor([float(bool(interrupted)), float(self.log.stop is not None and not is_over)])
         is_interrupted, has_finding = self.runtime.max(flags).tolist()
         if (is_interrupted or has_finding) and not has_checkpoint:
             self.checkpoint()
@@ -167,7 +167,10 @@ class Session:
             raise KeyboardInterrupt
         if has_finding:
             finding = self.runtime.from_main(None if self.log.stop is None else self.log.stop.finding)
+            held_out = self._choose()
             self.models.save()
+            if self.runtime.is_main:
+                write_card(self.folder.path, self.folder.manifest, {**self.last, **held_out})
             self.folder.stop(finding, step=self.step)
             raise StopRun(finding, step=self.step, folder=str(self.folder.path))
 
@@ -178,8 +181,13 @@ class Session:
             yield
         except Exception:  # any error: all processes fail together, so all can write the checkpoint
             if self.step:
-                self.checkpoint()
-                self.log.note(f"{what} failed; the run is kept up to step {self.step}, and the same command resumes it")
+                try:
+                    self.checkpoint()
+                    self.log.note(
+                        f"{what} failed; the run is kept up to step {self.step}, and the same command resumes it"
+                    )
+                except StorageError as error:  # it must not hide what failed first
+                    self.log.note(f"{what} failed, and no checkpoint could be written: {error.what}")
             raise
 
     def _report(self, finding: Finding) -> None:
@@ -271,7 +279,7 @@ def open_session(
     with folder, Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers:
         session = Session(config, data, folder, log, runtime, eval_prompts)
         damage = folder.damage() if folder.is_finished else None
-        if damage is not None and latest_verified(folder.path) is None:
+        if damage is not None and _to_resume_from(folder) is None:
             raise RunFolderError(
                 f"the finished run's model in {folder.path} is damaged, and no checkpoint is left to write it from",
                 got=damage,
@@ -300,9 +308,18 @@ def open_session(
             raise KeyboardInterrupt(_what_is_kept(folder)) from None
 
 
+def _to_resume_from(folder: RunFolder, *, note: Callable[[str], None] | None = None) -> Checkpoint | None:
+    """The newest verified checkpoint, unless it is that of step 0, which only keeps the start as the best so far."""
+    checkpoint = latest_verified(folder.path)
+    if checkpoint is not None and note is not None:
+        for reason in checkpoint.refused:
+            note(f"skipped a damaged checkpoint: {reason}")
+    return None if checkpoint is None or checkpoint.step == 0 else checkpoint
+
+
 def _what_is_kept(folder: RunFolder) -> str:
     """For whoever pressed Ctrl-C: what the same command will do."""
     steps = [int(path.name.removeprefix("step-")) for path in folder.checkpoints()]
-    if not steps:
+    if not any(steps):
         return "no checkpoint has been written yet, so the same command starts over"
     return f"the same command continues after step {max(steps)}"
