@@ -113,7 +113,7 @@ DATA_COMMANDS = (
 def build_app() -> App:
     app = App(
         name="assent",
-        help="Preference alignment of language models, from pretrained to aligned.",
+        help="Align a language model with preferences, and show whether it worked. Options: assent COMMAND --help.",
         help_epilogue=EPILOGUE,
         version=__version__,
         help_format="plaintext",

@@ -139,7 +139,7 @@ class DataShowConfig(TextOptions):
     train_on: Literal["all", "last"] = "all"
     """Which assistant turns of a row to train on. Only with sft."""
     max_new_tokens: Positive = 64
-    """Room that a prompt leaves for its completion, in tokens. Only with ppo."""
+    """Tokens kept free for the completion after a prompt. Only with ppo."""
     layout: str | None = None
     """Layout of the columns. Default: inferred from their names."""
     split: str | None = None

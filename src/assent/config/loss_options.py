@@ -97,7 +97,7 @@ class LossOptions(Options):
     loss_type: str | None = None
     """Loss to train with. Default: sigmoid, which is DPO (arXiv:2305.18290). docs/papers.md lists all losses."""
     beta: float | None = None
-    """Strength of the pull to the reference, for losses that have a beta. Default: the loss's own."""
+    """Strength of the pull to the reference, for losses that have a beta. Default: the loss's own (sigmoid: 0.1)."""
     hyperparameters: Hyperparameters = Field(default_factory=dict)
     """Other hyperparameters of the loss, by name: --hyperparameters.label_smoothing 0.1. docs/papers.md lists them."""
     losses: list[LossEntry] = Field(default_factory=list)
@@ -215,7 +215,7 @@ class ReferenceOptions(StageDefaults):
     reference_sync_steps: NonNegative = 0
     """TR-DPO (arXiv:2404.09656): move the reference towards the policy every this many steps. 0: never."""
     reference_mixup_alpha: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the policy in the moved reference; 1 replaces it. Needs --reference-sync-steps. Default: 0.6."""
+    """Share of the policy in the moved reference; 1 copies the policy. Needs --reference-sync-steps. Default: 0.6."""
 
     @fixed
     def lora_r(self) -> int:

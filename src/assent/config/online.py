@@ -231,7 +231,7 @@ class ClipOptions(OnlineOptions):
     num_mini_batches: Positive = 1
     """Updates per pass, each on an equal part of the round's prompts."""
     cliprange: Annotated[float, Field(ge=0)] = 0.2
-    """The ratio is clipped to 1 ± this. 0: no clipping."""
+    """The probability ratio of new and old policy is clipped to 1 ± this. 0: no clipping."""
     cliprange_high: Annotated[float, Field(gt=0)] | None = None
     """Upper clip range (Clip-Higher, arXiv:2503.14476). Default: the value of --cliprange."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None

@@ -177,7 +177,7 @@ class RunOptions(Options):
     """Continue an interrupted run. With --no-resume, an existing run folder is an error."""
     stop: bool = True
     """End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its model.
-    With --no-stop the check only reports, and an ended run continues."""
+    With --no-stop the check only reports, and a run that it has ended continues."""
     save_steps: NonNegative = 100
     """Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an interrupt does."""
     save_total_limit: Annotated[int, Field(ge=2)] = 2
@@ -385,7 +385,7 @@ class EpochOptions(StageDefaults):
     """How often the data is read."""
 
     batch_size: Positive = 8
-    """Demonstrations or comparisons per update, over all processes. Memory depends on --micro-batch-tokens instead."""
+    """Rows per update, over all processes. Memory depends on --micro-batch-tokens instead."""
     num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the data. A fraction is allowed."""
     max_steps: NonNegative = 0
