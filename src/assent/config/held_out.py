@@ -17,7 +17,7 @@ class ValidationOptions(StageDefaults):
     which direction is better."""
 
     eval_data: str | None = None
-    """Held-out rows of the same kind as --data. A prompt that stands in both is an error."""
+    """Held-out rows of the same kind as --data. A prompt that is in both is an error."""
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Hold out this share of --data instead of giving --eval-data. Whole conversations are held out, chosen by
     --seed."""
