@@ -103,3 +103,20 @@ def test_a_policy_that_answers_with_nothing_is_stopped(inputs: dict[str, str], t
     assert statuses == [1, 1], [text.read_text() for text in texts]
     assert "every answer of the last 5 rounds is empty" in texts[0].read_text()
     assert read_run(tmp_path / "run").manifest["stopped"]["step"] == 5
+
+
+def test_a_finding_at_the_last_step_stops_nothing(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_five(series: Mapping[str, Sequence[tuple[int, float]]]) -> Finding | None:
+        if series["loss"][-1][0] != 5:
+            return None
+        return Finding(
+            rule="five", severity="fault", verdict="five is enough", evidence=(), next_action="count to four"
+        )
+
+    rule = Rule(name="five", metrics=("loss",), window=1, check=at_five)
+    monkeypatch.setattr(session, "Watch", partial(Watch, rules=[rule]))
+    assert main(arguments("sft", inputs, tmp_path / "run")) == 0
+    assert read_run(tmp_path / "run").manifest["status"] == "finished"
+    assert (tmp_path / "run" / "findings.json").is_file()
