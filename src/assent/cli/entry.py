@@ -224,12 +224,15 @@ def _stdout_on_stderr() -> Iterator[None]:
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+UNLESS_SAID = "the same command continues from the last checkpoint, if there is one"
+
+
 def _explain(error: BaseException) -> tuple[str, int]:
     """The message to print, and the exit status."""
     if isinstance(error, AssentError):
         return f"error: {error}", error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted: {error if error.args else 'repeat the command; it continues what it can'}", 130
+        return f"interrupted: {error if error.args else UNLESS_SAID}", 130
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
         return f"error: the disk is full{where}\n  to do:    free some space, then repeat the command: it resumes", 3

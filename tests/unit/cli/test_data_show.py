@@ -157,7 +157,7 @@ def test_a_reward_models_score_is_marked_where_it_is_read(home: Path, capsys: py
 
 def test_a_prompt_alone_has_no_loss(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = text(home, capsys, "prompts.jsonl")
-    assert "`assent ppo`" in out
+    assert "`assent ppo`" in " ".join(out.split())
     assert "the policy writes the completion" in " ".join(out.split())
 
 

@@ -120,7 +120,7 @@ def test_a_template_column_beside_raw_text_is_refused_since_it_would_have_no_eff
 
 def test_a_second_system_message_is_an_error():
     row = {"prompt": [{"role": "system", "content": "a"}, USER], "completion": [YES], "system": "b"}
-    with pytest.raises(RowError, match="both in `system` and"):
+    with pytest.raises(RowError, match="`system` and the conversation both have a system message"):
         parse_row(row, LAYOUTS["demonstrations"])
 
 
