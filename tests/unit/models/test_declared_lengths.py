@@ -52,9 +52,11 @@ def test_rows_longer_than_the_window_read_as_the_plain_model_does(window: int | 
 
 
 def test_a_window_too_long_to_compare_refuses_the_mask_tier() -> None:
-    module = AlignmentModel(phimoe(sliding_window=200_000), kind="policy")
+    module = AlignmentModel(phimoe(sliding_window=1000, max_position_embeddings=4096), kind="policy")
     assert module.tier == "padded"
-    assert "200000 tokens is declared" in module.tier_reason
+    assert "1000 tokens is declared" in module.tier_reason
+    never = phimoe(sliding_window=1000, max_position_embeddings=1000)  # no row is longer than the window
+    assert "is declared" not in AlignmentModel(never, kind="policy").tier_reason
 
 
 def test_a_routing_threshold_stays_and_training_mode_draws_no_expert_by_chance() -> None:
