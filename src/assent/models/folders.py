@@ -15,6 +15,7 @@ from assent.models.folder_contents import (
     check_small_files,
     read_json,
 )
+from assent.runs.files import sha256_of
 
 __all__ = ["check_config", "check_weights", "content_hash", "members_of", "read_json", "resolve_folder"]
 
@@ -68,8 +69,7 @@ def content_hash(path: str | Path, *, revision: str | None = None) -> str:
     folder = resolve_folder(path, revision=revision)
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _FETCHED for file in folder.glob(pattern)}):
-        with file.open("rb") as stream:
-            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
     adapter = read_json(folder, "adapter_config.json")
     if base := adapter.get("base_model_name_or_path"):
         digest.update(content_hash(base, revision=adapter.get("revision")).encode())

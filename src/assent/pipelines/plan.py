@@ -16,6 +16,7 @@ from assent.config.loading import parse_options, read_value, read_yaml, unknown_
 from assent.config.options import NonNegative, Options
 from assent.errors import ConfigError
 from assent.pipelines.steps import STEPS, Step
+from assent.runs.files import sha256_of
 
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -195,8 +196,7 @@ def _file_state(path: Path) -> str | None:
     """A hash of a file's content, or of a folder's names, sizes and times. None if there is no such file or folder."""
     try:
         if path.is_file():
-            with path.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return sha256_of(path)
         if path.is_dir():
             found = [(str(f.relative_to(path)), f.stat()) for f in sorted(path.rglob("*")) if f.is_file()]
             listed = [(name, state.st_size, state.st_mtime_ns) for name, state in found]

@@ -90,16 +90,17 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The file's lines that are whole; none if there is no file. What `damaged_lines` gives is left out."""
+    """The file's lines that are whole; none if there is no file. Those that are not JSON objects are left out."""
     return [row for row, _ in _lines(path) if row is not None]
 
 
 def damaged_lines(path: Path) -> dict[int, bytes]:
-    """Lines, by number from 1, that are not JSON objects: the disk or somebody changed them.
+    """Lines, by number from 1, that are not JSON objects with a whole `step`: the disk or somebody changed them.
 
     The rest after the last newline is a line that a crash has cut, and no damage.
     """
-    return {number: line for number, (row, line) in enumerate(_lines(path), start=1) if row is None}
+    lines = enumerate(_lines(path), start=1)
+    return {number: line for number, (row, line) in lines if row is None or type(row.get("step")) is not int}
 
 
 def _lines(path: Path) -> list[tuple[dict[str, Any] | None, bytes]]:

@@ -168,7 +168,7 @@ class RunFolder:
         for path in (self.path / name for name in (METRICS, SAMPLES, PREFERENCES)):
             if path.exists():
                 said += _put_aside(path)
-                rows = [row for row in read_lines(path) if isinstance(row.get("step"), int)]
+                rows = [row for row in read_lines(path) if type(row.get("step")) is int]
                 keep_lines(path, [row for row in rows if step is not None and row["step"] <= step])
         return said
 

@@ -71,6 +71,8 @@ def read_run(folder: str | Path) -> RunView:
         raise RunFolderError(f"{path / 'run.json'} is damaged", got=error) from error
     columns: dict[str, tuple[list[int], list[float]]] = {}
     for row in read_lines(path / METRICS):
+        if type(row.get("step")) is not int:  # a damaged line: a resumed run puts it aside, a report leaves it out
+            continue
         for name, raw in row.items():
             value = as_number(raw)
             if name != "step" and value is not None:

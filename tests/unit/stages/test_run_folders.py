@@ -33,8 +33,13 @@ def interrupted_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "log_step", stop)
 
 
+@pytest.mark.parametrize("change", [(b":", b"\x00"), (b"step", b"stap"), (b'"step": 1', b'"step": 1.5')])
 def test_a_damaged_line_is_put_aside_and_the_good_ones_around_it_stay(
-    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: tuple[bytes, bytes],
+    inputs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     argv = arguments("sft", inputs, tmp_path / "run")
     assert main(arguments("sft", inputs, tmp_path / "whole")) == 0
@@ -44,8 +49,9 @@ def test_a_damaged_line_is_put_aside_and_the_good_ones_around_it_stay(
     path = tmp_path / "run" / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")
     first_step = next(i for i, line in enumerate(lines) if b'"step": 1' in line)
-    damaged = lines[first_step].replace(b":", b"\x00", 1)
+    damaged = lines[first_step].replace(*change, 1)
     path.write_bytes(b"\n".join([*lines[:first_step], damaged, *lines[first_step + 1 :]]))
+    assert 1 not in read_run(tmp_path / "run").metrics["loss"].steps
     capsys.readouterr()
     assert main(argv) == 0
     assert f"damaged lines ({first_step + 1}) were put aside" in capsys.readouterr().err
