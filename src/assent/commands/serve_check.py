@@ -19,7 +19,9 @@ from assent.models.adapters import is_adapter
 from assent.models.batch import TokenGroup
 from assent.models.bounded_jinja import bounded
 from assent.models.folder_checks import Check, folder_checks, plain_tokenizer
+from assent.models.folder_contents import SCORE_HEAD
 from assent.models.folders import check_revision, read_json, resolve_folder
+from assent.models.heads import has_own_head, is_classifier
 from assent.models.loading import check_single_model, load_config, load_policy, load_tokenizer
 from assent.models.templates import Template, resolve_template
 from assent.models.tokenizing import tokenize_groups
@@ -62,8 +64,15 @@ def serve_check(config: ServeCheckConfig) -> tuple[dict[str, Any], list[str]]:
             got=folder,
             fix=f"assent merge {config.model} --output-dir FOLDER; then check that FOLDER",
         )
-    architectures = getattr(load_config(folder), "architectures", None) or []
-    is_scorer = any(name.endswith("ForSequenceClassification") for name in architectures)
+    model_config = load_config(folder)
+    if has_own_head(model_config):
+        raise ModelError(
+            "serving engines do not read the score head of this reward model, because it has a file of its own",
+            got=f"{folder}: {SCORE_HEAD}",
+            expected="a policy, or a reward model whose architecture has a class for sequence classification",
+            fix="score with Assent: --reward, --reward-model and --judge read this folder",
+        )
+    is_scorer = is_classifier(model_config)
     runtime = Runtime(config.device)
     checks = (_scorer if is_scorer else _policy)(config, folder, engines, runtime.device)
     if config.engines is None and not is_installed():

@@ -58,7 +58,7 @@ def add_adapter(
     """
     from peft import LoraConfig, get_peft_model
 
-    is_scorer = model.get_output_embeddings() is None
+    is_scorer = hasattr(model, "score")
     if options.lora_target_modules is not None:
         _check_targets(model, options.lora_target_modules)
     tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False)) and not is_scorer
@@ -69,7 +69,7 @@ def add_adapter(
         target_modules=options.lora_target_modules or "all-linear",
         use_dora=options.use_dora,
         use_rslora=options.use_rslora,
-        modules_to_save=_embeddings(model, tied=tied) if new_rows else None,
+        modules_to_save=_embeddings(model, first_only=tied or is_scorer) if new_rows else None,
         ensure_weight_tying=new_rows and tied,
         task_type="SEQ_CLS" if is_scorer else "CAUSAL_LM",
         revision=base.revision,
@@ -107,9 +107,10 @@ def _saved_whole(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, p) for name, p in model.named_parameters() if ".modules_to_save." in name]
 
 
-def _embeddings(model: PreTrainedModel, *, tied: bool) -> list[str]:
-    """Names of the input and output embeddings. If they are tied, only the first: PEFT ties its copy to the other."""
-    modules = [model.get_input_embeddings(), None if tied else model.get_output_embeddings()]
+def _embeddings(model: PreTrainedModel, *, first_only: bool) -> list[str]:
+    """Names of the input and output embeddings. Only the first of tied ones, to whose copy PEFT ties the other, and of
+    a scorer's, whose output embeddings nothing reads."""
+    modules = [model.get_input_embeddings(), None if first_only else model.get_output_embeddings()]
     return [name for name, module in model.named_modules() if any(module is m for m in modules)]
 
 
@@ -264,10 +265,12 @@ def check_base(folder: Path, base: Base, base_folder: Path, skeleton: nn.Module)
         layer, is_lora, kind = name.removeprefix(_PREFIX).partition(".lora_")
         expected = tuple(parameters[layer].shape) if layer in parameters else None
         if is_lora:
-            weight = getattr(modules.get(layer), "weight", None)
-            expected = None if weight is None else tuple(weight.shape)
+            # an adapter on a module's parameters (stacked experts) stands around the module
+            module = modules.get(layer.replace(".base_layer", ""))
+            shapes = [] if module is None else [tuple(p.shape) for p in module.parameters(recurse=False)]
+            expected = next((found for found in shapes if len(found) > 1), None)
             width = {"A": shape[-1], "B": shape[0]}.get(kind[0])  # A (r, in), B (out, r)
-            fits = expected is not None and (width is None or width in expected)
+            fits = expected is not None and (width is None or any(width in found for found in shapes))
         else:  # saved whole; only the width is compared, because an embedding may have more rows
             fits = expected is not None and shape[1:] == expected[1:]
         if not fits:

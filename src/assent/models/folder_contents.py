@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.errors import ModelError
+from assent.runs.model_card import SCORE_FLAG, SCORE_HEAD
 
 MAX_JSON_BYTES, MAX_TABLE_BYTES = 2**24, 2**28
 """Of a configuration, and of a file that lists a vocabulary or all weights."""
@@ -188,6 +189,16 @@ def check_config_text(folder: Path, config: Mapping[str, Any]) -> None:
         _check_size(folder, part, _LAYERS, MAX_LAYERS)
         _check_size(folder, part, ("num_labels",), MAX_LABELS)
         _check_size(folder, part, ("n_positions",), MAX_POSITIONS)
+    says, has = config.get(SCORE_FLAG, False), (folder / SCORE_HEAD).exists()
+    if says is not has:
+        raise ModelError(
+            "config.json says that the folder has a score head, but the file is missing"
+            if says
+            else "the folder has a score head, but config.json does not say that it is a reward model",
+            got=f"{SCORE_FLAG} {says!r}, {SCORE_HEAD} {'present' if has else 'missing'} in {folder}",
+            expected=f"{SCORE_FLAG} true and {SCORE_HEAD}, or neither",
+            fix="copy the whole folder again",
+        )
     named = config.get("transformers_weights")
     if named is not None and (not isinstance(named, str) or "/" in named or not named.endswith(
         (".safetensors", ".safetensors.index.json")

@@ -23,8 +23,16 @@ from transformers import (
 
 from assent.errors import ModelError
 from assent.models import adapters
-from assent.models.folder_contents import check_finite, first_line
+from assent.models.folder_contents import SCORE_HEAD, check_finite, first_line
 from assent.models.folders import check_config, check_weights, has_tokenizer, members_of, read_json, resolve_folder
+from assent.models.heads import (
+    add_score_head,
+    freeze_unread,
+    has_classifier_class,
+    has_own_head,
+    is_classifier,
+    read_head,
+)
 from assent.models.one_trunk import siblings
 from assent.models.saving import quiet, save_model
 from assent.models.trunk import trunk_of
@@ -53,7 +61,7 @@ def load_policy(
     config = load_config(folder)
     check_is_policy(config, folder)
     if adapters.is_adapter(folder):
-        model = _merged(folder, AutoModelForCausalLM, dtype=dtype)
+        model = _merged(folder, config, dtype=dtype)
     else:
         check_weights(folder)
         model = _load(AutoModelForCausalLM, folder, may_miss=set(), dtype=DTYPES[dtype], **(quantised or {}))
@@ -65,7 +73,7 @@ def check_is_policy(config: Any, path: str | Path) -> None:
     if is_classifier(config):
         raise ModelError(
             "this folder holds a reward model or critic, not a policy",
-            got=f"{path}: {', '.join(config.architectures)}",
+            got=f"{path}: {SCORE_HEAD if has_own_head(config) else ', '.join(config.architectures)}",
             expected="a causal language model",
         )
 
@@ -81,8 +89,9 @@ def load_scorer(
     max_length: int | None = None,
     quantised: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A sequence classifier whose linear head is `model.score`. A classifier's folder keeps its head and its labels, of
-    which there must be `num_labels`, if given.
+    """A model whose linear head is `model.score`: a sequence classifier, or a causal model with a head beside it where
+    transformers has no such class (models/heads.py). A scorer's folder keeps its head and its labels, of which there
+    must be `num_labels`, if given.
 
     A causal folder gets a fresh head of `num_labels` rows (default 1), drawn with `seed` from N(0, 1/sqrt(d + 1)), d
     the hidden size (Stiennon et al., arXiv:2009.01325). From an adapter folder of either kind it is the merged base.
@@ -99,19 +108,31 @@ def load_scorer(
             expected=num_labels,
             fix=f"--num-heads {config.num_labels} (in assent reward), or start from a causal model with fresh heads",
         )
-    num_labels = num_labels or 1
+    num_labels = config.num_labels if has_head else num_labels or 1
     if adapters.is_adapter(folder):
-        model = _merged(folder, AutoModelForSequenceClassification if has_head else AutoModelForCausalLM, dtype=dtype)
+        model = _merged(folder, config, dtype=dtype)
         model = model if has_head else _classifier_of(model, num_labels)
     else:
         check_weights(folder)
-        options = {"dtype": DTYPES[dtype], **(quantised or {}), **({} if has_head else {"num_labels": num_labels})}
-        may_miss = set() if has_head else {"score.weight"}
-        model = _load(AutoModelForSequenceClassification, folder, may_miss=may_miss, **options)
+        options = {"dtype": DTYPES[dtype], **(quantised or {})}
+        model = _load_scorer(folder, config, num_labels=num_labels, has_head=has_head, **options)
     _check_head(model, folder)
     if not has_head:
         draw_head(model, seed=seed)
+    freeze_unread(model)
     return _ready(model, folder, tokenizer, max_length)
+
+
+def _load_scorer(folder: Path, config: Any, *, num_labels: int, has_head: bool, **options: Any) -> PreTrainedModel:
+    if not has_own_head(config) and (has_head or has_classifier_class(config)):
+        more = {} if has_head else {"num_labels": num_labels}
+        may_miss = set() if has_head else {"score.weight"}
+        return _load(AutoModelForSequenceClassification, folder, may_miss=may_miss, **more, **options)
+    model: Any = add_score_head(_load(AutoModelForCausalLM, folder, may_miss=set(), **options), num_labels)
+    if has_head:
+        read_head(folder / SCORE_HEAD, model.score)
+        check_finite(model, folder)
+    return model
 
 
 def check_single_model(path: str | Path, *, revision: str | None = None) -> None:
@@ -141,7 +162,7 @@ def load_scorers(path: str | Path, *, dtype: str = "float32", revision: str | No
                 got=f"{member} on {base.path}",
                 expected=bases[0].path,
             )
-    trunk = _base_of(members[0], AutoModelForSequenceClassification, dtype=dtype)
+    trunk = _base_of(members[0], load_config(members[0]), dtype=dtype)
     models = [
         adapters.attach_adapter(model, at) for model, at in zip(siblings(trunk, len(members)), members, strict=True)
     ]
@@ -269,9 +290,9 @@ def fresh_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return new
 
 
-def _merged(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
-    """The base of an adapter folder, with the adapter merged."""
-    return adapters.merge_adapter(_base_of(folder, kind, dtype=dtype), folder)
+def _merged(folder: Path, config: Any, *, dtype: str) -> PreTrainedModel:
+    """The base of an adapter folder, with the adapter merged. `config`: the adapter's."""
+    return adapters.merge_adapter(_base_of(folder, config, dtype=dtype), folder)
 
 
 def check_adapter(path: str | Path, *, revision: str | None = None) -> None:
@@ -288,28 +309,32 @@ def _checked_base(folder: Path, config: Any) -> Path:
     base_folder = resolve_folder(base.path, revision=base.revision)
     check_weights(folder)
     check_weights(base_folder)
-    kind: Any = AutoModelForSequenceClassification if is_classifier(config) else AutoModelForCausalLM
+    is_causal = not is_classifier(config) or has_own_head(config)
+    kind: Any = AutoModelForCausalLM if is_causal else AutoModelForSequenceClassification
     with quiet(), torch.device("meta"):
         skeleton = kind.from_config(config, trust_remote_code=False)
+        if has_own_head(config):
+            add_score_head(skeleton, config.num_labels)
     adapters.check_base(folder, base, base_folder, skeleton)
     return base_folder
 
 
-def _base_of(folder: Path, kind: Any, *, dtype: str) -> PreTrainedModel:
+def _base_of(folder: Path, config: Any, *, dtype: str) -> PreTrainedModel:
     """The base of an adapter folder, ready for the adapter. A wrong base is refused before weights are loaded."""
-    config = load_config(folder)
     base_folder = _checked_base(folder, config)
-    if kind is AutoModelForCausalLM:
-        model = load_policy(base_folder, dtype=dtype)
-    else:
+    if is_classifier(config):
         model = load_scorer(base_folder, dtype=dtype, num_labels=config.num_labels)
+    else:
+        model = load_policy(base_folder, dtype=dtype)
     if has_tokenizer(folder):
         sync_tokens(model, load_tokenizer(folder))
     return model
 
 
 def _classifier_of(policy: PreTrainedModel, num_labels: int) -> PreTrainedModel:
-    """The policy's trunk with a random score head instead of the policy's own head."""
+    """The policy's trunk with a score head of random or zero weights."""
+    if not has_classifier_class(policy.config):
+        return add_score_head(policy, num_labels)
     config = copy.deepcopy(policy.config)
     config.num_labels = num_labels
     with quiet():
@@ -318,11 +343,6 @@ def _classifier_of(policy: PreTrainedModel, num_labels: int) -> PreTrainedModel:
         )
     trunk_of(model).load_state_dict(trunk_of(policy).state_dict())
     return model.eval()
-
-
-def is_classifier(config: Any) -> bool:
-    """Whether the configuration is that of a model with a score head."""
-    return any(name.endswith("ForSequenceClassification") for name in getattr(config, "architectures", None) or ())
 
 
 def _check_head(model: PreTrainedModel, folder: Path) -> None:
@@ -353,11 +373,12 @@ def load_config(path: str | Path, *, revision: str | None = None) -> Any:
             raise ModelError(f"config.json of the model cannot be used: {first_line(error)}", got=folder) from error
     base = adapters.base_of(folder)
     config = load_config(base.path, revision=base.revision)
-    if adapters.is_scorer_adapter(folder):
-        kind: Any = AutoModelForSequenceClassification._model_mapping[type(config)]
-        config.architectures = [kind.__name__]
-        config.num_labels = adapters.num_labels_of(folder)
     adapters.apply_record(config, folder)
+    if adapters.is_scorer_adapter(folder):
+        config.num_labels = adapters.num_labels_of(folder)
+        if not has_own_head(config):
+            kind: Any = AutoModelForSequenceClassification._model_mapping[type(config)]
+            config.architectures = [kind.__name__]
     return config
 
 

@@ -14,20 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from assent.errors import ConfigError, ModelError
 from assent.models import adapters
 from assent.models.batch import GroupBatch, Outputs
-from assent.models.folder_contents import check_is_inside, stored_tensors
 from assent.models.folders import members_of, resolve_folder
+from assent.models.heads import VALUE_HEAD, add_score_head, has_classifier_class, read_head, save_head
 from assent.models.module import AlignmentModel
 from assent.models.saving import quiet
 from assent.models.trunk import trunk_of
-
-VALUE_HEAD = "value_head.safetensors"
 
 
 def check_stands_on_base(path: str, base: str, *, what: str, revision: str | None = None) -> None:
@@ -69,9 +66,9 @@ def check_base_is_plain(path: str, *, revision: str | None = None) -> None:
 
 
 def sibling_scorer(policy: PreTrainedModel, *, num_labels: int) -> PreTrainedModel:
-    """A sequence classifier on the base of an adapted policy. It shares the base's parameters, and its head is zero.
+    """A scorer on the base of an adapted policy. It shares the base's parameters, and its head is zero.
 
-    Raises ModelError if the architecture has no classifier with the same trunk.
+    Raises ModelError if the architecture has a classifier, but with another trunk.
     """
     if any(".modules_to_save." in name for name, _ in policy.named_parameters()):
         raise ModelError(
@@ -80,6 +77,8 @@ def sibling_scorer(policy: PreTrainedModel, *, num_labels: int) -> PreTrainedMod
         )
     shared: dict[int, Any] = {id(parameter): parameter for parameter in policy.parameters()}
     base: PreTrainedModel = copy.deepcopy(policy, shared).unload()  # type: ignore[operator]
+    if not has_classifier_class(base.config):
+        return add_score_head(base, num_labels).eval()
     trunk: Any = trunk_of(base)
     with quiet(), torch.device("meta"):
         scorer: Any = AutoModelForSequenceClassification.from_config(base.config, trust_remote_code=False)
@@ -116,30 +115,23 @@ def value_head_of(path: str, model: PreTrainedModel, *, revision: str | None = N
     head = nn.Linear(int(model.config.get_text_config().hidden_size), 1)
     file = resolve_folder(path, revision=revision) / VALUE_HEAD
     if file.exists():
-        check_is_inside(file.parent, file)
-        stored_tensors(file)
-    stored = load_file(file) if file.is_file() else {n: torch.zeros_like(p) for n, p in head.named_parameters()}
-    try:
-        head.load_state_dict(stored)
-    except RuntimeError as error:
-        raise ModelError(
-            "the value head does not fit this model", got=f"{file}: {str(error).splitlines()[-1]}"
-        ) from error
+        read_head(file, head)
+    else:
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
     return head
 
 
 def save_value_head(folder: Path, head: nn.Linear | None) -> None:
     """Writes the head, if there is one, into a model's folder."""
-    if head is None:
-        return
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, folder / VALUE_HEAD
-    )
+    if head is not None:
+        save_head(folder / VALUE_HEAD, head.state_dict())
 
 
 def siblings(model: PreTrainedModel, number: int) -> list[PreTrainedModel]:
-    """`model` and copies of it, `number` in all. They share the trunk's parameters; each has its own head."""
-    shared: dict[int, Any] = {id(parameter): parameter for parameter in trunk_of(model).parameters()}
+    """`model` and copies of it, `number` in all. They share all parameters but the score head's."""
+    own = {id(parameter) for parameter in getattr(model, "score", nn.Module()).parameters()}
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters() if id(parameter) not in own}
     return [model, *(copy.deepcopy(model, dict(shared)) for _ in range(number - 1))]
 
 

@@ -19,7 +19,9 @@ from transformers.utils import logging as transformers_logging
 
 from assent.errors import ModelError, StorageError
 from assent.models.adapters import base_weights, is_adapted, save_adapter
+from assent.models.folder_contents import SCORE_HEAD
 from assent.models.folders import MEMBERS
+from assent.models.heads import has_own_head, save_head
 from assent.models.vocabulary import sync_tokens
 from assent.runs.files import fsync
 
@@ -60,11 +62,20 @@ def save_model(
             if is_adapted(model):
                 save_adapter(part, model, target=Path(folder), state_dict=state_dict)
             else:
-                model.save_pretrained(part, state_dict=None if state_dict is None else dict(state_dict))
+                _save_whole(part, model, state_dict)
             tokenizer.save_pretrained(part)
         if beside is not None:
             beside(part)
     return Path(folder)
+
+
+def _save_whole(part: Path, model: Any, state_dict: Mapping[str, Tensor] | None) -> None:
+    """The model's own files; a score head that its class does not have goes to a file of its own."""
+    weights = None if state_dict is None else dict(state_dict)
+    if has_own_head(model.config):
+        weights = dict(model.state_dict()) if weights is None else weights
+        save_head(part / SCORE_HEAD, {"weight": weights.pop("score.weight")})
+    model.save_pretrained(part, state_dict=weights)
 
 
 def save_members(folder: str | Path, models: Sequence[PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -130,6 +130,9 @@ class Cost:
         head = _head(hf)
         # A whole head that is trained beside an adapter is a copy. The original is not read.
         unread = {id(p) for name, p in hf.named_parameters() if ".original_module." in name}
+        vocabulary = _vocabulary_head(hf)
+        if vocabulary is not None and vocabulary is not head:
+            unread |= {id(p) for p in vocabulary.parameters()}
         heads_own = [] if head is None else [p for p in head.parameters() if p.ndim == 2 and id(p) not in unread]
         skipped = {id(p) for m in hf.modules() if _is_table(m) for p in m.parameters()} | unread
         skipped |= {id(p) for p in heads_own}
@@ -208,9 +211,14 @@ def _labels(config: Mapping[str, Any]) -> int | None:
 
 
 def _head(hf: Any) -> Any:
+    """The module that is read at the completions' tokens. A scorer may keep output embeddings, which nothing reads."""
+    head = getattr(hf, "score", None)
+    return _vocabulary_head(hf) if head is None else head
+
+
+def _vocabulary_head(hf: Any) -> Any:
     get = getattr(hf, "get_output_embeddings", None)
-    head = get() if get is not None else None
-    return head if head is not None else getattr(hf, "score", None)
+    return None if get is None else get()
 
 
 def _is_table(module: Any) -> bool:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from assent.errors import ModelError
 from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
 from assent.models.head import Logits, log_probabilities
+from assent.models.heads import has_own_head
 from assent.models.last_layer import install
 from assent.models.packing import pack
 from assent.models.segments import Segments
@@ -191,11 +192,24 @@ def _difference(got: Tensor, expected: Tensor) -> str | None:
 
 def _plain(model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[int, ...], *, kind: Kind) -> Tensor:
     ids = torch.tensor([prompt + completion], device=model.device)
+    if kind == "scorer" and has_own_head(model.config):
+        return score_head(model)(_states_of(model, ids)[:, -1])
     logits = model(input_ids=ids, use_cache=False).logits
     if kind == "scorer":
         return logits
     logp = logits[0, len(prompt) - 1 : -1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     return logp.gather(1, ids[0, len(prompt) :, None])[:, 0].to(logits.dtype)
+
+
+def _states_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """(1, T) ids -> (1, T, d) the trunk's last hidden states, as they come up in a call of the whole model."""
+    seen: list[Tensor] = []
+    hook = trunk_of(model).register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state))
+    try:
+        model(input_ids=ids, use_cache=False)
+    finally:
+        hook.remove()
+    return seen[-1]
 
 
 def _random_batch(

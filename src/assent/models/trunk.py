@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from assent.errors import ModelError
 from assent.models import cpu_attention
 from assent.models.attention import NAME, guard_checkpointing, selected
 from assent.models.batch import GroupBatch
@@ -37,8 +38,19 @@ class Read:
 
 
 def trunk_of(model: PreTrainedModel) -> nn.Module:
-    """The model without its head."""
-    return getattr(model, model.base_model_prefix)
+    """The model without its head: what its class names as such, else the one transformers model inside it."""
+    named = getattr(model, model.base_model_prefix, None) if model.base_model_prefix else None
+    if isinstance(named, nn.Module):
+        return named
+    inside = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    if len(inside) != 1:
+        raise ModelError(
+            f"the trunk of {type(model).__name__} cannot be told from its head",
+            got=", ".join(name for name, _ in model.named_children()) or "no modules",
+            expected=f"a module {model.base_model_prefix!r}, or one transformers model inside",
+            fix="report the architecture; no option works around this",
+        )
+    return inside[0]
 
 
 def read(

@@ -9,7 +9,7 @@ import torch
 
 from assent.config.rewards import ImplicitSource
 from assent.errors import ConfigError, ModelError
-from assent.models.loading import check_adapter, load_config, load_policy, load_tokenizer
+from assent.models.loading import check_adapter, check_is_policy, load_config, load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import resolve_template
 from assent.rewards.base import Scores, checked_scores
@@ -80,13 +80,7 @@ def check_implicit(source: ImplicitSource) -> None:
     """Raises ModelError or ConfigError if the two models cannot be compared token by token. Reads no weights."""
     policy, reference = source.models
     for path in (policy, reference):
-        names = getattr(load_config(path), "architectures", None) or []
-        if any(name.endswith("ForSequenceClassification") for name in names):
-            raise ModelError(
-                "this folder holds a reward model or critic, not a policy",
-                got=f"{path} in {source.reward}",
-                expected="implicit:POLICY,REFERENCE, two causal language models",
-            )
+        check_is_policy(load_config(path), f"{path} in {source.reward}")
         check_adapter(path)
     try:
         theirs = load_tokenizer(reference)

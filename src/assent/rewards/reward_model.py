@@ -12,6 +12,7 @@ from torch import Tensor
 
 from assent.config.ensembles import Combination
 from assent.errors import ModelError
+from assent.models.heads import is_classifier
 from assent.models.loading import check_adapter, load_config, load_scorers, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.one_trunk import Ensemble
@@ -160,11 +161,10 @@ def check_reward_model(folder: str, *, revision: str | None = None) -> int:
     Several labels are the members of an ensemble only if the configuration's `assent_ensemble_size` says so.
     """
     config = load_config(folder, revision=revision)
-    names = getattr(config, "architectures", None) or []
-    if not any(name.endswith("ForSequenceClassification") for name in names):
+    if not is_classifier(config):
         raise ModelError(
             "this model has no score head, so its scores would be random",
-            got=f"{folder}: {', '.join(names) or 'no architecture'}",
+            got=f"{folder}: {', '.join(getattr(config, 'architectures', None) or ()) or 'no architecture'}",
             expected="a sequence classifier with one label",
             fix="train one with `assent reward --model …`",
         )

@@ -37,6 +37,19 @@ COSTS = {
     "cost/peak_memory_bytes": ("peak memory", 1e6, " MB"),
 }
 INPUTS = ("data", "eval_data", "reward", "reference", "critic")
+SCORE_HEAD, SCORE_FLAG = "score_head.safetensors", "assent_score_head"
+_OWN_HEAD = (
+    "transformers has no class for sequence classification of this architecture. The model is a causal language model "
+    f"with a score head beside it; `AutoModelForCausalLM` opens the folder, but reads no score. `{SCORE_HEAD}` (in an "
+    "adapter: `score`) has the head's `weight` (scores, d). A completion's scores are `weight` times the trunk's last "
+    "hidden state at the completion's last token, plus `assent_score_bias` in config.json if it is there."
+)
+_OWN_HEAD_SNIPPET = (
+    "from assent.rewards.reward_model import RewardModel",
+    "",
+    'model = RewardModel(".")  # this folder',
+    'scores = model.score(["a prompt"], ["a completion"])',
+)
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
@@ -78,6 +91,7 @@ def card(run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], mea
     command, config = manifest["command"], manifest["config"]
     members = sum(1 for _ in (run / "model").glob("member-*/adapter_config.json"))
     is_reward, is_adapter = command == "reward", members > 0 or (run / "model" / "adapter_config.json").is_file()
+    own_head = is_reward and _has_own_head(run / "model")
     figures = [*measured, *_held_out(metrics)]
     chain = list(_chain(config["model"]))
     data = ModelCardData(
@@ -109,8 +123,17 @@ def card(run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], mea
         ]
         or None,
     )
-    body = "\n".join(_body(run, manifest, metrics, figures, chain, is_adapter=is_adapter, members=members))
+    kind: dict[str, Any] = {"is_adapter": is_adapter, "members": members, "own_head": own_head}
+    body = "\n".join(_body(run, manifest, metrics, figures, chain, **kind))
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _has_own_head(folder: Path) -> bool:
+    """Whether the score head has a file of its own, or is part of an adapter on a model with such a head."""
+    for record in (folder / "assent_adapter.json", folder / "member-1" / "assent_adapter.json"):
+        if record.is_file():
+            return from_json(record.read_bytes()).get("config", {}).get(SCORE_FLAG) is True
+    return (folder / SCORE_HEAD).is_file()
 
 
 def _body(
@@ -122,6 +145,7 @@ def _body(
     *,
     is_adapter: bool,
     members: int,
+    own_head: bool,
 ) -> Iterator[str]:
     command, config, hashes = manifest["command"], manifest["config"], manifest.get("hashes", {})
     what = "A reward model" if command == "reward" else "A language model"
@@ -133,6 +157,8 @@ def _body(
         )
     yield from (MARK, "", f"# {run.resolve().name}", "")
     yield f"{what}, made with Assent by {METHODS.get(command, command)}.{adapter}"
+    if own_head:
+        yield from ("", _OWN_HEAD)
     yield from ("", "## How good it is", "")
     if figures:
         yield from _table(("figure", "value", "interval", "n", "measured on"), [figure.row() for figure in figures])
@@ -160,7 +186,7 @@ def _body(
         "## How to use it",
         "",
         "```python",
-        *_snippet(command, is_adapter=is_adapter, members=members),
+        *(_OWN_HEAD_SNIPPET if own_head else _snippet(command, is_adapter=is_adapter, members=members)),
         "```",
     )
     yield from ("", "## Licence", "")

@@ -28,11 +28,11 @@ from assent.models.adapters import (
     quantisation,
 )
 from assent.models.folders import members_of, resolve_folder
+from assent.models.heads import is_classifier
 from assent.models.loading import (
     DTYPES,
     draw_head,
     fresh_tokens,
-    is_classifier,
     load_config,
     load_policy,
     load_scorer,

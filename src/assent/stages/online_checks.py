@@ -7,7 +7,8 @@ from assent.config.online import OnlineOptions
 from assent.config.rewards import ImplicitSource, ModelSource
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError
-from assent.models.loading import check_context, is_classifier, load_config, load_tokenizer
+from assent.models.heads import is_classifier
+from assent.models.loading import check_context, load_config, load_tokenizer
 from assent.models.one_trunk import check_base_is_plain, check_stands_on_base
 from assent.rewards.loading import check_contexts, check_reward, reward_hash
 from assent.rewards.reward_model import check_reward_model, same_tokenizer
