@@ -34,6 +34,8 @@ from assent.runs.files import to_json, write_json
 from assent.runs.folder import KEPT, RunFolder
 from assent.runs.kept import Kept
 from assent.runs.progress import Progress, Silent
+from assent.stages.selecting import Select
+from assent.stages.stage_data import Part, read_stage_data
 
 JUDGEMENTS, DRAWN = KEPT
 
@@ -234,10 +236,15 @@ def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, A
     if not is_function(config.reward_model):
         check_revision(config.revision, config.reward_model)
         check_context(load_config(config.reward_model, revision=config.revision), config.max_length)
+        data = _comparisons(config, config.reward_model)
     elif reading:
         raise ConfigError(f"{', '.join(reading)} has no effect on a function", got=config.reward_model)
-    data = load_groups(config.data)
-    pairs = pairs_of(data, slices=config.slices)
+    else:
+        dataset = load_groups(config.data)
+        data = Part("comparisons", list(dataset), [], dataset.sha256, labelled=True)
+    pairs = pairs_of(data.groups, slices=config.slices)
+    for line in data.lines:
+        progress.line(line)
     if config.output_dir is None:
         return _judged(config, data, pairs, progress)
     hashes = {"data": data.sha256, "reward_model": reward_hash(config.reward_model)}
@@ -254,7 +261,14 @@ def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, A
         return result
 
 
-def _judged(config: EvalConfig, data: Dataset, pairs: Pairs, progress: Progress) -> dict[str, Any]:
+def _comparisons(config: EvalConfig, model: str) -> Part:
+    """The rows that training would use: read, cut and refused by the same functions."""
+    keep_all: Select = lambda groups: (list(groups), {})
+    found = read_stage_data(config, model=model, sources={"comparisons": config.data}, select=keep_all)
+    return found.parts["comparisons"]
+
+
+def _judged(config: EvalConfig, data: Part, pairs: Pairs, progress: Progress) -> dict[str, Any]:
     assert config.reward_model is not None
     progress.line(f"{config.data}: {pairs.describe()}")
     options: dict[str, Any] = {}
@@ -267,8 +281,10 @@ def _judged(config: EvalConfig, data: Dataset, pairs: Pairs, progress: Progress)
             "template_options": {name: getattr(config, name) for name in names},
         }
     reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
-    quality = judge_reward(reward, data, pairs, seed=config.seed, rank_by=config.rank_by)
-    lines = [f"{config.reward_model} on {pairs.describe()}; 95% intervals over prompts", "", *quality_lines(quality)]
+    quality = judge_reward(reward, data.groups, pairs, seed=config.seed, rank_by=config.rank_by)
+    limit = None if is_function(config.reward_model) else config.max_length
+    head = f"{config.reward_model} on {pairs.describe()}; 95% intervals over prompts"
+    lines = [head, "", *quality_lines(quality, max_length=limit)]
     if "ranking" in quality:
         lines += writer_lines(quality["ranking"])
     return {"reward_model": quality, "lines": lines, "evaluation": None, "table": None}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from assent.data.texts import last_content
 from assent.errors import ConfigError, DataError
 from assent.evaluation.answers import text
 from assent.evaluation.generators import rank_writers
@@ -112,8 +113,9 @@ def judge_reward(
     rank_by   column that names the writer of each completion: adds `ranking`, the result of `rank_writers`
     """
     flat = [(group, text(completion)) for group in groups for completion in group.completions]
-    given = [group.prompt for group, _ in flat], [t for _, t in flat]
-    found = reward.score(*given, groups=[group for group, _ in flat])
+    rows = [group for group, _ in flat]
+    answers = [last_content(completion) for group in groups for completion in group.completions]
+    found = reward.score([row.prompt for row in rows], answers, groups=rows)
     scores = np.array(found)
     lengths = np.array([len(t) for _, t in flat], dtype=np.float64)
     starts = np.cumsum([0, *(len(group.completions) for group in groups)])

@@ -145,9 +145,11 @@ def _accuracy(right: np.ndarray, where: np.ndarray, names: list[int], confidence
     return proportion_interval(right[where], clusters=np.asarray(names)[where].tolist(), confidence=confidence)
 
 
-def quality_lines(quality: Mapping[str, Any]) -> list[str]:
-    """The result of `judge_reward` as text within 80 columns."""
-    lines = [_row(text, quality.get(name)) for name, text in _SHOWN.items() if quality.get(name) is not None]
+def quality_lines(quality: Mapping[str, Any], *, max_length: int | None = None) -> list[str]:
+    """The result of `judge_reward` as text within 80 columns. `max_length`: what shortens texts; None: the context."""
+    limit = "the model's context" if max_length is None else f"--max-length {max_length}"
+    shown = {**_SHOWN, "texts_shortened": f"texts shortened to {limit}"}
+    lines = [_row(text, quality.get(name)) for name, text in shown.items() if quality.get(name) is not None]
     if quality.get("noise_ceiling") is not None:
         lines.append(f"{'highest accuracy that noisy labels allow':<49}{quality['noise_ceiling']:.3f}")
     lines += ["", f"{'predicted':<16}{'share right':<30}{'pairs':>6}"]
@@ -172,7 +174,6 @@ _SHOWN = {
     "temperature": "best-fitting temperature",
     "ece_tempered": "calibration error with it (cross-fitted)",
     "ensemble_std": "standard deviation over the ensemble",
-    "texts_shortened": "texts shortened to the model's context",
 }
 
 

@@ -150,8 +150,8 @@ def plain_name(name: str) -> str | None:
     """A weight's name in the model without the adapter; None for the adapter's own weights."""
     if any(part in name for part in _TRAINED):
         return None
-    name = name.removeprefix(_PREFIX)
-    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
+    name = name.removeprefix(_PREFIX).replace(".original_module.", ".")
+    return name.replace(".base_layer", "")  # twice in a row where two of a module's parameters have adapters
 
 
 def base_weights(named: Mapping[str, Tensor]) -> dict[str, Tensor]:

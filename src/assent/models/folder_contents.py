@@ -192,12 +192,10 @@ def check_config_text(folder: Path, config: Mapping[str, Any]) -> None:
     says, has = config.get(SCORE_FLAG, False), (folder / SCORE_HEAD).exists()
     if says is not has:
         raise ModelError(
-            "config.json says that the folder has a score head, but the file is missing"
-            if says
-            else "the folder has a score head, but config.json does not say that it is a reward model",
-            got=f"{SCORE_FLAG} {says!r}, {SCORE_HEAD} {'present' if has else 'missing'} in {folder}",
-            expected=f"{SCORE_FLAG} true and {SCORE_HEAD}, or neither",
-            fix="copy the whole folder again",
+            "config.json and the folder do not agree on whether this is a reward model with a head of its own",
+            got=f"{SCORE_FLAG} {json.dumps(says)} in config.json, {'a' if has else 'no'} {SCORE_HEAD} in {folder}",
+            expected=f"{SCORE_FLAG} true and the file, or neither",
+            fix="copy or download the whole folder again",
         )
     named = config.get("transformers_weights")
     if named is not None and (not isinstance(named, str) or "/" in named or not named.endswith(

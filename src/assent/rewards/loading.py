@@ -186,7 +186,7 @@ def check_contexts(spec: Spec, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 
 def judges_alone(reward: Reward) -> bool:
-    """Whether a score depends on its completion and prompt only: true for models and rules, not for functions."""
+    """Whether a score does not depend on other prompts' completions: true for models and rules, not for functions."""
     members: Sequence[Reward] = getattr(reward, "members", ())
     return all(map(judges_alone, members)) if members else bool(getattr(reward, "judges_alone", False))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from assent.data.rows_read import STEP_SEPARATOR
-from assent.data.texts import shown
+from assent.data.texts import last_content, shown
 from assent.errors import RunError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.module import AlignmentModel
@@ -20,7 +20,7 @@ from assent.models.one_trunk import Ensemble, resident
 from assent.models.packing import pack, split_by_budget
 from assent.models.shape import Cost
 from assent.models.templates import Template
-from assent.models.tokenizing import decode, tokenize_groups
+from assent.models.tokenizing import Tokenized, decode, tokenize_groups
 from assent.rewards.steps import step_ends, steps_of
 from assent.types import PromptGroup, Rollout, Text
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 
 class Encoding:
-    """Turns completions into a model's tokens, one group for each.
+    """Turns completions into a model's tokens, one group for each. The completions of one row are cut together, with
+    one prompt for all, as in training.
 
     reads_ids   rollouts are read by their own ids; otherwise their text is read in the model's template
+    limit       what `max_length` is, for messages
     in_steps    completions get `step_ends`; blank lines of a text are left out, because process models see none
     name        the reward's name, for messages
 
@@ -47,9 +49,10 @@ class Encoding:
         reads_ids: bool,
         max_length: int,
         name: str,
+        limit: str = "its context",
         in_steps: bool = False,
     ) -> None:
-        self.tokenizer, self.template, self.name = tokenizer, template, name
+        self.tokenizer, self.template, self.name, self.limit = tokenizer, template, name, limit
         self.reads_ids, self.max_length, self.in_steps = reads_ids, max_length, in_steps
         self.figures: dict[str, float] = {}
 
@@ -70,7 +73,7 @@ class Encoding:
             raise RunError(
                 f"reward model {self.name} cannot read {shown(prompt, rollout.text)}",
                 got=f"{length} tokens",
-                expected=f"at most {self.max_length}, its context",
+                expected=f"at most {self.max_length}, {self.limit}",
                 fix="lower --max-length, or use a reward model with a longer context",
             )
         ends: tuple[int, ...] = ()
@@ -90,42 +93,49 @@ class Encoding:
         """Reads the texts. A completion that was cut at max_new_tokens has no end, so its EOS is removed again."""
         steps = [tuple(steps_of(text)) for text in completions] if self.in_steps else None
         texts = completions if steps is None else [STEP_SEPARATOR.join(some) for some in steps]
-        rows = [
-            PromptGroup(
-                prompt=prompt,
-                completions=(text,),
-                steps=None if steps is None else (steps[i],),
-                tools=None if groups is None else groups[i].tools,
-                chat_template_kwargs={} if groups is None else groups[i].chat_template_kwargs,
-                source=f"completion {i}",
-            )
-            for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
-        ]
+        places = _rows(prompts, groups)
+        rows = [_row(prompts[at[0]], at, texts, steps, None if groups is None else groups[at[0]]) for at in places]
         done = tokenize_groups(rows, tokenizer=self.tokenizer, template=self.template, max_length=self.max_length)
         if len(done.groups) != len(rows):
             reason, sources = next(iter(done.report.refused.items()))
-            at = [row.source for row in rows].index(sources[0])
+            at = places[[row.source for row in rows].index(sources[0])][0]
+            fix = f"use a reward model with a context of more than {self.max_length} tokens, or shorter prompts"
             raise RunError(
                 f"reward model {self.name} cannot read {shown(prompts[at], completions[at])}: {reason}",
-                fix=f"use a reward model with a context of more than {self.max_length} tokens, or shorter prompts",
+                got=f"max_length {self.max_length}, {self.limit}",
+                fix=fix if self.limit == "its context" else "raise --max-length, or use shorter prompts",
             )
-        shortened = done.report.shortened / len(rows)
-        self.figures = {"texts_shortened": shortened} if shortened else {}
+        self.figures = _shortened(done)
+        found: dict[int, TokenGroup] = {}
+        for at_all, group in zip(places, done.groups, strict=True):
+            found |= {
+                at: TokenGroup(group.prompt_ids, (one,)) for at, one in zip(at_all, group.completions, strict=True)
+            }
+        read = [found[i] for i in range(len(texts))]
         if steps is not None:
-            for i, (group, some) in enumerate(zip(done.groups, steps, strict=True)):
-                if len(group.completions[0].step_ends) != len(some):
-                    raise RunError(
-                        f"reward model {self.name} cannot read {shown(prompts[i], completions[i])}: "
-                        "some of its steps lie beyond max_length",
-                        got=f"{len(some)} steps",
-                        expected=f"{self.max_length} tokens with the prompt",
-                    )
+            self._check_steps(read, steps, prompts, completions)
         if rollouts is None:
-            return done.groups
+            return read
         return [
             self._without_eos(group) if rollout.finish_reason == "length" else group
-            for group, rollout in zip(done.groups, rollouts, strict=True)
+            for group, rollout in zip(read, rollouts, strict=True)
         ]
+
+    def _check_steps(
+        self,
+        tokens: Sequence[TokenGroup],
+        steps: Sequence[Sequence[str]],
+        prompts: Sequence[Text],
+        completions: Sequence[str],
+    ) -> None:
+        for i, (group, some) in enumerate(zip(tokens, steps, strict=True)):
+            if len(group.completions[0].step_ends) != len(some):
+                raise RunError(
+                    f"reward model {self.name} cannot read {shown(prompts[i], completions[i])}: "
+                    "some of its steps lie beyond max_length",
+                    got=f"{len(some)} steps",
+                    expected=f"{self.max_length} tokens with the prompt",
+                )
 
     def _without_eos(self, group: TokenGroup) -> TokenGroup:
         completion = group.completions[0]
@@ -134,6 +144,47 @@ class Encoding:
             ends = tuple(min(end, len(ids) - 2) for end in completion.step_ends)
             return TokenGroup(prompt_ids=group.prompt_ids, completions=(TokenCompletion(ids=ids[:-1], step_ends=ends),))
         return group
+
+
+def _rows(prompts: Sequence[Text], groups: Sequence[PromptGroup] | None) -> list[list[int]]:
+    """The places of each row's completions. Without `groups`, nothing says which completions belong together."""
+    if groups is None:
+        return [[i] for i in range(len(prompts))]
+    found: dict[int, list[int]] = {}
+    for i, group in enumerate(groups):
+        found.setdefault(id(group), []).append(i)
+    return list(found.values())
+
+
+def _row(
+    prompt: Text,
+    places: Sequence[int],
+    texts: Sequence[str],
+    steps: Sequence[tuple[str, ...]] | None,
+    group: PromptGroup | None,
+) -> PromptGroup:
+    """The row of these texts. Texts that are a file's own completions are read with all their turns."""
+    given: tuple[Text, ...] = tuple(texts[i] for i in places)
+    if group is not None and steps is None and tuple(map(last_content, group.completions)) == given:
+        given = group.completions
+    return PromptGroup(
+        prompt=prompt,
+        completions=given,
+        steps=None if steps is None else tuple(steps[i] for i in places),
+        tools=None if group is None else group.tools,
+        chat_template_kwargs={} if group is None else group.chat_template_kwargs,
+        source=f"completion {places[0]}",
+    )
+
+
+def _shortened(done: Tokenized) -> dict[str, float]:
+    """The share of completions that lost tokens of their own or of their prompt; empty if none did."""
+    number = lost = 0
+    for group, before in zip(done.groups, done.report.prompt_lengths, strict=True):
+        number += len(group.completions)
+        whole = len(group.prompt_ids) < before
+        lost += len(group.completions) if whole else sum(c.truncated for c in group.completions)
+    return {"texts_shortened": lost / number} if lost else {}
 
 
 class ModelReader:

@@ -76,6 +76,7 @@ class RewardModel:
             reads_ids=self.reads_ids,
             max_length=max_length or context or 1 << 20,
             name=folder,
+            limit="its context" if max_length is None else f"--max-length {max_length}",
             in_steps=process,
         )
         self.reader = ModelReader(self.module, device=torch.device(device), micro_batch_tokens=micro_batch_tokens)

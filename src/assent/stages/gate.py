@@ -203,8 +203,13 @@ def check_reward_batch_mates(
     if len(some) < 2:
         gate.skip(name, reason="the first round has a single completion")
         return
-    together = torch.tensor(score_rollouts(reward, some, prompts))
-    alone = torch.tensor([score_rollouts(reward, [rollout], prompts)[0] for rollout in some])
+    scores = score_rollouts(reward, some, prompts)
+    # texts that are too long are cut together with their prompt's other completions, so these are no strangers to them
+    are_cut = any(figure.endswith("texts_shortened") for figure in scores.statistics)
+    parts = [[i for i, r in enumerate(some) if (r.prompt_index if are_cut else i) == n] for n in range(len(some))]
+    together, alone = torch.tensor(scores), torch.zeros(len(some))
+    for part in filter(None, parts):
+        alone[part] = torch.tensor(score_rollouts(reward, [some[i] for i in part], prompts))
     cause = LEAK.format(model="reward model")
     _check_scores(gate, name, together, alone, tolerance=TOLERANCES[dtype]["score"], cause=cause)
 
