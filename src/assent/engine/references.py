@@ -149,11 +149,6 @@ def reference_logps(
     return values, False
 
 
-def user_cache() -> Path:
-    """ASSENT_CACHE, or `assent` in the user's cache folder."""
-    return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
-
-
 def reader_key(reader: Any, *precision: str) -> str:
     """SHA-256 of everything but the rows that a Reader's numbers depend on: weights, configuration, precision."""
     module = reader.learner.module if isinstance(reader, AdapterOff) else reader.module

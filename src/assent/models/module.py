@@ -18,10 +18,10 @@ from torch.utils import _pytree as pytree
 from transformers import PreTrainedModel
 
 from assent.errors import ConfigError, ModelError
-from assent.models import lean_layers, products
 from assent.models.batch import GroupBatch, Outputs
 from assent.models.head import Logits, log_probabilities
-from assent.models.tiers import Kind, plain_numbers, probe_tier, score_head
+from assent.models.preparing import ROUTING_THRESHOLD, prepare
+from assent.models.tiers import Kind, ask, probe_tier, score_head
 from assent.models.trunk import Only, Tier, read
 
 _WANTS: dict[str, frozenset[str]] = {
@@ -29,8 +29,6 @@ _WANTS: dict[str, frozenset[str]] = {
     "scorer": frozenset({"scores", "values", "last_values"}),
 }
 _VALUES = frozenset({"values", "last_values"})
-ROUTING_THRESHOLD = "router_jitter_noise"
-"""PhiMoE's: it masks experts in evaluation too. Its routers draw experts by chance in training mode."""
 
 
 class AlignmentModel(nn.Module):
@@ -55,11 +53,9 @@ class AlignmentModel(nn.Module):
             raise ModelError("the temperature of log-probabilities must be positive", got=temperature)
         self.hf = model
         self.kind = kind
-        plain = plain_numbers(self.base, kind=kind)
-        turn_dropout_off(model)
-        products.install(model)
-        lean_layers.install(model)
-        probe = probe_tier(self.base, kind=kind, tier=tier, plain=plain)
+        asked = ask(self.base, kind=kind)
+        prepare(model)
+        probe = probe_tier(self.base, asked, kind=kind, tier=tier)
         self.tier, self.tier_reason, self.has_chunked_head = probe.tier, probe.reason, probe.has_chunked_head
         self.is_short = probe.is_short
         self.logits = Logits.of(self.base.config, temperature=temperature)
@@ -190,19 +186,6 @@ def check_prompts_fit(
             expected=f"at most {context} together",
             fix=f"lower max_new_tokens, or shorten prompts to {max(context - max_new_tokens, 0)} tokens",
         )
-
-
-def turn_dropout_off(model: nn.Module) -> None:
-    """Sets every dropout of `model`, including adapters', to zero in the modules. The configuration is unchanged.
-
-    Training then computes the same as evaluation, so a ratio of probabilities is 1 before the first update.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if isinstance(value, float) and ("drop" in name or ("jitter" in name and name != ROUTING_THRESHOLD)):
-                setattr(module, name, 0.0)
 
 
 def _flatten(outputs: Outputs) -> tuple[list[Any], None]:

@@ -1,12 +1,17 @@
-"""Chooses a model's tier at load, by comparing with plain `model(...)` calls, one completion at a time."""
+"""Chooses a model's tier at load, by comparing with plain `model(...)` calls, one completion at a time.
+
+Small copies of the architecture (`small_copy.py`) say which tiers give the plain model's numbers and gradients, and the
+answer is kept (`kept_answers.py`). One short row confirms it on the model's own weights.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +22,12 @@ from assent.errors import ModelError
 from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
 from assent.models.head import Logits, log_probabilities
 from assent.models.heads import has_own_head
+from assent.models.kept_answers import Answer, ask_copies
 from assent.models.last_layer import install
 from assent.models.packing import pack
+from assent.models.preparing import prepare
 from assent.models.segments import Segments
+from assent.models.small_options import LENGTHS
 from assent.models.trunk import Only, Read, Tier, read, trunk_of
 
 Kind = Literal["policy", "scorer"]
@@ -29,11 +37,17 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.bfloat16: 0.25, tor
 
 
 LONGEST_COMPARED = 512
-"""Rows beyond a declared length are compared up to this length: a forward pass of longer ones takes seconds."""
+"""Without a small copy, rows beyond a declared length are compared up to this length: longer ones take seconds."""
+GRADIENT_TOLERANCE = 1e-3
+"""The largest difference of a tensor's gradient, relative to its largest entry, that rounding in float32 explains."""
 MARGIN = 20
-"""Tokens that the compared rows have beyond a declared length, at most."""
-LENGTHS = re.compile(r"(sliding|attention|local)_?(window|chunk)|^window_size|index_topk|attention_chunk")
-"""Names of a configuration's options that bound which keys a query sees."""
+"""Tokens that the compared rows then have beyond a declared length, at most."""
+TIERS: tuple[Tier, ...] = ("segments", "mask", "padded")
+
+Row = tuple[tuple[int, ...], tuple[int, ...]]
+Lengths = tuple[tuple[int, tuple[int, ...]], ...]
+_LONG: Lengths = ((11, (5, 7, 3)), (6, (9,)))  # the longest row: small_copy.ROWS
+_SHORT: Lengths = ((4, (3, 3)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +59,55 @@ class Probe:
     """Whether the last layer's MLP can be computed only for the tokens that are read."""
 
 
-Compared = tuple[GroupBatch, Tensor]
-"""A small random batch, and the plain model's numbers on it."""
+class Compared(NamedTuple):
+    """A small random batch, and the plain model's numbers on it; gradients of a sum of them, or None."""
+
+    batch: GroupBatch
+    numbers: Tensor
+    gradients: list[Tensor | None] | None = None
 
 
-def plain_numbers(model: PreTrainedModel, *, kind: Kind = "policy", beyond: int = 0) -> Compared:
-    """To be taken before anything of the model is changed. beyond: every prompt is so many tokens longer."""
-    batch, rows = _random_batch(model, beyond=beyond)
-    with _inference(model):
-        return batch, torch.cat([_plain(model, *row, kind=kind) for row in rows])
+class Asked(NamedTuple):
+    """What is known of a model before it is changed.
+
+    answer   of small copies; None: there is none, and the tier is chosen on the model's own weights
+    plain    the model's numbers: on a short row if there is an answer
+    """
+
+    answer: Answer | None
+    plain: Compared
+
+
+def ask(model: PreTrainedModel, *, kind: Kind = "policy") -> Asked:
+    """To be called before anything of the model is changed."""
+    answer = ask_copies(model, f"tiers of a {kind}", partial(_ask_copy, kind=kind), ways=TIERS)
+    return Asked(answer, plain_numbers(model, kind=kind, short=answer is not None))
+
+
+def _ask_copy(copy: PreTrainedModel, *, kind: Kind) -> Answer:
+    """Compares the tiers with the untouched copy, on rows longer than every length that it declares."""
+    compared = plain_numbers(copy, kind=kind, gradients=copy.dtype.itemsize >= 4)
+    prepare(copy)
+    with _inference(copy):
+        chunked = kind == "scorer" or _head_agrees(copy, compared)
+        refused = {tier: _refusal(copy, compared, kind=kind, tier=tier, chunked=chunked) for tier in TIERS}
+        if refused["padded"] is not None:
+            raise ValueError(refused["padded"])
+        is_short = refused["segments"] is None and _is_short(copy, compared, kind=kind, chunked=chunked)
+    return Answer(dict(refused), {"has_chunked_head": chunked, "is_short": is_short})
+
+
+def plain_numbers(
+    model: PreTrainedModel, *, kind: Kind = "policy", beyond: int = 0, short: bool = False, gradients: bool = False
+) -> Compared:
+    """beyond      every prompt is so many tokens longer
+    short       one prompt of a few tokens with two completions, read in one call where that can be
+    """
+    batch, rows = _random_batch(model, lengths=_SHORT if short else _LONG, beyond=beyond)
+    calls = [rows] if short and kind == "policy" else [[row] for row in rows]
+    with _inference(model), torch.set_grad_enabled(gradients):
+        numbers = torch.cat([_plain(model, call, kind=kind) for call in calls])
+        return Compared(batch, numbers.detach(), _gradients(model, numbers) if gradients else None)
 
 
 def declared_length(config: Any) -> int | None:
@@ -65,34 +119,60 @@ def declared_length(config: Any) -> int | None:
     return max((value for value in named.values() if type(value) is int and value > 0), default=None)
 
 
-def probe_tier(
-    model: PreTrainedModel, *, kind: Kind = "policy", tier: Tier | None = None, plain: Compared | None = None
-) -> Probe:
-    """The best tier that gives the plain model's numbers on a small random batch. With `tier`, only that one is tried.
+def probe_tier(model: PreTrainedModel, asked: Asked, *, kind: Kind = "policy", tier: Tier | None = None) -> Probe:
+    """The best tier that small copies allow and that gives the plain model's numbers. With `tier`, only that one.
 
-    plain   the model's numbers before it was changed; None: as it is now
     Raises ModelError if no tier, or not the given one, gives these numbers.
     """
-    batch, expected = plain or plain_numbers(model, kind=kind)
     refused: list[str] = []
+    choose = _choose if asked.answer is None else _confirm
     with _inference(model):
-        has_chunked_head = kind == "scorer" or _head_agrees(model, batch, expected)
-        for candidate in ("segments", "mask", "padded") if tier is None else (tier,):
-            reason = _refusal(model, batch, expected, kind=kind, tier=candidate, chunked=has_chunked_head)
-            if reason is None and candidate == "mask":
-                reason = _refusal_beyond(model, kind=kind, chunked=has_chunked_head)
-            if reason is None:
-                is_short = candidate == "segments" and _is_short(
-                    model, batch, expected, kind=kind, chunked=has_chunked_head
-                )
-                return Probe(candidate, "; ".join([*refused, _ACCEPTED[candidate]]), has_chunked_head, is_short)
-            refused.append(f"{candidate}: {reason}")
-    raise ModelError(
-        f"{type(model).__name__} cannot be read in packed batches",
-        got="; ".join(refused),
-        expected="the same numbers as plain model(...) calls, one completion at a time",
-        fix="report the architecture; no option works around this",
-    )
+        probe = choose(model, asked, kind=kind, tiers=TIERS if tier is None else (tier,), refused=refused)
+    if probe is None:
+        raise ModelError(
+            f"{type(model).__name__} cannot be read in packed batches",
+            got="; ".join(refused),
+            expected="the same numbers as plain model(...) calls, one completion at a time",
+            fix="report the architecture; no option works around this",
+        )
+    return probe
+
+
+def _confirm(
+    model: PreTrainedModel, asked: Asked, *, kind: Kind, tiers: Sequence[Tier], refused: list[str]
+) -> Probe | None:
+    """The best of the tiers that small copies allow, if the model's own weights give the plain numbers too."""
+    answer, plain = asked
+    assert answer is not None
+    chunked, can_be_short = answer.facts["has_chunked_head"], answer.facts["is_short"]
+    heads = (True, False) if chunked and kind == "policy" else (chunked,)
+    only: Only = "completions" if kind == "policy" else "ends"
+    for has_chunked_head, tier in product(heads, tiers):
+        reason = answer.refused[tier]
+        lasts = (True, False) if tier == "segments" and can_be_short and _has_last_layer(model) else (False,)
+        for is_short in lasts if reason is None else ():
+            options: dict[str, Any] = {"chunked": has_chunked_head, "only": only if is_short else None}
+            if (reason := _refusal(model, plain, kind=kind, tier=tier, **options)) is None:
+                return Probe(tier, "; ".join([*refused, _ACCEPTED[tier]]), has_chunked_head, is_short)
+        if (told := f"{tier}: {reason}") not in refused:
+            refused.append(told)
+    return None
+
+
+def _choose(
+    model: PreTrainedModel, asked: Asked, *, kind: Kind, tiers: Sequence[Tier], refused: list[str]
+) -> Probe | None:
+    """The best of the tiers, by the model's own weights alone: there is no small copy."""
+    chunked = kind == "scorer" or _head_agrees(model, asked.plain)
+    for tier in tiers:
+        reason = _refusal(model, asked.plain, kind=kind, tier=tier, chunked=chunked)
+        if reason is None and tier == "mask":
+            reason = _refusal_beyond(model, kind=kind, chunked=chunked)
+        if reason is None:
+            is_short = tier == "segments" and _is_short(model, asked.plain, kind=kind, chunked=chunked)
+            return Probe(tier, "; ".join([*refused, _ACCEPTED[tier]]), chunked, is_short)
+        refused.append(f"{tier}: {reason}")
+    return None
 
 
 _ACCEPTED = {
@@ -114,37 +194,36 @@ def _refusal_beyond(model: PreTrainedModel, *, kind: Kind, chunked: bool) -> str
     if longest > LONGEST_COMPARED:
         return f"a window, chunk or top-k of {longest} tokens is declared, too long to compare"
     compared = plain_numbers(model, kind=kind, beyond=longest)
-    return _refusal(model, *compared, kind=kind, tier="mask", chunked=chunked)
+    return _refusal(model, compared, kind=kind, tier="mask", chunked=chunked)
 
 
-def _is_short(model: PreTrainedModel, batch: GroupBatch, expected: Tensor, *, kind: Kind, chunked: bool) -> bool:
+def _is_short(model: PreTrainedModel, compared: Compared, *, kind: Kind, chunked: bool) -> bool:
     """Whether the last layer can be shortened (`last_layer.py`) without changing the numbers."""
     ways: tuple[Only, ...] = ("completions",) if kind == "policy" else ("completions", "ends")
-    return install(model, trunk_of(model)) is not None and all(
-        _refusal(model, batch, expected, kind=kind, tier="segments", chunked=chunked, only=only) is None
-        for only in ways
+    return _has_last_layer(model) and all(
+        _refusal(model, compared, kind=kind, tier="segments", chunked=chunked, only=only) is None for only in ways
     )
 
 
+def _has_last_layer(model: PreTrainedModel) -> bool:
+    return install(model, trunk_of(model)) is not None
+
+
 def _refusal(
-    model: PreTrainedModel,
-    batch: GroupBatch,
-    expected: Tensor,
-    *,
-    kind: Kind,
-    tier: Tier,
-    chunked: bool,
-    only: Only | None = None,
+    model: PreTrainedModel, compared: Compared, *, kind: Kind, tier: Tier, chunked: bool, only: Only | None = None
 ) -> str | None:
     """Why `tier` cannot be used; None if it can. Any error means that it cannot."""
+    batch, expected, gradients = compared
     try:
-        result = read(model, batch, tier=tier, logits=kind == "policy" and not chunked, only=only)
-        if result.segments is not None and (reason := miscounted(model, result.segments)):
-            return reason
-        got = _numbers(model, result, batch, kind=kind, chunked=chunked)
+        with torch.set_grad_enabled(gradients is not None):
+            result = read(model, batch, tier=tier, logits=kind == "policy" and not chunked, only=only)
+            if result.segments is not None and (reason := miscounted(model, result.segments)):
+                return reason
+            got = _numbers(model, result, batch, kind=kind, chunked=chunked)
+            reason = _difference(got.detach(), expected)
+            return _other_gradients(model, got, gradients) if reason is None and gradients is not None else reason
     except Exception as error:  # models raise all kinds of errors on input that they were not made for
         return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-    return _difference(got, expected)
 
 
 def miscounted(model: PreTrainedModel, segments: Segments) -> str | None:
@@ -174,11 +253,31 @@ def _numbers(model: PreTrainedModel, result: Read, batch: GroupBatch, *, kind: K
     return states.float().log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
 
 
-def _head_agrees(model: PreTrainedModel, batch: GroupBatch, expected: Tensor) -> bool:
+def _gradients(model: PreTrainedModel, numbers: Tensor) -> list[Tensor | None]:
+    """Of a sum to which each number contributes with a weight of its own."""
+    weights = torch.linspace(1.0, 2.0, numbers.numel(), dtype=numbers.dtype, device=numbers.device)
+    return list(torch.autograd.grad((numbers.flatten() * weights).sum(), list(model.parameters()), allow_unused=True))
+
+
+def _other_gradients(model: PreTrainedModel, numbers: Tensor, expected: list[Tensor | None]) -> str | None:
+    """How the gradients differ from the plain model's; None if they do not."""
+    largest = max(float(gradient.abs().max()) for gradient in expected if gradient is not None)
+    for got, right in zip(_gradients(model, numbers), expected, strict=True):
+        if got is None or right is None:
+            size, worst = 0.0, max((float(g.abs().max()) for g in (got, right) if g is not None), default=0.0)
+        else:
+            size, worst = float(right.abs().max()), float((got - right).abs().max())
+        if not worst <= GRADIENT_TOLERANCE * size + 1e-2 * GRADIENT_TOLERANCE * largest:
+            return f"gradients differ from the plain model's by {worst:.2g} (the largest is {size:.2g})"
+    return None
+
+
+def _head_agrees(model: PreTrainedModel, compared: Compared) -> bool:
     """Whether the output embeddings, with the declared scale and cap, turn hidden states into the model's logits."""
     try:
+        batch = compared.batch
         result = read(model, batch, tier="padded")
-        return _difference(_numbers(model, result, batch, kind="policy", chunked=True), expected) is None
+        return _difference(_numbers(model, result, batch, kind="policy", chunked=True), compared.numbers) is None
     except Exception:  # no output embeddings, or another kind of trunk: the model's own logits are used
         return False
 
@@ -190,19 +289,21 @@ def _difference(got: Tensor, expected: Tensor) -> str | None:
     return None if worst <= tolerance else f"differs from the plain model by {worst:.2g} (at most {tolerance:.2g})"
 
 
-def _plain(model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[int, ...], *, kind: Kind) -> Tensor:
-    ids = torch.tensor([prompt + completion], device=model.device)
+def _plain(model: PreTrainedModel, rows: Sequence[Row], *, kind: Kind) -> Tensor:
+    """The numbers of rows with prompts of one length and completions of one length."""
+    ids = torch.tensor([prompt + completion for prompt, completion in rows], device=model.device)
     if kind == "scorer" and has_own_head(model.config):
         return score_head(model)(_states_of(model, ids)[:, -1])
     logits = model(input_ids=ids, use_cache=False).logits
     if kind == "scorer":
         return logits
-    logp = logits[0, len(prompt) - 1 : -1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    return logp.gather(1, ids[0, len(prompt) :, None])[:, 0].to(logits.dtype)
+    first = len(rows[0][0])
+    logp = logits[:, first - 1 : -1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return logp.gather(2, ids[:, first:, None]).flatten().to(logits.dtype)
 
 
 def _states_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """(1, T) ids -> (1, T, d) the trunk's last hidden states, as they come up in a call of the whole model."""
+    """(B, T) ids -> (B, T, d) the trunk's last hidden states, as they come up in a call of the whole model."""
     seen: list[Tensor] = []
     hook = trunk_of(model).register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state))
     try:
@@ -212,10 +313,8 @@ def _states_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
     return seen[-1]
 
 
-def _random_batch(
-    model: PreTrainedModel, *, beyond: int = 0
-) -> tuple[GroupBatch, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Two prompts with three and one completions, without the pad id, because plain classifiers search for it.
+def _random_batch(model: PreTrainedModel, *, lengths: Lengths, beyond: int = 0) -> tuple[GroupBatch, list[Row]]:
+    """Prompts with completions of the given lengths, without the pad id, because plain classifiers search for it.
 
     beyond   every prompt is so many tokens longer
     """
@@ -226,7 +325,6 @@ def _random_batch(
     def ids(length: int) -> tuple[int, ...]:
         return tuple(generator.choice(allowed, length).tolist())
 
-    lengths = ((11, (5, 7, 3)), (6, (9,)))
     groups = [TokenGroup(ids(p + beyond), tuple(TokenCompletion(ids(n)) for n in ns)) for p, ns in lengths]
     rows = [(g.prompt_ids, c.ids) for g in groups for c in g.completions]
     return pack(groups, device=model.device), rows

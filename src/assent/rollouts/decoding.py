@@ -12,6 +12,7 @@ Legend: P prompts, S rows (completions in flight), V vocabulary, d hidden width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,9 @@ from transformers import PreTrainedModel
 
 from assent.models.attention import selected
 from assent.models.head import Logits
-from assent.models.last_layer import install
+from assent.models.kept_answers import Answer, ask_copies
+from assent.models.last_layer import LastLayer, install
+from assent.models.preparing import prepare
 from assent.models.segments import make_segments, rows_read
 from assent.models.tiers import miscounted
 from assent.models.trunk import trunk_of
@@ -263,19 +266,67 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> tuple[str, str]:
-    """The fastest way whose numbers equal those of plain, unpadded reads, and why faster ones were refused."""
+    """The fastest way whose numbers equal those of plain, unpadded reads, and why faster ones were refused.
+
+    Small copies of the model say which ways do, and a few tokens confirm it on the model's own weights. Without a small
+    copy, the model's own weights are probed.
+    """
+    ways = tuple(name for name in ("graphs", "cohorts", "dynamic") if name != "graphs" or can_record(model.device))
+    answer = ask_copies(model, "decoders", partial(_ask_copy, ways=ways), ways=ways)
     reasons: list[str] = []
-    for name in ("graphs", "cohorts", "dynamic"):
-        if name == "graphs" and not can_record(model.device):
-            continue
-        reason = _refusal(DECODERS[name], model)
+    for name in ways:
+        reason = _refusal(DECODERS[name], model) if answer is None else answer.refused[name]
         if reason is None:
-            if name != "dynamic" and (last := install(model, trunk_of(model))) is not None:
-                last.serves_prompts = True
-                last.serves_prompts = _refusal(CohortDecoder, model) is None
+            may_be_short = _serves_prompts(model, name) if answer is None else answer.facts["serves_prompts"]
+            reason = None if answer is None else _unconfirmed(model, name, may_be_short=may_be_short)
+        if reason is None:
             return name, "; ".join(reasons) or "fastest"
         reasons.append(f"{name}: {reason}")
     return "reread", "; ".join(reasons)
+
+
+def _ask_copy(copy: PreTrainedModel, *, ways: Sequence[str]) -> Answer:
+    prepare(copy)
+    _decode(RereadDecoder(copy), copy, refill=True)  # raises if the copy cannot be read at all
+    refused = {name: _refusal(DECODERS[name], copy) for name in ways}
+    return Answer(refused, {"serves_prompts": _serves_prompts(copy, "cohorts")})
+
+
+def _serves_prompts(model: PreTrainedModel, name: str) -> bool:
+    """Whether the last layer's MLP may read only the prompts' ends; it then does so."""
+    if (last := _last_layer(model, name)) is None:
+        return False
+    last.serves_prompts = True
+    last.serves_prompts = _refusal(CohortDecoder, model) is None
+    return last.serves_prompts
+
+
+def _last_layer(model: PreTrainedModel, name: str) -> LastLayer | None:
+    return None if name == "dynamic" else install(model, trunk_of(model))
+
+
+def _unconfirmed(model: PreTrainedModel, name: str, *, may_be_short: bool) -> str | None:
+    """Why a few tokens of one prompt's two completions cannot be decoded this way; None if they can."""
+    size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    prompt, steps = 4, 3 if name == "graphs" else 2  # the first step of `graphs` is not recorded, the third is replayed
+    ids = (torch.arange(2 * (prompt + steps), device=model.device).view(2, -1) * 7 + 3) % size
+    ids[1, :prompt] = ids[0, :prompt]
+    last, reason = _last_layer(model, name), None
+    for is_short in (True, False) if may_be_short and last is not None else (False,):
+        if last is not None:
+            last.serves_prompts = is_short
+        try:
+            decoder = DECODERS[name](model)
+            read = [decoder.admit([tuple(ids[0, :prompt].tolist())], [2], steps + 1)]
+            read += [decoder.step(ids[:, prompt + t]) for t in range(steps)]
+            expected = model(input_ids=ids, use_cache=False).logits[:, prompt - 1 :].log_softmax(-1)
+            found = [decoder.logits(x).log_softmax(-1) for x in read]
+            reason = _difference(found, list(expected.unbind(1))) or getattr(decoder, "failed", "") or None
+        except Exception as error:  # any error means that the model does not support this way
+            reason = _said(error)
+        if reason is None:
+            return None
+    return reason
 
 
 def _refusal(kind: Callable[[PreTrainedModel], Decoder], model: PreTrainedModel) -> str | None:
@@ -284,13 +335,21 @@ def _refusal(kind: Callable[[PreTrainedModel], Decoder], model: PreTrainedModel)
         decoder = kind(model)
         expected = _decode(RereadDecoder(model), model, refill=decoder.refills)
         found = _decode(decoder, model, refill=decoder.refills)
-        # torch's max, in which NaN is the largest number.
-        difference = float(torch.stack([(a - b).abs().max() for a, b in zip(found, expected, strict=True)]).max())
+        return _difference(found, expected) or getattr(decoder, "failed", "") or None
     except Exception as error:  # any error means that the model does not support this way
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return _said(error)
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
+    # torch's max, in which NaN is the largest number.
+    difference = float(torch.stack([(a - b).abs().max() for a, b in zip(found, expected, strict=True)]).max())
     if difference <= _TOLERANCE.get(expected[0].dtype, 1e-1):
-        return getattr(decoder, "failed", "") or None
+        return None
     return f"differs by {difference:.2g} in log-probability from a plain read"
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _decode(decoder: Decoder, model: PreTrainedModel, *, refill: bool) -> list[Tensor]:

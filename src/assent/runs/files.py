@@ -45,6 +45,11 @@ def _remedy(error: BaseException) -> str:
     return "make room; the last checkpoint is intact, and the same command resumes from it"
 
 
+def user_cache() -> Path:
+    """ASSENT_CACHE, or `assent` in the user's cache folder."""
+    return Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
+
+
 def fsync(path: Path) -> None:
     """Waits until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -28,6 +28,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from assent.runs.files import user_cache
 from assent.sandbox import language
 from assent.sandbox.documents import documents
 from assent.sandbox.world import VERSION
@@ -186,7 +187,7 @@ def base_folder(world_seed: int = 0) -> Path:
     shipped = ASSETS / f"base-v{VERSION}-seed{world_seed}"
     if shipped.exists():
         return shipped
-    cache = Path(os.environ.get("ASSENT_CACHE") or Path.home() / ".cache" / "assent")
+    cache = user_cache()
     folder = cache / f"base-v{VERSION}-seed{world_seed}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from assent.config.options import StageOptions
 from assent.engine.learner import Learner
 from assent.engine.ledger import Ledger
-from assent.engine.references import AdapterOff, Reader, Reference, reader_key, reference_logps, user_cache
+from assent.engine.references import AdapterOff, Reader, Reference, reader_key, reference_logps
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
 from assent.errors import GateError, RunError
@@ -25,7 +25,7 @@ from assent.rewards.base import Reward, Scores
 from assent.rewards.loading import Spec, judges_alone
 from assent.rewards.reading import ModelReader
 from assent.rollouts.opening import ModelSampler, open_sampler
-from assent.runs.files import file_facts
+from assent.runs.files import file_facts, user_cache
 from assent.runs.folder import RunFolder
 from assent.runs.log import RunLog
 from assent.stages.model_loading import frozen, load_module, load_rewards, load_trained_modules, save_trained

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from assent.models import kept_answers
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
@@ -51,12 +52,23 @@ def test_rows_longer_than_the_window_read_as_the_plain_model_does(window: int | 
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
-def test_a_window_too_long_to_compare_refuses_the_mask_tier() -> None:
+def test_a_long_window_that_our_mask_does_not_hold_refuses_the_mask_tier() -> None:
+    module = AlignmentModel(phimoe(sliding_window=1000, max_position_embeddings=4096), kind="policy")
+    assert module.tier == "padded"
+    assert "mask: differs from the plain model" in module.tier_reason
+    never = phimoe(sliding_window=1000, max_position_embeddings=1000)  # no row is longer than the window
+    assert AlignmentModel(never, kind="policy").tier == "mask"
+
+
+def test_without_a_small_copy_a_window_too_long_to_compare_refuses_the_mask_tier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_answers, "small_copy", lambda model, dtype: None)
     module = AlignmentModel(phimoe(sliding_window=1000, max_position_embeddings=4096), kind="policy")
     assert module.tier == "padded"
     assert "1000 tokens is declared" in module.tier_reason
-    never = phimoe(sliding_window=1000, max_position_embeddings=1000)  # no row is longer than the window
-    assert "is declared" not in AlignmentModel(never, kind="policy").tier_reason
+    never = phimoe(sliding_window=1000, max_position_embeddings=1000)
+    assert AlignmentModel(never, kind="policy").tier == "mask"
 
 
 def test_a_routing_threshold_stays_and_training_mode_draws_no_expert_by_chance() -> None:
@@ -74,4 +86,4 @@ def test_declared_lengths_by_hand() -> None:
     assert declared_length(for_model("llama")) is None
     assert declared_length(for_model("mistral", sliding_window=24)) == 24
     assert declared_length(for_model("qwen2", sliding_window=24, use_sliding_window=False)) is None
-    assert declared_length(for_model("llama4_text", attention_chunk_size=48)) == 48
+    assert declared_length(for_model("llama4_text", attention_chunk_size=48, floor_scale=16)) == 48
