@@ -141,8 +141,11 @@ def _drawn(model: PreTrainedModel, config: PreTrainedConfig, dtype: torch.dtype)
         small: Any = type(model)._from_config(config, dtype=dtype, **ways).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight in small.parameters():
+        for name, weight in small.named_parameters():
             # Large enough that the context, heads, biases and norms all change the numbers.
             size = 0.3 if weight.ndim < 2 else 0.85 * weight.shape[-1] ** -0.5
-            weight.add_((size * torch.randn(weight.shape, generator=generator)).to(dtype))
+            weight.add_((size * torch.randn(weight.shape, generator=generator)).to(weight.dtype))
+            stacked = (weight.ndim == 3 and "conv" not in name) or (weight.ndim > 1 and ".experts." in name)
+            if dtype.itemsize < 4 and stacked:
+                weight.copy_(weight[:1].expand_as(weight))  # rounding that chooses another expert changes nothing
     return small.to(model.device)

@@ -139,7 +139,8 @@ def _widths(options: Options, names: Mapping[str, str]) -> Options:
 
 def _state_spaces(options: Options, hidden: Any, narrow: Any) -> Options:
     """Heads of state spaces and of linear attention. Their number follows the width where it did."""
-    found: Options = {n: 2 for n in ("index_n_heads",) if options.get(n)}
+    fewer = (("linear_num_heads", 2), ("index_n_heads", 16))  # an indexer with few heads has ties
+    found: Options = {name: _at_most(options[name], most) for name, most in fewer if options.get(name)}
     for heads, size, expand in (
         ("mamba_n_heads", "mamba_d_head", "mamba_expand"),
         ("num_heads", "head_dim", "expand"),

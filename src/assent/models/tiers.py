@@ -256,7 +256,8 @@ def _numbers(model: PreTrainedModel, result: Read, batch: GroupBatch, *, kind: K
 def _gradients(model: PreTrainedModel, numbers: Tensor) -> list[Tensor | None]:
     """Of a sum to which each number contributes with a weight of its own."""
     weights = torch.linspace(1.0, 2.0, numbers.numel(), dtype=numbers.dtype, device=numbers.device)
-    return list(torch.autograd.grad((numbers.flatten() * weights).sum(), list(model.parameters()), allow_unused=True))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return list(torch.autograd.grad((numbers.flatten() * weights).sum(), trained, allow_unused=True))
 
 
 def _other_gradients(model: PreTrainedModel, numbers: Tensor, expected: list[Tensor | None]) -> str | None:

@@ -289,7 +289,7 @@ def _ask_copy(copy: PreTrainedModel, *, ways: Sequence[str]) -> Answer:
     prepare(copy)
     _decode(RereadDecoder(copy), copy, refill=True)  # raises if the copy cannot be read at all
     refused = {name: _refusal(DECODERS[name], copy) for name in ways}
-    return Answer(refused, {"serves_prompts": _serves_prompts(copy, "cohorts")})
+    return Answer(refused, {"serves_prompts": refused["cohorts"] is None and _serves_prompts(copy, "cohorts")})
 
 
 def _serves_prompts(model: PreTrainedModel, name: str) -> bool:

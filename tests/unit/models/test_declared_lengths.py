@@ -13,7 +13,7 @@ from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from assent.models.tiers import declared_length
-from tests.support.architectures import plain_logprobs
+from tests.support.architectures import assert_same_gradients, gradients, plain_logprobs, weighted
 
 LONG = TokenGroup(
     tuple(5 + i % 60 for i in range(40)), tuple(TokenCompletion((7, 9, *range(20, 44))) for _ in range(2))
@@ -49,7 +49,35 @@ def test_rows_longer_than_the_window_read_as_the_plain_model_does(window: int | 
     module = AlignmentModel(model, kind="policy")
     assert module.tier == ("padded" if window else "segments"), module.tier_reason
     found = module(pack([LONG], device="cpu"), frozenset({"logprobs"})).logprobs
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def deepseek(**more: Any) -> PreTrainedModel:
+    """With enough heads in its indexer that no two keys have the same score."""
+    names = ("kv_lora_rank", "q_lora_rank", "index_head_dim", "moe_intermediate_size", "index_n_heads")
+    heads = ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+    sizes = {**SMALL, "num_key_value_heads": 4, **dict.fromkeys(names, 16), **dict.fromkeys(heads, 8)}
+    sizes |= {"n_routed_experts": sizes.pop("num_local_experts"), "n_group": 1, "topk_group": 1}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("deepseek_v32", first_k_dense_replace=1, **{**sizes, **more})
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("top", [8, 24, 40])
+def test_completions_that_choose_their_keys_read_as_the_plain_model_does(top: int) -> None:
+    model = deepseek(index_topk=top)
+    completions = [(7, 9, *range(20, 20 + n)) for n in (9, 14, 30)]
+    group = TokenGroup(tuple(5 + i * i % 60 for i in range(31)), tuple(map(TokenCompletion, completions)))
+    expected = plain_logprobs(model, [group])
+    expected_gradients = gradients(model, weighted(expected))
+    module = AlignmentModel(model, kind="policy")
+    assert module.tier == "mask", module.tier_reason
+    found = module(pack([group], device="cpu"), frozenset({"logprobs"})).logprobs
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
 
 
 def test_a_long_window_that_our_mask_does_not_hold_refuses_the_mask_tier() -> None:
