@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from assent.models.heads import add_score_head, has_own_head
 from assent.models.saving import quiet
 from assent.models.small_options import Options, small_options, with_layers
 
@@ -139,6 +140,8 @@ def _drawn(model: PreTrainedModel, config: PreTrainedConfig, dtype: torch.dtype)
     with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         small: Any = type(model)._from_config(config, dtype=dtype, **ways).eval()
+        if has_own_head(own):
+            add_score_head(small, own.num_labels)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in small.named_parameters():
