@@ -84,6 +84,20 @@ def gate_lines(folder: Path) -> dict[str, float]:
     return {k: v for row in rows if row["step"] == 0 for k, v in row.items() if k != "step"}
 
 
+def interrupted_after(step: int, monkeypatch: Any) -> None:
+    """The run in this process is interrupted at once after so many steps."""
+    from assent.stages.session import Session
+
+    log_step = Session.log_step
+
+    def stop(self: Session, at: int, *args: object, **counts: int) -> None:
+        log_step(self, at, *args, **counts)  # type: ignore[arg-type]
+        if at + 1 == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "log_step", stop)
+
+
 class Fault:
     """What befalls a run: a signal after so many steps, SIGKILL while the token of this number is being sampled or
     before the update of this number, or a disk on which no file may exceed so many bytes. `threads` compute."""

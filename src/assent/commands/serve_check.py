@@ -31,7 +31,7 @@ from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.serving import Answer
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.rollouts.vllm_engine import check_vllm, is_installed
-from assent.runs.folder import MANIFEST
+from assent.runs.manifest import MANIFEST
 from assent.stages.gate import TOLERANCES
 from assent.stages.selecting import to_prompts
 from assent.types import Message, PromptGroup, Text

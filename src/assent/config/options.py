@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from assent.config.fixed import fixed
 from assent.config.trackers import WITH_PROJECT, check_trackers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -17,25 +18,6 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 Precision = Literal["no", "bf16"]
 SamplerName = Literal["torch", "vllm"]
 Trunk = Literal["separate", "shared", "one"]
-
-if TYPE_CHECKING:
-    fixed = property
-else:
-
-    class fixed:  # noqa: N801 - used as a decorator
-        """A value that is fixed, unless a subclass has an option of the same name.
-
-        It works like a property without a setter, so the option's value in the instance takes precedence. It is not a
-        field: the command has no such flag, and its record has no such key.
-        """
-
-        def __init__(self, function: Callable[[Any], Any]) -> None:
-            self.function = function
-
-        def __get__(self, instance: Any, owner: type | None = None) -> Any:
-            if instance is None:
-                raise AttributeError(self.function.__name__)  # as of a field
-            return self.function(instance)
 
 
 class Options(BaseModel):
@@ -175,6 +157,9 @@ class RunOptions(Options):
     """Seed of the batch order and of all randomness."""
     resume: bool = True
     """Continue an interrupted run. With --no-resume, an existing run folder is an error."""
+    recover: bool = False
+    """Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and continue.
+    The log says what was rebuilt."""
     stop: bool = True
     """End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its model.
     With --no-stop the check only reports, and a run that it has ended continues."""
@@ -190,6 +175,12 @@ class RunOptions(Options):
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
     """Licence of the trained model, for its model card, as the hub's identifier (mit, apache-2.0, other). Default: the
     licence of the model that training starts from."""
+
+    @model_validator(mode="after")
+    def _recovery_resumes(self) -> Self:
+        if self.recover and not self.resume:
+            raise ValueError("recover continues the run, and no-resume refuses to: leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _trackers_are_there(self) -> Self:

@@ -17,6 +17,7 @@ from assent.config.options import NonNegative, Options
 from assent.errors import ConfigError
 from assent.pipelines.steps import STEPS, Step
 from assent.runs.files import sha256_of
+from assent.runs.manifest import RESULT_NEUTRAL
 
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -180,8 +181,9 @@ def _known_reference(reference: str, earlier: Mapping[str, Stage], where: str) -
 
 
 def _key(entry: StageEntry, config: BaseModel, used: Sequence[Stage]) -> str:
-    """SHA-256 over command, options, the keys of the stages that it refers to, and the content of files it names."""
-    options = config.model_dump(mode="json", exclude={"output_dir"})
+    """SHA-256 over the command, the options that can change its result, the keys of the stages that it refers to, and the
+    content of files it names."""
+    options = config.model_dump(mode="json", exclude=set(RESULT_NEUTRAL))
     files = {text: _file_state(Path(text)) for text in _texts(options) if text and not REFERENCE.search(text)}
     identity = {
         "command": entry.command,

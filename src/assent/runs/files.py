@@ -61,31 +61,32 @@ def fsync(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON to `path` atomically: readers see the old file or the new one. Raises StorageError."""
-    text = to_json(value, indent=2) + "\n"
     with storage_errors(path):
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        fsync(path.parent)
+        _replace(path, to_json(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str, *, what: str) -> None:
     """Replaces `path` by the text, atomically. Raises StorageError, which says that `what` cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        _replace(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StorageError(f"{what} cannot be written", got=error) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """The text is on the disk before the file has its name: after a crash there is the old file or the new one."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
 
 
 def append_line(path: Path, value: Any) -> None:
@@ -125,13 +126,8 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 def keep_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes these lines as the whole file, atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
     with storage_errors(path):
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.writelines(to_json(row) + "\n" for row in rows)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        _replace(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def file_facts(folder: Path) -> dict[str, dict[str, Any]]:

@@ -15,12 +15,10 @@ import fcntl
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
 from assent.errors import RunFolderError, UsageError
-from assent.runs.environment import git_revision, versions
 from assent.runs.files import (
     damage_of,
     damaged_lines,
@@ -31,28 +29,14 @@ from assent.runs.files import (
     to_json,
     write_json,
 )
+from assent.runs.manifest import MANIFEST, check_owner, new_manifest, now, read_manifest
+from assent.runs.recovery import Find, keep_damaged, recovered
 
-FORMAT = 1
-MANIFEST, METRICS, SAMPLES, LOCK = "run.json", "metrics.jsonl", "samples.jsonl", ".lock"
+METRICS, SAMPLES, LOCK = "metrics.jsonl", "samples.jsonl", ".lock"
 PREFERENCES = "preferences.jsonl"
 FINDINGS, FINDINGS_SCHEMA = "findings.json", 1
 KEPT = "judgements.jsonl", "drawn"
 """An evaluation's judgements, and the completions that were drawn before an interruption."""
-
-RESULT_NEUTRAL = frozenset(
-    {"output_dir", "resume", "stop", "save_steps", "save_total_limit", "micro_batch_tokens", "reference_cache"}
-    | {"report_to", "project"}
-)
-"""Options that may differ when a run is resumed. They say where and how often it writes and how much memory it takes,
-not what it computes (law 2)."""
-
-HASHED = {
-    "data": ("train data", "data"),
-    "eval_data": ("eval data",),
-    "normalize_data": ("normalize data",),
-    "model": ("model",),
-}
-"""Options that name a path, and the hashes of what is there: two runs with the same content are the same."""
 
 
 class RunFolder:
@@ -61,6 +45,8 @@ class RunFolder:
     def __init__(self, path: Path, manifest: dict[str, Any], lock: IO[str] | None) -> None:
         self.path, self.manifest, self._lock = path, manifest, lock
         self.resumed = False
+        self.recovered: list[str] = []
+        """What `--recover` rebuilt, for the log."""
 
     @classmethod
     def open(
@@ -73,26 +59,29 @@ class RunFolder:
         hashes: Mapping[str, str] | None = None,
         parents: Sequence[str] = (),
         is_main: bool = True,
+        find_record: Find | None = None,
     ) -> RunFolder:
         """Creates the folder, or reopens it for an interrupted or finished run with the same configuration.
 
         `hashes` (data, tokenizer, model) belong to the configuration: a run with other data is another run. With
         several processes only the main one (`is_main`) locks and writes; the others open the folder after it.
+        `find_record` is given with --recover: it finds the record from which a damaged or missing run.json is rebuilt.
         Raises RunFolderError if the folder has another run or other files, if it is in use, or if it has a run and
         `resume` is False. Raises StorageError if the disk is full.
         """
         path = Path(output_dir)
         identity = from_json(to_json({"command": command, "config": dict(config), "hashes": dict(hashes or {})}))
-        existing = _read_manifest(path)
-        _check_owner(path, existing, identity, resume=resume)
+        existing, _ = _existing(path, identity, find_record, resume=resume)
         if not is_main:
-            return cls(path, existing or _new_manifest(identity, parents), None)
+            return cls(path, existing or new_manifest(identity, parents), None)
         lock = lock_folder(path)
         try:
-            existing = _read_manifest(path)  # again, now that no other process writes
-            _check_owner(path, existing, identity, resume=resume)
-            folder = cls(path, existing or _new_manifest(identity, parents), lock)
-            folder.resumed = existing is not None
+            # Again, now that no other process writes.
+            existing, said = _existing(path, identity, find_record, resume=resume)
+            folder = cls(path, existing or new_manifest(identity, parents), lock)
+            folder.resumed, folder.recovered = existing is not None, said
+            if said:
+                keep_damaged(path / MANIFEST)
             folder._save()
         except BaseException:
             lock.close()
@@ -174,7 +163,7 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Marks the run as finished. When it is opened again, it returns this result and does not train."""
-        self.manifest |= {"status": "finished", "finished": _now(), "result": dict(result)}
+        self.manifest |= {"status": "finished", "finished": now(), "result": dict(result)}
         self._save()
 
     def add_finding(self, finding: Mapping[str, Any]) -> None:
@@ -191,7 +180,7 @@ class RunFolder:
 
     def stop(self, finding: Mapping[str, Any], *, step: int) -> None:
         """Marks the run as stopped after `step` updates; the same command may go on with it."""
-        self.manifest |= {"status": "stopped", "stopped": {"step": step, "at": _now(), "finding": dict(finding)}}
+        self.manifest |= {"status": "stopped", "stopped": {"step": step, "at": now(), "finding": dict(finding)}}
         self._save()
 
     def go_on(self) -> None:
@@ -231,90 +220,13 @@ class RunFolder:
             write_json(self.path / MANIFEST, self.manifest)
 
 
-def _new_manifest(identity: dict[str, Any], parents: Sequence[str]) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        **identity,
-        "status": "running",
-        "started": _now(),
-        "finished": None,
-        "versions": versions(),
-        "git_revision": git_revision(),
-        "parents": list(parents),
-        "facts": {},
-        "notes": [],
-        "result": None,
-    }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    """The folder's run.json; None if there is none. Raises RunFolderError if the folder cannot be a run's."""
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file", expected="a folder for the run", fix="choose another --output-dir")
-    if not path.exists():
-        return None
-    try:
-        manifest = from_json((path / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        foreign = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
-        if foreign:
-            raise RunFolderError(
-                f"{path} has files that no run wrote",
-                got=", ".join(foreign[:5]),
-                expected="an empty or new folder, or the folder of an earlier run",
-                fix="choose another --output-dir",
-            ) from None
-        return None
-    except ValueError as error:
-        raise RunFolderError(f"{path / MANIFEST} is damaged", got=error, fix="choose another --output-dir") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise RunFolderError(
-            f"{path} was written in another format",
-            got=got,
-            expected=FORMAT,
-            fix="choose another --output-dir, or the version of assent that wrote it",
-        )
-    return manifest
-
-
-def _check_owner(path: Path, existing: dict[str, Any] | None, identity: dict[str, Any], *, resume: bool) -> None:
-    if existing is None:
-        return
-    differing = differences(existing, identity)
-    if differing:
-        raise RunFolderError(
-            f"{path} belongs to another run",
-            got="; ".join(f"{key}: {new}" for key, (_, new) in differing.items()),
-            expected="; ".join(f"{key}: {old}" for key, (old, _) in differing.items()) + " (as that run was started)",
-            fix="choose another --output-dir, or give the options that this run was started with",
-        )
-    if not resume:
-        raise RunFolderError(
-            f"{path} already has a {'finished' if existing['status'] == 'finished' else 'started'} run",
-            expected="a new folder, because of --no-resume",
-            fix="choose another --output-dir, or leave --no-resume out to continue the run",
-        )
-
-
-def differences(existing: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys in which two runs differ, with both values. Options that cannot change the result are left out."""
-    found: dict[str, tuple[Any, Any]] = {}
-    if existing["command"] != identity["command"]:
-        found["command"] = (existing["command"], identity["command"])
-    for section, prefix in (("config", ""), ("hashes", "hash of ")):
-        old, new = existing[section], identity[section]
-        for key in sorted(old.keys() | new.keys()):
-            is_hashed = prefix == "" and any(
-                name in existing["hashes"] and name in identity["hashes"] for name in HASHED.get(key, ())
-            )
-            if key not in RESULT_NEUTRAL and not is_hashed and old.get(key) != new.get(key):
-                found[prefix + key] = (old.get(key), new.get(key))
-    return found
+def _existing(
+    path: Path, identity: Mapping[str, Any], find_record: Find | None, *, resume: bool
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The folder's manifest, if it has one, and what was rebuilt of it. RunFolderError if it is that of another run."""
+    existing, said = (read_manifest(path), []) if find_record is None else recovered(path, identity, find_record)
+    check_owner(path, existing, identity, resume=resume)
+    return existing, said
 
 
 def _put_aside(path: Path) -> list[str]:
@@ -329,9 +241,13 @@ def _put_aside(path: Path) -> list[str]:
 
 
 def model_is_damaged(folder: Path) -> bool:
-    """Whether a run's `model/` lacks a file, or one has another size than was written. Any other folder: no."""
+    """Whether a run's `model/` lacks a file, or one has another size than was written, or its run.json is damaged. Any
+    other folder: no."""
     path = folder / MANIFEST
-    facts = (_read_manifest(folder) or {}).get("facts", {}) if path.is_file() else {}
+    try:
+        facts = (read_manifest(folder) or {}).get("facts", {}) if path.is_file() else {}
+    except RunFolderError:  # nothing says what was written: the stage runs again, and says what to do
+        return True
     return damage_of(folder / "model", facts.get("model_files", {}), sizes_only=True) is not None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from assent.errors import RunFolderError
 from assent.runs.files import as_number, from_json, read_lines
 from assent.runs.folder import METRICS, SAMPLES
+from assent.runs.manifest import RECOVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def read_run(folder: str | Path) -> RunView:
             f"{path} is not a run folder", got="no run.json", expected="the --output-dir of an earlier command"
         ) from None
     except ValueError as error:
-        raise RunFolderError(f"{path / 'run.json'} is damaged", got=error) from error
+        raise RunFolderError(f"{path / 'run.json'} is damaged", got=error, fix=RECOVER) from error
     columns: dict[str, tuple[list[int], list[float]]] = {}
     for row in read_lines(path / METRICS):
         if type(row.get("step")) is not int:  # a damaged line: a resumed run puts it aside, a report leaves it out

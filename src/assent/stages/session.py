@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from assent.config.options import StageOptions
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.watch import Watch
+from assent.engine.checkpoint import FOLDER as CHECKPOINTS
 from assent.engine.checkpoint import Checkpoint, latest_verified, verified, write_checkpoint
 from assent.engine.interrupts import Interruption, interruptible
 from assent.engine.ledger import Ledger
@@ -33,6 +35,7 @@ from assent.runs.files import read_lines
 from assent.runs.folder import METRICS, RunFolder
 from assent.runs.log import Progress, RunLog
 from assent.runs.model_card import write_card
+from assent.runs.recovery import Recorded
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
 from assent.stages.run_models import RunModels
@@ -205,6 +208,7 @@ class Session:
                 "last": self.last,
                 "ledger": self.ledger.state(),
                 "flops_of_readers": self.models.flops_of_readers,
+                "run": self.folder.manifest,  # from which --recover rebuilds run.json
             },
             save_total_limit=self.config.save_total_limit,
             best=self.validation.best_step,
@@ -274,10 +278,14 @@ def open_session(
         resume=config.resume,
         hashes=hashes,
         is_main=runtime.is_main,
+        find_record=_record if config.recover else None,
     )
     log = RunLog(folder, progress=progress)
     with folder, Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers:
         session = Session(config, data, folder, log, runtime, eval_prompts)
+        if config.recover:
+            for line in folder.recovered or ["--recover: run.json is whole, nothing was rebuilt"]:
+                log.note(line)
         damage = folder.damage() if folder.is_finished else None
         if damage is not None and _to_resume_from(folder) is None:
             raise RunFolderError(
@@ -306,6 +314,12 @@ def open_session(
             yield session
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_what_is_kept(folder)) from None
+
+
+def _record(folder: Path) -> Recorded | None:
+    """The copy of run.json in the newest verified checkpoint."""
+    checkpoint = latest_verified(folder)
+    return checkpoint and Recorded(f"{CHECKPOINTS}/{checkpoint.path.name}", checkpoint.state.get("run"))
 
 
 def _to_resume_from(folder: RunFolder, *, note: Callable[[str], None] | None = None) -> Checkpoint | None:

@@ -267,6 +267,15 @@ def test_the_command_prints_what_stages_say_and_the_report(tmp_path: Path, capsy
     assert said(["run", tmp_path / "none.yaml"], capsys)[0] == 2
 
 
+def test_a_finished_stage_whose_record_is_damaged_runs_again(tmp_path: Path) -> None:
+    """The stage itself says what to do about it."""
+    run(tmp_path)
+    CALLS.clear()
+    (tmp_path / "out" / "second" / "run.json").write_text("{")
+    run(tmp_path)
+    assert names() == ["second"]
+
+
 def test_a_pipeline_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AssentError, match="one process"):

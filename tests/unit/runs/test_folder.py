@@ -229,3 +229,31 @@ def test_a_run_that_was_started_from_other_weights_is_refused(tmp_path: Path) ->
             folder.record_start("model", "b")
         assert (caught.value.got, caught.value.expected) == ("model b", "model a")
         assert folder.manifest["facts"]["start"] == {"model_start": "a", "reference_start": "r"}
+
+
+@pytest.mark.parametrize("write", ["write_json", "write_text", "keep_lines"])
+def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(
+    write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename that is on the disk before the bytes leaves an empty file after a power cut."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("fsync")
+        fsync(descriptor)
+
+    def replaced(*paths: Any) -> None:
+        done.append("replace")
+        replace(*paths)
+
+    monkeypatch.setattr(files.os, "fsync", synced)
+    monkeypatch.setattr(files.os, "replace", replaced)
+    path = tmp_path / "file"
+    {
+        "write_json": lambda: files.write_json(path, [1]),
+        "write_text": lambda: files.write_text(path, "x", what="it"),
+        "keep_lines": lambda: files.keep_lines(path, [{"step": 1}]),
+    }[write]()
+    assert done == ["fsync", "replace", "fsync"]
+    assert path.read_text()

@@ -13,24 +13,12 @@ from safetensors.torch import load_file
 from assent.cli import main
 from assent.runs.reading import read_run
 from assent.stages import run_models
-from assent.stages.session import Session
-from tests.support.stages import arguments, told, write_inputs
+from tests.support.stages import arguments, interrupted_after, told, write_inputs
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, str]:
     return write_inputs(tmp_path)
-
-
-def interrupted_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    log_step = Session.log_step
-
-    def stop(self: Session, at: int, *args: object, **counts: int) -> None:
-        log_step(self, at, *args, **counts)  # type: ignore[arg-type]
-        if at + 1 == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Session, "log_step", stop)
 
 
 @pytest.mark.parametrize("change", [(b":", b"\x00"), (b"step", b"stap"), (b'"step": 1', b'"step": 1.5')])
