@@ -82,7 +82,7 @@ class StopRun(FaultError):  # noqa: N818  # it ends a run in good order: the nam
     """
 
     def __init__(self, finding: Mapping[str, Any], *, step: int | None = None, folder: str | None = None) -> None:
-        self.finding, self.step = dict(finding), step
+        self.finding, self.step, self.folder = dict(finding), step, folder
         when = "" if step is None else f" after step {step}"
         where = "" if folder is None else f", with checkpoint and model in {folder}"
         super().__init__(

@@ -11,14 +11,16 @@ from assent.pipelines.runner import PipelineResult
 
 @command(RunConfig, positional="file")
 def run(config: RunConfig) -> Outcome:
-    options = config.model_dump(include={"output_dir", "seed", "fast"})
+    options = config.model_dump(include={"output_dir", "seed", "fast", "jobs"})
     return _outcome("run", run_file(config.file, overrides=config.set, **options))
 
 
 @command(DemoConfig)
 def demo(config: DemoConfig) -> Outcome:
     folder = config.output_dir or ("out/demo-fast" if config.fast else "out/demo")
-    return _outcome("demo", run_shipped("demo.yaml", output_dir=folder, seed=config.seed, fast=config.fast))
+    return _outcome(
+        "demo", run_shipped("demo.yaml", output_dir=folder, seed=config.seed, fast=config.fast, jobs="auto")
+    )
 
 
 @command(ReportConfig, positional="runs")

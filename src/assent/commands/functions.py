@@ -22,6 +22,7 @@ from assent.config.loading import parse_options
 from assent.config.serving import ServeCheckConfig
 from assent.data.loading import groups_of_rows
 from assent.pipelines.runner import PipelineResult
+from assent.pipelines.shares import Jobs
 from assent.pipelines.steps import STEPS
 from assent.runs.files import to_json
 from assent.runs.progress import Progress, progress_for_stderr
@@ -147,10 +148,11 @@ def run(
     seed: int | None = None,
     fast: bool = False,
     overrides: Sequence[str] = (),
+    jobs: Jobs = 1,
     progress: Progress | None = None,
 ) -> PipelineResult:
-    """Runs a pipeline file, as `assent run` does. `overrides`: `stage.option=value`."""
-    options = {"output_dir": output_dir, "seed": seed, "fast": fast, "overrides": overrides}
+    """Runs a pipeline file, as `assent run` does. `overrides`: `stage.option=value`. `jobs`: a number, or "auto"."""
+    options = {"output_dir": output_dir, "seed": seed, "fast": fast, "overrides": overrides, "jobs": jobs}
     return run_file(os.fspath(path), progress=progress, **options)
 
 

@@ -10,6 +10,7 @@ from assent.config.commands import DataCheckConfig, DataSplitConfig, MergeConfig
 from assent.errors import UsageError
 from assent.pipelines.plan import read_plan
 from assent.pipelines.runner import PipelineResult, run_pipeline
+from assent.pipelines.shares import Jobs
 from assent.runs.files import from_json, to_json
 from assent.runs.progress import Progress
 
@@ -41,9 +42,9 @@ def merge(config: MergeConfig, *, progress: Progress | None = None) -> dict[str,
     return {"output_dir": config.output_dir, **merge_folder(config.adapter, config.output_dir, dtype=config.dtype)}
 
 
-def run_file(path: str | Path, *, progress: Progress | None = None, **options: Any) -> PipelineResult:
+def run_file(path: str | Path, *, progress: Progress | None = None, jobs: Jobs = 1, **options: Any) -> PipelineResult:
     """Runs a pipeline file and reports on it. `options` are those of `read_plan`."""
-    return run_pipeline(read_plan(path, **options), report=report_on, progress=progress)
+    return run_pipeline(read_plan(path, **options), report=report_on, progress=progress, jobs=jobs)
 
 
 def run_shipped(name: str, *, progress: Progress | None = None, **options: Any) -> PipelineResult:

@@ -21,6 +21,9 @@ class RunConfig(Options):
     """Seed of every stage that sets none itself. Default: the pipeline file's seed."""
     fast: bool = False
     """Use the stages' `fast:` options: a smoke test of the same steps."""
+    jobs: Positive | Literal["auto"] = 1
+    """Number of stages that may run at the same time, if they do not depend on each other. Each gets its share of the
+    cores and needs memory for its own models. auto: as many as the cores and the pipeline allow."""
     set: tuple[str, ...] = ()
     """Replace an option of the pipeline file: STAGE.OPTION=VALUE. Give the flag once for each option. Lists and
     mappings are written as in YAML: [1, 2]."""

@@ -51,7 +51,8 @@ class PipelineFile(Options):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A checked stage. `options` still hold references; `key` is a hash of everything that its result depends on."""
+    """A checked stage. `options` still hold references; `key` is a hash of everything that its result depends on;
+    `needs` are the names of the stages whose outputs it takes."""
 
     name: str
     command: str
@@ -59,17 +60,20 @@ class Stage:
     options: Mapping[str, Any]
     output_dir: Path
     key: str
+    needs: frozenset[str]
 
-    def config(self, outputs: Mapping[str, Mapping[str, Any]]) -> BaseModel:
-        """The stage's configuration, with references replaced by the outputs of earlier stages."""
+    def given(self, outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The options, with references replaced by the outputs of earlier stages."""
 
         def value_of(reference: str) -> str:
             stage, _, name = reference.partition(".")
             return str(outputs[stage][name])
 
-        return parse_options(
-            self.step.config_class(), _replaced(self.options, value_of), where=f" of stage {self.name}"
-        )
+        return _replaced(dict(self.options), value_of)
+
+    def config(self, outputs: Mapping[str, Mapping[str, Any]]) -> BaseModel:
+        """The stage's configuration, from `given`."""
+        return parse_options(self.step.config_class(), self.given(outputs), where=f" of stage {self.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,14 @@ def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, e
     known = {stage.name: stage for stage in earlier}
     used = [_known_reference(reference, known, where) for reference in _references(options, where)]
     config = parse_options(config_class, options, where=where)  # references are text, as the outputs are
-    return Stage(entry.name, entry.command, step, options, output_dir, _key(entry, config, used))
+    needs = {stage.name for stage in (*used, *_in_folders_of(earlier, options))}
+    return Stage(entry.name, entry.command, step, options, output_dir, _key(entry, config, used), frozenset(needs))
+
+
+def _in_folders_of(earlier: Sequence[Stage], options: Mapping[str, Any]) -> list[Stage]:
+    """The stages in whose folder a path of the options lies, written out instead of as a reference."""
+    paths = [Path(text).absolute() for text in _texts(options) if text]
+    return [stage for stage in earlier if any(path.is_relative_to(stage.output_dir.absolute()) for path in paths)]
 
 
 def _known_reference(reference: str, earlier: Mapping[str, Stage], where: str) -> Stage:
@@ -181,8 +192,7 @@ def _known_reference(reference: str, earlier: Mapping[str, Stage], where: str) -
 
 
 def _key(entry: StageEntry, config: BaseModel, used: Sequence[Stage]) -> str:
-    """SHA-256 over the command, the options that can change its result, the keys of the stages that it refers to, and the
-    content of files it names."""
+    """SHA-256 over all that the result depends on: command, options, content of files, the stages referred to."""
     options = config.model_dump(mode="json", exclude=set(RESULT_NEUTRAL))
     files = {text: _file_state(Path(text)) for text in _texts(options) if text and not REFERENCE.search(text)}
     identity = {

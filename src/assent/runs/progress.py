@@ -23,8 +23,11 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    def task(self, description: str, *, total: int | None, done: int = 0) -> AbstractContextManager[Task]:
-        """Shows a task. `total` None: unknown. `done`: where a resumed task starts; not counted in its rate."""
+    def task(
+        self, description: str, *, total: int | None, done: int = 0, keep: bool = True
+    ) -> AbstractContextManager[Task]:
+        """Shows a task. `total` None: unknown. `done`: where a resumed task starts; not counted in its rate. `keep`:
+        its bar stays on a terminal's screen until the outer tasks have ended, too."""
 
     def line(self, text: str) -> None:
         """Writes one line of text above the bars."""
@@ -39,7 +42,7 @@ class Silent:
     """Shows no progress. Notes still go to stderr."""
 
     @contextmanager
-    def task(self, description: str, *, total: int | None, done: int = 0) -> Iterator[Task]:
+    def task(self, description: str, *, total: int | None, done: int = 0, keep: bool = True) -> Iterator[Task]:
         yield _SilentTask()
 
     def line(self, text: str) -> None:
@@ -60,7 +63,7 @@ class PlainProgress:
         self.stream, self.every_seconds, self.clock = stream, every_seconds, clock
 
     @contextmanager
-    def task(self, description: str, *, total: int | None, done: int = 0) -> Iterator[Task]:
+    def task(self, description: str, *, total: int | None, done: int = 0, keep: bool = True) -> Iterator[Task]:
         task = _PlainTask(self, description, total, done)
         try:
             yield task
@@ -103,13 +106,15 @@ class TerminalProgress:
         self._open = 0
 
     @contextmanager
-    def task(self, description: str, *, total: int | None, done: int = 0) -> Iterator[Task]:
+    def task(self, description: str, *, total: int | None, done: int = 0, keep: bool = True) -> Iterator[Task]:
         bars = self._start()
         identifier = bars.add_task(description, total=total, completed=done, rate="", shown="")
         try:
             yield _TerminalTask(bars, identifier, done)
         finally:
             self._open -= 1
+            if not keep:
+                bars.remove_task(identifier)
             if self._open == 0:
                 bars.stop()  # leaves the finished bars on the screen
                 self._bars = None
@@ -147,6 +152,7 @@ class _TerminalTask:
 
 def _columns() -> list[ProgressColumn]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     return [
         TextColumn("{task.description}"),
@@ -154,7 +160,9 @@ def _columns() -> list[ProgressColumn]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[shown]}", style="dim"),
+        TextColumn(
+            "{task.fields[shown]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        ),
     ]
 
 

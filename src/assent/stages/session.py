@@ -22,6 +22,7 @@ from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
+from assent.engine.threads import kept_threads
 from assent.engine.trackers import Trackers
 from assent.errors import RunFolderError, StopRun, StorageError
 from assent.models.batch import TokenGroup
@@ -281,7 +282,11 @@ def open_session(
         find_record=_record if config.recover else None,
     )
     log = RunLog(folder, progress=progress)
-    with folder, Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers:
+    with (
+        folder,
+        kept_threads(folder, log, runtime.device),
+        Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers,
+    ):
         session = Session(config, data, folder, log, runtime, eval_prompts)
         if config.recover:
             for line in folder.recovered or ["--recover: run.json is whole, nothing was rebuilt"]:

@@ -268,11 +268,12 @@ def test_the_command_prints_what_stages_say_and_the_report(tmp_path: Path, capsy
 
 
 def test_a_finished_stage_whose_record_is_damaged_runs_again(tmp_path: Path) -> None:
-    """The stage itself says what to do about it."""
+    """A stage that trains says what to do about it; this one leaves the damaged file, at which the report ends."""
     run(tmp_path)
     CALLS.clear()
     (tmp_path / "out" / "second" / "run.json").write_text("{")
-    run(tmp_path)
+    with pytest.raises(RunFolderError, match="is damaged"):
+        run(tmp_path)
     assert names() == ["second"]
 
 
