@@ -157,7 +157,7 @@ def _scores(config: BestOfNConfig, groups: Sequence[PromptGroup]) -> tuple[list[
     """Scores of each group's completions, by --reward or from the file; the reward's hash; and what scoring cost."""
     if config.reward is None:
         return [Scores(_scores_in_file(group)) for group in groups], {}, Ledger()
-    device = Runtime(config.device, seed=config.seed).device
+    device = Runtime.of(config).device
     reward = load_reward(config.reward, ensemble=config.reward_ensemble, device=device, dtype=config.dtype)
     scores = [_scored(reward, group) for group in groups]
     readers = readers_of(reward)

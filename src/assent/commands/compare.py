@@ -38,6 +38,8 @@ from assent.types import PromptGroup
 
 START = "start"
 
+COMPUTED_ON = ("device", "dtype", "allow_slow_dtype")
+
 
 @dataclass(slots=True)
 class Made:
@@ -113,7 +115,7 @@ class _Comparison:
             revision=config.revision,
         )
         self.groups, self.ids = prompts.groups, prompts.ids
-        self.runtime = Runtime(config.device, seed=config.seed)
+        self.runtime = Runtime.of(config)
 
     def _rows(self, path: str, select: Callable[[Sequence[PromptGroup]], Any]) -> list[PromptGroup]:
         kept, refused = select(load_groups(path))
@@ -127,7 +129,7 @@ class _Comparison:
     def _given(self, command: str, model: str) -> dict[str, Any]:
         """Options of a command that starts from `model`. The folder of a trained model holds its chat template."""
         config = self.config
-        shared = {name: getattr(config, name) for name in ("max_length", "system", "device", "dtype")}
+        shared = {name: getattr(config, name) for name in ("max_length", "system", *COMPUTED_ON)}
         shared["chat_template_kwargs"] = dict(config.chat_template_kwargs)
         if model == config.model:
             shared |= {"chat_template": config.chat_template, "revision": config.revision}
@@ -188,7 +190,7 @@ class _Comparison:
         """FLOPs of sampling and scoring one completion for best-of-n."""
         options: dict[str, Any] = {"model": self.config.model, "reward": reward, "n": 4}
         options["data"] = self._file(folder / "prompts.jsonl", self.groups[:4], "prompts")
-        options |= {name: getattr(self.config, name) for name in ("max_length", "max_new_tokens", "device", "dtype")}
+        options |= {name: getattr(self.config, name) for name in ("max_length", "max_new_tokens", *COMPUTED_ON)}
         metrics = self._run("best-of-n", folder / "best-of-n", options, 0)["metrics"]
         return metrics["cost/flops"] / metrics["cost/completions_sampled"]
 

@@ -114,7 +114,7 @@ class Job:
             max_length=config.max_length,
             max_new_tokens=config.max_new_tokens,
         )
-        self.runtime = Runtime(config.device, seed=config.seed)
+        self.runtime = Runtime.of(config)
         self.sampler = self._sampler(template)
         self.readers: list[ModelSampler | ModelReader] = [self.sampler]
         copies = (config.reference is not None) + (config.sampler == "vllm")  # an engine has its own copy

@@ -113,7 +113,7 @@ def _evaluate(
     hashes   of the policies' content, among others; needed with `folder`
     """
     assert config.baseline is not None
-    runtime = Runtime(config.device, seed=config.seed)
+    runtime = Runtime.of(config)
     options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": cast.tokenizer}
     reward = None
     if config.reward_model is not None:
@@ -273,7 +273,7 @@ def _judged(config: EvalConfig, data: Part, pairs: Pairs, progress: Progress) ->
     progress.line(f"{config.data}: {pairs.describe()}")
     options: dict[str, Any] = {}
     if not is_function(config.reward_model):
-        device = Runtime(config.device, seed=config.seed).device
+        device = Runtime.of(config).device
         options = {"device": device, "dtype": config.dtype, "revision": config.revision}
         names = ("chat_template", "system", "chat_template_kwargs")
         options |= {

@@ -106,7 +106,7 @@ def _read(path: str, config: ExplainConfig, text: StageData) -> list[list[float]
     from assent.models.module import AlignmentModel
     from assent.models.packing import pack
 
-    device = Runtime(config.device).device
+    device = Runtime.of(config).device
     model = load_policy(path, dtype=config.dtype, revision=config.revision, tokenizer=text.tokenizer)
     group = text.parts["comparison"].tokens[0]
     with torch.no_grad():

@@ -178,7 +178,7 @@ def _document(
     """The content of frontier.json."""
     assert config.reference is not None
     assert config.gold is not None
-    runtime = Runtime(config.device, seed=config.seed)
+    runtime = Runtime.of(config)
     options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": tokenizer}
     gold = load_reward(config.gold, **options)
     proxies = [

@@ -73,7 +73,7 @@ def serve_check(config: ServeCheckConfig) -> tuple[dict[str, Any], list[str]]:
             fix="score with Assent: --reward, --reward-model and --judge read this folder",
         )
     is_scorer = is_classifier(model_config)
-    runtime = Runtime(config.device)
+    runtime = Runtime.of(config)
     checks = (_scorer if is_scorer else _policy)(config, folder, engines, runtime.device)
     if config.engines is None and not is_installed():
         checks.append(Check("vllm", "vllm", "note", "not installed, so not checked"))

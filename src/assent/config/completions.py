@@ -122,7 +122,7 @@ class BestOfNConfig(CompletionOptions):
         else:
             used = set(CHOICE)
             used |= {"seed"} if self.soft_temperature is not None else set()
-            used |= {"device", "dtype"} if self.reward is not None else set()
+            used |= {"device", "dtype", "allow_slow_dtype"} if self.reward is not None else set()
             if idle := sorted(self.model_fields_set - used):
                 raise ValueError(
                     f"{', '.join(idle)} has no effect with samples, as no model samples or reads: leave it out"

@@ -199,10 +199,18 @@ class DeviceOptions(Options):
     """Where to compute: auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of the weights."""
+    allow_slow_dtype: bool = False
+    """Compute in bfloat16 even on a processor that is over ten times slower at it than in float32."""
 
     @fixed
     def mixed_precision(self) -> Precision:
         return "no"
+
+    @model_validator(mode="after")
+    def _slowness_is_asked_for(self) -> Self:
+        if self.allow_slow_dtype and (self.dtype, self.mixed_precision) == ("float32", "no"):
+            raise ValueError("allow_slow_dtype has no effect with dtype float32: leave it out")
+        return self
 
 
 class AdapterOptions(Options):

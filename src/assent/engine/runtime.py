@@ -14,6 +14,8 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from assent.config.options import DeviceOptions
+from assent.engine.half_speed import check_half_speed
 from assent.errors import ConfigError
 from assent.models import host_memory
 from assent.models.products import linear
@@ -55,6 +57,16 @@ class Runtime:
             self.device = chosen
         host_memory.keep_freed(self.device)
         torch.manual_seed(seed)  # ours never draws from it; libraries that do start from a known state
+
+    @classmethod
+    def of(cls, options: DeviceOptions) -> Runtime:
+        """What a command's options ask for. Raises ConfigError if they ask for bfloat16 on a CPU that cannot."""
+        runtime = cls(options.device, mixed_precision=options.mixed_precision, seed=getattr(options, "seed", 0))
+        half = {"--dtype": options.dtype == "bfloat16", "--mixed-precision": options.mixed_precision == "bf16"}
+        asked = " and ".join(flag for flag, is_half in half.items() if is_half)
+        if asked and runtime.device.type == "cpu" and not options.allow_slow_dtype:
+            check_half_speed(asked_by=asked)
+        return runtime
 
     @property
     def is_main(self) -> bool:

@@ -87,7 +87,7 @@ def _text_sampler(config: SandboxLabelsConfig) -> Callable[[Sequence[PromptGroup
     """(prompts, num_completions, seed) -> the model's completions of each prompt."""
     tokenizer = load_tokenizer(config.model)
     template = resolve_template(tokenizer)
-    runtime = Runtime(config.device, seed=config.seed)
+    runtime = Runtime.of(config)
     model = load_policy(config.model, dtype=config.dtype, tokenizer=tokenizer).to(runtime.device)
     sampler = TorchSampler(model, tokenizer, eos_ids=template.eos_ids)
     context = model.config.max_position_embeddings

@@ -268,7 +268,7 @@ def open_session(
     """
     check_context(load_config(config.model, revision=config.revision), config.max_length)
     eval_prompts = choose_prompts(config, data)
-    runtime = Runtime(config.device, mixed_precision=config.mixed_precision, seed=config.seed)
+    runtime = Runtime.of(config)
     hashes = {f"{name} data": part.sha256 for name, part in data.parts.items()}
     model = content_hash(config.model, revision=config.revision)
     hashes |= {"model": model, "tokenizer": tokenizer_hash(data.tokenizer), **(inputs or {})}
