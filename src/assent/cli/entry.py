@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from assent import __version__
 from assent.cli.outcome import Outcome
@@ -170,6 +170,9 @@ def _run(arguments: list[str]) -> Outcome | None:
         raise UsageError("no command given", expected=names, fix="assent --help, or assent COMMAND --help")
     try:
         return app(arguments)
+    except UnusedCliTokensError as error:
+        got = " ".join(error.unused_tokens or [])
+        raise ConfigError("words that no option takes", got=got, fix=f"see {_help_command(error)}") from None
     except CycloptsError as error:
         error.verbose = False
         raise ConfigError(str(error).strip(), fix=f"see {_help_command(error)}") from None

@@ -32,7 +32,8 @@ def command(
 ) -> Callable[[Callable[[Config], Outcome]], Callable[..., Outcome]]:
     """Makes `function(config) -> Outcome` a command whose flags are the fields of `config_class`.
 
-    positional   the field that is given without a flag (`assent data check FILE`); a tuple takes several words
+    positional   the field that is given without a flag (`assent data check FILE`), or with its flag like any other; a
+                 tuple takes several words
     """
 
     def decorate(function: Callable[[Config], Outcome]) -> Callable[..., Outcome]:
@@ -93,7 +94,7 @@ def _parameter(name: str, field: FieldInfo, *, is_positional: bool) -> inspect.P
     annotation = _annotation(name, field, is_positional=is_positional)
     if is_positional and get_origin(_bare(field.annotation)) is tuple:
         return inspect.Parameter(name, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
-    kind = inspect.Parameter.POSITIONAL_ONLY if is_positional else inspect.Parameter.KEYWORD_ONLY
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if is_positional else inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=annotation)
 
 
@@ -109,7 +110,7 @@ def _annotation(name: str, field: FieldInfo, *, is_positional: bool) -> Any:
         notes.append(f"default {field.get_default(call_default_factory=True)}")
     help_text += f" [{'; '.join(notes)}]" if notes else ""
     parameter: dict[str, Any] = {"help": help_text, "show_default": False, "show_choices": False}
-    if not is_positional:
+    if not (is_positional and get_origin(kind) is tuple):
         parameter["name"] = flag(name)
     if kind is bool:
         return Annotated[bool | None, Parameter(**parameter)]

@@ -73,7 +73,8 @@ def test_a_flag_wins_over_yaml_and_yaml_over_the_default(
         (["sft", "--batch-size", "-1"], ["--batch-size", "'-1'", "greater than or equal to 1", "--model"]),
         (["sft", "--learning-rate"], ["--learning-rate"]),
         (["sft", "--dtype", "float16"], ["--dtype", "'float32' or 'bfloat16'"]),
-        (["sft", "stray"], ["stray"]),
+        (["sft", "stray"], ["words that no option takes", "stray"]),
+        (["new-model", "a", "--output-dir", "b"], ["words that no option takes", "a"]),
         (["sft", "--config", "none.yaml"], ["no configuration file none.yaml"]),
         (["data", "check"], ["option missing: FILE"]),
         (["data", "check", "f", "--max-length", "3"], ["max_length has no effect without model"]),
@@ -129,3 +130,12 @@ def test_only_the_main_process_speaks_on_stdout(
     assert said(argv, capsys)[:2] == (0, "")
     monkeypatch.setenv("RANK", "0")
     assert json.loads(said(argv, capsys)[1])["steps"] == 3
+
+
+def test_a_value_that_needs_no_flag_takes_its_flag_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`new-model DIR` and `new-model --output-dir DIR`: both reach the file that is not there."""
+    for place in (["m"], ["--output-dir", "m"]):
+        status, _, err = said(["new-model", *place, "--text-files", tmp_path / "none.txt"], capsys)
+        assert status == 2
+        assert "the text file does not exist" in err
+    assert "there is no file" in said(["data", "check", "--file", tmp_path / "none"], capsys)[2]
