@@ -33,6 +33,8 @@ from generate import run
 from make_model import SHAPES, make_model
 from sandbox import machine
 
+import assent  # noqa: F401  # before torch: it says how OpenMP's threads wait
+
 KINDS = {"dpo": "policy", "reward": "scorer"}
 
 

@@ -31,6 +31,8 @@ from typing import Any
 
 from sandbox import machine
 
+import assent  # noqa: F401  # before torch: it says how OpenMP's threads wait
+
 SETTINGS = {
     "one_completion": {"prompts": 64, "completions": 1, "min-prompt": 0},
     "shared_prompt": {"prompts": 16, "completions": 8, "min-prompt": 512},

@@ -22,6 +22,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import assent  # noqa: F401  # before torch: it says how OpenMP's threads wait
+
 RATIOS = (0.25, 1.0, 4.0, 8.0)
 LENGTHS = (256, 512, 1024, 2048, 4096)
 COMPLETIONS = (2, 4, 8)

@@ -24,9 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import assent  # first: it says how OpenMP's threads wait
+
+# isort: split
 import torch
 
-import assent
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.trunk import Read
 from assent.rewards.base import Scores

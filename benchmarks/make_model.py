@@ -9,6 +9,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import assent  # noqa: F401  # first: it says how OpenMP's threads wait
+
+# isort: split
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 

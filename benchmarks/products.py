@@ -19,6 +19,9 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 
+import assent  # noqa: F401  # first: it says how OpenMP's threads wait
+
+# isort: split
 import torch
 from sandbox import platform_name
 from torch import Tensor

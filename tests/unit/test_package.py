@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from assent import WAITING
+
 SHOW = "import os; print([os.environ.get(name) for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')])"
 
 
@@ -33,3 +35,7 @@ def test_threads_wait_without_spinning_unless_the_user_says(
         check=True,
     )
     assert done.stdout.strip() == repr(after)
+
+
+def test_these_tests_too_have_loaded_torch_after_it() -> None:
+    assert any(name in os.environ for name in WAITING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -67,3 +68,17 @@ def test_passes_of_a_step(inputs: dict[str, str]) -> None:
     names = ["64 tokens", "128 tokens", "whole tables", "a cast for each layer"]
     assert list(found["seconds"]) == list(found["speed_over_the_first"]) == names
     assert found["speed_over_the_first"]["64 tokens"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "script", sorted(path.name for path in SCRIPTS.glob("*.py") if path.name != "trl_ppo_curve.py")
+)
+def test_openmp_is_told_how_to_wait_before_torch_is_loaded(script: str) -> None:
+    """trl_ppo_curve.py runs where there is no Assent."""
+    nodes = ast.walk(ast.parse((SCRIPTS / script).read_text(encoding="utf-8")))
+    imports = sorted((n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)), key=lambda node: node.lineno)
+    names = [(n.module or "") if isinstance(n, ast.ImportFrom) else n.names[0].name for n in imports]
+    packages = [name.partition(".")[0] for name in names]
+    loads_torch = [i for i, name in enumerate(packages) if name in ("torch", "transformers", "accelerate", "peft")]
+    if loads_torch:
+        assert "assent" in packages[: loads_torch[0]], packages

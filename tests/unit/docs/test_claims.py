@@ -73,5 +73,5 @@ def test_the_page_of_pipelines_lists_every_step_and_its_outputs() -> None:
 
 def test_the_page_of_the_sandbox_lists_every_knob_of_the_labels() -> None:
     knobs = set(SandboxLabelsConfig.model_fields) - {"model", "output_dir", "seed", "world_seed", "max_new_tokens"}
-    knobs -= {"device", "dtype", "mixed_precision", "micro_batch_tokens", "gradient_checkpointing"}
+    knobs -= {"device", "dtype", "allow_slow_dtype", "mixed_precision", "micro_batch_tokens", "gradient_checkpointing"}
     assert set(first_column(ROOT / "docs/sandbox.md", "option of `sandbox-labels`")) == knobs
