@@ -152,8 +152,8 @@ def run(
     progress: Progress | None = None,
 ) -> PipelineResult:
     """Runs a pipeline file, as `assent run` does. `overrides`: `stage.option=value`. `jobs`: a number, or "auto"."""
-    options = {"output_dir": output_dir, "seed": seed, "fast": fast, "overrides": overrides, "jobs": jobs}
-    return run_file(os.fspath(path), progress=progress, **options)
+    options = {"output_dir": output_dir, "seed": seed, "fast": fast, "overrides": overrides}
+    return run_file(os.fspath(path), progress=progress, jobs=jobs, **options)
 
 
 def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:

@@ -324,7 +324,9 @@ def open_session(
 def _record(folder: Path) -> Recorded | None:
     """The copy of run.json in the newest verified checkpoint."""
     checkpoint = latest_verified(folder)
-    return checkpoint and Recorded(f"{CHECKPOINTS}/{checkpoint.path.name}", checkpoint.state.get("run"))
+    if checkpoint is None:
+        return None
+    return Recorded(f"{CHECKPOINTS}/{checkpoint.path.name}", checkpoint.state.get("run"))
 
 
 def _to_resume_from(folder: RunFolder, *, note: Callable[[str], None] | None = None) -> Checkpoint | None:
