@@ -52,6 +52,7 @@ rewards/chosen | 1 | none | implicit reward β log(π/π_ref) of the chosen comp
 rewards/rejected | 1 | none | the same for the rejected completion
 rewards/margins | 1 | higher | implicit reward of the chosen minus that of the rejected completion, mean
 rewards/accuracies | fraction | higher | comparisons with a positive margin; a tie counts half (noise at equal policies)
+rewards/<part>/abstained | completions | none | completions for which this part abstained; its mean is over the others
 rewards/<part> | 1 | none | one part of a combined reward, mean over completions
 rewards/<part>/<statistic> | 1 | none | a statistic of one part of a combined reward
 nll_loss | nats per token | lower | negative log-likelihood of the chosen completion per token, mean over comparisons
@@ -83,6 +84,7 @@ loss/entropy_avg | nats | none | entropy bonus, negated, its coefficient include
 objective/entropy | nats per completion | none | −Σ log π of the sampled tokens, mean over completions
 objective/non_score_reward | reward | none | −kl_coef · KL, if the penalty is part of the reward; mean over completions
 objective/rlhf_reward | reward | higher | score minus a KL penalty that is part of the reward; mean over completions
+objective/abstained | completions | none | completions without a score, as every reward abstained; none if not logged
 objective/scores | reward | higher | the reward's score, mean over completions
 objective/scores_std | reward | none | standard deviation of the scores over completions
 objective/scores_margin | reward | none | score of a prompt's best completion minus that of its worst, mean over prompts
@@ -104,6 +106,7 @@ rollout/completion_length_<statistic> | tokens | none | a statistic of the lengt
 rollout/logprob_mismatch | nats | lower | largest |log π trainer − log π sampler| of a token, in the first four prompts
 rollout/importance_mean | 1 | none | truncated importance weight π trainer / π sampler, mean over tokens
 rollout/eos_rate | fraction | none | share of sampled completions that ended by themselves
+rollout/left_out | completions | none | sampled, not in the loss: no score, none to compare with, or cut; none if absent
 rollout/not_compared | prompts | lower | prompts of the round without a comparison: completions tie or are all alike
 rollout/blank | completions | lower | completions of the round without a visible character
 rollout/unique | fraction | none | share of distinct completions among those sampled

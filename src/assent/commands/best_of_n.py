@@ -27,7 +27,7 @@ from assent.inference.blocks import best_of_blocks
 from assent.inference.curve import CurvePoint, Drawn, best_of_n_curve, drawn_of, n_for_gain
 from assent.inference.soft import perturbed
 from assent.models.tokenizing import decode
-from assent.rewards.base import Reward, Scores, checked_scores, score_rollouts
+from assent.rewards.base import Reward, Scores, checked_reward, score_rollouts
 from assent.rewards.loading import check_reward, load_reward, readers_of, reward_hash
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.runs.files import to_json
@@ -43,7 +43,7 @@ class _Sampled:
     group: PromptGroup
     rows: list[Row]
     scores: list[float]
-    parts: dict[str, list[float]]
+    parts: dict[str, list[float | None]]
     drawn: list[Drawn]
 
 
@@ -179,9 +179,7 @@ def _scores_in_file(group: PromptGroup) -> list[float]:
 
 def _scored(reward: Reward, group: PromptGroup) -> Scores:
     texts = list(map(last_content, group.completions))
-    prompts, groups = [group.prompt] * len(texts), [group] * len(texts)
-    scores = reward.score(prompts, texts, groups=groups)
-    return scores if isinstance(scores, Scores) else Scores(checked_scores(reward.name, scores, prompts, texts))
+    return checked_reward(reward, [group.prompt] * len(texts), texts, groups=[group] * len(texts))
 
 
 def _rows_of(group: PromptGroup) -> list[Row]:

@@ -88,6 +88,10 @@ class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
         return False
 
     @fixed
+    def mask_truncated_completions(self) -> bool:
+        return False
+
+    @fixed
     def critic(self) -> str | None:
         return None
 
@@ -365,6 +369,9 @@ class GrpoConfig(ClipOptions):
     """How the loss is averaged. grpo: over each completion's tokens, then over completions. dapo: over all tokens of
     the update (arXiv:2503.14476). dr_grpo: the sum over tokens, divided by completions times max_new_tokens
     (arXiv:2503.20783)."""
+    mask_truncated_completions: bool = False
+    """Leave completions that were cut at max_new_tokens out of the loss and its averages (DAPO's overlong filtering,
+    arXiv:2503.14476). Their rewards still count in the mean and deviation of their group, as in TRL."""
 
 
 class RlooConfig(ScoreScaleOptions, ClipOptions):

@@ -118,11 +118,4 @@ def _depended_on(group: TokenGroup) -> TokenGroup:
     fields: dict[str, Any] = {**group.token, **group.completion}
     numbers = [arrays for name, arrays in fields.items() if name.startswith(PREFIX)]
     kept = [k for k in range(len(group.completions)) if any(np.any(arrays[k]) for arrays in numbers)]
-    if len(kept) == len(group.completions):
-        return group
-    return replace(
-        group,
-        completions=tuple(group.completions[k] for k in kept),
-        token={name: [arrays[k] for k in kept] for name, arrays in group.token.items()},
-        completion={name: array[kept] for name, array in group.completion.items()},
-    )
+    return group.only(kept)

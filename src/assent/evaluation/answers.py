@@ -16,7 +16,7 @@ from assent.data.loading import load_groups
 from assent.data.readers import file_suffix
 from assent.data.texts import last_content
 from assent.errors import DataError
-from assent.rewards.base import Reward, checked_scores, score_rollouts
+from assent.rewards.base import Reward, checked_reward, score_rollouts
 from assent.types import PromptGroup, Rollout, Text
 
 
@@ -53,7 +53,7 @@ class Answers:
             return score_rollouts(reward, self.rollouts, groups)
         rows = [groups[p] for p in self.prompt_index]
         prompts = [row.prompt for row in rows]
-        return checked_scores(reward.name, reward.score(prompts, self.texts, groups=rows), prompts, self.texts)
+        return checked_reward(reward, prompts, self.texts, groups=rows)
 
     def places(self, num_prompts: int) -> list[list[int]]:
         """For each prompt, the positions of its answers."""

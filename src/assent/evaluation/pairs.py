@@ -14,7 +14,7 @@ from assent.errors import ConfigError, DataError
 from assent.evaluation.answers import text
 from assent.evaluation.generators import rank_writers
 from assent.evaluation.reward_model import reward_model_quality
-from assent.rewards.base import Reward, Scores
+from assent.rewards.base import Reward, checked_reward
 from assent.statistics.agreement import annotators_agreement
 from assent.types import PromptGroup
 
@@ -115,7 +115,7 @@ def judge_reward(
     flat = [(group, text(completion)) for group in groups for completion in group.completions]
     rows = [group for group, _ in flat]
     answers = [last_content(completion) for group in groups for completion in group.completions]
-    found = reward.score([row.prompt for row in rows], answers, groups=rows)
+    found = checked_reward(reward, [row.prompt for row in rows], answers, groups=rows)
     scores = np.array(found)
     lengths = np.array([len(t) for _, t in flat], dtype=np.float64)
     starts = np.cumsum([0, *(len(group.completions) for group in groups)])
@@ -136,7 +136,7 @@ def judge_reward(
         **quality.as_dict(),
         "agreement": None if agreement is None else agreement.as_dict(),
         **({} if rank_by is None else {"ranking": _ranking(groups, scores, starts, rank_by, seed)}),
-        **(found.statistics if isinstance(found, Scores) else {}),
+        **found.statistics,
     }
 
 

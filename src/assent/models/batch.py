@@ -49,6 +49,17 @@ class TokenGroup:
     value: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
 
+    def only(self, kept: Sequence[int]) -> TokenGroup:
+        """The group with these of its completions; the same object if they are all of them."""
+        if len(kept) == len(self.completions):
+            return self
+        return replace(
+            self,
+            completions=tuple(self.completions[k] for k in kept),
+            token={name: [arrays[k] for k in kept] for name, arrays in self.token.items()},
+            completion={name: array[list(kept)] for name, array in self.completion.items()},
+        )
+
     @property
     def prompt_length(self) -> int:
         return len(self.prompt_ids)

@@ -16,38 +16,52 @@ LARGEST = 3.4e38
 
 
 class Scores(list[float]):
-    """One finite score for each completion, in order, and its parts.
+    """One finite score for each completion, in order, and its parts. None: the reward abstains. Such a completion's
+    entry in the list is NaN, so that who overlooks it does not train on a number that nobody gave.
 
-    parts       the scores of each of several sources, by name, before they are weighted
+    parts       the scores of each of several sources, by name, before they are weighted; None where it abstained
     steps       a process reward's numbers: for each completion, one for each of its steps (`rewards/steps.py`), as part
-                of its score; None: the score belongs to the completion's end
+                of its score, and none where that reward abstained; None: the score belongs to the completion's end
     statistics  more metrics, such as an ensemble's `ensemble_std`
     """
 
     def __init__(
         self,
-        scores: Iterable[float] = (),
+        scores: Iterable[float | None] = (),
         *,
-        parts: Mapping[str, Sequence[float]] | None = None,
+        parts: Mapping[str, Sequence[float | None]] | None = None,
         steps: Sequence[Sequence[float]] | None = None,
         statistics: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(scores)
+        given = list(scores)
+        super().__init__(math.nan if score is None else score for score in given)
+        self.abstained = [score is None for score in given]
         self.parts = {name: list(numbers) for name, numbers in (parts or {}).items()}
         self.steps = None if steps is None else [list(numbers) for numbers in steps]
         self.statistics = dict(statistics or {})
 
+    def given(self) -> list[float | None]:
+        """The scores as they were given."""
+        return [None if gone else score for score, gone in zip(self, self.abstained, strict=True)]
+
     def metrics(self) -> dict[str, float]:
-        """`rewards/<part>` and its deviation for each part, and the statistics."""
+        """`rewards/<part>` and its deviation for each part, over what it scored, and the statistics. Counts, where
+        there are any: what each part abstained on, and what was left without a score."""
         found = dict(self.statistics)
         for name, numbers in self.parts.items():
-            found[f"rewards/{name}"] = statistics.fmean(numbers)
-            found[f"rewards/{name}/std"] = statistics.pstdev(numbers)
+            known = [number for number in numbers if number is not None]
+            if known:
+                found[f"rewards/{name}"] = statistics.fmean(known)
+                found[f"rewards/{name}/std"] = statistics.pstdev(known)
+            if len(known) < len(numbers):
+                found[f"rewards/{name}/abstained"] = float(len(numbers) - len(known))
+        if any(self.abstained):
+            found["objective/abstained"] = float(sum(self.abstained))
         return found
 
     def of(self, i: int) -> dict[str, Any]:
         """One completion's row in a file: `score`, `rewards` by source if there are several, `step_rewards` if any."""
-        row: dict[str, Any] = {"score": self[i]}
+        row: dict[str, Any] = {"score": self.given()[i]}
         if self.parts:
             row["rewards"] = {name: numbers[i] for name, numbers in self.parts.items()}
         return row if self.steps is None else {**row, "step_rewards": self.steps[i]}
@@ -60,14 +74,14 @@ def joined(parts: Sequence[Scores]) -> Scores:
     names = parts[0].parts
     steps = [numbers for part in parts for numbers in part.steps or []]
     return Scores(
-        (score for part in parts for score in part),
+        (score for part in parts for score in part.given()),
         parts={name: [score for part in parts for score in part.parts[name]] for name in names},
         steps=steps if parts[0].steps is not None else None,
     )
 
 
 class Reward(Protocol):
-    """Scores completions; higher is better."""
+    """Scores completions; higher is better. A score of None abstains."""
 
     name: str
 
@@ -78,7 +92,7 @@ class Reward(Protocol):
         *,
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
-    ) -> list[float]:
+    ) -> Sequence[float | None]:
         """One finite score for each completion, in order, or `Scores` to return parts, steps or statistics too.
 
         prompts[i], groups[i] (the row of the prompt, with its columns) and rollouts[i] (the ids) belong to
@@ -86,11 +100,24 @@ class Reward(Protocol):
         """
 
 
-def score_rollouts(reward: Reward, rollouts: Sequence[Rollout], groups: Sequence[PromptGroup]) -> Scores:
-    """One score for each rollout, in order. `groups[rollout.prompt_index]` is the row of its prompt."""
+def score_rollouts(
+    reward: Reward, rollouts: Sequence[Rollout], groups: Sequence[PromptGroup], *, may_abstain: bool = False
+) -> Scores:
+    """One score for each rollout, in order. `groups[rollout.prompt_index]` is the row of its prompt.
+
+    may_abstain   some of the scores may be missing, but not all: a RunError; False: none
+    """
     rows = [groups[rollout.prompt_index] for rollout in rollouts]
-    texts = [rollout.text for rollout in rollouts]
-    return checked_reward(reward, [row.prompt for row in rows], texts, groups=rows, rollouts=list(rollouts))
+    texts, prompts = [rollout.text for rollout in rollouts], [row.prompt for row in rows]
+    of = checked_reward(reward, prompts, texts, groups=rows, rollouts=list(rollouts), may_abstain=may_abstain)
+    if rollouts and all(of.abstained):
+        raise RunError(
+            f"reward {reward.name} abstained for every completion of the round, so there is nothing to learn from",
+            got=f"None for all {len(rollouts)}, the first of them {shown(prompts[0], texts[0])}",
+            expected="a number for at least some of them",
+            fix="look at what the reward abstains on, or add a source that scores these completions",
+        )
+    return of
 
 
 def checked_reward(
@@ -99,12 +126,21 @@ def checked_reward(
     completions: Sequence[str],
     *,
     groups: Sequence[PromptGroup] | None,
-    rollouts: Sequence[Rollout] | None,
+    rollouts: Sequence[Rollout] | None = None,
+    may_abstain: bool = False,
 ) -> Scores:
-    """The reward's scores. Raises what `checked_scores` raises."""
+    """The reward's scores. Raises what `checked_scores` raises, and RunError if the reward abstains and must not."""
     scores = reward.score(prompts, completions, groups=groups, rollouts=rollouts)
     checked = checked_scores(reward.name, scores, prompts, completions)
-    return scores if isinstance(scores, Scores) else Scores(checked)
+    if not may_abstain and any(checked.abstained):
+        first = checked.abstained.index(True)
+        raise RunError(
+            f"reward {reward.name} abstained for {shown(prompts[first], completions[first])}",
+            got=f"None for {sum(checked.abstained)} of {len(completions)} completions",
+            expected="a number for each: only training (ppo, grpo and the like, online-dpo) can leave a completion out",
+            fix="return a number for these too, or add a source that scores them",
+        )
+    return scores if isinstance(scores, Scores) else checked
 
 
 Call = Callable[[Sequence[Text], Sequence[str], "Sequence[PromptGroup] | None"], Any]
@@ -169,9 +205,11 @@ def _culprit(
     return None
 
 
-def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
-    """The scores as floats. Raises RunError for a wrong count or a score that is not a number, NonFiniteError for NaN,
-    infinities and numbers beyond `LARGEST`."""
+def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> Scores:
+    """The scores as floats, or None where the reward abstains. Raises RunError for a wrong count or a score that is not
+    a number, NonFiniteError for NaN, infinities and numbers beyond `LARGEST`."""
+    if isinstance(scores, Scores):
+        scores = scores.given()
     try:
         # strings, mappings and sets can be iterated over too, but none of them is a list of scores
         answers = None if isinstance(scores, str | bytes | Mapping | Set) else list(scores)
@@ -188,8 +226,11 @@ def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions:
             f"reward {name} returned {len(answers)} scores for {len(completions)} completions",
             expected="one number for each completion, in the same order",
         )
-    numbers: list[float] = []
+    numbers: list[float | None] = []
     for prompt, completion, answer in zip(prompts, completions, answers, strict=True):
+        if answer is None:
+            numbers.append(None)
+            continue
         try:
             number = float(answer)
         except OverflowError:  # an integer beyond all floats
@@ -198,7 +239,7 @@ def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions:
             raise RunError(
                 f"reward {name} returned a score that is not a number for {shown(prompt, completion)}",
                 got=shorten_middle(repr(answer)),
-                expected="a finite number",
+                expected="a finite number, or None to abstain",
             ) from None
         if not abs(number) <= LARGEST:
             raise NonFiniteError(
@@ -206,4 +247,4 @@ def checked_scores(name: str, scores: Any, prompts: Sequence[Text], completions:
                 expected=f"a finite number between -{LARGEST:.3g} and {LARGEST:.3g}",
             )
         numbers.append(number)
-    return numbers
+    return Scores(numbers)

@@ -14,7 +14,8 @@ from assent.types import PromptGroup, Rollout, Text
 
 
 class WeightedReward:
-    """Σ weight · score over the parts. Each part's scores and statistics are kept under its name.
+    """Σ weight · score over the parts that do not abstain; it abstains where all of them do. Each part's scores and
+    statistics are kept under its name.
 
     parts   name -> (weight, reward)
     """
@@ -33,9 +34,15 @@ class WeightedReward:
         """The result's `parts` are unweighted. Its `steps`, if a part has steps, are weighted."""
         of = scores_of(self.parts, prompts, completions, groups=groups, rollouts=rollouts)
         weights = {name: weight for name, (weight, _) in self.parts.items()}
-        totals = [math.fsum(weights[name] * scores[i] for name, scores in of.items()) for i in range(len(completions))]
+        known = [
+            [weights[name] * scores[i] for name, scores in of.items() if not scores.abstained[i]]
+            for i in range(len(completions))
+        ]
+        totals = [math.fsum(some) if some else None for some in known]
         weighted = [_times(weights[name], scores.steps) for name, scores in of.items() if scores.steps is not None]
-        steps = [list(map(math.fsum, zip(*of_one, strict=True))) for of_one in zip(*weighted, strict=True)]
+        # a part that abstained has no steps for the completion
+        of_each = [[numbers for numbers in of_one if numbers] for of_one in zip(*weighted, strict=True)]
+        steps = [list(map(math.fsum, zip(*some, strict=True))) for some in of_each]
         return Scores(totals, parts=named_parts(of), steps=steps if weighted else None, statistics=named_figures(of))
 
     @property
@@ -44,7 +51,8 @@ class WeightedReward:
 
 
 class EnsembleReward(WeightedReward):
-    """Combines the members' weighted scores: mean, min, or mean - k deviations. Their disagreement is a statistic."""
+    """Combines the weighted scores of the members that do not abstain: mean, min, or mean - k deviations. Their
+    disagreement is a statistic, over the completions that all of them scored."""
 
     def __init__(self, parts: Mapping[str, tuple[float, Reward]], *, combination: Combination, name: str) -> None:
         super().__init__(parts, name=name)
@@ -61,8 +69,13 @@ class EnsembleReward(WeightedReward):
         of = scores_of(self.parts, prompts, completions, groups=groups, rollouts=rollouts)
         weighted = [[weight * x for x in of[name]] for name, (weight, _) in self.parts.items()]
         members = torch.tensor(weighted, dtype=torch.float64).T.reshape(len(completions), len(self.parts))
-        figures = named_figures(of) | disagreement(members)
-        return Scores(combine(members, self.combination).tolist(), parts=named_parts(of), statistics=figures)
+        known = ~members.isnan()
+        figures = named_figures(of) | disagreement(members[known.all(1)])
+        scores: list[float | None] = list(combine(members, self.combination).tolist())
+        for i in (~known.all(1)).nonzero()[:, 0].tolist():
+            some = members[i : i + 1, known[i]]
+            scores[i] = float(combine(some, self.combination)) if some.numel() else None
+        return Scores(scores, parts=named_parts(of), statistics=figures)
 
 
 def scores_of(
@@ -75,7 +88,7 @@ def scores_of(
 ) -> dict[str, Scores]:
     """Each part's scores of all completions, by name."""
     return {
-        name: checked_reward(reward, prompts, completions, groups=groups, rollouts=rollouts)
+        name: checked_reward(reward, prompts, completions, groups=groups, rollouts=rollouts, may_abstain=True)
         for name, (_, reward) in parts.items()
     }
 
@@ -84,9 +97,11 @@ def _times(weight: float, steps: Sequence[Sequence[float]]) -> list[list[float]]
     return [[weight * number for number in numbers] for numbers in steps]
 
 
-def named_parts(of: Mapping[str, Scores]) -> dict[str, Sequence[float]]:
+def named_parts(of: Mapping[str, Scores]) -> dict[str, Sequence[float | None]]:
     """Each part's scores, and the scores of its own parts, by name."""
-    return {name: numbers for part, scores in of.items() for name, numbers in {part: scores, **scores.parts}.items()}
+    return {
+        name: numbers for part, scores in of.items() for name, numbers in {part: scores.given(), **scores.parts}.items()
+    }
 
 
 def named_figures(of: Mapping[str, Scores]) -> dict[str, float]:

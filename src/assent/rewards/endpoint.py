@@ -37,8 +37,8 @@ class EndpointReward:
         *,
         groups: Sequence[PromptGroup] | None = None,
         rollouts: Sequence[Rollout] | None = None,
-    ) -> list[float]:
-        scores: list[float] = []
+    ) -> list[float | None]:
+        scores: list[float | None] = []
         for start in range(0, len(completions), self.source.batch_size):
             part = slice(start, start + self.source.batch_size)
             scores += score_each(
@@ -50,7 +50,7 @@ class EndpointReward:
                 check=checked_scores,
                 alone=self._ask_once,
                 hopeless=(RefusedError,),
-            )
+            ).given()
         return scores
 
     def _ask_once(
@@ -90,12 +90,12 @@ class EndpointReward:
             raise RunError(
                 f"{self.name} did not return scores",
                 got=repr(answer)[:200],
-                expected='{"scores": [a number for each completion]}',
+                expected='{"scores": [a number for each completion, or null to abstain]}',
             )
         return (
             scores
             if self.kept is None
-            else self.kept.keep(asked, checked_scores(self.name, scores, prompts, completions))
+            else self.kept.keep(asked, checked_scores(self.name, scores, prompts, completions).given())
         )
 
 

@@ -41,25 +41,39 @@ def step_ends(ids: Sequence[int], text: str, decode: Callable[[Sequence[int]], s
 
 
 def checked_steps(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> Scores:
-    """Process rewards: for each completion, one finite number for each of its steps. Its score is their sum."""
+    """Process rewards: for each completion, one finite number for each of its steps, whose sum is its score; or None,
+    to abstain."""
     given = checked_lists(name, scores, prompts, completions)
+    abstained = [not numbers for numbers in given]  # a completion has at least one step
     flat = [number for numbers in given for number in numbers]
     of = [(prompt, text) for prompt, text, numbers in zip(prompts, completions, given, strict=True) for _ in numbers]
-    finite = iter(checked_scores(name, flat, [prompt for prompt, _ in of], [text for _, text in of]))
+    checked = checked_scores(name, flat, [prompt for prompt, _ in of], [text for _, text in of])
+    if any(checked.abstained):
+        raise RunError(
+            f"process reward {name} abstained for a step of {shown(*of[checked.abstained.index(True)])}",
+            got="None among its numbers",
+            expected="a number for each step, or None in place of the whole list",
+        )
+    finite = iter(checked)
     steps = [[next(finite) for _ in numbers] for numbers in given]
-    return Scores(map(sum, steps), steps=steps)
+    totals = [None if gone else sum(numbers) for gone, numbers in zip(abstained, steps, strict=True)]
+    return Scores(totals, steps=steps)
 
 
 def checked_lists(name: str, scores: Any, prompts: Sequence[Text], completions: Sequence[str]) -> list[list[Any]]:
-    """A list for each completion, with one entry for each step. A RunError names the first completion without one."""
+    """A list for each completion, with one entry for each step; empty where None stands in its place. A RunError names
+    the first completion without one."""
     if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(completions):
         raise RunError(
             f"process reward {name} did not return a list for each completion",
             got=f"{len(scores)} for {len(completions)}" if isinstance(scores, Sequence) else repr(scores)[:100],
             expected="for each completion, one number for each of its steps",
         )
-    lists = []
+    lists: list[list[Any]] = []
     for prompt, text, numbers in zip(prompts, completions, scores, strict=True):
+        if numbers is None:
+            lists.append([])
+            continue
         expected = len(steps_of(text))
         is_list = hasattr(numbers, "__iter__") and not isinstance(numbers, str | Mapping | Set)
         given = list(numbers) if is_list else []  # once: a generator is empty the second time

@@ -93,10 +93,13 @@ def answers(
     if reference is not None:
         figures |= _distance(rows, rollouts, lengths, learner, reference)
     if reward is not None:
-        scores = score_rollouts(reward, rollouts, prompts.groups)
-        figures["eval_objective/scores"] = sum(scores) / len(scores)
-        if len(scores) > 1:
-            ends = mean_interval(scores)
+        scores = score_rollouts(reward, rollouts, prompts.groups, may_abstain=True)
+        known = [score for score in scores.given() if score is not None]
+        figures["eval_objective/scores"] = sum(known) / len(known)
+        if len(known) < len(scores):
+            figures["eval_objective/abstained"] = float(len(scores) - len(known))
+        if len(known) > 1:
+            ends = mean_interval(known)
             figures |= {"eval_objective/scores_low": ends.low, "eval_objective/scores_high": ends.high}
         for i, row in enumerate(rows):
             row.update(scores.of(i))

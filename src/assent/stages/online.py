@@ -85,7 +85,7 @@ def run(config: OnlineOptions, session: Session) -> StageResult:
         rollouts = sample_round(config, sampler, learner, session.batch(step), step=step)
         clock.lap("generate")
         with session.kept_on_failure("the reward"):
-            scores = score_rollouts(reward, rollouts, prompts)
+            scores = score_rollouts(reward, rollouts, prompts, may_abstain=True)
         clock.lap("score")
         if step == 0:
             gate = Gate(log, precision=precision_of(config))
@@ -198,7 +198,9 @@ def _train_round(
     parts: list[list[TokenGroup]] = []
     for epoch in range(epochs):
         order = torch.tensor(permutation(len(batch.groups), config.seed, "minibatch", step, epoch))
-        parts += [[batch.groups[i] for i in part.tolist()] for part in order.tensor_split(num_mini_batches)]
+        parts += [
+            [batch.groups[i] for i in part.tolist()] for part in order.tensor_split(num_mini_batches) if len(part)
+        ]
     target_kl = config.target_kl
 
     def policy_updates() -> Iterator[dict[str, float]]:
@@ -266,7 +268,6 @@ def _sample_rows(
     prompts: Sequence[PromptGroup], rollouts: Sequence[Rollout], scores: Scores
 ) -> list[dict[str, object]]:
     """Rows of `samples.jsonl`: the first, the best and the worst completion of the round."""
-    shown = dict.fromkeys(
-        [0, max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)]
-    )
+    scored = [i for i, gone in enumerate(scores.abstained) if not gone]
+    shown = dict.fromkeys([0, max(scored, key=scores.__getitem__), min(scored, key=scores.__getitem__)])
     return [sample_row(prompts[rollouts[i].prompt_index], rollouts[i], scores.of(i)) for i in shown]

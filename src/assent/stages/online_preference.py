@@ -67,11 +67,12 @@ def run(config: OnlineDpoConfig, session: Session) -> StageResult:
         rollouts = sample_round(config, sampler, learner, session.batch(step), step=step)
         clock.lap("generate")
         with session.kept_on_failure("the reward"):
-            scores = score_rollouts(reward, rollouts, prompts)
+            scores = score_rollouts(reward, rollouts, prompts, may_abstain=True)
         groups = to_groups(rollouts, config.num_completions, prompts)
         sampled = reference.read(groups)
         judged = less_for_no_end(scores, rollouts, config.missing_eos_penalty)
-        rows = [judged[i : i + config.num_completions] for i in range(0, len(judged), config.num_completions)]
+        given, k = judged.given(), config.num_completions
+        rows = [given[i : i + k] for i in range(0, len(given), k)]
         ranked = [ranking_of(config, group, row) for group, row in zip(sampled, rows, strict=True)]
         compared = [group for group in ranked if group is not None]
         clock.lap("score")
@@ -81,7 +82,8 @@ def run(config: OnlineDpoConfig, session: Session) -> StageResult:
             _gate(config, learner, log, rollouts, prompts, compared, reward, objective, reference)
         clock.lap("check")
         metrics = {**_of_round(rollouts, rows, sampled, num_compared=len(compared)), **scores.metrics()}
-        metrics |= {"objective/scores": float(np.mean(scores)), "objective/scores_std": float(np.std(scores))}
+        known = [score for score in scores.given() if score is not None]
+        metrics |= {"objective/scores": float(np.mean(known)), "objective/scores_std": float(np.std(known))}
         metrics["rollout/logprob_mismatch"] = mismatch
         for _ in range(config.updates_per_round if compared else 0):
             metrics |= learner.update(compared, objective)
@@ -103,23 +105,31 @@ def run(config: OnlineDpoConfig, session: Session) -> StageResult:
 
 def less_for_no_end(scores: Scores, rollouts: Sequence[Rollout], penalty: float) -> Scores:
     """The scores to compare: the reward's, minus `penalty` for each completion that was cut before its end."""
-    less = [score - penalty * (r.finish_reason != "stop") for score, r in zip(scores, rollouts, strict=True)]
+    less = [
+        None if score is None else score - penalty * (r.finish_reason != "stop")
+        for score, r in zip(scores.given(), rollouts, strict=True)
+    ]
     return Scores(less, parts=scores.parts)
 
 
-def ranking_of(config: OnlineDpoConfig, group: TokenGroup, scores: Sequence[float]) -> TokenGroup | None:
-    """The completions to compare, best first, with `rank` counted from 1. Equal scores have equal ranks.
+def ranking_of(config: OnlineDpoConfig, group: TokenGroup, scores: Sequence[float | None]) -> TokenGroup | None:
+    """The completions to compare, best first, with `rank` counted from 1. Equal scores have equal ranks. A completion
+    without a score is not compared.
 
-    None if there is nothing to learn: all scores are equal and no loss uses ties, or all have the same tokens.
+    None if there is nothing to learn: all scores are equal and no loss uses ties, all have the same tokens, or fewer
+    than two have a score.
     """
-    order = sorted(range(len(scores)), key=lambda k: -scores[k])  # equal scores keep the order of sampling
+    known = {k: score for k, score in enumerate(scores) if score is not None}
+    if len(known) < 2:
+        return None
+    order = sorted(known, key=lambda k: -known[k])  # equal scores keep the order of sampling
     chosen = order if config.compares_all else [order[0], order[-1]]
-    levels = sorted({scores[k] for k in chosen}, reverse=True)
+    levels = sorted({known[k] for k in chosen}, reverse=True)
     completions = tuple(group.completions[k] for k in chosen)
     if len({completion.ids for completion in completions}) == 1 or (len(levels) == 1 and not config.uses_ties):
         return None
     fields = {name: values[chosen] for name, values in group.completion.items()}
-    fields["rank"] = np.array([1 + levels.index(scores[k]) for k in chosen])
+    fields["rank"] = np.array([1 + levels.index(known[k]) for k in chosen])
     return replace(group, completions=completions, completion=fields, token={})
 
 
@@ -145,11 +155,16 @@ def _gate(
 
 
 def _of_round(
-    rollouts: Sequence[Rollout], scores: Sequence[Sequence[float]], sampled: Sequence[TokenGroup], *, num_compared: int
+    rollouts: Sequence[Rollout],
+    scores: Sequence[Sequence[float | None]],
+    sampled: Sequence[TokenGroup],
+    *,
+    num_compared: int,
 ) -> dict[str, float]:
     """Metrics of the round. `scores` are the compared ones, a row for each prompt."""
+    known = [[score for score in row if score is not None] for row in scores]
     metrics = {
-        "objective/scores_margin": float(np.mean([max(row) - min(row) for row in scores])),
+        "objective/scores_margin": float(np.mean([max(row) - min(row) for row in known if row])),
         "rollout/completion_length": float(np.mean([len(rollout.ids) for rollout in rollouts])),
         "rollout/eos_rate": float(np.mean([rollout.finish_reason == "stop" for rollout in rollouts])),
         "rollout/not_compared": float(len(scores) - num_compared),
@@ -172,13 +187,14 @@ def records(
     """Rows of `preferences.jsonl`, one for each prompt, ties included. `scores` are the compared ones; `policy` is the
     fingerprint of the model that sampled.
 
-    A file of completions may not hold blank text. So blank completions are left out, and a prompt with fewer than two
-    others has no row. `rollout/blank` counts the blank ones.
+    A file of completions may not hold blank text or lack scores. So blank completions and those without a score are
+    left out, and a prompt with fewer than two others has no row. `rollout/blank` and `objective/abstained` count them.
     """
     rows: list[dict[str, object]] = []
     for number, group in enumerate(prompts):
         start = number * config.num_completions
-        kept = [i for i in range(start, start + config.num_completions) if rollouts[i].text.strip()]
+        own = range(start, start + config.num_completions)
+        kept = [i for i in own if rollouts[i].text.strip() and not scores.abstained[i]]
         if len(kept) < 2:
             continue
         rows.append(

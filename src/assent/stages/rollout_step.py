@@ -29,7 +29,7 @@ from assent.objectives.advantages import (
 )
 from assent.objectives.kl import kl
 from assent.objectives.reduce import as_rows
-from assent.stages.sampling import to_groups
+from assent.stages.scored import in_the_loss, left_out, scored_of
 from assent.types import PromptGroup, Rollout
 
 LARGEST_REWARD = 1e15
@@ -64,7 +64,8 @@ def build_round(
     step_ends: Sequence[Sequence[int]] | None = None,
     prompts: Sequence[PromptGroup] = (),
 ) -> Round:
-    """Computes KL, values, rewards and advantages of one round. `scores`: the reward's, one for each rollout, in order.
+    """Computes KL, values, rewards and advantages of one round. `scores`: the reward's, one for each rollout, in order;
+    a rollout without a score is left out of all of it.
 
     trainer         the policy that is trained, if the sampler may compute differently; its log-probabilities then serve
                     as the old policy's, and each token gets a truncated importance weight
@@ -73,7 +74,9 @@ def build_round(
     prompts         the round's prompts, see `to_groups`
     Every process builds the whole round, so means and whitening are over all processes.
     """
-    groups = to_groups(rollouts, config.num_completions, prompts)
+    metrics, num_sampled = _sample_metrics(rollouts), len(rollouts)
+    scored = scored_of(config, rollouts, scores, step_ends=step_ends, prompts=prompts)
+    groups, rollouts, sizes = scored.groups, scored.rollouts, scored.sizes
     old = torch.from_numpy(np.concatenate([array for group in groups for array in group.token["old_logprobs"]]))
     lengths = torch.tensor([len(rollout.ids) for rollout in rollouts])
     sequence = torch.repeat_interleave(torch.arange(len(rollouts)), lengths)
@@ -82,7 +85,7 @@ def build_round(
     under_reference = reference.read(groups, want={"logprobs"}).logprobs
     assert under_reference is not None
     ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
-    raw = _of_reward(scores, rollouts)
+    raw = _of_reward(scored.scores, rollouts)
     penalised = raw - config.missing_eos_penalty * (~ended).float()
     in_reward = config.kl_penalty == "reward"
     coef_in_reward = kl_coef if in_reward else 0.0
@@ -90,7 +93,7 @@ def build_round(
     kl_rows = {name: as_rows(kl(name, old, under_reference), sequence, len(rollouts))[0] for name in KL_METRICS}
     _, mask = as_rows(old, sequence, len(rollouts))
     fields = importance if in_reward else {**importance, "reference_logprobs": under_reference}
-    steps, at_ends = _of_steps(scores, step_ends, mask)
+    steps, at_ends = _of_steps(scored.steps, scored.step_ends, mask)
     earned, moments = _earned(config, penalised, steps, mask, ended, score_moments)
     values = last_values = None
     if critic is not None:
@@ -106,16 +109,11 @@ def build_round(
         read = potential.read(groups, want={"values", "last_values"})
         rewards = _shaped(config, rewards, mask, read, ended, sequence)
     episodes = Episodes(
-        rewards=rewards,
-        mask=mask,
-        prompt=torch.arange(len(rollouts)) // config.num_completions,
-        values=values,
-        last_values=last_values,
-        step_ends=at_ends,
+        rewards=rewards, mask=mask, prompt=scored.prompt, values=values, last_values=last_values, step_ends=at_ends
     )
     advantages, returns = _advantages(config, episodes)
     fields["advantages"] = advantages[mask]
-    metrics = _kl_metrics(kl_rows, config.num_completions) | _score_metrics(config, raw, ended, lengths)
+    metrics |= _kl_metrics(kl_rows, sizes) | _score_metrics(config, raw, sizes)
     if "importance" in importance:
         metrics["rollout/importance_mean"] = float(importance["importance"].mean())
     if values is not None and returns is not None:
@@ -129,7 +127,9 @@ def build_round(
         "objective/rlhf_reward": float(penalised.mean()) - coef_in_reward * nats,
         "objective/kl_coef": kl_coef,
     }
-    return Round(_with_token_fields(groups, fields, lengths), metrics, nats, moments)
+    trained = in_the_loss(config, _with_token_fields(groups, fields, lengths), ended)
+    metrics |= left_out(num_sampled, trained)
+    return Round(trained, metrics, nats, moments)
 
 
 def _of_reward(scores: Sequence[float], rollouts: Sequence[Rollout]) -> Tensor:
@@ -193,15 +193,18 @@ def _shaped(
 
 
 def _of_steps(
-    scores: Sequence[float], step_ends: Sequence[Sequence[int]] | None, mask: Tensor
+    steps: Sequence[Sequence[float]] | None, step_ends: Sequence[Sequence[int]] | None, mask: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """(S, L) rewards of steps, at the tokens that end them, otherwise zero; and a mask of these tokens."""
+    """(S, L) rewards of steps, at the tokens that end them, otherwise zero; and a mask of these tokens. A completion
+    that has only other rewards is one step."""
     placed = torch.zeros(mask.shape)
-    steps = getattr(scores, "steps", None)
     if steps is None or step_ends is None:
         return placed, None
     ends = torch.zeros_like(mask)
     for i, (numbers, at) in enumerate(zip(steps, step_ends, strict=True)):
+        if not numbers:
+            ends[i, int(mask[i].sum()) - 1] = True
+            continue
         for number, t in zip(numbers, at, strict=True):
             placed[i, t] += number
             ends[i, t] = True
@@ -228,33 +231,39 @@ def _earned(
 KL_METRICS = {"k1": "objective/kl", "k2": "objective/kl_k2", "k3": "objective/kl_k3"}
 
 
-def _kl_metrics(kl_rows: Mapping[str, Tensor], num_completions: int) -> dict[str, float]:
+def _kl_metrics(kl_rows: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, float]:
     """Each estimator's mean over completions, and its standard error if there are at least two prompts.
 
     Prompts are independent, but completions of one prompt are not. So the error is that of the mean of prompts' means.
+    sizes   the number of completions of each prompt
     """
     metrics: dict[str, float] = {}
     for name, rows in kl_rows.items():
-        by_prompt = rows.sum(1).view(-1, num_completions).mean(1)
+        sums = rows.sum(1)
+        by_prompt = torch.stack([own.mean() for own in sums.split(list(sizes))])
         label = KL_METRICS[name]
-        metrics[label] = float(by_prompt.mean())
+        metrics[label] = float(by_prompt.mean() if len(set(sizes)) == 1 else sums.mean())
         if len(by_prompt) > 1:
             metrics[f"{label}_se"] = float(by_prompt.std() / len(by_prompt) ** 0.5)
     return metrics
 
 
-def _score_metrics(config: OnlineOptions, raw: Tensor, ended: Tensor, lengths: Tensor) -> dict[str, float]:
-    metrics = {
-        "objective/scores": float(raw.mean()),
-        "objective/scores_std": float(raw.std(correction=0)),
+def _score_metrics(config: OnlineOptions, raw: Tensor, sizes: Sequence[int]) -> dict[str, float]:
+    metrics = {"objective/scores": float(raw.mean()), "objective/scores_std": float(raw.std(correction=0))}
+    if config.triple.needs_mates:
+        alike = [bool((own == own[0]).all()) for own in raw.split(list(sizes))]
+        metrics["frac_reward_zero_std"] = float(torch.tensor(alike).float().mean())
+    return metrics
+
+
+def _sample_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Figures of all that was sampled, scored or not."""
+    ended = torch.tensor([rollout.finish_reason == "stop" for rollout in rollouts])
+    return {
         "val/num_eos_tokens": float(ended.sum()),
-        "rollout/completion_length": float(lengths.float().mean()),
+        "rollout/completion_length": float(torch.tensor([len(rollout.ids) for rollout in rollouts]).float().mean()),
         "rollout/eos_rate": float(ended.float().mean()),
     }
-    if config.triple.needs_mates:
-        groups = raw.view(-1, config.num_completions)
-        metrics["frac_reward_zero_std"] = float((groups == groups[:, :1]).all(1).float().mean())
-    return metrics
 
 
 def _with_token_fields(groups: Sequence[TokenGroup], fields: dict[str, Tensor], lengths: Tensor) -> list[TokenGroup]:

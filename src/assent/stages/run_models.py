@@ -251,7 +251,7 @@ class MainReward:
         if self.reward is not None:
             try:
                 scores = self.reward.score(prompts, completions, groups=groups, rollouts=rollouts)
-                answer = {"scores": list(scores)}
+                answer = {"scores": scores.given() if isinstance(scores, Scores) else list(scores)}
                 if isinstance(scores, Scores):
                     answer |= {"parts": scores.parts, "steps": scores.steps, "statistics": scores.statistics}
             except Exception as error:  # any error: the other processes must not wait for scores

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from assent.config.ensembles import Combination
 from assent.errors import ConfigError, NonFiniteError, RunError
+from assent.metrics import lookup
+from assent.rewards.base import checked_reward
+from assent.rewards.combined import EnsembleReward, WeightedReward
 from assent.rewards.function import FunctionReward, load_function
 from assent.rewards.loading import is_function, load_reward, reward_hash
 from assent.types import Message, PromptGroup
@@ -192,3 +196,45 @@ def test_what_names_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not is_function("owner/name")
     assert not is_function("out/reward/model")
     assert not is_function("a:b")
+
+
+def test_a_function_abstains_with_none_and_a_nan_is_still_an_error() -> None:
+    reward = FunctionReward(lambda p, c: [None if x == "y" else 2 for x in c], name="n")
+    scores = checked_reward(reward, PROMPTS, ["x", "y"], groups=None, may_abstain=True)
+    assert (scores.given(), scores.abstained) == ([2.0, None], [False, True])
+    assert math.isnan(scores[1])  # who overlooks it gets no number
+    assert scores.of(1) == {"score": None}
+    assert scores.metrics() == {"objective/abstained": 1.0}
+    with pytest.raises(RunError, match=r"abstained for completion 'y'(?s:.)*1 of 2"):
+        checked_reward(reward, PROMPTS, ["x", "y"], groups=None)
+
+
+def test_a_sum_uses_the_parts_that_do_not_abstain() -> None:
+    """Weights 2 and 1: both score the first, one the second, none the third."""
+    one = FunctionReward(lambda p, c: [1.0, None, None], name="one")
+    two = FunctionReward(lambda p, c: [5.0, 7.0, None], name="two")
+    scores = WeightedReward({"one": (2.0, one), "two": (1.0, two)}, name="sum").score(["p"] * 3, ["x", "y", "z"])
+    assert scores.given() == [7.0, 7.0, None]
+    assert scores.parts == {"one": [1.0, None, None], "two": [5.0, 7.0, None]}
+    assert scores.metrics() == {
+        "rewards/one": 1.0, "rewards/one/std": 0.0, "rewards/one/abstained": 2.0,
+        "rewards/two": 6.0, "rewards/two/std": 1.0, "rewards/two/abstained": 1.0,
+        "objective/abstained": 1.0,
+    }  # fmt: skip
+    assert all(lookup(name) for name in scores.metrics())
+    ensemble = EnsembleReward({"one": (1.0, one), "two": (1.0, two)}, combination=Combination("min"), name="e")
+    found = ensemble.score(["p"] * 3, ["x", "y", "z"])
+    assert found.given() == [1.0, 7.0, None]
+    assert found.statistics == {"ensemble_std": 2.0}  # of the one that both scored
+
+
+def test_a_process_reward_abstains_with_none_in_place_of_a_list() -> None:
+    """Beside it an outcome: that completion is one step. None for a single step is refused."""
+    process = FunctionReward(lambda p, c: [[0.5, 1.0], None], name="s", process=True)
+    outcome = FunctionReward(lambda p, c: [10.0, 20.0], name="o")
+    alone = checked_reward(process, PROMPTS, ["x\ny", "z"], groups=None, may_abstain=True)
+    assert (alone.given(), alone.steps) == ([1.5, None], [[0.5, 1.0], []])
+    both = WeightedReward({"s": (2.0, process), "o": (1.0, outcome)}, name="sum").score(PROMPTS, ["x\ny", "z"])
+    assert (both.given(), both.steps) == ([13.0, 20.0], [[1.0, 2.0], []])
+    with pytest.raises(RunError, match="abstained for a step of completion 'z'"):
+        FunctionReward(lambda p, c: [[1.0, 1.0], [None]], name="s", process=True).score(PROMPTS, ["x\ny", "z"])

@@ -211,10 +211,10 @@ def test_a_completion_that_did_not_end_is_ranked_by_its_score_less_the_penalty(
     original, score = online_preference.ranking_of, online_preference.score_rollouts
     told: list[float] = []
 
-    def ends(reward: Any, rollouts: Sequence[Rollout], prompts: Any) -> Scores:
+    def ends(reward: Any, rollouts: Sequence[Rollout], prompts: Any, **options: Any) -> Scores:
         for rollout in rollouts[::2]:  # the first of each prompt's two
             object.__setattr__(rollout, "finish_reason", "stop")
-        told.extend(found := score(reward, rollouts, prompts))
+        told.extend(found := score(reward, rollouts, prompts, **options))
         return found
 
     def spy(config: Any, group: Any, scores: Sequence[float]) -> Any:
