@@ -36,6 +36,8 @@ loss | nats | lower | total loss of the step: each term's sum, divided by its co
 loss/<term> | nats | lower | one term of the loss, divided by its count in the whole step
 loss/policy_avg | 1 | lower | clipped policy loss, mean over completion tokens
 loss/value_avg | reward² | lower | clipped value loss, mean over completion tokens
+loss/aux | 1 | lower | load-balancing loss of a mixture of experts, its coefficient included
+aux_loss | 1 | lower | load-balancing loss of a mixture of experts: E Σ f·P over the step's tokens
 grad_norm | 1 | none | norm of the gradient over all parameters, before clipping
 learning_rate | 1 | none | learning rate of the step
 epoch | epochs | none | passes over the data so far

@@ -64,6 +64,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "gpt-neox": ("GPTNeoX", {**_BASE, "rotary_pct": 0.5}, "segments"),
     "mixtral": ("Mixtral", {**_BASE, "num_local_experts": 4, "num_experts_per_tok": 2}, "segments"),
+    "olmoe": ("Olmoe", {**_BASE, "num_experts": 4, "num_experts_per_tok": 2}, "segments"),
     "qwen2-moe": (
         "Qwen2Moe",
         {**_BASE, **_MOE, "num_experts": 4, "shared_expert_intermediate_size": 24, "decoder_sparse_step": 1},

@@ -10,6 +10,7 @@ from assent.config.algorithms import ALGORITHMS, GOVERNED, Algorithm, Part, algo
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import NonNegative, Positive, SamplerOptions, StageOptions, Trunk, fixed
 from assent.config.rewards import Rewards
+from assent.config.router import RouterOptions
 
 LossType = Literal["grpo", "dapo", "dr_grpo"]
 
@@ -17,7 +18,7 @@ CRITIC_OF_ITS_OWN = frozenset({"critic", "critic_learning_rate", "critic_warmup_
 """Options of a critic that has a trunk and an optimiser of its own."""
 
 
-class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions):
+class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions, RouterOptions):
     """What every online command has: prompts, a reward, sampling, and the pull to the reference."""
 
     command: ClassVar[str]

@@ -11,10 +11,11 @@ from assent.config.held_out import EvalSampleOptions
 from assent.config.loss_options import LOGGED, LossOptions
 from assent.config.options import Positive, SamplerOptions, StageOptions
 from assent.config.rewards import OutcomeRewards
+from assent.config.router import RouterOptions
 from assent.errors import ConfigError
 
 
-class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions, EvalSampleOptions):
+class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions, EvalSampleOptions, RouterOptions):
     """Online DPO (arXiv:2402.04792): the policy samples completions during training, and learns from their comparisons.
 
     Held-out data are prompts. The reward scores their answers.

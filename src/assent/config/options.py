@@ -147,6 +147,10 @@ class StageDefaults(Options):
     def offload_frozen(self) -> bool:
         return False
 
+    @fixed
+    def router_aux_loss_coef(self) -> float:
+        return 0.0
+
 
 class RunOptions(Options):
     """Where a run is written, and how it resumes."""

@@ -10,10 +10,11 @@ from assent.config.held_out import EvalSampleOptions, ValidationOptions
 from assent.config.loss_options import LOGGED, LossOptions, ReferenceOptions, RewardLossOptions
 from assent.config.losses import SCORE_LOSSES, thumbs_loss_declaration
 from assent.config.options import EpochOptions, Positive, StageOptions, TextOptions
+from assent.config.router import RouterOptions
 from assent.errors import ConfigError
 
 
-class SftConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions):
+class SftConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, RouterOptions):
     """Instruction tuning: maximum likelihood of the completions, given their prompts."""
 
     model: str
@@ -91,7 +92,9 @@ class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, R
         return self.num_heads * self.num_adapters
 
 
-class PreferenceConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, LossOptions, ReferenceOptions):
+class PreferenceConfig(
+    StageOptions, TextOptions, EpochOptions, EvalSampleOptions, LossOptions, ReferenceOptions, RouterOptions
+):
     """Direct preference optimisation and its family, from comparisons or rankings."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss", "rewards/accuracies", "rewards/margins")
@@ -109,7 +112,7 @@ class PreferenceConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOption
         return self
 
 
-class KtoConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, ReferenceOptions):
+class KtoConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, ReferenceOptions, RouterOptions):
     """Preference optimisation from thumbs: single completions, each desirable or not (KTO, arXiv:2402.01306)."""
 
     model: str

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from assent.engine.balance import AUX, TERM, Balanced, choices_of
 from assent.engine.micro_batches import (
     Budget,
     cost_of,
@@ -53,8 +54,17 @@ class Learner:
     With several processes, each gets the same groups and takes its share. All of them return the same metrics.
     """
 
-    def __init__(self, module: nn.Module, *, runtime: Runtime, optim: OptimiserSettings, total_steps: int) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        runtime: Runtime,
+        optim: OptimiserSettings,
+        total_steps: int,
+        router_aux_loss_coef: float = 0.0,
+    ) -> None:
         self.module = module.to(runtime.device)
+        self.router_aux_loss_coef = router_aux_loss_coef
         self.runtime, self.optim, self.total_steps = runtime, optim, total_steps
         self.budget = Budget.of(module, runtime, optim.micro_batch_tokens)
         self.cost = cost_of(module)
@@ -158,6 +168,11 @@ class Learner:
         in_one_pass = runtime.num_processes == 1 and len(bins) == 1
         if looks_at_the_step(objective) and not in_one_pass:
             return self._attempt_whole(groups, bins, objective)
+        if self.router_aux_loss_coef:
+            balanced = self._balanced(groups, bins, objective, in_one_pass=in_one_pass)
+            if balanced is None:
+                return None
+            objective = balanced
         # On the CPU: each process counts all micro-batches, and moves its own to the device one at a time.
         batches = [pack([groups[i] for i in indices], device="cpu") for indices in bins]
         sums = Sums.over(batches, objective)
@@ -205,13 +220,30 @@ class Learner:
         if suspects := groups_not_finite(groups, outputs, want):
             return _Step(bins, suspects=suspects)
         try:
-            parts, propagation, metrics = propagated(groups, objective, outputs)
+            keep = bool(self.router_aux_loss_coef)
+            parts, propagation, metrics = propagated(groups, objective, outputs, keep=keep)
         except OverflowError as error:
             return _Step(bins, suspects=groups, beyond=str(error))
         step = self._attempt(parts, propagation)
         if step is None:
             return None
+        if self.router_aux_loss_coef and not step.suspects:
+            metrics |= {name: step.metrics[name] for name in AUX}
+            metrics["loss"] += metrics[f"loss/{TERM}"]
         return replace(step, bins=bins, metrics=metrics, suspects=groups if step.suspects else ())
+
+    def _balanced(
+        self, groups: Sequence[TokenGroup], bins: Sequence[Sequence[int]], objective: Objective, *, in_one_pass: bool
+    ) -> Balanced | None:
+        """The objective with the load-balancing loss, for which the whole step's choices of experts are counted first.
+        None if memory ran out on some process."""
+        if in_one_pass:
+            return Balanced(objective, self.router_aux_loss_coef)
+        counted = choices_of(self.module, groups, bins, runtime=self.runtime, budget=self.budget)
+        if counted is None:
+            return None
+        self.flops += self.cost.forward(groups)
+        return Balanced(objective, self.router_aux_loss_coef, *counted)
 
     def _backward(
         self,

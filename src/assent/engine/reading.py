@@ -31,7 +31,6 @@ def read_groups(
     return read
 
 
-@torch.no_grad()
 def read_bins(
     module: nn.Module,
     groups: Sequence[TokenGroup],
@@ -42,6 +41,24 @@ def read_bins(
     budget: Budget,
 ) -> Outputs | None:
     """`read_groups` once, in the micro-batches `bins` of `budget`; None if memory ran out on some process."""
+    results = outputs_of(module, groups, bins, want=want, runtime=runtime, budget=budget)
+    if results is None:
+        return None
+    # Sorted: each output is a reduction, and a set's order differs between processes.
+    return Outputs(**{name: _in_order(results, groups, name, runtime) for name in sorted(want)})
+
+
+@torch.no_grad()
+def outputs_of(
+    module: nn.Module,
+    groups: Sequence[TokenGroup],
+    bins: Sequence[Sequence[int]],
+    *,
+    want: frozenset[str],
+    runtime: Runtime,
+    budget: Budget,
+) -> list[tuple[Sequence[int], Outputs]] | None:
+    """This process's micro-batches and their outputs; None if memory ran out on some process."""
     results: list[tuple[Sequence[int], Outputs]] = []
     failed = False
     for indices in share(bins, rank=runtime.rank, num_processes=runtime.num_processes):
@@ -60,10 +77,7 @@ def read_bins(
             break
         if indices is not None:
             results.append((indices, outputs))
-    if float(runtime.max(torch.tensor(float(failed)))):
-        return None
-    # Sorted: each output is a reduction, and a set's order differs between processes.
-    return Outputs(**{name: _in_order(results, groups, name, runtime) for name in sorted(want)})
+    return None if float(runtime.max(torch.tensor(float(failed)))) else results
 
 
 def _in_order(

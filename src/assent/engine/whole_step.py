@@ -49,12 +49,13 @@ class Propagation:
 
 
 def propagated(
-    groups: Sequence[TokenGroup], objective: Objective, outputs: Outputs
+    groups: Sequence[TokenGroup], objective: Objective, outputs: Outputs, *, keep: bool = False
 ) -> tuple[list[TokenGroup], Propagation, dict[str, float]]:
     """The groups with ∂L/∂x beside their tokens, the objective that propagates it, and L's metrics of the step.
 
     `outputs` belong to `groups`, in their order, on the CPU, one number for each token or completion. A completion that
-    L does not depend on (KTO's mismatched ones) is left out: nothing needs to be propagated through it.
+    L does not depend on (KTO's mismatched ones) is left out: nothing needs to be propagated through it. `keep`: only
+    those that are read aside are, because another loss looks at the others' tokens.
     """
     numbers = {name: getattr(outputs, name).requires_grad_() for name in objective.want}
     batch = pack(groups, device="cpu")
@@ -67,7 +68,8 @@ def propagated(
         found = torch.autograd.grad(loss, list(numbers.values()), allow_unused=True)
         gradients |= {name: found for name, found in zip(numbers, found, strict=True) if found is not None}
     whole = [_with_gradients(group, own) for group, own in zip(groups, by_group(groups, gradients), strict=True)]
-    parts = [part for part in map(_depended_on, whole) if part.completions] or whole[:1]
+    left = [_depended_on(group, keep=keep) for group in whole]
+    parts = [part for part in left if part.completions] or whole[:1]
     return parts, Propagation(frozenset(numbers), len(parts)), sums.metrics(lambda local: local)
 
 
@@ -113,9 +115,13 @@ def _placed(counted: np.ndarray, mask: tuple[bool, ...] | None) -> np.ndarray:
     return whole
 
 
-def _depended_on(group: TokenGroup) -> TokenGroup:
-    """The group without the completions whose ∂L/∂x are all zero."""
+def _depended_on(group: TokenGroup, *, keep: bool) -> TokenGroup:
+    """The group without the completions whose ∂L/∂x are all zero; with `keep` only without those aside."""
     fields: dict[str, Any] = {**group.token, **group.completion}
     numbers = [arrays for name, arrays in fields.items() if name.startswith(PREFIX)]
-    kept = [k for k in range(len(group.completions)) if any(np.any(arrays[k]) for arrays in numbers)]
+    kept = [
+        k
+        for k, completion in enumerate(group.completions)
+        if (keep and not completion.aside) or any(np.any(arrays[k]) for arrays in numbers)
+    ]
     return group.only(kept)

@@ -28,7 +28,9 @@ NAME = "assent_segments"
 LAST_LAYER = "assent_last_layer"
 """The attribute of the last layer's attention with the hooks that it notifies of a pass (`last_layer.py`)."""
 
-_NEUTRAL = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"})
+_NEUTRAL = frozenset(
+    {"position_ids", "cache_position", "use_cache", "output_attentions", "output_router_logits", "output_hidden_states"}
+)
 """Keywords that affect neither which keys a query sees nor their weights (positions are applied before)."""
 
 

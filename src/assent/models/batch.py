@@ -20,13 +20,15 @@ from torch import Tensor
 class TokenCompletion:
     """`ids` of one completion, EOS included where it ends with one. `mask[t]` True: token t counts (None: all do).
 
-    `step_ends`: the last token of each of its successive steps, where the data has steps.
+    `step_ends`: the last token of each of its successive steps, where the data has steps. `aside`: it is read for a
+    baseline alone, and nothing is learned from it.
     """
 
     ids: tuple[int, ...]
     mask: tuple[bool, ...] | None = None
     truncated: bool = False
     step_ends: tuple[int, ...] = ()
+    aside: bool = False
 
     @property
     def num_counted(self) -> int:
@@ -90,6 +92,7 @@ class GroupBatch:
     input_ids, position_ids   (T,)
     prompts                   G pairs (start, end) in the row
     completions               S pairs (start, end) in the row
+    aside                     S flags: the completion is read for a baseline alone
     group                     (S,) the group of each completion
     sequence                  (N,) the completion of each counted token
     read_at                   (N,) row position whose hidden state predicts counted token n
@@ -112,6 +115,7 @@ class GroupBatch:
     completion: Mapping[str, Tensor]
     value: Mapping[str, Tensor]
     sources: tuple[str, ...]
+    aside: tuple[bool, ...]
 
     @property
     def num_groups(self) -> int:
@@ -150,6 +154,7 @@ class Outputs:
     values       (N,) the head's value of the state before each counted token
     last_values  (S,) the head's value after each completion's last token
     scores       (S,) or (S, heads) the head's score at each completion's last token
+    router       (2, experts) of a mixture of experts, see `models/router.py: routed`; a sum over the batch
     """
 
     logprobs: Tensor | None = None
@@ -157,3 +162,4 @@ class Outputs:
     values: Tensor | None = None
     last_values: Tensor | None = None
     scores: Tensor | None = None
+    router: Tensor | None = None

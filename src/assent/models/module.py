@@ -21,11 +21,12 @@ from assent.errors import ConfigError, ModelError
 from assent.models.batch import GroupBatch, Outputs
 from assent.models.head import Logits, log_probabilities
 from assent.models.preparing import ROUTING_THRESHOLD, prepare
+from assent.models.router import COEFFICIENT, routed
 from assent.models.tiers import Kind, ask, probe_tier, score_head
 from assent.models.trunk import Only, Tier, read
 
 _WANTS: dict[str, frozenset[str]] = {
-    "policy": frozenset({"logprobs", "entropy"}),
+    "policy": frozenset({"logprobs", "entropy", "router"}),
     "scorer": frozenset({"scores", "values", "last_values"}),
 }
 _VALUES = frozenset({"values", "last_values"})
@@ -86,8 +87,9 @@ class AlignmentModel(nn.Module):
         return self.base.config
 
     def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
-        """`want` is a subset of {"logprobs", "entropy"} for a policy, of {"scores", "values", "last_values"} for a
-        scorer. A policy with a value head also gives "values" and "last_values".
+        """`want` is a subset of {"logprobs", "entropy", "router"} for a policy ("router": of a mixture of experts), of
+        {"scores", "values", "last_values"} for a scorer. A policy with a value head also gives "values" and
+        "last_values".
 
         Results are float32 (float64 in a float64 model). Raises ModelError for a row longer than the rotary regime.
         """
@@ -99,14 +101,24 @@ class AlignmentModel(nn.Module):
 
     def _read_policy(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
         entropy: Tensor | None
-        only: Only | None = "completions" if self.is_short else None
-        result = read(self.base, batch, tier=self.tier, logits=not self.has_chunked_head, only=only)
+        router = "router" in want
+        only: Only | None = "completions" if self.is_short and not router else None
+        if router and not self.has_chunked_head:
+            raise ModelError(
+                f"{type(self.base).__name__} gives only logits, so {COEFFICIENT} cannot be added to its loss"
+            )
+        result = read(self.base, batch, tier=self.tier, logits=not self.has_chunked_head, only=only, router=router)
         states = result.states.index_select(0, result.read_at)
         values: dict[str, Tensor] = {}
         if self.value_head is not None:
             places = {"values": states, "last_values": result.states.index_select(0, result.last_at)}
             values = {name: self._value(places[name]) for name in want & _VALUES}
             if want <= _VALUES:
+                return Outputs(**values)
+        if router:
+            top_k = self.config.get_text_config().num_experts_per_tok
+            values["router"] = routed(result.router, batch, result.place, top_k=top_k)
+            if want == {"router"}:
                 return Outputs(**values)
         if self.has_chunked_head:
             head = self.base.get_output_embeddings()
@@ -189,7 +201,8 @@ def check_prompts_fit(
 
 
 def _flatten(outputs: Outputs) -> tuple[list[Any], None]:
-    return [outputs.logprobs, outputs.entropy, outputs.values, outputs.last_values, outputs.scores], None
+    numbers = (outputs.logprobs, outputs.entropy, outputs.values, outputs.last_values, outputs.scores, outputs.router)
+    return [*numbers], None
 
 
 # Sharding and data-parallel wrappers look for tensors in the result of `forward`. They find them in registered types.

@@ -73,6 +73,7 @@ def pack(groups: Sequence[TokenGroup], *, device: torch.device | str) -> GroupBa
         completion={name: tensor(stack([g.completion[name] for g in groups])) for name in fields.completion},
         value={name: tensor(stack([g.value[name] for g in groups])) for name in fields.value},
         sources=tuple(g.source for g in groups),
+        aside=tuple(c.aside for c in completions),
     )
 
 

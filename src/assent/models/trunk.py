@@ -9,6 +9,7 @@ Legend: G groups, S completions, N counted tokens, T row tokens, R rows of the m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,12 +30,18 @@ Only = Literal["completions", "ends"]
 
 @dataclass(slots=True)
 class Read:
-    """`states` (R·L, features), and the rows at which each counted token (N,) and completion's end (S,) is read."""
+    """`states` (R·L, features), and the rows at which each counted token (N,) and completion's end (S,) is read.
+
+    router   of a mixture of experts, each layer's logits (R·L, experts)
+    place    (T,) a row of each token of the batch; None: its own number
+    """
 
     states: Tensor
     read_at: Tensor
     last_at: Tensor
     segments: Segments | None = None
+    router: Sequence[Tensor] | None = None
+    place: Tensor | None = None
 
 
 def trunk_of(model: PreTrainedModel) -> nn.Module:
@@ -54,26 +61,44 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
 
 
 def read(
-    model: PreTrainedModel, batch: GroupBatch, *, tier: Tier, logits: bool = False, only: Only | None = None
+    model: PreTrainedModel,
+    batch: GroupBatch,
+    *,
+    tier: Tier,
+    logits: bool = False,
+    only: Only | None = None,
+    router: bool = False,
 ) -> Read:
     """The last hidden states of `batch`, or with `logits` the whole model's logits.
 
     only   in the segments tier, the last layer's MLP is computed only where completions' tokens are predicted or read
            ("completions"), or at their ends ("ends"); the states of other tokens are then not the model's
+    router also the logits of the routers of a mixture of experts; needs `logits` and `only` unset
     """
     module = model if logits else trunk_of(model)
     if tier == "segments":
-        return _segments(model, module, batch, logits=logits, only=only)
+        return _segments(model, module, batch, logits=logits, only=only, router=router)
     make = _mask_inputs if tier == "mask" else _padded_inputs
-    inputs, read_at, last_at = make(batch, dtype=model.dtype)
-    return Read(_states(module(**inputs, use_cache=False), logits=logits), read_at, last_at)
+    inputs, read_at, last_at, place = make(batch, dtype=model.dtype)
+    output = module(**inputs, use_cache=False, **_asked(router))
+    return Read(_states(output, logits=logits), read_at, last_at, router=_router(output), place=place)
+
+
+def _asked(router: bool) -> dict[str, bool]:
+    return {"output_router_logits": True} if router else {}
+
+
+def _router(output: Any) -> Sequence[Tensor] | None:
+    return getattr(output, "router_logits", None)
 
 
 def _states(output: Any, *, logits: bool) -> Tensor:
     return (output.logits if logits else output.last_hidden_state).flatten(0, 1)
 
 
-def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, logits: bool, only: Only | None) -> Read:
+def _segments(
+    model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, logits: bool, only: Only | None, router: bool
+) -> Read:
     total, device = len(batch.input_ids), batch.input_ids.device
     features = int(model.config.get_text_config().hidden_size)
     segments = make_segments(
@@ -90,8 +115,8 @@ def _segments(model: PreTrainedModel, module: nn.Module, batch: GroupBatch, *, l
         guard_checkpointing(model)
     inputs = {"input_ids": batch.input_ids[None], "position_ids": batch.position_ids[None], NAME: segments}
     with selected(model):
-        output = module(**inputs, use_cache=False)
-    return Read(_states(output, logits=logits), batch.read_at, batch.last_at, segments)
+        output = module(**inputs, use_cache=False, **_asked(router))
+    return Read(_states(output, logits=logits), batch.read_at, batch.last_at, segments, _router(output))
 
 
 def _skips_half(model: PreTrainedModel, device: torch.device) -> bool:
@@ -114,7 +139,7 @@ def _only(batch: GroupBatch, only: Only) -> tuple[Tensor, Tensor, Tensor]:
     return rows_read(is_read, device=batch.input_ids.device)
 
 
-def _mask_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _mask_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
     """(G, L) ids and positions, and the (G, 1, L, L) additive mask by which a completion sees its prompt and itself."""
     device, total = batch.input_ids.device, len(batch.input_ids)
     prompt, completion = _spans(batch)
@@ -140,10 +165,10 @@ def _mask_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Te
     where = np.zeros(total, np.int64)
     where[at[real]] = np.flatnonzero(real)
     place = torch.from_numpy(where).to(device)
-    return inputs, place[batch.read_at], place[batch.last_at]
+    return inputs, place[batch.read_at], place[batch.last_at], place
 
 
-def _padded_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _padded_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
     """(S, L) ids and attention mask, padded on the right."""
     del dtype
     device, total = batch.input_ids.device, len(batch.input_ids)
@@ -161,7 +186,9 @@ def _padded_inputs(batch: GroupBatch, *, dtype: torch.dtype) -> tuple[dict[str, 
     offset = torch.from_numpy(np.arange(len(completion)) * len(column) + before - completion[:, 0]).to(device)
     start = torch.from_numpy(completion[:, 0].copy()).to(device)
     read_at = torch.maximum(batch.read_at, start[batch.sequence] - 1) + offset[batch.sequence]
-    return inputs, read_at, batch.last_at + offset[: len(batch.last_at)]
+    where = np.zeros(total, np.int64)
+    where[at[real]] = np.flatnonzero(real)  # a prompt that stands in several rows: any of them
+    return inputs, read_at, batch.last_at + offset[: len(batch.last_at)], torch.from_numpy(where).to(device)
 
 
 def _spans(batch: GroupBatch) -> tuple[np.ndarray, np.ndarray]:

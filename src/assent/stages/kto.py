@@ -99,7 +99,7 @@ def with_mismatched(groups: Sequence[TokenGroup], *, max_length: int, seed: int)
 def _joined(group: TokenGroup, other: TokenCompletion, max_length: int) -> TokenGroup:
     room = max_length - len(group.prompt_ids)
     mask = None if other.mask is None else other.mask[:room]
-    cut = TokenCompletion(other.ids[:room], mask, truncated=other.truncated or len(other.ids) > room)
+    cut = TokenCompletion(other.ids[:room], mask, truncated=other.truncated or len(other.ids) > room, aside=True)
     fields = {name: np.append(values, np.nan) for name, values in group.completion.items()}
     return replace(group, completions=(*group.completions, cut), completion=fields)
 

@@ -97,7 +97,13 @@ class RunModels:
         trunk, at = self._trunk, (self.data.tokenizer, self.folder.path)
         loaded = load_trained_modules(self.config, path, kind, *at, name=name, runtime=self.runtime, trunk=trunk)
         for own, (module, lines) in loaded.items():
-            learner = self.learners[own] = Learner(module, runtime=self.runtime, optim=config, total_steps=updates)
+            learner = self.learners[own] = Learner(
+                module,
+                runtime=self.runtime,
+                optim=config,
+                total_steps=updates,
+                router_aux_loss_coef=config.router_aux_loss_coef if kind == "policy" else 0.0,
+            )
             self.note_start(own, learner.fingerprint())
             for line in [f"{own}: {path}, attention {module.tier} ({module.tier_reason})", *lines]:
                 self.log.note(line)

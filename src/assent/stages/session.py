@@ -28,6 +28,7 @@ from assent.errors import RunFolderError, StopRun, StorageError
 from assent.models.batch import TokenGroup
 from assent.models.folders import content_hash
 from assent.models.loading import check_context, load_config
+from assent.models.router import check_has_router
 from assent.models.tiers import Kind
 from assent.rewards.base import Reward
 from assent.rewards.reward_model import tokenizer_hash
@@ -266,7 +267,9 @@ def open_session(
 
     `inputs`: SHA-256, by name, of what the run depends on besides data, tokenizer and model.
     """
-    check_context(load_config(config.model, revision=config.revision), config.max_length)
+    check_context(start := load_config(config.model, revision=config.revision), config.max_length)
+    if config.router_aux_loss_coef:
+        check_has_router(start, config.model)
     eval_prompts = choose_prompts(config, data)
     runtime = Runtime.of(config)
     hashes = {f"{name} data": part.sha256 for name, part in data.parts.items()}

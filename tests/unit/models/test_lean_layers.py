@@ -17,7 +17,7 @@ from assent.models.lean_layers import LeanGatedMLP, LeanRMSNorm, install
 from tests.support.architectures import ARCHITECTURES, VOCABULARY, assert_same_gradients, gradients, make_model
 
 BOTH = {"llama", "llama-one-key-head", "qwen2", "qwen2-window", "qwen2-moe", "qwen3", "mistral", "olmo2", "olmo3"}
-NORMS = BOTH | {"smollm3", "granite", "phi3", "mixtral", "qwen3-moe", "gpt-oss", "mamba"}
+NORMS = BOTH | {"smollm3", "granite", "phi3", "mixtral", "olmoe", "qwen3-moe", "gpt-oss", "mamba"}
 MLPS = BOTH | {"smollm3", "granite", "cohere", "qwen3-next"}
 EPSILON = 1e-3
 """Large enough that leaving it out would show."""
