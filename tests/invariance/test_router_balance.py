@@ -111,6 +111,10 @@ def test_what_is_read_for_a_baseline_alone_is_not_balanced(tokens: int) -> None:
     metrics, _ = updated(Baseline(), aside, micro_batch_tokens=tokens)
     rows = [group.prompt_ids + group.completions[0].ids for group in PAIRS]
     assert metrics["aux_loss"] == pytest.approx(float(plain(make_model("mixtral"), rows)), rel=1e-6)
+    no_gradient = [replace(g, completion={"thumb": np.array([1.0, np.nan])}) for g in PAIRS]  # but not aside
+    metrics, _ = updated(Baseline(), no_gradient, micro_batch_tokens=tokens)
+    whole, _ = updated(Nll(), PAIRS)
+    assert metrics["aux_loss"] == pytest.approx(whole["aux_loss"], rel=1e-6)
 
 
 @pytest.fixture(scope="module")
