@@ -53,7 +53,9 @@ def show_data(config: DataShowConfig) -> dict[str, Any]:
     dataset = load_groups(config.file, layout=config.layout, split=config.split, lenient=True)
     stage = config.stage or STAGE_OF.get(dataset.layout, "sft")
     config.check_effect(stage)
-    groups = [dataset.row(config.row)] if config.row is not None else dataset[:ROWS]
+    groups = [dataset.row(config.row)] if config.row is not None else list(dataset[:ROWS])
+    if config.train_on == "each":
+        groups = [one for group in groups for one in _each_turn(group)]
     found = {
         "file": config.file,
         "model": config.model,
@@ -65,6 +67,16 @@ def show_data(config: DataShowConfig) -> dict[str, Any]:
         "rows": _rows(config, stage, groups),
     }
     return from_json(to_json(found))
+
+
+def _each_turn(group: PromptGroup) -> list[PromptGroup]:
+    """The rows of one assistant turn that training makes of a row; the row itself if it cannot be trained on."""
+    from assent.stages.selecting import to_turns
+
+    try:
+        return to_turns([group])[0] or [group]
+    except DataError:
+        return [group]  # reading it again tells why
 
 
 def _rows(config: DataShowConfig, stage: str, groups: Sequence[PromptGroup]) -> list[dict[str, Any]]:

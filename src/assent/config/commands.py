@@ -139,8 +139,9 @@ class DataShowConfig(TextOptions):
     stage: Literal["sft", "dpo", "reward", "kto", "ppo"] | None = None
     """Command that reads the rows. ppo stands for every command that samples completions. Default: the one that the
     file's columns are for."""
-    train_on: Literal["all", "last"] = "all"
-    """Which assistant turns of a row to train on. Only with sft."""
+    train_on: Literal["all", "last", "each"] = "all"
+    """Which assistant turns of a row to train on, as in sft: all, the last one, or each in a row of its own. Only with
+    sft."""
     max_new_tokens: Positive = 64
     """Tokens kept free for the completion after a prompt. Only with ppo."""
     layout: str | None = None

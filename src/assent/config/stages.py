@@ -21,8 +21,10 @@ class SftConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, Rout
     """Model to start from: a folder or a hub name."""
     data: str
     """Demonstrations: a file, a folder or a hub name. If it holds comparisons, their chosen completions are used."""
-    train_on: Literal["all", "last"] = "all"
-    """Which assistant turns of a `messages` row to train on."""
+    train_on: Literal["all", "last", "each"] = "all"
+    """Which assistant turns of a `messages` row to train on. all: every one, in one row. last: the last one. each:
+    every one, in a row of its own that ends with it, as the template renders it at that point; for templates that take
+    the reasoning out of earlier turns (Qwen3)."""
 
 
 class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, RewardLossOptions):

@@ -265,7 +265,11 @@ def _may_be_apart(turns: tuple[Message, ...]) -> bool:
 
 
 def _alone(turns: tuple[Message, ...]) -> str:
-    return "train on the last assistant turn only (sft --train-on last), or " if len(turns) > 1 else ""
+    if len(turns) == 1:
+        return ""
+    return (
+        "give each assistant turn a row of its own (sft --train-on each), or train on the last (--train-on last), or "
+    )
 
 
 def _continuation(before: str, after: str, turns: tuple[Message, ...]) -> str:

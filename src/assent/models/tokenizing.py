@@ -43,10 +43,12 @@ def tokenize_groups(
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     max_length: int,
-    train_on: Literal["all", "last"] = "all",
+    train_on: Literal["all", "last", "each"] = "all",
     max_new_tokens: int | None = None,
 ) -> Tokenized:
     """Ids of prompts and completions, cut to `max_length` tokens of prompt and completion together.
+
+    train_on   last: earlier turns become the prompt; each: the rows have one assistant turn already
 
     With `max_new_tokens` the data's completions are not read, and prompts leave that much room for sampling.
     Raises TemplateError for a template that cannot be used. Rows that cannot be used are refused and counted.

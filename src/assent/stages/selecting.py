@@ -155,6 +155,36 @@ def without_logged(select: Select) -> Select:
     return selected
 
 
+def demonstrations_of(train_on: str) -> Select:
+    """What `sft` selects: demonstrations, with `each` one for each assistant turn of a conversation."""
+    return to_turns if train_on == "each" else to_demonstrations
+
+
+def to_turns(groups: Sequence[PromptGroup]) -> Selected:
+    """Demonstrations of one assistant turn each: all that stands before the turn is its prompt."""
+    demonstrations, refused = to_demonstrations(groups)
+    return [one for group in demonstrations for one in _turns(group)], refused
+
+
+def _turns(group: PromptGroup) -> list[PromptGroup]:
+    [completion] = group.completions
+    if isinstance(completion, str) or isinstance(group.prompt, str):
+        return [group]
+    turns = [i for i, message in enumerate(completion) if message.role == "assistant"]
+    if len(turns) < 2:
+        return [group]
+    first = len(group.prompt) + 1
+    return [
+        replace(
+            group,
+            prompt=group.prompt + completion[:i],
+            completions=(completion[i : i + 1],),
+            source=f"{group.source}, turn {first + i}",
+        )
+        for i in turns
+    ]
+
+
 def to_demonstrations(groups: Sequence[PromptGroup]) -> Selected:
     """Keeps K = 1 groups as they are, and the chosen completion of a comparison. Refuses thumbs down.
 

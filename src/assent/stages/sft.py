@@ -15,7 +15,7 @@ from assent.stages.gate import Gate, check_batch_mates, check_loss_tokens, check
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
 from assent.stages.scoring import ObjectiveSums
-from assent.stages.selecting import to_demonstrations
+from assent.stages.selecting import demonstrations_of
 from assent.stages.session import Session, open_session
 from assent.stages.stage_data import read_stage_data
 from assent.types import PromptGroup
@@ -50,7 +50,7 @@ def train(
         config,
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
-        select=to_demonstrations,
+        select=demonstrations_of(config.train_on),
         train_on=config.train_on,
     )
     with open_session(config, stage_data, command="sft", kind="policy", progress=progress) as session:

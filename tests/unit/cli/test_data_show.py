@@ -14,7 +14,7 @@ from assent.cli import data as data_cli
 from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
 from assent.models.batch import TokenGroup
 from assent.stages import kto, preference, reward
-from assent.stages.selecting import to_demonstrations
+from assent.stages.selecting import demonstrations_of
 from assent.stages.stage_data import read_stage_data
 from tests.support.cli import files_in, said
 from tests.support.models import tiny_model
@@ -69,7 +69,7 @@ def read(home: Path, file: str, stage: str, **options: Any) -> list[TokenGroup]:
     configs: dict[str, Any] = {"sft": SftConfig, "dpo": PreferenceConfig, "kto": KtoConfig, "reward": RewardConfig}
     config = configs[stage].model_validate(given)
     select = {
-        "sft": lambda _: to_demonstrations,
+        "sft": lambda options: demonstrations_of(options.train_on),
         "dpo": preference.select_for,
         "kto": kto.select_for,
         "reward": reward.select_for,
@@ -88,6 +88,7 @@ def read(home: Path, file: str, stage: str, **options: Any) -> list[TokenGroup]:
         ("pairs.jsonl", "dpo", ["--max-length", 28], {"max_length": 28}),
         ("chat.jsonl", "sft", [], {}),
         ("chat.jsonl", "sft", ["--train-on", "last"], {"train_on": "last"}),
+        ("chat.jsonl", "sft", ["--train-on", "each"], {"train_on": "each"}),
         ("chat.jsonl", "sft", ["--keep-template-tail"], {"keep_template_tail": True}),
         ("thumbs.jsonl", "kto", [], {}),
         ("rankings.jsonl", "dpo", [], {"loss_type": "plackett_luce"}),

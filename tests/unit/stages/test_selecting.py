@@ -8,8 +8,8 @@ import pytest
 
 from assent.errors import ConfigError, DataError
 from assent.models.folders import check_revision
-from assent.stages.selecting import to_comparisons, to_demonstrations, to_prompts
-from assent.types import Preference, PromptGroup
+from assent.stages.selecting import demonstrations_of, to_comparisons, to_demonstrations, to_prompts, to_turns
+from assent.types import Message, Preference, PromptGroup
 from tests.support.rows import group
 
 
@@ -73,6 +73,23 @@ def test_demonstrations_are_taken_and_of_comparisons_the_chosen_one() -> None:
 def test_a_thumb_up_is_a_demonstration_and_a_thumb_down_is_not() -> None:
     up, down = (group(i, "a", preference=Preference(thumbs=(value,))) for i, value in enumerate((True, False)))
     assert to_demonstrations([up, down]) == ([up], {"a thumb down: nothing to imitate": ["rows.jsonl:2"]})
+
+
+def test_each_assistant_turn_is_a_row_that_ends_with_it() -> None:
+    said = [("user", "a"), ("assistant", "b"), ("tool", "c"), ("assistant", "d"), ("user", "e"), ("assistant", "f")]
+    chat = tuple(Message(role, text) for role, text in [*said, ("user", "g")])
+    weight = Preference(weight=2.0)
+    given = PromptGroup(prompt=chat[:1], completions=(chat[1:],), preference=weight, source="rows.jsonl:3")
+    found, refused = to_turns([given, pair(ranking=(2, 1))])
+    assert refused == {}
+    assert [one.completions for one in found[:3]] == [((chat[1],),), ((chat[3],),), ((chat[5],),)]
+    assert [one.prompt for one in found[:3]] == [chat[:1], chat[:3], chat[:5]]
+    assert [one.source for one in found[:3]] == [f"rows.jsonl:3, turn {n}" for n in (2, 4, 6)]
+    assert all(one.preference == weight for one in found[:3])
+    assert texts(found[3]) == ["b"]  # of a comparison the better one, which is a single turn
+    raw = PromptGroup(prompt="a", completions=("b",))
+    assert to_turns([raw]) == ([raw], {})
+    assert demonstrations_of("all") is demonstrations_of("last") is to_demonstrations
 
 
 @pytest.mark.parametrize(
