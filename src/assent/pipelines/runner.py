@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -23,6 +24,7 @@ from assent.pipelines.children import (
     signals_as_events,
     with_promise,
 )
+from assent.pipelines.forecast import seconds_left
 from assent.pipelines.plan import Plan, Stage
 from assent.pipelines.shares import Jobs, fits, number_of_jobs, settled
 from assent.runs.files import from_json, write_json
@@ -94,7 +96,8 @@ class _Run:
     def all(self) -> dict[str, dict[str, Any]]:
         """Every stage's outputs, in the file's order."""
         stages = self.plan.stages
-        with self.progress.task(self.plan.name, total=len(stages)) as task:
+        left = partial(seconds_left, stages, self.state.record, jobs=self.jobs)
+        with self.progress.task(self.plan.name, total=len(stages), left=left) as task:
             while ready := self._ready(task):
                 if any(self.state.threads(stage) is not None for stage in ready):
                     self._side_by_side(task)

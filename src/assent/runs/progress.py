@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -22,12 +23,17 @@ class Task(Protocol):
         """Counts `n` more as done. `shown` are figures to show beside the count."""
 
 
+Left = Callable[[], float | None]
+"""Seconds that a task still takes; None: not known yet."""
+
+
 class Progress(Protocol):
     def task(
-        self, description: str, *, total: int | None, done: int = 0, keep: bool = True
+        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
     ) -> AbstractContextManager[Task]:
         """Shows a task. `total` None: unknown. `done`: where a resumed task starts; not counted in its rate. `keep`:
-        its bar stays on a terminal's screen until the outer tasks have ended, too."""
+        its bar stays on a terminal's screen until the outer tasks have ended, too. `left`: an estimate of the time
+        left, where the parts of the task are not alike. None: from its rate."""
 
     def line(self, text: str) -> None:
         """Writes one line of text above the bars."""
@@ -42,7 +48,9 @@ class Silent:
     """Shows no progress. Notes still go to stderr."""
 
     @contextmanager
-    def task(self, description: str, *, total: int | None, done: int = 0, keep: bool = True) -> Iterator[Task]:
+    def task(
+        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
+    ) -> Iterator[Task]:
         yield _SilentTask()
 
     def line(self, text: str) -> None:
@@ -63,8 +71,10 @@ class PlainProgress:
         self.stream, self.every_seconds, self.clock = stream, every_seconds, clock
 
     @contextmanager
-    def task(self, description: str, *, total: int | None, done: int = 0, keep: bool = True) -> Iterator[Task]:
-        task = _PlainTask(self, description, total, done)
+    def task(
+        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
+    ) -> Iterator[Task]:
+        task = _PlainTask(self, description, total, done, left)
         try:
             yield task
         finally:
@@ -75,8 +85,11 @@ class PlainProgress:
 
 
 class _PlainTask:
-    def __init__(self, progress: PlainProgress, description: str, total: int | None, done: int) -> None:
+    def __init__(
+        self, progress: PlainProgress, description: str, total: int | None, done: int, left: Left | None
+    ) -> None:
         self.progress, self.description, self.total, self.done = progress, description, total, done
+        self.left = left
         self.start_done, self.shown, self.reported = done, {}, -1  # type: int, dict[str, Shown], int
         self.started = self.last = progress.clock()
 
@@ -91,11 +104,17 @@ class _PlainTask:
             return
         self.last, self.reported = self.progress.clock(), self.done
         rate = (self.done - self.start_done) / max(self.last - self.started, 1e-9)
-        parts = [f"{self.done}/{self.total}" if self.total else str(self.done), rate_text(rate)]
-        if self.total and rate > 0:
-            parts.append(f"{duration_text((self.total - self.done) / rate)} left")
+        parts = [f"{self.done}/{self.total}" if self.total else str(self.done)]
+        parts += [rate_text(rate)] if self.left is None else []  # the parts of such a task are not alike
+        left = self._seconds_left(rate)
+        parts += [f"{duration_text(left)} left"] if left is not None else []
         parts += [f"{name} {shown_text(value)}" for name, value in self.shown.items()]
         self.progress.line(f"{self.description}: " + ", ".join(parts))
+
+    def _seconds_left(self, rate: float) -> float | None:
+        if self.left is not None:
+            return self.left()
+        return (self.total - self.done) / rate if self.total and rate > 0 else None
 
 
 class TerminalProgress:
@@ -106,11 +125,14 @@ class TerminalProgress:
         self._open = 0
 
     @contextmanager
-    def task(self, description: str, *, total: int | None, done: int = 0, keep: bool = True) -> Iterator[Task]:
+    def task(
+        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
+    ) -> Iterator[Task]:
         bars = self._start()
-        identifier = bars.add_task(description, total=total, completed=done, rate="", shown="")
+        kept = None if left is None else _kept(left)
+        identifier = bars.add_task(description, total=total, completed=done, rate="", shown=(), left=kept)
         try:
-            yield _TerminalTask(bars, identifier, done)
+            yield _TerminalTask(bars, identifier, is_uneven=left is not None)
         finally:
             self._open -= 1
             if not keep:
@@ -130,40 +152,101 @@ class TerminalProgress:
         from rich.progress import Progress as RichBars
 
         if self._bars is None:
-            self._bars = RichBars(*_columns(), console=Console(stderr=True))
+            console = Console(stderr=True)
+            self._bars = RichBars(*_columns(console.width), console=console)
             self._bars.start()
         self._open += 1
         return self._bars
 
 
 class _TerminalTask:
-    def __init__(self, bars: RichBars, identifier: object, done: int) -> None:
-        self.bars, self.identifier = bars, identifier
+    def __init__(self, bars: RichBars, identifier: object, *, is_uneven: bool) -> None:
+        self.bars, self.identifier, self.is_uneven = bars, identifier, is_uneven
         self.done, self.started = 0, time.monotonic()
 
     def advance(self, n: int = 1, **shown: Shown) -> None:
         self.done += n
         rate = rate_text(self.done / max(time.monotonic() - self.started, 1e-9))
-        fields = {"rate": rate}
+        fields: dict[str, object] = {} if self.is_uneven else {"rate": rate}
         if shown:
-            fields["shown"] = "  ".join(f"{name} {shown_text(value)}" for name, value in shown.items())
+            fields["shown"] = tuple(f"{name} {shown_text(value)}" for name, value in shown.items())
         self.bars.update(self.identifier, advance=n, **fields)  # type: ignore[arg-type]
 
 
-def _columns() -> list[ProgressColumn]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.table import Column
+EVERY_SECONDS = 2.0
+"""Least time between two estimates: the screen is drawn ten times a second."""
 
-    return [
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn(
-            "{task.fields[shown]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-        ),
-    ]
+
+def _kept(left: Left, *, clock: Callable[[], float] = time.monotonic) -> Left:
+    """`left`, asked at most every two seconds."""
+    asked, answer = -math.inf, None  # type: float, float | None
+
+    def kept() -> float | None:
+        nonlocal asked, answer
+        if clock() - asked >= EVERY_SECONDS:
+            asked, answer = clock(), left()
+        return answer
+
+    return kept
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """Name, count and time left always stand whole. Metrics fill the room that is left; before a terminal is too narrow
+    for the others, the bar gets shorter, and then goes with the rate."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+    name, count = TextColumn("{task.description}"), MofNCompleteColumn()
+    if width < 60:
+        return [name, count, _time_left(), _metrics()]
+    bar = BarColumn(bar_width=max(8, min(24, (width - 64) // 2)))
+    return [name, bar, count, _time_left(), TextColumn("{task.fields[rate]}"), _metrics()]
+
+
+def _time_left() -> ProgressColumn:
+    """rich's estimate from the task's rate, or the task's own."""
+    from rich.progress import Task as RichTask
+    from rich.progress import TimeRemainingColumn
+    from rich.text import Text
+
+    class TimeLeft(TimeRemainingColumn):
+        def render(self, task: RichTask) -> Text:
+            left = task.fields["left"]
+            if left is None or task.finished:
+                return super().render(task)
+            seconds = left()
+            return Text("-:--" if seconds is None else duration_text(seconds), style="progress.remaining")
+
+    return TimeLeft(compact=True, elapsed_when_finished=True)
+
+
+def _metrics() -> ProgressColumn:
+    """Those of the metrics for which there is room, the first ones first. The only column that gives way."""
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
+    from rich.progress import ProgressColumn
+    from rich.progress import Task as RichTask
+    from rich.table import Column
+    from rich.text import Text
+
+    class Fitting:
+        def __init__(self, parts: Sequence[str]) -> None:
+            self.parts = parts
+
+        def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+            return Measurement(0, min(len("  ".join(self.parts)), options.max_width))
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            kept: list[str] = []
+            for part in self.parts:
+                if len("  ".join([*kept, part])) <= options.max_width:
+                    kept.append(part)
+            yield Text("  ".join(kept), style="dim", no_wrap=True)
+
+    class Metrics(ProgressColumn):
+        def render(self, task: RichTask) -> Fitting:
+            return Fitting(task.fields["shown"])
+
+    return Metrics(table_column=Column(no_wrap=False))
 
 
 def rate_text(per_second: float) -> str:

@@ -45,8 +45,8 @@ from assent.stages.stage_data import StageData
 from assent.stages.validation import Validation
 from assent.types import PromptGroup
 
-SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "objective/scores", "objective/kl")
-"""Metrics shown beside the progress bar, if the stage has them."""
+SHOWN = ("objective/scores", "objective/kl", "loss", "accuracy", "rewards/accuracies", "rewards/margins")
+"""Metrics shown beside the progress bar, if the stage has them; the first ones, where the terminal is narrow."""
 
 
 class Session:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress as RichBars
 
-from assent.runs.progress import PlainProgress, Silent, TerminalProgress, duration_text, progress_for_stderr, rate_text
+from assent.runs import progress as progress_file
+from assent.runs.progress import (
+    PlainProgress,
+    Silent,
+    TerminalProgress,
+    _TerminalTask,
+    duration_text,
+    progress_for_stderr,
+    rate_text,
+)
 
 
 class Clock:
@@ -59,6 +71,58 @@ def test_stdout_is_never_written(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("[brackets] stay") == 3
+
+
+METRICS: dict[str, float | int | str] = {"loss": 0.69314, "rewards/accuracies": 0.6875, "rewards/margins": 0.1234}
+
+
+def drawn(width: int, *, left: float | None = 754.0) -> list[str]:
+    """A pipeline's bar and that of its third stage, in a terminal of this width."""
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    bars = RichBars(*progress_file._columns(width), console=console, auto_refresh=False)
+    bars.add_task("demo", total=7, completed=2, rate="", shown=(), left=lambda: left)
+    task = _TerminalTask(bars, bars.add_task("dpo", total=1200, rate="", shown=(), left=None), is_uneven=False)
+    task.advance(700, **METRICS)
+    printer = Console(width=width, file=io.StringIO(), color_system=None)
+    printer.print(bars.get_renderable())
+    return printer.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 40, 30])
+def test_count_and_time_left_stand_whole_and_metrics_take_what_room_is_left(width: int) -> None:
+    pipeline, stage = drawn(width)
+    assert "2/7" in pipeline
+    assert "12:34" in pipeline  # its own estimate, not 5/2 of the time so far
+    assert "700/1200" in stage
+    assert re.search(r"--:--|\d+:\d\d", stage)
+    assert "…" not in pipeline + stage
+    whole = [f"{name} {value}" for name, value in (("loss", "0.6931"), *list(METRICS.items())[1:])]
+    rest = stage
+    for part in whole:
+        rest = rest.replace(part, "")
+    assert not re.search("loss|rewards", rest)  # a metric is shown whole or not at all
+    assert sum(part in stage for part in whole) == {200: 3, 100: 2, 80: 2, 60: 1, 40: 1, 30: 0}[width]
+
+
+def test_a_pipeline_without_an_estimate_yet_says_so() -> None:
+    assert "-:--" in drawn(80, left=None)[0]
+
+
+def test_a_task_of_unlike_parts_has_an_estimate_instead_of_a_rate() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with PlainProgress(stream=stream, clock=clock).task("demo", total=7, left=lambda: 754.0) as task:
+        clock.now += 10
+        task.advance()
+    assert stream.getvalue() == "demo: 1/7, 12:34 left\n"
+
+
+def test_an_estimate_is_asked_for_every_two_seconds_at_most() -> None:
+    clock, asked = Clock(), []
+    kept = progress_file._kept(lambda: asked.append(clock.now), clock=clock)  # type: ignore[func-returns-value]
+    for now in (0.0, 0.1, 1.9, 2.0, 2.1):
+        clock.now = now
+        kept()
+    assert asked == [0.0, 2.0]
 
 
 def test_rates_and_times_are_short_texts() -> None:
