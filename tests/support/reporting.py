@@ -276,8 +276,8 @@ def frontier(*, peak: bool = True) -> dict[str, Any]:
 def findings(*, hostile: bool = False) -> dict[str, Any]:
     """What a doctor could have found."""
     verdict = HOSTILE if hostile else "The reward rises while held-out quality falls."
-    evidence = [{"metric": "objective/kl", "steps": [12, 22], "value": 9.5, "threshold": 5.0}]
-    evidence += [{"metric": "objective/scores", "steps": None, "value": 1.2, "threshold": None}]
+    evidence = [{"metric": "objective/kl", "steps": [12, 22], "value": 9.5, "expected": "at most 5"}]
+    evidence += [{"metric": "objective/scores", "steps": None, "value": 1.2, "expected": None}]
     finding = {"rule": "reward_overoptimised", "severity": "fault", "verdict": verdict}
     finding |= {"evidence": evidence, "next_action": "Raise --kl-coef."}
     return {"schema": 1, "findings": [finding], "not_checked": [{"rule": "drift", "reason": "no judge was used"}]}

@@ -20,8 +20,28 @@ class Series:
     values: tuple[float, ...]
 
     @property
+    def first(self) -> float:
+        return self.values[0]
+
+    @property
     def last(self) -> float:
         return self.values[-1]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last step."""
+        return self.steps[0], self.steps[-1]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def tail(self, count: int) -> Series:
+        """The last `count` values."""
+        return Series(self.steps[-count:], self.values[-count:])
+
+    def head(self, count: int) -> Series:
+        """The first `count` values."""
+        return Series(self.steps[:count], self.values[:count])
 
 
 @dataclass(frozen=True, slots=True)

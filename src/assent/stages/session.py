@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from assent.config.options import StageOptions
+from assent.diagnosis.case import make_case
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.watch import Watch
 from assent.engine.checkpoint import FOLDER as CHECKPOINTS
@@ -81,7 +82,9 @@ class Session:
         self.step = 0
         self.last: dict[str, float] = {}
         self.result: StageResult | None = None
-        self.watch = Watch(report=self._report, stop=config.stop)
+        command = folder.manifest["command"]
+        about = make_case({}, config=config.model_dump(), stage=command, planned_steps=self.order.num_steps)
+        self.watch = Watch(report=self._report, stop=config.stop, about=about)
         self._eval_reference: Reader | None = None
 
     def prompts(self, step: int) -> list[PromptGroup]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from assent.cli import main
-from assent.diagnosis.finding import Finding, Rule
+from assent.diagnosis.case import Case
+from assent.diagnosis.finding import Finding
+from assent.diagnosis.rule import Rule
 from assent.diagnosis.watch import Watch
 from assent.models.loading import load_policy, load_tokenizer
 from assent.models.saving import save_model
@@ -22,13 +23,13 @@ from tests.invariance.test_stages_processes import in_two_processes
 from tests.support.stages import arguments, write_inputs
 
 
-def at_three(series: Mapping[str, Sequence[tuple[int, float]]]) -> Finding | None:
-    if series["loss"][-1][0] != 3:
+def at_three(case: Case) -> Finding | None:
+    if case["loss"].steps[-1] != 3:
         return None
-    return Finding(rule="three", severity="fault", verdict="three is enough", evidence=(), next_action="count to two")
+    return Finding(severity="fatal", verdict="three is enough", evidence=(), next_action="count to two")
 
 
-THREE = Rule(name="three", metrics=("loss",), window=1, check=at_three)
+THREE = Rule(name="three", title="three", metrics=("loss",), window=1, check=at_three)
 
 
 @pytest.fixture
@@ -108,14 +109,12 @@ def test_a_policy_that_answers_with_nothing_is_stopped(inputs: dict[str, str], t
 def test_a_finding_at_the_last_step_stops_nothing(
     inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def at_five(series: Mapping[str, Sequence[tuple[int, float]]]) -> Finding | None:
-        if series["loss"][-1][0] != 5:
+    def at_five(case: Case) -> Finding | None:
+        if case["loss"].steps[-1] != 5:
             return None
-        return Finding(
-            rule="five", severity="fault", verdict="five is enough", evidence=(), next_action="count to four"
-        )
+        return Finding(severity="fatal", verdict="five is enough", evidence=(), next_action="count to four")
 
-    rule = Rule(name="five", metrics=("loss",), window=1, check=at_five)
+    rule = Rule(name="five", title="five", metrics=("loss",), window=1, check=at_five)
     monkeypatch.setattr(session, "Watch", partial(Watch, rules=[rule]))
     assert main(arguments("sft", inputs, tmp_path / "run")) == 0
     assert read_run(tmp_path / "run").manifest["status"] == "finished"

@@ -6,33 +6,46 @@ answers, a penalty for unfinished answers that outweighs the reward, or a KL pen
 
 from __future__ import annotations
 
-from assent.diagnosis.finding import Evidence, Finding, Rule, Series
+from assent.diagnosis.case import Case, example
+from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.rule import SAMPLED, Rule
 
 ROUNDS = 5
 LENGTH, ENDED = "rollout/completion_length", "rollout/eos_rate"
 
 
-def check(series: Series) -> Finding | None:
-    lengths, ended = series[LENGTH][-ROUNDS:], series[ENDED][-ROUNDS:]
-    is_empty = all(value == 1.0 for _, value in (*lengths, *ended))
-    if len(lengths) < ROUNDS or not is_empty:
+def check(case: Case) -> Finding | None:
+    lengths, ended = case[LENGTH].tail(ROUNDS), case[ENDED].tail(ROUNDS)
+    if any(value != 1.0 for value in (*lengths.values, *ended.values)):
         return None
-    steps = (lengths[0][0], lengths[-1][0])
     return Finding(
-        rule="empty_answers",
-        severity="fault",
+        severity="fatal",
+        confidence="certain",
         verdict=f"every answer of the last {ROUNDS} rounds is empty, so the policy cannot learn any more",
         evidence=(
-            Evidence(metric=LENGTH, steps=steps, value=1.0, threshold=1.0),
-            Evidence(metric=ENDED, steps=steps, value=1.0, threshold=1.0),
+            Evidence(metric=LENGTH, steps=lengths.span, value=1.0, expected="more than 1"),
+            Evidence(metric=ENDED, steps=ended.span, value=1.0),
         ),
+        cause="the reward prefers short answers, or the KL penalty is too weak to keep the policy from them",
         next_action="start again with a reward that does not prefer empty answers, a larger --kl-coef, or a lower "
         "--learning-rate",
+        fix={"learning_rate": times(0.3)},
     )
 
 
-RULE = Rule(name="empty_answers", metrics=(LENGTH, ENDED), window=ROUNDS, check=check)
+RULE = Rule(
+    name="empty_answers",
+    title="every answer is empty",
+    metrics=(LENGTH, ENDED),
+    least=ROUNDS,
+    stages=SAMPLED,
+    window=ROUNDS,
+    check=check,
+    causes=("a reward that prefers short answers", "a penalty for unfinished answers", "no KL penalty"),
+    source="seen on the sandbox with 1 as missing_eos_penalty and kl_coef 0",
+)
 
-FIRES = {LENGTH: [9.0, 2.0, *[1.0] * ROUNDS], ENDED: [0.8, 1.0, *[1.0] * ROUNDS]}
-QUIET = {LENGTH: [9.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.25], ENDED: [0.8, *[1.0] * 6]}
-"""Values of successive rounds: on the first the rule fires, on the second it stays quiet."""
+FIRES = example(
+    {LENGTH: [9.0, 2.0, *[1.0] * ROUNDS], ENDED: [0.8, 1.0, *[1.0] * ROUNDS]}, stage="ppo", learning_rate=1e-3
+)
+QUIET = example({LENGTH: [9.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.25], ENDED: [0.8, *[1.0] * 6]}, stage="ppo")

@@ -1,0 +1,133 @@
+"""What a rule of the doctor may look at: one run, without torch and numpy, whoever's trainer wrote it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from assent.diagnosis.objective import UNKNOWN, Objective, infer_objective
+from assent.runs.reading import Series
+
+Rows = Iterable[tuple[int, Mapping[str, float]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A run, as far as it is known. Everything may be absent.
+
+    series          metrics by our names (assent.metrics), finite values only, in the order of the steps
+    not_finite      steps at which a metric was NaN or infinite
+    config          the run's options by our names
+    stage           the command that trains like this: sft, reward, dpo, kto, ppo …
+    objective       the loss, stated or inferred
+    source          whose log it is: assent, or the other trainer's name
+    status          finished, running, stopped; None: the log does not say
+    planned_steps   updates that the run was to make
+    silent_seconds  time since the log's last line, for a run that is not finished
+    reading         what was noticed while the log was read, for people
+    data, models    what rules of data and probes read; None unless they were asked for
+    """
+
+    series: Mapping[str, Series] = field(default_factory=dict)
+    not_finite: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    stage: str | None = None
+    objective: Objective = UNKNOWN
+    source: str = "assent"
+    status: str | None = None
+    planned_steps: int | None = None
+    silent_seconds: float | None = None
+    reading: tuple[str, ...] = ()
+    data: Any = None
+    models: Any = None
+
+    def find(self, names: str) -> Series | None:
+        """The series of a metric; of `a or b`, the first that was logged."""
+        return next((self.series[name] for name in names.split(" or ") if name in self.series), None)
+
+    def __getitem__(self, names: str) -> Series:
+        found = self.find(names)
+        if found is None:
+            raise KeyError(names)
+        return found
+
+    def named(self, names: str) -> str:
+        """Of `a or b`, the first that was logged: for evidence."""
+        return next((name for name in names.split(" or ") if name in self.series), names)
+
+    def matching(self, start: str) -> dict[str, Series]:
+        """Series whose names begin with `start`."""
+        return {name: series for name, series in self.series.items() if name.startswith(start)}
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """An option of the run; the default where the configuration is not known or has none."""
+        value = self.config.get(name)
+        return default if value is None else value
+
+    @property
+    def steps(self) -> int:
+        """The last step that anything was logged at."""
+        return max((series.steps[-1] for series in self.series.values()), default=0)
+
+
+def make_case(
+    columns: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    *,
+    config: Mapping[str, Any] | None = None,
+    stage: str | None = None,
+    **known: Any,
+) -> Case:
+    """A case from columns of (steps, values) by our names. Stage and objective are inferred where they are not stated.
+
+    Values are put in the order of their steps; of two values at one step the later one counts.
+    """
+    series: dict[str, Series] = {}
+    not_finite: dict[str, tuple[int, ...]] = {}
+    for name, (steps, values) in columns.items():
+        by_step = dict(zip(steps, values, strict=True))
+        finite = sorted((step, value) for step, value in by_step.items() if math.isfinite(value))
+        if finite:
+            series[name] = Series(tuple(step for step, _ in finite), tuple(value for _, value in finite))
+        if len(finite) < len(by_step):
+            not_finite[name] = tuple(sorted(step for step, value in by_step.items() if not math.isfinite(value)))
+    config = dict(config or {})
+    stage = stage or infer_stage(series)
+    return Case(
+        series=series,
+        not_finite=not_finite,
+        config=config,
+        stage=stage,
+        objective=infer_objective(config, stage, series),
+        **known,
+    )
+
+
+SIGNS_OF_STAGE = (
+    ("ppo", ("val/ratio", "loss/value_avg", "critic/loss", "val/explained_variance")),
+    ("kto", ("kl_baseline",)),
+    ("grpo", ("frac_reward_zero_std", "objective/scores", "rollout/completion_length")),
+    ("dpo", ("rewards/margins", "eval_rewards/margins", "logps/chosen", "eval_logps/chosen", "rewards/accuracies")),
+    ("reward", ("margin", "min_reward", "eval_margin", "accuracy", "eval_accuracy")),
+)
+"""Metrics that only one kind of training writes, in the order in which they are asked."""
+
+
+def infer_stage(series: Mapping[str, object]) -> str | None:
+    """The command that would write these metrics; None where none is recognised."""
+    for stage, signs in SIGNS_OF_STAGE:
+        if any(sign in series for sign in signs):
+            return stage
+    return "sft" if "mean_token_accuracy" in series else None
+
+
+def example(
+    series: Mapping[str, Sequence[float] | Mapping[int, float]], *, stage: str, status: str | None = None, **config: Any
+) -> Case:
+    """A case written down by hand, for a rule's FIRES and QUIET: values at steps 1, 2, 3 …, or at the steps named."""
+    columns: dict[str, tuple[Sequence[int], Sequence[float]]] = {}
+    for name, values in series.items():
+        by_step = values if isinstance(values, Mapping) else dict(enumerate(values, start=1))
+        columns[name] = (list(by_step), list(by_step.values()))
+    return make_case(columns, config=config, stage=stage, status=status)

@@ -1,0 +1,64 @@
+"""Asks every rule about a case, and says what was found, what was not checked, and whether that is enough to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from assent.diagnosis.case import Case
+from assent.diagnosis.finding import Finding
+from assent.diagnosis.rule import NotChecked, Rule, applying
+from assent.diagnosis.rules import all_rules
+
+Verdict = Literal["healthy", "findings", "cannot be judged yet"]
+FEWEST_STEPS = 8
+"""Logged values of the longest series below which a run without findings is not called healthy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the rules say about one case. `checked` names the rules that had an answer."""
+
+    case: Case
+    findings: tuple[Finding, ...]
+    checked: tuple[str, ...]
+    not_checked: tuple[tuple[str, str], ...]
+    """(rule, reason)."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if any(finding.severity != "info" for finding in self.findings):
+            return "findings"
+        longest = max(map(len, self.case.series.values()), default=0)
+        return "healthy" if self.checked and longest >= FEWEST_STEPS else "cannot be judged yet"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "checked": list(self.checked),
+            "not_checked": [{"rule": rule, "reason": reason} for rule, reason in self.not_checked],
+        }
+
+
+def examine(case: Case, rules: Iterable[Rule] | None = None) -> Report:
+    """Asks the rules that apply to the case's stage; all of ours, unless others are given."""
+    findings: list[Finding] = []
+    checked: list[str] = []
+    not_checked: list[tuple[str, str]] = []
+    for rule in applying(all_rules() if rules is None else rules, case):
+        try:
+            found = rule.ask(case)
+        except NotChecked as reason:
+            not_checked.append((rule.name, str(reason)))
+            continue
+        checked.append(rule.name)
+        if found is not None:
+            findings.append(found)
+    return Report(
+        case=case,
+        findings=tuple(sorted(findings, key=lambda finding: finding.weight)),
+        checked=tuple(checked),
+        not_checked=tuple(not_checked),
+    )

@@ -1,0 +1,80 @@
+"""A rule of the doctor: one symptom, the metrics it reads, and the function that looks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from assent.diagnosis.case import Case
+from assent.diagnosis.finding import Finding
+
+SFT, REWARD, PAIRS, THUMBS = frozenset({"sft"}), frozenset({"reward"}), frozenset({"dpo"}), frozenset({"kto"})
+ONLINE_PAIRS = frozenset({"online-dpo"})
+ROUNDS = frozenset({"ppo", "a2c", "grpo", "rloo"})
+CRITIC = frozenset({"ppo", "a2c"})
+DPO = PAIRS | ONLINE_PAIRS
+SAMPLED = ROUNDS | ONLINE_PAIRS
+EVERY = SFT | REWARD | PAIRS | THUMBS | SAMPLED
+"""Commands by what they train on: the stages that a rule applies to. Another trainer's run has the stage of the command
+that does the same."""
+
+
+class NotChecked(Exception):  # noqa: N818  # not an error: it says why a rule has no answer
+    """Raised by a rule that cannot judge this case; its message says why, and what would have to be logged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A check of a case.
+
+    title      the symptom in a few words
+    metrics    names of the metrics that it cannot do without; `a or b`: one of them is enough
+    least      values that each of these must have
+    stages     commands whose runs it applies to
+    looks_at   log: the metrics alone. data: `case.data` too. models: `case.models` too
+    check      from a case to a finding, or None. It may raise NotChecked
+    window     how many last values it reads. A live run asks a rule with a window at each line of its log, and one
+               without a window at each evaluation
+    causes     what brings the symptom about, most frequent first
+    source     paper or thread
+    """
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+    check: Callable[[Case], Finding | None]
+    least: int = 1
+    stages: frozenset[str] = EVERY
+    looks_at: Literal["log", "data", "models"] = "log"
+    window: int | None = None
+    causes: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every metric named in `metrics`."""
+        return tuple(name for entry in self.metrics for name in entry.split(" or "))
+
+    def missing(self, case: Case) -> str | None:
+        """Why the rule cannot be asked about the case; None if it can."""
+        if self.looks_at != "log" and getattr(case, self.looks_at) is None:
+            return "needs the data" if self.looks_at == "data" else "needs the models (--probe)"
+        absent = [entry for entry in self.metrics if case.find(entry) is None]
+        if absent:
+            return f"not logged: {', '.join(absent)}"
+        shortest = min((len(case[entry]) for entry in self.metrics), default=self.least)
+        return f"too few steps: {shortest} of {self.least}" if shortest < self.least else None
+
+    def ask(self, case: Case) -> Finding | None:
+        """The rule's finding, with its name. Raises NotChecked where it has no answer."""
+        reason = self.missing(case)
+        if reason is not None:
+            raise NotChecked(reason)
+        found = self.check(case)
+        return None if found is None else found.named(self.name)
+
+
+def applying(rules: Iterable[Rule], case: Case) -> list[Rule]:
+    """The rules that apply to the case's stage; all of them where the stage is not known."""
+    return [rule for rule in rules if case.stage is None or case.stage in rule.stages]

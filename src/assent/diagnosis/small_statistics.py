@@ -1,0 +1,201 @@
+"""The statistics that rules need, in the standard library alone: the doctor runs where numpy and scipy are not.
+
+Tests hold them equal to numpy, scipy and statsmodels. Legend: n values, in the order of the steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import NormalDist, fmean, median
+from typing import NamedTuple
+
+__all__ = ["fmean", "median"]
+
+Values = Sequence[float]
+SD_OF_MAD = 1.4826
+"""A normal distribution's standard deviation, divided by its median absolute deviation."""
+
+
+class Interval(NamedTuple):
+    """A figure and the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def mad(values: Values) -> float:
+    """Median absolute deviation from the median."""
+    centre = median(values)
+    return median([abs(value - centre) for value in values])
+
+
+def variance(values: Values) -> float:
+    """Unbiased; 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    mean = fmean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def quantile(values: Values, share: float) -> float:
+    """Linear between order statistics, as numpy's default."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def noise(values: Values) -> float:
+    """Standard deviation of the values around their trend: from successive differences, robust to jumps.
+
+    A trend adds to each difference the same amount, which the median takes off; 0 for fewer than three values.
+    """
+    steps = [after - before for before, after in pairwise(values)]
+    return 0.0 if len(steps) < 2 else SD_OF_MAD * mad(steps) / math.sqrt(2)
+
+
+def correlation(x: Values, y: Values) -> float:
+    """Pearson's; 0 where one of them does not vary."""
+    mean_x, mean_y = fmean(x), fmean(y)
+    products = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    squares = math.fsum((a - mean_x) ** 2 for a in x) * math.fsum((b - mean_y) ** 2 for b in y)
+    return products / math.sqrt(squares) if squares > 0 else 0.0
+
+
+def independent(values: Values) -> float:
+    """How many independent values tell as much about the mean as these, by their correlation with the value before."""
+    if len(values) < 4:
+        return float(len(values))
+    lag = max(0.0, min(correlation(values[:-1], values[1:]), 0.99))
+    return max(2.0, len(values) * (1 - lag) / (1 + lag))
+
+
+def mean_interval(values: Values) -> Interval:
+    """Mean with Student's interval, widened where successive values are alike."""
+    mean, count = fmean(values), independent(values)
+    if len(values) < 2:
+        return Interval(mean, -math.inf, math.inf)
+    reach = student_quantile(0.975, count - 1) * math.sqrt(variance(values) / count)
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def difference(after: Values, before: Values) -> Interval:
+    """Mean of `after` minus mean of `before`, with Welch's interval, widened where successive values are alike."""
+    value = fmean(after) - fmean(before)
+    if min(len(after), len(before)) < 2:
+        return Interval(value, -math.inf, math.inf)
+    parts = [(variance(part) / independent(part), independent(part) - 1) for part in (after, before)]
+    total = sum(part for part, _ in parts)
+    if total == 0:
+        return Interval(value, value, value)
+    freedom = total**2 / sum(part**2 / max(degrees, 1e-9) for part, degrees in parts)
+    reach = student_quantile(0.975, freedom) * math.sqrt(total)
+    return Interval(value, value - reach, value + reach)
+
+
+def slope(x: Values, y: Values) -> Interval:
+    """Least-squares slope of y on x, with Student's interval."""
+    mean_x, mean_y = fmean(x), fmean(y)
+    squares = math.fsum((a - mean_x) ** 2 for a in x)
+    if squares == 0:
+        return Interval(0.0, -math.inf, math.inf)
+    value = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / squares
+    if len(x) < 3:
+        return Interval(value, -math.inf, math.inf)
+    rest = math.fsum((b - mean_y - value * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
+    reach = student_quantile(0.975, len(x) - 2) * math.sqrt(rest / (len(x) - 2) / squares)
+    return Interval(value, value - reach, value + reach)
+
+
+class Split(NamedTuple):
+    """Where a series changes its level: before index `at`, and from it on."""
+
+    at: int
+    before: float
+    after: float
+    strength: float
+    """Share of the values' variance that the two levels explain."""
+
+
+def change_point(values: Values, *, margin: int = 2) -> Split | None:
+    """The split into two levels with the smallest squared error; None for fewer than 2 · margin values."""
+    count = len(values)
+    if count < 2 * margin:
+        return None
+    mean = fmean(values)
+    total = math.fsum((value - mean) ** 2 for value in values)
+    best, best_gain, summed = margin, -1.0, math.fsum(values[: margin - 1])
+    whole = mean * count
+    for at in range(margin, count - margin + 1):
+        summed += values[at - 1]
+        left, right = summed / at, (whole - summed) / (count - at)
+        gain = at * (left - mean) ** 2 + (count - at) * (right - mean) ** 2
+        if gain > best_gain:
+            best, best_gain = at, gain
+    strength = best_gain / total if total > 0 else 0.0
+    return Split(best, fmean(values[:best]), fmean(values[best:]), min(1.0, strength))
+
+
+def smoothed(values: Values, width: int) -> list[float]:
+    """Median of each value and its neighbours, `width` values in all (fewer at the ends)."""
+    half = width // 2
+    return [median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+
+
+def wilson(successes: float, count: float, *, confidence: float = 0.95) -> Interval:
+    """Interval of a proportion (Wilson 1927)."""
+    if count <= 0:
+        return Interval(math.nan, 0.0, 1.0)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return Interval(share, max(0.0, centre - reach), min(1.0, centre + reach))
+
+
+def student_quantile(share: float, freedom: float) -> float:
+    """Quantile of Student's t, by bisection of its distribution function."""
+    if share < 0.5:
+        return -student_quantile(1 - share, freedom)
+    low, high = 0.0, 1.0
+    while _student_cdf(high, freedom) < share and high < 1e12:
+        low, high = high, high * 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_cdf(middle, freedom) < share else (low, middle)
+    return (low + high) / 2
+
+
+def _student_cdf(t: float, freedom: float) -> float:
+    tail = 0.5 * _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+    return 1 - tail if t >= 0 else tail
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """Regularised, by its continued fraction (Numerical Recipes, 6.4)."""
+    if x <= 0 or x >= 1:
+        return 0.0 if x <= 0 else 1.0
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(1 - x, b, a)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1) or 1e-300)
+    fraction = d
+    for m in range(1, 300):
+        for numerator in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / (1 + numerator * d or 1e-300)
+            c = 1 + numerator / c or 1e-300
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return math.exp(log_front) * fraction / a

@@ -1,0 +1,58 @@
+"""Every rule: it fires on its own series, stays quiet on the other, and says what to do."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import pytest
+
+from assent.diagnosis.examine import examine
+from assent.diagnosis.rule import EVERY, Rule
+from assent.diagnosis.rules import all_rules
+from assent.metrics import lookup
+
+RULES = all_rules()
+every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+
+
+def module_of(rule: Rule) -> ModuleType:
+    return importlib.import_module(f"assent.diagnosis.rules.{rule.name}")
+
+
+@every_rule
+def test_it_fires_and_stays_quiet(rule: Rule) -> None:
+    module = module_of(rule)
+    found = rule.ask(module.FIRES)
+    assert found is not None
+    assert found.rule == rule.name
+    assert rule.ask(module.QUIET) is None
+
+
+@every_rule
+def test_a_finding_says_what_why_and_what_next(rule: Rule) -> None:
+    found = rule.ask(module_of(rule).FIRES)
+    assert found is not None
+    for text in (found.verdict, found.cause, found.next_action):
+        assert text, rule.name
+        assert not text.endswith(".")
+    assert found.evidence or rule.looks_at != "log"
+
+
+@every_rule
+def test_it_is_declared_in_full(rule: Rule) -> None:
+    for name in rule.names:
+        lookup(name)
+    assert rule.stages <= EVERY
+    assert rule.title
+    assert rule.causes
+    assert rule.source
+    assert module_of(rule).__doc__
+
+
+@every_rule
+def test_its_series_alone_name_it(rule: Rule) -> None:
+    """Asked among all rules, it is heard on the one case and not on the other."""
+    module = module_of(rule)
+    assert rule.name in [finding.rule for finding in examine(module.FIRES).findings]
+    assert rule.name not in [finding.rule for finding in examine(module.QUIET).findings]
