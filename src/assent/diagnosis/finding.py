@@ -92,4 +92,4 @@ class Finding:
 
 def at_least(severity: str, level: str) -> bool:
     """Whether a severity is as grave as `level`, or graver."""
-    return SEVERITIES.index(severity) <= SEVERITIES.index(level)  # type: ignore[arg-type]
+    return SEVERITIES.index(severity) <= SEVERITIES.index(level)
