@@ -78,6 +78,12 @@ COMMANDS = (
         "Measure proxy and gold reward against √KL: where does over-optimisation begin?",
     ),
     ("compare", "models:compare", MODELS, "Compare methods on the same data at equal labels, completions or FLOPs."),
+    (
+        "doctor",
+        "models:doctor",
+        PIPELINES,
+        "Say what is wrong with a run, of any trainer, and what to change.",
+    ),
     ("explain", "models:explain", MODELS, "Explain a preference probability, from numbers or from models."),
     ("merge", "models:merge", MODELS, "Merge an adapter into its base model."),
     (

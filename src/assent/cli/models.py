@@ -12,6 +12,7 @@ from assent.cli.outcome import Outcome, figures
 from assent.config.commands import MergeConfig, NewModelConfig
 from assent.config.compare import CompareConfig
 from assent.config.completions import BestOfNConfig, SampleConfig
+from assent.config.doctor import DoctorConfig
 from assent.config.evaluation import EvalConfig
 from assent.config.explain import ExplainConfig
 from assent.config.frontier import FrontierConfig
@@ -123,3 +124,11 @@ def _interval(estimate: Mapping[str, Any]) -> str:
     if estimate["low"] is None:
         return f"{estimate['value']:.2f} (too few)"
     return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+@command(DoctorConfig, positional="targets")
+def doctor(config: DoctorConfig) -> Outcome:
+    from assent.commands.doctor import doctor as examined
+
+    document, lines, status = examined(config)
+    return Outcome({"command": "doctor", **document}, "\n".join(lines), exit_status=status)

@@ -1,7 +1,7 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check` and `explain` return what
+`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and `explain` return what
 their command prints with --json. `run` returns a `PipelineResult`.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from assent.commands.explain import explain as run_explain
 from assent.commands.tools import report_on, run_file, write_report
 from assent.config.commands import ReportConfig
+from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.loading import parse_options
 from assent.config.serving import ServeCheckConfig
@@ -129,6 +130,18 @@ def serve_check(**options: Any) -> dict[str, Any]:
 def compare(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Compares methods at equal cost: `rows`, `comparison` (path). Options: those of `assent compare`."""
     return _outputs("compare", options, progress)
+
+
+def doctor(*targets: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """Says what is wrong with runs, and what to change: `reports`, each with `verdict`, `findings`, `not_checked`.
+
+    Options: those of `assent doctor`. Torch is not imported.
+    """
+    from assent.commands.doctor import doctor as examined
+
+    given = {"targets": tuple(map(os.fspath, targets))} if targets else {}
+    document, _, status = examined(parse_options(DoctorConfig, {**given, **_paths_as_text(options)}))
+    return {**document, "exit_status": status}
 
 
 def explain(**options: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Case:
     status          finished, running, stopped; None: the log does not say
     planned_steps   updates that the run was to make
     silent_seconds  time since the log's last line, for a run that is not finished
+    is_alive        whether a process still has it open, for a run that is not finished
     reading         what was noticed while the log was read, for people
     data, models    what rules of data and probes read; None unless they were asked for
     """
@@ -39,6 +40,7 @@ class Case:
     status: str | None = None
     planned_steps: int | None = None
     silent_seconds: float | None = None
+    is_alive: bool | None = None
     reading: tuple[str, ...] = ()
     data: Any = None
     models: Any = None

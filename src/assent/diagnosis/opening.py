@@ -1,37 +1,64 @@
-"""A run's folder as a case."""
+"""What a user points at, as a case: a run folder of ours, or another trainer's log."""
 
 from __future__ import annotations
 
+import fcntl
 import time
 from pathlib import Path
 
 from assent.diagnosis.case import Case, make_case
+from assent.errors import UsageError
 from assent.runs.files import damaged_lines
-from assent.runs.folder import METRICS
+from assent.runs.folder import LOCK, MANIFEST, METRICS
 from assent.runs.reading import RunView, read_run
+
+
+def open_case(target: str | Path, *, stage: str | None = None, settings: str | Path | None = None) -> Case:
+    """The case of a run folder or a log.
+
+    `stage` and `settings` (a YAML or JSON file of options) say of another trainer's log what it does not hold.
+    Raises UsageError for what is neither, and for `stage` or `settings` of a run of ours, which has its own.
+    """
+    path = Path(target)
+    if not (path / MANIFEST).exists():
+        raise UsageError(f"{path} is not a run folder", expected="the --output-dir of an earlier command")
+    if stage is not None or settings is not None:
+        raise UsageError(
+            f"{path} is a run of ours, whose run.json holds its command and its options",
+            fix="leave stage and settings out",
+        )
+    return case_of_run(path)
 
 
 def case_of_run(folder: str | Path) -> Case:
     """The case of a run folder of ours, finished or not. Raises RunFolderError if there is no run."""
     run = read_run(folder)
+    log = run.path / METRICS
+    is_open = run.manifest.get("status") == "running"
     return make_case(
         {name: (series.steps, series.values) for name, series in run.metrics.items()},
         config=run.config,
         stage=run.command,
         status=run.manifest.get("status"),
         planned_steps=run.manifest.get("facts", {}).get("planned_steps"),
-        silent_seconds=_silent(run),
-        reading=_reading(run.path / METRICS),
+        silent_seconds=max(0.0, time.time() - log.stat().st_mtime) if is_open and log.exists() else None,
+        is_alive=_is_locked(run.path / LOCK) if is_open else None,
+        reading=_reading(run),
     )
 
 
-def _silent(run: RunView) -> float | None:
-    log = run.path / METRICS
-    if run.manifest.get("status") != "running" or not log.exists():
+def _is_locked(lock: Path) -> bool | None:
+    """Whether a process has the run open; None: it cannot be told."""
+    try:
+        with lock.open(encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return None
-    return max(0.0, time.time() - log.stat().st_mtime)
+    except OSError:
+        return True
+    return False
 
 
-def _reading(log: Path) -> tuple[str, ...]:
-    damaged = len(damaged_lines(log)) if log.exists() else 0
-    return (f"{damaged} damaged lines of {log.name} are left out",) if damaged else ()
+def _reading(run: RunView) -> tuple[str, ...]:
+    damaged = damaged_lines(run.path / METRICS)
+    return (f"{len(damaged)} damaged lines of {METRICS} are left out",) if damaged else ()

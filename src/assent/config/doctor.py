@@ -1,0 +1,62 @@
+"""Configuration of `doctor`. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from assent.config.options import Options, Positive
+
+
+class DoctorConfig(Options):
+    """Reads a run's log, of ours or of another trainer, and says what is wrong with the run and what to change.
+
+    Neither torch nor a model is loaded. Exit status 1 if something is wrong (--fail-on).
+    """
+
+    targets: tuple[str, ...] = ()
+    """What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines of
+    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL)."""
+    stage: str | None = None
+    """Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or what its
+    metrics show. Only for other trainers' logs."""
+    settings: str | None = None
+    """YAML or JSON file with the options of another trainer's run (beta, loss_type, learning_rate …). Only for other
+    trainers' logs."""
+    fail_on: Literal["fatal", "fault", "warning", "info", "never"] = "fault"
+    """Least severity of a finding that gives exit status 1."""
+    accepted: str | None = None
+    """YAML file of findings that are known and accepted: the rule's name and the reason. They are shown, and do not
+    count for the exit status."""
+    rules: tuple[str, ...] = ()
+    """More rules, as module:NAME. Give the flag once for each (docs/add-a-rule.md)."""
+    against: str | None = None
+    """A run that worked: say in which options and metrics the run differs from it."""
+    apply: str | None = None
+    """Write the run's configuration, with the changes that the findings name, as YAML for --config."""
+    bundle: str | None = None
+    """Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no answer."""
+    watch: bool = False
+    """Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C."""
+    refresh_seconds: Positive = 30
+    """Seconds between two looks with --watch."""
+    list_rules: bool = False
+    """List the rules: what each looks for, and in which metrics. Nothing is read."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if self.list_rules:
+            if idle := sorted(self.model_fields_set - {"list_rules", "rules"}):
+                raise ValueError(f"{', '.join(idle)} has no effect with list_rules: leave it out")
+            return self
+        if not self.targets:
+            raise ValueError("nothing to look at: give a run folder or a log, or list_rules")
+        several = [name for name in ("against", "apply", "bundle", "watch") if getattr(self, name)]
+        if len(self.targets) > 1 and several:
+            raise ValueError(f"{', '.join(several)} is about one run: give one target")
+        if self.watch and (idle := [name for name in ("against", "apply", "bundle") if getattr(self, name)]):
+            raise ValueError(f"{', '.join(idle)} needs a look that ends: leave it or watch out")
+        if not self.watch and "refresh_seconds" in self.model_fields_set:
+            raise ValueError("refresh_seconds has no effect without watch: give both, or leave it out")
+        return self

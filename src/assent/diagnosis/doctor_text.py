@@ -1,0 +1,102 @@
+"""What the doctor says, as lines of text for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+
+from assent.diagnosis.against import differing_metrics, differing_options, only_here
+from assent.diagnosis.case import Case
+from assent.diagnosis.examine import Report
+from assent.diagnosis.finding import Evidence, Finding
+from assent.diagnosis.fix import described, shown
+from assent.diagnosis.rule import EVERY, Rule
+
+WIDTH = 96
+
+
+def lines_of(report: Report, *, name: str, accepted: Mapping[str, str]) -> list[str]:
+    lines = [f"{name}: {_about(report.case)}", *(f"  {line}" for line in report.case.reading)]
+    for finding in report.findings:
+        lines += ["", *lines_of_finding(finding, report.case, accepted.get(finding.rule))]
+    return [*lines, "", *_conclusion(report), *_not_checked(report)]
+
+
+def _about(case: Case) -> str:
+    parts = [case.stage or "stage unknown"]
+    if case.objective.loss:
+        beta = f", beta {case.objective.beta:g}" if case.objective.beta is not None else ""
+        smoothing = f", label smoothing {case.objective.label_smoothing:.2g}" if case.objective.label_smoothing else ""
+        parts.append(f"loss {case.objective.loss}{beta}{smoothing} (by its {case.objective.how})")
+    steps = f"{case.steps} of {case.planned_steps} steps" if case.planned_steps else f"{case.steps} steps"
+    parts += [steps, *([case.status] if case.status else [])]
+    return ", ".join(parts + ([f"log of {case.source}"] if case.source != "assent" else []))
+
+
+def lines_of_finding(finding: Finding, case: Case, reason: str | None = None) -> list[str]:
+    lines = [f"{finding.severity.upper()}  {finding.rule}  ({finding.confidence})", *_wrapped("", finding.verdict)]
+    lines += [f"    {_fact(fact)}" for fact in finding.evidence]
+    lines += _wrapped("cause: ", finding.cause) if finding.cause else []
+    lines += _wrapped("to do: ", finding.next_action)
+    lines += _wrapped("change: ", "; ".join(described(finding.fix, case.config))) if finding.fix else []
+    return lines + (_wrapped("accepted: ", reason) if reason else [])
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(f"{label}{text}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+
+
+def _fact(fact: Evidence) -> str:
+    when = "" if fact.steps is None else f", steps {fact.steps[0]} to {fact.steps[1]}"
+    if fact.steps is not None and fact.steps[0] == fact.steps[1]:
+        when = f", step {fact.steps[0]}"
+    return f"{fact.metric}{when}: {fact.value:.4g}" + (f", expected {fact.expected}" if fact.expected else "")
+
+
+def _conclusion(report: Report) -> list[str]:
+    looked = f"{len(report.checked)} rules looked at {len(report.case.series)} metrics over {report.case.steps} steps"
+    if report.verdict == "findings":
+        return [f"{_count(len(report.findings), 'finding')}: {looked}"]
+    if report.verdict == "healthy":
+        so_far = " so far" if report.case.status == "running" else ""
+        return [f"Healthy{so_far}: {looked}, and found nothing wrong"]
+    return [f"Cannot be judged yet, because too little was logged: {looked}"]
+
+
+def _not_checked(report: Report) -> list[str]:
+    """Reasons with their rules, the most frequent first."""
+    by_reason: dict[str, list[str]] = {}
+    for rule, reason in report.not_checked:
+        by_reason.setdefault(reason, []).append(rule)
+    ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    lines = [line for reason, rules in ordered for line in _wrapped(f"{reason}: ", ", ".join(rules))]
+    return [f"Not checked: {_count(len(report.not_checked), 'rule')}", *lines] if lines else []
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def lines_against(case: Case, good: Case, name: str) -> list[str]:
+    """How the run differs from one that worked."""
+    lines = [f"Beside {name}:"]
+    options = differing_options(case, good)
+    lines += [f"  {option}: {shown(here)} here, {shown(there)} there" for option, (here, there) in options.items()]
+    lines += [] if options or not good.config else ["  no option differs, except places and seeds"]
+    for one in differing_metrics(case, good):
+        lines.append(f"  {one.metric}: {one.here:.4g} here, {one.there:.4g} there (last quarter of each)")
+    for where, names in zip(("here", "there"), only_here(case, good), strict=True):
+        lines += _wrapped(f"logged only {where}: ", ", ".join(names)) if names else []
+    return lines
+
+
+def lines_of_rules(rules: Iterable[Rule]) -> list[str]:
+    lines: list[str] = []
+    for rule in rules:
+        where = "every stage" if rule.stages == EVERY else ", ".join(sorted(rule.stages))
+        lines += [f"{rule.name}: {rule.title}", f"    {where}; reads {_reads(rule.metrics)}"]
+    return lines
+
+
+def _reads(metrics: Sequence[str]) -> str:
+    return ", ".join(metrics) or "the run's end"

@@ -1,0 +1,53 @@
+"""The changes that findings name, applied to a run's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from assent.diagnosis.finding import Change, Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One option, before and after, and the rule that asked for it."""
+
+    option: str
+    before: Any
+    after: Any
+    rule: str
+
+    def text(self) -> str:
+        return f"{self.option} {shown(self.before)} -> {shown(self.after)}"
+
+
+def shown(value: Any) -> str:
+    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def changes(config: Mapping[str, Any], findings: Iterable[Finding]) -> list[Applied]:
+    """The changes of options that the run has, the gravest finding first: an option is changed once."""
+    made: dict[str, Applied] = {}
+    for finding in sorted(findings, key=lambda finding: finding.weight):
+        for option, change in finding.fix.items():
+            if option in made or option not in config:
+                continue
+            before = config[option]
+            after = change.applied(before)
+            if after != before:
+                made[option] = Applied(option, before, after, finding.rule)
+    return list(made.values())
+
+
+def described(fix: Mapping[str, Change], config: Mapping[str, Any]) -> list[str]:
+    """A finding's changes as text, with the run's own values where they are known."""
+    lines = []
+    for option, change in fix.items():
+        if option in config:
+            lines.append(Applied(option, config[option], change.applied(config[option]), "").text())
+        elif change.times is not None:
+            lines.append(f"{option} × {change.times:g}")
+        else:
+            lines.append(f"{option} = {shown(change.value)}")
+    return lines
