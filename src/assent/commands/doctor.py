@@ -23,7 +23,7 @@ from assent.diagnosis.fix import Applied, changes
 from assent.diagnosis.opening import open_case
 from assent.diagnosis.rule import Rule
 from assent.diagnosis.rules import all_rules, third_party
-from assent.errors import ConfigError, UsageError
+from assent.errors import UsageError
 from assent.pipelines.steps import STEPS
 from assent.runs.files import write_text
 
@@ -124,7 +124,8 @@ def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) ->
         )
     made = changes(case.config, report.findings)
     if not made:
-        raise ConfigError("no finding names a change of the configuration", fix="leave --apply out")
+        document["applied"] = []
+        return [f"{path} is not written: no finding names a change of the configuration"]
     options = fixed_options(case, made)
     parse_options(STEPS[case.stage].config_class(), options, where=f" of {target}, changed")
     text = "".join(f"# {one.text()} ({one.rule})\n" for one in made)
@@ -139,12 +140,10 @@ def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) ->
 def fixed_options(case: Case, made: list[Applied]) -> dict[str, Any]:
     """The options that the run was given, with the changes, for a folder of their own."""
     assert case.stage is not None
-    fields = STEPS[case.stage].config_class().model_fields
-    options = {
-        name: value
-        for name, value in case.config.items()
-        if name in fields
-        and (fields[name].is_required() or value != fields[name].get_default(call_default_factory=True))
-    }
+    options = {}
+    for name, field in STEPS[case.stage].config_class().model_fields.items():
+        is_given = field.is_required() or case.config.get(name) != field.get_default(call_default_factory=True)
+        if name in case.config and is_given:
+            options[name] = case.config[name]
     options.update({one.option: one.after for one in made})
     return {**options, "output_dir": f"{case.config['output_dir']}-changed"}

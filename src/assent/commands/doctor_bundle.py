@@ -1,4 +1,4 @@
-"""A zip for whoever is asked for help: options, versions, metrics and findings; no prompt, no answer, no folder names."""
+"""A zip for whoever is asked for help: options, versions, metrics, findings; no prompt, no answer, no folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and `explain` return what
-their command prints with --json. `run` returns a `PipelineResult`.
+`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and `explain`
+return what their command prints with --json. `run` returns a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def doctor(*targets: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     """
     from assent.commands.doctor import doctor as examined
 
-    given = {"targets": tuple(map(os.fspath, targets))} if targets else {}
+    given = {"targets": tuple(os.fspath(target) for target in targets)} if targets else {}
     document, _, status = examined(parse_options(DoctorConfig, {**given, **_paths_as_text(options)}))
     return {**document, "exit_status": status}
 

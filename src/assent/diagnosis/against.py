@@ -36,7 +36,7 @@ def differing_metrics(case: Case, good: Case) -> list[Difference]:
     """Metrics that both runs logged and whose last quarters differ by more than their noise, most different first."""
     found = []
     for name in sorted(set(case.series) & set(good.series)):
-        if name.startswith(NOT_COMPARED) or name.endswith(("_low", "_high", "_se")):
+        if name.removeprefix("critic/").startswith(NOT_COMPARED) or name.endswith(("_low", "_high", "_se")):
             continue
         here, there = (series.tail(max(1, len(series) // 4)).values for series in (case[name], good[name]))
         mean_here, mean_there = fmean(here), fmean(there)
