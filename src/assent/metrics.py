@@ -80,6 +80,7 @@ objective/kl | nats per completion | none | Σ log π − log π_ref over the sa
 objective/kl_se | nats per completion | none | standard error of objective/kl over prompts
 objective/kl_<estimator>_se | nats per completion | none | standard error of objective/kl_<estimator> over prompts
 objective/kl_<estimator> | nats per completion | none | the same with another estimator (k2, k3)
+objective/kl_per_token | nats per token | none | KL to the reference as other trainers log it: mean over sampled tokens
 objective/kl_coef | 1 | none | coefficient of the KL penalty in this round
 loss/kl_avg | nats | none | KL penalty in the loss, its coefficient included
 loss/entropy_avg | nats | none | entropy bonus, negated, its coefficient included
@@ -193,3 +194,105 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(
         "".join(r"[^/]+" if piece.startswith("<") else re.escape(piece) for piece in re.split(r"(<\w+>)", name))
     )
+
+
+# Other trainers' names. trainer | their name | ours; `1 - NAME` where theirs is what is left to 1. A name that is not
+# here and that `lookup` knows means the same there and here: TRL's are ours.
+_FOREIGN = """
+trl | reward | objective/scores
+trl | reward_std | objective/scores_std
+trl | completion_length | rollout/completion_length
+trl | completions/mean_length | rollout/completion_length
+trl | completions/min_length | rollout/completion_length_min
+trl | completions/max_length | rollout/completion_length_max
+trl | completions/clipped_ratio | 1 - rollout/eos_rate
+trl | clip_ratio | policy/clipfrac_avg
+trl | clip_ratio/region_mean | policy/clipfrac_avg
+trl | sampling/sampling_logp_difference/max | rollout/logprob_mismatch
+trl | sampling/importance_sampling_ratio/mean | rollout/importance_mean
+trl | kl | objective/kl_per_token
+trl | lr | learning_rate
+trl | ppo/mean_scores | objective/scores
+trl | ppo/std_scores | objective/scores_std
+trl | env/reward_mean | objective/scores
+trl | env/reward_std | objective/scores_std
+trl | ppo/mean_non_score_reward | objective/non_score_reward
+trl | ppo/policy/entropy | policy/entropy_avg
+trl | ppo/policy/approxkl | policy/approxkl_avg
+trl | ppo/policy/clipfrac | policy/clipfrac_avg
+trl | ppo/val/var_explained | val/explained_variance
+trl | ppo/val/clipfrac | val/clipfrac_avg
+trl | ppo/learning_rate | learning_rate
+trl | tokens/responses_len_mean | rollout/completion_length
+
+llama-factory | accuracy | rewards/accuracies
+llama-factory | reward | objective/scores
+llama-factory | lr | learning_rate
+
+openrlhf | policy_loss | loss/policy_avg
+openrlhf | critic_loss | loss/value_avg
+openrlhf | actor_lr | learning_rate
+openrlhf | lr | learning_rate
+openrlhf | critic_lr | critic/learning_rate
+openrlhf | ppo_clip_ratio | policy/clipfrac_avg
+openrlhf | clip_ratio | policy/clipfrac_avg
+openrlhf | ppo_kl | policy/approxkl_k1
+openrlhf | kl | objective/kl_per_token
+openrlhf | reward | objective/scores
+openrlhf | entropy_loss | policy/entropy_avg
+openrlhf | response_length | rollout/completion_length
+openrlhf | truncated | 1 - rollout/eos_rate
+openrlhf | loss_mean | loss
+openrlhf | acc | rewards/accuracies
+openrlhf | acc_mean | rewards/accuracies
+openrlhf | chosen_reward | rewards/chosen
+openrlhf | reject_reward | rewards/rejected
+
+verl | critic/score/mean | objective/scores
+verl | critic/rewards/mean | objective/rlhf_reward
+verl | actor/entropy | policy/entropy_avg
+verl | actor/entropy_loss | policy/entropy_avg
+verl | actor/ppo_kl | policy/approxkl_k1
+verl | actor/pg_clipfrac | policy/clipfrac_avg
+verl | actor/pg_loss | loss/policy_avg
+verl | actor/kl_loss | objective/kl_per_token
+verl | actor/reward_kl_penalty | objective/kl_per_token
+verl | actor/kl_coef | objective/kl_coef
+verl | actor/grad_norm | grad_norm
+verl | actor/lr | learning_rate
+verl | critic/lr | critic/learning_rate
+verl | critic/vf_explained_var | val/explained_variance
+verl | critic/vf_loss | loss/value_avg
+verl | critic/vf_clipfrac | val/clipfrac_avg
+verl | response_length/mean | rollout/completion_length
+verl | response_length/max | rollout/completion_length_max
+verl | response_length/min | rollout/completion_length_min
+verl | response_length/clip_ratio | 1 - rollout/eos_rate
+
+nemo-rl | reward | objective/scores
+nemo-rl | probs_ratio | val/ratio
+nemo-rl | kl_penalty | objective/kl_per_token
+nemo-rl | approx_entropy | policy/entropy_avg
+nemo-rl | mean_gen_tokens_per_sample | rollout/completion_length
+nemo-rl | lr | learning_rate
+nemo-rl | preference_loss | loss/preference
+nemo-rl | sft_loss | nll_loss
+nemo-rl | accuracy | rewards/accuracies
+nemo-rl | rewards_chosen_mean | rewards/chosen
+nemo-rl | rewards_rejected_mean | rewards/rejected
+"""
+
+FOREIGN: dict[str, dict[str, str]] = {}
+"""By trainer: their name, and ours."""
+for _line in filter(None, _FOREIGN.splitlines()):
+    _trainer, _theirs, _ours = (part.strip() for part in _line.split(" | "))
+    FOREIGN.setdefault(_trainer, {})[_theirs] = _ours
+
+
+def is_declared(name: str) -> bool:
+    """Whether `lookup` knows the name."""
+    try:
+        lookup(name)
+    except UsageError:
+        return False
+    return True

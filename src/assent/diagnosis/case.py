@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from assent.diagnosis.objective import UNKNOWN, Objective, infer_objective
@@ -25,6 +26,7 @@ class Case:
     source          whose log it is: assent, or the other trainer's name
     status          finished, running, stopped; None: the log does not say
     planned_steps   updates that the run was to make
+    rewinds         how often the steps of the log go back: a resumed run, or two runs in one file
     silent_seconds  time since the log's last line, for a run that is not finished
     is_alive        whether a process still has it open, for a run that is not finished
     reading         what was noticed while the log was read, for people
@@ -39,6 +41,7 @@ class Case:
     source: str = "assent"
     status: str | None = None
     planned_steps: int | None = None
+    rewinds: int = 0
     silent_seconds: float | None = None
     is_alive: bool | None = None
     reading: tuple[str, ...] = ()
@@ -94,6 +97,7 @@ def make_case(
             series[name] = Series(tuple(step for step, _ in finite), tuple(value for _, value in finite))
         if len(finite) < len(by_step):
             not_finite[name] = tuple(sorted(step for step, value in by_step.items() if not math.isfinite(value)))
+    longest = max((steps for steps, _ in columns.values()), key=len, default=())
     config = dict(config or {})
     stage = stage or infer_stage(series)
     return Case(
@@ -102,6 +106,7 @@ def make_case(
         config=config,
         stage=stage,
         objective=infer_objective(config, stage, series),
+        rewinds=sum(after < before for before, after in pairwise(longest)),
         **known,
     )
 

@@ -6,10 +6,13 @@ import fcntl
 import time
 from pathlib import Path
 
+from assent.config.loading import unknown_name
 from assent.diagnosis.case import Case, make_case
+from assent.diagnosis.rule import EVERY
 from assent.errors import UsageError
 from assent.runs.files import damaged_lines
 from assent.runs.folder import LOCK, MANIFEST, METRICS
+from assent.runs.foreign_names import read_foreign
 from assent.runs.reading import RunView, read_run
 
 
@@ -17,17 +20,34 @@ def open_case(target: str | Path, *, stage: str | None = None, settings: str | P
     """The case of a run folder or a log.
 
     `stage` and `settings` (a YAML or JSON file of options) say of another trainer's log what it does not hold.
-    Raises UsageError for what is neither, and for `stage` or `settings` of a run of ours, which has its own.
+    Raises DataError for what is neither, and UsageError for `stage` or `settings` of a run of ours, which has its own.
     """
     path = Path(target)
     if not (path / MANIFEST).exists():
-        raise UsageError(f"{path} is not a run folder", expected="the --output-dir of an earlier command")
+        return case_of_log(path, stage=stage, settings=settings)
     if stage is not None or settings is not None:
         raise UsageError(
             f"{path} is a run of ours, whose run.json holds its command and its options",
             fix="leave stage and settings out",
         )
     return case_of_run(path)
+
+
+def case_of_log(path: Path, *, stage: str | None = None, settings: str | Path | None = None) -> Case:
+    """The case of another trainer's log. Raises DataError where nothing can be read."""
+    if stage is not None and stage not in EVERY:
+        raise unknown_name("stage", stage, EVERY)
+    log = read_foreign(path, stage=stage, settings=settings)
+    last = max((steps[-1] for steps, _ in log.columns.values()), default=0)
+    return make_case(
+        log.columns,
+        config=log.settings,
+        stage=stage,
+        source=log.source,
+        status="finished" if log.planned_steps and last >= log.planned_steps else None,
+        planned_steps=log.planned_steps,
+        reading=log.notes,
+    )
 
 
 def case_of_run(folder: str | Path) -> Case:
