@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -130,11 +130,24 @@ def infer_stage(series: Mapping[str, object]) -> str | None:
 
 
 def example(
-    series: Mapping[str, Sequence[float] | Mapping[int, float]], *, stage: str, status: str | None = None, **config: Any
+    series: Mapping[str, Sequence[float] | Mapping[int, float]],
+    *,
+    stage: str,
+    status: str | None = None,
+    planned_steps: int | None = None,
+    is_alive: bool | None = None,
+    silent_seconds: float | None = None,
+    rewinds: int = 0,
+    **config: Any,
 ) -> Case:
-    """A case written down by hand, for a rule's FIRES and QUIET: values at steps 1, 2, 3 …, or at the steps named."""
+    """A case written down by hand, for a rule's FIRES and QUIET: values at steps 1, 2, 3 …, or at the steps named.
+
+    What is no field of a case is an option of the run.
+    """
     columns: dict[str, tuple[Sequence[int], Sequence[float]]] = {}
     for name, values in series.items():
         by_step = values if isinstance(values, Mapping) else dict(enumerate(values, start=1))
         columns[name] = (list(by_step), list(by_step.values()))
-    return make_case(columns, config=config, stage=stage, status=status)
+    known: dict[str, Any] = {"status": status, "planned_steps": planned_steps, "is_alive": is_alive}
+    case = make_case(columns, config=config, stage=stage, silent_seconds=silent_seconds, **known)
+    return replace(case, rewinds=rewinds)

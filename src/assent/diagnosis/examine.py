@@ -25,13 +25,15 @@ class Report:
     checked: tuple[str, ...]
     not_checked: tuple[tuple[str, str], ...]
     """(rule, reason)."""
+    too_early: bool = False
+    """A rule found that nothing can be judged yet."""
 
     @property
     def verdict(self) -> Verdict:
         if any(finding.severity != "info" for finding in self.findings):
             return "findings"
         longest = max(map(len, self.case.series.values()), default=0)
-        return "healthy" if self.checked and longest >= FEWEST_STEPS else "cannot be judged yet"
+        return "healthy" if self.checked and not self.too_early and longest >= FEWEST_STEPS else "cannot be judged yet"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -45,6 +47,7 @@ class Report:
 def examine(case: Case, rules: Iterable[Rule] | None = None) -> Report:
     """Asks the rules that apply to the case's stage; all of ours, unless others are given."""
     findings: list[Finding] = []
+    too_early = False
     checked: list[str] = []
     not_checked: list[tuple[str, str]] = []
     for rule in applying(all_rules() if rules is None else rules, case):
@@ -56,9 +59,11 @@ def examine(case: Case, rules: Iterable[Rule] | None = None) -> Report:
         checked.append(rule.name)
         if found is not None:
             findings.append(found)
+            too_early = too_early or rule.too_early
     return Report(
         case=case,
         findings=tuple(sorted(findings, key=lambda finding: finding.weight)),
         checked=tuple(checked),
         not_checked=tuple(not_checked),
+        too_early=too_early,
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from assent.config.losses import PREFERENCE_LOSSES
+from assent.diagnosis.small_statistics import slope
 from assent.errors import AssentError
 from assent.runs.reading import Series
 
@@ -56,7 +57,42 @@ def infer_objective(config: Mapping[str, Any], stage: str | None, series: Mappin
     if stage not in ("dpo", "online-dpo"):
         return UNKNOWN
     stated = _stated(config)
-    return stated or _from_floor(series) or _from_start(series) or UNKNOWN
+    if stated is not None:
+        return stated
+    if has_no_reference(series):
+        return Objective(needs_reference=False, beta=_beta(series), how="start value")
+    found = _from_floor(series) or _from_start(series) or UNKNOWN
+    return found if found.beta is not None else replace(found, beta=_beta(series))
+
+
+def has_no_reference(series: Mapping[str, Series]) -> bool:
+    """Whether the implicit rewards are a constant times the log-probabilities: nothing was subtracted from these."""
+    ratios: list[float] = []
+    for side in ("chosen", "rejected"):
+        rewards, logps = series.get(f"rewards/{side}"), series.get(f"logps/{side}")
+        if rewards is None or logps is None or rewards.steps != logps.steps:
+            return False
+        if any(value == 0 for value in logps.values) or abs(rewards.values[0]) < 1e-3:
+            return False
+        ratios += [reward / logp for reward, logp in zip(rewards.values, logps.values, strict=True)]
+    return len(ratios) >= 4 and min(ratios) > 0 and max(ratios) < 1.02 * min(ratios)
+
+
+def _beta(series: Mapping[str, Series]) -> float | None:
+    """From the same held-out rows, measured again: implicit rewards move β times as far as log-probabilities."""
+    found: list[float] = []
+    for side in ("chosen", "rejected"):
+        rewards, logps = series.get(f"eval_rewards/{side}"), series.get(f"eval_logps/{side}")
+        if rewards is None or logps is None or rewards.steps != logps.steps or len(logps) < 3:
+            return None
+        low, high = min(logps.values), max(logps.values)
+        if high - low < 1e-3:
+            return None
+        fitted = slope(logps.values, rewards.values)
+        if fitted.low <= 0 or fitted.high > 1.1 * fitted.low:
+            return None
+        found.append(fitted.value)
+    return float(f"{sum(found) / 2:.2g}")
 
 
 def _stated(config: Mapping[str, Any]) -> Objective | None:

@@ -33,6 +33,7 @@ class Rule:
     least      values that each of these must have
     stages     commands whose runs it applies to
     looks_at   log: the metrics alone. data: `case.data` too. models: `case.models` too
+    too_early  whether its finding means that nothing can be judged yet
     check      from a case to a finding, or None. It may raise NotChecked
     window     how many last values it reads. A live run asks a rule with a window at each line of its log, and one
                without a window at each evaluation
@@ -48,6 +49,7 @@ class Rule:
     stages: frozenset[str] = EVERY
     looks_at: Literal["log", "data", "models"] = "log"
     window: int | None = None
+    too_early: bool = False
     causes: tuple[str, ...] = ()
     source: str = ""
 

@@ -18,8 +18,12 @@ SD_OF_MAD = 1.4826
 """A normal distribution's standard deviation, divided by its median absolute deviation."""
 
 
+SURE = 0.999
+"""Confidence that rules ask for: dozens of them look at each run, and a healthy one must pass them all."""
+
+
 class Interval(NamedTuple):
-    """A figure and the ends of its 95% interval."""
+    """A figure and the ends of its interval."""
 
     value: float
     low: float
@@ -54,12 +58,13 @@ def quantile(values: Values, share: float) -> float:
 
 
 def noise(values: Values) -> float:
-    """Standard deviation of the values around their trend: from successive differences, robust to jumps.
+    """Standard deviation of the values around their curve: from second differences, robust to jumps.
 
-    A trend adds to each difference the same amount, which the median takes off; 0 for fewer than three values.
+    A trend, and most of a bend, cancel in them; 0 for fewer than four values.
     """
     steps = [after - before for before, after in pairwise(values)]
-    return 0.0 if len(steps) < 2 else SD_OF_MAD * mad(steps) / math.sqrt(2)
+    bends = [after - before for before, after in pairwise(steps)]
+    return 0.0 if len(bends) < 2 else SD_OF_MAD * mad(bends) / math.sqrt(6)
 
 
 def correlation(x: Values, y: Values) -> float:
@@ -78,16 +83,16 @@ def independent(values: Values) -> float:
     return max(2.0, len(values) * (1 - lag) / (1 + lag))
 
 
-def mean_interval(values: Values) -> Interval:
+def mean_interval(values: Values, *, confidence: float = 0.95) -> Interval:
     """Mean with Student's interval, widened where successive values are alike."""
     mean, count = fmean(values), independent(values)
     if len(values) < 2:
         return Interval(mean, -math.inf, math.inf)
-    reach = student_quantile(0.975, count - 1) * math.sqrt(variance(values) / count)
+    reach = student_quantile((1 + confidence) / 2, count - 1) * math.sqrt(variance(values) / count)
     return Interval(mean, mean - reach, mean + reach)
 
 
-def difference(after: Values, before: Values) -> Interval:
+def difference(after: Values, before: Values, *, confidence: float = 0.95) -> Interval:
     """Mean of `after` minus mean of `before`, with Welch's interval, widened where successive values are alike."""
     value = fmean(after) - fmean(before)
     if min(len(after), len(before)) < 2:
@@ -97,11 +102,23 @@ def difference(after: Values, before: Values) -> Interval:
     if total == 0:
         return Interval(value, value, value)
     freedom = total**2 / sum(part**2 / max(degrees, 1e-9) for part, degrees in parts)
-    reach = student_quantile(0.975, freedom) * math.sqrt(total)
+    reach = student_quantile((1 + confidence) / 2, freedom) * math.sqrt(total)
     return Interval(value, value - reach, value + reach)
 
 
-def slope(x: Values, y: Values) -> Interval:
+def ends(values: Values) -> tuple[Values, Values]:
+    """The first and the last quarter, of at least three values each where there are six."""
+    size = max(min(3, len(values) // 2), len(values) // 4, 1)
+    return values[:size], values[-size:]
+
+
+def shift(values: Values, *, confidence: float = SURE) -> Interval:
+    """Mean of the last quarter minus mean of the first, with its interval."""
+    first, last = ends(values)
+    return difference(last, first, confidence=confidence)
+
+
+def slope(x: Values, y: Values, *, confidence: float = 0.95) -> Interval:
     """Least-squares slope of y on x, with Student's interval."""
     mean_x, mean_y = fmean(x), fmean(y)
     squares = math.fsum((a - mean_x) ** 2 for a in x)
@@ -111,7 +128,7 @@ def slope(x: Values, y: Values) -> Interval:
     if len(x) < 3:
         return Interval(value, -math.inf, math.inf)
     rest = math.fsum((b - mean_y - value * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
-    reach = student_quantile(0.975, len(x) - 2) * math.sqrt(rest / (len(x) - 2) / squares)
+    reach = student_quantile((1 + confidence) / 2, len(x) - 2) * math.sqrt(rest / (len(x) - 2) / squares)
     return Interval(value, value - reach, value + reach)
 
 

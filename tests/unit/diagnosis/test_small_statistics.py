@@ -51,6 +51,16 @@ def test_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert small.mean_interval(NORMAL.tolist()) == close((ours.value, ours.low, ours.high))
 
 
+def test_the_ends_of_a_series_and_their_shift() -> None:
+    assert small.ends([1.0, 2.0, 3.0]) == ([1.0], [3.0])
+    assert small.ends(list(range(6))) == ([0, 1, 2], [3, 4, 5])
+    first, last = small.ends(NORMAL.tolist())
+    assert (len(first), len(last)) == (14, 14)
+    found = small.shift(NORMAL.tolist(), confidence=0.95)
+    assert found == small.difference(last, first)
+    assert small.shift(NORMAL.tolist()).high > found.high
+
+
 def test_values_that_repeat_each_other_count_less() -> None:
     slow = np.cumsum(RANDOM.normal(size=200))
     assert small.independent(slow.tolist()) < 20

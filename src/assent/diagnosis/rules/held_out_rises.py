@@ -1,0 +1,57 @@
+"""The held-out loss has passed its lowest point and rises: the model fits the training rows, not the task."""
+
+from __future__ import annotations
+
+from assent.diagnosis.case import Case, example
+from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.rule import DPO, REWARD, SFT, THUMBS, NotChecked, Rule
+from assent.diagnosis.rules import memorises_epochs
+from assent.diagnosis.small_statistics import noise
+
+LOSS = "eval_loss"
+ACCURACY = "eval_accuracy or eval_rewards/accuracies"
+RISE = 0.05
+"""Smallest rise above the lowest value that counts, as a share of it."""
+
+
+def check(case: Case) -> Finding | None:
+    if memorises_epochs.RULE.missing(case) is None and memorises_epochs.check(case) is not None:
+        raise NotChecked("memorises_epochs has found the same")
+    loss = case[LOSS]
+    lowest = min(range(len(loss)), key=loss.values.__getitem__)
+    after = loss.values[lowest + 1 :]
+    least = loss.values[lowest]
+    spread = max(3 * noise(loss.values), RISE * abs(least))
+    if len(after) < 2 or min(after[-2:]) <= least + spread:
+        return None
+    accuracy = case.find(ACCURACY)
+    falls = accuracy is not None and accuracy.last < max(accuracy.values) - 0.03
+    return Finding(
+        severity="fault" if falls or accuracy is None else "warning",
+        verdict=f"the held-out loss rises since step {loss.steps[lowest]}, from {least:.3g} to {loss.last:.3g}"
+        + ("" if accuracy is None or falls else ", while the held-out accuracy holds: too sure, not yet worse"),
+        evidence=(
+            Evidence(metric=LOSS, steps=(loss.steps[lowest], loss.steps[-1]), value=loss.last,
+                     expected=f"about {least:.3g}, its lowest"),
+            *([Evidence(metric=case.named(ACCURACY), steps=accuracy.span, value=accuracy.last)] if accuracy else []),
+        ),
+        cause="too many passes over too few rows, or a learning rate that is too high",
+        next_action=f"stop near step {loss.steps[lowest]} (--metric-for-best-model loss keeps the best), or train for "
+        "fewer epochs",
+        fix={"num_train_epochs": times(0.5)},
+    )  # fmt: skip
+
+
+RULE = Rule(
+    name="held_out_rises",
+    title="overfitting: the held-out loss rises",
+    metrics=(LOSS,),
+    least=4,
+    stages=SFT | REWARD | DPO | THUMBS,
+    check=check,
+    causes=("too many epochs", "too few rows", "learning rate too high"),
+    source="failures R8 and D6; arXiv:2406.02900",
+)
+
+FIRES = example({LOSS: {10: 0.6, 20: 0.5, 30: 0.49, 40: 0.58, 50: 0.7}}, stage="reward", num_train_epochs=20.0)
+QUIET = example({LOSS: {10: 0.6, 20: 0.5, 30: 0.49, 40: 0.50, 50: 0.49}}, stage="reward")
