@@ -113,9 +113,26 @@ def ends(values: Values) -> tuple[Values, Values]:
 
 
 def shift(values: Values, *, confidence: float = SURE) -> Interval:
-    """Mean of the last quarter minus mean of the first, with its interval."""
+    """Mean of the last quarter minus mean of the first, beside the noise of single values around their curve.
+
+    A trend within a quarter is part of the change, not of the noise.
+    """
     first, last = ends(values)
-    return difference(last, first, confidence=confidence)
+    value = fmean(last) - fmean(first)
+    if len(values) < 6:
+        return Interval(value, -math.inf, math.inf)
+    rest = [residual for part in (first, last) for residual in _residuals(part)]
+    around = math.sqrt(math.fsum(residual**2 for residual in rest) / max(1, len(rest) - 4))
+    reach = student_quantile((1 + confidence) / 2, len(values) - 4) * max(noise(values), around)
+    reach *= math.sqrt(1 / len(first) + 1 / len(last))
+    return Interval(value, value - reach, value + reach)
+
+
+def _residuals(values: Values) -> list[float]:
+    """From the line through the values."""
+    places = list(range(len(values)))
+    tilt, middle, mean = slope(places, values).value, fmean(places), fmean(values)
+    return [value - mean - tilt * (place - middle) for place, value in zip(places, values, strict=True)]
 
 
 def slope(x: Values, y: Values, *, confidence: float = 0.95) -> Interval:

@@ -56,9 +56,17 @@ def test_the_ends_of_a_series_and_their_shift() -> None:
     assert small.ends(list(range(6))) == ([0, 1, 2], [3, 4, 5])
     first, last = small.ends(NORMAL.tolist())
     assert (len(first), len(last)) == (14, 14)
-    found = small.shift(NORMAL.tolist(), confidence=0.95)
-    assert found == small.difference(last, first)
-    assert small.shift(NORMAL.tolist()).high > found.high
+    flat, risen = small.shift(NORMAL.tolist()), small.shift((NORMAL + 0.1 * np.arange(57)).tolist())
+    assert flat.low < 0 < flat.high
+    assert risen.value == close(flat.value + 4.3)
+    assert risen.low > 0  # the trend within a quarter does not widen the interval
+    assert risen.high - risen.low == close(flat.high - flat.low)
+    assert small.shift([1.0, 2.0, 3.0]).low == -math.inf
+
+
+def test_of_flat_noise_few_shifts_are_sure() -> None:
+    series = RANDOM.normal(size=(1000, 24))
+    assert sum(small.shift(values.tolist()).excludes_zero for values in series) <= 10
 
 
 def test_values_that_repeat_each_other_count_less() -> None:

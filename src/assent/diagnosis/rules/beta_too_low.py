@@ -1,0 +1,48 @@
+"""The policy is far from its reference, and the margin is still small: beta hardly holds it."""
+
+from __future__ import annotations
+
+from assent.diagnosis.case import Case, example
+from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.rule import PAIRS, NotChecked, Rule
+from assent.diagnosis.small_statistics import ends, fmean
+
+MARGIN = "rewards/margins"
+FAR = 40.0
+"""Nats between the log-ratios of chosen and rejected beyond which a policy is far away, at any length."""
+SMALL = 1.5
+
+
+def check(case: Case) -> Finding | None:
+    beta = case.objective.beta
+    if beta is None:
+        raise NotChecked("beta is not known (--settings)")
+    margin = fmean(ends(case[MARGIN].values)[1])
+    nats = margin / beta
+    if nats < FAR or margin > SMALL:
+        return None
+    return Finding(
+        severity="fault",
+        confidence="likely",
+        verdict=f"beta {beta:g} is too low: the policy prefers the chosen completions by {nats:.0f} nats more than the "
+        f"reference, and the margin is only {margin:.2g}",
+        evidence=(Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"under {FAR * beta:.2g}"),),
+        cause="with a low beta the loss asks for log-ratios far beyond what language survives",
+        next_action="raise beta, to 0.1 to begin with",
+        fix={"beta": times(10.0)},
+    )
+
+
+RULE = Rule(
+    name="beta_too_low",
+    title="beta is too low: far from the reference, small margin",
+    metrics=(MARGIN,),
+    least=12,
+    stages=PAIRS,
+    check=check,
+    causes=("beta below 0.01",),
+    source="failures D7; choosing an objective, failures §1",
+)
+
+FIRES = example({MARGIN: [0.02 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001)
+QUIET = example({MARGIN: [0.02 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.1)

@@ -1,0 +1,43 @@
+"""The margin goes below 0 in training: the run learns to prefer the rejected completions."""
+
+from __future__ import annotations
+
+from assent.diagnosis.case import Case, example
+from assent.diagnosis.finding import Evidence, Finding
+from assent.diagnosis.rule import DPO, REWARD, Rule
+from assent.diagnosis.small_statistics import SURE, ends, fmean, mean_interval, shift
+
+MARGIN = "rewards/margins or margin"
+
+
+def check(case: Case) -> Finding | None:
+    if case.objective.loss in ("discopop", "several") or case.objective.needs_reference is False:
+        return None  # discopop lowers the margin at first by design; without a reference a margin starts anywhere
+    margins = case[MARGIN]
+    _, last = ends(margins.values)
+    if mean_interval(last, confidence=SURE).high >= 0 or shift(margins.values).high >= 0:
+        return None
+    return Finding(
+        severity="fault",
+        confidence="certain",
+        verdict="the margin falls below 0 in training: the model learns to prefer the rejected completions",
+        evidence=(Evidence(metric=case.named(MARGIN), steps=margins.tail(len(last)).span, value=fmean(last),
+                           expected="above 0 and rising"),),
+        cause="the loss has the wrong sign, or its chosen and rejected inputs are exchanged",
+        next_action="compute the loss of one row by hand (assent explain) and compare",
+    )  # fmt: skip
+
+
+RULE = Rule(
+    name="margin_falls",
+    title="the training margin falls below 0",
+    metrics=(MARGIN,),
+    least=12,
+    stages=DPO | REWARD,
+    check=check,
+    causes=("sign of the loss", "chosen and rejected exchanged between the loss and its log"),
+    source="course case: logged ratios of .2 and .8 prefer the rejected one (failures §1)",
+)
+
+FIRES = example({"rewards/margins": [-0.1 * i + 0.02 * (i % 3) for i in range(16)]}, stage="dpo")
+QUIET = example({"rewards/margins": [0.05, -0.05] * 8}, stage="dpo")

@@ -1,0 +1,51 @@
+"""The training loss is next to its floor and every pair is right: there is nothing left to learn but to be surer."""
+
+from __future__ import annotations
+
+from assent.diagnosis.case import Case, example
+from assent.diagnosis.finding import Evidence, Finding, to
+from assent.diagnosis.rule import PAIRS, NotChecked, Rule
+from assent.diagnosis.small_statistics import ends, fmean
+
+LOSS, MARGIN, ACCURACY = "loss", "rewards/margins", "rewards/accuracies"
+NOTHING = 0.02
+"""A loss below this has no gradient to speak of."""
+HUGE = 8.0
+
+
+def check(case: Case) -> Finding | None:
+    if case.objective.loss not in (None, "sigmoid") or case.objective.label_smoothing:
+        raise NotChecked("only the plain logistic loss saturates")
+    loss, margin = (fmean(ends(case[name].values)[1]) for name in (LOSS, MARGIN))
+    accuracy = fmean(ends(case[ACCURACY].values)[1])
+    if loss > NOTHING or margin < HUGE or accuracy < 0.99:
+        return None
+    return Finding(
+        severity="fault",
+        verdict=f"the loss is saturated: {loss:.2g} at a margin of {margin:.3g}, with every training pair right",
+        evidence=(
+            Evidence(metric=LOSS, steps=case[LOSS].span, value=loss, expected="above 0.1"),
+            Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"below {HUGE:g}"),
+        ),
+        cause="too many passes over too few pairs: the margin grows without end, and the answers get worse",
+        next_action="train for one epoch or stop earlier; loss_type ipo, or label_smoothing, gives the margin an end",
+        fix={"num_train_epochs": to(1.0)},
+    )
+
+
+RULE = Rule(
+    name="saturated",
+    title="the loss is saturated",
+    metrics=(LOSS, MARGIN, ACCURACY),
+    least=12,
+    stages=PAIRS,
+    check=check,
+    causes=("too many epochs", "too few pairs", "learning rate too high"),
+    source="failures D6: margins from 57 to 599 were reported",
+)
+
+_UP = [min(20.0, 1.5 * i) for i in range(24)]
+FIRES = example({LOSS: [0.69 / (1 + i * i) for i in range(24)], MARGIN: _UP, ACCURACY: [1.0] * 24}, stage="dpo",
+                loss_type="sigmoid", beta=0.1, num_train_epochs=50.0)  # fmt: skip
+QUIET = example({LOSS: [0.69 - 0.02 * i for i in range(24)], MARGIN: [0.1 * i for i in range(24)],
+                 ACCURACY: [0.8] * 24}, stage="dpo", loss_type="sigmoid")  # fmt: skip
