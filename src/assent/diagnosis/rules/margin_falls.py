@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import DPO, REWARD, Rule
-from assent.diagnosis.small_statistics import SURE, ends, fmean, mean_interval, shift
+from assent.diagnosis.small_statistics import ends, fmean, shift
 
 MARGIN = "rewards/margins or margin"
 
@@ -15,7 +15,8 @@ def check(case: Case) -> Finding | None:
         return None  # discopop lowers the margin at first by design; without a reference a margin starts anywhere
     margins = case[MARGIN]
     _, last = ends(margins.values)
-    if mean_interval(last, confidence=SURE).high >= 0 or shift(margins.values).high >= 0:
+    moved = shift(margins.values)
+    if moved.high >= 0 or fmean(last) + (moved.high - moved.value) >= 0:
         return None
     return Finding(
         severity="fault",
