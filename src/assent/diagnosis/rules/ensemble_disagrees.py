@@ -1,0 +1,47 @@
+"""The reward models of an ensemble come to disagree: the policy writes what they were not trained on."""
+
+from __future__ import annotations
+
+from assent.diagnosis.case import Case, example
+from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.rule import SAMPLED, Rule
+from assent.diagnosis.small_statistics import ends, fmean, shift
+
+DISAGREEMENT = "ensemble_std or rewards/ensemble/std"
+GROWTH = 2.0
+
+
+def check(case: Case) -> Finding | None:
+    spread = case[DISAGREEMENT]
+    first, last = (fmean(part) for part in ends(spread.values))
+    if last < GROWTH * first or shift(spread.values).low <= 0:
+        return None
+    return Finding(
+        severity="warning",
+        verdict=f"the ensemble's members disagree {last / max(first, 1e-12):.1f} times as much as at the start: the "
+        f"policy "
+        "writes what the reward models do not know",
+        evidence=(
+            Evidence(metric=case.named(DISAGREEMENT), steps=spread.span, value=last, expected=f"about {first:.3g}"),
+        ),
+        cause="the policy has left the answers that the reward models were trained on",
+        next_action="label what the policy writes now and train the reward models again, or be cautious "
+        "(reward_ensemble "
+        "lcb)",
+        fix={"kl_coef": times(2.0)},
+    )
+
+
+RULE = Rule(
+    name="ensemble_disagrees",
+    title="the ensemble's members come to disagree",
+    metrics=(DISAGREEMENT,),
+    least=10,
+    stages=SAMPLED,
+    check=check,
+    causes=("reward models out of their data",),
+    source="failures P14",
+)
+
+FIRES = example({"ensemble_std": [0.1 + 0.02 * i for i in range(16)]}, stage="ppo", kl_coef=0.05)
+QUIET = example({"ensemble_std": [0.1 + 0.01 * (i % 3) for i in range(16)]}, stage="ppo")

@@ -1,0 +1,58 @@
+"""The policy has hardly any entropy left: it answers every prompt in one way."""
+
+from __future__ import annotations
+
+from assent.diagnosis.case import Case, example
+from assent.diagnosis.finding import Evidence, Finding, times, to
+from assent.diagnosis.rule import ROUNDS, SAMPLED, Rule
+from assent.diagnosis.small_statistics import ends, fmean
+
+PER_TOKEN, SUMS, LENGTH = "policy/entropy_avg", "objective/entropy", "rollout/completion_length"
+SHARE = 0.15
+"""Of the entropy at the start."""
+
+
+def check(case: Case) -> Finding | None:
+    name, values = _per_token(case)
+    first, last = (fmean(part) for part in ends(values))
+    if first <= 0 or last > SHARE * first:
+        return None
+    spread = case.find("objective/scores_std")
+    unique = case.find("rollout/unique")
+    return Finding(
+        severity="fault",
+        verdict=f"the policy's entropy collapsed to {max(last, 0) / first:.0%} of its start: it answers in one way",
+        evidence=(
+            Evidence(metric=name, steps=case[name].span, value=last, expected=f"above {SHARE * first:.2g} per token"),
+            *([Evidence(metric="rollout/unique", steps=unique.span, value=unique.last)] if unique else []),
+            *([Evidence(metric="objective/scores_std", steps=spread.span, value=spread.last)] if spread else []),
+        ),
+        cause="updates are too large, or advantages are not normalised, so that one kind of answer takes everything",
+        next_action="lower the learning rate, add an entropy bonus, or clip less above (cliprange_high)",
+        fix={"learning_rate": times(0.3), **({"entropy_coef": to(0.01)} if case.stage in ROUNDS else {})},
+    )
+
+
+def _per_token(case: Case) -> tuple[str, list[float]]:
+    """The entropy per token; where only its sum over a completion was logged, divided by the mean length."""
+    if PER_TOKEN in case.series or LENGTH not in case.series:
+        name = case.named(f"{PER_TOKEN} or {SUMS}")
+        return name, list(case[name].values)
+    at = dict(zip(case[LENGTH].steps, case[LENGTH].values, strict=True))
+    sums = zip(case[SUMS].steps, case[SUMS].values, strict=True)
+    return SUMS, [value / max(at[step], 1.0) for step, value in sums if step in at]
+
+
+RULE = Rule(
+    name="entropy_collapses",
+    title="the policy's entropy collapses",
+    metrics=(f"{PER_TOKEN} or {SUMS}",),
+    least=8,
+    stages=SAMPLED,
+    check=check,
+    causes=("learning rate", "unnormalised advantages", "a reward that one answer wins"),
+    source="failures P7; DAPO's clip-higher, arXiv:2503.14476",
+)
+
+FIRES = example({PER_TOKEN: [2.0, 1.9, 1.7, 1.2, 0.7, 0.3, 0.1, 0.05, 0.03, 0.02]}, stage="grpo", learning_rate=1e-4)
+QUIET = example({PER_TOKEN: [2.0, 1.9, 1.7, 1.6, 1.5, 1.4, 1.3, 1.2, 1.2, 1.1]}, stage="grpo")
