@@ -91,12 +91,14 @@ def make_case(
     series: dict[str, Series] = {}
     not_finite: dict[str, tuple[int, ...]] = {}
     for name, (steps, values) in columns.items():
-        by_step = dict(zip(steps, values, strict=True))
-        finite = sorted((step, value) for step, value in by_step.items() if math.isfinite(value))
-        if finite:
-            series[name] = Series(tuple(step for step, _ in finite), tuple(value for _, value in finite))
-        if len(finite) < len(by_step):
-            not_finite[name] = tuple(sorted(step for step, value in by_step.items() if not math.isfinite(value)))
+        finite = _in_order(steps, values)
+        if not all(map(math.isfinite, finite.values)):
+            pairs = list(zip(finite.steps, finite.values, strict=True))
+            not_finite[name] = tuple(step for step, value in pairs if not math.isfinite(value))
+            kept = [(step, value) for step, value in pairs if math.isfinite(value)]
+            finite = Series(tuple(step for step, _ in kept), tuple(value for _, value in kept))
+        if finite.values:
+            series[name] = finite
     longest = max((steps for steps, _ in columns.values()), key=len, default=())
     config = dict(config or {})
     stage = stage or infer_stage(series)
@@ -109,6 +111,13 @@ def make_case(
         rewinds=sum(after < before for before, after in pairwise(longest)),
         **known,
     )
+
+
+def _in_order(steps: Sequence[int], values: Sequence[float]) -> Series:
+    if all(after > before for before, after in pairwise(steps)):
+        return Series(tuple(steps), tuple(values))
+    by_step = dict(zip(steps, values, strict=True))
+    return Series(tuple(sorted(by_step)), tuple(by_step[step] for step in sorted(by_step)))
 
 
 SIGNS_OF_STAGE = (

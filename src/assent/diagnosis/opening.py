@@ -10,10 +10,9 @@ from assent.config.loading import unknown_name
 from assent.diagnosis.case import Case, make_case
 from assent.diagnosis.rule import EVERY
 from assent.errors import UsageError
-from assent.runs.files import damaged_lines
 from assent.runs.folder import LOCK, MANIFEST, METRICS
 from assent.runs.foreign_names import read_foreign
-from assent.runs.reading import RunView, read_run
+from assent.runs.reading import read_manifest, read_metrics
 
 
 def open_case(target: str | Path, *, stage: str | None = None, settings: str | Path | None = None) -> Case:
@@ -52,18 +51,20 @@ def case_of_log(path: Path, *, stage: str | None = None, settings: str | Path | 
 
 def case_of_run(folder: str | Path) -> Case:
     """The case of a run folder of ours, finished or not. Raises RunFolderError if there is no run."""
-    run = read_run(folder)
-    log = run.path / METRICS
-    is_open = run.manifest.get("status") == "running"
+    path = Path(folder)
+    manifest, log = read_manifest(path), path / METRICS
+    metrics, damaged = read_metrics(log)
+    is_open = manifest.get("status") == "running"
+    config, facts = manifest.get("config"), manifest.get("facts")
     return make_case(
-        {name: (series.steps, series.values) for name, series in run.metrics.items()},
-        config=run.config,
-        stage=run.command,
-        status=run.manifest.get("status"),
-        planned_steps=run.manifest.get("facts", {}).get("planned_steps"),
+        {name: (series.steps, series.values) for name, series in metrics.items()},
+        config=config if isinstance(config, dict) else {},
+        stage=manifest.get("command"),
+        status=manifest.get("status"),
+        planned_steps=facts.get("planned_steps") if isinstance(facts, dict) else None,
         silent_seconds=max(0.0, time.time() - log.stat().st_mtime) if is_open and log.exists() else None,
-        is_alive=_is_locked(run.path / LOCK) if is_open else None,
-        reading=_reading(run),
+        is_alive=_is_locked(path / LOCK) if is_open else None,
+        reading=(f"{damaged} damaged lines of {METRICS} are left out",) if damaged else (),
     )
 
 
@@ -77,8 +78,3 @@ def _is_locked(lock: Path) -> bool | None:
     except OSError:
         return True
     return False
-
-
-def _reading(run: RunView) -> tuple[str, ...]:
-    damaged = damaged_lines(run.path / METRICS)
-    return (f"{len(damaged)} damaged lines of {METRICS} are left out",) if damaged else ()

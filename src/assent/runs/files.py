@@ -100,6 +100,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [row for row, _ in _lines(path) if row is not None]
 
 
+def read_lines_and_damage(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The file's lines that are JSON objects, and the number of those that are not; a last line that is cut is no
+    damage."""
+    rows = [row for row, _ in _lines(path)]
+    whole = [row for row in rows if row is not None]
+    return whole, len(rows) - len(whole)
+
+
 def damaged_lines(path: Path) -> dict[int, bytes]:
     """Lines, by number from 1, that are not JSON objects with a whole `step`: the disk or somebody changed them.
 

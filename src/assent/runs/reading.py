@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.errors import RunFolderError
-from assent.runs.files import as_number, from_json, read_lines
+from assent.runs.files import as_number, from_json, read_lines, read_lines_and_damage
 from assent.runs.folder import METRICS, SAMPLES
 from assent.runs.manifest import RECOVER
 
@@ -82,6 +82,13 @@ class RunView:
 def read_run(folder: str | Path) -> RunView:
     """Reads a run folder, finished or not, without locking it. Raises RunFolderError if there is no run."""
     path = Path(folder)
+    metrics, _ = read_metrics(path / METRICS)
+    return RunView(path, read_manifest(path), metrics, read_lines(path / SAMPLES))
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """run.json. Raises RunFolderError if there is none, or a damaged one."""
+    path = Path(folder)
     try:
         manifest = from_json((path / "run.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -90,15 +97,26 @@ def read_run(folder: str | Path) -> RunView:
         ) from None
     except ValueError as error:
         raise RunFolderError(f"{path / 'run.json'} is damaged", got=error, fix=RECOVER) from error
+    if not isinstance(manifest, dict):
+        raise RunFolderError(
+            f"{path / 'run.json'} is damaged", got=type(manifest).__name__, expected="an object", fix=RECOVER
+        )
+    return manifest
+
+
+def read_metrics(log: Path) -> tuple[dict[str, Series], int]:
+    """Every metric of a log, and how many damaged lines were left out: a resumed run puts them aside."""
     columns: dict[str, tuple[list[int], list[float]]] = {}
-    for row in read_lines(path / METRICS):
-        if type(row.get("step")) is not int:  # a damaged line: a resumed run puts it aside, a report leaves it out
+    rows, damaged = read_lines_and_damage(log)
+    for row in rows:
+        step = row.pop("step", None)
+        if type(step) is not int:
+            damaged += 1
             continue
         for name, raw in row.items():
-            value = as_number(raw)
-            if name != "step" and value is not None:
+            value = raw if type(raw) is float else as_number(raw)
+            if value is not None:
                 steps, values = columns.setdefault(name, ([], []))
-                steps.append(row["step"])
+                steps.append(step)
                 values.append(value)
-    metrics = {name: Series(tuple(steps), tuple(values)) for name, (steps, values) in columns.items()}
-    return RunView(path, manifest, metrics, read_lines(path / SAMPLES))
+    return {name: Series(tuple(steps), tuple(values)) for name, (steps, values) in columns.items()}, damaged

@@ -15,8 +15,8 @@ FAR = 5.0
 
 def check(case: Case) -> Finding | None:
     penalty, spread = (fmean([abs(value) for value in ends(case[name].values)[1]]) for name in (PENALTY, SPREAD))
-    if spread < 1e-6:
-        return None  # zero_advantage
+    if spread < 1e-6 or penalty == 0:
+        return None  # zero_advantage; a penalty that is part of the loss
     ratio = penalty / spread
     kl = case.find(KL)
     is_idle = ratio < LOW and case.option("kl_coef", 0.0) > 0 and kl is not None and fmean(ends(kl.values)[1]) > FAR
