@@ -37,11 +37,14 @@ def serves(x: Tensor, weight: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear` under autocast: (…, K), (N, K), (N,) -> (…, N) in autocast's type."""
     kind = torch.get_autocast_dtype(x.device.type)
-    out: Tensor = _Linear.apply(x, _cast(x, kind), weight.to(kind), None if bias is None else bias.to(kind))
+    out: Tensor = _Linear.apply(x, cast(x, kind), weight.to(kind), None if bias is None else bias.to(kind))
     return out
 
 
-def _cast(x: Tensor, kind: torch.dtype) -> Tensor:
+def cast(x: Tensor, kind: torch.dtype) -> Tensor:
+    """`x` in the type `kind`; layers that read the same tensor share one cast."""
+    if x.dtype == kind:
+        return x
     version, kept = getattr(x, _CAST, (-1, None))
     made: Tensor | None = kept and kept()
     if made is None or version != x._version or made.dtype != kind:

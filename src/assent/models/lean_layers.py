@@ -21,21 +21,36 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 from assent.models.head import is_plain_linear
+from assent.models.lean_adapters import LeanLora, Low, is_lora, kind_of
+from assent.models.lean_adapters import gradients as lora_gradients
+from assent.models.lean_adapters import parts as parts_of_lora
+from assent.models.lean_adapters import product as lora_product
+from assent.models.lean_rotary import forward_of
 from assent.models.products import linear, weight_gradient
 
 
 def install(model: nn.Module) -> None:
     """Changes the class of the modules that compute what a class below computes. All others are left alone."""
     for module in model.modules():
-        if not isinstance(module, (LeanRMSNorm, LeanGatedMLP)):
-            lean = LeanRMSNorm if _is_rms_norm(module) else LeanGatedMLP if _is_gated_mlp(module) else None
-            if lean is not None:
-                module.__class__ = _lean_class(lean, type(module))
+        if not isinstance(module, _LEAN) and (lean := _lean(module)) is not None:
+            module.__class__ = _lean_class(lean, type(module))
+
+
+def _lean(module: nn.Module) -> type | None:
+    if is_lora(module):
+        return LeanLora
+    if _is_rms_norm(module):
+        return LeanRMSNorm
+    if _is_gated_mlp(module):
+        return LeanGatedMLP
+    return LeanRotary if "forward" not in vars(module) and forward_of(type(module)) is not None else None
 
 
 def _lean_class(lean: type, plain: type) -> Any:
     if (lean, plain) not in _classes:
         members: dict[str, Any] = {"__module__": plain.__module__, "__reduce_ex__": _reduce}
+        if lean is LeanRotary:
+            members["forward"] = forward_of(plain)
         _classes[lean, plain] = type(plain.__name__, (lean, plain), members)
     return _classes[lean, plain]
 
@@ -121,10 +136,14 @@ class LeanGatedMLP(nn.Module):
     """down(silu(gate(x)) · up(x)). The backward pass computes everything again except gate(x) and up(x)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        parts: Any = self
-        gate, up, down = parts.gate_proj(x), parts.up_proj(x), parts.down_proj
-        plain = is_plain_linear(down) and not gate.is_meta  # an adapter, for example, has to see its input
-        found: Tensor = _Gated.apply(gate, up, down.weight, down.bias) if plain else down(F.silu(gate) * up)
+        own: Any = self
+        gate, up, down = own.gate_proj(x), own.up_proj(x), own.down_proj
+        if is_plain_linear(down) and not gate.is_meta:
+            found: Tensor = _Gated.apply(gate, up, down.weight, down.bias)
+        elif (low := parts_of_lora(down, gate)) is not None:
+            found = _GatedLora.apply(gate, up, *low)
+        else:
+            found = down(F.silu(gate) * up)  # such as another adapter, which has to see its input
         return found
 
 
@@ -155,6 +174,43 @@ class _Gated(torch.autograd.Function):
             grad_up = silu.mul_(inner)
             grad_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
         return grad_gate, grad_up, grad_weight, grad_bias
+
+
+class _GatedLora(torch.autograd.Function):
+    """The same where `down` has LoRA. Keeps gate(x), up(x) and the adapter's inner product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        kind, ctx.kinds = kind_of(weight), (a.dtype, b.dtype)
+        low = Low(weight.to(kind), None if bias is None else bias.to(kind), a.to(kind), b.to(kind), scale)
+        with torch.autocast("cpu", enabled=False):
+            out, inner = lora_product((F.silu(gate) * up).to(kind), low)
+        ctx.save_for_backward(gate, up, inner, low.weight, low.a, low.b)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, inner, weight, a, b = ctx.saved_tensors
+        silu, grad_gate, grad_up = F.silu(gate), None, None
+        of_x = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        low = Low(weight, None, a, b, ctx.scale)
+        grad, grad_a, grad_b = lora_gradients(grads[0], (silu * up).to(weight.dtype), inner, low, of_x=of_x)
+        if grad is not None:
+            grad = grad.to(gate.dtype)
+            grad_up = silu.mul_(grad)
+            grad_gate = torch.ops.aten.silu_backward(grad.mul_(up), gate)
+        return grad_gate, grad_up, None, None, grad_a.to(ctx.kinds[0]), grad_b.to(ctx.kinds[1]), None
+
+
+class LeanRotary(nn.Module):
+    """An attention module that rotates with `lean_rotary.rotate`."""
+
+
+_LEAN = LeanRMSNorm, LeanGatedMLP, LeanLora, LeanRotary
 
 
 def _is_gated_mlp(module: nn.Module) -> bool:
