@@ -34,7 +34,9 @@ def long_rows(number: int) -> list[dict[str, object]]:
         chosen, rejected = (short, long) if i % 3 else (long, short)
         if i % 10 == 9:
             chosen, rejected = "it is. " * 60 + "yes", "it is. " * 60 + "no"
-        rows.append({"prompt": prompt, "chosen": [turn("assistant", chosen)], "rejected": [turn("assistant", rejected)]})
+        rows.append(
+            {"prompt": prompt, "chosen": [turn("assistant", chosen)], "rejected": [turn("assistant", rejected)]}
+        )
     return rows
 
 
