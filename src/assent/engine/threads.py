@@ -20,7 +20,7 @@ def kept_threads(folder: RunFolder, log: RunLog, device: torch.device) -> Iterat
     """
     now = torch.get_num_threads()
     before = folder.manifest["facts"].get("threads")
-    if device.type != "cpu" or folder.is_finished or now == before:
+    if device.type != "cpu" or now == before:
         yield
         return
     if before is None:

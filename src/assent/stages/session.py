@@ -6,7 +6,7 @@ Each stage would otherwise repeat this word for word. `RunModels` holds the mode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +290,7 @@ def open_session(
     log = RunLog(folder, progress=progress)
     with (
         folder,
-        kept_threads(folder, log, runtime.device),
+        ExitStack() as stack,
         Trackers(config.report_to, folder=folder.path, project=config.project, note=log.note) as trackers,
     ):
         session = Session(config, data, folder, log, runtime, eval_prompts)
@@ -313,6 +313,7 @@ def open_session(
         else:
             if damage is not None:
                 log.note(f"model/ is damaged ({damage}): it is written again, from the last checkpoint")
+            stack.enter_context(kept_threads(folder, log, runtime.device))
             folder.go_on()
             trackers.start(config.model_dump(), runtime)
             log.observers += [trackers.log, session.watch]
