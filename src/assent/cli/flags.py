@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from cyclopts import Parameter, Token
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from assent.cli.outcome import Outcome
@@ -114,6 +114,9 @@ def _annotation(name: str, field: FieldInfo, *, is_positional: bool) -> Any:
         parameter["name"] = flag(name)
     if kind is bool:
         return Annotated[bool | None, Parameter(**parameter)]
+    if any(isinstance(part, BeforeValidator) for part in field.metadata) and get_origin(kind) is dict:
+        # pairs, written as one text or as several
+        return Annotated[list[str] | None, Parameter(**parameter, negative=(), consume_multiple=True)]
     if get_origin(kind) is dict:
         return Annotated[dict[str, str] | None, Parameter(**parameter, negative=())]
     if get_origin(kind) is tuple and is_positional:

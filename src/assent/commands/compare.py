@@ -16,7 +16,8 @@ from assent.commands.opening import open_policy, open_prompts, open_reader, temp
 from assent.config.compare import ONLINE, CompareConfig, parts_of
 from assent.config.loading import parse_options
 from assent.config.rewards import described
-from assent.data.loading import load_groups, write_groups
+from assent.data.loading import write_groups
+from assent.data.named import load_named
 from assent.engine.random import permutation
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
@@ -100,13 +101,13 @@ class _Comparison:
         check_revision(config.revision, config.model)
         check_reward(config.judge)
         self.commands = list(dict.fromkeys(command for method in config.methods for command in parts_of(method)))
-        self.data = {"comparisons": self._rows(config.data, to_comparisons)}
+        self.data = {"comparisons": self._rows("data", to_comparisons)}
         if config.demonstrations is not None:
-            self.data["demonstrations"] = self._rows(config.demonstrations, to_demonstrations)
+            self.data["demonstrations"] = self._rows("demonstrations", to_demonstrations)
         self.options = {name: self._parsed(name) for name in self.commands if name != "best-of-n"}
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
         prompts = open_prompts(
-            to_prompts(load_groups(config.test_data)[: config.num_test_prompts or None])[0],
+            to_prompts(load_named(config, "test_data")[: config.num_test_prompts or None])[0],
             template_of(config, self.tokenizer),
             source=config.test_data,
             max_length=config.max_length,
@@ -117,8 +118,12 @@ class _Comparison:
         self.groups, self.ids = prompts.groups, prompts.ids
         self.runtime = Runtime.of(config)
 
-    def _rows(self, path: str, select: Callable[[Sequence[PromptGroup]], Any]) -> list[PromptGroup]:
-        kept, refused = select(load_groups(path))
+    def _rows(self, name: str, select: Callable[[Sequence[PromptGroup]], Any]) -> list[PromptGroup]:
+        dataset = load_named(self.config, name)
+        path = dataset.path
+        for line in dataset.notes:
+            self.progress.line(f"{path}: {line}")
+        kept, refused = select(dataset)
         for reason, sources in refused.items():
             self.progress.line(f"{path}: {len(sources)} rows left out ({reason})")
         if not kept:
@@ -202,7 +207,7 @@ class _Comparison:
     def _train(self, part: Part, folder: Path, model: str, reward: str | None, seed: int) -> dict[str, Any]:
         options = self._given(part.command, model)
         if part.command in ONLINE:
-            options |= {"reward": reward, "data": self.config.prompts or self.config.data}
+            options |= {"reward": reward, "data": self._prompts(folder)}
             options |= {} if part.steps is None else {"total_steps": part.steps}
         else:
             kind = "comparisons" if part.demonstrations is None else "demonstrations"
@@ -213,6 +218,14 @@ class _Comparison:
         if part.command == "dpo":  # reading another run's cache would make this one look cheaper
             options.setdefault("reference_cache", str(folder.with_name(f"{folder.name}-reference")))
         return self._run(part.command, folder, options, seed)
+
+    def _prompts(self, folder: Path) -> str:
+        """The data to sample at: as it is named, or a file of its prompts where options say how it is read."""
+        name = "data" if self.config.prompts is None else "prompts"
+        if not self.config.columns and (name == "prompts" or self.config.split is None):
+            return str(getattr(self.config, name))
+        prompts = to_prompts(load_named(self.config, name))[0]
+        return self._file(folder.with_name(f"{folder.name}.jsonl"), prompts, "prompts")
 
     def _run(self, command: str, folder: Path, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
         step = STEPS[command]

@@ -16,7 +16,7 @@ import numpy as np
 
 from assent.commands.opening import open_policy, open_prompts, template_of
 from assent.config.completions import BestOfNConfig, SampleConfig
-from assent.data.loading import load_groups
+from assent.data.named import load_named
 from assent.data.rows_write import as_prompt_is, context
 from assent.engine.ledger import Ledger
 from assent.engine.runtime import Runtime
@@ -105,12 +105,13 @@ class Job:
             check_contexts(config.reward, self.tokenizer, config.max_length)
         template = template_of(config, self.tokenizer)
         assert config.data is not None
-        dataset = load_groups(config.data)
+        dataset = load_named(config)
         self.data_sha256 = dataset.sha256
         self.prompts = open_prompts(
             to_prompts(dataset[: config.num_prompts or None])[0],
             template,
             source=config.data,
+            notes=dataset.notes,
             max_length=config.max_length,
             max_new_tokens=config.max_new_tokens,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from assent.config.commands import DataShowConfig
 from assent.config.options import PromptOptions, TextOptions
 from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
-from assent.data.loading import load_groups
+from assent.data.named import load_named
 from assent.errors import DataError, TemplateError
 from assent.runs.files import from_json, to_json
 from assent.types import PromptGroup
@@ -50,7 +50,7 @@ def show_data(config: DataShowConfig) -> dict[str, Any]:
 
     Raises DataError if the row asked for is missing or unusable, ModelError for a model that cannot be read.
     """
-    dataset = load_groups(config.file, layout=config.layout, split=config.split, lenient=True)
+    dataset = load_named(config, "file", layout=config.layout, lenient=True)
     stage = config.stage or STAGE_OF.get(dataset.layout, "sft")
     config.check_effect(stage)
     groups = [dataset.row(config.row)] if config.row is not None else list(dataset[:ROWS])
@@ -60,6 +60,7 @@ def show_data(config: DataShowConfig) -> dict[str, Any]:
         "file": config.file,
         "model": config.model,
         "stage": stage,
+        "notes": dataset.notes,
         "loss": LOSS[stage],
         "max_length": config.max_length,
         "rows_in_file": len(dataset),

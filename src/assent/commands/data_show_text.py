@@ -25,6 +25,7 @@ def lines_of(document: Mapping[str, Any], *, colour: bool, whole: bool) -> list[
         f"{document['file']}, read as `assent {document['stage']}` reads it, with the tokenizer and template of "
         f"{document['model']}, at most {document['max_length']} tokens"
     )
+    out += [line for note in document["notes"] for line in _wrapped(note)]
     out += _wrapped(f"{document['loss']}{_legend(document['stage'], colour=colour)}")
     for row in document["rows"]:
         out += ["", _painted(f"{row['source']}", BOLD, colour=colour)]

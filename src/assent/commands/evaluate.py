@@ -15,7 +15,8 @@ from assent.commands.opening import Prompts, open_prompts, open_reader
 from assent.commands.policies import Cast, Judging, cast_of, judging_of, ledger_of, policies_of
 from assent.config.evaluation import EvalConfig
 from assent.config.options import PromptOptions
-from assent.data.loading import Dataset, load_groups
+from assent.data.loading import Dataset
+from assent.data.named import load_named
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, DataError
 from assent.evaluation.generators import writer_lines
@@ -50,11 +51,11 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     progress = progress or Silent()
     if not config.policies:
         return judge_reward_model(config, progress=progress)
-    data = load_groups(config.data)
+    data = load_named(config)
     cast = cast_of(config, list(data)[: config.num_prompts or None])
     judging = judging_of(config, cast)
     _check_quality(config)
-    for line in (*cast.lines, *judging.lines):
+    for line in (*(f"{data.path}: {note}" for note in data.notes), *cast.lines, *judging.lines):
         progress.line(line)
     prompts = _prompts(config, cast, progress)
     if config.output_dir is None:
@@ -87,7 +88,7 @@ def _hashes(config: EvalConfig, data: Dataset, cast: Cast, judging: Judging) -> 
     if config.reward_model is not None:
         hashes["reward_model"] = reward_hash(config.reward_model)
     if config.reward_pairs is not None:
-        hashes["reward_pairs"] = load_groups(config.reward_pairs).sha256
+        hashes["reward_pairs"] = load_named(config, "reward_pairs").sha256
     if config.labels is not None:
         hashes["labels"] = _digest(Path(config.labels).read_text(encoding="utf-8"))
     return hashes
@@ -182,7 +183,7 @@ def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> Prompts:
 def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
     """Accuracy and calibration of the reward model on held-out comparisons, with the noise ceiling of the labels."""
     assert config.reward_pairs is not None
-    groups = load_groups(config.reward_pairs)
+    groups = load_named(config, "reward_pairs")
     quality = judge_reward(reward, groups, pairs_of(groups, slices=config.slices), seed=config.seed)
     if config.labels is not None:
         quality["noise_ceiling"] = _noise_ceiling(config.labels)
@@ -192,7 +193,7 @@ def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
 def _check_quality(config: EvalConfig) -> None:
     """Raises before any policy answers what `_quality` would raise after."""
     if config.reward_pairs is not None:
-        pairs_of(load_groups(config.reward_pairs), slices=config.slices)
+        pairs_of(load_named(config, "reward_pairs"), slices=config.slices)
     if config.labels is not None:
         _noise_ceiling(config.labels)
 
@@ -240,8 +241,9 @@ def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, A
     elif reading:
         raise ConfigError(f"{', '.join(reading)} has no effect on a function", got=config.reward_model)
     else:
-        dataset = load_groups(config.data)
-        data = Part("comparisons", list(dataset), [], dataset.sha256, labelled=True)
+        dataset = load_named(config)
+        lines = [f"{dataset.path}: {note}" for note in dataset.notes]
+        data = Part("comparisons", list(dataset), [], dataset.sha256, labelled=True, lines=lines)
     pairs = pairs_of(data.groups, slices=config.slices)
     for line in data.lines:
         progress.line(line)

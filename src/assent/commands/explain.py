@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from assent.config.explain import ExplainConfig
-from assent.data.loading import groups_of_rows, load_groups
+from assent.data.loading import groups_of_rows
+from assent.data.named import load_named
 from assent.data.readers import messages_in
 from assent.diagnosis import explain as diagnosis
 from assent.diagnosis.explain_text import lines_of_pair, lines_of_rows, lines_of_tokens
@@ -92,7 +93,7 @@ def _comparison(config: ExplainConfig) -> PromptGroup:
     if config.data is None:
         texts = {name: getattr(config, name) for name in ("prompt", "chosen", "rejected")}
         return groups_of_rows([{name: messages_in(text) for name, text in texts.items()}])[0]
-    dataset = load_groups(config.data)
+    dataset = load_named(config)
     assert config.row is not None
     return dataset.row(config.row)
 

@@ -15,7 +15,7 @@ import numpy as np
 from assent.commands.opening import Prompts, open_prompts, open_reader, template_of
 from assent.commands.tools import run_shipped
 from assent.config.frontier import FrontierConfig
-from assent.data.loading import load_groups
+from assent.data.named import load_named
 from assent.engine.runtime import Runtime
 from assent.engine.weights import load_weights
 from assent.errors import ConfigError, ModelError
@@ -94,11 +94,12 @@ def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dic
             )
     template = template_of(config, tokenizer)
     assert config.data is not None
-    dataset = load_groups(config.data)
+    dataset = load_named(config)
     prompts = open_prompts(
         dataset[: config.num_prompts or None],
         template,
         source=config.data,
+        notes=dataset.notes,
         max_length=config.max_length,
         max_new_tokens=config.max_new_tokens,
         models={model: model for model in models},

@@ -36,10 +36,12 @@ def open_prompts(
     max_new_tokens: int,
     models: Mapping[str, str] | None = None,
     revision: str | None = None,
+    notes: Sequence[str] = (),
 ) -> Prompts:
     """Tokenizes the prompts of `groups` and leaves out those that cannot be used.
 
     source   where the prompts come from, for messages
+    notes    what to say of how they were read, before what is said of the tokens
     models   name to folder: the models that answer. ConfigError if the longest prompt does not fit one's context
 
     Raises DataError if no prompt can be used. No weights are loaded.
@@ -51,7 +53,7 @@ def open_prompts(
         max_length=max_length,
         max_new_tokens=max_new_tokens,
     )
-    lines = tokenized.report.lines()
+    lines = [*notes, *tokenized.report.lines()]
     if not tokenized.groups:
         raise DataError(f"{source}: no usable prompt is left", got="\n".join(lines), expected="at least one prompt")
     ids = [group.prompt_ids for group in tokenized.groups]

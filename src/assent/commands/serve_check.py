@@ -11,7 +11,7 @@ import torch
 
 from assent.commands.opening import open_prompts
 from assent.config.serving import ServeCheckConfig
-from assent.data.loading import load_groups
+from assent.data.named import load_named
 from assent.data.texts import last_content
 from assent.engine.runtime import Runtime
 from assent.errors import DataError, ModelError
@@ -254,7 +254,7 @@ def _tail(tokens: Sequence[TokenGroup], groups: Sequence[PromptGroup], folder: P
 
 def _rows(config: ServeCheckConfig, template: Template) -> list[PromptGroup]:
     if config.data is not None:
-        dataset = load_groups(config.data)
+        dataset = load_named(config)
         return list(dataset[: config.num_prompts])
     chats: list[Text] = [turns if template.source is not None else last_content(turns) for turns in QUESTIONS]
     return [

@@ -78,11 +78,11 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
 def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     """The audit of a file, as a JSON-able document (`text`, `tokens`, `findings`) and as lines of text."""
     from assent.data.auditing import audit
-    from assent.data.loading import load_groups
+    from assent.data.named import load_named
     from assent.data.splitting import REMEDY
 
-    dataset = load_groups(config.file, layout=config.layout, split=config.split, lenient=True)
-    second = None if config.against is None else load_groups(config.against, lenient=True)
+    dataset = load_named(config, "file", layout=config.layout, lenient=True)
+    second = None if config.against is None else load_named(config, "against", lenient=True)
     text = audit(dataset, second)
     findings, lines = text.findings(), text.lines()
     document: dict[str, Any] = {"text": text.as_dict()}
@@ -109,10 +109,11 @@ def split_data(config: DataSplitConfig) -> dict[str, Any]:
 
     Raises UsageError if one of them exists. After an error neither is left.
     """
-    from assent.data.loading import load_groups, write_groups
+    from assent.data.loading import write_groups
+    from assent.data.named import load_named
     from assent.data.splitting import split_by_conversation_root
 
-    dataset = load_groups(config.file, layout=config.layout, split=config.split)
+    dataset = load_named(config, "file", layout=config.layout)
     shares = {"train": 1 - config.fraction, "eval": config.fraction}
     parts = split_by_conversation_root(dataset, fractions=shares, seed=config.seed)
     source = Path(config.file)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.options import NonNegative, Options, Positive, PromptOptions, TextOptions
 from assent.errors import ConfigError
 
@@ -100,15 +101,13 @@ class MergeConfig(Options):
     """Data type in which the merged weights are computed and written."""
 
 
-class DataCheckConfig(TextOptions):
+class DataCheckConfig(DataOptions, TextOptions):
     """Shows what is in a file of prompts and completions, and what is wrong with it. Nothing is written."""
 
     file: str
     """File to check: a file, a folder or a hub name."""
     layout: str | None = None
     """Layout of the columns. Default: inferred from their names."""
-    split: str | None = None
-    """Split to read from a folder or hub dataset that has several."""
     against: str | None = None
     """Another file, to find prompts that both have (the held-out split, for example)."""
     model: str | None = None
@@ -123,7 +122,7 @@ class DataCheckConfig(TextOptions):
         return self
 
 
-class DataShowConfig(TextOptions):
+class DataShowConfig(DataOptions, TextOptions):
     """Shows rows as a model reads them: turns, tokens, which tokens the loss counts, EOS, and what is cut.
 
     It reads rows with the code that training uses. Nothing is written.
@@ -146,8 +145,6 @@ class DataShowConfig(TextOptions):
     """Tokens kept free for the completion after a prompt. Only with ppo."""
     layout: str | None = None
     """Layout of the columns. Default: inferred from their names."""
-    split: str | None = None
-    """Split to read from a folder or hub dataset that has several."""
 
     def check_effect(self, stage: str) -> None:
         """ConfigError for an option that has no effect in this stage."""
@@ -158,7 +155,7 @@ class DataShowConfig(TextOptions):
                 raise ConfigError(f"{name} has no effect with {stage}", fix="leave it out, or give another --stage")
 
 
-class DataSplitConfig(Options):
+class DataSplitConfig(DataOptions):
     """Splits a file into a training and a held-out part, by conversation (rows with the same first user turn)."""
 
     file: str
@@ -171,5 +168,3 @@ class DataSplitConfig(Options):
     """Folder for NAME.train.jsonl and NAME.eval.jsonl, which must not exist yet. Default: the file's own folder."""
     layout: str | None = None
     """Layout of the columns. Default: inferred from their names."""
-    split: str | None = None
-    """Split to read from a folder or hub dataset that has several."""

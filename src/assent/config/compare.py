@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
 from assent.config.rewards import OutcomeRewards
 from assent.errors import ConfigError
@@ -31,7 +32,7 @@ def parts_of(method: str) -> tuple[str, ...]:
     return (*first, *reward, last)
 
 
-class CompareConfig(DeviceOptions, PromptOptions):
+class CompareConfig(DeviceOptions, DataOptions, PromptOptions):
     """Trains several methods from one model on the same data, with equal labels, completions or FLOPs, and judges them
     on the same prompts."""
 
@@ -58,6 +59,8 @@ class CompareConfig(DeviceOptions, PromptOptions):
     """Prompts to judge on: a file, a folder or a hub name. Completions in it are ignored."""
     output_dir: str
     """Folder of the runs and of comparison.json. Finished runs are not repeated."""
+    test_split: str | None = None
+    """Split of --test-data to read. Default: train, or the only one."""
     num_test_prompts: NonNegative = 0
     """Use only this many prompts, from the start of --test-data. 0: all."""
     served: NonNegative = 0

@@ -6,12 +6,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions, SamplerOptions
 from assent.config.rewards import OutcomeRewards
 
 
-class CompletionOptions(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
+class CompletionOptions(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, SamplerOptions):
     """How to sample completions from a policy."""
 
     output_dir: str

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions, SamplerOptions
 from assent.config.rewards import OutcomeRewards
 
 
-class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
+class EvalConfig(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, SamplerOptions):
     """Compares policies on the same prompts: scores or comparisons, win rates, KL, lengths, safety, with intervals.
 
     Without a policy it measures --reward-model on the comparisons and rankings of --data: accuracy, calibration,
@@ -157,7 +158,7 @@ class EvalConfig(DeviceOptions, PromptOptions, EnsembleOptions, SamplerOptions):
         if self.reward_model is None:
             raise ValueError("nothing to evaluate: give policy and baseline, policies, or reward_model")
         used = {"output_dir", "data", "reward_model", "reward_ensemble", "slices", "seed", "policies", "rank_by"}
-        used |= set(DeviceOptions.model_fields) | set(PromptOptions.model_fields)
+        used |= {*DeviceOptions.model_fields, *DataOptions.model_fields, *PromptOptions.model_fields}
         if idle := sorted(self.model_fields_set - used):
             raise ValueError(f"{', '.join(idle)} has no effect without policies: give some, or leave it out")
         return self

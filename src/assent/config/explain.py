@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.options import DeviceOptions, Positive, TextOptions
 from assent.errors import ConfigError
 
@@ -43,7 +44,7 @@ Beta = Annotated[float, Field(gt=0)]
 INPUTS = ("logps", "ratios", "scores", "model")
 
 
-class ExplainConfig(DeviceOptions, TextOptions):
+class ExplainConfig(DeviceOptions, DataOptions, TextOptions):
     """Takes a preference probability apart: implicit rewards, margin, probability, loss, gradient, effect of beta.
 
     It starts from four sums of log-probabilities (or a file of them), two ratios, two scores of a reward model, or
@@ -117,6 +118,7 @@ class ExplainConfig(DeviceOptions, TextOptions):
             )
         texts = [name for name in ("prompt", "chosen", "rejected") if getattr(self, name) is not None]
         rows = [name for name in ("data", "row") if getattr(self, name) is not None]
+        rows += [name for name in DataOptions.model_fields if name in self.model_fields_set and texts]
         if len(texts) + len(rows) != (3 if texts else 2) or (texts and rows):
             raise ConfigError(
                 "model needs one comparison",
@@ -127,7 +129,7 @@ class ExplainConfig(DeviceOptions, TextOptions):
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
         of_model = {"reference", "prompt", "chosen", "rejected", "data", "row"}
-        of_model |= set(DeviceOptions.model_fields) | set(TextOptions.model_fields)
+        of_model |= {*DeviceOptions.model_fields, *DataOptions.model_fields, *TextOptions.model_fields}
         idle = self.model_fields_set & of_model if self.model is None else set()
         idle |= {"unit"} if self.unit is not None and self.ratios is None else set()
         idle |= self.model_fields_set & {"beta"} if self.scores is not None else set()

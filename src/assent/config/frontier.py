@@ -6,13 +6,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.loading import read_value
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions
 
 BEST_OF_N = "best-of-n"
 
 
-class FrontierConfig(DeviceOptions, PromptOptions):
+class FrontierConfig(DeviceOptions, DataOptions, PromptOptions):
     """Measures proxy and gold reward against √KL, for best-of-N by each proxy and for each checkpoint of a policy.
 
     It fits the laws of over-optimisation (arXiv:2210.10760), finds where the gold reward peaks, and draws both.

@@ -18,6 +18,8 @@ class ValidationOptions(StageDefaults):
 
     eval_data: str | None = None
     """Held-out rows of the same kind as --data. A prompt that is in both is an error."""
+    eval_split: str | None = None
+    """Split of --eval-data to read; without --eval-data, the split of --data that is held out."""
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Hold out this share of --data instead of giving --eval-data. Whole conversations are held out, chosen by
     --seed."""
@@ -32,15 +34,23 @@ class ValidationOptions(StageDefaults):
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     """An improvement must be larger than this to count for --early-stopping-patience."""
 
+    @property
+    def has_held_out_data(self) -> bool:
+        return any(one is not None for one in (self.eval_data, self.eval_split, self.eval_fraction))
+
     @model_validator(mode="after")
     def _held_out_options_have_an_effect(self) -> Self:
         if self.eval_data is not None and self.eval_fraction is not None:
             raise ValueError("eval_data and eval_fraction both say what is held out: give one of them")
-        has_data = self.eval_data is not None or self.eval_fraction is not None
+        if self.eval_split is not None and self.eval_fraction is not None:
+            raise ValueError("eval_split and eval_fraction both say what is held out: give one of them")
+        has_data = self.has_held_out_data
         defaults = {name: field.default for name, field in ValidationOptions.model_fields.items()}
         used = [name for name, default in defaults.items() if getattr(self, name, default) != default]
         if used and not has_data:
-            raise ValueError(f"{', '.join(used)} has no effect without held-out data: give eval_data or eval_fraction")
+            raise ValueError(
+                f"{', '.join(used)} has no effect without held-out data: give eval_data, eval_split or eval_fraction"
+            )
         if self.early_stopping_threshold and self.early_stopping_patience is None:
             raise ValueError(
                 "early_stopping_threshold has no effect without early_stopping_patience: give both, or leave it out"
@@ -69,8 +79,10 @@ class EvalSampleOptions(ValidationOptions):
 
     @model_validator(mode="after")
     def _sampling_has_an_effect(self) -> Self:
-        if self.eval_prompts and self.eval_data is None and self.eval_fraction is None:
-            raise ValueError("eval_prompts has no effect without held-out data: give eval_data or eval_fraction")
+        if self.eval_prompts and not self.has_held_out_data:
+            raise ValueError(
+                "eval_prompts has no effect without held-out data: give eval_data, eval_split or eval_fraction"
+            )
         if "eval_max_new_tokens" in self.model_fields_set and not self.eval_prompts:
             raise ValueError("eval_max_new_tokens has no effect without eval_prompts: give both, or leave it out")
         if self.eval_prompts and self.eval_max_new_tokens >= getattr(self, "max_length", self.eval_max_new_tokens + 1):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from assent.config.algorithms import ALGORITHMS, GOVERNED, Algorithm, Part, algorithm_declaration
+from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import NonNegative, Positive, SamplerOptions, StageOptions, Trunk, fixed
 from assent.config.rewards import Rewards
@@ -18,7 +19,7 @@ CRITIC_OF_ITS_OWN = frozenset({"critic", "critic_learning_rate", "critic_warmup_
 """Options of a critic that has a trunk and an optimiser of its own."""
 
 
-class OnlineOptions(StageOptions, EnsembleOptions, SamplerOptions, RouterOptions):
+class OnlineOptions(StageOptions, DataOptions, EnsembleOptions, SamplerOptions, RouterOptions):
     """What every online command has: prompts, a reward, sampling, and the pull to the reference."""
 
     command: ClassVar[str]

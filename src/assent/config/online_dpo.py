@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.held_out import EvalSampleOptions
 from assent.config.loss_options import LOGGED, LossOptions
@@ -15,7 +16,9 @@ from assent.config.router import RouterOptions
 from assent.errors import ConfigError
 
 
-class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions, EvalSampleOptions, RouterOptions):
+class OnlineDpoConfig(
+    StageOptions, DataOptions, LossOptions, EnsembleOptions, SamplerOptions, EvalSampleOptions, RouterOptions
+):
     """Online DPO (arXiv:2402.04792): the policy samples completions during training, and learns from their comparisons.
 
     Held-out data are prompts. The reward scores their answers.
@@ -64,7 +67,7 @@ class OnlineDpoConfig(StageOptions, LossOptions, EnsembleOptions, SamplerOptions
 
     @model_validator(mode="after")
     def _held_out_prompts_are_answered(self) -> Self:
-        if (self.eval_data is not None or self.eval_fraction is not None) and not self.eval_prompts:
+        if self.has_held_out_data and not self.eval_prompts:
             raise ConfigError(
                 "held-out prompts have no effect unless they are answered", fix="give eval_prompts: how many to answer"
             )

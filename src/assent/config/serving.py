@@ -6,10 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.options import DeviceOptions, Positive
 
 
-class ServeCheckConfig(DeviceOptions):
+class ServeCheckConfig(DeviceOptions, DataOptions):
     """Checks that transformers and vLLM, without any of Assent's code, compute what a model folder was trained to.
 
     For a policy it compares the prompt's tokens, greedy tokens and their log-probabilities; for a reward model, scores.
@@ -32,6 +33,7 @@ class ServeCheckConfig(DeviceOptions):
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
-        if self.data is None and "num_prompts" in self.model_fields_set:
-            raise ValueError("num_prompts has no effect without data: give data, or leave it out")
+        idle = sorted(self.model_fields_set & {"num_prompts", *DataOptions.model_fields})
+        if self.data is None and idle:
+            raise ValueError(f"{', '.join(idle)} has no effect without data: give data, or leave it out")
         return self

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from assent.config.data import DataOptions
 from assent.config.held_out import EvalSampleOptions, ValidationOptions
 from assent.config.loss_options import LOGGED, LossOptions, ReferenceOptions, RewardLossOptions
 from assent.config.losses import SCORE_LOSSES, thumbs_loss_declaration
@@ -14,7 +15,7 @@ from assent.config.router import RouterOptions
 from assent.errors import ConfigError
 
 
-class SftConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, RouterOptions):
+class SftConfig(StageOptions, DataOptions, TextOptions, EpochOptions, EvalSampleOptions, RouterOptions):
     """Instruction tuning: maximum likelihood of the completions, given their prompts."""
 
     model: str
@@ -27,7 +28,7 @@ class SftConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, Rout
     the reasoning out of earlier turns (Qwen3)."""
 
 
-class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, RewardLossOptions):
+class RewardConfig(StageOptions, DataOptions, TextOptions, EpochOptions, ValidationOptions, RewardLossOptions):
     """A reward model from comparisons, rankings, ratings, thumbs, or labels of steps."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "label_accuracy", "label_error")
@@ -95,7 +96,14 @@ class RewardConfig(StageOptions, TextOptions, EpochOptions, ValidationOptions, R
 
 
 class PreferenceConfig(
-    StageOptions, TextOptions, EpochOptions, EvalSampleOptions, LossOptions, ReferenceOptions, RouterOptions
+    StageOptions,
+    DataOptions,
+    TextOptions,
+    EpochOptions,
+    EvalSampleOptions,
+    LossOptions,
+    ReferenceOptions,
+    RouterOptions,
 ):
     """Direct preference optimisation and its family, from comparisons or rankings."""
 
@@ -114,7 +122,9 @@ class PreferenceConfig(
         return self
 
 
-class KtoConfig(StageOptions, TextOptions, EpochOptions, EvalSampleOptions, ReferenceOptions, RouterOptions):
+class KtoConfig(
+    StageOptions, DataOptions, TextOptions, EpochOptions, EvalSampleOptions, ReferenceOptions, RouterOptions
+):
     """Preference optimisation from thumbs: single completions, each desirable or not (KTO, arXiv:2402.01306)."""
 
     model: str

@@ -49,6 +49,8 @@ class TextAudit:
     path: str
     sha256: str
     layout: str
+    notes: list[str]
+    """How the file was read: its split, columns and layouts that were recognised."""
     groups: int
     completions: int
     refused: dict[str, int]
@@ -107,6 +109,7 @@ class TextAudit:
         """The audit as text for people, 80 columns wide."""
         rows = [
             ("layout", self.layout),
+            *(row for note in self.notes for row in _wrapped("read as", note)),
             ("groups", f"{self.groups:,} ({self.completions:,} completions)"),
             ("refused", f"{sum(self.refused.values()):,} rows"),
             *((f"  {count:,}", reason) for reason, count in self.refused.items()),
@@ -155,6 +158,7 @@ def audit(dataset: Dataset, second: Iterable[PromptGroup] | None = None) -> Text
         path=dataset.path,
         sha256=dataset.sha256,
         layout=dataset.layout,
+        notes=dataset.notes,
         groups=len(dataset),
         completions=len(counter.lengths["completion_characters"]),
         refused=refused,

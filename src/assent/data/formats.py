@@ -77,6 +77,8 @@ def get_layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+MISSING_COLUMN = "missing column"
+
 _DECISIVE = {2: frozenset[str](), 1: frozenset({"chosen", "rejected", "completions"})}
 _KNOWN = frozenset(name for layout in _LAYOUTS for name in layout.required)
 
@@ -131,13 +133,15 @@ def missing_columns(names: Collection[str], layout: Layout | None = None) -> Row
             lacking.append(f"`{name}`" + (f" (is `{spare[close]}` meant?)" if close else ""))
     known = layout is not None or likeness(best) > 0
     return RowError(
-        "missing column",
+        MISSING_COLUMN,
         f"missing column {', '.join(lacking)} for the layout {best.name}" if known else "the columns fit no layout",
         got="columns " + (", ".join(sorted(names)) or "(none)"),
         expected=f"the columns of {best}"
         if layout
         else "one of " + " · ".join(", ".join(x.required) for x in _LAYOUTS),
-        fix="rename or add the column" if known else "rename the columns to those of one layout",
+        fix="rename or add the column; --columns THEIRS=OURS reads it under another name"
+        if known
+        else "name the columns of one layout: --columns THEIRS=OURS,…",
     )
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from assent.data import texts
+from assent.data.columns import Renaming
 from assent.data.foreign import as_ours
-from assent.data.formats import Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
+from assent.data.formats import MISSING_COLUMN, Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
 from assent.data.readers import (
     Hasher,
     NumberedRow,
@@ -61,9 +62,12 @@ class Dataset(Sequence[PromptGroup]):
         path: str = "",
         sha256: str = "",
         refused: Sequence[RefusedRow] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self._groups = groups
         self.layout, self.path, self.sha256, self.refused = layout, path, sha256, list(refused)
+        self.notes = list(notes)
+        """What to say once of how it was read: the split that was chosen, columns and layouts that were recognised."""
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -108,8 +112,8 @@ class Dataset(Sequence[PromptGroup]):
 class _ArrowGroups(Sequence[PromptGroup]):
     """The groups of a memory-mapped Arrow table. A row is parsed when its group is read."""
 
-    def __init__(self, table: datasets.Dataset, rows: list[int], *, layout: Layout | None, name: str) -> None:
-        self._table, self._rows, self._layout, self._name = table, rows, layout, name
+    def __init__(self, table: datasets.Dataset, rows: list[int], *, collector: _Collector, name: str) -> None:
+        self._table, self._rows, self._collector, self._name = table, rows, collector, name
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -117,18 +121,19 @@ class _ArrowGroups(Sequence[PromptGroup]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        assert self._layout is not None
-        row = self._rows[index]
-        ours = as_ours(plain_row(self._table[row]), self._layout.required)
-        return parse_row(ours, self._layout, source=f"{self._name}{row + 1}")
+        row, layout = self._rows[index], self._collector.layout
+        assert layout is not None
+        ours, _ = as_ours(self._collector.renaming(plain_row(self._table[row])), layout.required)
+        return parse_row(ours, layout, source=f"{self._name}{row + 1}")
 
 
 class _Collector:
     """Reads numbered rows, finds the layout from the first one and requires it of the others."""
 
-    def __init__(self, *, layout: str | None, lenient: bool) -> None:
+    def __init__(self, *, layout: str | None, lenient: bool, renaming: Renaming | None = None) -> None:
         self.layout: Layout | None = None if layout is None else get_layout(layout)
-        self.lenient = lenient
+        self.lenient, self.renaming = lenient, renaming or Renaming({})
+        self.recognised: Counter[str] = Counter()
         self.refused: list[RefusedRow] = []
         self.last_error: DataError | None = None
         self._is_given = layout is not None
@@ -142,11 +147,19 @@ class _Collector:
             try:
                 if isinstance(row, RowError):
                     raise row
-                row = as_ours(row, self.layout.required if self.layout and self._is_given else ())
+                required = self.layout.required if self.layout and self._is_given else ()
+                row, recognised = as_ours(self.renaming(row), required)
                 layout = self._layout_of(row, source)
-                yield number, parse_row(row, layout, source=source)
+                group = parse_row(row, layout, source=source)
             except RowError as error:
+                if not (self.lenient and error.reason != MISSING_COLUMN) and (
+                    misnamed := self.renaming.missing(source)
+                ):
+                    raise misnamed from None  # a misspelt name is why the row cannot be read
                 self._refuse(error, source)
+                continue
+            self.recognised.update(recognised)
+            yield number, group
 
     def _layout_of(self, row: Mapping[str, Any], source: str) -> Layout:
         columns = frozenset(row)
@@ -199,6 +212,8 @@ def load_groups(
     split: str | None = None,
     revision: str | None = None,
     lenient: bool = False,
+    columns: Mapping[str, str] | None = None,
+    own_columns: bool = True,
 ) -> Dataset:
     """Loads a file, a folder or a hub dataset.
 
@@ -206,10 +221,12 @@ def load_groups(
     split       the split of a folder or hub dataset; None: "train", or the only split
     revision    the revision of a hub dataset
     lenient     bad rows are listed in `Dataset.refused` and raise no error
+    columns     names of the file's columns, each with the name that it has here
+    own_columns False: these names are another file's, and a file that has none of them is read as it is
 
     Raises DataFileNotFoundError, DataError (with file and line) and UsageError.
     """
-    collector = _Collector(layout=layout, lenient=lenient)
+    collector = _Collector(layout=layout, lenient=lenient, renaming=Renaming(columns or {}, own=own_columns))
     source = open_source(os.fspath(path_or_name), split=split, revision=revision)
     hasher = hashlib.sha256()
     groups: Sequence[PromptGroup]
@@ -219,7 +236,7 @@ def load_groups(
         groups = _table_groups(open_parquet(source.files, hasher), collector, f"{source.name}:row ")
     else:
         groups = [group for file in source.files for group in _file_groups(file, collector, hasher)]
-    return _finish(groups, collector, path=source.name, sha256=hasher.hexdigest())
+    return _finish(groups, collector, path=source.name, sha256=hasher.hexdigest(), notes=source.notes)
 
 
 def _file_groups(file: Path, collector: _Collector, hasher: Hasher) -> Iterator[PromptGroup]:
@@ -245,13 +262,25 @@ def _table_groups(
             yield number, plain
 
     kept = [number - 1 for number, _ in collector.groups(rows(), name)]
-    return _ArrowGroups(table, kept, layout=collector.layout, name=name)
+    return _ArrowGroups(table, kept, collector=collector, name=name)
 
 
-def _finish(groups: Sequence[PromptGroup], collector: _Collector, *, path: str, sha256: str) -> Dataset:
+def _finish(
+    groups: Sequence[PromptGroup], collector: _Collector, *, path: str, sha256: str, notes: Sequence[str] = ()
+) -> Dataset:
+    if misnamed := collector.renaming.missing(path):
+        raise misnamed
     if groups:
         assert collector.layout is not None
-        return Dataset(groups, layout=collector.layout.name, path=path, sha256=sha256, refused=collector.refused)
+        said = [f"{what} ({texts.counted(count, 'row')})" for what, count in collector.recognised.items()]
+        return Dataset(
+            groups,
+            layout=collector.layout.name,
+            path=path,
+            sha256=sha256,
+            refused=collector.refused,
+            notes=[*notes, *collector.renaming.note(), *said],
+        )
     if not collector.refused:
         raise DataError(f"{path} has no rows", fix="check how the file was written")
     last = collector.last_error

@@ -31,6 +31,8 @@ class Source:
     name: str
     files: list[Path] = field(default_factory=list)
     table: datasets.Dataset | None = None
+    notes: list[str] = field(default_factory=list)
+    """What to say of the choice: the split that was read because none was named."""
 
 
 def open_source(name: str, *, split: str | None, revision: str | None) -> Source:
@@ -83,13 +85,18 @@ def missing_file(path: Path) -> DataFileNotFoundError:
     )
 
 
-def _choose_split(found: list[str], split: str | None, name: str) -> str:
+def _choose_split(found: list[str], split: str | None, name: str) -> tuple[str, list[str]]:
+    """The split to read, and what to say of it. Without a name: `train`, or the only one."""
     if split is None and (len(found) == 1 or "train" in found):
-        return "train" if "train" in found else found[0]
+        chosen = "train" if "train" in found else found[0]
+        others = [other for other in found if other != chosen]
+        return chosen, [f"split {chosen} is read; others: {', '.join(others)}"] if others else []
     if split in found:
-        return split
+        return split, []
+    close = texts.nearest(split, found) if split is not None else None
     what = f"{name} has no split {split!r}" if split is not None else f"{name} has several splits, none named `train`"
-    raise DataError(what, got=split, expected=", ".join(found), fix="name one of them")
+    fix = f"did you mean {close}?" if close else "name one of them: --split, or --eval-split for held-out data"
+    raise DataError(what, got=split, expected=", ".join(found), fix=fix)
 
 
 def _open_folder(path: Path, split: str | None) -> Source:
@@ -113,8 +120,8 @@ def _open_folder(path: Path, split: str | None) -> Source:
     by_split: dict[str, list[Path]] = {}
     for file in files:
         by_split.setdefault(_split_of(file.relative_to(path)), []).append(file)
-    chosen = _choose_split(list(by_split), split, str(path))
-    return Source(f"{path}[{chosen}]" if len(by_split) > 1 else str(path), by_split[chosen])
+    chosen, notes = _choose_split(list(by_split), split, str(path))
+    return Source(f"{path}[{chosen}]" if len(by_split) > 1 else str(path), by_split[chosen], notes=notes)
 
 
 def _is_hidden(item: Path, root: Path) -> bool:
@@ -130,8 +137,8 @@ def _from_loaded(loaded: Any, name: str, split: str | None) -> Source:
     import datasets
 
     if isinstance(loaded, datasets.DatasetDict):
-        chosen = _choose_split(list(loaded), split, name)
-        return Source(f"{name}[{chosen}]" if len(loaded) > 1 else name, table=loaded[chosen])
+        chosen, notes = _choose_split(list(loaded), split, name)
+        return Source(f"{name}[{chosen}]" if len(loaded) > 1 else name, table=loaded[chosen], notes=notes)
     if split is not None:
         raise UsageError(f"{name} has no splits", got=f"split {split}")
     return Source(name, table=loaded)

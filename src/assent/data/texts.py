@@ -155,7 +155,7 @@ def _parse_message(value: object, column: str) -> Message:
             f"the content of a {names[role]} message of `{column}` is not text",
             got=f"parts: {', '.join(kinds)}" if kinds else f"{type(content).__name__} {shorten(content)}",
             expected="a string",
-            fix="write the text of the parts as one string"
+            fix="leave nothing but `type` and `text` in the parts, or write their text as one string"
             if only_text
             else "remove such rows: Assent trains on text alone"
             if kinds

@@ -30,6 +30,8 @@ HASHED = {
     "data": ("train data", "data"),
     "eval_data": ("eval data",),
     "normalize_data": ("normalize data",),
+    "split": ("train data", "data"),
+    "eval_split": ("eval data",),
     "model": ("model",),
 }
 """Options that name a path, and the hashes of what is there: two runs with the same content are the same."""
@@ -133,7 +135,7 @@ def differences(existing: Mapping[str, Any], identity: Mapping[str, Any]) -> dic
         old, new = existing[section], identity[section]
         for key in sorted(old.keys() | new.keys()):
             is_hashed = prefix == "" and any(
-                name in existing["hashes"] and name in identity["hashes"] for name in HASHED.get(key, ())
+                existing["hashes"].get(name, "") == identity["hashes"].get(name) for name in HASHED.get(key, ())
             )
             if key not in RESULT_NEUTRAL and not is_hashed and old.get(key) != new.get(key):
                 found[prefix + key] = (old.get(key), new.get(key))

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from assent.config.data import DataOptions
+from assent.config.held_out import ValidationOptions
 from assent.config.options import PromptOptions, StageOptions
 from assent.data.loading import load_groups
 from assent.data.splitting import split_by_conversation_root
@@ -72,14 +74,16 @@ def read_stage_data(
     row or if `train` and `eval` share a prompt; TemplateError and ModelError if the tokenizer cannot be used.
     """
     check_revision(config.revision, model)
-    raw = {name: _load(source) for name, source in sources.items() if source is not None}
+    if isinstance(config, ValidationOptions) and config.eval_split is not None and sources.get("eval", "") is None:
+        sources = {**sources, "eval": sources["train"]}
+    raw = {name: _load(config, name, source) for name, source in sources.items() if source is not None}
     if isinstance(config, StageOptions) and (fraction := config.eval_fraction) is not None:
-        path, groups, sha256, refused = raw["train"]
+        path, groups, sha256, refused, notes = raw["train"]
         parted = split_by_conversation_root(
             groups, fractions={"train": 1 - fraction, "eval": fraction}, seed=config.seed
         )
-        raw["train"] = (path, parted["train"], sha256, refused)
-        raw["eval"] = (f"{path}, {fraction:g} of its conversations", parted["eval"], sha256, 0)
+        raw["train"] = (path, parted["train"], sha256, refused, notes)
+        raw["eval"] = (f"{path}, {fraction:g} of its conversations", parted["eval"], sha256, 0, [])
     tokenizer = load_tokenizer(model, revision=config.revision)
     template = resolve_template(
         tokenizer,
@@ -90,12 +94,12 @@ def read_stage_data(
         keep_template_tail=config.keep_template_tail,
     )
     parts = {}
-    for name, (path, groups, sha256, refused) in raw.items():
+    for name, (path, groups, sha256, refused, notes) in raw.items():
         kept, refused_by_stage = select(groups)
         tokenized = tokenize_groups(
             kept, tokenizer=tokenizer, template=template, max_length=config.max_length, **tokenizing
         )
-        lines = [f"{name} data: {path}, {counted(len(groups) + refused, 'row')}"]
+        lines = [f"{name} data: {path}, {counted(len(groups) + refused, 'row')}", *(f"  {note}" for note in notes)]
         lines += [f"  refused at loading: {refused}"] if refused else []
         lines += [
             f"  refused: {len(rows)} ({reason}; {', '.join(rows[:3])})" for reason, rows in refused_by_stage.items()
@@ -126,12 +130,21 @@ def _census(path: str, groups: Sequence[PromptGroup], *, template: Template, has
     return lines if unread is None else [*lines, unread]
 
 
-def _load(source: str | Sequence[PromptGroup]) -> tuple[str, Sequence[PromptGroup], str, int]:
+_Raw = tuple[str, Sequence[PromptGroup], str, int, list[str]]
+"""Path, groups, SHA-256, number of refused rows, and what to say of how they were read."""
+
+
+def _load(config: PromptOptions, name: str, source: str | Sequence[PromptGroup]) -> _Raw:
     if isinstance(source, str):
-        dataset = load_groups(source)
-        return source, dataset, dataset.sha256, len(dataset.refused)
+        options = config if isinstance(config, DataOptions) else DataOptions()
+        is_other = name in ("eval", "normalize")
+        split = None if is_other else options.split
+        if name == "eval" and isinstance(config, ValidationOptions):
+            split = config.eval_split
+        dataset = load_groups(source, split=split, columns=options.columns, own_columns=not is_other)
+        return dataset.path, dataset, dataset.sha256, len(dataset.refused), dataset.notes
     digest = hashlib.sha256()
     for group in source:
         refuse_group(group)
         digest.update(repr(group).encode())
-    return "rows from Python", source, digest.hexdigest(), len(getattr(source, "refused", ()))
+    return "rows from Python", source, digest.hexdigest(), len(getattr(source, "refused", ())), []

@@ -107,3 +107,90 @@ def test_a_layout_that_is_named_is_kept_and_the_judgement_refused(tmp_path):
     with pytest.raises(DataError, match="looks like a judgement"):
         load_groups(path, layout="messages")
     assert load_groups(path, layout="thumbs")[0].preference == DOWN
+
+
+def asks(text):
+    return Message("user", text)
+
+
+@pytest.mark.parametrize(
+    ("row", "layout", "prompt", "completions"),
+    [
+        ({"instruction": "Hi", "input": "", "output": "Yes"}, "demonstrations", (Q,), ((A,),)),
+        ({"instruction": "Add", "input": "1 2", "output": "Yes"}, "demonstrations", (asks("Add\n1 2"),), ((A,),)),
+        ({"instruction": "Hi", "chosen": "Yes", "rejected": "No"}, "comparisons", (Q,), ((A,), (B,))),
+        ({"instruction": "Hi", "input": "", "output": "Yes", "kto_tag": False}, "thumbs", (Q,), ((A,),)),
+        ({"instruction": "Hi", "output": "Yes", "history": [["Hi", "No"]]}, "demonstrations", (Q, B, Q), ((A,),)),
+        ({"instruction": "Hi"}, "prompts", (Q,), ()),
+        ({"question": "Hi", "answer": "Yes"}, "demonstrations", (Q,), ((A,),)),
+        ({"question": "Hi", "chosen": "Yes", "rejected": "No"}, "comparisons", (Q,), ((A,), (B,))),
+        ({"question": "Hi", "answer": "Yes", "score": 0.5}, "ratings", (Q,), ((A,),)),
+    ],
+)
+def test_what_asks_and_what_answers_is_a_conversation(row, layout, prompt, completions):
+    dataset = groups_of_rows([row | {"id": 7}])
+    assert (dataset.layout, dataset[0].prompt, dataset[0].completions) == (layout, prompt, completions)
+    assert dataset[0].columns == {"id": 7}
+    (note,) = [line for line in dataset.notes if "conversation" in line]
+    assert note.endswith("read as a conversation (1 row)")
+    assert set(row) - {"kto_tag", "score"} <= set(note.split(":")[0].split(", "))
+
+
+def test_a_system_prompt_stands_before_the_question():
+    (group,) = groups_of_rows([{"system": "Be kind", "question": "Hi", "chosen": "Yes", "rejected": "No"}])
+    assert group.prompt == (Message("system", "Be kind"), Q)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "kept"),
+    [
+        ({"prompt": "p", "completion": "c", "question": "q", "answer": "a"}, "p", {"question": "q", "answer": "a"}),
+        ({"messages": [USER, YES], "instruction": "i", "output": "o"}, (Q,), {"instruction": "i", "output": "o"}),
+    ],
+)
+def test_our_own_columns_come_first(row, prompt, kept):
+    dataset = groups_of_rows([row])
+    assert (dataset[0].prompt, dataset[0].columns, dataset.notes) == (prompt, kept, [])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "Hi", "output": ""}, "`completion` is empty"),
+        ({"question": "Hi", "answer": 3}, "columns fit no layout"),
+        ({"instruction": "Hi", "question": "Hi", "output": "a"}, "columns fit no layout"),
+        ({"instruction": "Hi", "output": "Yes", "history": ["Hi"]}, "`history` is not usable"),
+    ],
+)
+def test_what_is_not_certain_or_not_whole_is_refused(row, message):
+    with pytest.raises(DataError, match=message):
+        groups_of_rows([row])
+
+
+PARTS = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo", "image_url": None}]
+
+
+def test_content_in_parts_of_text_is_their_text_and_said_once():
+    row = {"messages": [{"role": "user", "content": PARTS}, YES]}
+    dataset = groups_of_rows([row, row, {"messages": [USER, YES]}])
+    assert dataset[0].prompt == (Message("user", "Hello"),)
+    assert dataset.notes == ["content in parts of type text: read as one text (2 rows)"]
+    ranked = {"prompt": [USER], "completions": [[{"role": "assistant", "content": PARTS}], [NO]], "ranking": [1, 2]}
+    assert groups_of_rows([ranked])[0].completions == ((Message("assistant", "Hello"),), (B,))
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "image", "url": "cat.png"}, {"type": "text", "text": "x", "citations": ["a"]}, {"type": "text"}]
+)
+def test_parts_that_hold_more_than_text_are_refused(part):
+    with pytest.raises(DataError, match="is not text"):
+        groups_of_rows([{"messages": [{"role": "user", "content": [PARTS[0], part]}, YES]}])
+
+
+def test_parts_and_questions_are_read_in_tables_too(tmp_path):
+    import datasets
+
+    rows = [{"question": "Hi", "answer": "Yes"}] * 2
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    dataset = load_groups(tmp_path / "saved")
+    assert [(group.prompt, group.completions) for group in dataset] == [((Q,), ((A,),))] * 2

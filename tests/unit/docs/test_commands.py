@@ -11,6 +11,7 @@ import runpy
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 
 from assent.config.loading import read_yaml
@@ -79,6 +80,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     thumbs(folder / "thumbs.jsonl")
     comparisons(folder / "held-out.jsonl", count=2, first=6)
     comparisons(folder / "prompts.jsonl", count=4)
+    answers = [{"question": f"{n}?", "response_j": f"yes {n}", "response_k": f"no {n}"} for n in range(6)]
+    write_rows(folder / "answers.jsonl", answers)
+    splits = {"train_prefs": answers[:4], "test_prefs": answers[4:]}
+    renamed = {"question": "prompt", "response_j": "chosen", "response_k": "rejected"}
+    tables = {name: datasets.Dataset.from_list(rows).rename_columns(renamed) for name, rows in splits.items()}
+    datasets.DatasetDict(tables).save_to_disk(folder / "my-dataset")
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
     write_rows(folder / "logps.jsonl", [dict(zip(names, (-9.0, -8.5 + i, -9.5, -8.0), strict=True)) for i in range(3)])
     for block in blocks(ROOT / "docs/extending.md", "python"):

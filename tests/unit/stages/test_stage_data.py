@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import pytest
 
 from assent.config.online import GrpoConfig
@@ -69,3 +70,40 @@ def test_raw_completions_that_repeat_their_prompts_are_refused_or_told(model, tm
         read(model, tmp_path, [twice, once, twice])
     assert "cut the prompt from the beginning of each completion" in str(raised.value)
     assert any("1 of 2 rows" in line for line in read(model, tmp_path, [twice, once]).lines())
+
+
+def saved(folder, **splits):
+    rows = {name: [{"q": f"{name} {n}?", "completion": f"{n}"} for n in range(2)] for name in splits}
+    tables = {name: datasets.Dataset.from_list(part) for name, part in rows.items()}
+    datasets.DatasetDict(tables).save_to_disk(folder)
+    return str(folder)
+
+
+def opened(model, path, tmp_path, **options):
+    given = {"model": model, "data": path, "output_dir": str(tmp_path / "run"), "columns": {"q": "prompt"}, **options}
+    config = SftConfig(**given)
+    sources = {"train": config.data, "eval": config.eval_data}
+    return read_stage_data(config, model=model, sources=sources, select=to_demonstrations)
+
+
+def test_splits_are_named_and_held_out_data_is_another_split_of_the_same(model, tmp_path):
+    path = saved(tmp_path / "saved", train_prefs=2, test_prefs=2)
+    data = opened(model, path, tmp_path, split="train_prefs", eval_split="test_prefs")
+    assert [group.prompt for group in data.train.groups] == ["train_prefs 0?", "train_prefs 1?"]
+    assert [group.prompt for group in data.parts["eval"].groups] == ["test_prefs 0?", "test_prefs 1?"]
+    lines = data.lines()
+    assert f"train data: {path}[train_prefs], 2 rows" in lines
+    assert "  columns: q as prompt" in lines
+    with pytest.raises(DataError, match=r"no split 'test_pref'(.|\n)*train_prefs, test_prefs"):
+        opened(model, path, tmp_path, split="train_prefs", eval_split="test_pref")
+
+
+def test_a_split_that_nobody_named_is_named_in_the_log(model, tmp_path):
+    path = saved(tmp_path / "saved", train=2, test=2)
+    assert "  split train is read; others: test" in opened(model, path, tmp_path).lines()
+
+
+def test_the_split_of_other_held_out_data(model, tmp_path):
+    own, other = saved(tmp_path / "own", train=2), saved(tmp_path / "other", a=2, b=2)
+    data = opened(model, own, tmp_path, eval_data=other, eval_split="b")
+    assert data.parts["eval"].groups[0].prompt == "b 0?"

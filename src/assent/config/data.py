@@ -1,0 +1,42 @@
+"""Options of the data that a command reads: its split, and the names of its columns. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from assent.config.options import Options
+
+
+def read_columns(value: Any) -> Any:
+    """`question=prompt,response_j=chosen`, or a list of such pairs, as a mapping of the file's names to ours."""
+    if isinstance(value, Mapping):
+        return value
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(part, str) for part in listed):
+        return value
+    pairs = [pair.strip() for part in listed for pair in part.split(",") if pair.strip()]
+    found: dict[str, str] = {}
+    for pair in pairs:
+        theirs, equals, ours = (part.strip() for part in pair.rpartition("="))
+        if not (theirs and equals and ours):
+            raise ValueError("pairs of the file's name and ours: question=prompt,response_j=chosen")
+        if theirs in found:
+            raise ValueError(f"each column once, but {theirs} is named twice")
+        found[theirs] = ours
+    return found
+
+
+Columns = Annotated[dict[str, str], BeforeValidator(read_columns)]
+
+
+class DataOptions(Options):
+    """Which part of the data to read, and what its columns are called."""
+
+    split: str | None = None
+    """Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one."""
+    columns: Columns = Field(default_factory=dict)
+    """Columns of the data that have other names, as THEIRS=OURS with commas between: question=prompt,reply=completion.
+    They hold for all data that the command reads; a file without any of these columns is read as it is."""

@@ -1,0 +1,80 @@
+"""Columns under other names: `--columns question=prompt` reads the file's `question` as our `prompt`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from assent.data import texts
+from assent.data.foreign import ASKS, FOREIGN
+from assent.data.formats import COMMON_COLUMNS, LAYOUTS
+from assent.data.texts import RowError
+from assent.data.unread import is_empty
+from assent.errors import DataError, UsageError
+
+OURS = frozenset(
+    {name for layout in LAYOUTS.values() for name in (*layout.required, *layout.optional)}
+    | {*COMMON_COLUMNS, *FOREIGN, *ASKS, "input", "output", "answer", "history"}
+)
+"""Names that a column may be given: those of our layouts, and those of other trainers that are read."""
+
+
+class Renaming:
+    """The columns of one file under our names.
+
+    own    the file is the one that the names are for. Another file of the same command, which has none of these
+           columns, is read as it is.
+    """
+
+    def __init__(self, columns: Mapping[str, str], *, own: bool = True) -> None:
+        self.columns, self._own = dict(columns), own
+        self._seen: set[str] = set()
+        for theirs, ours in self.columns.items():
+            if ours not in OURS:
+                close = texts.nearest(ours, OURS)
+                raise UsageError(
+                    f"columns: {theirs}={ours} names no column that is read"
+                    + (f"; did you mean {theirs}={close}?" if close else ""),
+                    got=ours,
+                    expected="THEIRS=OURS, ours one of " + ", ".join(sorted(OURS)),
+                )
+        twice = [ours for ours in self.columns.values() if list(self.columns.values()).count(ours) > 1]
+        if twice:
+            raise UsageError(f"columns: two columns are to be read as {twice[0]}", fix="give each another name")
+
+    def __call__(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row under our names. Raises RowError where two columns would have the same name."""
+        if not self.columns:
+            return row
+        self._seen.update(row)
+        kept = {name: value for name, value in row.items() if name not in self.columns}
+        for theirs, ours in self.columns.items():
+            if theirs not in row:
+                continue
+            if not is_empty(kept.get(ours)):
+                raise RowError(
+                    f"two columns `{ours}`",
+                    f"`{theirs}` is to be read as `{ours}`, but the row has a column `{ours}` too",
+                    got=texts.shorten(kept[ours]),
+                    fix=f"leave {theirs}={ours} out, or give `{ours}` another name too",
+                )
+            kept[ours] = row[theirs]
+        return kept
+
+    def missing(self, path: str) -> DataError | None:
+        """The error for named columns that no row has had so far; None if there are none."""
+        missing = [name for name in self.columns if name not in self._seen]
+        if not self._seen or not missing or (not self._own and len(missing) == len(self.columns)):
+            return None
+        close = texts.nearest(missing[0], self._seen)
+        return DataError(
+            f"{path} has no column {', '.join(missing)}, but the option `columns` names it",
+            got="columns " + ", ".join(sorted(self._seen)),
+            expected=", ".join(f"{name}={self.columns[name]}" for name in missing) + ": the file's name, then ours",
+            fix=f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file",
+        )
+
+    def note(self) -> list[str]:
+        """What to say of it; nothing where no named column is in the file."""
+        used = [f"{theirs} as {ours}" for theirs, ours in self.columns.items() if theirs in self._seen]
+        return [f"columns: {', '.join(used)}"] if used else []

@@ -1,0 +1,98 @@
+"""`--columns THEIRS=OURS`: a file's columns under our names, checked against the file."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import pytest
+
+from assent.config.data import DataOptions
+from assent.config.loading import parse_options
+from assent.data.loading import load_groups
+from assent.errors import ConfigError, DataError, UsageError
+
+ROW = {"question": "Hi", "response_j": "Yes", "response_k": "No", "id": 7}
+COLUMNS = {"question": "prompt", "response_j": "chosen", "response_k": "rejected"}
+
+
+def written(folder, *rows, name="x.jsonl"):
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "saved"])
+def test_columns_are_read_under_our_names(tmp_path, kind):
+    table = datasets.Dataset.from_list([ROW, ROW | {"id": 8}])
+    path = tmp_path / f"x.{kind}"
+    write = {"jsonl": table.to_json, "csv": table.to_csv, "parquet": table.to_parquet, "saved": table.save_to_disk}
+    write[kind](path)
+    dataset = load_groups(path, columns=COLUMNS)
+    assert dataset.layout == "comparisons"
+    assert [(group.prompt, group.completions) for group in dataset] == [("Hi", ("Yes", "No"))] * 2
+    assert list(dataset[0].columns) == ["id"]
+    assert dataset.notes == ["columns: question as prompt, response_j as chosen, response_k as rejected"]
+
+
+def test_a_column_may_be_named_as_another_trainer_names_it(tmp_path):
+    path = written(tmp_path, {"q": "Hi", "context": "there", "a": "Yes"})
+    (group,) = load_groups(path, columns={"q": "instruction", "context": "input", "a": "output"})
+    assert [turn.content for turn in (*group.prompt, *group.completions[0])] == ["Hi\nthere", "Yes"]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_column_that_the_file_lacks_is_named_with_the_nearest(tmp_path, lenient):
+    path = written(tmp_path, ROW)
+    with pytest.raises(DataError, match=r"no column qestion(.|\n)*did you mean question=prompt") as raised:
+        load_groups(
+            path, columns={"qestion": "prompt", "response_j": "chosen", "response_k": "rejected"}, lenient=lenient
+        )
+    assert "response_j" in str(raised.value)
+    with pytest.raises(DataError, match="no column weigt"):  # the layout is whole without it
+        load_groups(path, columns=COLUMNS | {"weigt": "weight"}, lenient=lenient)
+
+
+def test_a_column_that_later_rows_have_is_there(tmp_path):
+    path = written(tmp_path, ROW, ROW | {"importance": 2.0})
+    assert load_groups(path, columns=COLUMNS | {"importance": "weight"})[1].preference.weight == 2.0
+
+
+def test_a_name_that_nothing_reads_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="did you mean response_k=rejected"):
+        load_groups(written(tmp_path, ROW), columns=COLUMNS | {"response_k": "rejeted"})
+    with pytest.raises(UsageError, match="two columns are to be read as prompt"):
+        load_groups(written(tmp_path, ROW), columns={"question": "prompt", "response_j": "prompt"})
+
+
+def test_a_column_does_not_take_the_place_of_another(tmp_path):
+    path = written(tmp_path, ROW | {"prompt": "mine"})
+    with pytest.raises(DataError, match="row has a column `prompt` too"):
+        load_groups(path, columns=COLUMNS)
+    path = written(tmp_path, {"chosen": "No", "rejected": "Yes", "prompt": "Hi"})
+    (group,) = load_groups(path, columns={"chosen": "rejected", "rejected": "chosen"})
+    assert group.completions == ("Yes", "No")
+
+
+def test_another_file_of_the_command_may_have_our_names(tmp_path):
+    path = written(tmp_path, {"prompt": "Hi", "chosen": "Yes", "rejected": "No"})
+    assert load_groups(path, columns=COLUMNS, own_columns=False).notes == []
+    with pytest.raises(DataError, match="no column question"):
+        load_groups(path, columns=COLUMNS)
+    half = written(tmp_path, {"question": "Hi", "chosen": "Yes", "rejected": "No"})
+    with pytest.raises(DataError, match="no column response_j, response_k"):
+        load_groups(half, columns=COLUMNS, own_columns=False)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["question=prompt, response_j=chosen,response_k=rejected", [f"{a}={b}" for a, b in COLUMNS.items()], COLUMNS],
+)
+def test_pairs_and_mappings_are_the_same_option(given):
+    assert parse_options(DataOptions, {"columns": given}).columns == COLUMNS
+
+
+@pytest.mark.parametrize("given", ["question", "question=", "=prompt", "a=prompt,a=chosen", 3])
+def test_broken_pairs_are_an_error(given):
+    with pytest.raises(ConfigError, match="columns"):
+        parse_options(DataOptions, {"columns": given})
