@@ -176,7 +176,19 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
 
     taken = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
     assert not taken & set(assent.__all__)
-    functions = ["a2c", "best_of_n", "compare", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "kto"]
+    functions = [
+        "a2c",
+        "best_of_n",
+        "compare",
+        "convert_config",
+        "doctor",
+        "dpo",
+        "evaluate",
+        "explain",
+        "frontier",
+        "grpo",
+        "kto",
+    ]
     functions += [
         "merge",
         "new_model",

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from assent import __version__
 from assent.cli.outcome import Outcome
+from assent.config.foreign import OURS_TOO, answer, foreign_error
 from assent.errors import AssentError, ConfigError, UsageError
 
 EPILOGUE = (
@@ -56,6 +57,12 @@ COMMANDS = (
         "training:rloo",
         TRAINING,
         "Train with REINFORCE leave-one-out: the other completions are the baseline, no critic.",
+    ),
+    (
+        "convert-config",
+        "training:convert_config",
+        TRAINING,
+        "Convert a configuration of TRL, LLaMA-Factory, axolotl or OpenRLHF to ours.",
     ),
     ("demo", "pipelines:demo", PIPELINES, "Run every stage on the built-in world and write a report."),
     (
@@ -181,6 +188,12 @@ def _run(arguments: list[str]) -> Outcome | None:
         raise ConfigError("words that no option takes", got=got, fix=f"see {_help_command(error)}") from None
     except CycloptsError as error:
         error.verbose = False
+        if isinstance(error, UnknownOptionError) and error.token is not None:
+            flags = [str(error.token.keyword), *(word for word in arguments if word.startswith("--"))]
+            named = [flag.partition("=")[0] for flag in flags]
+            others = [name for name in named[1:] if answer(name) and name[2:].replace("-", "_") not in OURS_TOO]
+            if (foreign := foreign_error(dict.fromkeys([named[0], *others]))) is not None:
+                raise foreign from None
         raise ConfigError(str(error).strip(), fix=f"see {_help_command(error)}") from None
 
 

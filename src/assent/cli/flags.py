@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from assent.cli.outcome import Outcome
+from assent.config.foreign import foreign_error
 from assent.config.loading import parse_options, read_yaml, unknown_name
 from assent.errors import ConfigError
 
@@ -61,6 +62,9 @@ def _resolve(config_class: type[Config], given: dict[str, Any], *, positional: s
     if file is None:
         return parse_options(config_class, given, show=written)
     from_file = read_yaml(file)
+    unknown = [key for key in from_file if key not in config_class.model_fields]
+    if (foreign := foreign_error(unknown, where=f" in {file}", file=file)) is not None:
+        raise foreign
     for key in from_file:  # first, so that the message names the file
         if key not in config_class.model_fields:
             error = unknown_name("option", key, config_class.model_fields)

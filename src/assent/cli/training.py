@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome, figures
+from assent.config.commands import ConvertConfig
 from assent.config.online import A2cConfig, GrpoConfig, PpoConfig, RlooConfig
 from assent.config.online_dpo import OnlineDpoConfig
 from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
@@ -36,3 +37,12 @@ ppo = _trains("ppo", PpoConfig)
 a2c = _trains("a2c", A2cConfig)
 grpo = _trains("grpo", GrpoConfig)
 rloo = _trains("rloo", RlooConfig)
+
+
+@command(ConvertConfig, positional="file")
+def convert_config(config: ConvertConfig) -> Outcome:
+    from assent.commands.convert_config import convert_config as convert
+
+    document, lines = convert(config)
+    head = [] if config.output is None else [f"convert-config -> {config.output}", ""]
+    return Outcome({"command": "convert-config", **document}, "\n".join([*head, *lines]), int(bool(document["to_do"])))

@@ -16,7 +16,7 @@ from typing import Any
 
 from assent.commands.explain import explain as run_explain
 from assent.commands.tools import report_on, run_file, write_report
-from assent.config.commands import ReportConfig
+from assent.config.commands import ConvertConfig, ReportConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.loading import parse_options
@@ -124,6 +124,17 @@ def serve_check(**options: Any) -> dict[str, Any]:
     from assent.commands.serve_check import serve_check as check
 
     document, _ = check(parse_options(ServeCheckConfig, _paths_as_text(options)))
+    return document
+
+
+def convert_config(file: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """Another trainer's configuration in our names: `for` (command), `options`, `changed`, `left`, `to_do`.
+
+    Options: those of `assent convert-config` (`output`, `command`, `num_devices`).
+    """
+    from assent.commands.convert_config import convert_config as convert
+
+    document, _ = convert(parse_options(ConvertConfig, {"file": os.fspath(file), **_paths_as_text(options)}))
     return document
 
 

@@ -168,3 +168,19 @@ class DataSplitConfig(DataOptions):
     """Folder for NAME.train.jsonl and NAME.eval.jsonl, which must not exist yet. Default: the file's own folder."""
     layout: str | None = None
     """Layout of the columns. Default: inferred from their names."""
+
+
+class ConvertConfig(Options):
+    """Writes a configuration of TRL, LLaMA-Factory, axolotl or OpenRLHF in our names, as YAML for --config.
+
+    It lists what changes its meaning and what has no counterpart. Nothing is run.
+    """
+
+    file: str
+    """File to convert: YAML or JSON, or a shell script with the command line."""
+    output: str | None = None
+    """File to write, which must not exist yet. Default: the YAML is printed."""
+    command: Literal["sft", "reward", "dpo", "kto", "ppo", "grpo", "rloo", "online-dpo"] | None = None
+    """Command of ours that the configuration is for. Default: what the file says (stage, rl, the script's name)."""
+    num_devices: Positive | None = None
+    """Processes that theirs ran on, which multiply the batch. Default: what the file says, else 1."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from assent.config.foreign import foreign_error
 from assent.errors import ConfigError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -53,6 +54,9 @@ def parse_options(
     show    how the user wrote an option's name (`--learning-rate`, `learning_rate`)
     where   text after the option's name (` in FILE`, ` of stage sft`)
     """
+    unknown = [str(name) for name in given if name not in config_class.model_fields]
+    if (foreign := foreign_error(map(show, unknown), where=where)) is not None:
+        raise foreign
     for name in given:
         if name not in config_class.model_fields:
             error = unknown_name("option", str(name), config_class.model_fields, show=show)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from assent.config.foreign import LOSSES
 from assent.errors import ConfigError
 
 SMALLEST, LARGEST = 1e-9, 1e9
@@ -125,6 +126,6 @@ class LossDeclaration:
 
 def unknown(what: str, name: str, known: Mapping[str, object]) -> ConfigError:
     """The error for an unknown name. It lists the known names and suggests the nearest."""
-    near = get_close_matches(name, known, n=1)
+    near = [LOSSES[name]] if LOSSES.get(name) in known else get_close_matches(name, known, n=1)
     fix = f"did you mean {near[0]}?" if near else None
     return ConfigError(what, expected=", ".join(sorted(known)) or "none", fix=fix)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from assent.cli.entry import COMMANDS, DATA_COMMANDS
 from assent.cli.flags import flag
 from assent.config.commands import (
+    ConvertConfig,
     DataCheckConfig,
     DataShowConfig,
     DataSplitConfig,
@@ -27,7 +28,7 @@ from tests.support.docs import IDS, PAGES, ROOT, commands, first_column, quoted
 
 NAMES = [name for name, *_ in COMMANDS] + [f"data {name}" for name, *_ in DATA_COMMANDS]
 CONFIGS: list[type[BaseModel]] = [DataCheckConfig, DataSplitConfig, DemoConfig, ExplainConfig, ReportConfig, RunConfig]
-CONFIGS += [DataShowConfig, ServeCheckConfig]
+CONFIGS += [ConvertConfig, DataShowConfig, ServeCheckConfig]
 CONFIGS += [step.config_class() for name, step in STEPS.items() if name in NAMES]
 EVERYWHERE = {"--config", "--json", "--debug", "--help", "--version"}
 

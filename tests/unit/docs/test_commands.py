@@ -80,6 +80,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     thumbs(folder / "thumbs.jsonl")
     comparisons(folder / "held-out.jsonl", count=2, first=6)
     comparisons(folder / "prompts.jsonl", count=4)
+    shutil.copy(ROOT / "tests/support/foreign/llama_factory_dpo.yaml", folder / "theirs.yaml")
     answers = [{"question": f"{n}?", "response_j": f"yes {n}", "response_k": f"no {n}"} for n in range(6)]
     write_rows(folder / "answers.jsonl", answers)
     splits = {"train_prefs": answers[:4], "test_prefs": answers[4:]}

@@ -1,0 +1,16 @@
+openrlhf.cli.train_kto \
+   --save_path ./kto \
+   --train_batch_size 64 \
+   --micro_train_batch_size 1 \
+   --pretrain org/m \
+   --param_dtype bf16 \
+   --max_epochs 1 \
+   --max_len 8192 \
+   --learning_rate 5e-7 \
+   --dataset org/unpaired \
+   --input_key instruction \
+   --output_key response \
+   --label_key score \
+   --beta 0.1 \
+   --max_samples 1024 \
+   --gradient_checkpointing

@@ -1,0 +1,16 @@
+CUDA_VISIBLE_DEVICES=0,1,2,3 trl grpo \
+  --model_name_or_path org/m \
+  --dataset_name org/math \
+  --reward_funcs accuracy_reward think_format_reward \
+  --num_generations 8 \
+  --per_device_train_batch_size 8 \
+  --gradient_accumulation_steps 4 \
+  --max_completion_length 512 \
+  --beta 0.0 \
+  --learning_rate 1e-6 \
+  --num_train_epochs 1 \
+  --bf16 \
+  --use_vllm --vllm_mode server \
+  --vllm_server_host localhost --vllm_server_port 8000 \
+  --log_completions \
+  --output_dir ./grpo

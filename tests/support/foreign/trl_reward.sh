@@ -1,0 +1,11 @@
+python examples/scripts/reward_modeling.py \
+    --model_name_or_path org/m \
+    --dataset_name org/uf \
+    --output_dir Reward \
+    --per_device_train_batch_size 8 \
+    --num_train_epochs 1 \
+    --gradient_checkpointing True \
+    --learning_rate 1.0e-5 \
+    --eval_strategy steps \
+    --eval_steps 50 \
+    --max_length 2048
