@@ -23,7 +23,7 @@ Trunk = Literal["separate", "shared", "one"]
 class Options(BaseModel):
     """Base of all option classes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False,
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True,
                               ignored_types=(fixed,))  # fmt: skip
 
     @field_validator("*", mode="before")
