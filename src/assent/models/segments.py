@@ -172,69 +172,80 @@ def make_segments(
     call_area = CALL_COST["cpu" if torch.device(device).type == "cpu" else "other"] // features
     table = segment_table(prompts, completions, num_tokens=num_tokens)
     has_prefix = table[:, 3] > 0
-    query_at: list[np.ndarray] = []
-    key_at: list[np.ndarray] = []
-    pads: list[np.ndarray] = []
-    query_of = np.zeros(num_tokens, np.int64)
-    key_of = np.zeros(num_tokens, np.int64)
-    prefix_row: list[np.ndarray] = []
-    prefix_of: list[np.ndarray] = []
-    prefixes: list[tuple[int, int, int]] = []
-    buckets: list[Bucket] = []
-    num_queries = num_keys = 0
+    made = _Making(num_tokens)
     for kind in (False, True):
         members = np.flatnonzero(has_prefix == kind)
         for chosen in _bucket(table[members, 1], table[members, 1] + table[members, 3], call_area=call_area):
-            start, length, prefix_start, prefix_length = table[members[chosen]].T[..., None]
-            shape = (len(start), int(length.max()), int((length + prefix_length).max()))
-            apart, own_start = None, prefix_length
-            if kind and skips_half and prefix_length.max() + (shape[1] + KEY_BLOCK) / 2 < shape[2]:
-                apart = own_start = int(prefix_length.max())
-                shape = (*shape[:2], apart + shape[1])
-            i, j = np.arange(shape[1]), np.arange(shape[2])
-            real = i < length
-            rows = np.where(real, start + i, 0)
-            query_of[rows[real]] = num_queries + np.flatnonzero(real)
-            pads.append(num_queries + np.flatnonzero(~real))
-            in_prefix, own = j < prefix_length, (j >= own_start) & (j < own_start + length)
-            keys = np.where(in_prefix, prefix_start + j, np.where(own, start + j - own_start, 0))
-            key_of[keys[own]] = num_keys + np.flatnonzero(own)
-            prefix_row.append(keys[in_prefix])
-            prefix_of.append(num_keys + np.flatnonzero(in_prefix))
-            if kind:
-                firsts = num_keys + shape[2] * np.arange(shape[0])
-                prefixes += np.stack([prefix_start[:, 0], firsts, prefix_length[:, 0]], axis=1).tolist()
-            buckets.append(
-                Bucket(
-                    slice(num_queries, num_queries + rows.size),
-                    slice(num_keys, num_keys + keys.size),
-                    torch.from_numpy(length[:, 0]).to(device),
-                    torch.from_numpy(prefix_length[:, 0]).to(device),
-                    shape,
-                    not kind,
-                    apart,
-                )
-            )
-            num_queries, num_keys = num_queries + rows.size, num_keys + keys.size
-            query_at.append(rows.ravel())
-            key_at.append(keys.ravel())
+            made.add(table[members[chosen]], has_prefix=kind, skips_half=skips_half, device=device)
 
     def tensor(arrays: np.ndarray | list[np.ndarray]) -> Tensor:
         array = arrays if isinstance(arrays, np.ndarray) else np.concatenate(arrays)
         return torch.from_numpy(array.astype(np.int64)).to(device)
 
     return Segments(
-        buckets,
-        tensor(query_at),
-        tensor(query_of),
-        tensor(pads),
-        tensor(key_at),
-        tensor(key_of),
-        tensor(prefix_row),
-        tensor(prefix_of),
-        prefixes,
+        made.buckets,
+        tensor(made.query_at),
+        tensor(made.query_of),
+        tensor(made.pads),
+        tensor(made.key_at),
+        tensor(made.key_of),
+        tensor(made.prefix_row),
+        tensor(made.prefix_of),
+        made.prefixes,
         table,
     )
+
+
+class _Making:
+    """The arrays of `Segments`, bucket by bucket."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.query_at: list[np.ndarray] = []
+        self.key_at: list[np.ndarray] = []
+        self.pads: list[np.ndarray] = []
+        self.query_of = np.zeros(num_tokens, np.int64)
+        self.key_of = np.zeros(num_tokens, np.int64)
+        self.prefix_row: list[np.ndarray] = []
+        self.prefix_of: list[np.ndarray] = []
+        self.prefixes: list[tuple[int, int, int]] = []
+        self.buckets: list[Bucket] = []
+        self.num_queries = self.num_keys = 0
+
+    def add(self, segments: np.ndarray, *, has_prefix: bool, skips_half: bool, device: torch.device | str) -> None:
+        """A bucket of `segments`, rows of the table."""
+        start, length, prefix_start, prefix_length = segments.T[..., None]
+        shape = (len(start), int(length.max()), int((length + prefix_length).max()))
+        apart, own_start = None, prefix_length
+        if has_prefix and skips_half and prefix_length.max() + (shape[1] + KEY_BLOCK) / 2 < shape[2]:
+            apart = own_start = int(prefix_length.max())
+            shape = (*shape[:2], apart + shape[1])
+        i, j = np.arange(shape[1]), np.arange(shape[2])
+        real = i < length
+        rows = np.where(real, start + i, 0)
+        self.query_of[rows[real]] = self.num_queries + np.flatnonzero(real)
+        self.pads.append(self.num_queries + np.flatnonzero(~real))
+        in_prefix, own = j < prefix_length, (j >= own_start) & (j < own_start + length)
+        keys = np.where(in_prefix, prefix_start + j, np.where(own, start + j - own_start, 0))
+        self.key_of[keys[own]] = self.num_keys + np.flatnonzero(own)
+        self.prefix_row.append(keys[in_prefix])
+        self.prefix_of.append(self.num_keys + np.flatnonzero(in_prefix))
+        if has_prefix:
+            firsts = self.num_keys + shape[2] * np.arange(shape[0])
+            self.prefixes += np.stack([prefix_start[:, 0], firsts, prefix_length[:, 0]], axis=1).tolist()
+        self.buckets.append(
+            Bucket(
+                slice(self.num_queries, self.num_queries + rows.size),
+                slice(self.num_keys, self.num_keys + keys.size),
+                torch.from_numpy(length[:, 0]).to(device),
+                torch.from_numpy(prefix_length[:, 0]).to(device),
+                shape,
+                not has_prefix,
+                apart,
+            )
+        )
+        self.num_queries, self.num_keys = self.num_queries + rows.size, self.num_keys + keys.size
+        self.query_at.append(rows.ravel())
+        self.key_at.append(keys.ravel())
 
 
 def rows_read(is_read: np.ndarray, *, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:

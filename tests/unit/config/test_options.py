@@ -51,7 +51,8 @@ def test_what_only_some_online_commands_have_is_read_of_all(kind: type[OnlineOpt
     config = configured(kind)
     declared = [name for name, value in vars(OnlineOptions).items() if isinstance(value, fixed)]
     expected = {"algorithm": config.command, "loss_type": "grpo" if kind is GrpoConfig else "dapo", "target_kl": None,
-                "scale_scores": False, "mask_truncated_completions": False, "critic": None, "critic_warmup_steps": 0, "bootstrap_truncated": False,
+                "scale_scores": False, "mask_truncated_completions": False,
+                "critic": None, "critic_warmup_steps": 0, "bootstrap_truncated": False,
                 "potential": None}  # fmt: skip
     assert {name: getattr(config, name) for name in declared} == expected
 
