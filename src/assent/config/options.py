@@ -23,8 +23,8 @@ Trunk = Literal["separate", "shared", "one"]
 class Options(BaseModel):
     """Base of all option classes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True,
-                              ignored_types=(fixed,))  # fmt: skip
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False,
+                              ignored_types=(fixed,), defer_build=True)  # fmt: skip
 
     @field_validator("*", mode="before")
     @classmethod

@@ -11,7 +11,6 @@ from assent.data.formats import detect_layout, parse_row
 from assent.models.tokenizing import Tokenized
 from tests.support.tokenizers import byte_bpe, metaspace, tokenize
 
-
 STEPS = ["Where is my order?", "It ships on Monday,", "and it arrives."]
 ASKED = [{"role": "user", "content": "hello there"}]
 
