@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from assent.commands.explain import explain as run_explain
+from assent.commands.signatures import signed
 from assent.commands.tools import report_on, run_file, write_report
 from assent.config.commands import ConvertConfig, ReportConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.functions import name_of
 from assent.config.loading import parse_options
 from assent.config.serving import ServeCheckConfig
-from assent.data.loading import groups_of_rows
+from assent.data.given import holding, is_data
 from assent.pipelines.runner import PipelineResult
 from assent.pipelines.shares import Jobs
 from assent.pipelines.steps import STEPS
 from assent.runs.files import to_json
 from assent.runs.progress import Progress, progress_for_stderr
-from assent.types import PromptGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,87 +46,103 @@ class Result:
         return report_on(self.output_dir)
 
 
+@signed
 def sft(*, progress: Progress | None = None, **options: Any) -> Result:
     """Fine-tunes on demonstrations. Options: those of `assent sft` (`model`, `data`, `learning_rate` …)."""
     return _run("sft", options, progress)
 
 
+@signed
 def reward(*, progress: Progress | None = None, **options: Any) -> Result:
     """Trains a reward model. Options: those of `assent reward` (`model`, `data`, `learning_rate` …)."""
     return _run("reward", options, progress)
 
 
+@signed
 def dpo(*, progress: Progress | None = None, **options: Any) -> Result:
     """Trains with DPO or a related loss. Options: those of `assent dpo` (`model`, `data`, `beta` …)."""
     return _run("dpo", options, progress)
 
 
+@signed
 def kto(*, progress: Progress | None = None, **options: Any) -> Result:
     """Trains with KTO on thumbs up and down. Options: those of `assent kto` (`model`, `data`, `beta` …)."""
     return _run("kto", options, progress)
 
 
+@signed
 def online_dpo(*, progress: Progress | None = None, **options: Any) -> Result:
     """Trains with DPO on its own samples. Options: those of `assent online-dpo` (`model`, `data`, `reward` …)."""
     return _run("online-dpo", options, progress)
 
 
+@signed
 def ppo(*, progress: Progress | None = None, **options: Any) -> Result:
     """Trains with PPO. Options: those of `assent ppo` (`model`, `data`, `reward`, `kl_coef` …)."""
     return _run("ppo", options, progress)
 
 
+@signed
 def a2c(*, progress: Progress | None = None, **options: Any) -> Result:
     """Trains with advantage actor-critic. Options: those of `assent a2c` (`model`, `data`, `reward`, `kl_coef` …)."""
     return _run("a2c", options, progress)
 
 
+@signed
 def grpo(*, progress: Progress | None = None, **options: Any) -> Result:
     """Trains with GRPO. Options: those of `assent grpo` (`model`, `data`, `reward`, `scale_rewards` …)."""
     return _run("grpo", options, progress)
 
 
+@signed
 def rloo(*, progress: Progress | None = None, **options: Any) -> Result:
     """Trains with REINFORCE leave-one-out. Options: those of `assent rloo` (`model`, `data`, `reward` …)."""
     return _run("rloo", options, progress)
 
 
+@signed
 def new_model(**options: Any) -> dict[str, Any]:
     """Makes a small model and its tokenizer from text files. Options: those of `assent new-model`."""
     return _outputs("new-model", options, None)
 
 
+@signed
 def merge(**options: Any) -> dict[str, Any]:
     """Merges an adapter into its base model. Options: those of `assent merge` (`adapter`, `output_dir`)."""
     return _outputs("merge", options, None)
 
 
+@signed
 def sample(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Samples completions from a policy: `completions` (path), `metrics`. Options: those of `assent sample`."""
     return _outputs("sample", options, progress)
 
 
+@signed
 def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Keeps the best of N completions: `completions` (path), `n`, `curve`. Options: those of `assent best-of-n`."""
     return _outputs("best-of-n", options, progress)
 
 
+@signed
 def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Compares policies on the same prompts: `evaluation`, `table` (paths). Options: those of `assent eval`."""
     return _outputs("eval", options, progress)
 
 
+@signed
 def frontier(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Measures reward against √KL: `frontier`, `picture`, `table` (paths). Options: those of `assent frontier`."""
     return _outputs("frontier", options, progress)
 
 
+@signed
 def serve_check(**options: Any) -> dict[str, Any]:
     """Checks what engines compute with a model: `checks`, `differs`. Options: those of `assent serve-check`."""
     from assent.commands.serve_check import serve_check as check
 
-    document, _ = check(parse_options(ServeCheckConfig, _paths_as_text(options)))
-    return document
+    with _as_written(options) as given:
+        return check(parse_options(ServeCheckConfig, given))[0]
 
 
 def convert_config(file: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
@@ -138,6 +156,7 @@ def convert_config(file: str | os.PathLike[str], **options: Any) -> dict[str, An
     return document
 
 
+@signed
 def compare(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Compares methods at equal cost: `rows`, `comparison` (path). Options: those of `assent compare`."""
     return _outputs("compare", options, progress)
@@ -155,14 +174,15 @@ def doctor(*targets: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     return {**document, "exit_status": status}
 
 
+@signed
 def explain(**options: Any) -> dict[str, Any]:
     """Explains a preference probability: `reward_chosen`, `margin`, `preference_probability`, `loss`, `betas` …
 
     Options: those of `assent explain`: `logps`; `ratios` and `unit`; `scores`; or `model`, `reference` and a text.
     Torch is imported only if a model is named.
     """
-    document, _ = run_explain(parse_options(ExplainConfig, _paths_as_text(options)))
-    return document
+    with _as_written(options) as given:
+        return run_explain(parse_options(ExplainConfig, given))[0]
 
 
 def run(
@@ -191,13 +211,32 @@ def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
 
 def _outputs(command: str, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
     step = STEPS[command]
-    return step.run(
-        parse_options(step.config_class(), _paths_as_text(options)), progress=progress or progress_for_stderr()
-    )
+    with _as_written(options) as given:
+        return step.run(parse_options(step.config_class(), given), progress=progress or progress_for_stderr())
+
+
+DATA = frozenset(
+    {"data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples"}
+)
+"""Options that name data, and take data in memory too."""
+
+
+@contextmanager
+def _as_written(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options as a YAML file would give them. Data in memory has a name for as long as the block runs."""
+    with holding() as hold:
+        named = {name: hold(value) if name in DATA and is_data(value) else value for name, value in options.items()}
+        yield _paths_as_text(named)
+
+
+FUNCTIONS = frozenset(
+    {"reward", "judge", "pair_judge", "safety", "gold", "proxies", "algorithm", "loss_type", "losses", "report_to"}
+)
+"""Options that name Python functions or classes, and take the functions themselves too."""
 
 
 def _paths_as_text(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with paths as text and tuples as lists, as a YAML file would give them."""
+    """The options with paths and functions as text and tuples as lists."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, os.PathLike):
@@ -206,32 +245,27 @@ def _paths_as_text(options: Mapping[str, Any]) -> dict[str, Any]:
             return {key: plain(part) for key, part in value.items()}
         return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
-    return {name: plain(value) for name, value in options.items()}
+    def lent(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: lent(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [lent(part) for part in value]
+        return name_of(value) if callable(value) else value
+
+    return {name: plain(lent(value) if name in FUNCTIONS else value) for name, value in options.items()}
 
 
-def _run(command: str, options: dict[str, Any], progress: Progress | None) -> Result:
+def _run(command: str, options: Mapping[str, Any], progress: Progress | None) -> Result:
     """Without `output_dir` the run folder is runs/<command>-<hash of the options>, so the same call finds its run.
 
-    `data` may hold the records instead of a path: dictionaries with a file's columns, or PromptGroups.
     Raises the errors of `assent.errors` that the command would raise.
     """
     step = STEPS[command]
-    data = options.pop("data", None)
-    given = _paths_as_text(options)
-    keywords: dict[str, Any] = {}
-    if data is not None and not isinstance(data, Sequence):
-        given["data"] = os.fspath(data)
-    elif isinstance(data, str):
-        given["data"] = data
-    elif data is not None:
-        groups: Sequence[PromptGroup] = groups_of_rows(data) if data and isinstance(data[0], Mapping) else data
-        digest = hashlib.sha256("\n".join(map(repr, groups)).encode()).hexdigest()[:12]
-        given["data"], keywords["data"] = f"{len(groups)} records, SHA-256 {digest}", groups
-    if "output_dir" not in given:
-        digest = hashlib.sha256(to_json(dict(sorted(given.items()))).encode()).hexdigest()[:8]
-        given["output_dir"] = str(Path("runs") / f"{command}-{digest}")
-    config = parse_options(step.config_class(), given)
-    outputs = step.run(config, progress=progress or progress_for_stderr(), **keywords)
+    with _as_written(options) as given:
+        if "output_dir" not in given:
+            digest = hashlib.sha256(to_json(dict(sorted(given.items()))).encode()).hexdigest()[:8]
+            given["output_dir"] = str(Path("runs") / f"{command}-{digest}")
+        outputs = step.run(parse_options(step.config_class(), given), progress=progress or progress_for_stderr())
     return Result(
         output_dir=Path(outputs["output_dir"]),
         model_path=Path(outputs["model_path"]),

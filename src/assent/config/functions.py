@@ -6,12 +6,62 @@ import hashlib
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from assent.errors import ConfigError
+
+LENT = "given_in_python"
+"""Module part of the names of functions that a Python caller lends, and that cannot be imported by a name."""
+_LENT: dict[str, Any] = {}
+
+
+def name_of(function: Any) -> str:
+    """`module:name` of a function or class: where it can be imported from, or a name that follows from its source.
+
+    A function of a notebook, a lambda or an object that can be called has no module that could be imported again. It
+    is known in this process only, by its name and a hash of its source, of its defaults and of what it closes over.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if module not in (None, "__main__") and name and "<" not in name:
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is function:
+            return f"{module}:{name}"
+    called = re.sub(r"\W", "", name.rpartition(".")[2]) or type(function).__name__
+    spec = f"{LENT}:{called}_{_digest(function)[:12]}"
+    _LENT[spec] = function
+    return spec
+
+
+def _digest(function: Any) -> str:
+    """SHA-256 of what the function does, as far as it can be told: not of what it calls."""
+    inner = getattr(function, "func", function)  # functools.partial
+    plain = inner if inspect.isroutine(inner) else type(inner)
+    try:
+        source = inspect.getsource(plain)
+    except (OSError, TypeError):
+        code = getattr(inner, "__code__", None)
+        source = repr(plain) if code is None else f"{code.co_code!r} {code.co_names} {_constants(code.co_consts)}"
+    held = [getattr(function, "args", ()), getattr(function, "keywords", {}), getattr(inner, "__defaults__", None)]
+    held += [cell.cell_contents for cell in getattr(inner, "__closure__", None) or () if _is_filled(cell)]
+    known = [repr(value) for value in held if " at 0x" not in repr(value)]  # an address is another one in each process
+    return hashlib.sha256("\n".join([source, *known]).encode()).hexdigest()
+
+
+def _constants(constants: Iterable[Any]) -> str:
+    return repr([one.co_code if inspect.iscode(one) else one for one in constants])
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def import_named(spec: str, *, what: str, kind: str = "name") -> Any:
@@ -20,6 +70,15 @@ def import_named(spec: str, *, what: str, kind: str = "name") -> Any:
     ConfigError if the module cannot be imported or has no such name.
     """
     module_name, _, name = spec.partition(":")
+    if module_name == LENT:
+        if spec not in _LENT:
+            raise ConfigError(
+                f"the {what} was given in Python, and this process has no such {kind}",
+                got=spec,
+                expected=f"module:{kind}, on Python's path or in the working directory",
+                fix=f"give the {kind} in Python again, or put it into a module",
+            )
+        return _LENT[spec]
     here = os.getcwd()
     sys.path.insert(0, here)
     try:

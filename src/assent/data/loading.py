@@ -20,6 +20,7 @@ from assent.data import texts
 from assent.data.columns import Renaming
 from assent.data.foreign import as_ours
 from assent.data.formats import MISSING_COLUMN, Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
+from assent.data.given import groups_hash, rows_hash
 from assent.data.readers import (
     Hasher,
     NumberedRow,
@@ -230,6 +231,8 @@ def load_groups(
     source = open_source(os.fspath(path_or_name), split=split, revision=revision)
     hasher = hashlib.sha256()
     groups: Sequence[PromptGroup]
+    if source.rows is not None:
+        return _in_memory(source.rows, collector, path=source.name)
     if source.table is not None:
         groups = _table_groups(source.table, collector, f"{source.name}:row ", hasher)
     elif all(file_suffix(file) == ".parquet" for file in source.files):
@@ -297,11 +300,18 @@ def _finish(
 
 def groups_of_rows(rows: Iterable[Mapping[str, Any]]) -> Dataset:
     """The groups of rows in memory, which have the columns that a file would have. Raises what `load_groups` raises."""
-    rows = list(rows)
-    collector = _Collector(layout=None, lenient=False)
+    return _in_memory(list(rows), _Collector(layout=None, lenient=False), path="rows given")
+
+
+def _in_memory(rows: Sequence[Any], collector: _Collector, *, path: str) -> Dataset:
+    """Rows, or groups that are taken as they are."""
+    if rows and isinstance(rows[0], PromptGroup):
+        if collector.renaming.columns or collector.layout is not None:
+            raise UsageError("columns and layout have no effect on PromptGroups, which have no columns", got=path)
+        refused = getattr(rows, "refused", ())
+        return Dataset(rows, layout="groups", path=path, sha256=groups_hash(rows), refused=refused)
     groups = [group for _, group in collector.groups(enumerate(rows, start=1), "row ")]
-    digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
-    return _finish(groups, collector, path="rows given", sha256=digest)
+    return _finish(groups, collector, path=path, sha256=rows_hash(rows))
 
 
 def write_groups(path: str | os.PathLike[str], groups: Iterable[PromptGroup], layout: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assent.data import texts
+from assent.data.given import find
 from assent.data.readers import SUFFIXES, check_regular, file_suffix
 from assent.errors import DataError, DataFileNotFoundError, UsageError
 
@@ -26,11 +27,13 @@ SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing":
 
 @dataclass(frozen=True)
 class Source:
-    """Either files, to be read one after the other, or a table of `datasets`."""
+    """Files, to be read one after the other, or a table of `datasets`, or what a Python caller holds in memory."""
 
     name: str
     files: list[Path] = field(default_factory=list)
     table: datasets.Dataset | None = None
+    rows: Sequence[Any] | None = None
+    """Rows, or groups, of a Python caller."""
     notes: list[str] = field(default_factory=list)
     """What to say of the choice: the split that was read because none was named."""
 
@@ -38,6 +41,8 @@ class Source:
 def open_source(name: str, *, split: str | None, revision: str | None) -> Source:
     if not name.strip():
         raise UsageError("the name of the data is empty", got=repr(name), expected="a file, a folder, or a hub name")
+    if (held := find(name)) is not None:
+        return _of_memory(held, name, split=split, revision=revision)
     path = Path(name).expanduser()
     if not _exists(path):
         if looks_like_file(name):
@@ -58,6 +63,16 @@ def open_source(name: str, *, split: str | None, revision: str | None) -> Source
             fix="rename or convert the file",
         )
     return Source(name, [path])
+
+
+def _of_memory(held: Any, name: str, *, split: str | None, revision: str | None) -> Source:
+    if revision is not None:
+        raise UsageError("`revision` applies to hub datasets only", got=f"revision {revision}")
+    if not isinstance(held, Sequence):
+        return _from_loaded(held, name, split)
+    if split is not None:
+        raise UsageError(f"{name} has no splits", got=f"split {split}")
+    return Source(name, rows=held)
 
 
 def _exists(path: Path) -> bool:
