@@ -13,7 +13,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "dpo", "evaluate", "explain", "frontier", "grpo", "kto", "merge", "new_model", "online_dpo", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "kto", "merge", "new_model", "online_dpo", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (
@@ -30,6 +30,7 @@ def a2c(
     model: Path,
     data: Data,
     reward: Reward,
+    router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     split: str | None = None,
@@ -55,6 +56,7 @@ def a2c(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -63,6 +65,7 @@ def a2c(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -97,6 +100,9 @@ def a2c(
 ) -> Result:
     r"""Trains with advantage actor-critic. Options: those of `assent a2c` (`model`, `data`, `reward`, `kl_coef` …).
 
+    router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
+        (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
+        off.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.
@@ -134,6 +140,7 @@ def a2c(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -146,6 +153,8 @@ def a2c(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -214,6 +223,7 @@ def best_of_n(
     columns: Mapping[str, str] | str = {},
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     num_prompts: int = 0,
     max_new_tokens: int = 256,
     temperature: float = 1.0,
@@ -254,6 +264,7 @@ def best_of_n(
         columns is read as it is.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     output_dir: Folder to write completions.jsonl to.
     num_prompts: Use only this many prompts, from the start of the data. 0: all.
     max_new_tokens: Longest completion, in tokens.
@@ -301,6 +312,7 @@ def compare(
     columns: Mapping[str, str] | str = {},
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     demonstrations: Data | None = None,
     prompts: Data | None = None,
     test_split: str | None = None,
@@ -333,6 +345,7 @@ def compare(
         columns is read as it is.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     methods: Methods to compare: sft, dpo, ppo, grpo, rloo, best-of-n, separated by commas or spaces. Join methods
         that follow one another with +, as in sft+dpo+best-of-n.
     model: Model from which every method starts: a folder or a hub name.
@@ -377,10 +390,39 @@ def convert_config(
     """
 
 
+def doctor(
+    *targets: Path,
+    **options: Any,
+) -> dict[str, Any]:
+    r"""Says what is wrong with runs, and what to change: `reports`, each with `verdict`, `findings`, `not_checked`.
+
+    Options: those of `assent doctor`. Torch is not imported.
+
+    targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
+        of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL).
+    stage: Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or
+        what its metrics show. Only for other trainers' logs.
+    settings: YAML or JSON file with the options of another trainer's run (beta, loss_type, learning_rate …). Only
+        for other trainers' logs.
+    fail_on: Least severity of a finding that gives exit status 1.
+    accepted: YAML file of findings that are known and accepted: the rule's name and the reason. They are shown, and
+        do not count for the exit status.
+    rules: More rules, as module:NAME. Give the flag once for each (docs/add-a-rule.md).
+    against: A run that worked: say in which options and metrics the run differs from it.
+    apply: Write the run's configuration, with the changes that the findings name, as YAML for --config.
+    bundle: Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no
+        answer.
+    watch: Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C.
+    refresh_seconds: Seconds between two looks with --watch.
+    list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
+    """
+
+
 def dpo(
     *,
     model: Path,
     data: Data,
+    router_aux_loss_coef: float = 0.0,
     reference: Path | None = None,
     reference_cache: Path | None = None,
     reference_sync_steps: int = 0,
@@ -427,6 +469,7 @@ def dpo(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -435,6 +478,7 @@ def dpo(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -445,6 +489,9 @@ def dpo(
 ) -> Result:
     r"""Trains with DPO or a related loss. Options: those of `assent dpo` (`model`, `data`, `beta` …).
 
+    router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
+        (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
+        off.
     reference: Reference policy: a folder or a hub name. logged: use the log-probabilities in the data. Default: the
         policy as it starts.
     reference_cache: Folder of cached reference log-probabilities, keyed by content. Default: a folder inside the
@@ -516,6 +563,7 @@ def dpo(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -528,6 +576,8 @@ def dpo(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -558,6 +608,7 @@ def evaluate(
     columns: Mapping[str, str] | str = {},
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     output_dir: Path | None = None,
     policy: Path | None = None,
     against: Sequence[str] = [],
@@ -606,6 +657,7 @@ def evaluate(
         columns is read as it is.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     output_dir: Folder to write table.txt and evaluation.json (for a reward model, reward_model.json) to. Default:
         no files are written.
     policy: Policy to compare with --baseline: a model folder, a hub name, or a file of completions.
@@ -660,6 +712,7 @@ def explain(
     columns: Mapping[str, str] | str = {},
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     logps: Sequence[float] | Path | None = None,
     ratios: Sequence[float] | None = None,
     unit: Literal['log_ratio', 'ratio'] | None = None,
@@ -696,6 +749,7 @@ def explain(
         columns is read as it is.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     logps: Four sums of log-probabilities: policy chosen, policy rejected, reference chosen, reference rejected; or
         a file of them.
     ratios: Two ratios of policy to reference: of the chosen, then of the rejected completion. Needs --unit.
@@ -725,6 +779,7 @@ def frontier(
     columns: Mapping[str, str] | str = {},
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     sandbox: bool = False,
     fast: bool = False,
     reference: Path | None = None,
@@ -756,6 +811,7 @@ def frontier(
         columns is read as it is.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     output_dir: Folder to write frontier.json, frontier.svg and table.txt to.
     sandbox: Measure on the built-in world, and train what is measured: proxies from few and from many comparisons,
         PPO against them, DPO. Takes only --output-dir, --seed and --fast.
@@ -782,6 +838,7 @@ def grpo(
     model: Path,
     data: Data,
     reward: Reward,
+    router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     split: str | None = None,
@@ -807,6 +864,7 @@ def grpo(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -815,6 +873,7 @@ def grpo(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -845,10 +904,14 @@ def grpo(
     target_kl: float | None = None,
     scale_rewards: Literal['group', 'batch', 'none'] = "group",
     loss_type: Literal['grpo', 'dapo', 'dr_grpo'] = "grpo",
+    mask_truncated_completions: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     r"""Trains with GRPO. Options: those of `assent grpo` (`model`, `data`, `reward`, `scale_rewards` …).
 
+    router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
+        (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
+        off.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.
@@ -886,6 +949,7 @@ def grpo(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -898,6 +962,8 @@ def grpo(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -950,6 +1016,9 @@ def grpo(
     loss_type: How the loss is averaged. grpo: over each completion's tokens, then over completions. dapo: over all
         tokens of the update (arXiv:2503.14476). dr_grpo: the sum over tokens, divided by completions times
         max_new_tokens (arXiv:2503.20783).
+    mask_truncated_completions: Leave completions that were cut at max_new_tokens out of the loss and its averages
+        (DAPO's overlong filtering, arXiv:2503.14476). Their rewards still count in the mean and deviation of their
+        group, as in TRL.
     """
 
 
@@ -957,6 +1026,7 @@ def kto(
     *,
     model: Path,
     data: Data,
+    router_aux_loss_coef: float = 0.0,
     reference: Path | None = None,
     reference_cache: Path | None = None,
     reference_sync_steps: int = 0,
@@ -999,6 +1069,7 @@ def kto(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -1007,6 +1078,7 @@ def kto(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1022,6 +1094,9 @@ def kto(
 ) -> Result:
     r"""Trains with KTO on thumbs up and down. Options: those of `assent kto` (`model`, `data`, `beta` …).
 
+    router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
+        (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
+        off.
     reference: Reference policy: a folder or a hub name. logged: use the log-probabilities in the data. Default: the
         policy as it starts.
     reference_cache: Folder of cached reference log-probabilities, keyed by content. Default: a folder inside the
@@ -1085,6 +1160,7 @@ def kto(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -1097,6 +1173,8 @@ def kto(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1165,6 +1243,7 @@ def online_dpo(
     model: Path,
     data: Data,
     reward: Reward,
+    router_aux_loss_coef: float = 0.0,
     eval_data: Data | None = None,
     eval_split: str | None = None,
     eval_fraction: float | None = None,
@@ -1203,6 +1282,7 @@ def online_dpo(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -1211,6 +1291,7 @@ def online_dpo(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1230,6 +1311,9 @@ def online_dpo(
 ) -> Result:
     r"""Trains with DPO on its own samples. Options: those of `assent online-dpo` (`model`, `data`, `reward` …).
 
+    router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
+        (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
+        off.
     eval_data: Held-out rows of the same kind as --data. A prompt that is in both is an error.
     eval_split: Split of --eval-data to read; without --eval-data, the split of --data that is held out.
     eval_fraction: Hold out this share of --data instead of giving --eval-data. Whole conversations are held out,
@@ -1290,6 +1374,7 @@ def online_dpo(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -1302,6 +1387,8 @@ def online_dpo(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1335,6 +1422,7 @@ def ppo(
     model: Path,
     data: Data,
     reward: Reward,
+    router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     split: str | None = None,
@@ -1360,6 +1448,7 @@ def ppo(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -1368,6 +1457,7 @@ def ppo(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1412,6 +1502,9 @@ def ppo(
 ) -> Result:
     r"""Trains with PPO. Options: those of `assent ppo` (`model`, `data`, `reward`, `kl_coef` …).
 
+    router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
+        (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
+        off.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.
@@ -1449,6 +1542,7 @@ def ppo(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -1461,6 +1555,8 @@ def ppo(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1581,6 +1677,7 @@ def reward(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -1589,6 +1686,7 @@ def reward(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1665,6 +1763,7 @@ def reward(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -1677,6 +1776,8 @@ def reward(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1711,6 +1812,7 @@ def rloo(
     model: Path,
     data: Data,
     reward: Reward,
+    router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     split: str | None = None,
@@ -1736,6 +1838,7 @@ def rloo(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -1744,6 +1847,7 @@ def rloo(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1777,6 +1881,9 @@ def rloo(
 ) -> Result:
     r"""Trains with REINFORCE leave-one-out. Options: those of `assent rloo` (`model`, `data`, `reward` …).
 
+    router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
+        (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
+        off.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.
@@ -1814,6 +1921,7 @@ def rloo(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -1826,6 +1934,8 @@ def rloo(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1884,9 +1994,10 @@ def run(
     seed: int | None = None,
     fast: bool = False,
     overrides: Sequence[str] = (),
+    jobs: Jobs = 1,
     progress: Progress | None = None,
 ) -> PipelineResult:
-    r"""Runs a pipeline file, as `assent run` does. `overrides`: `stage.option=value`.
+    r"""Runs a pipeline file, as `assent run` does. `overrides`: `stage.option=value`. `jobs`: a number, or "auto".
     """
 
 
@@ -1906,6 +2017,7 @@ def sample(
     columns: Mapping[str, str] | str = {},
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     num_prompts: int = 0,
     max_new_tokens: int = 256,
     temperature: float = 1.0,
@@ -1943,6 +2055,7 @@ def sample(
         columns is read as it is.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     output_dir: Folder to write completions.jsonl to.
     num_prompts: Use only this many prompts, from the start of the data. 0: all.
     max_new_tokens: Longest completion, in tokens.
@@ -1973,6 +2086,7 @@ def serve_check(
     columns: Mapping[str, str] | str = {},
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     revision: str | None = None,
     engines: Sequence[Literal['transformers', 'vllm']] | None = None,
     data: Data | None = None,
@@ -1987,6 +2101,7 @@ def serve_check(
         columns is read as it is.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     model: Model to check: the folder of a policy or of a reward model, or a hub name.
     revision: Revision of a model on the hub.
     engines: What to open the model with. Default: transformers, and vLLM where it is installed.
@@ -2001,6 +2116,7 @@ def sft(
     *,
     model: Path,
     data: Data,
+    router_aux_loss_coef: float = 0.0,
     eval_data: Data | None = None,
     eval_split: str | None = None,
     eval_fraction: float | None = None,
@@ -2039,6 +2155,7 @@ def sft(
     load_in_4bit: bool = False,
     device: str = "auto",
     dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
     mixed_precision: Literal['no', 'bf16'] = "no",
     micro_batch_tokens: int = 0,
     gradient_checkpointing: bool = False,
@@ -2047,17 +2164,21 @@ def sft(
     output_dir: Path | None = None,
     seed: int = 0,
     resume: bool = True,
+    recover: bool = False,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
     project: str | None = None,
     license: str | None = None,
-    train_on: Literal['all', 'last'] = "all",
+    train_on: Literal['all', 'last', 'each'] = "all",
     progress: Progress | None = None,
 ) -> Result:
     r"""Fine-tunes on demonstrations. Options: those of `assent sft` (`model`, `data`, `learning_rate` …).
 
+    router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
+        (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
+        off.
     eval_data: Held-out rows of the same kind as --data. A prompt that is in both is an error.
     eval_split: Split of --eval-data to read; without --eval-data, the split of --data that is held out.
     eval_fraction: Hold out this share of --data instead of giving --eval-data. Whole conversations are held out,
@@ -2113,6 +2234,7 @@ def sft(
         bitsandbytes package.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     mixed_precision: bf16: compute in bfloat16 under autocast. Weights and optimiser state keep the type of --dtype.
     micro_batch_tokens: Tokens per forward pass. 0: chosen for the device. It changes memory and speed, never the
         result.
@@ -2125,6 +2247,8 @@ def sft(
     output_dir: Folder of the run. An interrupted run of the same configuration resumes there.
     seed: Seed of the batch order and of all randomness.
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
+    recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
+        continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -2139,6 +2263,8 @@ def sft(
     model: Model to start from: a folder or a hub name.
     data: Demonstrations: a file, a folder or a hub name. If it holds comparisons, their chosen completions are
         used.
-    train_on: Which assistant turns of a `messages` row to train on.
+    train_on: Which assistant turns of a `messages` row to train on. all: every one, in one row. last: the last one.
+        each: every one, in a row of its own that ends with it, as the template renders it at that point; for
+        templates that take the reasoning out of earlier turns (Qwen3).
     """
 

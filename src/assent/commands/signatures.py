@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from assent.config.commands import ConvertConfig, MergeConfig, NewModelConfig
+from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import STEPS
@@ -44,7 +45,7 @@ Reward: TypeAlias = Source | Sequence[Source]
 def config_of(function: str) -> type[BaseModel]:
     """The options of a public function."""
     others = {"new_model": NewModelConfig, "merge": MergeConfig, "serve_check": ServeCheckConfig,
-              "explain": ExplainConfig, "convert_config": ConvertConfig}  # fmt: skip
+              "explain": ExplainConfig, "convert_config": ConvertConfig, "doctor": DoctorConfig}  # fmt: skip
     step = {"evaluate": "eval"}.get(function, function.replace("_", "-"))
     return others[function] if function in others else STEPS[step].config_class()
 
@@ -62,6 +63,8 @@ NAMES = (
     "explain",
 )
 """Functions whose arguments are all options."""
+BY_POSITION = ("convert_config", "doctor")
+"""Functions whose first arguments are files."""
 
 
 def parameters(function: str) -> list[inspect.Parameter]:
@@ -144,7 +147,7 @@ def _text_of(annotation: Any) -> str:
 
 def stub(functions: Any) -> str:
     """The text of `assent/__init__.pyi`. `functions` is the module of the public functions."""
-    names = [*NAMES, "convert_config", "report", "run"]
+    names = [*NAMES, *BY_POSITION, "report", "run"]
     lines = ['"""Written by `make stubs`, from the options of the commands."""', ""]
     lines += [
         "from collections.abc import Callable, Mapping, Sequence", "from os import PathLike",
@@ -171,7 +174,7 @@ def _written(function: Callable[..., Any], name: str) -> str:
         default = "" if one.default is inspect.Parameter.empty else f" = {_default(one.default)}"
         out.append(f"    {kinds.get(one.kind, '')}{one.name}: {kind}{default},")
     out.append(f") -> {signature.return_annotation}:")
-    help_of = config_of(name).model_fields if name in (*NAMES, "convert_config") else {}
+    help_of = config_of(name).model_fields if name in (*NAMES, *BY_POSITION) else {}
     told = [f"{option}: {' '.join((help_of[option].description or '').split())}" for option in help_of]
     doc = [line for text in told for line in textwrap.wrap(text, 112, subsequent_indent="    ")]
     first = inspect.getdoc(function) or ""
