@@ -22,10 +22,10 @@ from assent.models.small_options import Options, small_options, with_layers
 
 ROWS = 18
 """Tokens of the longest row that a probe reads."""
-MOST_WEIGHTS = 2**23
+MOST_WEIGHTS = 2**24
 """A copy with more weights is not small, and is not made."""
-_OF_ITS_NUMBER = re.compile(r"idx|index$|layer_(id|number|nr)$|^depth$|^_|^training$")
-"""Attributes by which layers of one kind differ."""
+_OF_ITS_NUMBER = re.compile(r"idx|index$|layer_(id|number|nr)$|layers$|^depth$|^_|^training$")
+"""Attributes by which layers of one kind, or of models of two depths, differ."""
 
 
 def small_copy(model: PreTrainedModel, *, dtype: torch.dtype | None = None) -> PreTrainedModel | None:

@@ -19,7 +19,21 @@ LENGTHS = re.compile(
 """Names of options that bound which keys a query sees, or say from which position on numbers change."""
 _REGIMES = ("dynamic", "longrope")
 """Rotary positions whose original length stays: rows beyond it are refused (`module.py: longest_fixed_length`)."""
-_VOCABULARY, _MLP, _RANK, _HEADS, _KEY_HEADS, _EXPERTS, _ROUTED, _GROUPS, _SCAN, _WIDTH, _DEPTH, _NUMBERS = (
+(
+    _VOCABULARY,
+    _MLP,
+    _RANK,
+    _HEADS,
+    _KEY_HEADS,
+    _EXPERTS,
+    _ROUTED,
+    _GROUPS,
+    _SCAN,
+    _WIDTH,
+    _NOT_A_WIDTH,
+    _DEPTH,
+    _NUMBERS,
+) = (
     re.compile(pattern)
     for pattern in (
         r"^(unpadded_)?vocab_size(_per_layer_input)?$",
@@ -32,6 +46,7 @@ _VOCABULARY, _MLP, _RANK, _HEADS, _KEY_HEADS, _EXPERTS, _ROUTED, _GROUPS, _SCAN,
         r"^(n_group|num_expert_group)$",
         r"^(mamba_)?chunk_size$",
         r"(size|dim|width|hidden|d_model|n_embd)$",
+        r"vocab|kernel|head_dim|window|chunk|intermediate_size|ffn|feed_forward|_rank$|^(dim_ff|d_?ff|n_inner|d_inner)$",
         r"^(num_hidden_layers|n_layers?|num_layers|num_blocks|(num_)?(en|de)coder_layers)$",
         r"(layers|_ids|_idxs|_indices)$",
     )
@@ -116,8 +131,11 @@ def _widths(options: Options, names: Mapping[str, str]) -> Options:
 
     hidden, heads = own("hidden_size"), own("num_attention_heads")
     found: Options = {name: _at_most(value, 32) for name, value in options.items() if _RANK.search(name)}
-    if type(hidden) is not int or type(heads) is not int:
-        return found | _state_spaces(options, hidden, hidden)
+    if type(hidden) is not int:
+        return found
+    if type(heads) is not int:
+        narrow = min(hidden, 256)
+        return found | _like(options, hidden, narrow) | _state_spaces(options, hidden, narrow)
     key_heads = next((v for n, v in options.items() if _KEY_HEADS.search(n) and type(v) is int), heads)
     size = options.get("head_dim") or hidden // heads
     ratio = heads // key_heads if heads % key_heads == 0 else 1
@@ -130,11 +148,17 @@ def _widths(options: Options, names: Mapping[str, str]) -> Options:
             found[name] = _at_most(value, fewer)
         elif _KEY_HEADS.search(name):
             found[name] = _at_most(value, fewer_keys)
-        elif _WIDTH.search(name) and not (_MLP.search(name) or _RANK.search(name)) and type(value) is int:
-            found |= {name: narrow * value // hidden} if value in (hidden, 2 * hidden, hidden // 2) else {}
-    found[names.get("hidden_size", "hidden_size")] = narrow
-    found |= {name: _at_most(options[name], size) for name in ("head_dim",) if options.get(name)}
-    return found | _state_spaces(options, hidden, narrow)
+    return _like(options, hidden, narrow) | found | _state_spaces(options, hidden, narrow)
+
+
+def _like(options: Options, hidden: int, narrow: int) -> Options:
+    """The hidden size, and widths that are the same, twice or half of it."""
+    alike = {hidden: narrow, 2 * hidden: 2 * narrow, hidden // 2: narrow // 2}
+    return {
+        name: alike[value]
+        for name, value in options.items()
+        if type(value) is int and value in alike and _WIDTH.search(name) and not _NOT_A_WIDTH.search(name)
+    }
 
 
 def _state_spaces(options: Options, hidden: Any, narrow: Any) -> Options:

@@ -48,7 +48,7 @@ def test_the_copy_of_a_full_size_model_keeps_its_class_and_its_kinds_of_layers(n
         assert few.get(option) == many.get(option)
     for option, value in few.items():
         if LENGTHS.search(option) and type(value) is int:
-            no_row_is_longer = many[option] >= many["max_position_embeddings"]
+            no_row_is_longer = many[option] >= many.get("max_position_embeddings", 10**9)
             assert value < ROWS or no_row_is_longer or option.startswith("original"), (option, value)
 
 
