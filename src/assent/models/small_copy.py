@@ -49,8 +49,6 @@ def small_config(
     model_class   None: the class of transformers for causal models
     """
     build = model_class or MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if not isinstance(config, build.config_class) and (text := _text_part(config)):
-        config = getattr(config, text)  # the causal model is the language model of a larger one
     for narrow in (True, False):
         try:
             found = next(_candidates(config, build, rows=rows, narrow=narrow), None)
@@ -80,6 +78,8 @@ def _kind(layer: nn.Module) -> Any:
 
 def _candidates(config: PreTrainedConfig, build: Any, *, rows: int, narrow: bool) -> Iterator[PreTrainedConfig]:
     text = _text_part(config)
+    if text and not isinstance(config, build.config_class):  # the causal model is the language model of a larger one
+        config, text = getattr(config, text), None
     part: Any = getattr(config, text) if text else config
     layers, options = int(part.num_hidden_layers), _small(config, text, rows=rows, narrow=narrow)
     kinds = layer_kinds(_skeleton(build, _made(config, options)), layers)

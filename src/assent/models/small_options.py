@@ -19,38 +19,19 @@ LENGTHS = re.compile(
 """Names of options that bound which keys a query sees, or say from which position on numbers change."""
 _REGIMES = ("dynamic", "longrope")
 """Rotary positions whose original length stays: rows beyond it are refused (`module.py: longest_fixed_length`)."""
-(
-    _VOCABULARY,
-    _MLP,
-    _RANK,
-    _HEADS,
-    _KEY_HEADS,
-    _EXPERTS,
-    _ROUTED,
-    _GROUPS,
-    _SCAN,
-    _WIDTH,
-    _NOT_A_WIDTH,
-    _DEPTH,
-    _NUMBERS,
-) = (
-    re.compile(pattern)
-    for pattern in (
-        r"^(unpadded_)?vocab_size(_per_layer_input)?$",
-        r"intermediate_size|ffn|feed_forward|^(dim_ff|d_?ff|n_inner|d_inner)$",
-        r"_rank$|lowrank$|^router_hidden_size$|^hidden_size_per_layer_input$",
-        r"^(num_attention_heads(_per_layer)?|n_heads?|((en|de)coder_|swa_num_)?attention_heads)$",
-        r"^((swa_)?num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups)$",
-        r"^(num_experts|n_routed_experts|num_local_experts|moe_num_experts|zero_expert_num)$",
-        r"^(num_experts_per_tok(en)?|moe_k|moe_top_?k|top_k_experts)$",
-        r"^(n_group|num_expert_group)$",
-        r"^(mamba_)?chunk_size$",
-        r"(size|dim|width|hidden|d_model|n_embd)$",
-        r"vocab|kernel|head_dim|window|chunk|intermediate_size|ffn|feed_forward|_rank$|^(dim_ff|d_?ff|n_inner|d_inner)$",
-        r"^(num_hidden_layers|n_layers?|num_layers|num_blocks|(num_)?(en|de)coder_layers)$",
-        r"(layers|_ids|_idxs|_indices)$",
-    )
-)
+_VOCABULARY = re.compile(r"^(unpadded_)?vocab_size(_per_layer_input)?$")
+_MLP = re.compile(r"intermediate_size|ffn|feed_forward|^(dim_ff|d_?ff|n_inner|d_inner)$")
+_RANK = re.compile(r"_rank$|lowrank$|^router_hidden_size$|^hidden_size_per_layer_input$")
+_HEADS = re.compile(r"^(num_attention_heads(_per_layer)?|n_heads?|((en|de)coder_|swa_num_)?attention_heads)$")
+_KEY_HEADS = re.compile(r"^((swa_)?num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups)$")
+_EXPERTS = re.compile(r"^(num_experts|n_routed_experts|num_local_experts|moe_num_experts|zero_expert_num)$")
+_ROUTED = re.compile(r"^(num_experts_per_tok(en)?|moe_k|moe_top_?k|top_k_experts)$")
+_GROUPS = re.compile(r"^(n_group|num_expert_group)$")
+_SCAN = re.compile(r"^(mamba_)?chunk_size$")
+_WIDTH = re.compile(r"(size|dim|width|hidden|d_model|n_embd)$")
+_NOT_A_WIDTH = re.compile(rf"vocab|kernel|head_dim|window|chunk|_rank$|{_MLP.pattern}")
+_DEPTH = re.compile(r"^(num_hidden_layers|n_layers?|num_layers|num_blocks|(num_)?(en|de)coder_layers)$")
+_NUMBERS = re.compile(r"(layers|_ids|_idxs|_indices)$")
 
 
 def small_options(options: Options, names: Mapping[str, str], *, rows: int, narrow: bool) -> Options:
