@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from assent.diagnosis.objective import UNKNOWN, Objective, infer_objective
 from assent.runs.reading import Series
 
-Rows = Iterable[tuple[int, Mapping[str, float]]]
+LARGEST = 1e60
+"""What is beyond is infinite in float32, and its square overflows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Case:
     """A run, as far as it is known. Everything may be absent.
 
     series          metrics by our names (assent.metrics), finite values only, in the order of the steps
-    not_finite      steps at which a metric was NaN or infinite
+    not_finite      steps at which a metric was NaN, infinite or absurdly large
     config          the run's options by our names
     stage           the command that trains like this: sft, reward, dpo, kto, ppo …
     objective       the loss, stated or inferred
@@ -92,10 +92,10 @@ def make_case(
     not_finite: dict[str, tuple[int, ...]] = {}
     for name, (steps, values) in columns.items():
         finite = _in_order(steps, values)
-        if not all(map(math.isfinite, finite.values)):
+        if not all(map(_is_number, finite.values)):
             pairs = list(zip(finite.steps, finite.values, strict=True))
-            not_finite[name] = tuple(step for step, value in pairs if not math.isfinite(value))
-            kept = [(step, value) for step, value in pairs if math.isfinite(value)]
+            not_finite[name] = tuple(step for step, value in pairs if not _is_number(value))
+            kept = [(step, value) for step, value in pairs if _is_number(value)]
             finite = Series(tuple(step for step, _ in kept), tuple(value for _, value in kept))
         if finite.values:
             series[name] = finite
@@ -111,6 +111,10 @@ def make_case(
         rewinds=sum(after < before for before, after in pairwise(longest)),
         **known,
     )
+
+
+def _is_number(value: float) -> bool:
+    return -LARGEST < value < LARGEST
 
 
 def _in_order(steps: Sequence[int], values: Sequence[float]) -> Series:

@@ -73,7 +73,12 @@ class Rule:
         reason = self.missing(case)
         if reason is not None:
             raise NotChecked(reason)
-        found = self.check(case)
+        try:
+            found = self.check(case)
+        except NotChecked:
+            raise
+        except Exception as error:  # one rule, perhaps a third party's, must not take a run or the others down
+            raise NotChecked(f"the rule failed: {type(error).__name__}: {error}") from error
         return None if found is None else found.named(self.name)
 
 

@@ -154,7 +154,8 @@ def _csv(text: str, log: RawLog) -> None:
     for row in rows:
         step = next((row[column] for column in ("Step", "step", *STEPS) if row.get(column)), None)
         if {"Value"} <= columns and {"Step"} <= columns:  # TensorBoard: a file for each metric, which names it
-            figures = {log.path.stem.rpartition("tag-")[2]: row["Value"]}
+            tag = log.path.stem.rpartition("tag-")[2]
+            figures = {"train/" + tag.removeprefix("train_") if tag.startswith("train_") else tag: row["Value"]}
         elif name is not None and "value" in columns:
             figures = {str(row[name]): row["value"]}
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assent.metrics import FOREIGN, is_declared
+from assent.metrics import FOREIGN, declared, is_declared
 from assent.runs.foreign_logs import RawLog, read_raw_log, read_settings
 
 Columns = dict[str, tuple[list[int], list[float]]]
@@ -110,9 +110,12 @@ def _ours(theirs: str, source: str, names: set[str], stage: str | None) -> str |
         ours = "policy/entropy_avg"
     if source == "llama-factory" and name == "accuracy" and stage == "reward":
         ours = "accuracy"
-    if ours is None:  # a tracker's file name has _ where the metric has /
-        ours = next((known for known in FOREIGN[source] if known.replace("/", "_") == name), None)
-        ours = FOREIGN[source][ours] if ours is not None else name if is_declared(name) else None
+    if ours is None and not is_declared(name):  # a tracker's file name has _ where the metric has /
+        flat = {known.replace("/", "_"): known for known in (*(metric.name for metric in declared()), *FOREIGN[source])}
+        name = flat.get(name, name)
+        ours = FOREIGN[source].get(name)
+    if ours is None and is_declared(name):
+        ours = name
     if ours is None or ours.removeprefix("1 - ").startswith("gate/"):
         return None
     return f"1 - {held_out}{ours.removeprefix('1 - ')}" if ours.startswith("1 - ") else held_out + ours

@@ -110,7 +110,7 @@ def read_metrics(log: Path) -> tuple[dict[str, Series], int]:
     rows, damaged = read_lines_and_damage(log)
     for row in rows:
         step = row.pop("step", None)
-        if type(step) is not int:
+        if type(step) is not int or step < 0:
             damaged += 1
             continue
         for name, raw in row.items():

@@ -8,6 +8,8 @@ from assent.diagnosis.rule import DPO, REWARD, SFT, THUMBS, Rule
 from assent.diagnosis.small_statistics import SURE, difference, fmean
 
 LOSS, EPOCH, HELD_OUT = "loss", "epoch", "eval_loss"
+MOST = 200
+"""Epochs that are looked at."""
 DROP = 0.25
 """Smallest step down that counts, as a share of the loss before it."""
 
@@ -47,7 +49,8 @@ def largest_step(case: Case) -> tuple[int, float, float] | None:
         (step, value, epoch_at[step]) for step, value in zip(loss.steps, loss.values, strict=True) if step in epoch_at
     ]
     found: list[tuple[float, int, float, float]] = []
-    for boundary in range(1, int(max((epoch for *_, epoch in both), default=0.0)) + 1):
+    last = min(MOST, max((epoch for *_, epoch in both), default=0.0))
+    for boundary in range(1, int(last) + 1):
         # a line's epoch is what was done when it was written: the step that ends an epoch still belongs to it
         before = [value for _, value, epoch in both if boundary - 0.5 <= epoch <= boundary + 1e-6]
         after = [(step, value) for step, value, epoch in both if boundary + 1e-6 < epoch <= boundary + 0.5]

@@ -1,0 +1,239 @@
+"""assent doctor: findings by weight, what was not checked, exit status, changes, bundles, other runs; no torch."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import assent
+from assent.commands import doctor as command
+from assent.diagnosis.rules import all_rules
+from assent.errors import ConfigError
+from tests.support.cli import said
+from tests.support.diagnosis import dpo_rows, write_run
+
+LEARNS = [0.02 * i for i in range(60)]
+STAYS = [0.0] * 60
+
+
+@pytest.fixture
+def healthy(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "good", dpo_rows(LEARNS), loss_type="sigmoid", beta=0.1, learning_rate=1e-5)
+
+
+@pytest.fixture
+def stuck(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "bad", dpo_rows(STAYS), loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
+
+
+def test_a_healthy_run(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = said(["doctor", healthy], capsys)
+    assert status == 0
+    assert "loss sigmoid, beta 0.1 (by its configuration)" in out
+    assert "Healthy: " in out
+    assert "metrics over 60 steps" in out
+    assert "Not checked: " in out
+    assert "not logged: eval_loss" in out
+
+
+def test_a_run_in_which_nothing_is_learned(stuck: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = said(["doctor", stuck], capsys)
+    assert status == 1
+    assert "FAULT  nothing_learned" in out
+    assert "cause: the learning rate is too low" in out
+    assert "change: learning_rate 1e-09 -> 1e-08" in out
+    assert said(["doctor", stuck, "--fail-on", "fatal"], capsys)[0] == 0
+    assert said(["doctor", stuck, "--fail-on", "never"], capsys)[0] == 0
+
+
+def test_too_few_steps_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", dpo_rows(LEARNS[:2]), loss_type="sigmoid", beta=0.1)
+    status, out, _ = said(["doctor", run], capsys)
+    assert status == 0
+    assert "Cannot be judged yet, because too little was logged" in out
+    assert "too few steps: 2 of 40: nothing_learned" in out
+
+
+def test_findings_stand_in_the_order_of_their_weight(tmp_path: Path) -> None:
+    rows = [{**row, "grad_norm": 0.0, "rewards/margins": "nan"} for row in dpo_rows(STAYS)]
+    run = write_run(tmp_path / "run", rows, loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
+    found = assent.doctor(run)["reports"][0]["findings"]
+    ranks = [("fatal", "fault", "warning", "info").index(finding["severity"]) for finding in found]
+    assert ranks == sorted(ranks)
+    assert {"no_gradient", "not_finite"} <= {finding["rule"] for finding in found}
+
+
+def test_the_document(stuck: Path, healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = said(["doctor", stuck, healthy, "--json"], capsys)
+    document = json.loads(out)
+    assert (status, document["command"]) == (1, "doctor")
+    bad, good = document["reports"]
+    assert (bad["verdict"], good["verdict"]) == ("findings", "healthy")
+    finding = bad["findings"][0]
+    assert finding["fix"] == {"learning_rate": {"times": 10.0}}
+    assert finding["evidence"][0]["metric"] == "loss"
+    assert {entry["rule"] for entry in good["not_checked"]} >= {"held_out_rises", "reference_moves"}
+    assert assent.doctor(stuck)["exit_status"] == 1
+
+
+def test_accepted_findings_are_shown_and_do_not_fail(
+    stuck: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted = tmp_path / "accepted.yaml"
+    accepted.write_text("nothing_learned: a smoke test of the wiring\n")
+    status, out, _ = said(["doctor", stuck, "--accepted", accepted], capsys)
+    assert status == 0
+    assert "accepted: a smoke test of the wiring" in out
+    accepted.write_text("nothing_learnt: a typo\n")
+    assert "did you mean nothing_learned?" in said(["doctor", stuck, "--accepted", accepted], capsys)[2]
+    accepted.write_text("nothing_learned:\n")
+    assert "no reason for nothing_learned" in said(["doctor", stuck, "--accepted", accepted], capsys)[2]
+
+
+def test_the_changed_configuration_is_one_that_the_command_takes(
+    stuck: Path, healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = said(["doctor", stuck, "--apply", tmp_path / "fixed.yaml"], capsys)
+    assert status == 1
+    assert "1 changed: assent dpo --config" in out
+    options = yaml.safe_load((tmp_path / "fixed.yaml").read_text())
+    assert options["learning_rate"] == 1e-8
+    assert options["output_dir"] == f"{stuck}-changed"
+    assert options["model"] == "/home/me/models/start"
+    assert "is not written" in said(["doctor", healthy, "--apply", tmp_path / "none.yaml"], capsys)[1]
+    assert not (tmp_path / "none.yaml").exists()
+
+
+def test_beside_a_run_that_worked(stuck: Path, healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = said(["doctor", stuck, "--against", healthy], capsys)
+    assert "learning_rate: 1e-09 here, 1e-05 there" in out
+    assert "  rewards/margins: -0.002 here, 1.038 there" in out
+    assert "output_dir" not in out
+    document = assent.doctor(stuck, against=healthy)
+    assert document["against"]["options"] == {"learning_rate": [1e-9, 1e-5]}
+
+
+def test_a_bundle_holds_no_text_of_the_users(stuck: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(["doctor", stuck, "--bundle", tmp_path / "help.zip"], capsys)
+    with zipfile.ZipFile(tmp_path / "help.zip") as bundle:
+        names = set(bundle.namelist())
+        everything = b"".join(bundle.read(name) for name in names).decode()
+    assert names == {"doctor.json", "doctor.txt", "metrics.jsonl", "options.json", "run.json"}
+    for secret in ("hidden", "a secret", "/home/me", str(tmp_path)):
+        assert secret not in everything
+    assert "nothing_learned" in everything
+
+
+def test_the_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = said(["doctor", "--list-rules"], capsys)
+    assert status == 0
+    assert all(f"{rule.name}: {rule.title}" in out for rule in all_rules())
+    document = assent.doctor(list_rules=True)
+    assert [rule["name"] for rule in document["rules"]] == [rule.name for rule in all_rules()]
+
+
+THEIRS = """
+from assent.diagnosis.finding import Finding
+from assent.diagnosis.rule import Rule
+
+def check(case):
+    if case["loss"].last > 0.6:
+        return Finding(verdict="it is still high", evidence=(), next_action="wait")
+
+RULE = Rule(name="still_high", title="high", metrics=("loss",), check=check)
+"""
+
+
+def test_a_third_partys_rule(stuck: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_rules.py").write_text(THEIRS)
+    monkeypatch.chdir(tmp_path)
+    found = assent.doctor(stuck, rules=("their_rules:RULE",))["reports"][0]["findings"]
+    assert "still_high" in [finding["rule"] for finding in found]
+    with pytest.raises(ConfigError, match="is not a rule"):
+        assent.doctor(stuck, rules=("their_rules:check",))
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        ([], "nothing to look at"),
+        (["a", "b", "--apply", "x"], "apply is about one run"),
+        (["a", "--list-rules"], "targets has no effect with list_rules"),
+        (["a", "--refresh-seconds", "3"], "refresh_seconds has no effect without watch"),
+        (["a", "--watch", "--bundle", "b.zip"], "bundle needs a look that ends"),
+        (["absent"], "there is no absent"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(["doctor", *argv], capsys)
+    assert status == 2
+    assert part in err
+
+
+def test_stage_and_settings_are_for_other_trainers_logs(
+    healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "run of ours" in said(["doctor", healthy, "--stage", "dpo"], capsys)[2]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in dpo_rows(STAYS)))
+    (tmp_path / "theirs.yaml").write_text("pref_beta: 0.3\npref_loss: sigmoid\n")
+    _, out, _ = said(["doctor", log, "--settings", tmp_path / "theirs.yaml"], capsys)
+    assert "loss sigmoid, beta 0.3 (by its configuration)" in out
+    assert "did you mean dpo?" in said(["doctor", log, "--stage", "dpoo"], capsys)[2]
+    status, _, err = said(["doctor", log, "--apply", tmp_path / "x.yaml"], capsys)
+    assert status == 2
+    assert "is a log of trl" in err
+
+
+def test_a_crashed_run_and_one_that_runs(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", dpo_rows(LEARNS), status="running", loss_type="sigmoid", beta=0.1)
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [finding["rule"] for finding in assent.doctor(run)["reports"][0]["findings"]] == []
+        long_ago = time.time() - 36_000
+        os.utime(run / "metrics.jsonl", (long_ago, long_ago))
+        (hangs,) = assent.doctor(run)["reports"][0]["findings"]
+        assert "it hangs" in hangs["verdict"]
+    (crashed,) = assent.doctor(run)["reports"][0]["findings"]
+    assert "crashed or was killed" in crashed["verdict"]
+    assert crashed["confidence"] == "certain"
+
+
+def test_watching_ends_with_the_run_and_says_each_finding_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = dpo_rows(STAYS)
+    run = write_run(tmp_path / "run", rows[:5], status="running", loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
+    looks = iter([(rows[:45], "running"), (rows[:50], "running"), (rows, "finished")])
+
+    def next_look(seconds: float) -> None:
+        assert seconds == 7
+        lines, status = next(looks)
+        write_run(run, lines, status=status, loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
+
+    monkeypatch.setattr(command.time, "sleep", next_look)
+    status, out, err = said(["doctor", run, "--watch", "--refresh-seconds", 7], capsys)
+    assert status == 1
+    assert err.count("nothing_learned") == 1
+    assert "FAULT  nothing_learned" in out
+
+
+def test_nothing_heavy_is_imported(stuck: Path) -> None:
+    code = f"""
+import sys
+from assent.cli import main
+assert main(["doctor", {str(stuck)!r}]) == 1
+sys.exit(3 if {{"torch", "transformers", "numpy", "scipy", "datasets", "peft"}} & set(sys.modules) else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
