@@ -102,7 +102,7 @@ def _source() -> str:
 def _read(path: Path | None, ways: Collection[str]) -> Answer | None:
     """None if nothing is kept, or something else than an answer: it is then asked for and written anew."""
     try:
-        stored = from_json(path.read_bytes()) if path else None
+        stored = from_json(path.read_bytes() if path else b"{}")
         answer = Answer(stored["refused"], stored["facts"])
         whole = set(answer.refused) == set(ways) and all(r is None or type(r) is str for r in answer.refused.values())
         return answer if whole and all(type(fact) is bool for fact in answer.facts.values()) else None

@@ -151,10 +151,9 @@ def _state_spaces(options: Options, hidden: Any, narrow: Any) -> Options:
         ("num_heads", "head_dim", "expand"),
         ("mamba_num_heads", "mamba_head_dim", "expand"),
     ):
-        number, width = options.get(heads), options.get(size)
-        whole = all(type(size) is int for size in (number, width, options.get(expand)))
-        if whole and number * width == options[expand] * hidden:
-            found[heads] = max(1, options[expand] * narrow // width)
+        number, width, factor = (options.get(name) or 0 for name in (heads, size, expand))
+        if number and number * width == factor * hidden:
+            found[heads] = max(1, factor * narrow // width)
     keys, values = options.get("linear_num_key_heads"), options.get("linear_num_value_heads")
     if type(keys) is int and type(values) is int:
         found |= {"linear_num_key_heads": min(keys, 2), "linear_num_value_heads": min(keys, 2) * (values // keys)}

@@ -90,11 +90,13 @@ def _ask_copy(copy: PreTrainedModel, *, kind: Kind) -> Answer:
     prepare(copy)
     with _inference(copy):
         chunked = kind == "scorer" or _head_agrees(copy, compared)
-        refused = {tier: _refusal(copy, compared, kind=kind, tier=tier, chunked=chunked) for tier in TIERS}
+        refused: dict[str, str | None] = {
+            tier: _refusal(copy, compared, kind=kind, tier=tier, chunked=chunked) for tier in TIERS
+        }
         if refused["padded"] is not None:
             raise ValueError(refused["padded"])
         is_short = refused["segments"] is None and _is_short(copy, compared, kind=kind, chunked=chunked)
-    return Answer(dict(refused), {"has_chunked_head": chunked, "is_short": is_short})
+    return Answer(refused, {"has_chunked_head": chunked, "is_short": is_short})
 
 
 def plain_numbers(
