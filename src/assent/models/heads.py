@@ -54,7 +54,7 @@ def add_score_head(model: PreTrainedModel, num_labels: int) -> PreTrainedModel:
     return model
 
 
-def freeze_unread(model: PreTrainedModel) -> None:
+def freeze_unread(model: Any) -> None:
     """Freezes what a scorer does not read: its causal model's own head, which it keeps so that its folder opens."""
     read = {id(parameter) for part in (trunk_of(model), model.score) for parameter in part.parameters()}
     for parameter in model.parameters():

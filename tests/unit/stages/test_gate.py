@@ -23,6 +23,7 @@ from assent.models.batch import GroupBatch, TokenCompletion, TokenGroup
 from assent.models.loading import load_policy, load_scorer, load_tokenizer, save_model
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
+from assent.rewards.base import Scores
 from assent.rewards.reward_model import RewardModel
 from assent.rollouts.sampler import SamplingParams
 from assent.rollouts.torch_sampler import TorchSampler
@@ -35,8 +36,10 @@ from assent.stages.gate import (
     Gate,
     check_loss_tokens,
     check_positions,
+    check_reward_batch_mates,
     check_tokens,
 )
+from assent.types import PromptGroup, Rollout
 from tests.support.models import tiny_model
 from tests.support.stages import gate_lines, write_inputs
 
@@ -346,3 +349,41 @@ def test_a_reference_that_shares_the_policys_weights_fires_at_the_end(
     monkeypatch.setattr(Reference, "__init__", init)
     with pytest.raises(GateError, match="the reference changed"):
         train("ppo", inputs, tmp_path / "run")
+
+
+class Shortening:
+    """A reward model that cuts a prompt's completions together: each score depends on the longest one beside it."""
+
+    name, judges_alone = "shortening", True
+
+    def __init__(self, *, says_so: bool) -> None:
+        self.figures = {"texts_shortened": 0.5} if says_so else {}
+
+    def score(self, prompts: Any, completions: Any, *, groups: Any = None, rollouts: Any = None) -> Scores:
+        longest = [max(len(t) for t, g in zip(completions, groups, strict=True) if g is own) for own in groups]
+        return Scores(map(float, longest), statistics=self.figures)
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_mates_of_one_prompt_may_be_cut_together_where_texts_are_shortened(says_so: bool, tmp_path: Path) -> None:
+    groups = [PromptGroup(prompt="a", source="1"), PromptGroup(prompt="b", source="2")]
+    rollouts = [
+        Rollout(
+            prompt_ids=(5,),
+            ids=(6,) * n,
+            logprobs=(0.0,) * n,
+            finish_reason="stop",
+            text="x" * n,
+            prompt_index=p,
+            completion_index=0,
+            policy_version="0",
+        )
+        for p, n in ((0, 1), (0, 9), (1, 4))
+    ]
+    given: dict[str, Any] = {"reward": Shortening(says_so=says_so), "rollouts": rollouts, "prompts": groups}
+    with RunFolder.open(tmp_path / "run", {}, command="ppo", resume=True) as folder:
+        gate = Gate(RunLog(folder), precision="float32")
+        if says_so:
+            return check_reward_batch_mates(gate, dtype="float32", **given)
+        with pytest.raises(GateError, match="score_alone_or_together"):
+            check_reward_batch_mates(gate, dtype="float32", **given)
