@@ -27,7 +27,8 @@ from assent.errors import AssentError, ConfigError, UsageError
 
 EPILOGUE = (
     "Every command takes --config FILE.yaml (options by name; a flag overrides the file), --json (prints one JSON "
-    "document on stdout) and --debug (prints a traceback with an error)."
+    "document on stdout), --verbose (prints all figures at the end, not only the main ones) and --debug (prints a "
+    "traceback with an error)."
 )
 
 PIPELINES, TRAINING, MODELS, DATA = "Pipelines and reports", "Training", "Models and answers", "Data"
@@ -60,7 +61,7 @@ COMMANDS = (
     ),
     (
         "convert-config",
-        "training:convert_config",
+        "conversion:convert_config",
         TRAINING,
         "Convert a configuration of TRL, LLaMA-Factory, axolotl or OpenRLHF to ours.",
     ),
@@ -147,12 +148,14 @@ def build_app() -> App:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. `argv` excludes the program's name; None: the process's own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    as_json, debug, arguments = _global_flags(arguments)
+    flags, arguments = _global_flags(arguments)
+    as_json, debug = "--json" in flags, "--debug" in flags
     try:
         with _terminable(), _stdout_on_stderr() if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
         if outcome is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
-            print(_json(outcome.document) if as_json else outcome.text)
+            text = outcome.whole if "--verbose" in flags and outcome.whole is not None else outcome.text
+            print(_json(outcome.document) if as_json else text)
             sys.stdout.flush()
         return 0 if outcome is None else outcome.exit_status
     except BrokenPipeError:  # the reader of stdout is gone
@@ -201,12 +204,14 @@ def _help_command(error: CycloptsError) -> str:
     return " ".join(["assent", *(error.command_chain or ()), "--help"])
 
 
-def _global_flags(arguments: list[str]) -> tuple[bool, bool, list[str]]:
-    """Whether --json and --debug are given, anywhere before `--`, and the other arguments."""
+GLOBAL = frozenset({"--json", "--verbose", "--debug"})
+
+
+def _global_flags(arguments: list[str]) -> tuple[frozenset[str], list[str]]:
+    """Those of `GLOBAL` that are given, anywhere before `--`, and the other arguments."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     head = arguments[:end]
-    kept = [argument for argument in head if argument not in ("--json", "--debug")]
-    return "--json" in head, "--debug" in head, kept + arguments[end:]
+    return GLOBAL.intersection(head), [argument for argument in head if argument not in GLOBAL] + arguments[end:]
 
 
 @contextlib.contextmanager

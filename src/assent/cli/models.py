@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from assent.cli.flags import command
-from assent.cli.outcome import Outcome, figures
+from assent.cli.outcome import Outcome, figures, summary
 from assent.config.commands import MergeConfig, NewModelConfig
 from assent.config.compare import CompareConfig
 from assent.config.completions import BestOfNConfig, SampleConfig
@@ -58,7 +58,8 @@ def best_of_n(config: BestOfNConfig) -> Outcome:
         lines.append(f"  KL at most {outcome.document['kl_nats_upper_bound']:.2f} nats per completion")
     if failed:
         lines.append(f"no n reaches a gain of {config.gain:g}: raise --n")
-    return Outcome(outcome.document, "\n".join([outcome.text, *head, *lines]), exit_status=int(failed))
+    text, whole = ("\n".join([part or "", *head, *lines]) for part in (outcome.text, outcome.whole))
+    return Outcome(outcome.document, text, exit_status=int(failed), whole=whole)
 
 
 @command(EvalConfig)
@@ -104,8 +105,9 @@ def compare(config: CompareConfig) -> Outcome:
 
 def _complete(name: str, config: BaseModel) -> Outcome:
     result = run_step(name, config)
-    text = "\n".join([f"{name} -> {result['completions']}", *figures(result["metrics"])])
-    return Outcome({"command": name, **result}, text)
+    head, metrics = f"{name} -> {result['completions']}", result["metrics"]
+    whole = "\n".join([head, *figures(metrics)])
+    return Outcome({"command": name, **result}, "\n".join([head, *summary(metrics)]), whole=whole)
 
 
 def _is_shown(n: int, last: int, chosen: int) -> bool:

@@ -1,4 +1,7 @@
-"""The commands that train: a configuration in, a trained model's folder out."""
+"""The commands that train: a configuration in, a trained model's folder out.
+
+`training.dpo` and the others are made when they are asked for, so that a command loads its own options alone.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,28 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from assent.cli.flags import command
-from assent.cli.outcome import Outcome, figures
-from assent.config.commands import ConvertConfig
-from assent.config.online import A2cConfig, GrpoConfig, PpoConfig, RlooConfig
-from assent.config.online_dpo import OnlineDpoConfig
-from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
-from assent.pipelines.steps import run_step
+from assent.cli.outcome import Outcome, figures, summary
+from assent.pipelines.steps import STEPS, run_step
 
 Config = TypeVar("Config", bound=BaseModel)
+
+COMMANDS = ("sft", "reward", "dpo", "kto", "online_dpo", "ppo", "a2c", "grpo", "rloo")
+
+
+def __getattr__(name: str) -> Callable[..., Outcome]:
+    if name not in COMMANDS:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    step = name.replace("_", "-")
+    globals()[name] = made = _trains(step, STEPS[step].config_class())
+    return made
 
 
 def _trains(name: str, config_class: type[Config]) -> Callable[..., Outcome]:
     @command(config_class)
     def train(config: Config) -> Outcome:
         result = run_step(name, config)
-        lines = [f"{name}: {result['steps']} steps -> {result['model_path']}", *figures(result["metrics"])]
-        return Outcome({"command": name, **result}, "\n".join(lines))
+        head, metrics = f"{name}: {result['steps']} steps -> {result['model_path']}", result["metrics"]
+        text = "\n".join([head, *summary(metrics, of_last_step=True)])
+        return Outcome({"command": name, **result}, text, whole="\n".join([head, *figures(metrics)]))
 
     return train
-
-
-sft = _trains("sft", SftConfig)
-reward = _trains("reward", RewardConfig)
-dpo = _trains("dpo", PreferenceConfig)
-kto = _trains("kto", KtoConfig)
-online_dpo = _trains("online-dpo", OnlineDpoConfig)
-ppo = _trains("ppo", PpoConfig)
-a2c = _trains("a2c", A2cConfig)
-grpo = _trains("grpo", GrpoConfig)
-rloo = _trains("rloo", RlooConfig)
-
-
-@command(ConvertConfig, positional="file")
-def convert_config(config: ConvertConfig) -> Outcome:
-    from assent.commands.convert_config import convert_config as convert
-
-    document, lines = convert(config)
-    head = [] if config.output is None else [f"convert-config -> {config.output}", ""]
-    return Outcome({"command": "convert-config", **document}, "\n".join([*head, *lines]), int(bool(document["to_do"])))

@@ -36,7 +36,26 @@ def table_lines(table: PolicyTable, reward_model: Sequence[str] = ()) -> list[st
         if body:
             kl = "KL, nats" if decoding == "sampled" else ""
             lines += ["", *aligned([(decoding, "score", f"wins vs {baseline}", kl, "tokens", "ended"), *body])]
-    return lines + _ledger_lines(table)
+    return lines + _disagreement_lines(table) + _ledger_lines(table)
+
+
+def _disagreement_lines(table: PolicyTable) -> list[str]:
+    """The policies whose greedy answers clearly lose where their sampled ones win, or the other way round."""
+    opposite = [
+        cut(row.name, 20)
+        for row in table.rows
+        if row.greedy is not None
+        and (one := row.sampled.win_rate) is not None
+        and (other := row.greedy.win_rate) is not None
+        and (one.value - 0.5) * (other.value - 0.5) < 0
+        and any(rate.low > 0.5 or rate.high < 0.5 for rate in (one, other))
+    ]
+    names = ", ".join(opposite)
+    return (
+        ["", f"greedy and sampled answers disagree on whether it beats {cut(table.baseline, 9)}: {names}"]
+        if names
+        else []
+    )
 
 
 def _cells(row: PolicyRow, decoding: str) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from assent.reporting.formatting import cost, nats, number, percent, percent_interval
-from assent.reporting.sources import Source, Stage
+from assent.reporting.formatting import cost, nats, number
+from assent.reporting.held_out import HeldOut, held_out
+from assent.reporting.sources import Source
 from assent.runs.reading import Series
 
 TILES = 5
@@ -51,7 +52,8 @@ def tiles_of(source: Source) -> list[Tile]:
     if not trained:
         return []
     stage = next((stage for stage in trained if not stage.finished), trained[-1])
-    tiles = [*_held_out(stage)]
+    tiles = [_tile(figure) for figure in held_out(stage)]
+    known = {figure.title for figure in held_out(stage)}
     sampled = "objective/scores" in stage.metrics  # then the loss does not measure progress
     for title, metric, unit in (
         ("Reward", "objective/scores", ""),
@@ -64,7 +66,8 @@ def tiles_of(source: Source) -> list[Tile]:
         series = stage.metrics.get(metric)
         if title == "Loss" and sampled:
             continue
-        if series is not None and len(series.values) > 1 and title not in {tile.title for tile in tiles}:
+        if series is not None and len(series.values) > 1 and title not in known:
+            known.add(title)
             tiles.append(_moved(title, series, unit))
     tiles = tiles[: TILES - 1]
     seconds = stage.last("cost/seconds")
@@ -74,29 +77,30 @@ def tiles_of(source: Source) -> list[Tile]:
 
 
 def _moved(title: str, series: Series, unit: str) -> Tile:
+    parts = ends_of(series)
+    if parts is None:
+        return Tile(title=title, value="not finite")
+    shown = nats if unit == "nats" else number
+    start, now = map(shown, parts[:2])
+    return Tile(title=title, value=now, start=start, unit=unit, beside=f"training, {of_steps(parts[2])}")
+
+
+def ends_of(series: Series) -> tuple[float, float, int] | None:
+    """Means of the first and of the last steps, and of how many: a tenth of them, five at least, half at most. None if
+    no value is finite."""
     values = [value for value in series.values if math.isfinite(value)]
     if not values:
-        return Tile(title=title, value="not finite")
-    last = values[-max(1, len(values) // 20) :]
-    first = values[: len(last)]
-    beside = f"mean of the last {len(last)} steps" if len(last) > 1 else ""
-    shown = nats if unit == "nats" else number
-    start, now = (shown(sum(part) / len(part)) for part in (first, last))
-    return Tile(title=title, value=now, start=start, unit=unit, beside=beside)
+        return None
+    count = max(1, min(len(values) // 2, max(5, len(values) // 10)))
+    return sum(values[:count]) / count, sum(values[-count:]) / count, count
 
 
-def _held_out(stage: Stage) -> list[Tile]:
-    """The share of held-out pairs that are ranked as labelled, with its interval if it was logged."""
-    for metric in ("eval_rewards/accuracies", "eval_accuracy"):
-        value = stage.last(metric)
-        if value is not None:
-            ends = {end: stage.last(f"{metric}_{end}") for end in ("low", "high")}
-            known = None not in ends.values()
-            return [
-                Tile(
-                    title="Accuracy (held out)",
-                    value=percent(value),
-                    beside=f"95% interval {percent_interval(ends)}" if known else "no interval was logged",
-                )
-            ]
-    return []
+def of_steps(count: int) -> str:
+    return f"means of {count} steps" if count > 1 else "single steps"
+
+
+def _tile(figure: HeldOut) -> Tile:
+    beside = f"95% interval {figure.ends}" if figure.ends else "no interval was logged"
+    return Tile(
+        title=f"{figure.title} (held out)", value=figure.value, start=figure.start, unit=figure.unit, beside=beside
+    )

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from assent.reporting.formatting import label, percent
 from assent.reporting.frontier import sentence as sentence_of
+from assent.reporting.held_out import held_out
+from assent.reporting.progress import ends_of, of_steps
 from assent.reporting.sources import Source, Stage
 
 FAR_FROM_REFERENCE = 10.0
@@ -43,10 +45,10 @@ def verdict_of(source: Source) -> Verdict:
             "This is about distance, not a comparison with a baseline: for that, evaluate the model that you choose."
         )
         return Verdict(sentence=sentence_of(source.frontier), tone="plain", beside=(advice,))
-    trained = [_training_sentence(stage) for stage in source.stages if stage.metrics]
-    sentence = " ".join(trained[-1:]) or "Nothing was trained here."
-    beside = ("These are training figures only: to know whether the model got better, evaluate it against its start.",)
-    return Verdict(sentence=sentence, tone="plain", beside=beside if trained else ())
+    trained = [stage for stage in source.stages if stage.metrics]
+    if not trained:
+        return Verdict(sentence="Nothing was trained here.", tone="plain")
+    return _from_training(trained[-1])
 
 
 def _compared(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -80,6 +82,9 @@ def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
             f"No method clearly beats {baseline}: the best one, {name}, wins {percent(rate['value'])} "
             f"of the time {interval}, which includes 50%."
         )
+    if greedy := _greedy_disagrees(best):
+        tone = "open" if tone == "better" else tone
+        sentence += f" {greedy}"
     prompts = f"Answers to {evaluation['num_prompts']:,} prompts, sampled at temperature 1"
     beside = [f"{prompts} and scored by {evaluation['scorer']}; a tie counts half; the interval is over prompts."]
     if len(policies) > 1:
@@ -91,20 +96,42 @@ def _from_evaluation(evaluation: Mapping[str, Any]) -> Verdict:
     return Verdict(sentence=sentence, tone=tone, beside=tuple(beside), winner=best["name"])
 
 
+def _greedy_disagrees(policy: Mapping[str, Any]) -> str:
+    """A sentence if greedy answers point to the other side of 50% than sampled ones and at least one of the two
+    intervals excludes 50%; otherwise "". Sampled and greedy answers are the same policy, used in two ways."""
+    sampled, greedy = policy["sampled"]["win_rate"], (policy.get("greedy") or {}).get("win_rate")
+    if greedy is None or (sampled["value"] - 0.5) * (greedy["value"] - 0.5) >= 0:
+        return ""
+    low, high = (0.0 if greedy["low"] is None else greedy["low"]), (1.0 if greedy["high"] is None else greedy["high"])
+    is_clear = low > 0.5 or high < 0.5
+    if not is_clear and (sampled["low"] or 0.0) <= 0.5 <= (1.0 if sampled["high"] is None else sampled["high"]):
+        return ""
+    rate = f"greedy ones win {percent(greedy['value'])} of the time ({percent(low)} to {percent(high)})"
+    return f"Its greedy answers disagree: {rate}." if is_clear else f"Its greedy answers do not show this: {rate}."
+
+
+def _from_training(stage: Stage) -> Verdict:
+    """Of a run without an evaluation: its held-out figure, or the move of its most important curve, as means."""
+    advice = "to know whether the model got better, evaluate it against its start."
+    if figures := held_out(stage):
+        beside = f"Measured on held-out data, of the model that the run kept: {advice}"
+        return Verdict(sentence=figures[0].sentence, tone="plain", beside=(beside,))
+    beside = f"These are training figures only, without held-out data: {advice}"
+    return Verdict(sentence=_training_sentence(stage), tone="plain", beside=(beside,))
+
+
 def _training_sentence(stage: Stage) -> str:
-    """The start and end of the stage's most important curve."""
-    accuracy = next(filter(None, map(stage.last, ("eval_rewards/accuracies", "eval_accuracy"))), None)
-    if accuracy is not None:
-        return f"{stage.name} ranks {percent(accuracy)} of held-out pairs as labelled."
+    """The start and end of the stage's most important curve, each as a mean of several steps."""
     for metric, words in (
         ("objective/scores", "The reward of {name} went from {first:.2f} to {last:.2f}"),
         ("rewards/margins", "The margin of {name} went from {first:.2f} to {last:.2f}"),
         ("loss", "The loss of {name} went from {first:.3f} to {last:.3f}"),
     ):
         series = stage.metrics.get(metric)
-        if series is not None:
-            sentence = words.format(name=stage.name, first=series.values[0], last=series.last)
-            kl = stage.last("objective/kl")
-            distance = f", {kl:.1f} nats from the reference" if kl is not None else ""
-            return f"{sentence} by step {series.steps[-1]:,}{distance}."
+        parts = ends_of(series) if series is not None else None
+        if series is not None and parts is not None:
+            sentence = words.format(name=stage.name, first=parts[0], last=parts[1])
+            kl = ends_of(stage.metrics["objective/kl"]) if "objective/kl" in stage.metrics else None
+            distance = f", {kl[1]:.1f} nats from the reference" if kl is not None else ""
+            return f"{sentence} by step {series.steps[-1]:,}{distance} ({of_steps(parts[2])})."
     return f"{stage.name} finished."

@@ -81,7 +81,7 @@ def test_a_figure_that_is_not_finite_is_text_in_the_document(
     status, out, err = said([*ARGV, "--json"], capsys)
     assert (status, err) == (0, "")
     assert json.loads(out)["metrics"] == {"grad_norm": "inf", "loss": 0.5}
-    assert "grad_norm                    inf" in said(ARGV, capsys)[1]
+    assert "grad_norm                    inf" in said([*ARGV, "--verbose"], capsys)[1]
 
 
 def test_sigterm_is_an_interruption_with_status_130(tmp_path: Path) -> None:

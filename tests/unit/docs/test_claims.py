@@ -30,7 +30,7 @@ NAMES = [name for name, *_ in COMMANDS] + [f"data {name}" for name, *_ in DATA_C
 CONFIGS: list[type[BaseModel]] = [DataCheckConfig, DataSplitConfig, DemoConfig, ExplainConfig, ReportConfig, RunConfig]
 CONFIGS += [ConvertConfig, DataShowConfig, ServeCheckConfig]
 CONFIGS += [step.config_class() for name, step in STEPS.items() if name in NAMES]
-EVERYWHERE = {"--config", "--json", "--debug", "--help", "--version"}
+EVERYWHERE = {"--config", "--json", "--verbose", "--debug", "--help", "--version"}
 
 
 def all_flags() -> set[str]:

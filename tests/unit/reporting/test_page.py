@@ -14,7 +14,9 @@ from assent.errors import RunFolderError, StorageError
 from assent.reporting import write_report
 from assent.reporting.formatting import nats, nats_interval
 from assent.reporting.sources import read_source
-from assent.reporting.verdict import verdict_of
+from assent.reporting.verdict import Verdict, verdict_of
+from assent.runs.folder import RunFolder
+from assent.runs.log import RunLog
 from tests.support.reporting import HOSTILE, PROMPTS, Page, evaluation, write_pipeline, write_run
 
 
@@ -135,7 +137,7 @@ def test_a_folder_that_was_moved_still_reports(tmp_path):
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("ppo", r"The reward of run went from .* by step 30, .* nats from the reference\."),
+        ("ppo", r"The reward of run went from .* by step 30, .* nats from the reference \(means of 5 steps\)\."),
         ("dpo", r"The margin of run went from"),
         ("sft", r"The loss of run went from"),
     ],
@@ -152,6 +154,71 @@ def test_an_unfinished_run_says_so(tmp_path):
     write_run(tmp_path / "run", command="dpo", config={"model": "m"}, steps=7, seed=0, finish=False)
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "<h1>Unfinished: run is at step 7.</h1>" in page
+
+
+def _logged(folder: Path, *lines: dict[str, float], kept: dict[str, float] | None = None) -> str:
+    """The text of the page about a run with these lines of metrics; `kept`: figures of the checkpoint that it kept."""
+    run = RunFolder.open(folder, {"model": "m"}, command="dpo", resume=True)
+    log = RunLog(run)
+    for step, values in enumerate(lines):
+        log.metrics(step, values)
+    run.finish({"model_path": "m", "steps": len(lines) - 1, "metrics": {**lines[-1], **(kept or {})}})
+    run.close()
+    return " ".join(Page(write_report(folder).read_text(encoding="utf-8")).text.split())
+
+
+def test_a_run_leads_with_its_held_out_figure_and_the_interval_and_never_with_the_last_batch(tmp_path):
+    ends = {"eval_rewards/accuracies_low": 0.6, "eval_rewards/accuracies_high": 0.72}
+    lines = [{"rewards/accuracies": 0.125, "rewards/margins": 9.75, "loss": 0.5} for _ in range(4)]
+    lines[0] = {"eval_rewards/accuracies": 0.5, "eval_loss": 0.69}
+    lines[3] |= {"eval_rewards/accuracies": 0.66, "eval_loss": 0.61, **ends}
+    text = _logged(tmp_path / "run", *lines)
+    assert "run ranks 66% of held-out pairs as labelled (95% interval 60% to 72%); before training it was 50%." in text
+    assert "Accuracy (held out)" in text
+    assert "50% → 66% 95% interval 60% to 72%" in text
+    assert "Loss (held out)" in text
+    assert text.index("Accuracy (held out)") < text.index("Margin")
+    assert "training, single steps" in text  # of three steps no mean is worth the name
+
+
+def test_the_held_out_figure_is_that_of_the_model_which_was_kept(tmp_path):
+    lines = [{"eval_loss": 0.69}, {"loss": 0.5, "eval_loss": 0.6}, {"loss": 0.4, "eval_loss": 0.8}]
+    text = _logged(tmp_path / "run", *lines, kept={"eval_loss": 0.6})
+    assert "The held-out loss of run is 0.60; before training it was 0.69." in text
+
+
+def test_without_held_out_data_means_of_steps_lead(tmp_path):
+    """Twelve steps: five at each end, of which the very last is far off."""
+    lines = [{"loss": 9.0}, *({"loss": 2.0} for _ in range(6)), *({"loss": 1.0} for _ in range(4)), {"loss": 5.0}]
+    text = _logged(tmp_path / "run", *lines)
+    assert "The loss of run went from 3.400 to 1.800 by step 11 (means of 5 steps)." in text
+
+
+def _disagreeing(folder: Path, sampled: tuple[float, float, float], greedy: tuple[float, float, float]) -> Verdict:
+    path = folder / "evaluation" / "evaluation.json"
+    record = json.loads(path.read_text())
+    for policy in record["policies"]:
+        for name, rate in (("sampled", sampled), ("greedy", greedy)):
+            if policy[name] is not None and policy[name]["win_rate"] is not None:
+                policy[name]["win_rate"] |= dict(zip(("value", "low", "high"), rate, strict=True))
+    record["policies"] = [policy for policy in record["policies"] if policy["name"] in ("sft", "ppo")]
+    path.write_text(json.dumps(record))
+    return verdict_of(read_source(folder))
+
+
+def test_the_verdict_says_where_greedy_answers_disagree(tmp_path):
+    folder = write_pipeline(tmp_path / "demo", steps=2, trained=())
+    better, worse, no_worse = (0.58, 0.53, 0.63), (0.29, 0.18, 0.42), (0.47, 0.38, 0.56)
+    found = _disagreeing(folder, better, worse)
+    assert found.sentence.endswith("Its greedy answers disagree: greedy ones win 29% of the time (18% to 42%).")
+    assert found.tone == "open"  # no page says Better above that
+    found = _disagreeing(folder, better, no_worse)
+    assert found.sentence.endswith("do not show this: greedy ones win 47% of the time (38% to 56%).")
+    assert _disagreeing(folder, worse, better).tone == "worse"
+    open_ones = (0.52, 0.49, 0.55)
+    assert "greedy" in _disagreeing(folder, open_ones, worse).sentence
+    for agreed in ((better, (0.6, 0.5, 0.7)), (open_ones, no_worse), (worse, no_worse)):
+        assert "greedy" not in _disagreeing(folder, *agreed).sentence
 
 
 def _with_rates(folder: Path, *, value: float, low: float, high: float) -> str:
