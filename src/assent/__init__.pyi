@@ -9,6 +9,7 @@ import pandas
 
 from assent.commands.functions import Result as Result
 from assent.pipelines.runner import PipelineResult
+from assent.pipelines.shares import Jobs
 from assent.runs.progress import Progress
 from assent.types import PromptGroup
 

@@ -44,8 +44,14 @@ Reward: TypeAlias = Source | Sequence[Source]
 
 def config_of(function: str) -> type[BaseModel]:
     """The options of a public function."""
-    others = {"new_model": NewModelConfig, "merge": MergeConfig, "serve_check": ServeCheckConfig,
-              "explain": ExplainConfig, "convert_config": ConvertConfig, "doctor": DoctorConfig}  # fmt: skip
+    others: dict[str, type[BaseModel]] = {
+        "new_model": NewModelConfig,
+        "merge": MergeConfig,
+        "serve_check": ServeCheckConfig,
+        "explain": ExplainConfig,
+        "convert_config": ConvertConfig,
+        "doctor": DoctorConfig,
+    }
     step = {"evaluate": "eval"}.get(function, function.replace("_", "-"))
     return others[function] if function in others else STEPS[step].config_class()
 
@@ -153,6 +159,7 @@ def stub(functions: Any) -> str:
         "from collections.abc import Callable, Mapping, Sequence", "from os import PathLike",
         "from typing import Any, Literal, TypeAlias", "", "import datasets", "import pandas", "",
         "from assent.commands.functions import Result as Result", "from assent.pipelines.runner import PipelineResult",
+        "from assent.pipelines.shares import Jobs",
         "from assent.runs.progress import Progress", "from assent.types import PromptGroup", "", "__version__: str",
         f"__all__ = {['Result', *sorted(names)]!r}".replace("'", '"'), "",
     ]  # fmt: skip
@@ -164,7 +171,7 @@ def stub(functions: Any) -> str:
 
 def _written(function: Callable[..., Any], name: str) -> str:
     signature = inspect.signature(function)
-    kinds = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    kinds: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     out, starred = [f"def {name}("], False
     for one in signature.parameters.values():
         if one.kind is inspect.Parameter.KEYWORD_ONLY and not starred:
