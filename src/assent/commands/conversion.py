@@ -85,15 +85,17 @@ class Conversion:
         rows = get("train_batch_size")
         if rows is None:
             per_device = next((get(name) for name in PER_DEVICE if get(name) is not None), None)
-            unset = per_device is None and self.trainer in ("TRL", "LLaMA-Factory")
-            if per_device is None and not unset:
-                return self._completions()
+            unset = per_device is None
+            if per_device is None:
+                if self.trainer not in ("TRL", "LLaMA-Factory"):
+                    return self._completions()
+                per_device = 8
             accumulation = get("gradient_accumulation_steps") or 1
-            rows = (8 if unset else per_device) * accumulation * self.num_devices
+            rows = per_device * accumulation * self.num_devices
             devices = f"{self.num_devices} device{'s' if self.num_devices > 1 else ''}"
             devices += "" if self.has_devices else " (the file does not say: --num-devices)"
             self.changed.append(
-                f"batch_size: {8 if unset else per_device} per device{' (their default)' if unset else ''} x "
+                f"batch_size: {per_device} per device{' (their default)' if unset else ''} x "
                 f"{accumulation} accumulated x {devices} = {rows} rows per update"
             )
         self.ours["batch_size"] = rows

@@ -31,7 +31,9 @@ def read_foreign(path: str) -> ForeignFile:
     """Raises ConfigError for a file that is none of the four trainers'."""
     file = Path(path)
     if file.suffix.lower() in (".yaml", ".yml", ".json"):
-        options, words, devices = _flat(read_yaml(file)), [], None
+        options = _flat(read_yaml(file))
+        words: list[str] = []
+        devices: int | None = None
     else:
         options, words, devices = _of_command(_text(file))
     trainer = _trainer_of(options, words)

@@ -249,8 +249,8 @@ def _estimator(found: Conversion, name: str, value: Any) -> None:
 
 
 def _scale(found: Conversion, name: str, value: Any) -> None:
-    known = {True: "group", False: "none"}.get(value, value) if isinstance(value, bool | str) else value
-    _named("scale_rewards")(found, name, known)
+    named = ("group" if value else "none") if isinstance(value, bool) else value
+    _named("scale_rewards")(found, name, named)
 
 
 RULES: dict[str, Rule] = {

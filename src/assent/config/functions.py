@@ -23,7 +23,7 @@ def name_of(function: Any) -> str:
     """`module:name` of a function or class: where it can be imported from, or a name that follows from its source.
 
     A function of a notebook, a lambda or an object that can be called has no module that could be imported again. It
-    is known in this process only, by its name and a hash of its source, of its defaults and of what it closes over.
+    is known in this process only, by its name and a hash of its source and of the plain values that it holds.
     """
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     if module not in (None, "__main__") and name and "<" not in name:
@@ -47,10 +47,18 @@ def _digest(function: Any) -> str:
     except (OSError, TypeError):
         code = getattr(inner, "__code__", None)
         source = repr(plain) if code is None else f"{code.co_code!r} {code.co_names} {_constants(code.co_consts)}"
-    held = [getattr(function, "args", ()), getattr(function, "keywords", {}), getattr(inner, "__defaults__", None)]
+    held = [*getattr(function, "args", ()), *sorted(getattr(function, "keywords", {}).items())]
+    held += getattr(inner, "__defaults__", None) or ()
     held += [cell.cell_contents for cell in getattr(inner, "__closure__", None) or () if _is_filled(cell)]
-    known = [repr(value) for value in held if " at 0x" not in repr(value)]  # an address is another one in each process
+    known = [repr(value) for value in held if _is_fixed(value)]
     return hashlib.sha256("\n".join([source, *known]).encode()).hexdigest()
+
+
+def _is_fixed(value: Any) -> bool:
+    """A plain value that cannot change while the process runs, and that looks the same in the next one."""
+    if isinstance(value, tuple):
+        return all(map(_is_fixed, value))
+    return value is None or isinstance(value, str | bytes | int | float)
 
 
 def _constants(constants: Iterable[Any]) -> str:
