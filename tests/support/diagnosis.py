@@ -18,8 +18,8 @@ def write_run(
         "format": 1,
         "command": command,
         "config": {
-            "model": "/home/me/models/start",
-            "data": "/home/me/secret.jsonl",
+            "model": "/data/models/start",
+            "data": "/data/secret.jsonl",
             "output_dir": str(folder),
             **config,
         },
@@ -27,7 +27,7 @@ def write_run(
         "status": status,
         "versions": {"assent": "0.1.0"},
         "facts": {},
-        "notes": ["train data: /home/me/secret.jsonl"],
+        "notes": ["train data: /data/secret.jsonl"],
         "result": None,
     }
     (folder / "run.json").write_text(json.dumps(manifest))

@@ -108,7 +108,7 @@ def test_the_changed_configuration_is_one_that_the_command_takes(
     options = yaml.safe_load((tmp_path / "fixed.yaml").read_text())
     assert options["learning_rate"] == 1e-8
     assert options["output_dir"] == f"{stuck}-changed"
-    assert options["model"] == "/home/me/models/start"
+    assert options["model"] == "/data/models/start"
     assert "is not written" in said(["doctor", healthy, "--apply", tmp_path / "none.yaml"], capsys)[1]
     assert not (tmp_path / "none.yaml").exists()
 
@@ -128,7 +128,7 @@ def test_a_bundle_holds_no_text_of_the_users(stuck: Path, tmp_path: Path, capsys
         names = set(bundle.namelist())
         everything = b"".join(bundle.read(name) for name in names).decode()
     assert names == {"doctor.json", "doctor.txt", "metrics.jsonl", "options.json", "run.json"}
-    for secret in ("hidden", "a secret", "/home/me", str(tmp_path)):
+    for secret in ("hidden", "a secret", "/data", str(tmp_path)):
         assert secret not in everything
     assert "nothing_learned" in everything
 
