@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -110,8 +111,8 @@ HOSTILE = {
     )
     + text,
     "bytes that are no text": lambda text: text.replace("loss", "l\udcffss", 3),
-    "not a number everywhere": lambda text: text.replace("0.", "NaN, \"x\": 0."),
-    "strings for numbers": lambda text: text.replace(": 0.", ": \"0.").replace(", ", "\", "),
+    "not a number everywhere": lambda text: text.replace(": 0.", ': NaN, "x": 0.'),
+    "strings for numbers": lambda text: re.sub(r": (0\.\d+)", r': "\1"', text),
     "one step": lambda text: text.splitlines(True)[0],
     "nothing": lambda text: "",
     "names that nobody knows": lambda text: text.replace("rewards/", "r3w4rds/").replace("loss", "l0ss"),

@@ -188,7 +188,7 @@ def test_exports_as_csv(tmp_path: Path) -> None:
         ("l.jsonl", "", "nothing to read"),
         ("l.jsonl", '{"loss": 0.5}\nnot json\n[1]\n', "3 rows or lines that cannot be read"),
         ("l.csv", "a,b\n1,2\n", "no row with a step"),
-        ("l.csv", 'Step,loss\n1,"' + "x" * 200_000, "is not CSV"),
+        ("l.csv", 'Step,loss\n1,"' + "x" * 200_000, "is not CSV|no row with a step"),
         ("l.log", "\x00\xff nothing", "no row with a step"),
         ("README.md", "# a card without a table\n", "no row with a step"),
     ],
