@@ -18,8 +18,8 @@ def write_run(
         "format": 1,
         "command": command,
         "config": {
-            "model": "/data/models/start",
-            "data": "/data/secret.jsonl",
+            "model": "private/start",
+            "data": "private/secret.jsonl",
             "output_dir": str(folder),
             **config,
         },
@@ -27,7 +27,7 @@ def write_run(
         "status": status,
         "versions": {"assent": "0.1.0"},
         "facts": {},
-        "notes": ["train data: /data/secret.jsonl"],
+        "notes": ["train data: private/secret.jsonl"],
         "result": None,
     }
     (folder / "run.json").write_text(json.dumps(manifest))

@@ -20,6 +20,7 @@ from assent.diagnosis.rules import all_rules
 from assent.errors import ConfigError
 from tests.support.cli import said
 from tests.support.diagnosis import dpo_rows, write_run
+from tests.support.docs import ROOT, blocks, first_column
 
 LEARNS = [0.02 * i for i in range(60)]
 STAYS = [0.0] * 60
@@ -108,7 +109,7 @@ def test_the_changed_configuration_is_one_that_the_command_takes(
     options = yaml.safe_load((tmp_path / "fixed.yaml").read_text())
     assert options["learning_rate"] == 1e-8
     assert options["output_dir"] == f"{stuck}-changed"
-    assert options["model"] == "/data/models/start"
+    assert options["model"] == "private/start"
     assert "is not written" in said(["doctor", healthy, "--apply", tmp_path / "none.yaml"], capsys)[1]
     assert not (tmp_path / "none.yaml").exists()
 
@@ -128,7 +129,7 @@ def test_a_bundle_holds_no_text_of_the_users(stuck: Path, tmp_path: Path, capsys
         names = set(bundle.namelist())
         everything = b"".join(bundle.read(name) for name in names).decode()
     assert names == {"doctor.json", "doctor.txt", "metrics.jsonl", "options.json", "run.json"}
-    for secret in ("hidden", "a secret", "/data", str(tmp_path)):
+    for secret in ("hidden", "a secret", "private/", str(tmp_path)):
         assert secret not in everything
     assert "nothing_learned" in everything
 
@@ -141,25 +142,23 @@ def test_the_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [rule["name"] for rule in document["rules"]] == [rule.name for rule in all_rules()]
 
 
-THEIRS = """
-from assent.diagnosis.finding import Finding
-from assent.diagnosis.rule import Rule
-
-def check(case):
-    if case["loss"].last > 0.6:
-        return Finding(verdict="it is still high", evidence=(), next_action="wait")
-
-RULE = Rule(name="still_high", title="high", metrics=("loss",), check=check)
-"""
-
-
-def test_a_third_partys_rule(stuck: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "their_rules.py").write_text(THEIRS)
+def test_the_rule_of_ten_lines(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks(ROOT / "docs/add-a-rule.md", "python")
+    assert len([line for line in block.splitlines() if line and not line.startswith("#")]) <= 10
+    (tmp_path / "my_rules.py").write_text(block)
     monkeypatch.chdir(tmp_path)
-    found = assent.doctor(stuck, rules=("their_rules:RULE",))["reports"][0]["findings"]
-    assert "still_high" in [finding["rule"] for finding in found]
+    rules = ("my_rules:GROWS",)
+    assert assent.doctor(healthy, rules=rules)["reports"][0]["findings"] == []
+    rows = [{**row, "grad_norm": 3.0 ** row["step"]} for row in dpo_rows(LEARNS)]
+    grown = write_run(tmp_path / "grown", rows, loss_type="sigmoid", beta=0.1, learning_rate=1e-5)
+    (found,) = assent.doctor(grown, rules=rules)["reports"][0]["findings"]
+    assert (found["rule"], found["fix"]) == ("gradient_grows", {"learning_rate": {"times": 0.3}})
     with pytest.raises(ConfigError, match="is not a rule"):
-        assent.doctor(stuck, rules=("their_rules:check",))
+        assent.doctor(healthy, rules=("my_rules:check",))
+
+
+def test_the_page_lists_every_rule() -> None:
+    assert first_column(ROOT / "docs/doctor.md", "rule") == [rule.name for rule in all_rules()]
 
 
 @pytest.mark.parametrize(

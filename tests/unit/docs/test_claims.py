@@ -19,6 +19,7 @@ from assent.config.commands import (
     ReportConfig,
     RunConfig,
 )
+from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
@@ -27,7 +28,15 @@ from assent.pipelines.steps import STEPS
 from tests.support.docs import IDS, PAGES, ROOT, commands, first_column, quoted
 
 NAMES = [name for name, *_ in COMMANDS] + [f"data {name}" for name, *_ in DATA_COMMANDS]
-CONFIGS: list[type[BaseModel]] = [DataCheckConfig, DataSplitConfig, DemoConfig, ExplainConfig, ReportConfig, RunConfig]
+CONFIGS: list[type[BaseModel]] = [
+    DataCheckConfig,
+    DataSplitConfig,
+    DemoConfig,
+    ExplainConfig,
+    DoctorConfig,
+    ReportConfig,
+    RunConfig,
+]
 CONFIGS += [ConvertConfig, DataShowConfig, ServeCheckConfig]
 CONFIGS += [step.config_class() for name, step in STEPS.items() if name in NAMES]
 EVERYWHERE = {"--config", "--json", "--verbose", "--debug", "--help", "--version"}
