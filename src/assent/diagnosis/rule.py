@@ -30,7 +30,8 @@ class Rule:
 
     title      the symptom in a few words
     metrics    names of the metrics that it cannot do without; `a or b`: one of them is enough
-    least      values that each of these must have
+    also       names of metrics that it reads where they were logged; a live run keeps these for it too
+    least      values that each of `metrics` must have
     stages     commands whose runs it applies to
     looks_at   log: the metrics alone. data: `case.data` too. models: `case.models` too
     too_early  whether its finding means that nothing can be judged yet
@@ -45,6 +46,7 @@ class Rule:
     title: str
     metrics: tuple[str, ...]
     check: Callable[[Case], Finding | None]
+    also: tuple[str, ...] = ()
     least: int = 1
     stages: frozenset[str] = EVERY
     looks_at: Literal["log", "data", "models"] = "log"
@@ -55,8 +57,8 @@ class Rule:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every metric named in `metrics`."""
-        return tuple(name for entry in self.metrics for name in entry.split(" or "))
+        """Every metric named in `metrics` and `also`."""
+        return (*(name for entry in self.metrics for name in entry.split(" or ")), *self.also)
 
     def missing(self, case: Case) -> str | None:
         """Why the rule cannot be asked about the case; None if it can."""

@@ -6,19 +6,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from assent.diagnosis.case import Case
+from assent.diagnosis.case import Case, make_case
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.rule import NotChecked, Rule, applying
-from assent.diagnosis.rules import cheap_rules
+from assent.diagnosis.rules import all_rules
 from assent.errors import StopRun
 from assent.runs.files import as_number
 from assent.runs.reading import Series
+
+HELD_OUT = "eval_"
 
 
 class Watch:
     """Call it with a step and its metrics. Each rule reports once.
 
-    A rule with a window is asked at each line that has its metrics.
+    A rule with a window is asked at each line that has its metrics; the others look at the whole run, and are asked at
+    each line of held-out figures.
 
     report   called with each finding
     stop     whether a fatal finding raises StopRun
@@ -34,40 +37,58 @@ class Watch:
         about: Case | None = None,
     ) -> None:
         self.report, self.stop, self.about = report, stop, about or Case()
-        self.rules = applying(cheap_rules() if rules is None else rules, self.about)
-        self._longest = max((rule.window or 1 for rule in self.rules), default=1)
-        self._series: dict[str, list[tuple[int, float]]] = {name: [] for rule in self.rules for name in rule.names}
+        self.rules = [rule for rule in applying(all_rules() if rules is None else rules, self.about)
+                      if rule.looks_at == "log" and rule.metrics]  # fmt: skip
+        self._columns: dict[str, tuple[list[int], list[float]]] = {}
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         self._take(step, values)
+        is_held_out = any(name.startswith(HELD_OUT) for name in values)
+        whole = self._whole() if is_held_out else None
         for rule in list(self.rules):
-            if not all(any(name in values for name in entry.split(" or ")) for entry in rule.metrics):
-                continue
-            try:
-                finding = rule.ask(self._case(rule))
-            except NotChecked:
-                continue
-            if finding is not None:
-                self.rules.remove(rule)
-                self.report(finding)
-                if self.stop and finding.severity == "fatal":
-                    raise StopRun(finding.as_dict())
+            if rule.window is not None and _has_metrics(rule, values):
+                self._ask(rule, self._last(rule, rule.window))
+            elif rule.window is None and whole is not None:
+                self._ask(rule, whole)
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Takes up the lines that the run wrote before it was resumed; no rule is asked."""
         for row in rows:
             self._take(row["step"], row)
 
-    def _case(self, rule: Rule) -> Case:
-        series = {}
-        for name in rule.names:
-            if last := self._series[name][-(rule.window or 1) :]:
-                series[name] = Series(*zip(*last, strict=True))
+    def _ask(self, rule: Rule, case: Case) -> None:
+        try:
+            finding = rule.ask(case)
+        except NotChecked:
+            return
+        if finding is None or finding.severity == "info":  # what is no fault is for the end of the run
+            return
+        self.rules.remove(rule)
+        self.report(finding)
+        if self.stop and finding.severity == "fatal":
+            raise StopRun(finding.as_dict())
+
+    def _last(self, rule: Rule, window: int) -> Case:
+        found = {name: self._columns[name] for name in rule.names if name in self._columns}
+        series = {
+            name: Series(tuple(steps[-window:]), tuple(values[-window:])) for name, (steps, values) in found.items()
+        }
         return replace(self.about, series=series)
 
+    def _whole(self) -> Case:
+        about = self.about
+        return make_case(
+            self._columns, config=about.config, stage=about.stage, status="running", planned_steps=about.planned_steps
+        )
+
     def _take(self, step: int, values: Mapping[str, Any]) -> None:
-        for name, series in self._series.items():
-            value = as_number(values.get(name))
-            if value is not None:
-                series.append((step, value))
-                del series[: -self._longest]
+        for name, raw in values.items():
+            value = as_number(raw)
+            if name != "step" and value is not None:
+                steps, column = self._columns.setdefault(name, ([], []))
+                steps.append(step)
+                column.append(value)
+
+
+def _has_metrics(rule: Rule, values: Mapping[str, float]) -> bool:
+    return all(any(name in values for name in entry.split(" or ")) for entry in rule.metrics)

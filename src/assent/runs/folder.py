@@ -168,15 +168,21 @@ class RunFolder:
 
     def add_finding(self, finding: Mapping[str, Any]) -> None:
         """Adds to findings.json what a rule found; once for each rule."""
-        if not self.is_main:
-            return
-        path = self.path / FINDINGS
+        others = [one for rule, one in self.findings().items() if rule != finding["rule"]]
+        self.write_findings({"findings": [*others, dict(finding)], "not_checked": []})
+
+    def findings(self) -> dict[str, dict[str, Any]]:
+        """What findings.json holds, by rule; nothing where there is none, or one that cannot be read."""
         try:
-            findings = [one for one in from_json(path.read_bytes())["findings"] if one["rule"] != finding["rule"]]
-        except (OSError, ValueError, KeyError, TypeError):  # none yet, or one that cannot be read: it starts afresh
-            findings = []
-        findings.append(dict(finding))
-        write_json(path, {"schema": FINDINGS_SCHEMA, "findings": findings, "not_checked": []})
+            return {one["rule"]: one for one in from_json((self.path / FINDINGS).read_bytes())["findings"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def write_findings(self, report: Mapping[str, Any]) -> None:
+        """Writes findings.json: `findings`, and what was `not_checked` with the reasons."""
+        if self.is_main:
+            kept = {name: report[name] for name in ("findings", "not_checked")}
+            write_json(self.path / FINDINGS, {"schema": FINDINGS_SCHEMA, **kept})
 
     def stop(self, finding: Mapping[str, Any], *, step: int) -> None:
         """Marks the run as stopped after `step` updates; the same command may go on with it."""

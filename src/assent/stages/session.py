@@ -14,7 +14,9 @@ import torch
 
 from assent.config.options import StageOptions
 from assent.diagnosis.case import make_case
+from assent.diagnosis.examine import examine
 from assent.diagnosis.finding import Finding
+from assent.diagnosis.opening import case_of_run
 from assent.diagnosis.watch import Watch
 from assent.engine.checkpoint import FOLDER as CHECKPOINTS
 from assent.engine.checkpoint import Checkpoint, latest_verified, verified, write_checkpoint
@@ -198,6 +200,15 @@ class Session:
                     self.log.note(f"{what} failed, and no checkpoint could be written: {error.what}")
             raise
 
+    def _examine(self) -> None:
+        """Asks every rule about the whole run: findings.json holds the answers, and people read the graver ones."""
+        report = examine(case_of_run(self.folder.path))
+        known = self.folder.findings()
+        self.folder.write_findings(report.as_dict())
+        for finding in report.findings:
+            if finding.severity != "info" and finding.rule not in known:
+                self.log.note(f"finding: {finding.verdict}; next step: {finding.next_action}")
+
     def _report(self, finding: Finding) -> None:
         self.folder.add_finding(finding.as_dict())
         self.log.note(f"finding: {finding.verdict}; next step: {finding.next_action}")
@@ -239,6 +250,7 @@ class Session:
         metrics = {**self.last, **self.ledger.metrics(), **held_out}
         if self.runtime.is_main:
             write_card(self.folder.path, self.folder.manifest, metrics)
+            self._examine()
         result = StageResult(self.folder.path, self.folder.model_path, self.step, metrics)
         self.folder.finish(result.as_dict())
         return result

@@ -9,7 +9,7 @@ import pytest
 from assent.diagnosis.case import Case
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.rule import Rule
-from assent.diagnosis.rules import cheap_rules
+from assent.diagnosis.rules import all_rules
 from assent.diagnosis.watch import Watch
 from assent.errors import StopRun
 
@@ -27,7 +27,7 @@ def findings(rule: Rule, case: Case) -> list[tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize("rule", cheap_rules(), ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [rule for rule in all_rules() if rule.window is not None], ids=lambda rule: rule.name)
 def test_a_rule_fires_once_on_its_series_and_stays_quiet_on_the_other(rule: Rule) -> None:
     module = importlib.import_module(f"assent.diagnosis.rules.{rule.name}")
     found = findings(rule, module.FIRES)
@@ -79,3 +79,20 @@ def test_a_rule_of_another_stage_is_not_asked() -> None:
     rule = Rule(name="low", title="low", metrics=("loss",), stages=frozenset({"ppo"}), window=1, check=low)
     Watch(report=found.append, stop=True, rules=[rule], about=Case(stage="sft"))(1, {"loss": 0.0})
     assert not found
+
+
+def test_rules_of_the_whole_run_are_asked_at_held_out_figures_and_keep_the_metrics_they_may_read() -> None:
+    found: list[Finding] = []
+    watch = Watch(report=found.append, stop=False, about=Case(stage="reward", config={"num_train_epochs": 9.0}))
+    for step, loss in enumerate([0.6, 0.5, 0.49, 0.58, 0.7]):
+        watch(10 * step, {"loss": 0.3, "accuracy": 0.7})
+        assert not found
+        watch(10 * step, {"eval_loss": loss})
+    assert [finding.rule for finding in found] == ["held_out_rises"]
+    found.clear()
+    watch = Watch(report=found.append, stop=True, about=Case(stage="grpo"))
+    for step in range(8):  # a gradient of 0 is no fault of the run where rewards do not differ
+        watch(step, {"grad_norm": 0.0, "objective/scores_std": 0.0})
+    assert not found
+    with pytest.raises(StopRun, match="although rewards differ"):
+        watch(8, {"grad_norm": 0.0, "objective/scores_std": 0.4})

@@ -19,11 +19,6 @@ def all_rules() -> tuple[Rule, ...]:
     return tuple(importlib.import_module(f"{__name__}.{name}").RULE for name in names)
 
 
-def cheap_rules() -> tuple[Rule, ...]:
-    """Those that a live run asks at each line of its log."""
-    return tuple(rule for rule in all_rules() if rule.window is not None)
-
-
 def third_party(names: Iterable[str]) -> tuple[Rule, ...]:
     """Rules named `module:NAME`. ConfigError where there is none, or where it is not a Rule."""
     return tuple(_imported(name) for name in names)

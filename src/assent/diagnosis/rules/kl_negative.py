@@ -54,6 +54,7 @@ RULE = Rule(
     name="kl_negative",
     title="the KL to the reference is negative",
     metrics=(KL,),
+    also=(ERROR, K3),
     least=WINDOW,
     window=WINDOW,
     stages=SAMPLED,

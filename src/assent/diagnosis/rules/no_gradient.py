@@ -37,6 +37,7 @@ RULE = Rule(
     name="no_gradient",
     title="the gradient is 0",
     metrics=(GRADIENT,),
+    also=(SPREAD,),
     least=STEPS,
     window=STEPS,
     check=check,

@@ -23,7 +23,7 @@ def check(case: Case) -> Finding | None:
         return None
     began = fmean(ends(values)[0])
     return Finding(
-        severity="fatal" if is_constant else "fault",
+        severity="fault",
         confidence="certain",
         verdict="every answer has the same reward, so that all advantages are 0"
         if is_constant
