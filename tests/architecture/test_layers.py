@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "stages": STAGES,
     "sandbox": STAGES | {"stages"},
     "pipelines": BASE | {"config", "runs", "data"},
+    "integrations": BASE | {"config", "runs", "diagnosis"},
     "commands": COMMANDS,
     "cli": BASE | {"config", "pipelines", "commands"},
     "__init__": frozenset({"commands"}),

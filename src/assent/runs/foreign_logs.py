@@ -54,7 +54,7 @@ class RawLog:
     def add(self, figures: Mapping[str, Any]) -> None:
         """Takes a row that names its step; another one is counted as skipped."""
         step = next((number for name in STEPS if (number := _whole(figures.get(name))) is not None), None)
-        row = _figures(figures)
+        row = figures_of(figures)
         if step is None or not row:
             self.skipped += 1
         else:
@@ -213,7 +213,7 @@ def _card(text: str, log: RawLog) -> None:
             header = []
 
 
-def _figures(row: Mapping[str, Any]) -> Row:
+def figures_of(row: Mapping[str, Any]) -> Row:
     """The values that are numbers, also as text; steps and nested values are left out."""
     pairs: Iterator[tuple[str, float | None]] = (
         (str(name), as_number(_parsed(value))) for name, value in row.items() if name not in STEPS

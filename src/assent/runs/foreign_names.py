@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.metrics import FOREIGN, declared, is_declared
-from assent.runs.foreign_logs import RawLog, read_raw_log, read_settings
+from assent.runs.foreign_logs import RawLog, figures_of, read_raw_log, read_settings
 
 Columns = dict[str, tuple[list[int], list[float]]]
 
@@ -73,7 +73,19 @@ def read_foreign(path: str | Path, *, stage: str | None = None, settings: str | 
     _as_reward_model(columns, stage)
     _add_margins(columns)
     options = {**raw.settings, **(read_settings(settings) if settings is not None else {})}
-    return ForeignLog(source, columns, _our_options(options), raw.planned_steps, _notes(raw, unread))
+    return ForeignLog(source, columns, our_options(options), raw.planned_steps, _notes(raw, unread))
+
+
+def our_figures(row: Mapping[str, Any], *, source: str = "trl", stage: str | None = None) -> dict[str, float]:
+    """One logged row under our names; figures whose meaning is not known are left out."""
+    figures = figures_of(row)
+    names = {_plain(name) for name in figures}
+    found: dict[str, float] = {}
+    for theirs, value in figures.items():
+        ours = _ours(theirs, source, names, stage)
+        if ours is not None:
+            found[ours.removeprefix("1 - ")] = 1 - value if ours.startswith("1 - ") else value
+    return found
 
 
 def _plain(name: str) -> str:
@@ -149,7 +161,8 @@ def _difference(left: tuple[list[int], list[float]], right: tuple[list[int], lis
     return [step for step, _ in both], [value for _, value in both]
 
 
-def _our_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def our_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Another trainer's options under our names, where they have one here."""
     return {OPTIONS.get(name, name): value for name, value in options.items()}
 
 

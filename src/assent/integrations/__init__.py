@@ -1,0 +1,1 @@
+"""Assent in other people's programs."""
