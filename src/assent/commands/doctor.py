@@ -146,4 +146,8 @@ def fixed_options(case: Case, made: list[Applied]) -> dict[str, Any]:
         if name in case.config and is_given:
             options[name] = case.config[name]
     options.update({one.option: one.after for one in made})
+    if any(one.option == "losses" for one in made):  # each entry has a name and hyperparameters of its own
+        options = {
+            name: value for name, value in options.items() if name not in ("loss_type", "beta", "hyperparameters")
+        }
     return {**options, "output_dir": f"{case.config['output_dir']}-changed"}

@@ -8,6 +8,14 @@ from typing import Any
 
 from assent.diagnosis.finding import Change, Finding
 
+ALSO_CALLED = {"kl_coef": "beta"}
+"""An option's name in commands that do not have it: online-dpo's beta is the weight of its KL."""
+
+
+def own_name(option: str, config: Mapping[str, Any]) -> str:
+    other = ALSO_CALLED.get(option, option)
+    return other if option not in config and other in config else option
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -30,7 +38,8 @@ def changes(config: Mapping[str, Any], findings: Iterable[Finding]) -> list[Appl
     """The changes of options that the run has, the gravest finding first: an option is changed once."""
     made: dict[str, Applied] = {}
     for finding in sorted(findings, key=lambda finding: finding.weight):
-        for option, change in finding.fix.items():
+        for named, change in finding.fix.items():
+            option = own_name(named, config)
             if option in made or option not in config:
                 continue
             before = config[option]
@@ -43,7 +52,8 @@ def changes(config: Mapping[str, Any], findings: Iterable[Finding]) -> list[Appl
 def described(fix: Mapping[str, Change], config: Mapping[str, Any]) -> list[str]:
     """A finding's changes as text, with the run's own values where they are known."""
     lines = []
-    for option, change in fix.items():
+    for named, change in fix.items():
+        option = own_name(named, config)
         if option in config:
             lines.append(Applied(option, config[option], change.applied(config[option]), "").text())
         elif change.times is not None:

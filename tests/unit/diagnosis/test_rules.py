@@ -7,10 +7,16 @@ from types import ModuleType
 
 import pytest
 
+from assent.commands.doctor import fixed_options
+from assent.config.loading import parse_options
+from assent.diagnosis.case import Case
 from assent.diagnosis.examine import examine
+from assent.diagnosis.fix import changes
 from assent.diagnosis.rule import EVERY, Rule
 from assent.diagnosis.rules import all_rules
 from assent.metrics import lookup
+from assent.pipelines.steps import STEPS
+from assent.runs.files import from_json, to_json
 
 RULES = all_rules()
 every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -56,3 +62,22 @@ def test_its_series_alone_name_it(rule: Rule) -> None:
     module = module_of(rule)
     assert rule.name in [finding.rule for finding in examine(module.FIRES).findings]
     assert rule.name not in [finding.rule for finding in examine(module.QUIET).findings]
+
+
+REQUIRED = {"model": "m", "data": "d", "output_dir": "o", "reward": "rm", "num_completions": 4}
+
+
+@pytest.mark.parametrize("stage", sorted(EVERY))
+def test_every_change_gives_a_configuration_that_the_command_takes(stage: str) -> None:
+    config_class = STEPS[stage].config_class()
+    given = {name: value for name, value in REQUIRED.items() if name in config_class.model_fields}
+    for extra in ({}, {"dtype": "bfloat16"}, {"lr_scheduler_type": "cosine", "max_grad_norm": 0.5}):
+        config = from_json(to_json(parse_options(config_class, {**given, **extra}).model_dump()))
+        for rule in RULES:
+            if stage not in rule.stages:
+                continue
+            found = rule.ask(module_of(rule).FIRES)
+            assert found is not None
+            case = Case(config=config, stage=stage)
+            made = changes(config, [found])
+            parse_options(config_class, fixed_options(case, made), where=f" ({rule.name})")

@@ -19,8 +19,7 @@ def check(case: Case) -> Finding | None:
         return None
     return Finding(
         severity="fault",
-        verdict=f"the critic is of no use: it explains {median(last):.0%} of the returns' variance after {case.steps} "
-        "rounds",
+        verdict=f"the critic is of no use: after {case.steps} rounds it predicts returns no better than their mean",
         evidence=(Evidence(metric=EXPLAINED, steps=explained.tail(len(last)).span, value=median(last),
                            expected="above 0.3"),),
         cause="the value's learning rate is too low or too high, or its returns do not belong to its states",
