@@ -374,7 +374,7 @@ def load_config(path: str | Path, *, revision: str | None = None) -> Any:
     base = adapters.base_of(folder)
     config = load_config(base.path, revision=base.revision)
     adapters.apply_record(config, folder)
-    if adapters.is_scorer_adapter(folder):
+    if adapters.is_scorer_adapter(folder) or has_own_head(config):
         config.num_labels = adapters.num_labels_of(folder)
         if not has_own_head(config):
             kind: Any = AutoModelForSequenceClassification._model_mapping[type(config)]

@@ -218,6 +218,14 @@ def test_an_adapter_and_the_folder_it_is_merged_into_give_the_same_scores(name: 
     assert "lm_head.weight" in {n for n, p in opened.named_parameters() if not p.requires_grad}
 
 
+def test_a_policys_adapter_that_says_it_has_a_head_is_refused(policy: Path, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "adapter", with_adapter(load_policy(policy), policy), load_tokenizer(policy))
+    record = folder / "assent_adapter.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"config": {"assent_score_head": True}}))
+    with pytest.raises(ModelError, match="adapter has no score head"):
+        check_reward_model(str(folder))
+
+
 def with_adapter(model: Any, base: Path) -> Any:
     adapted: Any = add_adapter(model, AdapterOptions(lora_r=2), base=Base(str(base)), seed=0)
     generator = torch.Generator().manual_seed(4)
