@@ -96,3 +96,14 @@ def test_the_page_of_a_run_prints(browser: Chromium, tmp_path: Path) -> None:
     paper = browser.paper()
     assert paper.startswith(b"%PDF")
     assert browser.said() == []
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_held_out_figure_of_a_run_leads_at_every_width(browser: Chromium, tmp_path: Path, width: int) -> None:
+    write_run(tmp_path / "run", command="dpo", config={"model": "m"}, steps=60, seed=0, held_out=True)
+    browser.open(write_report(tmp_path / "run"), width=width)
+    assert browser.said() == []
+    assert browser.value("document.querySelector('h1').innerText").startswith("run ranks 66% of held-out pairs")
+    assert browser.value("document.querySelector('.tile h3').innerText").lower().startswith("accuracy (held out)")
+    assert browser.value("document.documentElement.scrollWidth") == width
+    assert browser.value(OUTSIDE) == []

@@ -130,9 +130,16 @@ def evaluation(*, hostile: bool = False) -> dict[str, Any]:
 
 
 def write_run(
-    folder: Path, *, command: str, config: dict[str, Any], steps: int, seed: int, finish: bool = True
+    folder: Path,
+    *,
+    command: str,
+    config: dict[str, Any],
+    steps: int,
+    seed: int,
+    finish: bool = True,
+    held_out: bool = False,
 ) -> None:
-    """A run folder with the metrics that the command logs."""
+    """A run folder with the metrics that the command logs; `held_out`: with an accuracy on held-out pairs, too."""
     run = RunFolder.open(folder, config, command=command, resume=True)
     log = RunLog(run)
     generator = np.random.default_rng(seed)
@@ -153,6 +160,9 @@ def write_run(
             values |= {"cost/completions_sampled": 64.0 * step, "cost/reward_calls": 64.0 * step}
         else:
             values["cost/labels"] = min(8.0 * step, 2000.0)
+        if held_out:
+            ends = {"eval_rewards/accuracies_low": 0.6, "eval_rewards/accuracies_high": 0.72}
+            values |= {"eval_rewards/accuracies": 0.66, **ends}
         log.metrics(step, values)
     log.samples(steps, [{"prompt": PROMPTS[0], "completion": AFTER[0], "score": 0.9}])
     if finish:
