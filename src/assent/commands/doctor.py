@@ -1,4 +1,4 @@
-"""assent doctor: what is wrong with a run, and what to change. Torch-free."""
+"""assent doctor: what is wrong with a run or with data, and what to change. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from assent.config.loading import parse_options
 from assent.diagnosis.accepted import read_accepted
 from assent.diagnosis.against import differing_metrics, differing_options
 from assent.diagnosis.case import Case
+from assent.diagnosis.data_rules import data_rules
 from assent.diagnosis.doctor_text import lines_against, lines_of, lines_of_finding, lines_of_rules
 from assent.diagnosis.examine import Report, examine
 from assent.diagnosis.finding import at_least
@@ -30,7 +31,7 @@ from assent.runs.files import write_text
 
 def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
     """The document, the same as lines of text, and the exit status."""
-    rules = (*all_rules(), *third_party(config.rules))
+    rules = (*all_rules(), *data_rules(), *third_party(config.rules))
     if config.list_rules:
         listed = [
             {"name": rule.name, "title": rule.title, "stages": sorted(rule.stages), "metrics": list(rule.metrics),
@@ -47,7 +48,7 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
     for target, report in reports.items():
         lines += ["", *lines_of(report, name=target, accepted=accepted)]
         document["reports"].append({"target": target, **about(report.case), **report.as_dict(), "accepted": accepted})
-    if config.against is not None:
+    if config.against is not None and next(iter(reports.values())).case.data is None:
         lines += ["", *_against(config.against, next(iter(reports.values())).case, document)]
     if config.apply is not None:
         lines += ["", *_apply(Path(config.apply), config.targets[0], next(iter(reports.values())), document)]
@@ -85,7 +86,7 @@ def about(case: Case) -> dict[str, Any]:
 
 
 def _opened(config: DoctorConfig, target: str) -> Case:
-    return open_case(target, stage=config.stage, settings=config.settings)
+    return open_case(target, stage=config.stage, settings=config.settings, against=config.against)
 
 
 def _watch(config: DoctorConfig, rules: tuple[Rule, ...], target: str, report: Report) -> Report:

@@ -76,26 +76,29 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
 
 
 def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
-    """The audit of a file, as a JSON-able document (`text`, `tokens`, `findings`) and as lines of text."""
-    from assent.data.auditing import audit
+    """The audit of a file and what the doctor's rules of data find: as a JSON-able document, and as lines of text.
+
+    The document has `text`, `tokens` (whose findings are sentences), `findings` and `not_checked`.
+    """
     from assent.data.named import load_named
-    from assent.data.splitting import REMEDY
+    from assent.diagnosis.case import Case
+    from assent.diagnosis.data_rules import data_rules
+    from assent.diagnosis.doctor_text import lines_of_findings
+    from assent.diagnosis.examine import examine
+    from assent.diagnosis.rows import Rows
 
     dataset = load_named(config, "file", layout=config.layout, lenient=True)
     second = None if config.against is None else load_named(config, "against", lenient=True)
-    text = audit(dataset, second)
-    findings, lines = text.findings(), text.lines()
-    document: dict[str, Any] = {"text": text.as_dict()}
+    rows = Rows(dataset, against=second)
+    document: dict[str, Any] = {"text": rows.audit.as_dict()}
+    lines = rows.audit.lines()
     if config.model is not None:
-        tokens = _token_audit(config, config.model, dataset)
-        findings += tokens.pop("findings")
+        tokens = document["tokens"] = _token_audit(config, config.model, dataset)
         lines += ["", f"with the tokenizer of {config.model}:", *tokens.pop("lines", [])]
-        document["tokens"] = tokens
-    document["findings"] = findings
-    if findings:
-        lines += ["", "findings:", *(f"  {finding}" for finding in findings)]
-    if text.overlap is not None and text.overlap.groups_with_shared_prompt:
-        lines.append(f"  prompts in common: {REMEDY}")
+        lines += [f"  finding: {finding}" for finding in tokens["findings"]]
+    report = examine(Case(data=rows, source="data"), data_rules())
+    document |= report.as_dict()
+    lines += lines_of_findings(report, accepted={})
     refused = dataset.refused_by_reason()
     document["refused"] = {reason: sources[:SOURCES_SHOWN] for reason, sources in refused.items()}
     for reason, sources in refused.items():

@@ -10,14 +10,14 @@ from assent.config.options import Options, Positive
 
 
 class DoctorConfig(Options):
-    """Reads a run's log, of ours or of another trainer, and says what is wrong with the run and what to change.
+    """Reads a run's log, of ours or of another trainer, or a file of data; says what is wrong and what to change.
 
     Neither torch nor a model is loaded. Exit status 1 if something is wrong (--fail-on).
     """
 
     targets: tuple[str, ...] = ()
     """What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines of
-    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL)."""
+    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers)."""
     stage: str | None = None
     """Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or what its
     metrics show. Only for other trainers' logs."""
@@ -32,7 +32,8 @@ class DoctorConfig(Options):
     rules: tuple[str, ...] = ()
     """More rules, as module:NAME. Give the flag once for each (docs/add-a-rule.md)."""
     against: str | None = None
-    """A run that worked: say in which options and metrics the run differs from it."""
+    """A run that worked: say in which options and metrics the run differs from it. For data: another file, to find
+    prompts that both have."""
     apply: str | None = None
     """Write the run's configuration, with the changes that the findings name, as YAML for --config."""
     bundle: str | None = None

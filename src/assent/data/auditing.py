@@ -14,7 +14,7 @@ import numpy
 from assent.data import texts
 from assent.data.loading import Dataset
 from assent.data.splitting import Overlap, conversation_root, overlap, prompt_key
-from assent.data.unread import REPETITION_FIX, Census, in_rows, repetition
+from assent.data.unread import Census, in_rows, repetition
 from assent.types import PromptGroup, Text
 
 
@@ -83,27 +83,6 @@ class TextAudit:
     def as_dict(self) -> dict[str, Any]:
         """Values that JSON can hold, one key for each attribute."""
         return asdict(self)
-
-    def findings(self) -> list[str]:
-        """What is wrong or suspicious, one line for each; empty for clean data."""
-        found = [f"{texts.counted(count, 'row')} refused: {reason}" for reason, count in self.refused.items()]
-        if self.empty_completions and texts.EMPTY_COMPLETION not in self.refused:
-            found.append(f"empty: {texts.counted(self.empty_completions, 'completion')}")
-        if self.duplicate_groups:
-            found.append(f"exact duplicates of an earlier group: {texts.counted(self.duplicate_groups, 'group')}")
-        if self.contradictory_pairs:
-            found.append(f"ordered both ways: {texts.counted(self.contradictory_pairs, 'pair')}")
-        if self.groups_with_identical_completions:
-            found.append(f"identical completions: {texts.counted(self.groups_with_identical_completions, 'group')}")
-        if self.repeated_prompt is not None:
-            found.append(f"{self.repeated_prompt}; {REPETITION_FIX}")
-        if self.overlap is not None and self.overlap.groups_with_shared_root:
-            shared = self.overlap
-            found.append(
-                f"{shared.groups_with_shared_root} of {shared.groups} groups of the second dataset share their first"
-                f" user turn with the first dataset; {shared.groups_with_shared_prompt} share the whole prompt"
-            )
-        return found
 
     def lines(self) -> list[str]:
         """The audit as text for people, 80 columns wide."""
@@ -229,7 +208,7 @@ class _Counter:
             for key, thumb in zip(keys, group.preference.thumbs, strict=True):
                 self.orders.setdefault(_digest(prompt, key), set()).add(thumb)
         sizes = [len(texts.visible(completion)) for completion in group.completions]
-        for better, worse, tied in _ordered_pairs(group):
+        for better, worse, tied in ordered_pairs(group):
             self.pairs += 1
             self.tied += tied
             if tied or keys[better] == keys[worse]:
@@ -248,7 +227,7 @@ def _digest(*parts: str) -> bytes:
     return hasher.digest()
 
 
-def _ordered_pairs(group: PromptGroup) -> Iterator[tuple[int, int, bool]]:
+def ordered_pairs(group: PromptGroup) -> Iterator[tuple[int, int, bool]]:
     """(better, worse, tied) for every pair of completions that the preference orders or ties."""
     preference = group.preference
     if preference is None:

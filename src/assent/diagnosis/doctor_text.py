@@ -17,12 +17,20 @@ WIDTH = 96
 
 def lines_of(report: Report, *, name: str, accepted: Mapping[str, str]) -> list[str]:
     lines = [f"{name}: {_about(report.case)}", *(f"  {line}" for line in report.case.reading)]
+    return lines + lines_of_findings(report, accepted=accepted)
+
+
+def lines_of_findings(report: Report, *, accepted: Mapping[str, str]) -> list[str]:
+    """The findings, what they amount to, and what was not checked."""
+    lines: list[str] = []
     for finding in report.findings:
         lines += ["", *lines_of_finding(finding, report.case, accepted.get(finding.rule))]
     return [*lines, "", *_conclusion(report), *_not_checked(report)]
 
 
 def _about(case: Case) -> str:
+    if case.data is not None and not case.series:
+        return f"{case.data.dataset.layout}, {len(case.data):,} rows"
     parts = [case.stage or "stage unknown"]
     if case.objective.loss:
         beta = f", beta {case.objective.beta:g}" if case.objective.beta is not None else ""
@@ -54,13 +62,21 @@ def _fact(fact: Evidence) -> str:
 
 
 def _conclusion(report: Report) -> list[str]:
-    looked = f"{len(report.checked)} rules looked at {len(report.case.series)} metrics over {report.case.steps} steps"
+    looked = f"{len(report.checked)} rules looked at {_looked_at(report)}"
     if report.verdict == "findings":
         return [f"{_count(len(report.findings), 'finding')}: {looked}"]
     if report.verdict == "healthy":
         so_far = " so far" if report.case.status == "running" else ""
         return [f"Healthy{so_far}: {looked}, and found nothing wrong"]
-    return [f"Cannot be judged yet, because too little was logged: {looked}"]
+    return [
+        f"Cannot be judged yet, because too little {'was logged' if report.case.data is None else 'is there'}: {looked}"
+    ]
+
+
+def _looked_at(report: Report) -> str:
+    if report.case.data is not None and not report.case.series:
+        return f"{len(report.case.data):,} rows"
+    return f"{len(report.case.series)} metrics over {report.case.steps} steps"
 
 
 def _not_checked(report: Report) -> list[str]:

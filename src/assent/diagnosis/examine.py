@@ -13,7 +13,7 @@ from assent.diagnosis.rules import all_rules
 
 Verdict = Literal["healthy", "findings", "cannot be judged yet"]
 FEWEST_STEPS = 8
-"""Logged values of the longest series below which a run without findings is not called healthy."""
+"""Logged values of the longest series below which a run without findings is not called healthy; rows of data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,15 @@ class Report:
     def verdict(self) -> Verdict:
         if any(finding.severity != "info" for finding in self.findings):
             return "findings"
-        longest = max(map(len, self.case.series.values()), default=0)
-        return "healthy" if self.checked and not self.too_early and longest >= FEWEST_STEPS else "cannot be judged yet"
+        enough = self.case.models is not None or self.looked_at >= FEWEST_STEPS
+        return "healthy" if self.checked and not self.too_early and enough else "cannot be judged yet"
+
+    @property
+    def looked_at(self) -> int:
+        """Rows of the data; of a run, values of its longest series."""
+        return (
+            len(self.case.data) if self.case.data is not None else max(map(len, self.case.series.values()), default=0)
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {

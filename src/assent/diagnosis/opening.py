@@ -1,4 +1,4 @@
-"""What a user points at, as a case: a run folder of ours, or another trainer's log."""
+"""What a user points at, as a case: a run folder of ours, another trainer's log, or a file of data."""
 
 from __future__ import annotations
 
@@ -7,22 +7,32 @@ import time
 from pathlib import Path
 
 from assent.config.loading import unknown_name
+from assent.data.loading import load_groups
 from assent.diagnosis.case import Case, make_case
+from assent.diagnosis.rows import Rows
 from assent.diagnosis.rule import EVERY
-from assent.errors import UsageError
+from assent.errors import DataError, UsageError
 from assent.runs.folder import LOCK, MANIFEST, METRICS
 from assent.runs.foreign_names import read_foreign
 from assent.runs.reading import read_manifest, read_metrics
 
 
-def open_case(target: str | Path, *, stage: str | None = None, settings: str | Path | None = None) -> Case:
-    """The case of a run folder or a log.
+def open_case(
+    target: str | Path,
+    *,
+    stage: str | None = None,
+    settings: str | Path | None = None,
+    against: str | None = None,
+) -> Case:
+    """The case of a run folder, a log, or a file of data. `against`: another file of data, to compare prompts with.
 
     `stage` and `settings` (a YAML or JSON file of options) say of another trainer's log what it does not hold.
     Raises DataError for what is neither, and UsageError for `stage` or `settings` of a run of ours, which has its own.
     """
     path = Path(target)
     if not (path / MANIFEST).exists():
+        if stage is None and settings is None and (rows := rows_of(path, against=against)) is not None:
+            return Case(data=rows, source="data")
         return case_of_log(path, stage=stage, settings=settings)
     if stage is not None or settings is not None:
         raise UsageError(
@@ -30,6 +40,17 @@ def open_case(target: str | Path, *, stage: str | None = None, settings: str | P
             fix="leave stage and settings out",
         )
     return case_of_run(path)
+
+
+def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
+    """The rows of a file of data; None for a file that has no rows of ours."""
+    if not path.is_file():
+        return None
+    try:
+        dataset = load_groups(path, lenient=True)
+    except (DataError, UsageError):
+        return None
+    return Rows(dataset, against=None if against is None else load_groups(against, lenient=True))
 
 
 def case_of_log(path: Path, *, stage: str | None = None, settings: str | Path | None = None) -> Case:

@@ -85,5 +85,12 @@ class Rule:
 
 
 def applying(rules: Iterable[Rule], case: Case) -> list[Rule]:
-    """The rules that apply to the case's stage; all of them where the stage is not known."""
-    return [rule for rule in rules if case.stage is None or case.stage in rule.stages]
+    """The rules of what the case is (a run, data, a model) and of its stage, where that is known."""
+    return [rule for rule in rules if _looks_at(rule, case) and (case.stage is None or case.stage in rule.stages)]
+
+
+def _looks_at(rule: Rule, case: Case) -> bool:
+    """A run alone is asked about by every rule but those of data."""
+    if case.series or (case.data is None and case.models is None):
+        return rule.looks_at != "data" or case.data is not None
+    return rule.looks_at != "log" and getattr(case, rule.looks_at) is not None

@@ -258,7 +258,7 @@ def test_data_check_lists_what_training_would_refuse(here: Path, capsys: pytest.
     bad.unlink()
     assert status == 1
     assert json.loads(out)["refused"] == {"empty completion": [f"{bad}:3"]}
-    findings = "\n".join(json.loads(out)["findings"])
+    findings = "\n".join(finding["verdict"] for finding in json.loads(out)["findings"])
     assert "ordered both ways: 1 pair" in findings
     assert "1 row refused" in findings
     assert files_in(here) == before

@@ -193,7 +193,6 @@ def test_data_check_shows_the_census_and_it_is_no_finding(tmp_path):
         for n in range(20)
     ]
     result = audit(load_groups(write(tmp_path / "x.jsonl", *rows)))
-    assert result.findings() == []
     assert "not read              id, meta (20 rows each)" in result.lines()
     assert any(line.startswith("keys of messages      name (20 rows)") for line in result.lines())
     assert result.as_dict()["unread_columns"] == {"id": 20, "meta": 20}
@@ -216,10 +215,9 @@ LONG = "What is two and two?"
 def test_completions_that_repeat_the_prompt_are_a_finding(tmp_path, row):
     other = {name: "Two and one?" if name == "prompt" else value for name, value in row.items()}
     result = audit(load_groups(write(tmp_path / "x.jsonl", row, row | {"id": 1}, other)))
-    found = [line for line in result.findings() if "stands twice" in line]
-    assert len(found) == 1
-    assert "2 of 3 rows" in found[0]
-    assert "cut the prompt" in found[0]
+    assert result.repeated_prompt is not None
+    assert "stands twice" in result.repeated_prompt
+    assert "2 of 3 rows" in result.repeated_prompt
 
 
 @pytest.mark.parametrize(
