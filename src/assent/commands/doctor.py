@@ -1,10 +1,11 @@
-"""assent doctor: what is wrong with a run or with data, and what to change. Torch-free."""
+"""assent doctor: what is wrong with a run, data or a policy, and what to change. Torch only with --probe."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from assent.diagnosis.doctor_text import lines_against, lines_of, lines_of_findi
 from assent.diagnosis.examine import Report, examine
 from assent.diagnosis.finding import at_least
 from assent.diagnosis.fix import Applied, changes
-from assent.diagnosis.opening import open_case
+from assent.diagnosis.model_rules import model_rules
+from assent.diagnosis.opening import is_policy, open_case
 from assent.diagnosis.rule import Rule
 from assent.diagnosis.rules import all_rules, third_party
 from assent.errors import UsageError
@@ -31,7 +33,7 @@ from assent.runs.files import write_text
 
 def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
     """The document, the same as lines of text, and the exit status."""
-    rules = (*all_rules(), *data_rules(), *third_party(config.rules))
+    rules = (*all_rules(), *data_rules(), *model_rules(), *third_party(config.rules))
     if config.list_rules:
         listed = [
             {"name": rule.name, "title": rule.title, "stages": sorted(rule.stages), "metrics": list(rule.metrics),
@@ -82,11 +84,39 @@ def about(case: Case) -> dict[str, Any]:
         },
         "metrics": sorted(case.series),
         "reading": list(case.reading),
+        **({} if case.models is None else {"measured": case.models.as_dict()}),
     }
 
 
 def _opened(config: DoctorConfig, target: str) -> Case:
-    return open_case(target, stage=config.stage, settings=config.settings, against=config.against)
+    if is_policy(Path(target)):
+        return _probed_policy(config, target)
+    case = open_case(target, stage=config.stage, settings=config.settings, against=config.against)
+    if not config.probe:
+        return case
+    if case.data is None or config.model is None:
+        raise UsageError(
+            "--probe has nothing to load",
+            got=target + ("" if case.data is None else " without --model"),
+            expected="a policy's folder (of a run: RUN/model), or a file of data and the policy in --model",
+        )
+    if config.prompts is not None:
+        raise UsageError("--prompts has no effect on data, which have their own", fix="leave --prompts out")
+    from assent.commands.doctor_probe import distance_of
+
+    return replace(case, models=distance_of(config.model, config, case.data.dataset))
+
+
+def _probed_policy(config: DoctorConfig, target: str) -> Case:
+    if not config.probe:
+        raise UsageError(f"{target} is a model: reading it means loading it", fix="give --probe")
+    if config.model is not None:
+        raise UsageError("--model has no effect beside a policy", fix="leave --model out, or give a file of data")
+    from assent.commands.doctor_probe import behaviour_of
+    from assent.data.loading import load_groups
+
+    prompts = None if config.prompts is None else load_groups(config.prompts)
+    return Case(models=behaviour_of(target, config, prompts), source="model")
 
 
 def _watch(config: DoctorConfig, rules: tuple[Rule, ...], target: str, report: Report) -> Report:

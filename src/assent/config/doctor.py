@@ -6,18 +6,19 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from assent.config.options import Options, Positive
+from assent.config.options import DeviceOptions, Positive
 
 
-class DoctorConfig(Options):
+class DoctorConfig(DeviceOptions):
     """Reads a run's log, of ours or of another trainer, or a file of data; says what is wrong and what to change.
 
-    Neither torch nor a model is loaded. Exit status 1 if something is wrong (--fail-on).
+    Neither torch nor a model is loaded without --probe. Exit status 1 if something is wrong (--fail-on).
     """
 
     targets: tuple[str, ...] = ()
     """What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines of
-    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers)."""
+    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers);
+    with --probe, folders of policies."""
     stage: str | None = None
     """Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or what its
     metrics show. Only for other trainers' logs."""
@@ -42,6 +43,18 @@ class DoctorConfig(Options):
     """Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C."""
     refresh_seconds: Positive = 30
     """Seconds between two looks with --watch."""
+    probe: bool = False
+    """Load models and measure. Of a policy's folder: which stage of training it lacks. Of a file of data: how likely
+    its answers are to the policy that --model names."""
+    prompts: str | None = None
+    """File with prompts of yours, for a policy. With comparisons it also says whether the policy answers as they
+    prefer. Only with --probe."""
+    model: str | None = None
+    """Policy that is to be trained on the data: a folder or a hub name. Only with --probe."""
+    max_new_tokens: Positive = 48
+    """Longest answer that a policy is asked for. Only with --probe."""
+    max_length: Positive = 1024
+    """Most tokens of a prompt and its answer. Only with --probe."""
     list_rules: bool = False
     """List the rules: what each looks for, and in which metrics. Nothing is read."""
 
@@ -58,6 +71,11 @@ class DoctorConfig(Options):
             raise ValueError(f"{', '.join(several)} is about one run: give one target")
         if self.watch and (idle := [name for name in ("against", "apply", "bundle") if getattr(self, name)]):
             raise ValueError(f"{', '.join(idle)} needs a look that ends: leave it or watch out")
+        probing = ("prompts", "model", "max_new_tokens", "max_length", "device", "dtype")
+        if not self.probe and (idle := sorted(self.model_fields_set & set(probing))):
+            raise ValueError(f"{', '.join(idle)} has no effect without probe: give both, or leave it out")
+        if self.probe and self.watch:
+            raise ValueError("watch reads a log, probe loads models: give one of them")
         if not self.watch and "refresh_seconds" in self.model_fields_set:
             raise ValueError("refresh_seconds has no effect without watch: give both, or leave it out")
         return self

@@ -42,6 +42,11 @@ def open_case(
     return case_of_run(path)
 
 
+def is_policy(path: Path) -> bool:
+    """Whether the folder holds a model, and not a run."""
+    return (path / "config.json").is_file() and not (path / MANIFEST).exists()
+
+
 def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
     """The rows of a file of data; None for a file that has no rows of ours."""
     if not path.is_file():

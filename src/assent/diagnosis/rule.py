@@ -90,7 +90,6 @@ def applying(rules: Iterable[Rule], case: Case) -> list[Rule]:
 
 
 def _looks_at(rule: Rule, case: Case) -> bool:
-    """A run alone is asked about by every rule but those of data."""
-    if case.series or (case.data is None and case.models is None):
-        return rule.looks_at != "data" or case.data is not None
-    return rule.looks_at != "log" and getattr(case, rule.looks_at) is not None
+    if rule.looks_at == "log":
+        return bool(case.series) or (case.data is None and case.models is None)
+    return getattr(case, rule.looks_at) is not None

@@ -1,4 +1,4 @@
-"""The doctor's rules of data, in the form of `assent.diagnosis.rules`: each file is one. `assent data check` asks them too."""
+"""The doctor's rules of data: each file is one, like those of `assent.diagnosis.rules`. `data check` asks them too."""
 
 from __future__ import annotations
 

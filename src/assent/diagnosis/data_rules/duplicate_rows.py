@@ -18,7 +18,7 @@ from assent.types import PromptGroup
 ALIKE = 0.8
 """Jaccard index of two texts' word triples from which they are nearly the same: Lee et al.'s, arXiv:2107.06499."""
 SKETCH = 8
-"""Smallest hashes of a row's triples. Rows that share none are not compared; two at 0.8 share none by a chance of 3e-6."""
+"""Smallest hashes of a row's triples. Rows that share none are not compared: for two at 0.8 a chance of 3e-6."""
 MOST = 20_000
 """Rows compared for near duplicates; in a longer file the first ones."""
 SOME = 0.005

@@ -29,12 +29,14 @@ def check(case: Case) -> Finding | None:
     return Finding(
         severity="warning",
         confidence="possible",
-        verdict=f"the answer in first place is the best in {percent(first)} of {prompts:,} prompts, where {even:.0%} would "
+        verdict=f"the answer in first place is the best in {percent(first)} of {prompts:,} prompts, "
+        f"where {even:.0%} would "
         "be even",
         evidence=(Evidence(metric="share of first places that are best", value=first.value, expected=f"{even:.2f}"),),
         cause="whoever judged saw the answers in this order and leans to the first, or the first place is always the "
         "same, better model's",
-        next_action="if a model judged, let it judge in both orders (assent judges do); training itself does not read the "
+        next_action="if a model judged, let it judge in both orders (assent judges do); training itself "
+        "does not read the "
         "order",
     )
 

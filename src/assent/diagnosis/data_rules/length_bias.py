@@ -33,8 +33,10 @@ def check(case: Case) -> Finding | None:
             Evidence(metric="effect size (Cohen's d of log length)", value=size, expected="about 0"),
         ),
         cause=f"whoever judged liked {way} answers, or the better ones came from a {way}-winded writer",
-        next_action=f"balance the pairs by length, or correct for it: a policy trained on them writes {way} answers, and "
-        f"a reward model pays for them. In DPO: --loss-type simpo or ld_dpo. Where {way} is what people want, accept it",
+        next_action=f"balance the pairs by length, or correct for it: a policy trained on them writes "
+        f"{way} answers, and "
+        f"a reward model pays for them. In DPO: --loss-type simpo or ld_dpo. Where {way} is what people "
+        f"want, accept it",
     )  # fmt: skip
 
 

@@ -25,7 +25,8 @@ def check(case: Case) -> Finding | None:
         verdict=f"lengths alone decide {percent(accuracy)} of held-out pairs ({prompts:,} prompts)",
         evidence=(Evidence(metric="length baseline, held-out accuracy", value=accuracy.value, expected="about 0.5"),),
         cause="better and worse answers differ in length, so that a loss can fall without a look at their content",
-        next_action=f"count a reward model's accuracy only above {accuracy.value:.0%}, and compare it on pairs of equal "
+        next_action=f"count a reward model's accuracy only above {accuracy.value:.0%}, and compare it "
+        f"on pairs of equal "
         "length (assent eval); to teach content, keep pairs of similar length",
     )
 
@@ -46,7 +47,7 @@ def length_baseline(rows: Rows) -> tuple[Interval, int]:
     lengths = numpy.array([[math.log(1 + len(text)) for text in (pair.better, pair.worse)] for pair in pairs])
     lengths -= lengths.mean()
     features = numpy.stack([lengths[:, 0] - lengths[:, 1], lengths[:, 0] ** 2 - lengths[:, 1] ** 2], axis=1)
-    # Each pair is given in a random order, of which the label says the sign; without an intercept nothing else tells it.
+    # Each pair is given in a random order, which is its label; without an intercept nothing else tells it.
     signs = numpy.where(numpy.random.default_rng(0).random(len(pairs)) < 0.5, -1.0, 1.0)
     model = LogisticRegression(fit_intercept=False)
     given = features * signs[:, None]

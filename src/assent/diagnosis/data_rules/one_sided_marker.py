@@ -57,11 +57,13 @@ def check(case: Case) -> Finding | None:
     return Finding(
         severity="warning",
         confidence="likely",
-        verdict=f"{name} tells better from worse: where one answer alone has it ({reach:.0%} of the prompts), it is the "
+        verdict=f"{name} tells better from worse: where one answer alone has it ({reach:.0%} of the "
+        f"prompts), it is the "
         f"better one in {percent(part)}" + (f"; also {others}" if others else ""),
         evidence=(Evidence(metric=f"better, of answers with {name}", value=part.value, expected="0.15 to 0.85"),),
         cause="better and worse answers were made by two sources with different habits, or cleaned differently",
-        next_action="give both sides the same form, or take both from one source: a loss learns the mark first, since it "
+        next_action="give both sides the same form, or take both from one source: a loss learns the "
+        "mark first, since it "
         "is easier than the content",
     )
 

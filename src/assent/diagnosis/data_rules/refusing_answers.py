@@ -10,7 +10,8 @@ from assent.diagnosis.rows import LEAST, data_of, percent, rows_example, sample_
 from assent.diagnosis.rule import NotChecked, Rule
 
 REFUSAL = re.compile(
-    r"\s*(?:i['’]?m (?:so |very |really )?sorry\b[^.!?]{0,40}\b(?:but )?i (?:can(?:no|['’])t|am (?:not able|unable)|won['’]t)"
+    r"\s*(?:i['’]?m (?:so |very |really )?sorry\b[^.!?]{0,40}\b(?:but )?"
+    r"i (?:can(?:no|['’])t|am (?:not able|unable)|won['’]t)"
     r"|(?:sorry|unfortunately|i apologi[sz]e)\b[^.!?]{0,30}\bi (?:can(?:no|['’])t|am (?:not able|unable)|won['’]t)"
     r"|i (?:cannot|can['’]t|won['’]t|will not|am (?:not able|unable) to|['’]m (?:not able|unable) to) "
     r"(?:help|assist|provide|do that|fulfil|comply|answer|support|engage|discuss|generate|create)"
@@ -37,7 +38,8 @@ def check(case: Case) -> Finding | None:
         verdict=f"{percent(refusing)} of the answers to be learnt ({prompts:,} prompts) begin as a refusal",
         evidence=(Evidence(metric="share of refusals", value=refusing.value, expected=f"at most {MANY}"),),
         cause="the answers come from a model that refuses much, or the prompts are all about safety",
-        next_action="mix prompts in that should be answered: a policy that sees refusals alone refuses everything. Where "
+        next_action="mix prompts in that should be answered: a policy that sees refusals alone refuses "
+        "everything. Where "
         "the file is the safety part of a mixture, accept it",
     )
 

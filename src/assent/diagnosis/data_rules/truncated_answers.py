@@ -22,7 +22,8 @@ def check(case: Case) -> Finding | None:
     return Finding(
         severity="fault",
         confidence="likely",
-        verdict=f"{percent(cut)} of the long answers to be learnt ({prompts:,} prompts) stop in the middle of a sentence",
+        verdict=f"{percent(cut)} of the long answers to be learnt ({prompts:,} prompts) stop in the "
+        f"middle of a sentence",
         evidence=(Evidence(metric="share of cut answers", value=cut.value, expected=f"at most {OFTEN}"),),
         cause="they were sampled or stored with a limit of length",
         next_action="sample them again with a higher limit, or leave them out: the end that is trained after them "
