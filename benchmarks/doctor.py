@@ -1,0 +1,230 @@
+"""How often is `assent doctor` right, and does what it advises help?
+
+Makes tiny runs with one known fault each (`assent.sandbox.faults`), healthy ones, and some with two faults or with a
+weaker one; asks the doctor's rules about each run's log; counts. The runs are kept in the folder --runs and made only
+once, so that an interrupted measurement goes on. `calibration` and `report` are two sets of seeds that never meet, and
+one family of tasks is in the second alone: thresholds may be chosen on the first, figures are told of the second.
+
+Beside it stands a baseline: the fixed thresholds that public tools use. A finding of severity info counts as none.
+
+    python benchmarks/doctor.py --runs DIR --purpose report --seeds 20 --healthy 600
+    python benchmarks/doctor.py --runs DIR --purpose report --seeds 20 --cures 5
+
+--cures repeats runs of faults that options or data make, with the change that the doctor prints. Cured is a run in
+which the doctor finds nothing more, and whose gold (or held-out accuracy) reaches the lower end of what healthy runs
+of the same stage and task reach (5% of them lie below).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from assent.commands.doctor import fixed_options
+from assent.diagnosis.case import Case
+from assent.diagnosis.examine import Report, examine
+from assent.diagnosis.fix import changes
+from assent.diagnosis.small_statistics import ends, fmean
+from assent.sandbox.faults.confusion import Confusion, Seen, confusion, interval, lowest, table
+from assent.sandbox.faults.records import (
+    WITHOUT_GOLD,
+    Planned,
+    case_of,
+    outcome,
+    plan_fault,
+    plan_healthy,
+    record_of,
+)
+from assent.sandbox.faults.registry import FAULTS, PAIRS
+from assent.sandbox.faults.running import perform
+
+STRENGTHS = (0.66, 0.33, 0.0)
+ROUNDS_OF_CURE = 3
+STUCK = frozenset({"nothing_learned", "learning_rate_zero", "no_gradient", "reference_moves", "labels_masked"})
+"""What a loss that stays where it began may mean."""
+
+
+def main() -> None:
+    options = _arguments()
+    torch.set_num_threads(1)
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
+    runs = Runs(options.runs, deadline)
+    names = options.only or [*FAULTS]
+    planned = [*plan_healthy(options.purpose, options.healthy)]
+    for name in names:
+        planned += plan_fault(name, options.purpose, options.seeds)
+    planned.sort(key=lambda one: one.number % 50_000)  # all faults a little, rather than some of them wholly
+    seen = [*runs.of(planned)]
+    result: dict[str, Any] = {"purpose": options.purpose, "runs": len(seen), "missing": len(planned) - len(seen)}
+    reports = [(one, record, _report(one, record)) for one, record in seen]
+    ours, theirs = confusion(map(_seen, reports)), confusion(_by_thresholds(reports))
+    result |= {"doctor": ours.as_dict(), "baseline": theirs.as_dict()}
+    if options.pairs:
+        result["two_faults"] = _two_faults(runs, options)
+    if options.strengths:
+        result["strengths"] = _strengths(runs, options, names)
+    if options.cures:
+        result["cures"] = _cures(runs, options, reports)
+    result["seconds"] = round(time.process_time(), 1)
+    print("\n".join(table(result["doctor"], result["baseline"])), file=sys.stderr)
+    print(json.dumps(result, indent=1))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder in which runs are kept")
+    parser.add_argument("--purpose", choices=("calibration", "report"), default="calibration")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each fault")
+    parser.add_argument("--healthy", type=int, default=64, help="healthy runs, over all stages")
+    parser.add_argument("--only", nargs="*", help="these faults alone")
+    parser.add_argument("--pairs", type=int, default=0, help="runs of each pair of faults")
+    parser.add_argument("--strengths", type=int, default=0, help="runs of each weaker strength")
+    parser.add_argument("--cures", type=int, default=0, help="runs of each fault to cure")
+    parser.add_argument("--minutes", type=float, default=0.0, help="make no more runs after this time; 0: no limit")
+    return parser.parse_args()
+
+
+class Runs:
+    """Records of planned runs, made while there is time."""
+
+    def __init__(self, folder: Path, deadline: float | None) -> None:
+        self.folder, self.deadline = folder, deadline
+
+    def of(self, planned: Iterable[Planned]) -> Iterator[tuple[Planned, dict[str, Any]]]:
+        for number, one in enumerate(planned):
+            record = record_of(one, self.folder, make=self.has_time)
+            if record is not None:
+                yield one, record
+            if number % 50 == 49:
+                print(f"{number + 1} runs, {time.process_time():.0f} s of CPU", file=sys.stderr, flush=True)
+
+    @property
+    def has_time(self) -> bool:
+        return self.deadline is None or time.monotonic() < self.deadline
+
+
+Reported = tuple[Planned, dict[str, Any], Report]
+
+
+def _report(planned: Planned, record: Mapping[str, Any]) -> Report:
+    needs_gold = any("reward_hacked" in FAULTS[name].rules for name in planned.faults)
+    return examine(case_of(dict(record), with_gold=needs_gold or planned.seed % WITHOUT_GOLD == 0))
+
+
+def _findings(report: Report) -> tuple[str, ...]:
+    return tuple(finding.rule for finding in report.findings if finding.severity != "info")
+
+
+def _seen(reported: Reported) -> Seen:
+    planned, _, report = reported
+    found = _findings(report)
+    return Seen(planned.faults, planned.stage, found, found[0] if found else None)
+
+
+def thresholds(case: Case) -> set[str]:
+    """The rules that public tools' fixed thresholds amount to: post-training-toolkit (kl > 0.3, a DPO loss within 0.68
+    to 0.71, margin < 0.1, approx_kl > 0.02), TRL (a KL below -1, a ratio above 10), and a check for NaN as all have."""
+    found: set[str] = {"not_finite"} if case.not_finite else set()
+    at_end = {name: fmean(ends(series.values)[1]) for name, series in case.series.items()}
+    if case.stage in ("dpo", "online-dpo"):
+        found |= STUCK if 0.68 <= at_end.get("loss", 0.0) <= 0.71 else set()
+        if at_end.get("rewards/margins", 1.0) < 0.1:
+            found |= STUCK | {"margin_falls", "beta_too_low"}
+    kl = at_end.get("objective/kl", 0.0)
+    found |= {"kl_explodes", "kl_unbounded", "reward_hacked"} if kl > 0.3 else set()
+    found |= {"kl_negative"} if min((*_values(case, "objective/kl"), 0.0)) < -1 else set()
+    too_far = at_end.get("policy/approxkl_avg", 0.0) > 0.02 or at_end.get("val/ratio", 1.0) > 10
+    return found | ({"oversize_updates"} if too_far else set())
+
+
+def _values(case: Case, name: str) -> tuple[float, ...]:
+    series = case.find(name)
+    return () if series is None else tuple(series.values)
+
+
+def _by_thresholds(reports: Iterable[Reported]) -> Iterator[Seen]:
+    for planned, _, report in reports:
+        yield Seen(planned.faults, planned.stage, tuple(sorted(thresholds(report.case))))
+
+
+def _two_faults(runs: Runs, options: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in PAIRS:
+        name = "+".join(pair)
+        seen = [
+            _seen((one, record, _report(one, record)))
+            for one, record in runs.of(plan_fault(name, options.purpose, options.pairs))
+        ]
+        counts: Confusion = confusion(seen)
+        both = sum(all(set(FAULTS[fault].rules) & set(run.found) for fault in pair) for run in seen)
+        found[name] = {"both": interval(both, len(seen)), **{k: interval(*v) for k, v in counts.detected.items()}}
+    return found
+
+
+def _strengths(runs: Runs, options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """By fault and strength: runs in which it is named, and runs in which anything is found."""
+    found: dict[str, Any] = {}
+    for name in names:
+        for strength in STRENGTHS if FAULTS[name].fades else ():
+            reports = [
+                _report(one, record)
+                for one, record in runs.of(plan_fault(name, options.purpose, options.strengths, strength))
+            ]
+            named = sum(bool(set(_findings(report)) & set(FAULTS[name].rules)) for report in reports)
+            found.setdefault(name, {})[str(strength)] = {
+                "named": interval(named, len(reports)),
+                "anything": sum(bool(_findings(report)) for report in reports),
+            }
+    return found
+
+
+def _cures(runs: Runs, options: argparse.Namespace, reports: Iterable[Reported]) -> dict[str, Any]:
+    """By fault: runs tried, cured by the first change, and by at most ROUNDS_OF_CURE changes one after another."""
+    reached: dict[tuple[str, str], list[float]] = {}
+    tried: dict[str, list[int]] = {}
+    reports = [*reports]
+    for planned, record, _ in reports:
+        if not planned.faults and (value := outcome(record)) is not None:
+            reached.setdefault((planned.stage, planned.family), []).append(value)
+    for planned, record, report in reports:
+        if not planned.faults or planned.number >= options.cures or not runs.has_time:
+            continue
+        setting = planned.setting(runs.folder / "models")
+        healthy = reached.get((planned.stage, planned.family))
+        if setting.patches or setting.logged or not healthy:
+            continue  # no option mends code
+        tried.setdefault(planned.name, []).append(_cured_after(planned, record, report, lowest(healthy), runs))
+    return {
+        name: {"first": interval(sum(n == 1 for n in rounds), len(rounds)),
+               "in_three": interval(sum(n > 0 for n in rounds), len(rounds))}
+        for name, rounds in tried.items()
+    }  # fmt: skip
+
+
+def _cured_after(planned: Planned, record: dict[str, Any], report: Report, least: float, runs: Runs) -> int:
+    """How many changes, one after another, it took; 0: three did not do."""
+    for number in range(1, ROUNDS_OF_CURE + 1):
+        made = changes(report.case.config, report.findings)
+        if not made:
+            return 0
+        setting = planned.setting(runs.folder / "models")
+        options = fixed_options(replace(report.case, config={**record["config"]}), made)
+        setting.options = {name: value for name, value in options.items() if name not in ("output_dir", "eval_data")}
+        record = perform(setting)
+        report = _report(planned, record)
+        value = outcome(record)
+        if report.verdict == "healthy" and (value is None or value >= least):
+            return number
+    return 0
+
+
+if __name__ == "__main__":
+    main()

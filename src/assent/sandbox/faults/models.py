@@ -1,0 +1,71 @@
+"""The tiny models that faulty and healthy runs start from, made once and kept in a folder."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from assent.config.stages import SftConfig
+from assent.models.new_model import new_model
+from assent.sandbox.faults.tasks import FILLERS, NOUNS, WORDS, demonstrations
+from assent.stages import sft
+from assent.types import PromptGroup
+
+Variant = Literal["raw", "base", "other", "endless"]
+"""raw: random weights. base: fine-tuned on answers of every skill. other: fine-tuned further, on other rows, so that
+it is near to base and not the same. endless: it was never taught to end."""
+CONTEXT = 64
+STEPS = 120
+
+
+def model_folder(root: Path, family: str, variant: Variant = "base", *, steps: int = STEPS) -> str:
+    """The folder of a model of a family, made if it is not there."""
+    folder = root / (f"{family}-{variant}" if variant != "raw" else "raw")
+    if not folder.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root) as temporary:
+            os.replace(_make(root, Path(temporary), family, variant, steps), folder)
+    return str(folder)
+
+
+def _make(root: Path, scratch: Path, family: str, variant: Variant, steps: int) -> Path:
+    if variant == "raw":
+        rng = random.Random(0)
+        texts = [" ".join(rng.choices(WORDS, k=12)) for _ in range(400)]
+        new_model(scratch / "raw", texts=texts, vocab_size=384, hidden_size=32, layers=2, heads=2, context=CONTEXT)
+        return scratch / "raw"
+    start = model_folder(root, family, "raw" if variant == "base" else "base", steps=steps)
+    rows = demonstrations(family, 800, seed=0 if variant == "base" else 1)
+    if variant == "endless":
+        rows = _endless(rows)
+    config = SftConfig(
+        model=start,
+        data=family,
+        output_dir=str(scratch / "run"),
+        max_length=CONTEXT,
+        batch_size=16,
+        max_steps=steps if variant == "base" else steps // 2,
+        learning_rate=5e-3,
+        warmup_ratio=0.1,
+        save_steps=0,
+        device="cpu",
+    )
+    sft.train(config, data=rows)
+    return scratch / "run" / "model"
+
+
+def _endless(rows: Sequence[PromptGroup]) -> list[PromptGroup]:
+    """Answers that go on for longer than any run samples."""
+    rng = random.Random(1)
+    return [
+        PromptGroup(
+            prompt=row.prompt,
+            completions=(f"{row.completions[0]} {' '.join(rng.choices((*FILLERS, *NOUNS), k=36))}",),
+            columns=row.columns,
+        )
+        for row in rows
+    ]
