@@ -142,13 +142,17 @@ def _drawn(model: PreTrainedModel, config: PreTrainedConfig, dtype: torch.dtype)
         small: Any = type(model)._from_config(config, dtype=dtype, **ways).eval()
         if has_own_head(own):
             add_score_head(small, own.num_labels)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in small.named_parameters():
-            # Large enough that the context, heads, biases and norms all change the numbers.
-            size = 0.3 if weight.ndim < 2 else 0.85 * weight.shape[-1] ** -0.5
-            weight.add_((size * torch.randn(weight.shape, generator=generator)).to(weight.dtype))
-            stacked = (weight.ndim == 3 and "conv" not in name) or (weight.ndim > 1 and ".experts." in name)
-            if dtype.itemsize < 4 and stacked:
-                weight.copy_(weight[:1].expand_as(weight))  # rounding that chooses another expert changes nothing
+    draw_weights(small)
     return small.to(model.device)
+
+
+@torch.no_grad()
+def draw_weights(model: nn.Module) -> None:
+    """Adds numbers to fresh weights, large enough that the context, heads, biases and norms all matter."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        size = 0.3 if weight.ndim < 2 else 0.85 * weight.shape[-1] ** -0.5
+        weight.add_((size * torch.randn(weight.shape, generator=generator)).to(weight.dtype))
+        stacked = (weight.ndim == 3 and "conv" not in name) or (weight.ndim > 1 and ".experts." in name)
+        if weight.dtype.itemsize < 4 and stacked:
+            weight.copy_(weight[:1].expand_as(weight))  # rounding that chooses another expert changes nothing

@@ -1,0 +1,292 @@
+"""Walks the architectures of transformers' mapping for causal models, and writes docs/architectures.md.
+
+    python benchmarks/architectures.py [TYPE …]
+
+Each gets a small configuration with its own kinds of layers, whose windows, chunks and top-k the rows exceed, and
+random weights in float32 that all matter. One process at a time walks one architecture, under a limit of time and
+memory. It compares with the untouched model, one completion at a time:
+
+    policy   log-probabilities of three completions of one prompt, and gradients, through AlignmentModel
+    scorer   scores, values and gradients of a reward model or critic made from the policy's folder
+    sample   log-probabilities of tokens that TorchSampler drew
+
+Prints one JSON document. Without TYPE it also writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import assent  # noqa: F401  # first: it says how OpenMP's threads wait
+
+# isort: split
+import torch
+import transformers
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from assent.models.batch import TokenCompletion, TokenGroup
+from assent.models.heads import has_own_head
+from assent.models.loading import load_policy, load_scorer
+from assent.models.module import AlignmentModel
+from assent.models.packing import pack
+from assent.models.saving import quiet
+from assent.models.small_copy import draw_weights, small_config
+from assent.models.trunk import trunk_of
+from assent.rollouts.sampler import SamplingParams, SeedKey
+from assent.rollouts.torch_sampler import TorchSampler
+
+PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
+TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+CPU_SECONDS, WALL_SECONDS, MEMORY = 20, 200, 10 * 2**30
+"""What one architecture may take."""
+DECLARED = 48
+"""Every declared length becomes less than this: 24 where it was longer. The probe's own copies have 8."""
+PROMPT, COMPLETIONS = 31, (9, 14, 30)
+"""Tokens. The longest row has 61."""
+TOLERANCE = 1e-5
+DECODER = {"is_decoder": True}
+OPTIONS: dict[str, dict[str, Any]] = {}
+"""Options without which a configuration's defaults give no causal model."""
+
+
+class Tokens:
+    """Stands in for a tokenizer: the walk reads ids alone."""
+
+    def batch_decode(self, rows: Sequence[Sequence[int]], **_: Any) -> list[str]:
+        return [" ".join(map(str, row)) for row in rows]
+
+
+def config_of(model_type: str) -> Any:
+    """The small configuration. Raises ValueError if there is none."""
+    with quiet():
+        config = AutoConfig.for_model(model_type, **OPTIONS.get(model_type, {}))
+    small = small_config(config, rows=DECLARED)
+    if small is None:
+        raise ValueError("no small configuration of its default one")
+    return small
+
+
+def walk(model_type: str, *, at: Callable[[str], object] = lambda stage: None) -> dict[str, Any]:
+    """What was found of one architecture: figures by name, and under "failed" what a stage raised.
+
+    at   is called with the name of each stage when it begins
+    """
+    found: dict[str, Any] = {"failed": {}}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        at(name)
+        try:
+            yield
+        except Exception as error:  # the classes raise all kinds of errors
+            found["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+    with tempfile.TemporaryDirectory() as folder:
+        with stage("build"):
+            found |= _build(model_type, Path(folder))
+        if not found["failed"]:
+            with stage("policy"):
+                found |= _compared(lambda: load_policy(folder), "policy")
+            with stage("scorer"):
+                found |= _compared(lambda: load_scorer(folder), "scorer")
+            with stage("sample"):
+                found |= _sampled(load_policy(folder))
+    return found
+
+
+def _build(model_type: str, folder: Path) -> dict[str, Any]:
+    config = config_of(model_type)
+    with quiet():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        draw_weights(model)
+        model.generation_config = transformers.GenerationConfig()
+        model.save_pretrained(folder)
+    return {"class": type(model).__name__, "weights": sum(weight.numel() for weight in model.parameters())}
+
+
+def group_of(config: Any) -> TokenGroup:
+    """A prompt and completions of random tokens, none of them special."""
+    text = config.get_text_config()
+    special = [getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]
+    special = [i for ids in special for i in (ids if isinstance(ids, list) else [ids])]
+    allowed = [i for i in range(3, min(text.vocab_size, 256)) if i not in special]
+    generator = torch.Generator().manual_seed(1)
+
+    def ids(number: int) -> tuple[int, ...]:
+        return tuple(allowed[i] for i in torch.randint(len(allowed), (number,), generator=generator).tolist())
+
+    return TokenGroup(ids(PROMPT), tuple(TokenCompletion(ids(number)) for number in COMPLETIONS))
+
+
+def _compared(load: Callable[[], PreTrainedModel], kind: Any) -> dict[str, Any]:
+    """Differences from the plain model in float32; in float64 too where these are more than rounding of one sum."""
+    found = _differences(load(), kind)
+    if max(found[f"{kind} difference"], found[f"{kind} gradient"]) > TOLERANCE:
+        exact = _differences(load().double(), kind)
+        found |= {f"{name} in float64": exact[name] for name in (f"{kind} difference", f"{kind} gradient")}
+    return found
+
+
+def _differences(model: PreTrainedModel, kind: Any) -> dict[str, Any]:
+    group = group_of(model.config)
+    plain = plain_logprobs if kind == "policy" else plain_scores
+    expected = plain(model, group)
+    expected_gradients = _gradients(model, expected)
+    with quiet():
+        module = AlignmentModel(model, kind=kind)
+    wanted = ("logprobs",) if kind == "policy" else ("scores", "values")
+    outputs = module(pack([group], device="cpu"), frozenset(wanted))
+    got = torch.cat([getattr(outputs, name) for name in wanted])
+    found = {
+        f"{kind} tier": module.tier,
+        f"{kind} reason": module.tier_reason,
+        f"{kind} difference": float((got - expected).detach().abs().max()),
+        f"{kind} gradient": _gradient_difference(_gradients(model, got), expected_gradients),
+    }
+    if kind == "scorer":
+        found["head"] = "score_head" if has_own_head(model.config) else "own class"
+    return found
+
+
+def _rows(group: TokenGroup) -> list[Tensor]:
+    return [torch.tensor([group.prompt_ids + completion.ids]) for completion in group.completions]
+
+
+def plain_logprobs(model: PreTrainedModel, group: TokenGroup) -> Tensor:
+    """(N,) of the completions' tokens, one completion at a time."""
+    parts = []
+    for ids in _rows(group):
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(group.prompt_ids) - 1 : -1]
+        targets = ids[0, len(group.prompt_ids) :, None]
+        parts.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1).gather(1, targets))
+    return torch.cat(parts)[:, 0]
+
+
+def plain_scores(model: Any, group: TokenGroup) -> Tensor:
+    """(S + N,) the completions' scores, then the values before each of their tokens, one completion at a time."""
+    scores, values = [], []
+    for ids in _rows(group):
+        states = trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        own = model.score(states[0])[:, 0]
+        scores.append(own[-1] if has_own_head(model.config) else model(input_ids=ids, use_cache=False).logits[0, 0])
+        values.append(own[len(group.prompt_ids) - 1 : -1])
+    return torch.cat([torch.stack(scores), *values])
+
+
+def _gradients(model: PreTrainedModel, numbers: Tensor) -> dict[str, Tensor]:
+    """Of a sum to which each number contributes with a weight of its own."""
+    weights = torch.linspace(-1.0, 2.0, len(numbers), dtype=numbers.dtype)
+    model.zero_grad(set_to_none=True)
+    (numbers * weights).sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _gradient_difference(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest difference, relative to its tensor's largest entry, or to 1% of all tensors' largest if that is more:
+    a gradient that is zero but for rounding has no size of its own."""
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    worst = 0.0
+    for name in got.keys() | expected.keys():
+        a, b = got.get(name), expected.get(name)
+        sizes = [float(g.abs().max()) for g in (a, b) if g is not None]
+        difference = max(sizes) if a is None or b is None else float((a - b).abs().max())
+        worst = max(worst, difference / max(sizes[-1], 1e-2 * largest))
+    return worst
+
+
+@torch.no_grad()
+def _sampled(model: PreTrainedModel) -> dict[str, Any]:
+    """The largest difference between the log-probabilities that the sampler recorded and a plain read's."""
+    group = group_of(model.config)
+    prompts = [group.prompt_ids, group.prompt_ids[:17]]
+    with quiet():
+        sampler = TorchSampler(model, Tokens(), eos_ids=())
+        sampler.load({}, "1")
+        params, seed = SamplingParams(max_new_tokens=8), SeedKey(0, "walk", 0)
+        drawn = sampler.sample(prompts, num_completions=2, params=params, seed=seed)
+    worst = 0.0
+    for one in drawn:
+        own = TokenGroup(prompts[one.prompt_index], (TokenCompletion(tuple(one.ids)),))
+        worst = max(worst, float((plain_logprobs(model, own) - torch.tensor(one.logprobs)).abs().max()))
+    return {"decoder": sampler.tier, "decoder reason": sampler.tier_reason, "sample difference": worst}
+
+
+def _child(model_type: str, end: Any, folder: str) -> None:
+    os.environ["ASSENT_CACHE"] = folder
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    used = int(time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (used + CPU_SECONDS, used + CPU_SECONDS + 5))
+    try:
+        end.send(walk(model_type, at=end.send))
+    except MemoryError:
+        end.send({"failed": {"memory": f"more than {MEMORY // 2**30} GiB"}})
+
+
+def apart(model_type: str, *, cache: str) -> dict[str, Any]:
+    """`walk` in a process of its own, which is ended where it takes too long."""
+    context = multiprocessing.get_context("fork")
+    mine, end = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(model_type, end, cache))
+    started, last, found = time.perf_counter(), "start", None
+    process.start()
+    end.close()
+    try:
+        while mine.poll(max(0.0, WALL_SECONDS - (time.perf_counter() - started))):
+            if isinstance(said := mine.recv(), dict):
+                found = said
+            else:
+                last = said
+    except EOFError:
+        pass
+    if process.is_alive() and found is None:
+        process.join(1)
+    if process.is_alive():
+        process.kill()
+    process.join()
+    if found is None:
+        over = process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
+        found = {"failed": {last: f"more than {CPU_SECONDS} CPU seconds" if over else f"ended by {process.exitcode}"}}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("types", nargs="*", metavar="TYPE")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as cache:
+        found = {}
+        for model_type in args.types or TYPES:
+            found[model_type] = apart(model_type, cache=cache)
+            print(model_type, json.dumps(found[model_type]), file=sys.stderr, flush=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    document = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"processor": platform.processor(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in ("torch", "transformers", "assent")},
+        "cpu_seconds": round(time.process_time() - started + used.ru_utime + used.ru_stime),
+        "architectures": found,
+    }
+    print(json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    main()
