@@ -89,7 +89,7 @@ def test_every_command_that_scores_reads_such_a_folder(
     member = f"{inputs['adapters']}/member-2"
     assert said(["merge", member, "--output-dir", tmp_path / "merged"], capsys)[0] == 0
     short = ["--data", inputs["prompts"], "--max-length", 64, "--max-new-tokens", 6]
-    for name, reward in (("adapter", member), ("merged", tmp_path / "merged")):
+    for name, reward in (("best-adapter", member), ("best-merged", tmp_path / "merged")):
         argv = ["best-of-n", "--model", inputs["model"], "--reward", reward, "--n", 2, *short]
         status, _, err = said([*argv, "--output-dir", tmp_path / name], capsys)
         assert status == 0, err
@@ -97,7 +97,7 @@ def test_every_command_that_scores_reads_such_a_folder(
         argv = ["eval", "--reward-model", reward, "--data", inputs["held_out_comparisons"], "--max-length", 64]
         status, out, err = said([*argv, "--json"], capsys)
         assert status == 0, err
-    rows = [read_rows(tmp_path / name / "candidates.jsonl") for name in ("adapter", "merged")]
+    rows = [read_rows(tmp_path / name / "candidates.jsonl") for name in ("best-adapter", "best-merged")]
     assert [row["scores"] for row in rows[0]] == [pytest.approx(row["scores"], abs=1e-5) for row in rows[1]]
     assert 0 <= json.loads(out)["reward_model"]["accuracy"]["value"] <= 1
     argv = ["frontier", "--reference", inputs["model"], "--gold", member, "--proxies.merged", tmp_path / "merged"]
