@@ -288,7 +288,7 @@ def findings(*, hostile: bool = False) -> dict[str, Any]:
     verdict = HOSTILE if hostile else "The reward rises while held-out quality falls."
     evidence = [{"metric": "objective/kl", "steps": [12, 22], "value": 9.5, "expected": "at most 5"}]
     evidence += [{"metric": "objective/scores", "steps": None, "value": 1.2, "expected": None}]
-    finding = {"rule": "reward_overoptimised", "severity": "fault", "verdict": verdict}
+    finding = {"rule": "reward_overoptimised", "severity": "fault", "verdict": verdict, "cause": "a proxy gap"}
     finding |= {"evidence": evidence, "next_action": "Raise --kl-coef."}
     return {"schema": 1, "findings": [finding], "not_checked": [{"rule": "drift", "reason": "no judge was used"}]}
 

@@ -52,6 +52,7 @@ def test_findings_are_shown_and_their_absence_is_not_news(tmp_path: Path) -> Non
     text = Page(markup).text
     assert HOSTILE in text
     assert "<script" not in markup
+    assert "Likely cause: a proxy gap" in text
     assert "objective/kl 9.500, expected at most 5, steps 12 to 22" in text
     assert "objective/scores 1.200" in text
     assert "What to do: Raise --kl-coef." in text
