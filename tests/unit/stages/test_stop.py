@@ -42,6 +42,9 @@ def test_a_finding_stops_a_run_and_no_stop_goes_on_to_the_same_bits(
 ) -> None:
     argv = arguments("sft", inputs, tmp_path / "run")
     assert main([*arguments("sft", inputs, tmp_path / "whole")]) == 0
+    examined = json.loads((tmp_path / "whole" / "findings.json").read_text())  # at the end, by every rule
+    assert "unfinished" not in {one["rule"] for one in examined["findings"]}
+    assert {"held_out_rises", "loss_above_start"} <= {one["rule"] for one in examined["not_checked"]}
     monkeypatch.setattr(session, "Watch", partial(Watch, rules=[THREE]))
     capsys.readouterr()
     assert main(argv) == 1
