@@ -399,8 +399,12 @@ def doctor(
 
     Options: those of `assent doctor`. Torch is not imported.
 
+    device: Where to compute: auto, cpu, cuda, cuda:N or mps.
+    dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
-        of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL).
+        of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and
+        answers); with --probe, folders of policies.
     stage: Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or
         what its metrics show. Only for other trainers' logs.
     settings: YAML or JSON file with the options of another trainer's run (beta, loss_type, learning_rate …). Only
@@ -409,12 +413,20 @@ def doctor(
     accepted: YAML file of findings that are known and accepted: the rule's name and the reason. They are shown, and
         do not count for the exit status.
     rules: More rules, as module:NAME. Give the flag once for each (docs/add-a-rule.md).
-    against: A run that worked: say in which options and metrics the run differs from it.
+    against: A run that worked: say in which options and metrics the run differs from it. For data: another file, to
+        find prompts that both have.
     apply: Write the run's configuration, with the changes that the findings name, as YAML for --config.
     bundle: Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no
         answer.
     watch: Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C.
     refresh_seconds: Seconds between two looks with --watch.
+    probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a file of data: how
+        likely its answers are to the policy that --model names.
+    prompts: File with prompts of yours, for a policy. With comparisons it also says whether the policy answers as
+        they prefer. Only with --probe.
+    model: Policy that is to be trained on the data: a folder or a hub name. Only with --probe.
+    max_new_tokens: Longest answer that a policy is asked for. Only with --probe.
+    max_length: Most tokens of a prompt and its answer. Only with --probe.
     list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
     """
 
