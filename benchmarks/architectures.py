@@ -37,7 +37,7 @@ import assent  # noqa: F401  # first: it says how OpenMP's threads wait
 import torch
 import transformers
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from assent.models.batch import TokenCompletion, TokenGroup

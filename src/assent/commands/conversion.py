@@ -22,13 +22,14 @@ DEFAULTS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("TRL", "dpo"): {**_TRL, "learning_rate": 1e-6, "beta": 0.1},
     ("TRL", "kto"): {**_TRL, "learning_rate": 1e-6, "beta": 0.1},
     ("TRL", "reward"): {**_TRL, "learning_rate": 1e-4},
-    ("TRL", "grpo"): {"learning_rate": 1e-6, "seed": 42, "max_new_tokens": 256, "loss_type": "dapo", "kl_coef": 0.0},
-    ("TRL", "rloo"): {"learning_rate": 1e-6, "seed": 42, "max_new_tokens": 256, "kl_coef": 0.05},
+    ("TRL", "grpo"): {"learning_rate": 1e-6, "seed": 42, "max_new_tokens": 512, "loss_type": "dapo", "kl_coef": 0.0},
+    ("TRL", "rloo"): {"learning_rate": 1e-6, "seed": 42, "max_new_tokens": 512, "kl_coef": 0.05},
     ("TRL", "ppo"): {"learning_rate": 3e-6, "seed": 42, "max_new_tokens": 53, "temperature": 0.7, "kl_coef": 0.05},
     ("LLaMA-Factory", ""): {**_HF, "max_length": 2048},
     ("axolotl", ""): {"num_train_epochs": 1.0, "seed": 42},
 }
-"""Their defaults where ours differ, by trainer and command (TRL 1.x, LLaMA-Factory 0.9, axolotl 0.12)."""
+"""Their defaults where ours differ, by trainer and command (TRL: read from 1.16, and PPO from 1.9. The
+others: from their documentation)."""
 
 
 class Conversion:
