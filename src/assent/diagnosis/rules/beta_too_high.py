@@ -9,7 +9,7 @@ from assent.diagnosis.small_statistics import ends, fmean
 
 MARGIN = "rewards/margins"
 STEPS = 20
-NEAR = 1.0
+NEAR = 2.5
 """Nats between the log-ratios of chosen and rejected within which no sampled answer changes noticeably."""
 USUAL = 0.1
 HIGH = 1.0
@@ -20,6 +20,8 @@ def check(case: Case) -> Finding | None:
     beta = case.objective.beta
     if beta is None:
         raise NotChecked("beta is not known (--settings)")
+    if case.objective.needs_reference is False:
+        raise NotChecked("the loss has no reference to stay at")
     margin = fmean(ends(case[MARGIN].values)[1])
     nats = margin / beta
     if beta < HIGH or not 0 < nats < NEAR:

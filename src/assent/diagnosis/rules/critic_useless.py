@@ -9,7 +9,8 @@ from assent.diagnosis.small_statistics import ends, median
 
 EXPLAINED = "val/explained_variance"
 ROUNDS = 16
-AT_MOST = 0.0
+AT_MOST = 0.005
+"""A critic that does not learn explains a constant's 0, up to rounding."""
 
 
 def check(case: Case) -> Finding | None:

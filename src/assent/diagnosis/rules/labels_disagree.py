@@ -22,7 +22,7 @@ def check(case: Case) -> Finding | None:
     level = fmean(half.values)
     high = case.find(f"{case.named(HELD_OUT)}_high")
     reached = held_out.last if high is None else high.last
-    has_settled = abs(shift(half.values).value) < 0.03 and fmean(ends(train.values)[0]) < level
+    has_settled = abs(shift(half.values).value) < 0.05 and fmean(ends(train.values)[0]) < level + 0.05
     if not has_settled or not 0.55 < level < CEILING or reached > CEILING or abs(level - held_out.last) > 0.07:
         return None
     low = case.option("label_smoothing") or case.config.get("hyperparameters", {}).get("label_smoothing", 0.0)

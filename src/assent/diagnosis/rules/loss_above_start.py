@@ -18,7 +18,8 @@ LEAST = 0.02
 def check(case: Case) -> Finding | None:
     loss, size = case[LOSS], len(case[LOSS]) // PARTS
     known = LN2 if case.stage == "reward" and case.option("loss_type", "bradley_terry") == "bradley_terry" else None
-    start = case.objective.start or known
+    # a reward model's new head has margins of its own, so that it may begin above a coin's loss
+    start = case.objective.start or (None if known is None else max(known, loss.first))
     if start is None and case.stage != "sft":
         raise NotChecked("the loss's value at the start is not known (loss_type)")
     reached, first = (start, None) if start is not None else (fmean(loss.values[:size]), loss.values[:size])

@@ -15,14 +15,15 @@ def check(case: Case) -> Finding | None:
     counts = {name: len(steps & set(case.series[name].steps)) if name in case.series else 0 for name in (UP, DOWN)}
     # a figure of no rows is NaN in some trainers, and absent in others
     scarce = min(counts, key=lambda name: counts[name])
-    share = 1 - counts[scarce] / len(steps)
-    if max(counts.values()) < 0.9 * len(steps) or share < OFTEN:
+    seen = [set(case.series[name].steps) for name in (UP, DOWN) if name in case.series]
+    both = len(steps.intersection(*seen)) if len(seen) == 2 else 0
+    share = 1 - both / len(steps)
+    if sum(counts.values()) < 0.9 * len(steps) or share < OFTEN:
         return None
-    kind = "up" if scarce == UP else "down"
     return Finding(
         severity="fault",
         confidence="certain",
-        verdict=f"{share:.0%} of the steps saw no thumb {kind}: the loss pushes one way alone there",
+        verdict=f"{share:.0%} of the steps saw thumbs of one kind alone: the loss pushes one way there",
         evidence=(
             Evidence(metric=scarce, steps=case[LOSS].span, value=counts[scarce], expected=f"{len(steps)} steps"),
         ),

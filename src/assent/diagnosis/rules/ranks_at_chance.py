@@ -18,7 +18,7 @@ def check(case: Case) -> Finding | None:
     train = case[TRAIN]
     held_out, high = case.find(HELD_OUT), case.find(f"{HELD_OUT}_high")
     if held_out is not None and high is not None:
-        name, value, reached = HELD_OUT, held_out.last, high.last
+        name, value, lowest = HELD_OUT, held_out.last, case[f"{HELD_OUT}_low"].last
         if held_out.last - case[f"{HELD_OUT}_low"].last > 0.2:
             raise NotChecked("too few held-out comparisons to tell chance from a weak model")
     else:
@@ -26,8 +26,8 @@ def check(case: Case) -> Finding | None:
         count = len(last) * float(case.option("batch_size", 0))
         if count < PAIRS:
             raise NotChecked(f"too few comparisons: {count:.0f} of {PAIRS} in the last quarter (batch_size)")
-        name, value, reached = TRAIN, fmean(last), wilson(fmean(last) * count, count, confidence=0.99).high
-    if reached > max(CHANCE, 0.5 + (reached - value)):
+        name, value, lowest = TRAIN, fmean(last), wilson(fmean(last) * count, count, confidence=0.99).low
+    if lowest > 0.5 or value > CHANCE + 0.03:
         return None
     learns = fmean(ends(train.values)[1]) > 0.65
     return Finding(

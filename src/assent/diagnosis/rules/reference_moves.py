@@ -20,7 +20,7 @@ def check(case: Case) -> Finding | None:
     moved = max(sums.values) - min(sums.values)
     beta = case.objective.beta or case.option("beta", 0.1)
     largest = max(map(abs, rewards.values))
-    if moved < MOVED * abs(sums.first) or largest > STILL * beta * moved:
+    if moved <= MOVED * abs(sums.first) or largest > STILL * beta * moved:
         return None
     return Finding(
         severity="fatal",

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from assent.sandbox.faults import patches, tasks
 from assent.sandbox.faults.settings import REWARDS, Rows, Setting
-from assent.types import Preference, PromptGroup
 
 Injection = Callable[[Setting, float], None]
 GOLD = {"reward": f"{REWARDS}:gold", "name": "gold", "weight": 1e-6}
@@ -21,6 +20,8 @@ def rate_times(factor: float) -> Injection:
         setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * factor**strength:.4g}")
         if factor > 1:
             setting.options["max_grad_norm"] = 100.0
+        if setting.stage == "sft":  # a model that knows nothing has nothing to lose
+            setting.options["model"] = setting.model()
 
     return inject
 
@@ -60,9 +61,9 @@ def reference_is_policy(setting: Setting, strength: float) -> None:
 
 
 def wrong_reference(setting: Setting, strength: float) -> None:
-    """Another checkpoint, and nobody knows."""
+    """The base model below the fine-tuned one, and nobody knows."""
     plain_loss(setting)
-    setting.options["reference"] = setting.model("other")
+    setting.options["reference"] = setting.model("raw")
     setting.shown["reference"] = None
 
 
@@ -87,10 +88,10 @@ def critic_stays(setting: Setting, strength: float) -> None:
     setting.options["critic_learning_rate"] = 1e-9
 
 
-def large_advantages(setting: Setting, strength: float) -> None:
-    setting.options |= {"whiten_advantages": False, "kl_coef": 0.0, "max_grad_norm": 1000.0, "num_ppo_epochs": 4}
-    setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * 5:.4g}")
-    setting.patches.append(patches.raw_advantages(30.0))
+def collapsing(setting: Setting, strength: float) -> None:
+    """No penalty, no bonus, and updates that follow few samples far."""
+    setting.options |= {"kl_coef": 0.0, "total_steps": 28}
+    setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * 10**strength:.4g}")
 
 
 def noisy_sampler(setting: Setting, strength: float) -> None:
@@ -175,10 +176,11 @@ def constant_reward(setting: Setting, strength: float) -> None:
 
 def reward_times(factor: float) -> Injection:
     def inject(setting: Setting, strength: float) -> None:
-        setting.options["reward"] = [{"reward": f"{REWARDS}:proxy", "weight": factor, "name": "proxy"}, GOLD]
-        if factor > 1:  # of a large reward the critic's clip is left far behind
-            setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * 4:.4g}")
-            setting.options["total_steps"] = 32
+        function = "likes_trap" if factor > 1 else "proxy"  # what the penalty would have held
+        setting.options["reward"] = [{"reward": f"{REWARDS}:{function}", "weight": factor, "name": "proxy"}, GOLD]
+        if factor > 1:
+            setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * 3:.4g}")
+            setting.options["total_steps"] = 28
 
     return inject
 
@@ -216,24 +218,6 @@ def label_noise(share: float) -> Injection:
     return inject
 
 
-def near_twins(setting: Setting, strength: float) -> None:
-    """Chosen and rejected differ in one word of a long answer that they share."""
-    plain_loss(setting)
-    setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * 4:.4g}")
-    setting.rows = [_twins(row, random.Random(f"{setting.seed}/{place}")) for place, row in enumerate(setting.rows)]
-
-
-def _twins(row: PromptGroup, rng: random.Random) -> PromptGroup:
-    shared = rng.choices((*tasks.FILLERS, *tasks.THINGS), k=7)
-    first, second = [*shared], [*shared]
-    first[3], second[3] = rng.choice(tasks.ANIMALS), rng.choice(tasks.FILLERS)
-    return replace(
-        row,
-        completions=tuple(" " + " ".join(words) for words in (first, second)),
-        preference=Preference(ranking=(1, 2)),
-    )
-
-
 def sorted_thumbs(setting: Setting, strength: float) -> None:
     """All thumbs up first, in the order of the file."""
     setting.rows = sorted(setting.rows, key=lambda row: not (row.preference and row.preference.thumbs == (True,)))
@@ -242,15 +226,15 @@ def sorted_thumbs(setting: Setting, strength: float) -> None:
 
 def few_rows(setting: Setting, strength: float) -> None:
     """A few dozen rows, read many times."""
-    setting.rows = setting.rows[:48]
-    setting.options |= {"batch_size": 8, "num_train_epochs": 14.0, "eval_steps": 6}
-    setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * 2:.4g}")
+    setting.rows = setting.rows[:32]
+    setting.options |= {"batch_size": 8, "num_train_epochs": 18.0, "eval_steps": 6, "model": setting.model()}
+    setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * 3:.4g}")
 
 
 def scaled_scores(setting: Setting, strength: float) -> None:
-    """Scores are multiplied on their way to the loss."""
-    factor = 40**strength
-    setting.patches.append(patches.scores_become(lambda scores: factor * scores))
+    """The model that is measured gives scores several times as large as the one that is trained."""
+    factor = 8**strength
+    setting.patches.append(patches.scores_become(lambda scores: scores if scores.requires_grad else factor * scores))
 
 
 def shifted_scores(setting: Setting, strength: float) -> None:

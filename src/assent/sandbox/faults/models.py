@@ -15,11 +15,10 @@ from assent.sandbox.faults.tasks import FILLERS, NOUNS, WORDS, demonstrations
 from assent.stages import sft
 from assent.types import PromptGroup
 
-Variant = Literal["raw", "base", "other", "endless"]
-"""raw: random weights. base: fine-tuned on answers of every skill. other: fine-tuned further, on other rows, so that
-it is near to base and not the same. endless: it was never taught to end."""
+Variant = Literal["raw", "base", "endless"]
+"""raw: random weights. base: fine-tuned on answers of every skill. endless: it was never taught to end."""
 CONTEXT = 64
-STEPS = 120
+STEPS = 160
 
 
 def model_folder(root: Path, family: str, variant: Variant = "base", *, steps: int = STEPS) -> str:
@@ -36,7 +35,7 @@ def _make(root: Path, scratch: Path, family: str, variant: Variant, steps: int) 
     if variant == "raw":
         rng = random.Random(0)
         texts = [" ".join(rng.choices(WORDS, k=12)) for _ in range(400)]
-        new_model(scratch / "raw", texts=texts, vocab_size=384, hidden_size=32, layers=2, heads=2, context=CONTEXT)
+        new_model(scratch / "raw", texts=texts, vocab_size=384, hidden_size=32, layers=1, heads=2, context=CONTEXT)
         return scratch / "raw"
     start = model_folder(root, family, "raw" if variant == "base" else "base", steps=steps)
     rows = demonstrations(family, 800, seed=0 if variant == "base" else 1)
@@ -48,7 +47,7 @@ def _make(root: Path, scratch: Path, family: str, variant: Variant, steps: int) 
         output_dir=str(scratch / "run"),
         max_length=CONTEXT,
         batch_size=16,
-        max_steps=steps if variant == "base" else steps // 2,
+        max_steps=steps,
         learning_rate=5e-3,
         warmup_ratio=0.1,
         save_steps=0,

@@ -16,6 +16,8 @@ from assent.sandbox.faults.running import perform
 from assent.sandbox.faults.settings import STAGES, Setting, healthy
 from assent.sandbox.faults.tasks import CALIBRATION, FAMILIES
 
+VERSION = 3
+"""Of what faults do. Another one makes every run again."""
 Purpose = Literal["calibration", "report"]
 FIRST_SEED = {"calibration": 1_000, "report": 100_000}
 """Seeds of the two purposes never meet, as long as there are fewer than 99,000."""
@@ -85,7 +87,7 @@ def record_of(planned: Planned, runs: Path, *, make: bool = True) -> dict[str, A
 
 def _digest(setting: Setting) -> str:
     """Of everything that makes the run, except the code."""
-    named = {"options": setting.options, "shown": setting.shown, "known": setting.known}
+    named = {"version": VERSION, "options": setting.options, "shown": setting.shown, "known": setting.known}
     text = json.dumps({**named, "rows": [repr(row) for row in (*setting.rows, *setting.held_out)]}, sort_keys=True)
     changes = (patch.__qualname__ for patch in (*setting.patches, *setting.logged))
     text = text.replace(str(setting.models), "models") + ",".join(changes)

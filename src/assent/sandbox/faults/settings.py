@@ -131,8 +131,8 @@ def _online(setting: Setting, rng: random.Random, *, rate: float) -> None:
     setting.options |= {
         "reward": [{"reward": f"{REWARDS}:proxy"}, {"reward": f"{REWARDS}:gold", "name": "gold", "weight": 1e-6}],
         "learning_rate": _around(rng, rate),
-        "total_steps": rng.randint(20, 26),
-        "batch_size": rng.choice((8, 12)),
+        "total_steps": rng.randint(20, 24),
+        "batch_size": rng.choice((8, 10)),
         "num_completions": 4,
         "max_new_tokens": rng.choice((12, 14)),
     }
@@ -143,9 +143,9 @@ def _ppo(setting: Setting, rng: random.Random) -> None:
     _online(setting, rng, rate=1e-3)
     setting.options |= {
         "kl_coef": _around(rng, 0.04),
-        "num_ppo_epochs": 2,
-        "num_mini_batches": rng.choice((1, 2)),
-        "critic_learning_rate": _around(rng, 1e-2, 1.4),
+        "num_ppo_epochs": rng.choice((1, 2)),
+        "num_mini_batches": 2,
+        "critic_learning_rate": _around(rng, 1.2e-2, 1.4),
     }
 
 
