@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +29,11 @@ def case(number: str) -> ModuleType:
 
 def answer(number: str, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
     """What the case's main gives, and what it printed."""
-    main = case(number).main
+    sys.path.insert(0, str(CASES))  # as Python does for a file that is run: cases share helpers
+    try:
+        main = case(number).main
+    finally:
+        sys.path.remove(str(CASES))
     capsys.readouterr()
     found = main()
     return found, capsys.readouterr().out
@@ -229,6 +234,83 @@ def test_16_three_budgets_give_three_answers(
         assert out.count(" > ") == 9
 
 
+def test_21_pair_accuracy_is_fine_where_no_pair_is_of_the_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("21", capsys)
+    assert found["accuracy"] > 0.95
+    assert found["accuracy_there"] < 0.5
+    assert found["reward"] > 0.5
+    assert found["gold"] < -0.2
+    assert found["kl"] < 6
+    assert "reward_hacked" in found["rules"]
+    assert "reward_hacked" not in found["blind"]  # nothing but the reward was logged: the doctor does not guess
+    assert "FAULT  reward_hacked" in out
+
+
+def test_22_the_paid_answer_is_found_and_explains_the_gain(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("22", capsys)
+    assert abs(found["found_from"] - found["peak"]) <= 3
+    assert found["share_peak"] < 0.05
+    assert found["share_last"] > 0.8
+    assert found["explained"] > 0.9
+    assert found["others"] < 0
+    assert f"Since its peak at round {found['peak']}" in out
+
+
+def test_23_a_kl_that_holds_cures_and_more_data_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = answer("23", capsys)
+    worse = found["nothing"]["gold"]
+    assert found["the doctor's change"]["gold"] > worse + 0.25
+    assert found["an adaptive KL, target 0.5 nats"]["gold"] > worse + 0.25
+    assert found["more data: four times the samples"]["gold"] < worse + 0.1
+    assert found["more data: four times the samples"]["reward"] > 1.5
+
+
+def test_24_four_runs_that_look_alike_from_afar_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = answer("24", capsys)
+    assert found["healthy"] == []
+    assert found["beta too high"] == ["policy_stays"]
+    assert "reward_hacked" in found["beta too low"]
+    assert found["dead reward"][0] == "zero_advantage"
+    assert found["broken reference"][0] == "kl_always_zero"
+
+
+def test_25_dpo_misses_no_reward_model_and_scores_make_it_online(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("25", capsys)
+    assert (found["verdict"], found["missed"], found["offline"]) == ("healthy", 0, "dpo")
+    assert found["online"] != "dpo"
+    assert found["ranks"] > 0.7
+    assert "the doctor: healthy" in out
+
+
+def test_26_each_broken_objective_has_its_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("26", capsys)
+    assert found["healthy"]["rules"] == []
+    assert found["healthy"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert found["no reference"]["rules"][0] == "no_reference"
+    assert found["no reference"]["loss"] != pytest.approx(math.log(2), abs=1e-3)
+    assert found["the reference moves"]["rules"][0] == "reference_moves"
+    assert found["the reference moves"]["margin"] == 0
+    assert found["chosen and rejected swapped"]["rules"][0] == "learns_the_opposite"
+    assert found["chosen and rejected swapped"]["held_out"] < 0.3
+    assert found["near-twins"]["rules"] == ["chosen_falls"]
+    assert found["near-twins"]["margin"] > 0.2
+    assert found["near-twins"]["chosen"] < -10
+    assert "near-twins, so that what pushes one down pushes the other" in " ".join(out.split())
+
+
+def test_28_the_missing_stage_is_named_without_a_log(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASSENT_CACHE", str(tmp_path))
+    found = case("28").main(small=True)
+    assert found == {
+        "base": ["no_instruction_tuning"],
+        "sft": ["no_preference_alignment"],
+        "facts": ["wrong_facts"],
+    }
+    assert "train it on demonstrations first (assent sft)" in capsys.readouterr().out
+
+
 def test_29_each_stage_stands_beside_the_one_before(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,3 +330,20 @@ def test_30_demonstrations_and_rankings_cost_the_same(
     assert [row["labels"] for row in rows] == [0, 16, 16, 16, 0, 32, 32, 32]
     assert [row["completions"] for row in rows[5:]] == [0, 64, 32]  # what was written was not sampled
     assert "    32 spent: " in capsys.readouterr().out
+
+
+def test_36_the_fingerprint_of_the_reference_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("36", capsys)
+    stays, moves, follows = (
+        found[name] for name in ("the reference stays", "the reference is the policy", "it follows by design (TR-DPO)")
+    )
+    assert stays["same"]
+    assert not moves["same"]
+    assert stays["rules"] == []
+    assert moves["rules"][0] == "reference_moves"
+    assert moves["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert moves["weight"] == 0.5
+    assert stays["weight"] < 0.5
+    assert moves["kl"] > stays["kl"]
+    assert "reference_moves" not in follows["rules"]
+    assert "FATAL  reference_moves" in out
