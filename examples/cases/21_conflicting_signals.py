@@ -38,22 +38,24 @@ def main() -> dict[str, float | list[str]]:
     known = {"kl_coef": options["kl_coef"], "learning_rate": options["rate"], "num_ppo_epochs": int(options["epochs"])}
     report, blind = examine(case_of(log, **known)), examine(case_of(log, hidden=["gold/total"], **known))
     print(f"reward model, accuracy on pairs of the reference's answers: {accuracy:.1%}")
-    print(f"reward {first['objective/scores']:.2f} -> {last['objective/scores']:.2f}, KL at the end "
-          f"{last['objective/kl']:.2f} nats (a usual target is 6), tokens clipped in a round at most {largest_clip:.0%}")  # fmt: skip
+    print(f"reward {first['objective/scores']:.2f} -> {last['objective/scores']:.2f}")
+    print(f"KL at the end {last['objective/kl']:.2f} nats (a usual target is 6)")
+    print(f"tokens clipped in a round at most {largest_clip:.0%}")
     print(f"people's view (gold) {first['gold/total']:.2f} -> {last['gold/total']:.2f}\n")
     print("\n".join(said(report)))
     reason = dict(blind.not_checked).get("reward_hacked", "")
     print(f"\nWithout people's view in the log the doctor does not guess: reward_hacked is not checked ({reason}).")
     print(
         f"\nAccuracy on pairs says nothing about the policy's own answers: among answers like those at the end it is\n"
-        f"{accuracy_there:.1%}. The reward model is wrong on one answer, which pairs of the reference hardly ever hold.\n"
+        f"{accuracy_there:.1%}. The reward model is wrong on one answer, which the reference's pairs hardly hold.\n"
         "The clip bounds each step from the last sampler, not the distance from the reference; the KL penalty loses\n"
-        "whenever reward - beta KL still beats the baseline. So: a larger or adaptive beta, labels for what the policy\n"
-        "now writes, gold measured beside the reward at the same KL."
+        "whenever reward - beta KL still beats the baseline. So: a larger or adaptive beta, labels for what\n"
+        "the policy now writes, gold measured beside the reward at the same KL."
     )
     return {
         "accuracy": accuracy, "accuracy_there": accuracy_there, "clipped": largest_clip, "kl": last["objective/kl"],
-        "reward": last["objective/scores"] - first["objective/scores"], "gold": last["gold/total"] - first["gold/total"],
+        "reward": last["objective/scores"] - first["objective/scores"],
+        "gold": last["gold/total"] - first["gold/total"],
         "rules": [finding.rule for finding in report.findings], "blind": [finding.rule for finding in blind.findings],
     }  # fmt: skip
 

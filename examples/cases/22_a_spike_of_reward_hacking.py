@@ -1,4 +1,4 @@
-"""Case 22: a spike of reward hacking. When did it begin, which pattern is paid, and how much of the gain does it explain?
+"""Case 22: a spike of reward hacking. When did it begin, what is paid, and how much of the gain does that explain?
 
 python examples/cases/22_a_spike_of_reward_hacking.py
 """
@@ -36,7 +36,8 @@ def main() -> dict[str, float]:
     others = gain - more * paid
     print(
         f"\nSince its peak at round {peak + 1} the reward rose by {gain:.2f}. The answer that is paid {paid:g} brought "
-        f"{more * paid:.2f} of\nthat ({explained:.0%}), all others together {others:+.2f}: without it the reward would have "
+        f"{more * paid:.2f} of\nthat ({explained:.0%}), all others together {others:+.2f}: without "
+        f"it the reward would have "
         "fallen, as gold did."
     )
     return {

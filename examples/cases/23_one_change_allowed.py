@@ -38,8 +38,10 @@ def main() -> dict[str, dict[str, float]]:
         found[name] = {"reward": mean["objective/scores"], "gold": mean["gold/total"], "kl": mean["objective/kl"]}
         print(f"{name:42s} {mean['objective/scores']:7.2f} {mean['gold/total']:6.2f} {mean['objective/kl']:6.2f}")
     print(
-        "\nThe change is a KL that holds: a stronger penalty, or one that adapts to a target. More samples and more rounds\n"
-        "optimise the same wrong reward further; fewer epochs get there later, and help where ratios leave the clip range."
+        "\nThe change is a KL that holds: a stronger penalty, or one that adapts to a target. More "
+        "samples and more rounds\n"
+        "optimise the same wrong reward further; fewer epochs get there later, and help where "
+        "ratios leave the clip range."
     )
     return found
 

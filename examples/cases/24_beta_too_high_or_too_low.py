@@ -30,14 +30,16 @@ def main() -> dict[str, list[str]]:
         report = examine(case_of(log, kl_coef=options["kl_coef"], learning_rate=options["rate"]))
         found[name] = [finding.rule for finding in report.findings]
         print(
-            f"{name}: reward {log[0]['objective/scores']:.2f} -> {last['objective/scores']:.2f}, KL "
-            f"{last['objective/kl']:.3f}, entropy {log[0]['objective/entropy']:.2f} -> {last['objective/entropy']:.2f}, "
-            f"worth {log[0]['gold/total']:.2f} -> {last['gold/total']:.2f}"
+            f"{name}: reward {log[0]['objective/scores']:.2f} -> {last['objective/scores']:.2f}, "
+            f"KL {last['objective/kl']:.3f}, entropy {log[0]['objective/entropy']:.2f} -> "
+            f"{last['objective/entropy']:.2f}, worth {log[0]['gold/total']:.2f} -> {last['gold/total']:.2f}"
         )
         print("\n".join(said(report)), "\n")
     print(
-        "β too high holds the KL at 0 and the reward where it was; too low lets KL rise and entropy fall until the reward\n"
-        "is paid for what is worth nothing. A dead reward has no spread, whatever β is. A broken reference has a KL of\n"
+        "β too high holds the KL at 0 and the reward where it was; too low lets KL rise and entropy "
+        "fall until the reward\n"
+        "is paid for what is worth nothing. A dead reward has no spread, whatever β is. A broken "
+        "reference has a KL of\n"
         "exactly 0 while the policy's updates are not."
     )
     return found

@@ -26,7 +26,8 @@ def main() -> dict[str, object]:
     reads_scores = [
         r.name for r in all_rules() if "objective/scores" in r.names and r.stages & DPO and not r.stages & ROUNDS
     ]
-    print(f"metrics of a reward model that the doctor misses in a DPO run: {len(asked_for)}; rules of DPO that read one: "
+    print(f"metrics of a reward model that the doctor misses in a DPO run: {len(asked_for)}; rules "
+          f"of DPO that read one: "
           f"{len(reads_scores)}")  # fmt: skip
 
     implicit = BETA * (world.logps(weights) - world.logps(world.start))
@@ -41,8 +42,10 @@ def main() -> dict[str, object]:
     steps = list(range(1, 61))
     columns = {name: (steps, [row[name] for row in log]) for name in ("loss", "rewards/margins", "logps/chosen")}
     online = make_case({**columns, "objective/scores": (steps, scores)}, config={"beta": BETA}, status="finished")
-    print(f"With `objective/scores` in the log the doctor takes the run for {online.stage}, no longer for dpo: it has to be\n"
-          "called online, since pairs are then drawn from the policy and labelled by a model that can be exploited.")  # fmt: skip
+    print(f"With `objective/scores` in the log the doctor takes the run for {online.stage}, no "
+          f"longer for dpo: it has to be\n"
+          "called online, since pairs are then drawn from the policy and labelled by a model that "
+          "can be exploited.")  # fmt: skip
     return {"verdict": report.verdict, "missed": len(asked_for), "ranks": ranks, "online": online.stage,
             "offline": report.case.stage}  # fmt: skip
 

@@ -42,9 +42,12 @@ def main() -> dict[str, dict[str, Any]]:
         )
         print("\n".join(said(report)), "\n")
     print(
-        "Without the reference the loss does not begin at ln 2 = 0.6931, and rewards are beta times log-probabilities. With\n"
-        "a reference that moves it stays at ln 2 while the log-probabilities change. Swapped columns train well and rank\n"
-        "held-out pairs the wrong way round. With near-twins the margin grows although the chosen answer falls too: the\n"
+        "Without the reference the loss does not begin at ln 2 = 0.6931, and rewards are beta times "
+        "log-probabilities. With\n"
+        "a reference that moves it stays at ln 2 while the log-probabilities change. Swapped "
+        "columns train well and rank\n"
+        "held-out pairs the wrong way round. With near-twins the margin grows although the chosen "
+        "answer falls too: the\n"
         "loss sees their difference alone."
     )
     return found

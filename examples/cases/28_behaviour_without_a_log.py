@@ -5,7 +5,7 @@ facts wrong: neither will mend that. Asked of the sandbox's base, instruction-tu
 
     python examples/cases/28_behaviour_without_a_log.py                    (some 3 minutes on two cores)
     python examples/cases/28_behaviour_without_a_log.py --small            (without the DPO model)
-    python examples/cases/28_behaviour_without_a_log.py POLICY PROMPTS     (assent doctor POLICY --probe --prompts PROMPTS)
+    python examples/cases/28_behaviour_without_a_log.py POLICY PROMPTS     (your own)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from assent.diagnosis.probes import FACTS, QUESTIONS, Answer, Behaviour
 from assent.pipelines.steps import STEPS
 from assent.runs.progress import Progress, Silent, progress_for_stderr
 
-COSINE = {"lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "batch_size": 32, "max_length": 256}
-FULL, SMALL = {"demonstrations": 1500, "pairs": 2000}, {"demonstrations": 200, "pairs": 90}
+COSINE = {"lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "max_length": 256}
+FULL, SMALL = {"demonstrations": 1500, "pairs": 2000, "batch": 32}, {"demonstrations": 300, "pairs": 90, "batch": 8}
 
 
 def ask(name: str, policy: str, prompts: str) -> dict[str, Any]:
@@ -30,13 +30,15 @@ def ask(name: str, policy: str, prompts: str) -> dict[str, Any]:
     report = assent.doctor(policy, probe=True, prompts=prompts, max_length=256)["reports"][0]
     measured = report["measured"]
     print(f"\n{name}: {report['verdict']}")
-    print(f"  {measured['continues']['value']:.0%} of its answers go on with the prompt, {measured['ends']['value']:.0%} end"
-          + (f"; between worse and better answers it stands at {measured['drawn']['value']:+.2f}"
+    print(f"  {measured['continues']['value']:.0%} of its answers go on with the prompt, "
+          f"{measured['ends']['value']:.0%} "
+          "end" + (f"; between worse and better answers it stands at {measured['drawn']['value']:+.2f}"
              if "drawn" in measured else ""))  # fmt: skip
     print(f"  e.g. {measured['answers'][0]['text'][:70]!r}")
     for finding in report["findings"]:
         print(
-            f"  {finding['severity'].upper()} {finding['rule']}: {finding['verdict']}\n    to do: {finding['next_action']}"
+            f"  {finding['severity'].upper()} {finding['rule']}: {finding['verdict']}\n    to do: "
+            f"{finding['next_action']}"
         )
     return {**report, "rules": [finding["rule"] for finding in report["findings"]]}
 
@@ -69,12 +71,12 @@ def main(*, small: bool = False, progress: Progress | None = None) -> dict[str, 
 
         world = step("sandbox-world", num_demonstrations=size["demonstrations"], num_prompts=1, num_test_prompts=1)
         sft = step("sft", model=world["model"], data=world["demonstrations"], learning_rate=1e-3, num_train_epochs=2,
-                   **COSINE)  # fmt: skip
+                   batch_size=size["batch"], **COSINE)  # fmt: skip
         labels = step("sandbox-labels", model=sft["model_path"], num_pairs=size["pairs"], num_test_pairs=2)
         models = {"base": world["model"], "sft": sft["model_path"]}
         if not small:
             dpo = step("dpo", model=sft["model_path"], data=labels["train"], beta=0.3, learning_rate=2e-4,
-                       num_train_epochs=2, **COSINE)  # fmt: skip
+                       num_train_epochs=2, batch_size=size["batch"], **COSINE)  # fmt: skip
             models["dpo"] = dpo["model_path"]
         found = {name: ask(name, path, labels["train"])["rules"] for name, path in models.items()}
     found["facts"] = of_facts()

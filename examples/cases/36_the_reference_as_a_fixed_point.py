@@ -1,5 +1,5 @@
-"""Case 36: the reference as a fixed point: its fingerprint at the start and at the end, and what changes when it follows
-the policy.
+"""Case 36: the reference as a fixed point: its fingerprint at the start and at the end, and what changes when it
+follows the policy.
 
     python examples/cases/36_the_reference_as_a_fixed_point.py
 """
@@ -47,9 +47,12 @@ def main() -> dict[str, object]:
             "kl": distance,
         }
     print(
-        "A pair's weight in DPO's gradient is sigma(-margin). A fixed reference lets it fall as the margin grows, so that the\n"
-        f"policy comes to rest. One that is the policy keeps the margin at 0, the loss at ln 2 = {math.log(2):.4f} and the\n"
-        "weight at 1/2: the policy walks on, and no log-ratio says how far. Where the reference follows on purpose, that has\n"
+        "A pair's weight in DPO's gradient is sigma(-margin). A fixed reference lets it fall as the "
+        "margin grows, so that the\n"
+        f"policy comes to rest. One that is the policy keeps the margin at 0, the loss at ln 2 = "
+        f"{math.log(2):.4f} and the\n"
+        "weight at 1/2: the policy walks on, and no log-ratio says how far. Where the reference "
+        "follows on purpose, that has\n"
         "to be said (reference_sync_steps), and the distance to the start measured."
     )
     return found

@@ -166,7 +166,11 @@ def distance_of(path: str, config: DoctorConfig, rows: Dataset) -> Distance:
 def _ordered(group: PromptGroup) -> PromptGroup:
     """The best and the worst of a group's completions; of one that nothing orders, the first."""
     judged = group.preference
-    values = None if judged is None else judged.scores if judged.ranking is None else [-rank for rank in judged.ranking]
+    values: list[float] | None = None
+    if judged is not None and judged.ranking is not None:
+        values = [-float(rank) for rank in judged.ranking]
+    elif judged is not None and judged.scores is not None:
+        values = list(judged.scores)
     if values is None or len(group.completions) < 2 or max(values) == min(values):
         return PromptGroup(prompt=group.prompt, completions=group.completions[:1], source=group.source)
     places = [values.index(max(values)), values.index(min(values))]

@@ -298,6 +298,7 @@ def test_26_each_broken_objective_has_its_finding(capsys: pytest.CaptureFixture[
     assert "near-twins, so that what pushes one down pushes the other" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_28_the_missing_stage_is_named_without_a_log(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
