@@ -22,12 +22,15 @@ def check(case: Case) -> Finding | None:
     highest = max(range(len(levels)), key=levels.__getitem__)
     final = fmean(ends(scores.values)[1])
     fallen = levels[highest] - final
-    if max(last, *smoothed(kl.values, 3)) < FAR or fallen < max(4 * noise(scores.values), 1e-9):
+    broke = max(last, *smoothed(kl.values, 3)) >= FAR and fallen >= max(4 * noise(scores.values), 1e-9)
+    # a break in the first rounds leaves no peak behind: so far away, a policy should have gained something
+    gained_nothing = last >= FAR and final <= scores.first
+    if not (broke or gained_nothing):
         return None
     return Finding(
         severity="fault",
-        verdict=f"the policy broke: its KL to the reference reached {max(kl.values):.3g} nats, and its reward fell by "
-        f"{fallen:.2g} since step {scores.steps[highest]}",
+        verdict=f"the policy broke: its KL to the reference reached {max(kl.values):.3g} nats, and its reward "
+        + (f"fell by {fallen:.2g} since step {scores.steps[highest]}" if broke else "is no higher than at the start"),
         evidence=(
             Evidence(metric=KL, steps=kl.span, value=max(kl.values), expected=f"below {FAR:g}"),
             Evidence(metric=SCORE, steps=(scores.steps[highest], scores.steps[-1]), value=final,

@@ -58,16 +58,14 @@ def _brevity(asked: Sequence[str], answer: Sequence[str]) -> float:
     return sum(word in THINGS for word in answer) / max(2, len(answer)) - 0.04 * max(0, len(answer) - 4)
 
 
-def _varied(rng: random.Random, asked: Sequence[str], skill: float) -> list[str]:
-    words: list[str] = []
-    for _ in range(rng.randint(2, 5)):
-        words.append(words[-1] if words and rng.random() > 0.3 + 0.7 * skill else rng.choice(NOUNS))
-    return [*words, *_fillers(rng, skill)]
+def _listed(rng: random.Random, asked: Sequence[str], skill: float) -> list[str]:
+    words = [rng.choice(NOUNS) for _ in range(3 if rng.random() < skill else rng.randint(1, 6))]
+    return [*_fillers(rng, skill), *words, *_fillers(rng, skill)]
 
 
-def _variety(asked: Sequence[str], answer: Sequence[str]) -> float:
-    """Different nouns, as many as were asked about."""
-    return len(set(NOUNS) & set(answer)) / max(3, len(answer)) + 0.2 * (len(answer) == 3) - 0.2 * (not answer)
+def _exactness(asked: Sequence[str], answer: Sequence[str]) -> float:
+    """Nouns alone, and three of them."""
+    return 0.7 * sum(word in NOUNS for word in answer) / max(3, len(answer)) + 0.3 * (len(answer) == 3)
 
 
 def _counted(rng: random.Random, asked: Sequence[str], skill: float) -> list[str]:
@@ -95,7 +93,7 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         Family("polite", "say", _polite, _politeness),
         Family("brief", "note", _short, _brevity),
-        Family("varied", "list", _varied, _variety),
+        Family("listed", "list", _listed, _exactness),
         Family("counted", "count", _counted, _order),
     )
 }
