@@ -22,7 +22,6 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,13 @@ from assent.sandbox.faults.records import (
     WITHOUT_GOLD,
     Planned,
     case_of,
+    kept,
     outcome,
     plan_fault,
     plan_healthy,
     record_of,
 )
 from assent.sandbox.faults.registry import FAULTS, PAIRS
-from assent.sandbox.faults.running import perform
 
 STRENGTHS = (0.66, 0.33, 0.0)
 ROUNDS_OF_CURE = 3
@@ -73,7 +72,7 @@ def main() -> None:
         result["strengths"] = _strengths(runs, options, names)
     if options.cures:
         result["cures"] = _cures(runs, options, reports)
-    result["seconds"] = round(time.process_time(), 1)
+    result["cpu_seconds"] = round(time.process_time(), 1)
     print("\n".join(table(result["doctor"], result["baseline"])), file=sys.stderr)
     print(json.dumps(result, indent=1))
 
@@ -186,41 +185,46 @@ def _strengths(runs: Runs, options: argparse.Namespace, names: Iterable[str]) ->
     return found
 
 
-def _cures(runs: Runs, options: argparse.Namespace, reports: Iterable[Reported]) -> dict[str, Any]:
+def _cures(runs: Runs, options: argparse.Namespace, reports: list[Reported]) -> dict[str, Any]:
     """By fault: runs tried, cured by the first change, and by at most ROUNDS_OF_CURE changes one after another."""
     reached: dict[tuple[str, str], list[float]] = {}
     tried: dict[str, list[int]] = {}
-    reports = [*reports]
     for planned, record, _ in reports:
         if not planned.faults and (value := outcome(record)) is not None:
             reached.setdefault((planned.stage, planned.family), []).append(value)
-    for planned, record, report in reports:
-        if not planned.faults or planned.number >= options.cures or not runs.has_time:
+    for planned, _, report in reports:
+        if not planned.faults or planned.number >= options.cures or not changes(report.case.config, report.findings):
             continue
         setting = planned.setting(runs.folder / "models")
         healthy = reached.get((planned.stage, planned.family))
         if setting.patches or setting.logged or not healthy:
             continue  # no option mends code
-        tried.setdefault(planned.name, []).append(_cured_after(planned, record, report, lowest(healthy), runs))
-    return {
-        name: {"first": interval(sum(n == 1 for n in rounds), len(rounds)),
-               "in_three": interval(sum(n > 0 for n in rounds), len(rounds))}
-        for name, rounds in tried.items()
-    }  # fmt: skip
+        rounds = _cured_after(planned, report, lowest(healthy), runs)
+        if rounds is not None:
+            tried.setdefault(planned.name, []).append(rounds)
+    every = [rounds for found in tried.values() for rounds in found]
+    return {name: _of_cures(rounds) for name, rounds in {**tried, "all": every}.items()}
 
 
-def _cured_after(planned: Planned, record: dict[str, Any], report: Report, least: float, runs: Runs) -> int:
-    """How many changes, one after another, it took; 0: three did not do."""
+def _of_cures(rounds: list[int]) -> dict[str, Any]:
+    first, any_of_three = (sum(0 < number <= most for number in rounds) for most in (1, ROUNDS_OF_CURE))
+    return {"first": interval(first, len(rounds)), "in_three": interval(any_of_three, len(rounds))}
+
+
+def _cured_after(planned: Planned, report: Report, least: float, runs: Runs) -> int | None:
+    """How many changes, one after another, it took; 0: three did not do; None: there was no time to try."""
     for number in range(1, ROUNDS_OF_CURE + 1):
         made = changes(report.case.config, report.findings)
         if not made:
             return 0
         setting = planned.setting(runs.folder / "models")
-        options = fixed_options(replace(report.case, config={**record["config"]}), made)
+        options = fixed_options(report.case, made)
         setting.options = {name: value for name, value in options.items() if name not in ("output_dir", "eval_data")}
-        record = perform(setting)
-        report = _report(planned, record)
-        value = outcome(record)
+        name = f"{planned.purpose}-{planned.number}-change-{number}"
+        record = kept(setting, runs.folder / "cures" / planned.name, name, make=runs.has_time)
+        if record is None:
+            return None
+        report, value = _report(planned, record), outcome(record)
         if report.verdict == "healthy" and (value is None or value >= least):
             return number
     return 0

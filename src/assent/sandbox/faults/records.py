@@ -71,8 +71,13 @@ def plan_healthy(purpose: Purpose, runs: int) -> Iterator[Planned]:
 
 def record_of(planned: Planned, runs: Path, *, make: bool = True) -> dict[str, Any] | None:
     """The run's record: from its file, or made now and kept. None if it is not there and `make` is False."""
-    setting = planned.setting(runs / "models")
-    path = runs / planned.name / f"{planned.purpose}-{planned.number}-{_digest(setting)}.json.gz"
+    folder = runs / planned.name
+    return kept(planned.setting(runs / "models"), folder, f"{planned.purpose}-{planned.number}", make=make)
+
+
+def kept(setting: Setting, folder: Path, name: str, *, make: bool = True) -> dict[str, Any] | None:
+    """The record of a setting, kept in `folder` under a name that has a digest of everything but the code."""
+    path = folder / f"{name}-{_digest(setting)}.json.gz"
     if path.exists():
         return json.loads(gzip.decompress(path.read_bytes()))
     if not make:
