@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from assent.reporting.formatting import label, percent
+from assent.reporting.formatting import label, number, percent
 from assent.reporting.frontier import sentence as sentence_of
 from assent.reporting.held_out import held_out
 from assent.reporting.progress import ends_of, of_steps
@@ -122,15 +122,16 @@ def _from_training(stage: Stage) -> Verdict:
 
 def _training_sentence(stage: Stage) -> str:
     """The start and end of the stage's most important curve, each as a mean of several steps."""
-    for metric, words in (
-        ("objective/scores", "The reward of {name} went from {first:.2f} to {last:.2f}"),
-        ("rewards/margins", "The margin of {name} went from {first:.2f} to {last:.2f}"),
-        ("loss", "The loss of {name} went from {first:.3f} to {last:.3f}"),
+    for metric, name, digits in (
+        ("objective/scores", "reward", 2),
+        ("rewards/margins", "margin", 2),
+        ("loss", "loss", 3),
     ):
         series = stage.metrics.get(metric)
         parts = ends_of(series) if series is not None else None
         if series is not None and parts is not None:
-            sentence = words.format(name=stage.name, first=parts[0], last=parts[1])
+            first, last = (number(value, digits) for value in parts[:2])
+            sentence = f"The {name} of {stage.name} went from {first} to {last}"
             kl = ends_of(stage.metrics["objective/kl"]) if "objective/kl" in stage.metrics else None
             distance = f", {kl[1]:.1f} nats from the reference" if kl is not None else ""
             return f"{sentence} by step {series.steps[-1]:,}{distance} ({of_steps(parts[2])})."

@@ -194,6 +194,13 @@ def test_without_held_out_data_means_of_steps_lead(tmp_path):
     assert "The loss of run went from 3.400 to 1.800 by step 11 (means of 5 steps)." in text
 
 
+def test_small_figures_keep_two_digits(tmp_path):
+    text = _logged(
+        tmp_path / "run", *({"rewards/margins": 0.0, "loss": 0.69} for _ in range(2)), {"rewards/margins": -3.7e-4}
+    )
+    assert "The margin of run went from 0 to −0.00037" in text
+
+
 def _disagreeing(folder: Path, sampled: tuple[float, float, float], greedy: tuple[float, float, float]) -> Verdict:
     path = folder / "evaluation" / "evaluation.json"
     record = json.loads(path.read_text())
