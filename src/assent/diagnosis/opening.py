@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from assent.config.loading import unknown_name
-from assent.data.loading import load_groups
 from assent.diagnosis.case import Case, make_case
-from assent.diagnosis.rows import Rows
 from assent.diagnosis.rule import EVERY
 from assent.errors import DataError, UsageError
 from assent.runs.folder import LOCK, MANIFEST, METRICS
 from assent.runs.foreign_names import read_foreign
 from assent.runs.reading import read_manifest, read_metrics
+
+if TYPE_CHECKING:
+    from assent.diagnosis.rows import Rows
 
 
 def open_case(
@@ -49,6 +51,9 @@ def is_policy(path: Path) -> bool:
 
 def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
     """The rows of a file of data; None for a file that has no rows of ours."""
+    from assent.data.loading import load_groups  # logs are read without numpy
+    from assent.diagnosis.rows import Rows
+
     if not path.is_file():
         return None
     try:
