@@ -10,9 +10,12 @@ from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import SAMPLED, Rule
 from assent.diagnosis.small_statistics import ends, fmean, noise, smoothed
 
-KL, SCORE = "objective/kl", "objective/scores"
+KL, SCORE, LENGTH = "objective/kl", "objective/scores", "rollout/completion_length"
 FAR = 15.0
 """Nats a completion; 6 is a usual target, and 17.5 was reported of a run that broke."""
+PER_TOKEN = 3.0
+"""Nats a token in the last quarter: the policy writes what the reference gives one chance in twenty, token after token.
+Healthy tiny runs stay below 1."""
 
 
 def check(case: Case) -> Finding | None:
@@ -25,12 +28,18 @@ def check(case: Case) -> Finding | None:
     broke = max(last, *smoothed(kl.values, 3)) >= FAR and fallen >= max(4 * noise(scores.values), 1e-9)
     # a break in the first rounds leaves no peak behind: so far away, a policy should have gained something
     gained_nothing = last >= FAR and final <= scores.first
-    if not (broke or gained_nothing):
+    length = case.find(LENGTH)
+    per_token = 0.0 if length is None else last / max(1.0, fmean(ends(length.values)[1]))
+    if not (broke or gained_nothing or per_token > PER_TOKEN):
         return None
+    what = f"its reward fell by {fallen:.2g} since step {scores.steps[highest]}"
+    if not broke:
+        what = (
+            "its reward is no higher than at the start" if gained_nothing else f"{per_token:.2g} nats a token at last"
+        )
     return Finding(
         severity="fault",
-        verdict=f"the policy broke: its KL to the reference reached {max(kl.values):.3g} nats, and its reward "
-        + (f"fell by {fallen:.2g} since step {scores.steps[highest]}" if broke else "is no higher than at the start"),
+        verdict=f"the policy broke: its KL to the reference reached {max(kl.values):.3g} nats, and {what}",
         evidence=(
             Evidence(metric=KL, steps=kl.span, value=max(kl.values), expected=f"below {FAR:g}"),
             Evidence(metric=SCORE, steps=(scores.steps[highest], scores.steps[-1]), value=final,
@@ -46,6 +55,7 @@ RULE = Rule(
     name="kl_explodes",
     title="the policy breaks away from its reference",
     metrics=(KL, SCORE),
+    also=(LENGTH,),
     least=8,
     stages=SAMPLED,
     check=check,

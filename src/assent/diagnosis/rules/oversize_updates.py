@@ -10,6 +10,8 @@ from assent.diagnosis.small_statistics import median
 CLIPPED, DISTANCE, RATIO = "policy/clipfrac_avg", "policy/approxkl_avg", "val/ratio"
 LIMITS = {CLIPPED: 0.3, DISTANCE: 0.15, RATIO: 3.0}
 """Medians over the run. Of clipping, .2 is often called high; the distance is nats per token."""
+LEAP = 1.0
+"""Nats per token in a single round, after which the policy is another one. Healthy tiny runs stay below 0.03."""
 
 
 def check(case: Case) -> Finding | None:
@@ -18,6 +20,9 @@ def check(case: Case) -> Finding | None:
         for name, limit in LIMITS.items()
         if name in case.series and median(case[name].values) > limit
     ]
+    is_leap = not over and DISTANCE in case.series and max(case[DISTANCE].values) > LEAP
+    if is_leap:
+        over = [(DISTANCE, max(case[DISTANCE].values), LEAP)]
     if not over:
         return None
     epochs = case.option("num_ppo_epochs", 1)
@@ -25,7 +30,7 @@ def check(case: Case) -> Finding | None:
         severity="fault",
         verdict="the updates of a round are too large: "
         + ", ".join(f"{name} is {value:.2g}" for name, value, _ in over)
-        + " in the usual round",
+        + (" in one round" if is_leap else " in the usual round"),
         evidence=tuple(
             Evidence(metric=name, steps=case[name].span, value=value, expected=f"at most {limit:g}")
             for name, value, limit in over

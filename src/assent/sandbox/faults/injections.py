@@ -233,7 +233,7 @@ def few_rows(setting: Setting, strength: float) -> None:
 
 def scaled_scores(setting: Setting, strength: float) -> None:
     """The model that is measured gives scores several times as large as the one that is trained."""
-    factor = 8**strength
+    factor = 30**strength
     setting.patches.append(patches.scores_become(lambda scores: scores if scores.requires_grad else factor * scores))
 
 

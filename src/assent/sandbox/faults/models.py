@@ -19,6 +19,8 @@ Variant = Literal["raw", "base", "endless"]
 """raw: random weights. base: fine-tuned on answers of every skill. endless: it was never taught to end."""
 CONTEXT = 64
 STEPS = 160
+CUT = 30
+"""Answers that are cut lose their end, so that a model that sees only such answers never learns to end."""
 
 
 def model_folder(root: Path, family: str, variant: Variant = "base", *, steps: int = STEPS) -> str:
@@ -45,7 +47,7 @@ def _make(root: Path, scratch: Path, family: str, variant: Variant, steps: int) 
         model=start,
         data=family,
         output_dir=str(scratch / "run"),
-        max_length=CONTEXT,
+        max_length=CUT if variant == "endless" else CONTEXT,
         batch_size=16,
         max_steps=steps,
         learning_rate=5e-3,
@@ -58,7 +60,7 @@ def _make(root: Path, scratch: Path, family: str, variant: Variant, steps: int) 
 
 
 def _endless(rows: Sequence[PromptGroup]) -> list[PromptGroup]:
-    """Answers that go on for longer than any run samples."""
+    """Answers that go on beyond what the model is shown of them."""
     rng = random.Random(1)
     return [
         PromptGroup(
