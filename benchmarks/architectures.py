@@ -1,16 +1,18 @@
-"""Walks the architectures of transformers' mapping for causal models, and writes docs/architectures.md.
+"""Walks the architectures of transformers' mapping for causal models, for docs/architectures.md.
 
     python benchmarks/architectures.py [TYPE …]
 
 Each gets a small configuration with its own kinds of layers, whose windows, chunks and top-k the rows exceed, and
 random weights in float32 that all matter. One process at a time walks one architecture, under a limit of time and
-memory. It compares with the untouched model, one completion at a time:
+memory. It compares with the untouched model, one completion at a time, and where float32 differs by more than 1e-5,
+in float64 too:
 
     policy   log-probabilities of three completions of one prompt, and gradients, through AlignmentModel
     scorer   scores, values and gradients of a reward model or critic made from the policy's folder
     sample   log-probabilities of tokens that TorchSampler drew
 
-Prints one JSON document. Without TYPE it also writes the page.
+What was found is kept in benchmarks/architectures.json; with TYPE, only these are walked anew. Prints that document.
+`python docs/make_architectures.py` writes the page from it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import signal
 import sys
@@ -36,10 +37,12 @@ import assent  # noqa: F401  # first: it says how OpenMP's threads wait
 # isort: split
 import torch
 import transformers
+from sandbox import platform_name
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from assent.errors import ModelError
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.heads import has_own_head
 from assent.models.loading import load_policy, load_scorer
@@ -51,7 +54,7 @@ from assent.models.trunk import trunk_of
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 
-PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
+FOUND = Path(__file__).with_suffix(".json")
 TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 CPU_SECONDS, WALL_SECONDS, MEMORY = 20, 200, 10 * 2**30
 """What one architecture may take."""
@@ -60,9 +63,42 @@ DECLARED = 48
 PROMPT, COMPLETIONS = 31, (9, 14, 30)
 """Tokens. The longest row has 61."""
 TOLERANCE = 1e-5
-DECODER = {"is_decoder": True}
-OPTIONS: dict[str, dict[str, Any]] = {}
-"""Options without which a configuration's defaults give no causal model."""
+ENCODERS = (
+    *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),
+    *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
+_PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{name: {"is_decoder": True} for name in (*ENCODERS, "reformer")},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 8}},
+    "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _PLAIN_ROPE)},
+    **{name: {"head_dim": 128} for name in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
+    "nemotron": {"num_key_value_heads": 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 16,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 256,
+        "indexer_budget": 2048,
+        "indexer_compress_ratio": 16,
+    },
+    "gemma3n_text": {
+        "hidden_size": 256,
+        "head_dim": 32,
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.0] * 4,
+    },
+    "mllama": {"vision_config": {"num_hidden_layers": 2, "num_global_layers": 1, "intermediate_layers_indices": [0]}},
+    "phi4_multimodal": {"audio_config": {"nemo_conv_channels": 64, "num_blocks": 1}},
+    "zamba": {"num_hidden_layers": 6, "layers_block_type": ["mamba", "hybrid"] * 3},
+}
+"""Options without which a configuration's defaults give no causal model, or none that can be made small."""
 
 
 class Tokens:
@@ -76,9 +112,11 @@ def config_of(model_type: str) -> Any:
     """The small configuration. Raises ValueError if there is none."""
     with quiet():
         config = AutoConfig.for_model(model_type, **OPTIONS.get(model_type, {}))
-    small = small_config(config, rows=DECLARED)
-    if small is None:
-        raise ValueError("no small configuration of its default one")
+        small = small_config(config, rows=DECLARED)
+        if small is None:
+            raise ValueError("no small configuration of its default one")
+        if type(small) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # the language model of a larger one
+            config.text_config, small = small, config
     return small
 
 
@@ -95,7 +133,7 @@ def walk(model_type: str, *, at: Callable[[str], object] = lambda stage: None) -
         try:
             yield
         except Exception as error:  # the classes raise all kinds of errors
-            found["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            found["failed"][name] = " ".join(f"{type(error).__name__}: {error}".split())[:600]
 
     with tempfile.TemporaryDirectory() as folder:
         with stage("build"):
@@ -118,6 +156,7 @@ def _build(model_type: str, folder: Path) -> dict[str, Any]:
         draw_weights(model)
         model.generation_config = transformers.GenerationConfig()
         model.save_pretrained(folder)
+        config.save_pretrained(folder)
     return {"class": type(model).__name__, "weights": sum(weight.numel() for weight in model.parameters())}
 
 
@@ -139,7 +178,12 @@ def _compared(load: Callable[[], PreTrainedModel], kind: Any) -> dict[str, Any]:
     """Differences from the plain model in float32; in float64 too where these are more than rounding of one sum."""
     found = _differences(load(), kind)
     if max(found[f"{kind} difference"], found[f"{kind} gradient"]) > TOLERANCE:
-        exact = _differences(load().double(), kind)
+        model = load().double()
+        model.set_experts_implementation("eager")  # the faster ones have no float64
+        try:
+            exact = _differences(model, kind)
+        except ModelError:  # parts of the class compute in float32 all the same
+            return found
         found |= {f"{name} in float64": exact[name] for name in (f"{kind} difference", f"{kind} gradient")}
     return found
 
@@ -266,25 +310,39 @@ def apart(model_type: str, *, cache: str) -> dict[str, Any]:
     return found
 
 
+def _document(found: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"processor": platform_name(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in ("torch", "transformers", "assent")},
+        "cpu_seconds": round(seconds),
+        "tokens": PROMPT + max(COMPLETIONS),
+        "architectures": {name: found[name] for name in TYPES},
+    }
+
+
+def written(document: Mapping[str, Any]) -> str:
+    """The document as text, an architecture a line."""
+    rows = [f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in document["architectures"].items()]
+    whole = json.dumps({**document, "architectures": None}, indent=1)
+    return whole.replace('"architectures": null', '"architectures": {\n' + ",\n".join(rows) + "\n }") + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("types", nargs="*", metavar="TYPE")
+    parser.add_argument("types", nargs="*", metavar="TYPE", help="model types; none: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    found = json.loads(FOUND.read_text(encoding="utf-8"))["architectures"] if args.types else {}
     started = time.process_time()
     with tempfile.TemporaryDirectory() as cache:
-        found = {}
-        for model_type in args.types or TYPES:
-            found[model_type] = apart(model_type, cache=cache)
-            print(model_type, json.dumps(found[model_type]), file=sys.stderr, flush=True)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    document = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"processor": platform.processor(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("torch", "transformers", "assent")},
-        "cpu_seconds": round(time.process_time() - started + used.ru_utime + used.ru_stime),
-        "architectures": found,
-    }
+        for name in args.types or TYPES:
+            found[name] = apart(name, cache=cache)
+            print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = time.process_time() - started + children.ru_utime + children.ru_stime
+    document = _document(found, seconds=used)
+    FOUND.write_text(written(document), encoding="utf-8")
     print(json.dumps(document, indent=1))
 
 

@@ -160,18 +160,19 @@ def _explicit(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options)
 @contextmanager
 def selected(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
     """Makes `model` use the attention function `name` inside the block, and its own afterwards, even after errors."""
-    own = model.config._attn_implementation
-    _set(model, name)
+    # Attention modules read this field, of a model with images that of the language model's part. The public setter
+    # also checks weights, kernels and packages, which costs more than a small model's forward.
+    configs: list[Any] = [model.config]
+    if (text := model.config.get_text_config()) is not model.config:
+        configs.append(text)
+    own = [config._attn_implementation for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = name
     try:
         yield
     finally:
-        _set(model, own)
-
-
-def _set(model: PreTrainedModel, name: str | None) -> None:
-    # Attention modules read this field. The public setter also checks weights, kernels and packages, which costs more
-    # than a small model's forward, and rewrites sub-configurations.
-    model.config._attn_implementation_internal = name
+        for config, before in zip(configs, own, strict=True):
+            config._attn_implementation_internal = before
 
 
 def guard_checkpointing(model: PreTrainedModel) -> None:

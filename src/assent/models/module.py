@@ -189,7 +189,7 @@ def check_prompts_fit(
 ) -> None:
     """Raises ConfigError if a prompt and its completion exceed the context in a model's config."""
     limits = getattr(config.get_text_config(), "max_position_embeddings", None), longest_fixed_length(config)
-    context = min((limit for limit in limits if limit is not None), default=None)
+    context = min((limit for limit in limits if limit is not None and limit > 0), default=None)  # XLNet says -1
     longest = max(map(len, prompts), default=0)
     if context is not None and longest + max_new_tokens > context:
         raise ConfigError(

@@ -141,10 +141,7 @@ class Cost:
         head_weights = sum(p.numel() for p in heads_own)
         trunk = sum(_active(p, routed) for p in trunks_own)
         trained = sum(_active(p, routed) for p in [*trunks_own, *heads_own] if p.requires_grad)
-        layers, width = depth_and_width(config)
-        text = _text_config(config)
-        heads, head_dim = getattr(text, "num_attention_heads", 0), getattr(text, "head_dim", None)
-        attention = layers * (heads * head_dim if head_dim else width)
+        attention = sum(map(_attention_width, layer_configs(config)))
         return cls(trunk, head_weights, attention, shared, trained / max(1.0, trunk + head_weights))
 
     def forward(self, groups: Sequence[Lengths]) -> float:
@@ -191,6 +188,18 @@ def tokens_per_pass(layers: int, width: int, device: str) -> int:
     """Tokens of one forward pass if the user does not choose. Sizes of 0 stand for a small model."""
     most = DEFAULT_TOKENS.get(device, DEFAULT_TOKENS["cpu"])
     return min(most, max(FEWEST_TOKENS, CPU_UNITS // max(layers * width, 1))) if device == "cpu" else most
+
+
+def layer_configs(config: Any) -> Sequence[Any]:
+    """For each layer of the language model the configuration that it reads: some differ from layer to layer."""
+    text, (layers, _) = _text_config(config), depth_and_width(config)
+    return text.per_layer_config if getattr(text, "is_heterogeneous", False) else (text,) * layers
+
+
+def _attention_width(config: Any) -> int:
+    """Of one layer."""
+    head_dim = getattr(config, "head_dim", None)
+    return getattr(config, "num_attention_heads", 0) * head_dim if head_dim else getattr(config, "hidden_size", 0)
 
 
 def depth_and_width(config: Any) -> tuple[int, int]:

@@ -14,17 +14,19 @@ Options = dict[str, Any]
 
 LENGTHS = re.compile(
     r"(sliding|attention|attn|local)_?(window|chunk)(?!\w*pattern)|^(keep_)?window_size$|^local_attention$"
-    r"|^index_\w*(topk|block_size)|^floor_scale$|^log_scaling_n_floor$|^rel_extent$|^original_max_position_embeddings$"
+    r"|^indexer?_\w*(topk|block_size|budget|compress_ratio)|^floor_scale$|^log_scaling_n_floor$|^rel_extent$|^original_max_position_embeddings$"
 )
 """Names of options that bound which keys a query sees, or say from which position on numbers change."""
 _REGIMES = ("dynamic", "longrope")
 """Rotary positions whose original length stays: rows beyond it are refused (`module.py: longest_fixed_length`)."""
-_VOCABULARY = re.compile(r"^(unpadded_)?vocab_size(_per_layer_input)?$")
+_VOCABULARY = re.compile(r"^((unpadded|decoder)_)?vocab_size(_per_layer_input)?$")
 _MLP = re.compile(r"intermediate_size|ffn|feed_forward|^(dim_ff|d_?ff|n_inner|d_inner)$")
 _RANK = re.compile(r"_rank$|lowrank$|^router_hidden_size$|^hidden_size_per_layer_input$")
 _HEADS = re.compile(r"^(num_attention_heads(_per_layer)?|n_heads?|((en|de)coder_|swa_num_)?attention_heads)$")
 _KEY_HEADS = re.compile(r"^((swa_)?num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups)$")
 _EXPERTS = re.compile(r"^(num_experts|n_routed_experts|num_local_experts|moe_num_experts|zero_expert_num)$")
+_FEWEST_HEADS: dict[Any, int] = {"codegen": 4}
+"""CodeGen keeps its queries, keys and values in four parts."""
 _ROUTED = re.compile(r"^(num_experts_per_tok(en)?|moe_k|moe_top_?k|top_k_experts)$")
 _GROUPS = re.compile(r"^(n_group|num_expert_group)$")
 _SCAN = re.compile(r"^(mamba_)?chunk_size$")
@@ -46,6 +48,8 @@ def small_options(options: Options, names: Mapping[str, str], *, rows: int, narr
                 small[name] = _at_most(value, most)
         if _EXPERTS.search(name):
             small[name] = _at_most(value, 8 if any(_GROUPS.search(n) and options[n] for n in options) else 4)
+    if options.get("n_inner", 0) is None:  # four times the width
+        small["n_inner"] = 64
     small |= {"topk_group": 1} if options.get("topk_group") else {}
     if isinstance(pad := options.get("pad_token_id"), int):
         small["pad_token_id"] = min(pad, 0)
@@ -84,7 +88,7 @@ def _lengths(options: Options, names: Mapping[str, str], *, rows: int) -> Option
     for name, value in options.items():
         if LENGTHS.search(name) and type(value) is int and not (context and value >= context):
             if not (fixed and name.startswith("original")):
-                found[name] = _at_most(value, 2 if "block" in name else max(2, rows // 4 * 2))
+                found[name] = _at_most(value, 2 if "block" in name or "ratio" in name else max(2, rows // 4 * 2))
         elif name == "rope_parameters" and isinstance(value, dict):
             found[name] = _rope(value, rows=rows)
     return found | ({} if fixed or context is None else {position: _at_most(context, 256)})
@@ -121,7 +125,7 @@ def _widths(options: Options, names: Mapping[str, str]) -> Options:
     size = options.get("head_dim") or hidden // heads
     ratio = heads // key_heads if heads % key_heads == 0 else 1
     most = 2 if size >= 128 else 4
-    fewer_keys = min(key_heads, 2)
+    fewer_keys = min(key_heads, _FEWEST_HEADS.get(options.get("model_type"), 2))
     fewer = fewer_keys * (ratio if ratio <= most else most - ratio % 2)
     narrow = fewer * size if hidden == heads * size else min(hidden, 64)
     for name, value in options.items():
@@ -152,7 +156,7 @@ def _state_spaces(options: Options, hidden: Any, narrow: Any) -> Options:
         ("mamba_num_heads", "mamba_head_dim", "expand"),
     ):
         number, width, factor = (options.get(name) or 0 for name in (heads, size, expand))
-        if number and number * width == factor * hidden:
+        if number and width and number * width == factor * hidden:
             found[heads] = max(1, factor * narrow // width)
     keys, values = options.get("linear_num_key_heads"), options.get("linear_num_value_heads")
     if type(keys) is int and type(values) is int:

@@ -79,14 +79,16 @@ class Asked(NamedTuple):
 
 
 def ask(model: PreTrainedModel, *, kind: Kind = "policy") -> Asked:
-    """To be called before anything of the model is changed."""
+    """To be called before anything of the model is changed. Raises ModelError if it reads later tokens."""
     answer = ask_copies(model, f"tiers of a {kind}", partial(_ask_copy, kind=kind), ways=TIERS)
+    check_causal(model, answer, kind=kind)
     return Asked(answer, plain_numbers(model, kind=kind, short=answer is not None))
 
 
 def _ask_copy(copy: PreTrainedModel, *, kind: Kind) -> Answer:
     """Compares the tiers with the untouched copy, on rows longer than every length that it declares."""
     compared = plain_numbers(copy, kind=kind, gradients=copy.dtype.itemsize >= 4)
+    causal = is_causal(copy, kind=kind)
     prepare(copy)
     with _inference(copy):
         chunked = kind == "scorer" or _head_agrees(copy, compared)
@@ -96,7 +98,7 @@ def _ask_copy(copy: PreTrainedModel, *, kind: Kind) -> Answer:
         if refused["padded"] is not None:
             raise ValueError(refused["padded"])
         is_short = refused["segments"] is None and _is_short(copy, compared, kind=kind, chunked=chunked)
-    return Answer(refused, {"has_chunked_head": chunked, "is_short": is_short})
+    return Answer(refused, {"has_chunked_head": chunked, "is_short": is_short, "is_causal": causal})
 
 
 def plain_numbers(
@@ -110,6 +112,33 @@ def plain_numbers(
     with _inference(model), torch.set_grad_enabled(gradients):
         numbers = torch.cat([_plain(model, call, kind=kind) for call in calls])
         return Compared(batch, numbers.detach(), _gradients(model, numbers) if gradients else None)
+
+
+def check_causal(model: PreTrainedModel, answer: Answer | None, *, kind: Kind = "policy") -> None:
+    """Raises ModelError if the model reads later tokens, by small copies' answer or else by its own weights."""
+    if not (is_causal(model, kind=kind) if answer is None else answer.facts["is_causal"]):
+        raise ModelError(
+            "this model's numbers at a token depend on later tokens, which are not known while a completion is sampled",
+            got=f"{type(model).__name__}, model_type {model.config.model_type}",
+            expected="a causal language model",
+            fix='"is_decoder": true in its config.json, if its class has this option and it was trained as a decoder',
+        )
+
+
+def is_causal(model: PreTrainedModel, *, kind: Kind = "policy") -> bool:
+    """Whether the numbers at a prompt's tokens are the same before two completions."""
+    _, rows = _random_batch(model, lengths=_SHORT)
+    read = []
+    with _inference(model):
+        for prompt, completion in rows:
+            ids = torch.tensor([prompt + completion], device=model.device)
+            if kind == "scorer":
+                numbers = _states_of(model, ids)
+            else:
+                logits = model(input_ids=ids, use_cache=False).logits
+                numbers = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1).to(logits.dtype)
+            read.append(numbers[:, : len(prompt)])
+    return _difference(*read) is None
 
 
 def declared_length(config: Any) -> int | None:
@@ -313,7 +342,8 @@ def _states_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
         model(input_ids=ids, use_cache=False)
     finally:
         hook.remove()
-    return seen[-1]
+    # A decoder of a model with an encoder calls a part of its trunk.
+    return seen[-1] if seen else trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
 
 
 def _random_batch(model: PreTrainedModel, *, lengths: Lengths, beyond: int = 0) -> tuple[GroupBatch, list[Row]]:

@@ -26,7 +26,8 @@ from assent.models.kept_answers import Answer, ask_copies
 from assent.models.last_layer import LastLayer, install
 from assent.models.preparing import prepare
 from assent.models.segments import make_segments, rows_read
-from assent.models.tiers import miscounted
+from assent.models.shape import layer_configs
+from assent.models.tiers import check_causal, is_causal, miscounted
 from assent.models.trunk import trunk_of
 from assent.rollouts.cohorts import NAME, Cohort, Flight
 from assent.rollouts.graphs import CapturedStep, OnDevice, can_record, without_waiting
@@ -76,8 +77,9 @@ class CohortDecoder:
         self.model, self.device = model, model.device
         config = model.config.get_text_config()
         self.features = int(config.hidden_size)
-        heads = int(config.num_attention_heads)
-        width = 2 * self.features * int(getattr(config, "num_key_value_heads", None) or heads) // heads
+        layer = layer_configs(config)[0]
+        heads = int(layer.num_attention_heads)
+        width = 2 * self.features * int(getattr(layer, "num_key_value_heads", None) or heads) // heads
         self.cohort_cost = COHORT_COST["cpu" if self.device.type == "cpu" else "other"] / width
         """The cost of one more cohort, in padding tokens."""
         self.scale = Logits.of(model.config)
@@ -273,6 +275,7 @@ def probe(model: PreTrainedModel) -> tuple[str, str]:
     """
     ways = tuple(name for name in ("graphs", "cohorts", "dynamic") if name != "graphs" or can_record(model.device))
     answer = ask_copies(model, "decoders", partial(_ask_copy, ways=ways), ways=ways)
+    check_causal(model, answer)
     reasons: list[str] = []
     for name in ways:
         reason = _refusal(DECODERS[name], model) if answer is None else answer.refused[name]
@@ -289,7 +292,8 @@ def _ask_copy(copy: PreTrainedModel, *, ways: Sequence[str]) -> Answer:
     prepare(copy)
     _decode(RereadDecoder(copy), copy, refill=True)  # raises if the copy cannot be read at all
     refused = {name: _refusal(DECODERS[name], copy) for name in ways}
-    return Answer(refused, {"serves_prompts": refused["cohorts"] is None and _serves_prompts(copy, "cohorts")})
+    serves = refused["cohorts"] is None and _serves_prompts(copy, "cohorts")
+    return Answer(refused, {"serves_prompts": serves, "is_causal": is_causal(copy)})
 
 
 def _serves_prompts(model: PreTrainedModel, name: str) -> bool:
