@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from assent.commands.doctor import fixed_options
 from assent.config.loading import parse_options
-from assent.diagnosis.case import Case
+from assent.diagnosis.case import Case, example
 from assent.diagnosis.examine import examine
 from assent.diagnosis.fix import changes
 from assent.diagnosis.rule import EVERY, Rule
@@ -81,3 +82,26 @@ def test_every_change_gives_a_configuration_that_the_command_takes(stage: str) -
             case = Case(config=config, stage=stage)
             made = changes(config, [found])
             parse_options(config_class, fixed_options(case, made), where=f" ({rule.name})")
+
+
+STILL_LOSS = {step: 0.6931 + 0.001 * (-1) ** step for step in range(1, 61)}
+NO_MARGIN = dict.fromkeys(range(1, 61), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("cause", "consequence", "series", "stage"),
+    [
+        ("reference_moves", "nothing_learned",
+         {"loss": STILL_LOSS, "rewards/margins": NO_MARGIN, "eval_logps/chosen": {30: -50.0, 60: -44.0},
+          "eval_rewards/chosen": {30: 0.0, 60: 0.0}}, "dpo"),
+        ("zero_advantage", "policy_stays",
+         {"objective/kl_k3": [0.0] * 20, "objective/scores": [0.5] * 20, "objective/scores_std": [0.0] * 20}, "ppo"),
+    ],
+)  # fmt: skip
+def test_a_consequence_yields_to_its_cause(cause: str, consequence: str, series: Any, stage: str) -> None:
+    """Alone the second rule would fire, and its advice (a higher rate) would be wrong."""
+    case = example(series, stage=stage, loss_type="sigmoid", learning_rate=1e-5)
+    report = examine(case)
+    assert cause in [finding.rule for finding in report.findings]
+    assert consequence not in [finding.rule for finding in report.findings]
+    assert (consequence, f"{cause} has found the cause") in report.not_checked

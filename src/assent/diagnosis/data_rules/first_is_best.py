@@ -35,7 +35,7 @@ def check(case: Case) -> Finding | None:
         evidence=(Evidence(metric="share of first places that are best", value=first.value, expected=f"{even:.2f}"),),
         cause="whoever judged saw the answers in this order and leans to the first, or the first place is always the "
         "same, better model's",
-        next_action="if a model judged, let it judge in both orders (assent judges do); training itself "
+        next_action="if a model judged, let it judge in both orders (as assent eval does); training itself "
         "does not read the "
         "order",
     )

@@ -13,7 +13,7 @@ from assent.diagnosis.rule import Rule
 TWIN = 0.9
 """Share of the words that two answers have in common, in the same order."""
 MANY = 0.05
-"""Share of twins among the pairs: at most 0.02 on healthy human comparisons."""
+"""Share of twins among the pairs."""
 SHORT = 4
 """Words below which an answer is a choice, not a text: `Yes` and `No` are no twins."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, Severity, to
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
+from assent.diagnosis.rules import no_reference
 from assent.diagnosis.small_statistics import ends, fmean, shift
 
 CHOSEN, REJECTED, SUM = "rewards/chosen", "rewards/rejected", "logps/chosen"
@@ -21,6 +22,8 @@ def check(case: Case) -> Finding | None:
     beta = case.objective.beta
     if beta is None or case.objective.needs_reference is False:
         raise NotChecked("beta is not known (--settings), or there is no reference")
+    if no_reference.RULE.missing(case) is None and no_reference.check(case) is not None:
+        raise NotChecked("no_reference has found the cause")
     chosen, rejected = case[CHOSEN], case[REJECTED]
     if shift(chosen.values).high >= 0:
         return None

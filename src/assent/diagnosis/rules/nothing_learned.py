@@ -5,6 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
+from assent.diagnosis.rules import reference_moves
 from assent.diagnosis.small_statistics import SURE, ends, fmean, mean_interval
 
 LOSS, MARGIN, RATE = "loss", "rewards/margins", "learning_rate"
@@ -21,6 +22,8 @@ def check(case: Case) -> Finding | None:
     rates = case.find(RATE)
     if rates is not None and not any(rates.values):
         return None  # learning_rate_zero
+    if reference_moves.RULE.missing(case) is None and reference_moves.check(case) is not None:
+        raise NotChecked("reference_moves has found the cause")
     loss, margins = case[LOSS], case[MARGIN]
     _, last = ends(loss.values)
     _, last_margins = ends(margins.values)

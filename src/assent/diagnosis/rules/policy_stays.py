@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
-from assent.diagnosis.rule import SAMPLED, Rule
+from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
+from assent.diagnosis.rules import zero_advantage
 from assent.diagnosis.small_statistics import ends, fmean, shift
 
 KL, SCORE, RATE = "objective/kl_k3 or objective/kl_k2 or objective/kl", "objective/scores", "learning_rate"
@@ -20,6 +21,8 @@ def check(case: Case) -> Finding | None:
     rates = case.find(RATE)
     if rates is not None and not any(rates.values):
         return None  # learning_rate_zero
+    if zero_advantage.RULE.missing(case) is None and zero_advantage.check(case) is not None:
+        raise NotChecked("zero_advantage has found the cause")
     last = fmean(ends(kl.values)[1])
     if abs(last) > NEAR or shift(scores.values).low > 0:
         return None

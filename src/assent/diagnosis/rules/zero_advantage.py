@@ -34,7 +34,7 @@ def check(case: Case) -> Finding | None:
         cause="the reward is constant: it does not read the answer, or its rule never matches"
         if is_constant
         else "the prompts are too hard or too easy by now" if began < MOST else "the prompts are too hard or too easy",
-        next_action="score a few answers by hand (assent score), and look at what the rule matches"
+        next_action="look at a few answers in samples.jsonl, and at what the rule matches"
         if is_constant
         else "sample more answers a prompt, and choose prompts that some answers solve and others do not",
         fix={} if is_constant else {"num_completions": times(2.0)},
