@@ -25,7 +25,9 @@ def check(case: Case) -> Finding | None:
     if reference_moves.RULE.missing(case) is None and reference_moves.check(case) is not None:
         raise NotChecked("reference_moves has found the cause")
     loss, margins = case[LOSS], case[MARGIN]
-    _, last = ends(loss.values)
+    first, last = ends(loss.values)
+    if abs(fmean(first) - case.objective.start) > 0.05 * case.objective.start:
+        return None  # it began elsewhere, or has moved and come back: another rule's case
     _, last_margins = ends(margins.values)
     moved = mean_interval(last_margins, confidence=SURE)
     if abs(fmean(last) - case.objective.start) > 0.01 * case.objective.start or abs(moved.value) > STILL:

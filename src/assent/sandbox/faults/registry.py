@@ -85,7 +85,7 @@ _ALL = (
     _fault("ppo-sign", "ppo", made.opposite_advantages, "reward_falls", "kl_explodes", also=BROKEN_POLICY),
     _fault("ppo-critic-shuffled", "ppo", made.shuffled_returns, "critic_useless"),
     _fault("ppo-critic-rate-low", "ppo", made.critic_stays, "critic_useless"),
-    _fault("ppo-entropy-collapse", "ppo", made.collapsing, "entropy_collapses", also=BROKEN_POLICY, fades=True),
+    _fault("ppo-entropy-collapse", "ppo", made.collapsing, "entropy_collapses", "oversize_updates", also=BROKEN_POLICY, fades=True),
     _fault("ppo-logprobs-noisy", "ppo", made.noisy_sampler, "sampler_differs", also=BROKEN_POLICY, fades=True),
     _fault("grpo-sampler-stale", "grpo", made.stale_sampler, "sampler_differs", also=BROKEN_POLICY),
     _fault("grpo-samples-foreign", "grpo", made.foreign_samples, "kl_negative", also=BROKEN_POLICY),
