@@ -148,8 +148,8 @@ def whitened_scores() -> Patch:
     """Each round's scores lose their mean."""
     original = online.score_rollouts
 
-    def centred(*args: Any) -> Scores:
-        scores = original(*args)
+    def centred(*args: Any, **more: Any) -> Scores:
+        scores = original(*args, **more)
         mean = sum(scores) / len(scores)
         return Scores([score - mean for score in scores], parts=scores.parts)
 
