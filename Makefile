@@ -2,6 +2,7 @@
 # make test    the whole test suite
 # make check   lint, format, types: what a contributor runs
 # make papers  docs/papers.md from the declarations of the losses
+# make architectures  docs/architectures.md from what benchmarks/architectures.py found
 # make stubs   src/assent/__init__.pyi from the options of the commands
 #
 # Needs Python >= 3.11 and a package index; no C compiler, no accelerator. PYTHON=... chooses the interpreter.
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 JOBS ?= 2
 
-.PHONY: demo test check format papers stubs clean
+.PHONY: demo test check format papers architectures stubs clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/assent demo
@@ -32,6 +33,9 @@ format: $(VENV)/.stamp-dev
 
 papers: $(VENV)/.stamp-run
 	$(BIN)/python docs/make_papers.py
+
+architectures: $(VENV)/.stamp-run
+	$(BIN)/python docs/make_architectures.py
 
 stubs: $(VENV)/.stamp-run
 	$(BIN)/python docs/make_stubs.py

@@ -71,6 +71,7 @@ _PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 OPTIONS: dict[str, dict[str, Any]] = {
     **{name: {"is_decoder": True} for name in (*ENCODERS, "reformer")},
     "xlm": {"causal": True},
+    "xmod": {"is_decoder": True, "default_language": "en_XX"},
     "xlnet": {"attn_type": "uni"},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
@@ -338,7 +339,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         for name in args.types or TYPES:
             found[name] = apart(name, cache=cache)
-            print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
+            print(f"{name}: {', '.join(found[name]['failed']) or 'walked'}", file=sys.stderr, flush=True)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = time.process_time() - started + children.ru_utime + children.ru_stime
     document = _document(found, seconds=used)

@@ -39,6 +39,17 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+@needs_onednn
+def test_a_product_can_be_added_to_in_place(taken: list[tuple[int, ...]]) -> None:
+    layer, x = products.ChoosingLinear(16, 8), torch.ones(2, 40, 16)
+    found = layer(x)
+    found += 1.0
+    found.sum().backward()
+    assert taken
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, torch.full((8, 16), 80.0))
+
+
 def differs(found: Tensor, wanted: Tensor, size: Tensor) -> float:
     return float(((found.detach().double() - wanted.detach()).abs() / size.clamp_min(1e-30)).max())
 
