@@ -79,7 +79,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _PLAIN_ROPE)},
     **{name: {"head_dim": 128} for name in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     "nemotron": {"num_key_value_heads": 8},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    **{name: {"layer_types": ["conv", "full_attention"] * 16} for name in ("lfm2", "lfm2_moe")},
     "qwen4_exp_text": {
         "indexer_n_heads": 16,
         "indexer_kv_heads": 1,
