@@ -123,6 +123,8 @@ def _evaluate(
     kept = {}
     if folder is not None and hashes is not None:
         answered = Kept(folder / JUDGEMENTS)
+        for line in answered.said:
+            progress.line(f"{line}; these servers are asked again")
         if len(answered):
             progress.line(f"{len(answered):,} answers of servers are kept from before and are not requested again")
         servers: list[Any] = [*judging.chats, *endpoints_of(reward), *endpoints_of(scorer)]

@@ -40,6 +40,7 @@ from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import from_json, to_json, write_json
 from assent.runs.folder import RunFolder
+from assent.runs.manifest import step_of
 from assent.runs.progress import Progress, Silent
 from assent.runs.reading import RunView, read_run
 from assent.types import PromptGroup
@@ -164,8 +165,8 @@ def _called(path: Path) -> str:
 
 def _checkpoints(run: Path) -> list[tuple[int, Path]]:
     """Step and weights of each checkpoint, oldest first."""
-    found = ((path.name.removeprefix("step-"), path / "model") for path in (run / "checkpoints").glob("step-*"))
-    return sorted((int(step), path) for step, path in found if step.isdigit())
+    found = ((step_of(path.name), path / "model") for path in (run / "checkpoints").glob("step-*"))
+    return sorted((step, path) for step, path in found if step is not None)
 
 
 def _document(

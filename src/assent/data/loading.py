@@ -34,6 +34,7 @@ from assent.data.readers import (
 from assent.data.sources import open_source
 from assent.data.texts import RowError
 from assent.errors import DataError, DataFileNotFoundError, StorageError, UsageError
+from assent.runs.files import replacing
 from assent.types import PromptGroup
 
 if TYPE_CHECKING:
@@ -324,21 +325,15 @@ def write_groups(path: str | os.PathLike[str], groups: Iterable[PromptGroup], la
     if file_suffix(target) not in (".jsonl", ".ndjson"):
         raise UsageError(f"cannot write {target}", got=target.suffix or "no suffix", expected=".jsonl or .jsonl.gz")
     chosen = get_layout(layout)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as raw:
+        with replacing(target) as temporary, temporary.open("wb") as raw:
             # No file name and no time in the header, so that the same groups give the same bytes.
             file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if is_gzipped(target) else raw
             for group in groups:
                 file.write(json.dumps(write_row(group, chosen), ensure_ascii=False).encode() + b"\n")
             if file is not raw:
                 file.close()
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(target)
     except FileNotFoundError:
         raise DataFileNotFoundError(f"there is no folder {target.parent}", fix="create it first") from None
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

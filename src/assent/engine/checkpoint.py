@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from assent.engine.runtime import Runtime
 from assent.errors import RunError, RunFolderError
 from assent.runs.files import fsync, sha256_of, storage_errors, write_json
+from assent.runs.manifest import step_of
 
 FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.json"
 FORMAT = 1
@@ -78,7 +79,7 @@ def write_checkpoint(
     if runtime.is_main:
         with storage_errors(parent):
             parent.mkdir(parents=True, exist_ok=True)
-            _sweep(parent)
+            sweep(run_folder)
             for name in learners:
                 (temporary / name).mkdir(parents=True)
     try:
@@ -156,6 +157,13 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def sweep(run_folder: Path) -> None:
+    """Removes the rest of an interrupted write. The run folder's lock keeps other processes out."""
+    for orphan in (run_folder / FOLDER).glob(".step-*"):
+        if re.fullmatch(r"\.step-\d+\.(tmp|old)", orphan.name):
+            shutil.rmtree(orphan)
+
+
 def _commit(temporary: Path, final: Path, step: int, best: int | None) -> None:
     """Turns the files in a temporary folder into a checkpoint."""
     with storage_errors(final):
@@ -201,16 +209,9 @@ def _best_of(path: Path) -> int | None:
         return None
 
 
-def _sweep(parent: Path) -> None:
-    """Removes the rest of an interrupted write. The run folder's lock keeps other processes out."""
-    for orphan in parent.glob(".step-*"):
-        if re.fullmatch(r"\.step-\d+\.(tmp|old)", orphan.name):
-            shutil.rmtree(orphan)
-
-
 def _checkpoints(parent: Path) -> list[Path]:
     """The folders that runs write. Any other one in there (`step-3.bak`, a link) is somebody's own and stays."""
-    ours = (path for path in parent.glob("step-*") if path.name == f"step-{_step_of(path)}")
+    ours = (path for path in parent.glob("step-*") if step_of(path.name) is not None)
     return [path for path in ours if path.is_dir() and not path.is_symlink()]
 
 
@@ -221,8 +222,8 @@ def _sync_logs(run_folder: Path) -> None:
 
 
 def _step_of(path: Path) -> int:
-    number = path.name.removeprefix("step-")
-    return int(number) if number.isdigit() else -1
+    step = step_of(path.name)
+    return -1 if step is None else step
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

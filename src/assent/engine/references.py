@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +26,7 @@ from assent.models.adapters import adapter_off, base_weights
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.loading import fingerprint
 from assent.models.one_trunk import resident
-from assent.runs.files import fsync, storage_errors
+from assent.runs.files import replacing, storage_errors
 
 MASTERS = "masters.safetensors"
 _BLOCK = 256
@@ -202,15 +201,10 @@ def _load(path: Path, name: str, size: int) -> Tensor | None:
 
 
 def _store(path: Path, name: str, values: Tensor) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as temporary:
             save_file({"logps": values}, temporary, metadata={"key": name, "sha256": _digest(values)})
-            fsync(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _digest(values: Tensor) -> str:

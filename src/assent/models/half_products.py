@@ -45,6 +45,8 @@ def cast(x: Tensor, kind: torch.dtype) -> Tensor:
     """`x` in the type `kind`; layers that read the same tensor share one cast."""
     if x.dtype == kind:
         return x
+    if x.is_inference():  # it has no version
+        return x.to(kind)
     version, kept = getattr(x, _CAST, (-1, None))
     made: Tensor | None = kept and kept()
     if made is None or version != x._version or made.dtype != kind:

@@ -76,8 +76,14 @@ def log_probabilities(
 
 def is_plain_linear(head: nn.Module) -> bool:
     """Whether `weight` and `bias` say all that the module computes: it has no adapter, hook, sharding or subclass."""
-    hooks = head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks
-    return type(head) in (nn.Linear, ChoosingLinear) and not any(hooks) and type(head.weight) in (nn.Parameter, Tensor)
+    plain = type(head) in (nn.Linear, ChoosingLinear) and type(head.weight) in (nn.Parameter, Tensor)
+    return plain and not has_hooks(head)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its `forward`."""
+    own = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(own)
 
 
 def chunk_size(vocabulary: int, device: torch.device) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from assent.models.half_products import cast
-from assent.models.head import is_plain_linear
+from assent.models.head import has_hooks, is_plain_linear
 from assent.models.products import linear, weight_gradient
 
 
@@ -44,7 +44,8 @@ def parts(module: Any, x: Tensor) -> Low | None:
     if own.disable_adapters or own.merged or len(active) != 1 or active[0] not in own.lora_A or own.lora_variant:
         return None
     a, b = own.lora_A[active[0]], own.lora_B[active[0]]
-    is_known = all(map(is_plain_linear, (base, a, b))) and type(own.lora_dropout[active[0]]) is nn.Identity
+    dropout = own.lora_dropout[active[0]]
+    is_known = all(map(is_plain_linear, (base, a, b))) and type(dropout) is nn.Identity and not has_hooks(dropout)
     if not is_known or a.bias is not None or b.bias is not None or base.weight.requires_grad:
         return None
     if base.bias is not None and base.bias.requires_grad:

@@ -20,7 +20,7 @@ from transformers.activations import SiLUActivation
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
-from assent.models.head import is_plain_linear
+from assent.models.head import has_hooks, is_plain_linear
 from assent.models.lean_adapters import LeanLora, Low, is_lora, kind_of
 from assent.models.lean_adapters import gradients as lora_gradients
 from assent.models.lean_adapters import parts as parts_of_lora
@@ -138,9 +138,11 @@ class LeanGatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         own: Any = self
         gate, up, down = own.gate_proj(x), own.up_proj(x), own.down_proj
-        if is_plain_linear(down) and not gate.is_meta:
-            found: Tensor = _Gated.apply(gate, up, down.weight, down.bias)
-        elif (low := parts_of_lora(down, gate)) is not None:
+        if has_hooks(own.act_fn):
+            found: Tensor = down(own.act_fn(gate) * up)
+        elif is_plain_linear(down) and not gate.is_meta:
+            found = _Gated.apply(gate, up, down.weight, down.bias)
+        elif not has_hooks(down) and (low := parts_of_lora(down, gate)) is not None:
             found = _GatedLora.apply(gate, up, *low)
         else:
             found = down(F.silu(gate) * up)  # such as another adapter, which has to see its input

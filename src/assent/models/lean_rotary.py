@@ -47,7 +47,8 @@ def _instructions(function: Any) -> tuple[Any, ...] | None:
 
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
     """(B, H, T, D), (B, J, T, D), (B, T, D) twice -> the rotated queries and keys, in the order of memory of each."""
-    if not all(type(t) is Tensor and t.device.type == "cpu" and t.is_floating_point() for t in (q, k, cos, sin)):
+    known = all(type(t) is Tensor and t.device.type == "cpu" and t.is_floating_point() for t in (q, k, cos, sin))
+    if not known or cos.requires_grad or sin.requires_grad:  # such as learned angles
         return modeling_llama.apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim)
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return _Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin)

@@ -23,7 +23,7 @@ from assent.models.folder_contents import SCORE_HEAD
 from assent.models.folders import MEMBERS
 from assent.models.heads import has_own_head, save_head
 from assent.models.vocabulary import sync_tokens
-from assent.runs.files import fsync
+from assent.runs.files import claimed, fsync, remove_left_behind
 
 
 @contextmanager
@@ -128,28 +128,34 @@ def _merged(base: PreTrainedModel) -> dict[str, Tensor]:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A folder to write into, which replaces `target` after the block. Raises StorageError."""
+    """A folder to write into, which replaces `target` after the block. What killed processes have left of such folders
+    is removed. Raises StorageError."""
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
+
+    def make() -> Path:
         part.mkdir(parents=True)
-        yield part
-        for file in part.iterdir():
-            fsync(file)
-        fsync(part)
-        if target.exists():
-            target.rename(old)
-        part.rename(target)
+        return part
+
+    try:
+        remove_left_behind(target.parent, f".{target.name}.part-")
+        with claimed(make):
+            yield part
+            for file in part.iterdir():
+                fsync(file)
+            fsync(part)
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
         fsync(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
+        remove_left_behind(target.parent, f".{target.name}.old-")
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not target.exists():
             old.rename(target)
-        if isinstance(error, StorageError):  # raised for a member
-            raise
-        raise StorageError(f"the model cannot be written: {error}", got=target) from error
+        if isinstance(error, (OSError, SafetensorError)) and not isinstance(error, StorageError):
+            raise StorageError(f"the model cannot be written: {error}", got=target) from error
+        raise  # a StorageError was raised for a member
 
 
 def _make_generation_config_valid(model: PreTrainedModel) -> None:

@@ -12,6 +12,9 @@ from assent.runs.files import keep_lines, read_lines, storage_errors
 from assent.runs.kept import content_key
 from assent.types import Rollout
 
+_SEAL = "sha256"
+"""The last line's key, with a hash over the lines before it."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeptDraws:
@@ -33,14 +36,21 @@ class KeptDraws:
         """See `Sampler.sample`. `opened` opens the sampler and is called only if the folder lacks these rollouts."""
         asked = [self.policy, prompts, num_completions, asdict(params), asdict(seed)]
         path = self.folder / f"{content_key(asked)[:32]}.jsonl"
-        if path.exists():  # and is complete, because it is written atomically
-            return [_rollout(row, prompts) for row in read_lines(path)]
+        if (rows := _whole(read_lines(path))) is not None:
+            return [_rollout(row, prompts) for row in rows]
         rollouts = opened().sample(prompts, num_completions=num_completions, params=params, seed=seed)
         with storage_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
         rows = [asdict(rollout) for rollout in rollouts]
-        keep_lines(path, [{name: value for name, value in row.items() if name != "prompt_ids"} for row in rows])
+        rows = [{name: value for name, value in row.items() if name != "prompt_ids"} for row in rows]
+        keep_lines(path, [*rows, {_SEAL: content_key(rows)}])
         return rollouts
+
+
+def _whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """The rollouts, if they are those that were written; None if the file is damaged or not there."""
+    *drawn, last = rows or [{}]
+    return drawn if last == {_SEAL: content_key(drawn)} else None
 
 
 def _rollout(row: dict[str, Any], prompts: Sequence[tuple[int, ...]]) -> Rollout:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,19 +77,70 @@ def write_text(path: Path, text: str, *, what: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """The text is on the disk before the file has its name: after a crash there is the old file or the new one."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which takes the place of `path` after the block, or goes if the block fails.
+
+    Its bytes are on the disk before it has its name: after a crash there is the old file or the new one. What killed
+    processes have left under such names is removed; a file that another process writes is locked, and stays.
+    """
+    remove_left_behind(path.parent, f".{path.name}.", ".tmp")
+    with claimed(lambda: _new_file_beside(path)) as temporary:
+        try:
+            yield temporary
+            fsync(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     fsync(path.parent)
+
+
+def _new_file_beside(path: Path) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(descriptor)
+    return Path(name)
+
+
+@contextmanager
+def claimed(make: Callable[[], Path]) -> Iterator[Path]:
+    """The file or folder that `make` creates, under a lock: `remove_left_behind` of other processes leaves it alone.
+
+    It may be renamed meanwhile. A process that dies has no locks.
+    """
+    while True:
+        path = make()
+        with contextlib.suppress(FileNotFoundError):  # removed before it was locked: another is made
+            descriptor = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks: nothing is removed there
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.exists():
+                break
+            os.close(descriptor)
+    try:
+        yield path
+    finally:
+        os.close(descriptor)
+
+
+def remove_left_behind(folder: Path, start: str, end: str = "") -> None:
+    """Removes the files and folders, by start and end of their names, that no process has locked."""
+    for name in os.listdir(folder) if folder.is_dir() else []:
+        path = folder / name
+        if not (name.startswith(start) and name.endswith(end)) or path.is_symlink():
+            continue
+        with contextlib.suppress(OSError):  # in use, gone meanwhile, or not ours to remove
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def append_line(path: Path, value: Any) -> None:
@@ -108,13 +162,21 @@ def read_lines_and_damage(path: Path) -> tuple[list[dict[str, Any]], int]:
     return whole, len(rows) - len(whole)
 
 
-def damaged_lines(path: Path) -> dict[int, bytes]:
-    """Lines, by number from 1, that are not JSON objects with a whole `step`: the disk or somebody changed them.
+def put_aside_damage(path: Path, is_ours: Callable[[dict[str, Any]], bool], *, with_rest: bool = False) -> list[str]:
+    """Copies the lines that are not JSON objects, or not `is_ours`, to FILE.damaged as they are; says so.
 
-    The rest after the last newline is a line that a crash has cut, and no damage.
+    The rest after the last newline is a line that a crash has cut, and no damage, unless `with_rest`.
     """
-    lines = enumerate(_lines(path), start=1)
-    return {number: line for number, (row, line) in lines if row is None or type(row.get("step")) is not int}
+    found = enumerate(_lines(path), start=1)
+    lines = [(number, line) for number, (row, line) in found if row is None or not is_ours(row)]
+    if with_rest and (rest := path.read_bytes().rpartition(b"\n")[2]):
+        lines.append((len(_lines(path)) + 1, rest))
+    if not lines:
+        return []
+    with storage_errors(path), path.with_name(f"{path.name}.damaged").open("ab") as stream:
+        stream.writelines(line + b"\n" for _, line in lines)
+    numbers = ", ".join(str(number) for number, _ in lines[:5]) + (" …" if len(lines) > 5 else "")
+    return [f"{path.name}: damaged lines ({numbers}) were put aside in {path.name}.damaged: {len(lines)} of them"]
 
 
 def _lines(path: Path) -> list[tuple[dict[str, Any] | None, bytes]]:

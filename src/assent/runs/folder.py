@@ -21,15 +21,15 @@ from typing import IO, Any, Self
 from assent.errors import RunFolderError, UsageError
 from assent.runs.files import (
     damage_of,
-    damaged_lines,
     from_json,
     keep_lines,
+    put_aside_damage,
     read_lines,
     storage_errors,
     to_json,
     write_json,
 )
-from assent.runs.manifest import MANIFEST, check_owner, new_manifest, now, read_manifest
+from assent.runs.manifest import MANIFEST, check_owner, new_manifest, now, read_manifest, step_of
 from assent.runs.recovery import Find, keep_damaged, recovered
 
 METRICS, SAMPLES, LOCK = "metrics.jsonl", "samples.jsonl", ".lock"
@@ -117,8 +117,8 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """`checkpoints/step-N`, oldest first, unverified (engine/checkpoint.py verifies them)."""
-        found = [p for p in (self.path / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdigit()]
-        return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+        found = {step_of(p.name): p for p in (self.path / "checkpoints").glob("step-*")}
+        return [found[step] for step in sorted(step for step in found if step is not None)]
 
     def note(self, text: str) -> None:
         """Adds a line to the notes in run.json."""
@@ -155,10 +155,11 @@ class RunFolder:
             return said
         (self.path / FINDINGS).unlink(missing_ok=True)  # of steps that are cut; what still holds is found again
         for path in (self.path / name for name in (METRICS, SAMPLES, PREFERENCES)):
+            rows = [row for row in read_lines(path) if _has_step(row) and row["step"] <= (step or 0)]
+            lacking = _lacking(rows, step or 0) if path.name == METRICS else []
             if path.exists():
-                said += _put_aside(path)
-                rows = [row for row in read_lines(path) if type(row.get("step")) is int]
-                keep_lines(path, [row for row in rows if step is not None and row["step"] <= step])
+                said += [*put_aside_damage(path, _has_step, with_rest=bool(lacking)), *lacking]
+                keep_lines(path, rows if step is not None else [])
         return said
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -235,15 +236,15 @@ def _existing(
     return existing, said
 
 
-def _put_aside(path: Path) -> list[str]:
-    """Copies damaged lines to FILE.damaged as they are, and says so."""
-    damaged = damaged_lines(path)
-    if not damaged:
-        return []
-    with storage_errors(path), path.with_name(f"{path.name}.damaged").open("ab") as stream:
-        stream.writelines(line + b"\n" for line in damaged.values())
-    numbers = ", ".join(map(str, list(damaged)[:5])) + (" …" if len(damaged) > 5 else "")
-    return [f"{path.name}: damaged lines ({numbers}) were put aside in {path.name}.damaged: {len(damaged)} of them"]
+def _has_step(row: Mapping[str, Any]) -> bool:
+    return type(row.get("step")) is int
+
+
+def _lacking(rows: Sequence[Mapping[str, Any]], step: int) -> list[str]:
+    """Says of which steps up to `step` no line is left: each step writes one before its checkpoint."""
+    lacking = sorted(set(range(1, step + 1)) - {row["step"] for row in rows})
+    numbers = ", ".join(map(str, lacking[:5])) + (" …" if len(lacking) > 5 else "")
+    return [f"{METRICS} has lost its lines of these steps: {numbers} ({len(lacking)} in all)"] if lacking else []
 
 
 def model_is_damaged(folder: Path) -> bool:

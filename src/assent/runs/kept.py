@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from assent.runs.files import append_line, keep_lines, read_lines, to_json
+from assent.runs.files import append_line, keep_lines, put_aside_damage, read_lines, to_json
 
 
 def content_key(asked: Any) -> str:
@@ -20,8 +20,11 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, Lock()
-        rows = read_lines(path)
+        rows = [row for row in read_lines(path) if _is_whole(row)]
+        self.said: list[str] = []
+        """What to report of damaged lines: they are put aside, and what they answered is asked again."""
         if path.exists():
+            self.said = put_aside_damage(path, _is_whole)
             keep_lines(path, rows)  # drops a line that a kill has cut
         self._answers = {row["key"]: row["answer"] for row in rows}
 
@@ -37,6 +40,10 @@ class Kept:
         key = content_key(asked)
         with self._lock:
             if key not in self._answers:
-                append_line(self._path, {"key": key, "answer": answer})
+                append_line(self._path, {"key": key, "answer": answer, "sha256": content_key([key, answer])})
                 self._answers[key] = answer
             return self._answers[key]
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    return row.get("sha256") == content_key([row.get("key"), row.get("answer")])

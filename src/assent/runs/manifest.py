@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,9 +97,15 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def step_of(name: str) -> int | None:
+    """N, of a checkpoint's name `step-N`; None for another name, such as `step-3.bak`, `step-03` or `step-²`."""
+    found = re.fullmatch(r"step-(0|[1-9][0-9]*)", name)
+    return int(found[1]) if found else None
+
+
 def checkpoints_in(path: Path) -> list[str]:
     """The names of `checkpoints/step-N`, whole or not."""
-    return sorted(p.name for p in (path / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdigit())
+    return sorted(p.name for p in (path / "checkpoints").glob("step-*") if step_of(p.name) is not None)
 
 
 def _damaged(path: Path, got: object) -> RunFolderError:

@@ -19,7 +19,7 @@ from assent.diagnosis.finding import Finding
 from assent.diagnosis.opening import case_of_run
 from assent.diagnosis.watch import Watch
 from assent.engine.checkpoint import FOLDER as CHECKPOINTS
-from assent.engine.checkpoint import Checkpoint, latest_verified, verified, write_checkpoint
+from assent.engine.checkpoint import Checkpoint, latest_verified, sweep, verified, write_checkpoint
 from assent.engine.interrupts import Interruption, interruptible
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
@@ -39,6 +39,7 @@ from assent.rollouts.sampler import Sampler
 from assent.runs.files import read_lines
 from assent.runs.folder import METRICS, RunFolder
 from assent.runs.log import Progress, RunLog
+from assent.runs.manifest import step_of
 from assent.runs.model_card import write_card
 from assent.runs.recovery import Recorded
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
@@ -82,6 +83,7 @@ class Session:
         self.models = RunModels(config, data, folder, log, runtime, ledger=self.ledger)
         self.state: dict[str, Any] = {}  # the stage's own JSON values that checkpoints keep
         self.step = 0
+        self.kept_step: int | None = None  # of the newest checkpoint
         self.last: dict[str, float] = {}
         self.result: StageResult | None = None
         command = folder.manifest["command"]
@@ -128,6 +130,8 @@ class Session:
     def resume(self) -> None:
         """Restores learners, ledger and state from the newest verified checkpoint, if there is one."""
         checkpoint = _to_resume_from(self.folder, note=self.log.note)
+        if self.runtime.is_main:
+            sweep(self.folder.path)
         for line in self.folder.rewind(None if checkpoint is None else checkpoint.step):
             self.log.note(line)
         if checkpoint is None:
@@ -139,7 +143,7 @@ class Session:
         self.models.restore_flops(checkpoint.state["flops_of_readers"])
         if self.runtime.is_main:  # the others watch nothing, and might read before the log is rewound
             self.watch.replay(read_lines(self.folder.path / METRICS))
-        self.step = checkpoint.step
+        self.step = self.kept_step = checkpoint.step
         self.log.note(f"resumed after step {checkpoint.step}")
 
     def steps(self) -> Iterator[int]:
@@ -214,6 +218,8 @@ class Session:
         self.log.note(f"finding: {finding.verdict}; next step: {finding.next_action}")
 
     def checkpoint(self) -> None:
+        if self.step == self.kept_step:  # replaced by itself, it would be gone for a moment
+            return
         write_checkpoint(
             self.folder.path,
             self.step,
@@ -229,6 +235,7 @@ class Session:
             save_total_limit=self.config.save_total_limit,
             best=self.validation.best_step,
         )
+        self.kept_step = self.step
 
     def log_step(self, step: int, metrics: Mapping[str, float], **counts: int) -> None:
         """Adds `counts` (completions_sampled, reward_calls) to the ledger. Logs the step's metrics and the ledger."""
@@ -359,7 +366,7 @@ def _to_resume_from(folder: RunFolder, *, note: Callable[[str], None] | None = N
 
 def _what_is_kept(folder: RunFolder) -> str:
     """For whoever pressed Ctrl-C: what the same command will do."""
-    steps = [int(path.name.removeprefix("step-")) for path in folder.checkpoints()]
-    if not any(steps):
+    steps = [step for path in folder.checkpoints() if (step := step_of(path.name))]
+    if not steps:
         return "no checkpoint has been written yet, so the same command starts over"
     return f"the same command continues after step {max(steps)}"

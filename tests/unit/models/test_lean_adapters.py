@@ -113,3 +113,48 @@ def test_two_adapters_at_once_are_left_to_peft(monkeypatch: pytest.MonkeyPatch) 
     install(model)
     model.base_model.set_adapter(["default", "other"])
     assert calls(monkeypatch, model) == 0
+
+
+def part(model: Any, end: str) -> Any:
+    return next(found for name, found in model.named_modules() if name.endswith(end))
+
+
+@pytest.mark.parametrize("where", ["mlp.down_proj", "mlp.act_fn", "mlp.down_proj.lora_dropout.default"])
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+def test_hooks_of_the_parts_are_called(where: str, before: bool) -> None:
+    logits = []
+    for model in (adapted(), lean(adapted())):
+        module = part(model, f"layers.0.{where}")
+        if before:
+            module.register_forward_pre_hook(lambda _, given: (given[0] * 1.5,))
+        else:
+            module.register_forward_hook(lambda _, given, found: found * 1.5)
+        logits.append(model(input_ids=IDS, use_cache=False).logits)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=2e-6)
+    assert not torch.allclose(logits[1], adapted()(input_ids=IDS, use_cache=False).logits, atol=1e-3)
+
+
+def test_a_hook_of_a_plain_models_activation_is_called() -> None:
+    logits = []
+    for model in (make_model("llama").float(), lean(make_model("llama").float())):
+        part(model, "layers.0.mlp.act_fn").register_forward_hook(lambda _, given, found: found * 1.5)
+        logits.append(model(input_ids=IDS, use_cache=False).logits)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=2e-6)
+
+
+@torch.no_grad()
+def test_each_row_may_name_its_adapter() -> None:
+    """PEFT hands the names to its layers through hooks."""
+    names = ["__base__", "default"]
+    plain, found = (
+        model.eval()(input_ids=IDS, use_cache=False, adapter_names=names).logits
+        for model in (adapted(), lean(adapted()))
+    )
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=2e-6)
+
+
+@torch.inference_mode()
+def test_autocast_in_inference_mode() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, found = (model(input_ids=IDS, use_cache=False).logits for model in (adapted(), lean(adapted())))
+    torch.testing.assert_close(found, plain, rtol=0.0, atol=0.06)

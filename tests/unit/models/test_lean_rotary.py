@@ -45,6 +45,17 @@ def test_which_architectures_rotate_as_llama_does(name: str) -> None:
     assert any(isinstance(part, LeanRotary) for part in model.modules()) == (name in ROTATED)
 
 
+def test_learned_angles_get_their_gradients() -> None:
+    draw = torch.Generator().manual_seed(0)
+    shapes = (1, 2, 5, 8), (1, 2, 5, 8), (1, 5, 8), (1, 5, 8)
+    leaves = [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
+    found, wanted = (
+        torch.autograd.grad(sum(t.sin().sum() for t in function(*leaves)), leaves)
+        for function in (rotate, modeling_llama.apply_rotary_pos_emb)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
 def test_another_rotation_and_a_forward_of_its_own_are_left_alone() -> None:
     assert forward_of(CohereAttention) is None  # interleaves its halves
     assert forward_of(nn.Linear) is None
