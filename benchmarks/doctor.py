@@ -57,9 +57,9 @@ def main() -> None:
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
     runs = Runs(options.runs, deadline)
     names = options.only or [*FAULTS]
-    planned = [*plan_healthy(options.purpose, options.healthy)]
+    planned = [*plan_healthy(options.purpose, options.healthy, first=options.first)]
     for name in names:
-        planned += plan_fault(name, options.purpose, options.seeds)
+        planned += plan_fault(name, options.purpose, range(options.first, options.first + options.seeds))
     planned.sort(key=lambda one: one.number % 50_000)  # all faults a little, rather than some of them wholly
     seen = [*runs.of(planned)]
     result: dict[str, Any] = {"purpose": options.purpose, "runs": len(seen), "missing": len(planned) - len(seen)}
@@ -82,6 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, required=True, help="folder in which runs are kept")
     parser.add_argument("--purpose", choices=("calibration", "report"), default="calibration")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each fault")
+    parser.add_argument("--first", type=int, default=0, help="number of the first seed; fresh ones after a calibration")
     parser.add_argument("--healthy", type=int, default=64, help="healthy runs, over all stages")
     parser.add_argument("--only", nargs="*", help="these faults alone")
     parser.add_argument("--pairs", type=int, default=0, help="runs of each pair of faults")
@@ -160,7 +161,9 @@ def _two_faults(runs: Runs, options: argparse.Namespace) -> dict[str, Any]:
         name = "+".join(pair)
         seen = [
             _seen((one, record, _report(one, record)))
-            for one, record in runs.of(plan_fault(name, options.purpose, options.pairs))
+            for one, record in runs.of(
+                plan_fault(name, options.purpose, range(options.first, options.first + options.pairs))
+            )
         ]
         counts: Confusion = confusion(seen)
         both = sum(all(set(FAULTS[fault].rules) & set(run.found) for fault in pair) for run in seen)
@@ -171,11 +174,11 @@ def _two_faults(runs: Runs, options: argparse.Namespace) -> dict[str, Any]:
 def _strengths(runs: Runs, options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """By fault and strength: runs in which it is named, and runs in which anything is found."""
     found: dict[str, Any] = {}
+    seeds = range(options.first, options.first + options.strengths)
     for name in names:
         for strength in STRENGTHS if FAULTS[name].fades else ():
             reports = [
-                _report(one, record)
-                for one, record in runs.of(plan_fault(name, options.purpose, options.strengths, strength))
+                _report(one, record) for one, record in runs.of(plan_fault(name, options.purpose, seeds, strength))
             ]
             named = sum(bool(set(_findings(report)) & set(FAULTS[name].rules)) for report in reports)
             found.setdefault(name, {})[str(strength)] = {
@@ -193,7 +196,11 @@ def _cures(runs: Runs, options: argparse.Namespace, reports: list[Reported]) -> 
         if not planned.faults and (value := outcome(record)) is not None:
             reached.setdefault((planned.stage, planned.family), []).append(value)
     for planned, _, report in reports:
-        if not planned.faults or planned.number >= options.cures or not changes(report.case.config, report.findings):
+        if (
+            not planned.faults
+            or planned.number >= options.first + options.cures
+            or not changes(report.case.config, report.findings)
+        ):
             continue
         setting = planned.setting(runs.folder / "models")
         healthy = reached.get((planned.stage, planned.family))

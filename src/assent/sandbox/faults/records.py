@@ -57,17 +57,17 @@ class Planned:
         return setting
 
 
-def plan_fault(name: str, purpose: Purpose, seeds: int, strength: float = 1.0) -> Iterator[Planned]:
+def plan_fault(name: str, purpose: Purpose, seeds: range, strength: float = 1.0) -> Iterator[Planned]:
     """`name` is a fault's, or two faults' with a plus between them."""
     faults = tuple(name.split("+"))
-    for number in range(seeds):
+    for number in seeds:
         yield Planned(FAULTS[faults[0]].stage, faults, purpose, number, strength)
 
 
-def plan_healthy(purpose: Purpose, runs: int) -> Iterator[Planned]:
+def plan_healthy(purpose: Purpose, runs: int, *, first: int = 0) -> Iterator[Planned]:
     """Healthy runs, all stages in turn."""
     for number in range(runs):
-        yield Planned(STAGES[number % len(STAGES)], (), purpose, number // len(STAGES) + 50_000)
+        yield Planned(STAGES[number % len(STAGES)], (), purpose, number // len(STAGES) + first + 50_000)
 
 
 def record_of(planned: Planned, runs: Path, *, make: bool = True) -> dict[str, Any] | None:
