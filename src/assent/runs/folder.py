@@ -158,8 +158,9 @@ class RunFolder:
             rows = [row for row in read_lines(path) if _has_step(row) and row["step"] <= (step or 0)]
             lacking = _lacking(rows, step or 0) if path.name == METRICS else []
             if path.exists():
-                said += [*put_aside_damage(path, _has_step, with_rest=bool(lacking)), *lacking]
+                said += put_aside_damage(path, _has_step, with_rest=bool(lacking))
                 keep_lines(path, rows if step is not None else [])
+            said += lacking
         return said
 
     def finish(self, result: Mapping[str, Any]) -> None:

@@ -187,6 +187,22 @@ def test_only_the_same_request_of_the_same_policy_is_read_again(tmp_path: Path) 
     assert len(opened) == 1 + len(others)
 
 
+@pytest.mark.parametrize("change", [(b"-0.7", b"-0.9"), (b'"ids"', b'"idz"'), (b"\n", b"x"), (b"sha256", b"sha257")])
+def test_a_damaged_file_of_draws_is_drawn_again(change: tuple[bytes, bytes], tmp_path: Path) -> None:
+    sampler = ScriptedSampler(lambda prompt, k, seed: [(5 + k, -0.1 - k / 3), (2, -0.7)], eos_ids={2}, decode=str)
+
+    def draw() -> Any:
+        options: dict[str, Any] = {"params": SamplingParams(max_new_tokens=4), "seed": SeedKey(0, "evaluate", 0)}
+        return KeptDraws(tmp_path, ["p"]).sample(lambda: sampler, [(3, 4), (3,)], num_completions=2, **options)
+
+    first = draw()
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(*change, 1))
+    assert draw() == first
+    assert file.read_bytes() == whole
+
+
 def test_a_prompt_beyond_the_context_is_refused_before_any_weight_is_loaded(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

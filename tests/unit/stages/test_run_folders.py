@@ -49,6 +49,67 @@ def test_a_damaged_line_is_put_aside_and_the_good_ones_around_it_stay(
     assert len(read_run(tmp_path / "run").metrics["loss"].steps) == 4
 
 
+@pytest.mark.parametrize("how", ["no last newline", "step of another", "all gone"])
+def test_lines_that_are_lost_without_a_trace_are_reported(
+    how: str,
+    inputs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = arguments("sft", inputs, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupted_after(3, patch)
+        assert main(argv) == 130
+    path = tmp_path / "run" / "metrics.jsonl"
+    text = path.read_text()
+    second = text.index('{"step": 2')
+    if how == "no last newline":
+        path.write_text(text[: text.index("\n", second)] + "x")
+    elif how == "step of another":
+        path.write_text(text.replace('{"step": 2', '{"step": 9'))
+    else:
+        path.unlink()
+    capsys.readouterr()
+    assert main(argv) == 0
+    lost = "1, 2 (2 in all)" if how == "all gone" else "2 (1 in all)"
+    assert f"metrics.jsonl has lost its lines of these steps: {lost}" in capsys.readouterr().err
+    assert (tmp_path / "run" / "metrics.jsonl.damaged").exists() == (how == "no last newline")
+
+
+def test_nothing_of_an_interrupted_write_is_left_and_odd_names_stay(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = arguments("sft", inputs, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupted_after(5, patch)
+        assert main(argv) == 130
+    checkpoints = tmp_path / "run" / "checkpoints"
+    own = {"step-²", "step-٣", "step-03", "step-3.bak", ".step-9.tmp.mine"}
+    for name in (*own, ".step-5.tmp"):
+        (checkpoints / name).mkdir()
+    (tmp_path / "run" / ".model.part-1").mkdir()
+    assert main(argv) == 0  # writes no other checkpoint
+    assert {path.name for path in checkpoints.iterdir()} == {*own, "step-2", "step-4"}
+    assert not (tmp_path / "run" / ".model.part-1").exists()
+
+
+def test_a_checkpoint_is_not_replaced_by_itself(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reward fails at once after a resume: the only checkpoint must not be gone for a moment."""
+    argv = arguments("ppo", inputs, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupted_after(3, patch)
+        assert main(argv) == 130
+    path = tmp_path / "run" / "checkpoints" / "step-2" / "manifest.json"
+    before = path.stat().st_ino
+    with monkeypatch.context() as patch:
+        patch.setattr("assent.stages.online.score_rollouts", lambda *_, **__: 1 / 0)
+        assert main(argv) == 3
+    assert path.stat().st_ino == before
+
+
 @pytest.mark.parametrize("how", ["gone", "cut", "changed"])
 def test_a_finished_run_whose_model_is_damaged_writes_it_again(
     how: str, inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
