@@ -14,7 +14,7 @@ from assent.diagnosis.small_statistics import ends, fmean, shift
 CHOSEN, REJECTED, SUM = "rewards/chosen", "rewards/rejected", "logps/chosen"
 MUCH = 0.3
 """Share of its log-probability that a chosen completion loses: 254 nats to 299 (0.18) in a model that was good."""
-TOGETHER = 0.7
+TOGETHER = 0.8
 """Fall of the chosen, divided by that of the rejected: near-twins fall together."""
 
 

@@ -8,7 +8,7 @@ from assent.diagnosis.objective import LN2
 from assent.diagnosis.rule import DPO, REWARD, SFT, NotChecked, Rule
 from assent.diagnosis.small_statistics import SURE, difference, fmean, mean_interval
 
-LOSS = "loss"
+LOSS, HELD_OUT = "loss", "eval_loss"
 PARTS = 5
 """The run is cut into so many parts, and each is compared with the start."""
 LEAST = 0.02
@@ -20,6 +20,9 @@ def check(case: Case) -> Finding | None:
     known = LN2 if case.stage == "reward" and case.option("loss_type", "bradley_terry") == "bradley_terry" else None
     # a reward model's new head has margins of its own, so that it may begin above a coin's loss
     start = case.objective.start or (None if known is None else max(known, loss.first))
+    held_out = case.find(HELD_OUT)
+    if case.stage == "sft" and held_out is not None and held_out.steps[0] == 0:
+        start = max(held_out.first, loss.first)  # the first lines of a broken run are above its start already
     if start is None and case.stage != "sft":
         raise NotChecked("the loss's value at the start is not known (loss_type)")
     reached, first = (start, None) if start is not None else (fmean(loss.values[:size]), loss.values[:size])
@@ -50,6 +53,7 @@ RULE = Rule(
     name="loss_above_start",
     title="the training loss rises above its start",
     metrics=(LOSS,),
+    also=(HELD_OUT,),
     least=4 * PARTS,
     stages=SFT | REWARD | DPO,
     check=check,

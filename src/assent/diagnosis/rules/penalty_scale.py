@@ -9,7 +9,7 @@ from assent.diagnosis.small_statistics import ends, fmean
 
 PENALTY, SPREAD, KL = "objective/non_score_reward", "objective/scores_std", "objective/kl"
 HIGH, LOW = 10.0, 0.01
-FAR = 5.0
+FAR = 3.0
 """Nats of KL from which a penalty should be felt."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
-from assent.diagnosis.rules import zero_advantage
+from assent.diagnosis.rules import kl_always_zero, zero_advantage
 from assent.diagnosis.small_statistics import ends, fmean, shift
 
 KL, SCORE, RATE = "objective/kl_k3 or objective/kl_k2 or objective/kl", "objective/scores", "learning_rate"
@@ -23,6 +23,8 @@ def check(case: Case) -> Finding | None:
         return None  # learning_rate_zero
     if zero_advantage.RULE.missing(case) is None and zero_advantage.check(case) is not None:
         raise NotChecked("zero_advantage has found the cause")
+    if kl_always_zero.RULE.missing(case) is None and kl_always_zero.check(case) is not None:
+        raise NotChecked("kl_always_zero has found that the reference moves")
     last = fmean(ends(kl.values)[1])
     if abs(last) > NEAR or shift(scores.values).low > 0:
         return None
@@ -47,6 +49,7 @@ RULE = Rule(
     name="policy_stays",
     title="the policy stays at its reference",
     metrics=(KL, SCORE),
+    also=(kl_always_zero.DISTANCE,),
     least=ROUNDS,
     stages=SAMPLED,
     check=check,

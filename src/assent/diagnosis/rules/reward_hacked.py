@@ -10,6 +10,8 @@ from assent.diagnosis.small_statistics import fmean, noise, shift, smoothed
 
 PROXY, KL = "objective/scores", "objective/kl or objective/kl_per_token"
 VALUES = 6
+ERRORS = 8.0
+"""Standard errors that a fall must have: hacked tiny runs have 30 and more, the peaks of 128 healthy ones 5."""
 
 
 def check(case: Case) -> Finding | None:
@@ -25,7 +27,7 @@ def check(case: Case) -> Finding | None:
     last = fmean(series.values[-size:])
     fall = levels[peak] - last
     # a peak is the largest of many noisy values, so that some fall follows it by chance alone
-    if fall < 4 * noise(series.values) / size**0.5 or peak >= len(levels) - size or fall <= 0:
+    if fall < ERRORS * noise(series.values) / size**0.5 or peak >= len(levels) - size or fall <= 0:
         return None
     proxy = case[PROXY]
     rising = shift(proxy.values)

@@ -207,6 +207,8 @@ def label_noise(share: float) -> Injection:
     """This share of the labels is reversed, in training as in held-out rows. At 0.5 they are random."""
 
     def inject(setting: Setting, strength: float) -> None:
+        if setting.stage == "dpo":
+            plain_loss(setting)
         rng = random.Random(f"assent-faults/noise/{setting.seed}")
         # a label says something only if the model may learn it: enough rows, and one pass
         setting.rows = tasks.comparisons(setting.family, 2 * len(setting.rows), seed=setting.seed + 10)
@@ -225,7 +227,9 @@ def sorted_thumbs(setting: Setting, strength: float) -> None:
 
 
 def few_rows(setting: Setting, strength: float) -> None:
-    """A few dozen rows, read many times."""
+    """A few dozen rows, read many times, under a loss that does not mind."""
+    if setting.stage == "dpo":
+        plain_loss(setting)
     setting.rows = setting.rows[:32]
     setting.options |= {"batch_size": 8, "num_train_epochs": 18.0, "eval_steps": 6, "model": setting.model()}
     setting.options["learning_rate"] = float(f"{setting.options['learning_rate'] * 3:.4g}")
