@@ -75,7 +75,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "xlnet": {"attn_type": "uni"},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 8}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0}},
     "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _PLAIN_ROPE)},
     **{name: {"head_dim": 128} for name in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     "nemotron": {"num_key_value_heads": 8},
@@ -115,7 +115,7 @@ def config_of(model_type: str) -> Any:
         config = AutoConfig.for_model(model_type, **OPTIONS.get(model_type, {}))
         small = small_config(config, rows=DECLARED)
         if small is None:
-            raise ValueError("no small configuration of its default one")
+            raise ValueError("its default configuration could not be made small")
         if type(small) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # the language model of a larger one
             config.text_config, small = small, config
     return small
@@ -311,12 +311,11 @@ def apart(model_type: str, *, cache: str) -> dict[str, Any]:
     return found
 
 
-def _document(found: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
+def _document(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"processor": platform_name(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in ("torch", "transformers", "assent")},
-        "cpu_seconds": round(seconds),
         "tokens": PROMPT + max(COMPLETIONS),
         "architectures": {name: found[name] for name in TYPES},
     }
@@ -335,14 +334,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = json.loads(FOUND.read_text(encoding="utf-8"))["architectures"] if args.types else {}
-    started = time.process_time()
     with tempfile.TemporaryDirectory() as cache:
         for name in args.types or TYPES:
             found[name] = apart(name, cache=cache)
             print(f"{name}: {', '.join(found[name]['failed']) or 'walked'}", file=sys.stderr, flush=True)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = time.process_time() - started + children.ru_utime + children.ru_stime
-    document = _document(found, seconds=used)
+    document = _document(found)
     FOUND.write_text(written(document), encoding="utf-8")
     print(json.dumps(document, indent=1))
 

@@ -59,7 +59,7 @@ these small models ({VERSIONS}).
 The figures are the largest differences from the untouched model, one completion at a time: of a log-probability in
 nats or a score, of a gradient relative to its tensor's largest entry. Where float32 differs by more than 1e-5,
 the same difference in float64 stands in brackets: what vanishes there was rounding. `float32` in the brackets says
-that parts of the class compute in float32 all the same.
+that parts of the class compute in float32 all the same, as the linear attention of Qwen3-Next and Qwen3.5 always does.
 
 Encoders (BERT and its kin) are walked with `is_decoder: true`. Without it they read later tokens, and are refused.
 """
@@ -94,6 +94,9 @@ def _told(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _plain_words(reason: str) -> str:
     """In one line of Markdown."""
+    reason = (
+        reason.removeprefix("ValueError: ").removeprefix("ModelError: ").split(" expected: ")[0].split("; mask: ")[0]
+    )
     return " ".join(reason.replace("|", "/").replace("<", "‹").replace(">", "›").split())
 
 
