@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from assent.data import json_text, rows_read, rows_write, texts, unread
@@ -100,7 +101,7 @@ def detect_layout(columns: Collection[str]) -> Layout:
         raise RowError(
             "more than one layout",
             "the columns fit more than one layout",
-            got=", ".join(sorted(names)),
+            got=texts.listed(sorted(names)),
             expected="one of " + " · ".join(layout.name for layout in fitting),
             fix="keep the columns of one of them",
         )
@@ -118,6 +119,12 @@ _TEXT_COLUMNS = ("completion", "completions", "chosen", "rejected", "messages", 
 
 def missing_columns(names: Collection[str], layout: Layout | None = None) -> RowError:
     """The error for columns that fit no layout: the nearest layout, the missing columns, a likely misspelling."""
+    return RowError(MISSING_COLUMN, **_missing(frozenset(names), layout))
+
+
+@lru_cache(maxsize=256)
+def _missing(names: frozenset[str], layout: Layout | None) -> dict[str, Any]:
+    """The parts of that error. Kept, since all rows of a file may lack the same column."""
     spare = {name.lower(): name for name in names if name not in _KNOWN}
 
     def likeness(candidate: Layout) -> float:
@@ -132,17 +139,17 @@ def missing_columns(names: Collection[str], layout: Layout | None = None) -> Row
             close = texts.nearest(name, spare)
             lacking.append(f"`{name}`" + (f" (is `{spare[close]}` meant?)" if close else ""))
     known = layout is not None or likeness(best) > 0
-    return RowError(
-        MISSING_COLUMN,
-        f"missing column {', '.join(lacking)} for the layout {best.name}" if known else "the columns fit no layout",
-        got="columns " + (", ".join(sorted(names)) or "(none)"),
-        expected=f"the columns of {best}"
+    lack = f"missing column {', '.join(lacking)} for the layout {best.name}"
+    return {
+        "what": lack if known else "the columns fit no layout",
+        "got": "columns " + (texts.listed(sorted(names)) or "(none)"),
+        "expected": f"the columns of {best}"
         if layout
         else "one of " + " · ".join(", ".join(x.required) for x in _LAYOUTS),
-        fix="rename or add the column; --columns THEIRS=OURS reads it under another name"
+        "fix": "rename or add the column; --columns THEIRS=OURS reads it under another name"
         if known
         else "name the columns of one layout: --columns THEIRS=OURS,…",
-    )
+    }
 
 
 def parse_row(row: Row, layout: Layout, *, source: str = "") -> PromptGroup:
@@ -204,6 +211,10 @@ def _parse_json(value: object, column: str) -> object:
         return json_text.loads(value)
     except json.JSONDecodeError as error:
         raise RowError(f"bad `{column}`", f"`{column}` is not valid JSON: {error}", got=texts.shorten(value)) from None
+    except (RecursionError, ValueError):  # Python refuses integers of more than 4300 digits
+        raise RowError(
+            f"bad `{column}`", f"`{column}` is nested too deeply or has an endless number", got=texts.shorten(value)
+        ) from None
 
 
 def _parse_tools(value: object) -> tuple[Mapping[str, Any], ...] | None:

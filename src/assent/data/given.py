@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from assent.data.readers import plain_row, undecoded
+from assent.data.tables import plain_row, undecoded
 from assent.data.unread import refuse_group
 from assent.errors import DataError
 from assent.types import PromptGroup

@@ -21,17 +21,9 @@ from assent.data.columns import Renaming
 from assent.data.foreign import as_ours
 from assent.data.formats import MISSING_COLUMN, Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
 from assent.data.given import groups_hash, rows_hash
-from assent.data.readers import (
-    Hasher,
-    NumberedRow,
-    file_suffix,
-    is_gzipped,
-    open_parquet,
-    plain_row,
-    read_rows,
-    undecoded,
-)
+from assent.data.readers import Hasher, NumberedRow, file_suffix, is_gzipped, read_rows
 from assent.data.sources import open_source
+from assent.data.tables import open_parquet, plain_row, undecoded
 from assent.data.texts import RowError
 from assent.errors import DataError, DataFileNotFoundError, StorageError, UsageError
 from assent.runs.files import replacing

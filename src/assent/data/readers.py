@@ -1,4 +1,4 @@
-"""Reads the rows of files: JSONL, JSON, CSV and Parquet, each also gzipped.
+"""Reads the rows of files: JSONL, JSON and CSV, each also gzipped (Parquet: tables.py).
 
 A reader yields (number, row). The number is the line of the file, or the row if the format has no lines; both count
 from 1. A reader yields a RowError for a line that cannot be read, and the loader decides whether to stop.
@@ -7,28 +7,27 @@ from 1. A reader yields a RowError for a line that cannot be read, and the loade
 from __future__ import annotations
 
 import csv
-import dataclasses
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from assent.data import json_text, texts
 from assent.data.texts import RowError
 from assent.errors import DataError
 
-if TYPE_CHECKING:
-    import datasets
-
 NumberedRow = tuple[int, Mapping[str, Any] | RowError]
 
 MAX_ROW_BYTES = 64_000_000
 """Of one line of JSONL, or one row of CSV. A longer one is a damaged file, or one made to fill the memory."""
-MAX_UNPACKED_BYTES, MAX_RATIO = 2_000_000_000, 200
-"""Of a file that is held in memory as a whole: its size, and how far it may unpack where that is more than a row."""
+MAX_UNPACKED_BYTES = 2_000_000_000
+"""Of a file that is held in memory as a whole."""
+MAX_RATIO, FREE_BYTES = 200, 8_000_000
+"""How far a packed file may unpack, and below which size it does not matter."""
 MAX_DEPTH = 100
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -69,11 +68,17 @@ def check_regular(path: Path) -> None:
 
 
 def _lines(path: Path, hasher: Hasher) -> Iterator[tuple[int, bytes]]:
-    """The numbered lines. Raises DataError for one that is longer than any row."""
-    with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
+    """The numbered lines. Raises DataError for one that is longer than any row, and for a file that unpacks as no text
+    does."""
+    size, is_packed = 0, is_gzipped(path)
+    most = most_unpacked(path)
+    with gzip.open(path) if is_packed else path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), start=1):
             if len(line) > MAX_ROW_BYTES:
                 raise _too_long(path, number)
+            size += len(line)
+            if is_packed and size > most:
+                raise unpacks_too_far(path, size)
             hasher.update(line)
             yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
@@ -150,7 +155,7 @@ def _read_text(path: Path, hasher: Hasher) -> str:
             hasher.update(part)
             parts.append(part)
             size += len(part)
-            _check_unpacked(path, size)
+            check_unpacked(path, size)
     data = b"".join(parts).removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode()
@@ -163,15 +168,30 @@ def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> DataError:
     return DataError(f"{path}:{line}: not UTF-8: {error.reason}", fix="convert the file to UTF-8")
 
 
-def _check_unpacked(path: Path, size: int) -> None:
+def check_unpacked(path: Path, size: int) -> None:
     """Raises DataError for a file that is too large to be held as a whole, or unpacks as no text does."""
-    if size > MAX_UNPACKED_BYTES or (is_gzipped(path) and size > max(MAX_ROW_BYTES, MAX_RATIO * path.stat().st_size)):
+    if is_gzipped(path) and size > most_unpacked(path):
+        raise unpacks_too_far(path, size)
+    if size > MAX_UNPACKED_BYTES:
         raise DataError(
             f"{path} is too large to be read as a whole",
             got=f"more than {size // 10**6} MB unpacked, from {path.stat().st_size} bytes",
-            expected=f"at most {MAX_UNPACKED_BYTES // 10**6} MB, and {MAX_RATIO} times the packed size",
+            expected=f"at most {MAX_UNPACKED_BYTES // 10**6} MB",
             fix="write it as JSONL, one object on each line",
         )
+
+
+def most_unpacked(path: Path) -> int:
+    return max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
+
+
+def unpacks_too_far(path: Path, size: int) -> DataError:
+    return DataError(
+        f"{path} unpacks to far more than text does",
+        got=f"more than {size // 10**6} MB, from {path.stat().st_size} bytes",
+        expected=f"at most {MAX_RATIO} times the packed size",
+        fix="unpack it and check how it was written",
+    )
 
 
 def _is_array(path: Path) -> bool:
@@ -236,9 +256,9 @@ def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     header = next(reader, None)
     if header is None:
         return
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
-        raise DataError(f"{path}:1: the column {twice[0]!r} appears twice", got=", ".join(header))
+        raise DataError(f"{path}:1: the column {twice[0]!r} appears twice", got=texts.shorten(header))
     end = reader.line_num
     try:
         for cells in reader:
@@ -306,76 +326,3 @@ def messages_in(cell: str) -> object:
     items = value if isinstance(value, list) else [value]
     is_conversation = items and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in items)
     return json_text.loads(cell) if is_conversation and not is_deep(items) else cell
-
-
-def open_parquet(paths: Sequence[Path], hasher: Hasher) -> datasets.Dataset:
-    """Parquet files as one Arrow table, memory-mapped from the cache of `datasets`; gzipped ones are held in memory."""
-    import datasets
-    import pyarrow
-    import pyarrow.parquet
-
-    tables = []
-    for path in paths:
-        try:
-            check_regular(path)
-            data = _unpacked(path) if is_gzipped(path) else None
-            with pyarrow.parquet.ParquetFile(io.BytesIO(data) if data is not None else path) as file:
-                if data is not None:
-                    tables.append(datasets.Dataset(datasets.table.InMemoryTable(file.read())))
-        except (pyarrow.ArrowInvalid, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                f"{path} is not a readable Parquet file: {error}", fix="download or write it again"
-            ) from None
-        with path.open("rb") as raw:
-            while block := raw.read(1 << 20):
-                hasher.update(block)
-    mapped = [str(path) for path in paths if not is_gzipped(path)]
-    if mapped:
-        try:
-            loaded = datasets.Dataset.from_parquet(mapped)
-        except (OSError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"{', '.join(mapped)} cannot be read as one table: {error}") from None
-        assert isinstance(loaded, datasets.Dataset)
-        tables.append(loaded)
-    return tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
-
-
-def undecoded(table: datasets.Dataset) -> datasets.Dataset:
-    """The table without its decoders of pictures, films and sound: such rows are refused, not opened."""
-    import datasets
-
-    plain = {name: _without_decoder(feature) for name, feature in table.features.items()}
-    return table if plain == dict(table.features) else table.cast(datasets.Features(plain))
-
-
-def _without_decoder(feature: Any) -> Any:
-    if isinstance(feature, dict):
-        return {name: _without_decoder(item) for name, item in feature.items()}
-    if isinstance(feature, list):
-        return [_without_decoder(item) for item in feature]
-    if hasattr(feature, "feature"):
-        return dataclasses.replace(feature, feature=_without_decoder(feature.feature))
-    return dataclasses.replace(feature, decode=False) if getattr(feature, "decode", False) is True else feature
-
-
-def _unpacked(path: Path) -> bytes:
-    parts, size = [], 0
-    with gzip.open(path) as file:
-        while part := file.read(1 << 20):
-            parts.append(part)
-            size += len(part)
-            _check_unpacked(path, size)
-    return b"".join(parts)
-
-
-def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An Arrow row without the nulls that Arrow adds for missing keys of nested objects."""
-    return {name: _without_nulls(value) for name, value in row.items()}
-
-
-def _without_nulls(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value

@@ -12,6 +12,8 @@ from assent.types import Message, Text
 
 Row = Mapping[str, Any]
 
+MAX_RANK = 2**31 - 1
+
 STEP_SEPARATOR = "\n"
 """Separates the steps of the stepwise layout (TRL's `step_separator`)."""
 
@@ -188,7 +190,8 @@ def ranking(row: Row) -> Parts:
 
 
 def _is_rank(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == int(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 1 <= value <= MAX_RANK and value == int(value)
 
 
 def scores(row: Row) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -118,14 +119,19 @@ def _open_folder(path: Path, split: str | None) -> Source:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         import datasets
 
+        _check_saved(path)
         try:
             loaded: Any = datasets.load_from_disk(str(path))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path} is not a readable folder of `datasets`: {error}") from None
         return _from_loaded(loaded, str(path), split)
     files = sorted(
-        item for item in path.rglob("*") if item.is_file() and file_suffix(item) and not _is_hidden(item, path)
+        item for item in path.rglob("*") if not item.is_dir() and file_suffix(item) and not _is_hidden(item, path)
     )
+    for file in files:
+        if not file.exists():
+            raise DataError(f"{file} is a link to a file that is not there", fix="remove the link, or mend it")
+        check_regular(file)
     if not files:
         raise DataError(
             f"the folder {path} has no data files",
@@ -137,6 +143,21 @@ def _open_folder(path: Path, split: str | None) -> Source:
         by_split.setdefault(_split_of(file.relative_to(path)), []).append(file)
     chosen, notes = _choose_split(list(by_split), split, str(path))
     return Source(f"{path}[{chosen}]" if len(by_split) > 1 else str(path), by_split[chosen], notes=notes)
+
+
+def _check_saved(path: Path) -> None:
+    """A folder that `datasets` saved holds ordinary files, and names none outside itself. Raises DataError."""
+    for item in path.rglob("*"):
+        check_regular(item)
+        if item.name != "state.json" or not item.is_file():
+            continue
+        try:
+            named = [str(file["filename"]) for file in json.loads(item.read_text(encoding="utf-8"))["_data_files"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{item} does not name the files of the data: {type(error).__name__}") from None
+        for name in named:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise DataError(f"{item} names a file outside its folder", got=name, expected="a file beside it")
 
 
 def _is_hidden(item: Path, root: Path) -> bool:

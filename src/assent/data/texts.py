@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeGuard
 
 from assent.types import Message, Text
@@ -72,14 +74,34 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def listed(names: Iterable[str], most: int = 40) -> str:
+    """The first names, and how many there are where there are more."""
+    names = list(names)
+    more = f" … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(shorten_middle(name, 60) for name in names[:most]) + more
+
+
 def nearest(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    matches = difflib.get_close_matches(word, list(options), n=1, cutoff=cutoff)
+    """The option that is spelt most like the word. Of many options only the first thousand are tried."""
+    near = [option for option in islice(options, 1000) if abs(len(option) - len(word)) <= len(word) + 8]
+    matches = difflib.get_close_matches(word, near, n=1, cutoff=cutoff)
     return matches[0] if matches else None
+
+
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 
 
 def parse_text(value: object, column: str) -> Text:
     """A string, a list of messages, or a single message (ShareGPT's `chosen`)."""
     if isinstance(value, str):
+        if _MESSAGES_AS_TEXT.match(value):
+            raise RowError(
+                "messages written as text",
+                f"`{column}` is one string that spells a list of messages, which would be read as raw text",
+                got=shorten(value),
+                expected="a list of messages {role, content}, not in quotes",
+                fix="write the lists as JSON, not as text (pandas' to_csv writes them as Python shows them)",
+            )
         return _valid_unicode(value, column)
     if isinstance(value, Mapping):
         return (_parse_message(value, column),)
@@ -195,14 +217,14 @@ def require_completion(completion: Text, column: str) -> Text:
         blank = not completion.strip()
     else:
         blank = not completion or any(
-            m.role == "assistant" and not m.content.strip() and not m.extra for m in completion
+            m.role == "assistant" and not m.content.strip() and not _says_more(m) for m in completion
         )
     if blank:
         raise RowError(
             EMPTY_COMPLETION,
             f"`{column}` is empty",
             got=shorten(as_plain(completion)),
-            expected="text with at least one visible character",
+            expected="text with at least one visible character, or a tool call",
             fix="remove the row, or give it a completion",
         )
     if not isinstance(completion, str) and completion[0].role != "assistant":
@@ -213,6 +235,14 @@ def require_completion(completion: Text, column: str) -> Text:
             expected="an assistant turn first: earlier turns belong to the prompt",
         )
     return completion
+
+
+_SPEECH = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+"""Keys of a turn that a template may write in the place of its content."""
+
+
+def _says_more(message: Message) -> bool:
+    return any(message.extra.get(key) for key in _SPEECH)
 
 
 def require_same_kind(prompt: Text, completion: Text, column: str) -> None:

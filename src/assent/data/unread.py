@@ -28,14 +28,20 @@ _DECISIVE = {"chosen", "rejected", "preferred", "dispreferred", "kto", "thumb", 
              "upvoted", "downvoted", "winner", "loser"}  # fmt: skip
 """A column whose name has one of these words judges an answer."""
 _PRAISE = {"label", "labels", "preference", "feedback", "vote", "votes", "rating", "score", "reward", "good", "liked",
-           "accepted", "approved", "acceptable", "correct", "helpful", "safe", "better"}  # fmt: skip
-_BLAME = {"bad", "disliked", "harmful", "worse"}
+           "accepted", "approved", "acceptable", "correct", "helpful", "safe", "better", "passed", "pass", "success",
+           "successful", "valid", "verified", "verdict", "quality", "upvotes"}  # fmt: skip
+_BLAME = {"bad", "disliked", "harmful", "worse", "flagged", "toxic", "unsafe", "incorrect", "wrong", "failed"}
 """Columns of these names, also with `is_` or `human_` before, judge an answer where the value says that it is bad."""
 _YES = {"true", "yes", "1"}
 _NO = {"false", "no", "0", "-1", "bad", "down", "negative", "undesirable", "rejected", "reject", "dislike", "disliked",
-       "thumbs_down", "thumbs down", "👎"}  # fmt: skip
-_LOSS_KEYS = {"loss", "loss_weight", "weight", "train", "training", "trainable"}
-"""Keys of a turn by which other trainers leave it out of the loss: ms-swift's `loss`, OpenAI's `weight`, `train`."""
+       "thumbs_down", "thumbs down", "👎", "fail", "failed", "failure", "wrong", "incorrect", "poor"}  # fmt: skip
+_LOSS_KEYS = {"loss", "loss_weight", "weight", "train", "training", "trainable", "train_on_turn", "is_trainable",
+              "trainable_turn", "learn", "loss_mask"}  # fmt: skip
+_MASK_KEYS = {"mask", "masked", "ignore", "ignored", "is_masked", "exclude_from_loss"}
+"""Keys of a turn by which other trainers leave it out of the loss, where they are no or 0 (ms-swift's `loss`, OpenAI's
+`weight`, axolotl's `train_on_turn`), and where they are yes or 1."""
+_OFF = {"false", "no", "0", "0.0", "off"}
+_ON = {"true", "yes", "1", "1.0", "on"}
 
 
 def is_empty(value: object) -> bool:
@@ -99,7 +105,7 @@ def refuse_keys(prompt: Text, completions: Iterable[Text]) -> None:
             for key, value in turn.extra.items():
                 if is_media(key, value):
                     raise _media_error(f"`{key}` of a {turn.role} message", value)
-                if k > 0 and turn.role == "assistant" and key in _LOSS_KEYS and _is_zero(value):
+                if k > 0 and turn.role == "assistant" and _is_left_out(key, value):
                     raise RowError(
                         "a turn to be left out of the loss",
                         f"`{key}` says that an assistant turn is not to be trained on, and Assent trains on every one",
@@ -166,8 +172,13 @@ def _is_bad(value: object, words: set[str], *, no: bool, numbers: bool) -> bool:
     return value is no if isinstance(value, bool) else numbers and isinstance(value, int | float) and value <= 0
 
 
-def _is_zero(value: object) -> bool:
-    return isinstance(value, bool | int | float) and value == 0
+def _is_left_out(key: str, value: object) -> bool:
+    """Whether a key of a turn says that the turn is not to be trained on."""
+    for keys, words, number in ((_LOSS_KEYS, _OFF, 0), (_MASK_KEYS, _ON, 1)):
+        if key in keys:
+            said = value.strip().lower() in words if isinstance(value, str) else False
+            return said or (isinstance(value, bool | int | float) and value == number)
+    return False
 
 
 class Census:

@@ -120,6 +120,12 @@ def test_pictures_in_a_table_are_refused_without_being_opened(tmp_path):
         {"labels": [True, False]},
         {"harmful": True},
         {"kto_tag": False, "rejected_response": "No"},
+        {"passed": False},
+        {"success": "no"},
+        {"verdict": "reject"},
+        {"quality": "poor"},
+        {"flagged": True},
+        {"unsafe": "yes"},
     ],
 )
 def test_a_judgement_that_nothing_reads_makes_no_demonstration(tmp_path, column):
@@ -140,6 +146,9 @@ def test_a_judgement_that_nothing_reads_makes_no_demonstration(tmp_path, column)
         {"rejected_response": None},
         {"rating": 4},
         {"source": "chosen"},
+        {"passed": True},
+        {"quality": "good"},
+        {"flagged": False},
     ],
 )
 def test_a_column_that_speaks_against_no_answer_stays_with_the_row(column):
@@ -152,13 +161,15 @@ def test_a_prompt_and_a_comparison_may_have_such_columns():
     assert set(parse_row(row, LAYOUTS["comparisons"]).columns) == {"chosen_model", "rejected_model"}
 
 
-@pytest.mark.parametrize("key", [{"loss": False}, {"weight": 0}, {"train": False}, {"loss": 0.0}])
+@pytest.mark.parametrize("key", [
+    {"loss": False}, {"weight": 0}, {"train": False}, {"loss": 0.0}, {"weight": "0"}, {"loss": "False"},
+    {"train_on_turn": False}, {"mask": True}, {"masked": 1}, {"ignore": "true"},
+])  # fmt: skip
 def test_a_turn_that_is_not_to_be_trained_on_is_refused(key):
     with pytest.raises(RowError, match="is not to be trained on"):
         parse_row({"messages": [USER, YES | key, USER, YES]}, LAYOUTS["messages"])
     row = {"prompt": [USER, YES | key, USER], "completion": [YES]}  # the remedy: turns of the prompt are not trained on
     assert len(parse_row(row, LAYOUTS["demonstrations"]).prompt) == 3
-    parse_row({"messages": [USER, YES | dict.fromkeys(key, 1)]}, LAYOUTS["messages"])
 
 
 @pytest.mark.parametrize("value", [None, "", " \n", [], {}, [None, ""], {"a": [None]}, float("nan")])
@@ -231,3 +242,32 @@ def test_completions_that_repeat_the_prompt_are_a_finding(tmp_path, row):
 )
 def test_what_does_not_repeat_its_prompt(prompt, completions):
     assert not repeats_prompt(PromptGroup(prompt=prompt, completions=completions))
+
+
+@pytest.mark.parametrize(
+    "key", [{"weight": 1}, {"loss": True}, {"mask": False}, {"ignore": 0}, {"train_on_turn": "yes"}]
+)
+def test_a_turn_that_is_to_be_trained_on_is_kept(key):
+    assert parse_row({"messages": [USER, YES | key]}, LAYOUTS["messages"]).completions
+
+
+@pytest.mark.parametrize("extra", [{"refusal": "I cannot"}, {"text": "Yes"}, {"name": "bot"}, {"tool_calls": []}])
+@pytest.mark.parametrize("content", [None, "", " "])
+def test_a_turn_without_content_is_empty_whatever_else_it_holds(extra, content):
+    with pytest.raises(RowError, match="is empty"):
+        parse_row({"messages": [USER, {"role": "assistant", "content": content, **extra}]}, LAYOUTS["messages"])
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "function_call", "reasoning_content"])
+def test_a_turn_that_calls_a_tool_or_reasons_needs_no_content(key):
+    turn = {"role": "assistant", "content": None, key: [{"name": "f", "arguments": {}}]}
+    assert parse_row({"messages": [USER, turn]}, LAYOUTS["messages"]).completions
+
+
+@pytest.mark.parametrize("spelled", [repr([YES]), json.dumps([YES]), " [ {'from': 'gpt', 'value': 'Yes'}]"])
+def test_messages_that_are_written_as_text_are_not_read_as_raw_text(tmp_path, spelled):
+    with pytest.raises(RowError, match="spells a list of messages"):
+        parse_row({"prompt": "Hi", "completion": spelled}, LAYOUTS["demonstrations"])
+    (tmp_path / "x.csv").write_text('prompt,chosen,rejected\nHi,"' + repr([YES]) + '",No\n')
+    with pytest.raises(DataError, match=r"x\.csv:2: `chosen` is one string that spells"):
+        load_groups(tmp_path / "x.csv")
