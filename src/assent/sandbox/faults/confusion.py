@@ -80,10 +80,11 @@ def confusion(runs: Iterable[Seen]) -> Confusion:
     return made
 
 
-def interval(right: int, count: int) -> dict[str, float]:
-    """A share with the ends of Wilson's 95% interval."""
+def interval(right: int, count: int) -> dict[str, Any]:
+    """A share with the ends of Wilson's 95% interval; of nothing, the share is None."""
     found: Interval = wilson(right, count)
-    return {"right": right, "of": count, "share": found.value, "low": found.low, "high": found.high}
+    share = found.value if count else None
+    return {"right": right, "of": count, "share": share, "low": found.low, "high": found.high}
 
 
 def lowest(values: Sequence[float], share: float = 0.05) -> float:

@@ -72,8 +72,9 @@ def plan_healthy(purpose: Purpose, runs: int, *, first: int = 0) -> Iterator[Pla
 
 def record_of(planned: Planned, runs: Path, *, make: bool = True) -> dict[str, Any] | None:
     """The run's record: from its file, or made now and kept. None if it is not there and `make` is False."""
-    folder = runs / planned.name
-    return kept(planned.setting(runs / "models"), folder, f"{planned.purpose}-{planned.number}", make=make)
+    weaker = "" if planned.strength == 1 else f"-at-{planned.strength:g}"  # what a patch was given is in no digest
+    name = f"{planned.purpose}-{planned.number}{weaker}"
+    return kept(planned.setting(runs / "models"), runs / planned.name, name, make=make)
 
 
 def kept(setting: Setting, folder: Path, name: str, *, make: bool = True) -> dict[str, Any] | None:
