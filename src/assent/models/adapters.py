@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from assent.config.options import AdapterOptions
 from assent.errors import ConfigError, ModelError
-from assent.models.folder_contents import check_adapter_files, first_line, read_json, stored_tensors
+from assent.models.folder_contents import check_adapter_files, check_own_fields, first_line, read_json, stored_tensors
 
 CONFIG, RECORD = "adapter_config.json", "assent_adapter.json"
 _PREFIX = "base_model.model."
@@ -193,12 +193,19 @@ def base_of(folder: Path) -> Base:
     path = adapter.get("base_model_name_or_path")
     if not path or not isinstance(path, str):
         raise ModelError("the adapter names no base model", got=folder, expected="base_model_name_or_path")
+    if "\0" in path:
+        raise ModelError("the adapter's base is no path", got=f"{path!r:.60} in {folder}")
     if (Path(path) / CONFIG).is_file() and folder.resolve() in _bases(Path(path)):
         raise ModelError("the adapter is its own base", got=f"{folder} on {path}", expected="another model")
     beside = record.get("base_relative")
+    for name, value in (("base_relative", beside or ""), ("base_content", record.get("base_content", ""))):
+        if not isinstance(value, str):
+            raise ModelError(f"{name} of the adapter's record is not text", got=f"{value!r:.60} in {folder / RECORD}")
+    if not isinstance(revision := adapter.get("revision"), str | None):
+        raise ModelError("the revision of the adapter's base is not text", got=f"{revision!r:.60} in {folder}")
     if beside and not Path(path).is_dir() and (folder / beside).is_dir():
         path = str(folder / beside)
-    return Base(path, adapter.get("revision"), record.get("base_content", ""), record.get("trained_in_4bit", False))
+    return Base(path, revision, record.get("base_content", ""), record.get("trained_in_4bit", False))
 
 
 def _bases(folder: Path) -> list[Path]:
@@ -216,7 +223,15 @@ def is_scorer_adapter(folder: Path) -> bool:
 
 def apply_record(config: Any, folder: Path) -> None:
     """Copies what the adapter's run recorded, such as a reward model's bias, into the model's configuration."""
-    for name, value in read_json(folder, RECORD).get("config", {}).items():
+    fields = read_json(folder, RECORD).get("config", {})
+    if not isinstance(fields, dict) or not all(name.startswith("assent_") for name in fields):
+        raise ModelError(
+            "the adapter's record sets more than its own fields of the configuration",
+            got=f"config {fields!r:.60} in {folder / RECORD}",
+            expected="names that begin with assent_",
+        )
+    check_own_fields(folder, fields)
+    for name, value in fields.items():
         setattr(config, name, value)
 
 

@@ -7,6 +7,7 @@ another library opens that file.
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import struct
@@ -15,6 +16,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from assent.data import json_text
+from assent.data.texts import RowError
 from assent.errors import ModelError
 from assent.runs.model_card import SCORE_FLAG, SCORE_HEAD
 
@@ -26,6 +29,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 MAX_LAYERS, MAX_LABELS, MAX_POSITIONS = 10_000, 100_000, 2**16
+MAX_EOS, MAX_GROWTH = 1000, 1000
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _OTHER_WIDTHS = ("vocab_size", "intermediate_size", "n_inner", "ffn_dim")
@@ -35,11 +39,14 @@ _WEIGHTS_PER_BYTE = 16
 """No matrix has more weights than this for each byte of the folder's files, 1-bit weights included."""
 _BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2,
           "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8}  # fmt: skip
+_WHOLE = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
 
 
 def check_small_files(folder: Path) -> None:
-    """The folder's configuration and tokenizer files: regular, and not larger than such files are."""
+    """The folder's files are regular, and those of configuration and tokenizer not larger than such files are."""
     for entry in os.scandir(folder):
+        if entry.name.endswith(".safetensors"):
+            _check_regular(folder / entry.name)
         if entry.name.endswith(_SMALL):
             most = MAX_TABLE_BYTES if entry.name.endswith(_TABLES) else MAX_JSON_BYTES
             _check_regular(folder / entry.name, most=most)
@@ -72,9 +79,11 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         return {}
     _check_regular(path, most=MAX_TABLE_BYTES if name.endswith(_TABLES) else MAX_JSON_BYTES)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_text.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ModelError(f"{name} of the model folder is nested too deeply", got=folder) from None
+    except RowError as error:
+        raise ModelError(f"{name} of the model folder: {error.what}", got=folder, expected=error.expected) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{name} of the model folder cannot be read: {error}", got=folder) from error
     if not isinstance(found, dict):
@@ -128,13 +137,24 @@ def _indexed(folder: Path, name: str) -> set[str]:
                 got=f"{folder / name}: {file}",
                 expected=f"a file inside {folder}",
             )
-        if not (folder / file).exists():
+        if not _exists(folder / file):
             raise ModelError("a file that the index of the weights names is missing", got=folder / file)
     return set(weight_map.values())
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is longer than any can be
+        return False
+
+
 def stored_tensors(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes in a safetensors file, from its header. Raises ModelError if header and size do not fit."""
+    return {name: tuple(entry["shape"]) for name, entry in _header(path).items()}
+
+
+def _header(path: Path) -> dict[str, Any]:
     size = _check_regular(path).st_size
     with path.open("rb") as stream:
         start = stream.read(8)
@@ -146,13 +166,12 @@ def stored_tensors(path: Path) -> dict[str, tuple[int, ...]]:
         header = json.loads(text)
         named = {name: entry for name, entry in header.items() if name != "__metadata__"}
         ends = [_end_of(name, entry) for name, entry in named.items()]
-        shapes = {name: tuple(entry["shape"]) for name, entry in named.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"its header is not one: {type(error).__name__}: {str(error)[:100]}") from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise _damaged(path, f"{size} bytes, but the header describes {expected}")
-    return shapes
+    return named
 
 
 def _end_of(name: str, entry: Mapping[str, Any]) -> int:
@@ -177,7 +196,13 @@ def _damaged(path: Path, got: str) -> ModelError:
 def check_config_text(folder: Path, config: Mapping[str, Any]) -> None:
     """What config.json may say: nothing that makes transformers load code or weights from elsewhere, and sizes within
     reason. Call it before transformers reads the file."""
+    named = config.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise ModelError("architectures in config.json are not names", got=f"{named!r:.60} in {folder}",
+                         expected="a list of names of classes")  # fmt: skip
     for part in _parts(config):
+        if name := next((name for name, value in part.items() if isinstance(value, float) and math.isnan(value)), None):
+            raise ModelError("config.json has a value that is not a number", got=f"{name} NaN in {folder}")
         for name in ("attn_implementation", "_attn_implementation", "experts_implementation"):
             value = part.get(name)
             if any("/" in str(v) for v in (value.values() if isinstance(value, Mapping) else [value])):
@@ -189,6 +214,7 @@ def check_config_text(folder: Path, config: Mapping[str, Any]) -> None:
         _check_size(folder, part, _LAYERS, MAX_LAYERS)
         _check_size(folder, part, ("num_labels",), MAX_LABELS)
         _check_size(folder, part, ("n_positions",), MAX_POSITIONS)
+    check_own_fields(folder, config)
     says, has = config.get(SCORE_FLAG, False), (folder / SCORE_HEAD).exists()
     if says is not has:
         raise ModelError(
@@ -206,6 +232,20 @@ def check_config_text(folder: Path, config: Mapping[str, Any]) -> None:
             got=f"transformers_weights {named!r} in {folder}",
             fix="remove transformers_weights from config.json",
         )
+
+
+def check_own_fields(folder: Path, fields: Mapping[str, Any]) -> None:
+    """What this package writes into a configuration: a bias for each score, and the number of an ensemble's members."""
+    bias, members = fields.get("assent_score_bias", 0.0), fields.get("assent_ensemble_size", 1)
+    numbers = bias if isinstance(bias, list) else [bias]
+    if not numbers or not all(type(n) in (int, float) and abs(n) < 1e30 for n in numbers):
+        raise ModelError(
+            "the bias of the scores is no number", got=f"assent_score_bias {bias!r:.60} in {folder}",
+            expected="a number, or a list with one for each score",
+        )  # fmt: skip
+    if type(members) is not int or not 1 <= members <= MAX_LABELS:
+        raise ModelError("the size of the ensemble is no number of members",
+                         got=f"assent_ensemble_size {members!r:.60} in {folder}")  # fmt: skip
 
 
 def _check_size(folder: Path, part: Mapping[str, Any], names: tuple[str, ...], most: int) -> None:
@@ -236,12 +276,19 @@ def check_adapter_files(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_sizes(folder: Path) -> None:
-    """config.json's layers and widths fit the weight files. Call it before the model is built."""
+    """config.json's layers and widths fit the weight files, and so does their type: whole numbers are weights of a
+    quantised model only. Call it before the model is built."""
     files = {*folder.glob("*.safetensors")}
     files |= {
         folder / name for index in folder.glob("*.safetensors.index.json") for name in _indexed(folder, index.name)
     }
-    tensors = sum(len(stored_tensors(file)) for file in files)
+    headers = {file: _header(file) for file in files}
+    tensors = sum(map(len, headers.values()))
+    if "quantization_config" not in read_json(folder, "config.json"):
+        for file, name, kind in ((f, n, e["dtype"]) for f, header in headers.items() for n, e in header.items()):
+            if name.endswith((".weight", ".bias")) and kind in _WHOLE:
+                raise ModelError("a weight of the model is stored as whole numbers, but config.json does not say that "
+                                 "the model is quantised", got=f"{name} in {file}: {kind}")  # fmt: skip
     size = sum(file.stat().st_size for file in files)
     most = max(_FREE_WEIGHTS, _WEIGHTS_PER_BYTE * size)
     for part in _parts(read_json(folder, "config.json")):
@@ -271,6 +318,41 @@ def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for value in config.values():
         if isinstance(value, Mapping) and value is not config:
             yield value
+
+
+def eos_ids_in(folder: Path) -> frozenset[int]:
+    """The ids with which generation ends, by generation_config.json or else config.json. Raises ModelError."""
+    for name in ("generation_config.json", "config.json"):
+        found = read_json(folder, name).get("eos_token_id")
+        ids = [] if found is None else found if isinstance(found, list) else [found]
+        if len(ids) > MAX_EOS or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+            raise ModelError(
+                "the end-of-sequence ids of the model folder are not ids of tokens",
+                got=f"eos_token_id {found!r:.60} in {folder / name}",
+                expected=f"a whole number from 0, or a list of at most {MAX_EOS}",
+            )
+        if found is not None:
+            return frozenset(ids)
+    return frozenset()
+
+
+def check_growth(backend: Any, folder: Path) -> None:
+    """The tokenizer's normalizer and decoder make no text far longer than it was: a few of them in a row can."""
+    for name in ("normalizer", "decoder"):
+        part = getattr(backend, name, None)
+        if part is not None and (growth := _growth(json.loads(part.__getstate__()))) > MAX_GROWTH:
+            raise ModelError(
+                f"the tokenizer's {name} makes texts far longer than they are",
+                got=f"up to {growth} times, by {folder / 'tokenizer.json'}",
+                expected=f"at most {MAX_GROWTH} times",
+            )
+
+
+def _growth(part: Mapping[str, Any]) -> int:
+    written = part.get("content", part.get("prepend", ""))
+    if part["type"] in ("Replace", "Prepend"):
+        return len(written) + (part["type"] == "Prepend") or 1
+    return prod(_growth(inner) for inner in part.get("normalizers", part.get("decoders", ())))
 
 
 def check_finite(model: Any, folder: Path) -> None:

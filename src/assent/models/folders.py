@@ -9,6 +9,7 @@ from typing import Any
 
 from assent.errors import ConfigError, ModelError
 from assent.models.folder_contents import (
+    MAX_LABELS,
     check_config_text,
     check_safetensors,
     check_sizes,
@@ -23,6 +24,7 @@ _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_MEMBER = re.compile(r"\w[\w.-]*")
 MEMBERS = "assent_members.json"
 """The file that names an ensemble's members: adapters on one base, each a reward model by itself."""
 
@@ -66,13 +68,15 @@ def content_hash(path: str | Path, *, revision: str | None = None) -> str:
 
     Raises ModelError if there is no such model.
     """
+    from assent.models.adapters import base_of
+
     folder = resolve_folder(path, revision=revision)
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _FETCHED for file in folder.glob(pattern)}):
         digest.update(f"{file.name} {sha256_of(file)}\n".encode())
-    adapter = read_json(folder, "adapter_config.json")
-    if base := adapter.get("base_model_name_or_path"):
-        digest.update(content_hash(base, revision=adapter.get("revision")).encode())
+    if (folder / "adapter_config.json").is_file():
+        base = base_of(folder)
+        digest.update(content_hash(base.path, revision=base.revision).encode())
     for member in members_of(folder):
         digest.update(content_hash(member).encode())
     return digest.hexdigest()
@@ -130,7 +134,16 @@ def members_of(folder: Path) -> list[Path]:
 
     Raises ModelError if one is missing.
     """
-    members = [folder / name for name in read_json(folder, MEMBERS).get("members", ())]
+    names = read_json(folder, MEMBERS).get("members", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and _MEMBER.fullmatch(name) for name in names):
+        raise ModelError(
+            f"{MEMBERS} does not name the members of an ensemble",
+            got=f"members {names!r:.60} in {folder}",
+            expected="a list of names of folders inside it",
+        )
+    if len(names) > MAX_LABELS:
+        raise ModelError(f"{MEMBERS} names too many members", got=len(names), expected=f"at most {MAX_LABELS}")
+    members = [folder / name for name in names]
     if missing := [member for member in members if not (member / "adapter_config.json").is_file()]:
         raise ModelError("a member of the ensemble is missing", got=missing[0], expected="adapter_config.json")
     return members

@@ -23,7 +23,7 @@ from transformers import (
 
 from assent.errors import ModelError
 from assent.models import adapters
-from assent.models.folder_contents import SCORE_HEAD, check_finite, first_line
+from assent.models.folder_contents import SCORE_HEAD, check_finite, check_growth, eos_ids_in, first_line
 from assent.models.folders import check_config, check_weights, has_tokenizer, members_of, read_json, resolve_folder
 from assent.models.heads import (
     add_score_head,
@@ -215,11 +215,8 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
             tokenizer = kind.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the libraries raise bare Exception for a broken tokenizer.json
         raise ModelError(f"the tokenizer cannot be read: {first_line(error)}", got=folder) from error
-    eos = read_json(folder, "generation_config.json").get("eos_token_id")
-    if eos is None:
-        eos = read_json(folder, "config.json").get("eos_token_id")
-    ids = eos if isinstance(eos, list) else [eos]
-    tokenizer.generation_eos_ids = frozenset(int(i) for i in ids if i is not None)
+    check_growth(getattr(tokenizer, "backend_tokenizer", None), folder)
+    tokenizer.generation_eos_ids = eos_ids_in(folder)
     choose_pad(tokenizer)
     return tokenizer
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from assent.engine.checkpoint import damage
 from assent.errors import ModelError
 from assent.models.folder_contents import MAX_JSON_BYTES, stored_tensors
+from assent.models.folders import content_hash
 from assent.models.loading import check_adapter, load_config, load_policy, load_scorer, load_tokenizer
 from tests.support.models import tiny_llama, write_folder
 from tests.support.tokenizers import byte_bpe
@@ -218,8 +219,10 @@ def test_sizes_beyond_the_weights_are_refused_before_a_model_is_built(folder, mo
 
 
 @pytest.mark.parametrize(
-    "values", [{"hidden_size": "wide"}, {"num_attention_heads": 0}, {"rope_parameters": 3}], ids=str
-)
+    "values", [{"hidden_size": "wide"}, {"num_attention_heads": 0}, {"rope_parameters": 3}, {"architectures": [5]},
+               {"architectures": "LlamaForCausalLM"}, {"rms_norm_eps": float("nan")}, {"assent_score_bias": "x"},
+               {"assent_score_bias": [10**400]}, {"assent_ensemble_size": 0}], ids=lambda v: str(v)[:40]
+)  # fmt: skip
 def test_values_that_the_library_does_not_expect_are_a_models_fault(folder, values):
     edit(folder, "config.json", **values)
     with pytest.raises(ModelError):
@@ -259,3 +262,101 @@ def test_a_checkpoint_whose_file_is_a_link_out_of_it_is_damaged(tmp_path):
     (final / "manifest.json").unlink()
     os.mkfifo(final / "manifest.json")
     assert damage(final) == "manifest.json is not a file"
+
+
+def test_a_key_that_stands_twice_is_refused(folder):
+    text = (folder / "config.json").read_text().rstrip()
+    (folder / "config.json").write_text(text[:-1] + ', "hidden_size": 64}')
+    with pytest.raises(ModelError, match=r"config\.json of the model folder: the key 'hidden_size' stands twice"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    "ids", [-1, "abc", [[1]], {"a": 1}, 10**30, True, list(range(10**5))], ids=lambda v: str(v)[:20]
+)
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_ids_that_end_a_text_are_ids(folder, name, ids):
+    edit(folder, "generation_config.json", eos_token_id=None)
+    edit(folder, name, eos_token_id=ids)
+    with pytest.raises(ModelError, match=r"not ids of tokens|cannot be read"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "decoder"])
+def test_a_tokenizer_that_multiplies_texts_is_refused_before_it_reads_one(folder, part):
+    made = json.loads((folder / "tokenizer.json").read_text())
+    steps = [{"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaaaaaaaa"}] * 9
+    made[part] = {"type": "Sequence", f"{part}s": steps}
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    with pytest.raises(ModelError, match=rf"{part} makes texts far longer"):
+        load_tokenizer(folder)
+    made[part][f"{part}s"] = [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_folder_is_hashed_only_if_its_weights_are_files(folder, kind):
+    (folder / "model.safetensors").unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / "model.safetensors")
+    else:
+        (folder / "model.safetensors").symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match="a pipe, socket or device"):
+        content_hash(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool])
+def test_whole_numbers_are_no_weights_of_a_model_that_is_not_quantised(folder, kind):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    save_file(weights | {name: weights[name].to(kind)}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match="stored as whole numbers"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("members", [["."], [".."], ["/tmp"], [5], "ab", {"a": 1}, ["a/b"], ["a\0"]], ids=str)
+def test_members_of_an_ensemble_are_folders_inside_it(folder, members):
+    edit(folder, "assent_members.json", members=members)
+    with pytest.raises(ModelError, match="does not name the members"):
+        load_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"config": {"_attn_implementation": "evil/kernels"}}, "more than its own fields"),
+        ({"config": [1]}, "more than its own fields"),
+        ({"config": {"assent_score_bias": "x"}}, "bias of the scores is no number"),
+        ({"base_relative": 5}, "base_relative of the adapter's record is not text"),
+        ({"base_content": 5}, "base_content of the adapter's record is not text"),
+    ],
+)
+def test_an_adapters_record_sets_its_own_fields_alone(folder, tmp_path, record, words):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    edit(adapter, "adapter_config.json", peft_type="LORA", base_model_name_or_path=str(folder))
+    edit(adapter, "assent_adapter.json", **record)
+    with pytest.raises(ModelError, match=words):
+        load_config(adapter)
+
+
+@pytest.mark.parametrize("base", ["self", 5, ["a"], "a\0b"], ids=str)
+def test_the_hash_of_an_adapter_does_not_follow_a_base_that_is_none(tmp_path, base):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    edit(
+        adapter,
+        "adapter_config.json",
+        peft_type="LORA",
+        base_model_name_or_path=str(adapter) if base == "self" else base,
+    )
+    with pytest.raises(ModelError, match=r"its own base|names no base|is no path"):
+        content_hash(adapter)
+
+
+def test_an_index_that_names_a_file_with_an_endless_name_is_refused(folder):
+    edit(folder, "model.safetensors.index.json", weight_map={"a": "a" * 5000 + ".safetensors"})
+    with pytest.raises(ModelError, match="names is missing"):
+        load_policy(folder)
