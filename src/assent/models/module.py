@@ -160,8 +160,8 @@ class AlignmentModel(nn.Module):
         lengths = (prompts[:, 1] - prompts[:, 0]) + (completions[:, 1] - completions[:, 0])
         if lengths.max() > self.longest:
             raise ModelError(
-                "a row is longer than the positions for which this model's rotary frequencies are fixed; beyond them a "
-                "token's numbers would depend on the longest other row in its batch",
+                "a row is longer than the length up to which this model's numbers are fixed; beyond it a token's numbers "
+                "would depend on the longest other row in its batch, or on later tokens",
                 got=f"{lengths.max()} tokens",
                 expected=f"at most {self.longest}",
                 fix=f"set max_length to at most {self.longest}",
@@ -169,9 +169,10 @@ class AlignmentModel(nn.Module):
 
 
 def longest_fixed_length(config: Any) -> int | None:
-    """The longest row whose rotary frequencies do not depend on its batch mates. None: any length.
+    """The longest row whose numbers do not depend on its batch mates or on later tokens. None: any length.
 
     With "dynamic" and "longrope", one row longer than the original length switches the whole batch's frequencies.
+    Doge chooses the keys that a query keeps among later ones too, where they are more than `keep_window_size`.
     """
     config = config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
@@ -181,6 +182,7 @@ def longest_fixed_length(config: Any) -> int | None:
         for p in nested
         if p["rope_type"] in ("dynamic", "longrope")
     ]
+    limits += [kept] if (kept := getattr(config, "keep_window_size", None)) else []
     return int(min(limits)) if limits else None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 Options = dict[str, Any]
 
 LENGTHS = re.compile(
-    r"(sliding|attention|attn|local)_?(window|chunk)(?!\w*pattern)|^(keep_)?window_size$|^local_attention$"
+    r"(sliding|attention|attn|local)_?(window|chunk)(?!\w*pattern)|^window_size$|^local_attention$"
     r"|^indexer?_\w*(topk|block_size|budget|compress_ratio)|^floor_scale$|^log_scaling_n_floor$|^rel_extent$|^original_max_position_embeddings$"
 )
 """Names of options that bound which keys a query sees, or say from which position on numbers change."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from assent.errors import ModelError
 from assent.models import kept_answers
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.module import AlignmentModel
@@ -115,3 +116,27 @@ def test_declared_lengths_by_hand() -> None:
     assert declared_length(for_model("mistral", sliding_window=24)) == 24
     assert declared_length(for_model("qwen2", sliding_window=24, use_sliding_window=False)) is None
     assert declared_length(for_model("llama4_text", attention_chunk_size=48, floor_scale=16)) == 48
+
+
+def doge(window: int) -> PreTrainedModel:
+    torch.manual_seed(0)
+    options = {name: value for name, value in SMALL.items() if "expert" not in name}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("doge", **options, keep_window_size=window))
+    for parameter in model.parameters():
+        parameter.data += torch.randn(parameter.shape) * (0.5 if parameter.ndim == 1 else 0.2)
+    return model.eval()
+
+
+def test_rows_from_which_later_tokens_change_earlier_ones_are_refused() -> None:
+    """Doge chooses the keys that it keeps among all of the row, unless padding gives it a mask."""
+    model = doge(20)
+    ids = torch.tensor([LONG.prompt_ids + LONG.completions[0].ids])
+    with torch.no_grad():
+        whole, part = (model(input_ids=row, use_cache=False).logits[:, :60] for row in (ids, ids[:, :60]))
+    assert float((whole - part).abs().max()) > 0.01
+    with pytest.raises(ModelError, match="at most 20"):
+        AlignmentModel(model, kind="policy")(pack([LONG], device="cpu"), frozenset({"logprobs"}))
+    model = doge(66)  # the longest of the rows
+    expected = torch.cat([plain_logprobs(model, [LONG.only([k])]) for k in range(2)])
+    found = AlignmentModel(model, kind="policy")(pack([LONG], device="cpu"), frozenset({"logprobs"})).logprobs
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5)
