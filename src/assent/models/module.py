@@ -160,8 +160,8 @@ class AlignmentModel(nn.Module):
         lengths = (prompts[:, 1] - prompts[:, 0]) + (completions[:, 1] - completions[:, 0])
         if lengths.max() > self.longest:
             raise ModelError(
-                "a row is longer than the length up to which this model's numbers are fixed; beyond it a token's numbers "
-                "would depend on the longest other row in its batch, or on later tokens",
+                "a row is longer than the length up to which this model's numbers are fixed; beyond it a token's "
+                "numbers would depend on the longest other row in its batch, or on later tokens",
                 got=f"{lengths.max()} tokens",
                 expected=f"at most {self.longest}",
                 fix=f"set max_length to at most {self.longest}",
