@@ -121,16 +121,16 @@ def config_of(model_type: str) -> Any:
     return small
 
 
-def walk(model_type: str, *, at: Callable[[str], object] = lambda stage: None) -> dict[str, Any]:
+def walk(model_type: str, *, at: Callable[[tuple[str, Any]], object] = lambda told: None) -> dict[str, Any]:
     """What was found of one architecture: figures by name, and under "failed" what a stage raised.
 
-    at   is called with the name of each stage when it begins
+    at   is called when a stage begins, with its name and what was found so far
     """
     found: dict[str, Any] = {"failed": {}}
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
-        at(name)
+        at((name, found))
         try:
             yield
         except Exception as error:  # the classes raise all kinds of errors
@@ -289,25 +289,23 @@ def apart(model_type: str, *, cache: str) -> dict[str, Any]:
     context = multiprocessing.get_context("fork")
     mine, end = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(model_type, end, cache))
-    started, last, found = time.perf_counter(), "start", None
+    started, stage, found, is_whole = time.perf_counter(), "start", {"failed": {}}, False
     process.start()
     end.close()
     try:
         while mine.poll(max(0.0, WALL_SECONDS - (time.perf_counter() - started))):
-            if isinstance(said := mine.recv(), dict):
-                found = said
-            else:
-                last = said
+            said = mine.recv()
+            is_whole = isinstance(said, dict)
+            stage, found = (stage, said) if is_whole else said
     except EOFError:
         pass
-    if process.is_alive() and found is None:
-        process.join(1)
+    process.join(1 if is_whole else 0)
     if process.is_alive():
         process.kill()
     process.join()
-    if found is None:
+    if not is_whole:
         over = process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
-        found = {"failed": {last: f"more than {CPU_SECONDS} CPU seconds" if over else f"ended by {process.exitcode}"}}
+        found["failed"][stage] = f"more than {CPU_SECONDS} CPU seconds" if over else f"ended by {process.exitcode}"
     return found
 
 

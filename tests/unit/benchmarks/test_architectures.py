@@ -69,6 +69,10 @@ def test_one_that_takes_too_long_is_ended_and_named(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "CPU_SECONDS", 0)
-    monkeypatch.setattr(script, "walk", lambda model_type, at: at("policy") or [None for _ in iter(int, 1)])
+    monkeypatch.setattr(
+        script,
+        "walk",
+        lambda model_type, at: at(("policy", {"failed": {}, "decoder": "x"})) or [None for _ in iter(int, 1)],
+    )
     found = script.apart("llama", cache=str(tmp_path))
-    assert found == {"failed": {"policy": "more than 0 CPU seconds"}}
+    assert found == {"failed": {"policy": "more than 0 CPU seconds"}, "decoder": "x"}
