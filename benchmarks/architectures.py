@@ -299,7 +299,7 @@ def apart(model_type: str, *, cache: str) -> dict[str, Any]:
             stage, found = (stage, said) if is_whole else said
     except EOFError:
         pass
-    process.join(1 if is_whole else 0)
+    process.join(1)
     if process.is_alive():
         process.kill()
     process.join()
