@@ -25,7 +25,7 @@ MAX_STEPS, MAX_CHARACTERS = 1_000_000, 100_000_000
 MAX_WIDTH, MAX_BITS = 1_000_000, 100_000
 _PADDING = {"center", "ljust", "rjust", "zfill", "expandtabs", "indent"}
 _WRITING = {"tojson", "string", "pprint", "join", "escape", "e", "forceescape", "format", "xmlattr"}
-_DIGITS = re.compile(r"\d+")
+_DIGITS, _NESTED = re.compile(r"\d+"), re.compile(r"\{[^{}]*\{")
 
 
 class _Budget:
@@ -71,7 +71,7 @@ _budget: ContextVar[_Budget | None] = ContextVar("budget of a chat template", de
 
 
 class _Guards(NodeTransformer):
-    """Puts a charge into every loop and macro, and sends `~` through `joined`."""
+    """Puts a charge into every loop, macro and block, and sends `~` through `joined`."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802  (Jinja's protocol)
         self.generic_visit(node)
@@ -83,6 +83,24 @@ class _Guards(NodeTransformer):
         self.generic_visit(node)
         node.body.insert(0, nodes.ExprStmt(_call("enter", [], node.lineno), lineno=node.lineno))
         return node
+
+    def visit_Block(self, node: nodes.Block) -> nodes.Block:  # noqa: N802
+        """A block may write others, by `self.name()`, and so may each of these."""
+        self.generic_visit(node)
+        node.body.insert(0, nodes.ExprStmt(_call("enter", [], node.lineno), lineno=node.lineno))
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802
+        self.generic_visit(node)
+        node.expr = _call("weighed", [node.expr], node.lineno)
+        for operand in node.ops:
+            name = "searched" if operand.op in ("in", "notin") else "weighed"
+            operand.expr = _call(name, [operand.expr], node.lineno)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return _call("sliced", [node], node.lineno) if isinstance(node.arg, nodes.Slice) else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
@@ -116,6 +134,21 @@ class _Environment(ImmutableSandboxedEnvironment):
             budget.step(len(items))
         return items
 
+    def weighed(self, value: Any) -> Any:
+        """An operand of a comparison, which may look at all that is in it."""
+        if (budget := _budget.get()) is not None:
+            if isinstance(value, str):
+                budget.text(len(value))
+            elif isinstance(value, (list, tuple, dict, set)):
+                budget.may_write(value)
+        return value
+
+    def searched(self, value: Any) -> Any:
+        return value if isinstance(value, (dict, set)) else self.weighed(value)
+
+    def sliced(self, value: Any) -> Any:
+        return value if (budget := _budget.get()) is None else budget.made(value)
+
     def joined(self, *parts: Any) -> str:
         if (budget := _budget.get()) is not None:
             for part in parts:
@@ -146,6 +179,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             return super().call(context, function, *args, **kwargs)
         owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
         if isinstance(owner, str):
+            budget.text(len(owner))
             _check_call(budget, getattr(function, "__name__", ""), (owner, *args, *kwargs.values()))
         result = super().call(context, function, *args, **kwargs)
         return result if isinstance(owner, _Environment) else budget.made(result)
@@ -181,6 +215,10 @@ def _check_call(budget: _Budget, name: str, given: tuple[Any, ...]) -> None:
             before = budget.characters
             budget.may_write(first)
             budget.text(width * (before - budget.characters))
+    elif name in ("slice", "batch"):
+        budget.step(max([0, *(g for g in rest if isinstance(g, int))]))
+    elif name == "wordwrap" and isinstance(first, str):
+        budget.text(len(first) * max([0, *(len(g) for g in rest if isinstance(g, str))]))
     elif name == "replace" and len(rest) >= 2 and all(isinstance(g, str) for g in (first, *rest[:2])):
         budget.text(first.count(rest[0]) * len(rest[1]))
     elif name == "join":
@@ -198,7 +236,7 @@ def _check_format(budget: _Budget, pattern: str, values: Iterable[Any]) -> None:
     """A pattern may write a value many times, and to any width."""
     fields = pattern.count("{") + pattern.count("%")
     widths = [int(number[:9]) for number in _DIGITS.findall(pattern)]
-    widths += [value for value in values if isinstance(value, int)] if "*" in pattern or "{:{" in pattern else []
+    widths += [value for value in values if isinstance(value, int)] if "*" in pattern or _NESTED.search(pattern) else []
     for value in values:
         before = budget.characters
         budget.may_write(value)
@@ -223,6 +261,24 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return filter_
 
 
+_COMPARING = ("eq", "==", "equalto", "ne", "!=", "lt", "<", "lessthan", "le", "<=", "gt", ">", "greaterthan", "ge",
+              ">=", "in")  # fmt: skip
+
+
+def _weighing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A test that compares (`is eq`), with a charge for what it looks at."""
+
+    @wraps(function)
+    def test(*args: Any) -> Any:
+        if (budget := _budget.get()) is not None:
+            for value in args:
+                if isinstance(value, (list, tuple, dict, set)):
+                    budget.may_write(value)
+        return function(*args)
+
+    return test
+
+
 def _written(value: Any) -> Any:
     """Called with each `{{ value }}` before it becomes text."""
     if (budget := _budget.get()) is not None and not isinstance(value, str):
@@ -241,6 +297,7 @@ def _compiled(source: str) -> jinja2.Template:
         finalize=_written,
     )
     environment.filters.update({name: _guarded(name, function) for name, function in plain.filters.items()})
+    environment.tests.update({name: _weighing(environment.tests[name]) for name in _COMPARING})
     environment.globals.update(plain.globals)
     environment.globals.pop("lipsum", None)  # random filler text, of any length
     return environment.from_string(source)

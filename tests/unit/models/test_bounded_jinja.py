@@ -17,6 +17,11 @@ from tests.support.tokenizers import byte_bpe
 
 TURNS = (Message("user", "question"), Message("assistant", "answer"))
 DOUBLED = "{% set n = namespace(s='x' * 1000, l=[1]) %}{% for _ in range(60) %}"
+WIDE = (
+    "{% set ns = namespace(x=[1], y=[1]) %}"
+    "{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}"
+)
+LONG = "{% set a = 'a' * 10**6 %}{% for i in range(90000) %}B{% endfor %}"
 HOSTILE = {
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "a loop with a condition": "{% for a in range(9999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}",
@@ -50,6 +55,21 @@ HOSTILE = {
     "a division": "{{ 1 / 0 }}",
     "an overflow": "{{ 1e308 * 10 | int }}{{ (10 ** 400) / 3.5 }}",
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "blocks": "{% block b0 %}x{% endblock %}"
+    + "".join(
+        f"{{% block b{i} %}}{{{{ self.b{i - 1}() }}}}{{{{ self.b{i - 1}() }}}}{{% endblock %}}" for i in range(1, 25)
+    ),
+    "width in a field": "{{ '{0:{1}}'.format(1, 999999999) }}",
+    "comparison": WIDE + "{{ ns.x == ns.y }}",
+    "search": WIDE + "{{ ns.x in [ns.y] }}",
+    "test": WIDE + "{{ ns.x is eq(ns.y) }}",
+    "comparisons of texts": LONG.replace("B", "{{ '' if a == a ~ 'b' }}"),
+    "searches in texts": LONG.replace("B", "{{ '' if 'b' in a }}"),
+    "methods of texts": LONG.replace("B", "{% set b = a.count('b') %}"),
+    "slices": LONG.replace("B", "{% set b = a[1:] %}"),
+    "columns": "{{ range(10) | slice(10**9) | list }}",
+    "rows": "{{ range(10) | batch(10**9, 0) | list }}",
+    "wrapped lines": "{{ ('a ' * 10**5) | wordwrap(1, true, 'b' * 10**5) }}",
 }
 
 
