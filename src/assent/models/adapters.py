@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 
 from assent.config.options import AdapterOptions
 from assent.errors import ConfigError, ModelError
-from assent.models.folder_contents import check_adapter_files, check_own_fields, first_line, read_json, stored_tensors
+from assent.models.adapter_contents import check_adapter_files
+from assent.models.folder_contents import check_finite, check_own_fields, first_line, read_json, stored_tensors
 
 CONFIG, RECORD = "adapter_config.json", "assent_adapter.json"
 _PREFIX = "base_model.model."
@@ -332,6 +333,7 @@ def attach_adapter(model: PreTrainedModel, folder: Path, *, trained: bool = Fals
             got=f"{folder}: {', '.join(missing[:3])}",
             fix="check that adapter_config.json belongs to these weights",
         )
+    check_finite(adapted, folder)
     return adapted.eval()
 
 

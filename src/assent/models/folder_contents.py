@@ -25,7 +25,6 @@ MAX_JSON_BYTES, MAX_TABLE_BYTES = 2**24, 2**28
 """Of a configuration, and of a file that lists a vocabulary or all weights."""
 _TABLES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", ".model", ".tiktoken", ".index.json")
 _SMALL = (".json", ".jinja", ".txt", ".model", ".tiktoken")
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 MAX_LAYERS, MAX_LABELS, MAX_POSITIONS = 10_000, 100_000, 2**16
@@ -253,26 +252,6 @@ def _check_size(folder: Path, part: Mapping[str, Any], names: tuple[str, ...], m
         if isinstance(value := part.get(name), int) and value > most:
             raise ModelError("config.json has a size beyond reason", got=f"{name} {value} in {folder}",
                              expected=f"at most {most}")  # fmt: skip
-
-
-def check_adapter_files(folder: Path, config: Mapping[str, Any]) -> None:
-    """An adapter's folder: LoRA, weights in safetensors, nothing in adapter_config.json that makes PEFT load more."""
-    if config.get("peft_type", "LORA") != "LORA":
-        raise ModelError(
-            "this kind of adapter is not supported",
-            got=f"peft_type {config['peft_type']!r} in {folder}",
-            expected="LORA",
-        )
-    for name in ("megatron_config", "corda_config", "eva_config", "lora_ga_config", "arrow_config"):
-        if config.get(name):
-            raise ModelError(
-                "adapter_config.json asks PEFT to load other code or files",
-                got=f"{name} in {folder}",
-                fix=f"remove {name} from adapter_config.json",
-            )
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise ModelError("the adapter's folder has no weights in safetensors", got=folder, expected=ADAPTER_WEIGHTS)
-    check_safetensors(folder)
 
 
 def check_sizes(folder: Path) -> None:
