@@ -25,8 +25,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from assent.commands.doctor import fixed_options
 from assent.diagnosis.case import Case
 from assent.diagnosis.examine import Report, examine
@@ -52,6 +50,8 @@ STUCK = frozenset({"nothing_learned", "learning_rate_zero", "no_gradient", "refe
 
 
 def main() -> None:
+    import torch
+
     options = _arguments()
     torch.set_num_threads(1)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else None

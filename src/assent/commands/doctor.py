@@ -17,12 +17,10 @@ from assent.config.loading import parse_options
 from assent.diagnosis.accepted import read_accepted
 from assent.diagnosis.against import differing_metrics, differing_options
 from assent.diagnosis.case import Case
-from assent.diagnosis.data_rules import data_rules
 from assent.diagnosis.doctor_text import lines_against, lines_of, lines_of_finding, lines_of_rules
 from assent.diagnosis.examine import Report, examine
 from assent.diagnosis.finding import at_least
 from assent.diagnosis.fix import Applied, changes
-from assent.diagnosis.model_rules import model_rules
 from assent.diagnosis.opening import is_policy, open_case
 from assent.diagnosis.rule import Rule
 from assent.diagnosis.rules import all_rules, third_party
@@ -33,7 +31,7 @@ from assent.runs.files import write_text
 
 def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
     """The document, the same as lines of text, and the exit status."""
-    rules = (*all_rules(), *data_rules(), *model_rules(), *third_party(config.rules))
+    rules = _rules(config) if config.list_rules or config.accepted else ()
     if config.list_rules:
         listed = [
             {"name": rule.name, "title": rule.title, "stages": sorted(rule.stages), "metrics": list(rule.metrics),
@@ -42,9 +40,9 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
         ]  # fmt: skip
         return {"rules": listed}, lines_of_rules(rules), 0
     accepted = read_accepted(config.accepted, [rule.name for rule in rules]) if config.accepted else {}
-    reports = {target: examine(_opened(config, target), rules) for target in config.targets}
+    reports = {target: _asked(config, _opened(config, target)) for target in config.targets}
     if config.watch:
-        reports = {target: _watch(config, rules, target, report) for target, report in reports.items()}
+        reports = {target: _watch(config, target, report) for target, report in reports.items()}
     document: dict[str, Any] = {"fail_on": config.fail_on, "reports": []}
     lines: list[str] = []
     for target, report in reports.items():
@@ -60,6 +58,24 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
         document["bundle"] = config.bundle
     failed = any(fails(report, config.fail_on, accepted) for report in reports.values())
     return document, lines[1:], int(failed)
+
+
+def _rules(config: DoctorConfig, *, data: bool = True, models: bool = True) -> tuple[Rule, ...]:
+    """The rules of logs, and those of data and of models, which take numpy, if they are wanted."""
+    rules = [*all_rules()]
+    if data:
+        from assent.diagnosis.data_rules import data_rules
+
+        rules += data_rules()
+    if models:
+        from assent.diagnosis.model_rules import model_rules
+
+        rules += model_rules()
+    return (*rules, *third_party(config.rules))
+
+
+def _asked(config: DoctorConfig, case: Case) -> Report:
+    return examine(case, _rules(config, data=case.data is not None, models=case.models is not None))
 
 
 def fails(report: Report, level: str, accepted: Mapping[str, str]) -> bool:
@@ -119,7 +135,7 @@ def _probed_policy(config: DoctorConfig, target: str) -> Case:
     return Case(models=behaviour_of(target, config, prompts), source="model")
 
 
-def _watch(config: DoctorConfig, rules: tuple[Rule, ...], target: str, report: Report) -> Report:
+def _watch(config: DoctorConfig, target: str, report: Report) -> Report:
     """Looks again until the run ends; prints each new finding on stderr."""
     told: set[str] = set()
     while True:
@@ -130,7 +146,7 @@ def _watch(config: DoctorConfig, rules: tuple[Rule, ...], target: str, report: R
         if report.case.status != "running":
             return report
         time.sleep(config.refresh_seconds)
-        report = examine(_opened(config, target), rules)
+        report = _asked(config, _opened(config, target))
 
 
 def _against(good_run: str, case: Case, document: dict[str, Any]) -> list[str]:

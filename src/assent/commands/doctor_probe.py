@@ -33,7 +33,7 @@ class ProbedPolicy:
         from assent.rollouts.torch_sampler import TorchSampler
 
         self.config = config
-        self.device = Runtime(config.device, seed=0).device
+        self.device = Runtime.of(config).device
         self.tokenizer = load_tokenizer(path)
         model: Any = load_policy(path, dtype=config.dtype, tokenizer=self.tokenizer).to(self.device).eval()
         self.template = resolve_template(self.tokenizer, model=model)

@@ -189,7 +189,7 @@ def ranking(row: Row) -> Parts:
     return parts
 
 
-def _is_rank(value: object) -> bool:
+def _is_rank(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and 1 <= value <= MAX_RANK and value == int(value)
 

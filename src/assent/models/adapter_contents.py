@@ -59,8 +59,11 @@ def _check_patterns(folder: Path, config: Mapping[str, Any]) -> None:
     """PEFT searches the names of all layers for these patterns, so none may take time without end."""
     for name in _PATTERNS:
         if isinstance(config.get(name), (list, dict)) and len(config[name]) > MAX_NAMES:
-            raise ModelError("adapter_config.json names more layers than models have",
-                             got=f"{len(config[name])} {name} in {folder}", expected=f"at most {MAX_NAMES}")  # fmt: skip
+            raise ModelError(
+                "adapter_config.json names more layers than models have",
+                got=f"{len(config[name])} {name} in {folder}",
+                expected=f"at most {MAX_NAMES}",
+            )
         for pattern in _texts(config.get(name)):
             if len(pattern) > MAX_PATTERN or _may_explode(pattern):
                 raise ModelError(

@@ -297,7 +297,8 @@ def _compiled(source: str) -> jinja2.Template:
         finalize=_written,
     )
     environment.filters.update({name: _guarded(name, function) for name, function in plain.filters.items()})
-    environment.tests.update({name: _weighing(environment.tests[name]) for name in _COMPARING})
+    tests: dict[str, Any] = environment.tests
+    tests.update({name: _weighing(tests[name]) for name in _COMPARING})
     environment.globals.update(plain.globals)
     environment.globals.pop("lipsum", None)  # random filler text, of any length
     return environment.from_string(source)

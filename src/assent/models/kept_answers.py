@@ -104,16 +104,19 @@ def _read(path: Path | None, ways: Collection[str]) -> Answer | None:
     try:
         stored = from_json(path.read_bytes() if path else b"{}")
         answer = Answer(stored["refused"], stored["facts"])
-        whole = set(answer.refused) == set(ways) and all(r is None or type(r) is str for r in answer.refused.values())
-        return answer if whole and all(type(fact) is bool for fact in answer.facts.values()) else None
+        return answer if set(answer.refused) == set(ways) and stored["sha256"] == _seal(answer) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _seal(answer: Answer) -> str:
+    return hashlib.sha256(to_json(asdict(answer)).encode()).hexdigest()
 
 
 def _write(path: Path | None, answer: Answer) -> None:
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, asdict(answer))
+            write_json(path, {**asdict(answer), "sha256": _seal(answer)})
     except OSError:  # a cache that cannot be written is no fault
         return

@@ -16,6 +16,8 @@ import yaml
 
 import assent
 from assent.commands import doctor as command
+from assent.diagnosis.data_rules import data_rules
+from assent.diagnosis.model_rules import model_rules
 from assent.diagnosis.rules import all_rules
 from assent.errors import ConfigError
 from tests.support.cli import said
@@ -139,7 +141,9 @@ def test_the_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     assert all(f"{rule.name}: {rule.title}" in out for rule in all_rules())
     document = assent.doctor(list_rules=True)
-    assert [rule["name"] for rule in document["rules"]] == [rule.name for rule in all_rules()]
+    listed = [rule.name for rule in (*all_rules(), *data_rules(), *model_rules())]
+    assert [rule["name"] for rule in document["rules"]] == listed
+    assert len(set(listed)) == len(listed)
 
 
 def test_the_rule_of_ten_lines(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,14 @@ def test_a_damaged_answer_is_asked_again_and_written_anew(content: bytes, copies
     assert files() == [file]  # nothing temporary is left
 
 
+def test_an_altered_answer_is_asked_again(copies: list[torch.dtype]) -> None:
+    tier_of(tiny_llama())
+    (file,) = files()
+    file.write_text(file.read_text().replace("true", "false", 1))
+    tier_of(tiny_llama())
+    assert len(copies) == 2
+
+
 @pytest.mark.parametrize("fault", ["no folder", "read-only", "no home"])
 def test_without_a_folder_to_write_each_model_is_asked(
     fault: str, copies: list[torch.dtype], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

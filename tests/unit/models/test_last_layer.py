@@ -55,8 +55,9 @@ def test_a_score_needs_the_last_token_alone(want: set[str], tokens: int) -> None
 
 def test_a_plain_call_is_whole_after_a_pass_and_after_a_recomputation_that_ended_early() -> None:
     model = make_model("llama")
+    module = AlignmentModel(model, kind="policy")
     expected = plain(model)
-    module = AlignmentModel(model, kind="policy").train()
+    module.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     gradients(module, weighted(module(pack(GROUPS, device="cpu"), frozenset({"logprobs"})).logprobs))
     last: Any = getattr(model.model.layers[-1].self_attn, LAST_LAYER)

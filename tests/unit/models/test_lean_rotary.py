@@ -13,7 +13,7 @@ from assent.models.lean_rotary import forward_of, rotate
 from tests.support.architectures import ARCHITECTURES, make_model
 
 ROTATED = {"llama", "llama-one-key-head", "qwen2", "qwen2-window", "qwen3", "gemma2", "gemma3", "mistral", "mixtral",
-           "qwen2-moe", "qwen3-moe", "smollm3", "phi", "granite", "falcon-rotary", "falcon-alibi"}  # fmt: skip
+           "qwen2-moe", "qwen3-moe", "olmoe", "smollm3", "phi", "granite", "falcon-rotary", "falcon-alibi"}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
