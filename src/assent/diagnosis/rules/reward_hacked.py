@@ -11,7 +11,7 @@ from assent.diagnosis.small_statistics import fmean, noise, shift, smoothed
 PROXY, KL = "objective/scores", "objective/kl or objective/kl_per_token"
 VALUES = 6
 ERRORS = 8.0
-"""Standard errors that a fall must have: hacked tiny runs have 30 and more, the peaks of 128 healthy ones 5."""
+"""Standard errors that a fall must have: hacked tiny runs have 30 and more, of 40 healthy ones the highest 4.6."""
 
 
 def check(case: Case) -> Finding | None:
