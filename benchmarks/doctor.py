@@ -232,7 +232,7 @@ def _cured_after(planned: Planned, report: Report, least: float, runs: Runs) -> 
         if record is None:
             return None
         report, value = _report(planned, record), outcome(record)
-        if report.verdict == "healthy" and (value is None or value >= least):
+        if report.verdict == "healthy" and value is not None and value >= least:
             return number
     return 0
 

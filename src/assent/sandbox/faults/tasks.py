@@ -1,4 +1,4 @@
-"""Tasks that a model of thirty thousand weights learns in a second: three words and how to answer, with an exact gold.
+"""Tasks that a model of 25,000 weights learns in a second: three words and how to answer, with an exact gold.
 
 A family is a way to ask, to answer and to judge. `HELD_OUT` is the one that no threshold was ever chosen on.
 The functions of prompts and completions at the end are rewards (`assent.sandbox.faults.tasks:gold`).
