@@ -9,7 +9,7 @@ from typing import Any
 
 from assent.diagnosis.doctor_text import lines_of
 from assent.diagnosis.examine import Report
-from assent.runs.files import from_json, storage_errors, to_json
+from assent.runs.files import bytes_of, from_json, storage_errors, to_json
 
 KEPT = ("format", "command", "status", "started", "finished", "versions", "git_revision", "hashes", "stopped")
 """Of run.json; its notes may quote rows."""
@@ -25,7 +25,7 @@ def write_bundle(path: Path, target: str, report: Report, about: Mapping[str, An
     }
     manifest = Path(target) / "run.json"
     if manifest.is_file():
-        run = from_json(manifest.read_bytes())
+        run = from_json(bytes_of(manifest))
         files["run.json"] = to_json({name: run[name] for name in KEPT if name in run}, indent=2)
     with storage_errors(path), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, text in files.items():

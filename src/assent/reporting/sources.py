@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.errors import RunFolderError
-from assent.runs.files import as_number
+from assent.runs.files import as_number, bytes_of
 from assent.runs.folder import METRICS
 from assent.runs.reading import Series, read_run
 
@@ -211,8 +211,8 @@ def _read_evaluation(folder: Path) -> dict[str, Any] | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = json.loads(bytes_of(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError("a file of the run cannot be read", got=f"{path}: {error}") from error
     if not isinstance(record, dict):
         raise RunFolderError("a file of the run is not a JSON object", got=path)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from assent.errors import StorageError
+from assent.errors import RunFolderError, StorageError
 
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
@@ -162,6 +162,13 @@ def read_lines_and_damage(path: Path) -> tuple[list[dict[str, Any]], int]:
     return whole, len(rows) - len(whole)
 
 
+def bytes_of(path: Path) -> bytes:
+    """A file's content. Raises RunFolderError for a pipe or a device, which may never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RunFolderError(f"{path} is a pipe or a device, not a file")
+    return path.read_bytes()
+
+
 def put_aside_damage(path: Path, is_ours: Callable[[dict[str, Any]], bool], *, with_rest: bool = False) -> list[str]:
     """Copies the lines that are not JSON objects, or not `is_ours`, to FILE.damaged as they are; says so.
 
@@ -182,7 +189,7 @@ def put_aside_damage(path: Path, is_ours: Callable[[dict[str, Any]], bool], *, w
 def _lines(path: Path) -> list[tuple[dict[str, Any] | None, bytes]]:
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = bytes_of(path).split(b"\n")[:-1]
     return [(_object(line), line) for line in lines]
 
 

@@ -64,6 +64,7 @@ class RawLog:
 def read_raw_log(target: str | Path) -> RawLog:
     """Raises DataError for a file of which nothing can be read, and for one that is not there."""
     path = _chosen(Path(target))
+    _check_ordinary(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} is too large for a log", got=f"{path.stat().st_size:,} bytes")
@@ -237,6 +238,11 @@ def _whole(value: Any) -> int | None:
     return int(number)
 
 
+def _check_ordinary(path: Path) -> None:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is a pipe or a device, not a file")
+
+
 def read_settings(path: str | Path) -> dict[str, Any]:
     """Options of another trainer's run from a YAML or JSON file, under its names."""
     from assent.config.loading import read_yaml
@@ -244,8 +250,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if Path(path).suffix != ".json":
         return read_yaml(path)
     try:
+        _check_ordinary(Path(path))
         content = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read", got=error, expected="options as YAML or JSON") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no options", got=type(content).__name__, expected="names with values")

@@ -10,7 +10,7 @@ from typing import Any
 
 from assent.errors import RunFolderError
 from assent.runs.environment import git_revision, versions
-from assent.runs.files import from_json
+from assent.runs.files import bytes_of, from_json
 
 MANIFEST, FORMAT = "run.json", 1
 FIELDS = {"command": str, "config": dict, "hashes": dict, "status": str, "facts": dict, "notes": list}
@@ -65,7 +65,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        manifest = from_json((path / MANIFEST).read_bytes())
+        manifest = from_json(bytes_of(path / MANIFEST))
     except FileNotFoundError:
         if kept := checkpoints_in(path):
             raise RunFolderError(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from assent.errors import RunFolderError
-from assent.runs.files import as_number, from_json, read_lines, read_lines_and_damage
+from assent.runs.files import as_number, bytes_of, from_json, read_lines, read_lines_and_damage
 from assent.runs.folder import METRICS, SAMPLES
-from assent.runs.manifest import RECOVER
+from assent.runs.manifest import FIELDS, MANIFEST, RECOVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class RunView:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        return self.manifest["result"]
+        return self.manifest.get("result")
 
     @property
     def notes(self) -> list[str]:
@@ -90,16 +90,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """run.json. Raises RunFolderError if there is none, or a damaged one."""
     path = Path(folder)
     try:
-        manifest = from_json((path / "run.json").read_bytes())
+        manifest = from_json(bytes_of(path / MANIFEST))
     except (FileNotFoundError, NotADirectoryError):
         raise RunFolderError(
             f"{path} is not a run folder", got="no run.json", expected="the --output-dir of an earlier command"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise RunFolderError(f"{path / 'run.json'} is damaged", got=error, fix=RECOVER) from error
     if not isinstance(manifest, dict):
         raise RunFolderError(
             f"{path / 'run.json'} is damaged", got=type(manifest).__name__, expected="an object", fix=RECOVER
+        )
+    kinds = {**FIELDS, "result": dict | None}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]:
+        raise RunFolderError(
+            f"{path / 'run.json'} is damaged", got=f"no {', '.join(wrong)}", expected="the record of a run", fix=RECOVER
         )
     return manifest
 
