@@ -189,9 +189,10 @@ def ranking(row: Row) -> Parts:
     return parts
 
 
-def _is_rank(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 1 <= value <= MAX_RANK and value == int(value)
+def _is_rank(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 1 <= value <= MAX_RANK and value == int(value)
 
 
 def scores(row: Row) -> Parts:

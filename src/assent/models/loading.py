@@ -348,6 +348,10 @@ def _check_head(model: PreTrainedModel, folder: Path) -> None:
         raise ModelError(
             "this kind of model has no linear score head", got=f"{type(model).__name__} in {folder}", expected="score"
         )
+    bias = getattr(model.config, "assent_score_bias", 0.0)
+    if isinstance(bias, list) and len(bias) != model.config.num_labels:
+        raise ModelError("there is not one bias for each score", got=f"{len(bias)} in {folder}",
+                         expected=model.config.num_labels)  # fmt: skip
 
 
 def load_config(path: str | Path, *, revision: str | None = None) -> Any:

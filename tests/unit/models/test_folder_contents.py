@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from assent.engine.checkpoint import damage
 from assent.errors import ModelError
-from assent.models.adapter_contents import check_adapter_files
 from assent.models.folder_contents import MAX_JSON_BYTES, stored_tensors
 from assent.models.folders import content_hash
 from assent.models.loading import check_adapter, load_config, load_policy, load_scorer, load_tokenizer
@@ -363,28 +362,11 @@ def test_an_index_that_names_a_file_with_an_endless_name_is_refused(folder):
         load_policy(folder)
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"lora_alpha": float("nan")}, "rank or an alpha"),
-        ({"lora_alpha": float("inf")}, "rank or an alpha"),
-        ({"r": 10**9}, "rank or an alpha"),
-        ({"r": "2"}, "rank or an alpha"),
-        ({"alpha_pattern": {"q_proj": float("nan")}}, "rank or an alpha"),
-        ({"target_modules": "(([a-z_.0-9]+)+)+X"}, "without end"),
-        ({"target_modules": ["(a|a)*b"]}, "without end"),
-        ({"rank_pattern": {"(a+)+b": 2}}, "without end"),
-        ({"exclude_modules": "a" * 20_000}, "without end"),
-        ({"target_modules": ["a"] * 20_000}, "more layers than models have"),
-    ],
-)
-def test_an_adapters_numbers_and_patterns_are_bounded(tmp_path, values, words):
-    with pytest.raises(ModelError, match=words):
-        check_adapter_files(tmp_path, {"peft_type": "LORA", **values})
-
-
-def test_ordinary_patterns_of_adapters_are_taken(tmp_path):
-    layers = r"model\.layers\.(\d+|x)\.(self_attn|mlp)\.(?:q_proj|k_proj|[a-z]+_proj)$"
-    for pattern in ("all-linear", layers, r".*\.layers\..*\.(q_proj|v_proj)", "^(?!.*visual).*proj.*$", ["q_proj"]):
-        with pytest.raises(ModelError, match="no weights in safetensors"):  # the next check
-            check_adapter_files(tmp_path, {"target_modules": pattern, "r": 8, "lora_alpha": 16})
+def test_there_is_one_bias_for_each_score(folder, tmp_path):
+    tokenizer = byte_bpe()
+    scorer = write_folder(tmp_path / "scorer", tiny_llama(tokenizer, kind="scorer"), tokenizer)
+    edit(scorer, "config.json", assent_score_bias=[0.5])
+    load_scorer(scorer)
+    edit(scorer, "config.json", assent_score_bias=[1, 2, 3])
+    with pytest.raises(ModelError, match="not one bias for each score"):
+        load_scorer(scorer)
