@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from assent.models.small_copy import small_copy
 from assent.runs.environment import versions
-from assent.runs.files import from_json, to_json, user_cache, write_json
+from assent.runs.files import from_json, user_cache, write_json
+from assent.runs.kept import content_key
 
 _NAMES = ("_name_or_path", "name_or_path", "_model_name_or_path", "transformers_version")
 """They say where a model came from, not what it is."""
@@ -76,9 +77,8 @@ def _path(model: PreTrainedModel, what: str) -> Path | None:
         "versions": versions(),
         "source": _source(),
     }
-    name = hashlib.sha256(to_json(depends_on).encode()).hexdigest()[:32]
     try:
-        return user_cache() / "probes" / f"{name}.json"
+        return user_cache() / "probes" / f"{content_key(depends_on)[:32]}.json"
     except RuntimeError:  # no home folder
         return None
 
@@ -104,19 +104,15 @@ def _read(path: Path | None, ways: Collection[str]) -> Answer | None:
     try:
         stored = from_json(path.read_bytes() if path else b"{}")
         answer = Answer(stored["refused"], stored["facts"])
-        return answer if set(answer.refused) == set(ways) and stored["sha256"] == _seal(answer) else None
+        return answer if set(answer.refused) == set(ways) and stored["sha256"] == content_key(asdict(answer)) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-
-
-def _seal(answer: Answer) -> str:
-    return hashlib.sha256(to_json(asdict(answer)).encode()).hexdigest()
 
 
 def _write(path: Path | None, answer: Answer) -> None:
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {**asdict(answer), "sha256": _seal(answer)})
+            write_json(path, {**asdict(answer), "sha256": content_key(asdict(answer))})
     except OSError:  # a cache that cannot be written is no fault
         return

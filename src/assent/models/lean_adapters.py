@@ -29,6 +29,10 @@ class Low(NamedTuple):
     b: Tensor  # (O, r)
     scale: float
 
+    def to(self, kind: torch.dtype) -> Low:
+        bias = None if self.bias is None else self.bias.to(kind)
+        return Low(self.weight.to(kind), bias, self.a.to(kind), self.b.to(kind), self.scale)
+
 
 def is_lora(module: nn.Module) -> bool:
     """Whether this is PEFT's class for a linear layer with LoRA. It goes by name, so that PEFT is not loaded here."""
@@ -90,14 +94,14 @@ def gradients(grad: Tensor, x: Tensor, inner: Tensor, low: Low, *, of_x: bool) -
 
 class _Lora(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        kind, ctx.kinds = kind_of(weight), (x.dtype, a.dtype, b.dtype)
-        low = Low(weight.to(kind), None if bias is None else bias.to(kind), a.to(kind), b.to(kind), scale)
+    def forward(ctx: Any, x: Tensor, *parts: Any) -> Tensor:
+        given = Low(*parts)
+        kind, ctx.kinds, ctx.scale = kind_of(given.weight), (x.dtype, given.a.dtype, given.b.dtype), given.scale
+        low = given.to(kind)
         with torch.autocast("cpu", enabled=False):
             x = cast(x, kind)
             out, inner = product(x, low)
         ctx.save_for_backward(x, inner, low.weight, low.a, low.b)
-        ctx.scale = scale
         return out
 
     @staticmethod

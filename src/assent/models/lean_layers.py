@@ -182,15 +182,13 @@ class _GatedLora(torch.autograd.Function):
     """The same where `down` has LoRA. Keeps gate(x), up(x) and the adapter's inner product."""
 
     @staticmethod
-    def forward(
-        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
-    ) -> Tensor:
-        kind, ctx.kinds = kind_of(weight), (a.dtype, b.dtype)
-        low = Low(weight.to(kind), None if bias is None else bias.to(kind), a.to(kind), b.to(kind), scale)
+    def forward(ctx: Any, gate: Tensor, up: Tensor, *parts: Any) -> Tensor:
+        given = Low(*parts)
+        kind, ctx.kinds, ctx.scale = kind_of(given.weight), (given.a.dtype, given.b.dtype), given.scale
+        low = given.to(kind)
         with torch.autocast("cpu", enabled=False):
             out, inner = lora_product((F.silu(gate) * up).to(kind), low)
         ctx.save_for_backward(gate, up, inner, low.weight, low.a, low.b)
-        ctx.scale = scale
         return out
 
     @staticmethod
