@@ -7,6 +7,7 @@ import json
 import datasets
 import pytest
 
+from assent.config.evaluation import EvalConfig
 from assent.config.online import GrpoConfig
 from assent.config.stages import SftConfig
 from assent.errors import DataError
@@ -101,6 +102,13 @@ def test_splits_are_named_and_held_out_data_is_another_split_of_the_same(model, 
 def test_a_split_that_nobody_named_is_named_in_the_log(model, tmp_path):
     path = saved(tmp_path / "saved", train=2, test=2)
     assert "  split train is read; others: test" in opened(model, path, tmp_path).lines()
+
+
+def test_an_evaluation_reads_the_split_that_it_names(model, tmp_path):
+    path = saved(tmp_path / "saved", train=2, b=2)
+    config = EvalConfig(data=str(path), reward_model="rm", split="b", columns={"q": "prompt"})
+    found = read_stage_data(config, model=model, sources={"comparisons": str(path)}, select=lambda g: (list(g), {}))
+    assert [group.prompt for group in found.parts["comparisons"].groups] == ["b 0?", "b 1?"]
 
 
 def test_the_split_of_other_held_out_data(model, tmp_path):
