@@ -48,15 +48,6 @@ def variance(values: Values) -> float:
     return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-def quantile(values: Values, share: float) -> float:
-    """Linear between order statistics, as numpy's default."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
 def noise(values: Values) -> float:
     """Standard deviation of the values around their curve: from second differences, robust to jumps.
 
@@ -147,35 +138,6 @@ def slope(x: Values, y: Values, *, confidence: float = 0.95) -> Interval:
     rest = math.fsum((b - mean_y - value * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
     reach = student_quantile((1 + confidence) / 2, len(x) - 2) * math.sqrt(rest / (len(x) - 2) / squares)
     return Interval(value, value - reach, value + reach)
-
-
-class Split(NamedTuple):
-    """Where a series changes its level: before index `at`, and from it on."""
-
-    at: int
-    before: float
-    after: float
-    strength: float
-    """Share of the values' variance that the two levels explain."""
-
-
-def change_point(values: Values, *, margin: int = 2) -> Split | None:
-    """The split into two levels with the smallest squared error; None for fewer than 2 · margin values."""
-    count = len(values)
-    if count < 2 * margin:
-        return None
-    mean = fmean(values)
-    total = math.fsum((value - mean) ** 2 for value in values)
-    best, best_gain, summed = margin, -1.0, math.fsum(values[: margin - 1])
-    whole = mean * count
-    for at in range(margin, count - margin + 1):
-        summed += values[at - 1]
-        left, right = summed / at, (whole - summed) / (count - at)
-        gain = at * (left - mean) ** 2 + (count - at) * (right - mean) ** 2
-        if gain > best_gain:
-            best, best_gain = at, gain
-    strength = best_gain / total if total > 0 else 0.0
-    return Split(best, fmean(values[:best]), fmean(values[best:]), min(1.0, strength))
 
 
 def smoothed(values: Values, width: int) -> list[float]:

@@ -102,11 +102,6 @@ def opposite_advantages() -> Patch:
     return _advantages_become(lambda advantages, returns: (-advantages, returns))
 
 
-def raw_advantages(factor: float) -> Callable[[], Patch]:
-    """Advantages that are not normalised, and too large."""
-    return lambda: _advantages_become(lambda advantages, returns: (factor * advantages, returns))
-
-
 def shuffled_returns() -> Patch:
     """The critic learns the returns of other completions."""
 
