@@ -30,3 +30,14 @@ def own_cache(
     os.environ["ASSENT_CACHE"] = str(tmp_path_factory.mktemp("cache") if changes_code else shared_cache)
     yield
     os.environ["ASSENT_CACHE"] = str(shared_cache)
+
+
+@pytest.fixture(params=[1, 2], ids=["one pass at a time", "two at once"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """torch's threads; with two, micro-batches are passed two at a time (engine/passes.py)."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

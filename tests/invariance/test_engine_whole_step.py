@@ -20,6 +20,8 @@ from assent.models.batch import GroupBatch, Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
 from tests.support.engine import Settings, TinyPolicy, make_groups, make_learner
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 GROUPS = make_groups(9)
 WANT = frozenset({"logprobs"})
 

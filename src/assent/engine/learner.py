@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from assent.engine.micro_batches import (
     smallest,
 )
 from assent.engine.optimiser import OptimiserSettings, learning_rate, make_adamw
+from assent.engine.passes import Metrics, Terms, backward_at_once, workers
 from assent.engine.reading import read_bins, read_groups
 from assent.engine.row_gradients import by_rows
 from assent.engine.runtime import Runtime
@@ -107,7 +109,7 @@ class Learner:
             while (step := self._attempt(groups, objective)) is None:
                 self._discard_gradients()
                 free_memory(self.runtime.device)
-                self.budget.halve(self._passed)
+                self.budget.halve(self._passed, workers=workers(self.module, self.runtime))
         finally:
             self.module.eval()
         self._check_losses(step, objective)
@@ -164,9 +166,10 @@ class Learner:
     def _attempt(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
         """Puts the gradients of the whole step into `.grad`. None if memory ran out on some process."""
         runtime, self._passed = self.runtime, groups
-        bins = self.budget.bins(groups)
+        hands, looks_at_all = workers(self.module, runtime), looks_at_the_step(objective)
+        bins = self.budget.bins(groups, workers=1 if looks_at_all else hands)
         in_one_pass = runtime.num_processes == 1 and len(bins) == 1
-        if looks_at_the_step(objective) and not in_one_pass:
+        if looks_at_all and not in_one_pass:
             return self._attempt_whole(groups, bins, objective)
         if self.router_aux_loss_coef:
             balanced = self._balanced(groups, bins, objective, in_one_pass=in_one_pass)
@@ -176,6 +179,8 @@ class Learner:
         # On the CPU: each process counts all micro-batches, and moves its own to the device one at a time.
         batches = [pack([groups[i] for i in indices], device="cpu") for indices in bins]
         sums = Sums.over(batches, objective)
+        if hands > 1 and len(bins) > 1:
+            return self._attempt_at_once(bins, batches, groups, objective, sums, hands=hands)
         mine = share(batches, rank=runtime.rank, num_processes=runtime.num_processes)
         not_finite = torch.zeros(len(bins))
         failed, beyond = False, ""
@@ -207,6 +212,44 @@ class Learner:
         wide = torch.float32 if runtime.device.type == "mps" else torch.float64
         metrics = {} if suspects else sums.metrics(runtime.sum, wide=wide)
         return _Step(bins, metrics, suspects, len(mine), self.cost.update(groups), beyond)
+
+    def _attempt_at_once(
+        self,
+        bins: Sequence[Sequence[int]],
+        batches: Sequence[GroupBatch],
+        groups: Sequence[TokenGroup],
+        objective: Objective,
+        sums: Sums,
+        *,
+        hands: int,
+    ) -> _Step | None:
+        """`_attempt` with several micro-batches at the same time, on a CPU."""
+        try:
+            with by_rows(self.module, self.runtime, into_grad=False):
+                passed = backward_at_once(
+                    self.module, batches, partial(self._loss, objective=objective, sums=sums), hands=hands
+                )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        for one in passed:
+            if not one.beyond:
+                sums.add(one.terms, one.metrics)
+        flagged = [indices for indices, one in zip(bins, passed, strict=True) if not math.isfinite(one.loss)]
+        suspects = [groups[i] for indices in flagged for i in indices]
+        metrics = {} if suspects else sums.metrics(self.runtime.sum)
+        beyond = next((one.beyond for one in passed if one.beyond), "")
+        return _Step(bins, metrics, suspects, len(bins), self.cost.update(groups), beyond)
+
+    def _loss(
+        self, batch: GroupBatch, objective: Objective, sums: Sums, *, called: nn.Module | None = None
+    ) -> tuple[torch.Tensor, Terms, Metrics]:
+        """One micro-batch's share of the loss, its terms and its metrics."""
+        with self.runtime.autocast():
+            outputs = (called or self.module)(batch, frozenset(objective.want))
+        terms, metrics = objective(outputs, batch)
+        return sums.loss(terms), terms, metrics
 
     def _attempt_whole(
         self, groups: Sequence[TokenGroup], bins: Sequence[Sequence[int]], objective: Objective
@@ -266,10 +309,7 @@ class Learner:
         # DDP synchronises in forward passes, too, when it rebuilds its buckets. But processes may differ in the number
         # of their micro-batches, or leave one early. So each calls the wrapper once, after all its micro-batches.
         called = self._called if reduce else self.module
-        with self.runtime.autocast():
-            outputs = called(batch, frozenset(objective.want))
-        terms, metrics = objective(outputs, batch)
-        total = sums.loss(terms)
+        total, terms, metrics = self._loss(batch, objective, sums, called=called)
         if total.requires_grad:  # it does not if no token counts
             # DDP and FSDP average over processes; the denominators are global already.
             (total * (weight * self.runtime.num_processes)).backward()

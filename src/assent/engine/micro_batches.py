@@ -38,17 +38,18 @@ class Budget:
             num_processes=runtime.num_processes,
         )
 
-    def bins(self, groups: Sequence[TokenGroup]) -> list[list[int]]:
-        """Micro-batches as indices of `groups`, longest first. The same on every process, and work for each of them."""
-        tokens = self.tokens
-        if self.num_processes > 1:
+    def bins(self, groups: Sequence[TokenGroup], *, workers: int = 1) -> list[list[int]]:
+        """Micro-batches as indices of `groups`, longest first. The same on every process, and work for each of them and
+        for each of `workers`."""
+        tokens, hands = self.tokens, max(self.num_processes, workers)
+        if hands > 1:
             whole = sum(g.num_tokens if self.shared else g.num_padded_tokens for g in groups)
-            tokens = max(1, min(tokens, -(-whole // self.num_processes)))
+            tokens = max(1, min(tokens, -(-whole // hands)))
         return split_by_budget(groups, max_tokens=tokens, shared=self.shared)
 
-    def halve(self, groups: Sequence[TokenGroup]) -> None:
+    def halve(self, groups: Sequence[TokenGroup], *, workers: int = 1) -> None:
         """Makes micro-batches of these groups smaller. Raises OutOfMemoryError if each is a single group already."""
-        bins = self.bins(groups)
+        bins = self.bins(groups, workers=workers)
         if max((len(indices) for indices in bins), default=1) == 1:
             largest = max(groups, key=lambda g: g.num_tokens)
             raise OutOfMemoryError(
@@ -56,7 +57,7 @@ class Budget:
                 got=f"{largest.num_tokens} tokens in {largest.source or 'the longest group'}",
                 fix="lower --max-length, or use --gradient-checkpointing, --dtype bfloat16 or a smaller model",
             )
-        while self.bins(groups) == bins:
+        while self.bins(groups, workers=workers) == bins:
             self.tokens = max(1, self.tokens // 2)
 
     def state(self) -> dict[str, int]:

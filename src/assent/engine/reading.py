@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from assent.engine.micro_batches import Budget, free_memory, is_out_of_memory, sharded_out_of_memory, share, smallest
+from assent.engine.passes import dealt, workers
 from assent.engine.runtime import Runtime
+from assent.engine.side_by_side import at_once
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
 
@@ -25,9 +27,12 @@ def read_groups(
     """
     if not groups:
         return Outputs(**{name: torch.zeros(0) for name in want})
-    while (read := read_bins(module, groups, budget.bins(groups), want=want, runtime=runtime, budget=budget)) is None:
+    hands = workers(module, runtime)
+    while (
+        read := read_bins(module, groups, budget.bins(groups, workers=hands), want=want, runtime=runtime, budget=budget)
+    ) is None:
         free_memory(runtime.device)
-        budget.halve(groups)
+        budget.halve(groups, workers=hands)
     return read
 
 
@@ -59,6 +64,8 @@ def outputs_of(
     budget: Budget,
 ) -> list[tuple[Sequence[int], Outputs]] | None:
     """This process's micro-batches and their outputs; None if memory ran out on some process."""
+    if (hands := workers(module, runtime)) > 1 and len(bins) > 1:
+        return _at_once(module, groups, bins, want=want, runtime=runtime, hands=hands)
     results: list[tuple[Sequence[int], Outputs]] = []
     failed = False
     for indices in share(bins, rank=runtime.rank, num_processes=runtime.num_processes):
@@ -78,6 +85,33 @@ def outputs_of(
         if indices is not None:
             results.append((indices, outputs))
     return None if float(runtime.max(torch.tensor(float(failed)))) else results
+
+
+def _at_once(
+    module: nn.Module,
+    groups: Sequence[TokenGroup],
+    bins: Sequence[Sequence[int]],
+    *,
+    want: frozenset[str],
+    runtime: Runtime,
+    hands: int,
+) -> list[tuple[Sequence[int], Outputs]] | None:
+    """`outputs_of` with several micro-batches at the same time, on a CPU."""
+
+    def work(mine: Sequence[int]) -> Iterator[tuple[int, Outputs]]:
+        for number in mine:
+            with runtime.autocast():
+                yield number, module(pack([groups[i] for i in bins[number]], device=runtime.device), want)
+
+    sizes = [sum(groups[i].num_tokens for i in indices) for indices in bins]
+    try:
+        found = at_once([work(mine) for mine in dealt(sizes, hands)])
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    in_order = sorted((pair for one in found for pair in one), key=lambda pair: pair[0])
+    return [(bins[number], outputs) for number, outputs in in_order]
 
 
 def _in_order(

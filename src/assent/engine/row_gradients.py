@@ -17,8 +17,9 @@ from assent.engine.runtime import Runtime
 
 
 @contextmanager
-def by_rows(module: nn.Module, runtime: Runtime) -> Iterator[None]:
-    """Inside, backward passes add only rows to the tables' gradients, which begin as zeros.
+def by_rows(module: nn.Module, runtime: Runtime, *, into_grad: bool = True) -> Iterator[None]:
+    """Inside, backward passes give only rows of the tables' gradients. With `into_grad` they are added to `.grad`,
+    which begins as zeros; otherwise the caller adds them up.
 
     This holds for one process on a CPU and tables in float32. Several processes reduce gradients as they come, and in
     bfloat16 a sum of many rows would be rounded at each row.
@@ -26,14 +27,15 @@ def by_rows(module: nn.Module, runtime: Runtime) -> Iterator[None]:
     tables = [table for table in module.modules() if isinstance(table, nn.Embedding) and _is_plain(table)]
     if runtime.num_processes > 1 or runtime.device.type != "cpu":
         tables = []
-    hooks = [table.weight.register_hook(partial(_make_room, table.weight)) for table in tables]
+    hooks = [table.weight.register_hook(partial(_make_room, table.weight)) for table in tables if into_grad]
     for table in tables:
         table.sparse = True
     try:
         yield
     finally:
-        for table, hook in zip(tables, hooks, strict=True):
+        for table in tables:
             table.sparse = False
+        for hook in hooks:
             hook.remove()
 
 

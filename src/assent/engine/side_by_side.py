@@ -1,8 +1,7 @@
-"""Works on two small models at the same time, on a CPU whose cores one of them does not keep busy.
+"""Works at several things at the same time, on a CPU whose cores one of them does not keep busy.
 
-Between its products a small model waits for Python and for operations that use one core. If policy and critic have 1 M
-parameters and each gets its share of the cores, they take four fifths of the time that they take one after the other.
-With 8.4 M they hardly gain. Memory holds the activations of both models at once (benchmarks/RESULTS.md).
+Between its products a model waits for operations that use one core, and for the last of a product's threads. Threads of
+the program that each get their share of the cores do not wait for each other.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from torch import nn
 from assent.engine.runtime import Runtime
 
 MOST_PARAMETERS = 2**22
-"""The largest model that shares the cores."""
+"""The largest models that share the cores. If policy and critic have 1 M parameters, both take four fifths of the time
+that they take one after the other; with 8.4 M they hardly gain. Memory holds the activations of both."""
 
 Result = TypeVar("Result")
 
@@ -30,19 +30,29 @@ def side_by_side(
     """The results of each iterable of `work`. Each one reads and changes only its own one of `modules`.
 
     They run at the same time where that helps, otherwise in order. The choice, and the number of threads, depend only
-    on the models and the machine, so a resumed run computes as the killed one did. If one fails, or a second Ctrl-C
-    comes, the others stop after their current result. Then the first exception in the order of `work` is raised.
+    on the models and the machine, so a resumed run computes as the killed one did.
+    """
+    if not _serves(runtime, modules, torch.get_num_threads()):
+        return [[*one] for one in work]
+    return at_once(work)
+
+
+def at_once(work: Sequence[Iterable[Result]]) -> list[list[Result]]:
+    """The results of each iterable of `work`, each taken in a thread of the program with its share of torch's threads.
+
+    If one fails, or a second Ctrl-C comes, the others stop after their current result. Then the first exception in the
+    order of `work` is raised.
     """
     threads = torch.get_num_threads()
-    if not _serves(runtime, modules, threads):
-        return [[*one] for one in work]
     share, given_up = threads // len(work), Event()
     found: list[Future[list[Result]]] = [Future() for _ in work]
+    with_gradient = torch.is_grad_enabled()  # each thread has its own
 
     def alone(one: Iterable[Result], future: Future[list[Result]]) -> None:
         torch.set_num_threads(share)  # for this thread, and those that begin later
         try:
-            future.set_result([*takewhile(lambda _: not given_up.is_set(), one)])
+            with torch.set_grad_enabled(with_gradient):
+                future.set_result([*takewhile(lambda _: not given_up.is_set(), one)])
         except BaseException as error:
             given_up.set()
             future.set_exception(error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -157,22 +158,37 @@ def _explicit(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, options: Options)
     return torch.matmul(weights.to(v.dtype), v.unsqueeze(2)).reshape(number, heads, lq, v.shape[-1])
 
 
+_SELECTION = Lock()
+_INSIDE: dict[int, tuple[int, str]] = {}
+"""By configuration's id: how many blocks are inside `selected`, and the model's own function."""
+
+
 @contextmanager
 def selected(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
-    """Makes `model` use the attention function `name` inside the block, and its own afterwards, even after errors."""
+    """Makes `model` use the attention function `name` inside the block, and its own afterwards, even after errors.
+
+    Several threads may be inside at once, with one name: the last to leave restores the model's own.
+    """
     # Attention modules read this field, of a model with images that of the language model's part. The public setter
     # also checks weights, kernels and packages, which costs more than a small model's forward.
     configs: list[Any] = [model.config]
     if (text := model.config.get_text_config()) is not model.config:
         configs.append(text)
-    own = [config._attn_implementation for config in configs]
-    for config in configs:
-        config._attn_implementation_internal = name
+    with _SELECTION:
+        for config in configs:
+            number, own = _INSIDE.get(id(config), (0, config._attn_implementation))
+            _INSIDE[id(config)] = number + 1, own
+            config._attn_implementation_internal = name
     try:
         yield
     finally:
-        for config, before in zip(configs, own, strict=True):
-            config._attn_implementation_internal = before
+        with _SELECTION:
+            for config in configs:
+                number, own = _INSIDE.pop(id(config))
+                if number > 1:
+                    _INSIDE[id(config)] = number - 1, own
+                else:
+                    config._attn_implementation_internal = own
 
 
 def guard_checkpointing(model: PreTrainedModel) -> None:

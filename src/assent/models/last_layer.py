@@ -10,6 +10,7 @@ Legend: T row tokens, M of them read, d hidden width.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,13 +28,25 @@ class LastLayer:
     """
 
     def __init__(self, layer: nn.Module, attention: nn.Module, mlp: nn.Module) -> None:
-        self.segments: Segments | None = None
+        self._segments: dict[int, Segments] = {}
+        """By thread: several may read the model at the same time (engine/passes.py)."""
         self.serves_prompts = False
         """Whether sampling may read prompts this way. A separate probe compares the numbers (rollouts/decoding.py)."""
         setattr(attention, LAST_LAYER, self)
         layer.register_forward_pre_hook(self._begin)
         mlp.register_forward_pre_hook(self._choose)
         mlp.register_forward_hook(self._spread)
+
+    @property
+    def segments(self) -> Segments | None:
+        return self._segments.get(get_ident())
+
+    @segments.setter
+    def segments(self, segments: Segments | None) -> None:
+        if segments is None:
+            self._segments.pop(get_ident(), None)
+        else:
+            self._segments[get_ident()] = segments
 
     def _begin(self, layer: nn.Module, args: Any) -> None:
         """Clears the segments, because a recomputation may have ended before the MLP and left them behind."""

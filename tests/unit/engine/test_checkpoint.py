@@ -38,6 +38,7 @@ def bits(learner: Learner) -> dict[str, torch.Tensor]:
     return {**weights.named_weights(learner.module), **state_of(learner)}
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("cut", range(1, 6))
 def test_a_resumed_run_is_bit_identical(tmp_path: Path, cut: int) -> None:
     options = {"warmup_ratio": 0.3, "lr_scheduler_type": "cosine", "micro_batch_tokens": 40, "total_steps": 6}

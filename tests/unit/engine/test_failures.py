@@ -16,6 +16,8 @@ from assent.errors import ConfigError, NonFiniteError, OutOfMemoryError, RunErro
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from tests.support.engine import Nll, Settings, TinyPolicy, make_groups, make_learner
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 
 class Weighted(Nll):
     """The loss of each group times its `factor`; `root` gives a finite loss whose gradient at 0 is infinite."""

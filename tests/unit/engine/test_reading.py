@@ -11,6 +11,8 @@ import torch
 from assent.engine import reading
 from tests.support.engine import make_groups, make_learner
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 
 class Backwards(frozenset[str]):
     """A set as another process may hold it: Python's order of text in sets differs from process to process."""
