@@ -16,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from assent.engine.runtime import Runtime
-from assent.engine.side_by_side import at_once
+from assent.models.at_once import MOST_WORKERS, at_once, dealt
 from assent.models.batch import GroupBatch
 
-MOST_WORKERS = 4
-"""More passes at once hold more activations."""
 MOST_TRAINED = 2**25
 """The most trained numbers of which each worker keeps gradients."""
 
@@ -50,17 +48,6 @@ def workers(module: nn.Module, runtime: Runtime) -> int:
         return 1
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return min(MOST_WORKERS, torch.get_num_threads()) if trained <= MOST_TRAINED else 1
-
-
-def dealt(sizes: Sequence[float], hands: int) -> list[list[int]]:
-    """Indices of `sizes` in `hands` of similar sums: the largest first, each to the hand that has least."""
-    held: list[list[int]] = [[] for _ in range(min(hands, len(sizes)))]
-    sums = [0.0] * len(held)
-    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        least = sums.index(min(sums))
-        held[least].append(index)
-        sums[least] += sizes[index]
-    return held
 
 
 def backward_at_once(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from assent.engine.micro_batches import Budget, free_memory, is_out_of_memory, sharded_out_of_memory, share, smallest
-from assent.engine.passes import dealt, workers
+from assent.engine.passes import workers
 from assent.engine.runtime import Runtime
-from assent.engine.side_by_side import at_once
+from assent.models.at_once import at_once, dealt
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
 

@@ -177,6 +177,8 @@ def selected(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
     with _SELECTION:
         for config in configs:
             number, own = _INSIDE.get(id(config), (0, config._attn_implementation))
+            if number and config._attn_implementation != name:
+                raise RuntimeError(f"{name} while {config._attn_implementation} is at work on the same model")
             _INSIDE[id(config)] = number + 1, own
             config._attn_implementation_internal = name
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from assent.errors import ConfigError
 from assent.models import host_memory, products
+from assent.models.at_once import MOST_WORKERS, at_once, dealt
 from assent.models.head import chunk_size
 from assent.models.module import check_prompts_fit
 from assent.models.shape import Cost
@@ -30,6 +31,12 @@ CHECK_EVERY = {"cpu": 1, "other": 8}
 host waits for the device."""
 
 
+FEWEST_ROWS = 16
+"""Rows of one decoder beside another: with fewer, reading the weights takes longer than the products."""
+
+Drawn = tuple[Tensor, Tensor, Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Some completions of one prompt: `count` of them, from number `first` on."""
@@ -37,6 +44,11 @@ class _Part:
     prompt: int
     first: int
     count: int
+
+
+def _rows(parts: Sequence[_Part]) -> list[tuple[int, int]]:
+    """Prompt and number of each completion."""
+    return [(part.prompt, k) for part in parts for k in range(part.first, part.first + part.count)]
 
 
 class TorchSampler:
@@ -95,10 +107,19 @@ class TorchSampler:
         try:
             if not self.tier:
                 self.tier, self.tier_reason = probe(self.model)
-            parts = self._parts(prompts, num_completions, params.max_new_tokens)
-            rows = [(part.prompt, k) for part in parts for k in range(part.first, part.first + part.count)]
-            drawn = self._decode(parts, prompts, self._uniforms(rows, numbers, params, seed), params)
-            all_ids, all_logprobs, ended_at = (tensor.tolist() for tensor in drawn)
+            hands = self._hands(self._parts(prompts, num_completions, params.max_new_tokens), prompts, params)
+            parts = [part for hand in hands for part in hand]
+            rows = _rows(parts)
+            most = self.max_batch_tokens // len(hands)
+
+            def decode(hand: Sequence[_Part]) -> Iterator[Drawn]:
+                yield self._decode(hand, prompts, self._uniforms(_rows(hand), numbers, params, seed), params, most=most)
+
+            self._stop_strings(params.stop)  # made once, and then read by all
+            work = [decode(hand) for hand in hands]
+            found = at_once(work) if len(work) > 1 else [[*work[0]]]
+            drawn = zip(*(own for one in found for own in one), strict=True)
+            all_ids, all_logprobs, ended_at = (torch.cat(tensors).tolist() for tensors in drawn)
             ids = [tuple(row[: end or None]) for row, end in zip(all_ids, ended_at, strict=True)]
             rollouts = to_rollouts(
                 rows,
@@ -129,7 +150,21 @@ class TorchSampler:
                 parts.append(_Part(prompt, first, min(fits, num_completions - first)))
         return parts
 
-    def _fitting(self, queue: Sequence[_Part], lengths: Sequence[int], decoder: Decoder, room: int) -> int:
+    def _hands(
+        self, parts: Sequence[_Part], prompts: Sequence[tuple[int, ...]], params: SamplingParams
+    ) -> list[Sequence[_Part]]:
+        """The parts, dealt to as many decoders as work at the same time on a CPU. Each reads the weights once a token,
+        so each gets enough rows. Another number of threads deals otherwise, which changes results by rounding."""
+        rows = sum(part.count for part in parts)
+        number = min(MOST_WORKERS, torch.get_num_threads(), rows // FEWEST_ROWS)
+        if number < 2 or self.tier != "cohorts" or self.model.device.type != "cpu":
+            return [parts]
+        sizes = [len(prompts[part.prompt]) + part.count * params.max_new_tokens for part in parts]
+        return [[parts[i] for i in sorted(hand)] for hand in dealt(sizes, number)]
+
+    def _fitting(
+        self, queue: Sequence[_Part], lengths: Sequence[int], decoder: Decoder, room: int, *, most: int
+    ) -> int:
         """How many parts of the queue can be admitted now, at least one if nothing is in flight. Prompts that are
         admitted together are padded at most to the first one's length."""
         used, count = decoder.tokens, 0
@@ -138,7 +173,7 @@ class TorchSampler:
         for part in queue:
             prompts_held = 1 if decoder.shares_prompts else part.count
             used += part.count * room + prompts_held * lengths[queue[0].prompt]
-            if used > self.max_batch_tokens and (count or decoder.tokens):
+            if used > most and (count or decoder.tokens):
                 break
             count += 1
         return count
@@ -161,7 +196,9 @@ class TorchSampler:
         prompts: Sequence[tuple[int, ...]],
         uniforms: Tensor,
         params: SamplingParams,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        *,
+        most: int,
+    ) -> Drawn:
         """ids and log-probabilities (S, max_new_tokens) of all parts' rows, and the number of tokens (S,) of each row
         that ended, 0 for the others. Entries after a row's end mean nothing. Ended rows are dropped when there are
         enough of them, and others take their room."""
@@ -181,7 +218,7 @@ class TorchSampler:
         check_every = CHECK_EVERY["cpu" if device.type == "cpu" else "other"]
         steps, admitted, full = 0, 0, set[int]()
         while queue or len(alive):
-            count = self._fitting(queue, lengths, decoder, room)
+            count = self._fitting(queue, lengths, decoder, room, most=most)
             if count:
                 now, queue = queue[:count], queue[count:]
                 new = decoder.admit([prompts[part.prompt] for part in now], [part.count for part in now], room)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from assent.engine import passes
 from assent.engine.learner import Learner
-from assent.engine.passes import MOST_WORKERS, dealt, workers
+from assent.engine.passes import workers
 from assent.engine.runtime import Runtime
 from assent.models.adapters import adapter_off
+from assent.models.at_once import MOST_WORKERS, dealt
 from assent.models.attention import NAME, selected
 from assent.models.batch import GroupBatch, Outputs
 from assent.models.module import AlignmentModel

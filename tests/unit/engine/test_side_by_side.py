@@ -22,6 +22,7 @@ from assent.engine import side_by_side as module
 from assent.engine.interrupts import interruptible
 from assent.engine.runtime import Runtime
 from assent.engine.side_by_side import side_by_side
+from assent.models import at_once
 from assent.stages import online
 from tests.support.stages import told, write_inputs
 
@@ -172,7 +173,7 @@ def test_neither_thread_leaves_a_trace_in_what_the_other_computes(
     """Bit for bit what it is where each is alone with its share of the threads."""
     inputs = write_inputs(tmp_path)
     rows, state = ppo(tmp_path, inputs, "at once", **SETTINGS[setting])
-    monkeypatch.setattr(module, "Thread", InTurn)
+    monkeypatch.setattr(at_once, "Thread", InTurn)
     alone, states = ppo(tmp_path, inputs, "in turn", **SETTINGS[setting])
     assert rows == alone
     assert state.keys() == states.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from scipy.stats import chisquare
 
 from assent.errors import ConfigError, NonFiniteError
 from assent.models.segments import rows_read
-from assent.rollouts import cohorts, decoding
+from assent.rollouts import cohorts, decoding, torch_sampler
 from assent.rollouts.sampler import SamplingParams, SeedKey
+from assent.rollouts.torch_sampler import TorchSampler
 from tests.support.architectures import ARCHITECTURES, WHOLE, make_model, seen_by_last_mlp
 from tests.support.rollouts import KEY, PROMPTS, IdTokenizer, plain_logprobs, same, sampler, sharp_llama
 
@@ -333,3 +335,32 @@ def test_autocast_changes_the_precision_and_nothing_else() -> None:
     assert made.tier == "cohorts", made.tier_reason
     for r in rollouts:
         np.testing.assert_allclose(r.logprobs, plain_logprobs(made.model, r.prompt_ids, r.ids), atol=0.1)
+
+
+def test_decoders_at_the_same_time_draw_what_one_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rows for two, and two threads; stop strings included. A way that is not our own decodes alone."""
+    monkeypatch.setattr(torch_sampler, "FEWEST_ROWS", 4)
+    params, found, hands = SamplingParams(max_new_tokens=9, stop=("11 12",)), [], []
+    decode = TorchSampler._decode
+
+    def counted(self: TorchSampler, parts: Any, *others: Any, **options: Any) -> Any:
+        hands.append(sum(part.count for part in parts))
+        return decode(self, parts, *others, **options)
+
+    monkeypatch.setattr(TorchSampler, "_decode", counted)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            made = sampler()
+            found.append(made.sample(PROMPTS, num_completions=4, params=params, seed=KEY))
+            few = made.sample(PROMPTS[:1], num_completions=2, params=params, seed=KEY)
+            same(few, [one for one in found[-1] if one.prompt_index == 0 and one.completion_index < 2])
+    finally:
+        torch.set_num_threads(before)
+    same(*found)
+    rows = 4 * len(PROMPTS)
+    assert hands[:2] == [rows, 2]
+    assert len(hands) == 5
+    assert hands[2] + hands[3] == rows
+    assert min(hands[2:4]) > 4
