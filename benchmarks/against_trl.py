@@ -63,14 +63,17 @@ def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:
             "--lr-scheduler-type",
             "constant",
             "--max-length",
-            "1024",
+            str(args.max_length),
             "--save-steps",
             "0",
             "--keep-template-tail",
         ]
         command += ["--reference-cache", str(args.cache or f"{folder}/cache")] if method == "dpo" else []
         command += ["--mixed-precision", "bf16"] if args.bf16 else []
+        command += ["--lora-r", str(args.lora_r)] if args.lora_r else []
+        started = time.perf_counter()
         out, peak = measured(command)
+        wall = time.perf_counter() - started
         metrics = json.loads(out)["metrics"]
         rows = [json.loads(line) for line in Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()]
     reference = sum(row.get("perf/reference_seconds", 0.0) for row in rows)
@@ -81,6 +84,7 @@ def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:
     return {
         "pairs_per_s": args.pairs / seconds,
         "pairs_per_s_whole_run": args.pairs / metrics["cost/seconds"],
+        "wall_seconds": wall,
         "peak_bytes": peak,
         "loss": [row["loss"] for row in rows],
         "mfu": metrics["perf/mfu"],
@@ -98,9 +102,18 @@ def run_trl(method: str, args: argparse.Namespace, per_device: int) -> dict[str,
     ]
     command += ["--pairs", str(args.pairs), "--per-device", str(per_device), "--bf16", str(int(args.bf16))]
     command += ["--precompute", "1"] if args.cached and method == "dpo" else []
+    # The reward model's script has neither: it trains all weights, up to 1,024 tokens.
+    command += ["--max-length", str(args.max_length), "--lora-r", str(args.lora_r)] if method == "dpo" else []
+    started = time.perf_counter()
     out, peak = measured(command)
+    wall = time.perf_counter() - started
     result = json.loads(out.strip().splitlines()[-1])
-    return {"pairs_per_s": result["pairs_per_s"], "peak_bytes": peak, "loss": result["loss"]}
+    return {
+        "pairs_per_s": result["pairs_per_s"],
+        "wall_seconds": wall,
+        "peak_bytes": peak,
+        "loss": result["loss"],
+    }
 
 
 def compare(method: str, args: argparse.Namespace) -> dict[str, object]:
@@ -126,6 +139,9 @@ def compare(method: str, args: argparse.Namespace) -> dict[str, object]:
         medians[f"speed_of_the_whole_run_over_{peer}"] = statistics.median(
             r["assent"]["pairs_per_s_whole_run"] / r[peer]["pairs_per_s"] for r in rounds
         )
+        medians[f"wall_speed_over_{peer}"] = statistics.median(
+            r[peer]["wall_seconds"] / r["assent"]["wall_seconds"] for r in rounds
+        )
         medians[f"memory_over_{peer}"] = statistics.median(
             r["assent"]["peak_bytes"] / r[peer]["peak_bytes"] for r in rounds
         )
@@ -143,10 +159,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--max-length", type=int, default=1024, help="of DPO")
+    parser.add_argument("--lora-r", type=int, default=0, help="of DPO: LoRA of this rank everywhere; 0: all weights")
     parser.add_argument(
         "--cached", action="store_true", help="the reference's log-probabilities before the clock starts"
     )
     args = parser.parse_args()
+    if "reward" in args.methods and (args.lora_r or args.max_length != 1024):
+        parser.error("--lora-r and --max-length are DPO's: add --methods dpo")
     with tempfile.TemporaryDirectory() as folder:
         args.pairs_file = Path(folder) / "pairs.jsonl"
         args.cache = Path(folder) / "cache" if args.cached else None
