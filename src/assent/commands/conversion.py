@@ -12,24 +12,10 @@ ONLINE = ("ppo", "grpo", "rloo", "online-dpo")
 PER_DEVICE = ("per_device_train_batch_size", "micro_batch_size")
 BATCH = frozenset(
     {*PER_DEVICE, "gradient_accumulation_steps", "train_batch_size", "rollout_batch_size", "num_generations",
-     "n_samples_per_prompt", "micro_train_batch_size", "micro_rollout_batch_size", "total_episodes", "max_samples"}
+     "n_samples_per_prompt", "micro_train_batch_size", "micro_rollout_batch_size", "total_episodes", "max_samples",
+     "ppo_buffer_size"}
 )  # fmt: skip
 """Options that are taken together: see `Conversion.batch`."""
-_HF = {"learning_rate": 5e-5, "num_train_epochs": 3.0, "seed": 42}
-_TRL = {**_HF, "max_length": 1024}
-DEFAULTS: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    ("TRL", "sft"): {**_TRL, "learning_rate": 2e-5},
-    ("TRL", "dpo"): {**_TRL, "learning_rate": 1e-6, "beta": 0.1},
-    ("TRL", "kto"): {**_TRL, "learning_rate": 1e-6, "beta": 0.1},
-    ("TRL", "reward"): {**_TRL, "learning_rate": 1e-4},
-    ("TRL", "grpo"): {"learning_rate": 1e-6, "seed": 42, "max_new_tokens": 512, "loss_type": "dapo", "kl_coef": 0.0},
-    ("TRL", "rloo"): {"learning_rate": 1e-6, "seed": 42, "max_new_tokens": 512, "kl_coef": 0.05},
-    ("TRL", "ppo"): {"learning_rate": 3e-6, "seed": 42, "max_new_tokens": 53, "temperature": 0.7, "kl_coef": 0.05},
-    ("LLaMA-Factory", ""): {**_HF, "max_length": 2048},
-    ("axolotl", ""): {"num_train_epochs": 1.0, "seed": 42},
-}
-"""Their defaults where ours differ, by trainer and command (TRL: read from 1.16, and PPO from 1.9. The
-others: from their documentation)."""
 
 
 class Conversion:
@@ -83,7 +69,10 @@ class Conversion:
     def batch(self) -> None:
         """batch_size from theirs: per device times accumulation times devices; in prompts where answers are sampled."""
         get = self.options.get
-        rows = get("train_batch_size")
+        rows, total = get("train_batch_size"), get("batch_size")
+        if self.trainer == "axolotl" and total and not (get("micro_batch_size") and get("gradient_accumulation_steps")):
+            rows = total * self.num_devices
+            self.changed.append(f"batch_size: {total} x {self.num_devices} devices = {rows} rows per update")
         if rows is None:
             per_device = next((get(name) for name in PER_DEVICE if get(name) is not None), None)
             unset = per_device is None
@@ -92,12 +81,16 @@ class Conversion:
                     return self._completions()
                 per_device = 8
             accumulation = get("gradient_accumulation_steps") or 1
-            rows = per_device * accumulation * self.num_devices
+            buffered = get("ppo_buffer_size") or 1
+            rows = per_device * accumulation * self.num_devices * buffered
+            if buffered > 1:
+                self.ours["num_mini_batches"] = buffered
             devices = f"{self.num_devices} device{'s' if self.num_devices > 1 else ''}"
             devices += "" if self.has_devices else " (the file does not say: --num-devices)"
             self.changed.append(
                 f"batch_size: {per_device} per device{' (their default)' if unset else ''} x "
-                f"{accumulation} accumulated x {devices} = {rows} rows per update"
+                f"{accumulation} accumulated x {devices}{f' x {buffered} buffered' if buffered > 1 else ''} = {rows} "
+                "rows per update"
             )
         self.ours["batch_size"] = rows
         return self._completions()
@@ -110,7 +103,7 @@ class Conversion:
         get = self.options.get
         each = get("num_generations") or get("n_samples_per_prompt")
         if each is None:
-            each = {("TRL", "grpo"): 8, ("TRL", "rloo"): 2}.get((self.trainer, self.command), 1)
+            each = {("TRL", "grpo"): 8, ("axolotl", "grpo"): 8, ("TRL", "rloo"): 2}.get((self.trainer, self.command), 1)
             each = max(each, 1 if self.command == "ppo" else 2)
         self.ours["num_completions"] = each
         rows = self.ours.get("batch_size")

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from assent.commands.conversion import BATCH, DEFAULTS, Conversion
+from assent.commands.conversion import BATCH, Conversion
+from assent.commands.foreign_defaults import fill_in
 from assent.commands.foreign_files import ForeignFile, read_foreign
 from assent.commands.foreign_rules import RULES
 from assent.config.commands import ConvertConfig
@@ -109,10 +110,7 @@ def _convert(found: Conversion) -> None:
     found.batch()
     found.schedule()
     found.held_out()
-    for name, value in DEFAULTS.get((found.trainer, found.command), DEFAULTS.get((found.trainer, ""), {})).items():
-        if name in found.fields and name not in found.ours:
-            found.ours[name] = value
-            found.changed.append(f"{name} {value}: the file leaves it unset, and this is their default")
+    fill_in(found)
     unset = [name for name in ("learning_rate", "max_length") if name not in found.ours]
     if unset:
         found.changed.append(f"{', '.join(unset)}: unset there; the defaults here may differ")

@@ -104,6 +104,8 @@ def _splits(found: Conversion, name: str, value: Any) -> None:
 
 def _targets(found: Conversion, name: str, value: Any) -> None:
     listed = value if isinstance(value, list) else str(value).replace(" ", "").split(",")
+    if found.options.get("lora_target_linear") is True:
+        return  # all linear layers, which are ours
     if listed not in (["all"], ["all-linear"], ["all_linear"]):
         found.ours["lora_target_modules"] = listed
 

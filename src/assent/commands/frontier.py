@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from assent.commands.opening import Prompts, open_prompts, open_reader, template_of
 from assent.commands.tools import run_shipped
@@ -30,7 +31,7 @@ from assent.evaluation.frontier import (
     sizes_up_to,
 )
 from assent.models.folders import check_revision, content_hash
-from assent.models.loading import load_tokenizer
+from assent.models.loading import load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template
 from assent.reporting.frontier import frontier_lines, frontier_picture
@@ -141,12 +142,6 @@ def _plan(name: str, folders: Sequence[str]) -> _CurvePlan:
         if not run.is_finished or not (path / "model").is_dir():
             raise ConfigError(f"curve {name}: {folder} is not a finished training run", got=run.manifest["status"])
         checkpoints = _checkpoints(path)
-        if checkpoints and run.config.get("lora_r"):
-            raise ConfigError(
-                f"curve {name}: checkpoints of a run with an adapter hold only the adapter",
-                got=folder,
-                fix="merge the run's result (assent merge) and give the merged folder instead",
-            )
         last = run.manifest["facts"].get("best", run.result or {}).get("step", (run.result or {}).get("steps"))
         of = f"{path.name} " if len(folders) > 1 else ""
         reached: list[tuple[Any, Path | None]] = [*(one for one in checkpoints if one[0] != last), (last, None)]
@@ -207,9 +202,7 @@ def _document(
         for plan in plans:
             found = []
             for number, point in enumerate(plan.points):
-                module = open_reader(config, point.model, runtime.device)
-                if point.weights is not None:
-                    load_weights(point.weights, module)
+                module = _opened(config, point, runtime.device)
                 purpose = f"{plan.name} {number}"
                 found.append(measured(module, config.samples_per_prompt, is_reference=False, purpose=purpose))
             curves.append(_trained_curve(config, plan, found, proxies))
@@ -240,6 +233,16 @@ def _document(
         "methods": [analyse(curve, base, seed=config.seed) for curve in curves],
         "at_equal_kl": compare_at_equal_kl(curves, seed=config.seed),
     }
+
+
+def _opened(config: FrontierConfig, point: _Point, device: torch.device) -> AlignmentModel:
+    """The policy of a point. A checkpoint of a run with an adapter holds the adapter's weights alone."""
+    if point.weights is None:
+        return open_reader(config, point.model, device)
+    model: Any = load_policy(point.model, dtype=config.dtype, revision=config.revision, merged=False)
+    module = AlignmentModel(model.to(device), kind="policy").eval()
+    load_weights(point.weights, module)
+    return module
 
 
 def _samples(

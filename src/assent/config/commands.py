@@ -26,8 +26,8 @@ class RunConfig(Options):
     """Number of stages that may run at the same time, if they do not depend on each other. Each gets its share of the
     cores and needs memory for its own models. auto: as many as the cores and the pipeline allow."""
     set: tuple[str, ...] = ()
-    """Replace an option of the pipeline file: STAGE.OPTION=VALUE. Give the flag once for each option. Lists and
-    mappings are written as in YAML: [1, 2]."""
+    """Replace an option of the pipeline file, STAGE.OPTION=VALUE, or one of its variables, NAME=VALUE. Give the flag
+    once for each. Lists and mappings are written as in YAML: [1, 2]."""
 
 
 class DemoConfig(Options):

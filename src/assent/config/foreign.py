@@ -73,6 +73,7 @@ _CHANGED = (
     ("gradient_accumulation_steps", "batch_size", "counts the rows of a whole update; memory follows from "
      "micro_batch_tokens"),
     ("max_epochs", "num_train_epochs", "in ppo: num_ppo_epochs, passes over a round"),
+    ("ppo_buffer_size", "num_mini_batches", "updates in each pass over a round; batch_size counts the whole round"),
     ("num_episodes total_episodes episodes", "total_steps", "rounds: episodes divided by batch_size * num_completions"),
     ("cutoff_len sequence_len max_len max_seq_length model_max_length", "max_length", "prompt and completion together"),
     ("max_prompt_length prompt_max_len", "max_length", "one limit for prompt and completion together"),
@@ -96,8 +97,8 @@ _CHANGED = (
     ("reward_weights", "reward", "a list of sources, each with its weight: [{reward: …, weight: …}]"),
     ("init_kl_coef kl_beta kl_loss_coef", "kl_coef", "kl_penalty says where it applies"),
     ("epsilon", "cliprange", ""),
-    ("normalize_reward", "scale_scores", "divides by the running standard deviation; a reward model is centred by "
-     "normalize_rewards"),
+    ("normalize_reward ppo_score_norm", "scale_scores", "divides by the running standard deviation; a reward model is "
+     "centred by normalize_rewards"),
     ("apply_chat_template", "chat_template", "always applied to lists of messages, never to plain text"),
     ("num_iterations ppo_epochs", "num_ppo_epochs", "passes over a round"),
     ("use_vllm vllm", "sampler", "vllm"),
@@ -166,7 +167,8 @@ _NONE = {
     "weight_tying full_determinism reward_model_type ref_model_adapters bnb_4bit_compute_dtype env eval_table_size "
     "eval_table_max_new_tokens roles message_field_role message_field_content train_on_eos type_of_dataset "
     "local_rollout_forward_batch_size stop_token whiten_rewards value_head_prefix enable_ema l2 aux_loss_coef "
-    "multi_objective_aggregation train_max_tokens_per_gpu enable_vllm_is_correction",
+    "ppo_whiten_rewards ld_alpha pref_bco_weight multi_objective_aggregation train_max_tokens_per_gpu "
+    "enable_vllm_is_correction",
 }
 """Why there is none: theirs."""
 

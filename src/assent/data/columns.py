@@ -1,20 +1,24 @@
-"""Columns under other names: `--columns question=prompt` reads the file's `question` as our `prompt`."""
+"""Columns under other names: `--columns question=prompt` reads the file's `question` as our `prompt`.
+
+A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assent.data import texts
 from assent.data.foreign import ASKS, FOREIGN
 from assent.data.formats import COMMON_COLUMNS, LAYOUTS
+from assent.data.judged_pairs import COLUMNS
 from assent.data.texts import RowError
 from assent.data.unread import is_empty
 from assent.errors import DataError, UsageError
 
 OURS = frozenset(
     {name for layout in LAYOUTS.values() for name in (*layout.required, *layout.optional)}
-    | {*COMMON_COLUMNS, *FOREIGN, *ASKS, "input", "output", "answer", "history"}
+    | {*COMMON_COLUMNS, *FOREIGN, *ASKS, *COLUMNS, "input", "output", "answer", "history"}
 )
 """Names that a column may be given: those of our layouts, and those of other trainers that are read."""
 
@@ -49,7 +53,12 @@ class Renaming:
         self._seen.update(row)
         kept = {name: value for name, value in row.items() if name not in self.columns}
         for theirs, ours in self.columns.items():
-            if theirs not in row:
+            if theirs in row:
+                value = row[theirs]
+            elif (found := _taken(kept, theirs.split("."))) is not None:
+                value, kept = found[0], found[1]
+                self._seen.add(theirs)
+            else:
                 continue
             if not is_empty(kept.get(ours)):
                 raise RowError(
@@ -58,7 +67,7 @@ class Renaming:
                     got=texts.shorten(kept[ours]),
                     fix=f"leave {theirs}={ours} out, or give `{ours}` another name too",
                 )
-            kept[ours] = row[theirs]
+            kept[ours] = value
         return kept
 
     def missing(self, path: str) -> DataError | None:
@@ -78,3 +87,18 @@ class Renaming:
         """What to say of it; nothing where no named column is in the file."""
         used = [f"{theirs} as {ours}" for theirs, ours in self.columns.items() if theirs in self._seen]
         return [f"columns: {', '.join(used)}"] if used else []
+
+
+def _taken(nested: Any, path: Sequence[str]) -> tuple[Any, Any] | None:
+    """What lies at the path in objects and lists, and the rest, with None in its place; None if there is nothing."""
+    first, *further = path
+    keys: Any = range(len(nested)) if isinstance(nested, list | tuple) else nested
+    key: Any = int(first) if isinstance(keys, range) and first.isdecimal() else first
+    if not isinstance(keys, range | Mapping) or key not in keys:
+        return None
+    found = _taken(nested[key], further) if further else (nested[key], None)
+    if found is None:
+        return None
+    copied = dict(nested) if isinstance(nested, Mapping) else list(nested)
+    copied[key] = found[1]
+    return found[0], copied

@@ -6,6 +6,7 @@ LLaMA-Factory     `kto_tag` (true, false) judges the last turn of `conversations
 ms-swift          `label` (true, false) judges the last turn of `messages`; `rejected_response` is the worse one of the
                   last turn, or of `response`; `rejected_messages` is the worse conversation
 content parts     [{"type": "text", "text": ...}, ...] is the text of its parts, one after another
+labelling tools   two answers side by side, and which of them is better: judged_pairs.py
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from assent.data import texts
+from assent.data.judged_pairs import JUDGES, as_ranking
 from assent.data.texts import RowError
 from assent.data.unread import is_empty
 
@@ -36,6 +38,10 @@ def as_ours(row: Mapping[str, Any], required: Collection[str] = ()) -> tuple[Map
     if asked is not None and asked[0].keys() >= set(required):
         row = asked[0]
         said.append(asked[1])
+    judged = None if JUDGES.isdisjoint(row) else as_ranking(row)
+    if judged is not None and judged[0].keys() >= set(required):
+        row = judged[0]
+        said.append(judged[1])
     if not FOREIGN.isdisjoint(row):
         ours = _translated({name: value for name, value in row.items() if name not in FOREIGN or not is_empty(value)})
         if ours is not None and ours.keys() >= set(required):

@@ -21,6 +21,7 @@ from assent.data.columns import Renaming
 from assent.data.foreign import as_ours
 from assent.data.formats import MISSING_COLUMN, Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
 from assent.data.given import groups_hash, rows_hash
+from assent.data.judged_pairs import UNJUDGED
 from assent.data.readers import Hasher, NumberedRow, file_suffix, is_gzipped, read_rows
 from assent.data.sources import open_source
 from assent.data.tables import open_parquet, plain_row, undecoded
@@ -193,7 +194,7 @@ class _Collector:
 
     def _refuse(self, error: RowError, source: str) -> None:
         message = DataError(f"{source}: {error.what}", got=error.got, expected=error.expected, fix=error.fix)
-        if not self.lenient and error.reason != texts.IDENTICAL:
+        if not self.lenient and error.reason not in (texts.IDENTICAL, UNJUDGED):
             raise message from None
         self.last_error = message
         self.refused.append(RefusedRow(source, error.reason, error.what))

@@ -202,7 +202,7 @@ def _is_array(path: Path) -> bool:
 def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     """Reads an array of objects. A file named `.json` that has one object on each line is read as JSONL."""
     if not _is_array(path):
-        yield from _read_jsonl(path, hasher)
+        yield from _read_objects(path, hasher)
         return
     text = _read_text(path, hasher)
     try:
@@ -226,6 +226,35 @@ def _read_json(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
             )
         else:
             yield number, _require_object(row)
+
+
+def _read_objects(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
+    """JSONL in a file named `.json`. Raises DataError where the file is one object around its rows."""
+    rows = _read_jsonl(path, hasher)
+    first, second = next(rows, None), next(rows, None)
+    if first is None:
+        return
+    whole: object = first[1]
+    if isinstance(whole, RowError) and second is not None:  # an object over several lines?
+        try:
+            whole = json_text.loads(_read_text(path, hasher))
+        except (ValueError, RecursionError, RowError):
+            whole = None
+    if isinstance(whole, Mapping) and (second is None or whole is not first[1]):
+        for name, value in whole.items():
+            if name in STRUCTURED_COLUMNS | TEXT_COLUMNS:
+                break
+            if isinstance(value, list) and len(value) > 1 and all(isinstance(item, Mapping) for item in value):
+                raise DataError(
+                    f"{path} is one object, whose `{name}` holds {len(value)} objects",
+                    got="keys " + texts.listed(sorted(whole)),
+                    expected="an array of objects, or one object on each line",
+                    fix=f"write that list alone: jq .{name} {path.name} > rows.json",
+                )
+    yield first
+    if second is not None:
+        yield second
+    yield from rows
 
 
 STRUCTURED_COLUMNS = {

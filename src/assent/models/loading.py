@@ -51,8 +51,10 @@ def load_policy(
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
     quantised: Mapping[str, Any] | None = None,
+    merged: bool = True,
 ) -> PreTrainedModel:
-    """A causal language model on the CPU, in evaluation mode. From an adapter folder (PEFT) it is the merged base.
+    """A causal language model on the CPU, in evaluation mode. From an adapter folder (PEFT) it is the merged base, or,
+    if not `merged`, the base with the adapter in its layers, which alone requires gradients.
 
     With `tokenizer`, embedding rows, pad and EOS ids are made to fit it. `max_length`: the least context.
     `quantised`: the options from `adapters.quantisation`. Raises ModelError, which says what the folder lacks.
@@ -61,7 +63,8 @@ def load_policy(
     config = load_config(folder)
     check_is_policy(config, folder)
     if adapters.is_adapter(folder):
-        model = _merged(folder, config, dtype=dtype)
+        base = _base_of(folder, config, dtype=dtype)
+        model = adapters.merge_adapter(base, folder) if merged else adapters.attach_adapter(base, folder, trained=True)
     else:
         check_weights(folder)
         model = _load(AutoModelForCausalLM, folder, may_miss=set(), dtype=DTYPES[dtype], **(quantised or {}))

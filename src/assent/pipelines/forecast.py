@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from assent.config.loading import parse_options
-from assent.pipelines.plan import REFERENCE, Stage
+from assent.pipelines.plan import Stage
+from assent.pipelines.references import REFERENCE
 from assent.runs.folder import MANIFEST, METRICS
 
 READ, UPDATE, SAMPLE = 1.0, 3.0, 2.0

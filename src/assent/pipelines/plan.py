@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from pydantic import BaseModel, Field
 from assent.config.loading import parse_options, read_value, read_yaml, unknown_name
 from assent.config.options import NonNegative, Options
 from assent.errors import ConfigError
+from assent.pipelines.references import REFERENCE, check_variables, references, replaced, texts, with_variables
 from assent.pipelines.steps import STEPS, Step
 from assent.runs.files import sha256_of
 from assent.runs.manifest import RESULT_NEUTRAL
 
-REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -45,6 +45,8 @@ class PipelineFile(Options):
     """Folder of its results; --output-dir overrides it."""
     seed: NonNegative = 0
     """Passed to every stage that takes a seed and gives none; --seed overrides it."""
+    variables: dict[str, Any] = Field(default_factory=dict)
+    """Values that stages' options take as ${NAME}; --set NAME=VALUE overrides one. null: it must be given."""
     stages: list[dict[str, Any]] = Field(min_length=1)
     """The stages, in order."""
 
@@ -69,7 +71,7 @@ class Stage:
             stage, _, name = reference.partition(".")
             return str(outputs[stage][name])
 
-        return _replaced(dict(self.options), value_of)
+        return replaced(dict(self.options), value_of)
 
     def config(self, outputs: Mapping[str, Mapping[str, Any]]) -> BaseModel:
         """The stage's configuration, from `given`."""
@@ -105,14 +107,17 @@ def read_plan(
     _check_names(entries)
     if fast and not any(entry.fast for entry in entries):
         raise ConfigError(f"--fast has no effect: no stage in {path} has a `fast:` section", fix="leave it out")
-    given = _parse_overrides(overrides, entries)
+    given, variables = _parse_overrides(overrides, entries, file.variables)
+    check_variables(variables, [part for entry in entries for part in (entry.options, entry.fast)], path)
     stages: list[Stage] = []
     for entry in entries:
-        plain = _stage(
-            entry, {**entry.options, **given[entry.name]}, folder, file.seed if seed is None else seed, stages
-        )
-        fast_options = {**entry.options, **entry.fast, **given[entry.name]}
-        shortened = _stage(entry, fast_options, folder, file.seed if seed is None else seed, stages)
+
+        def checked(options: dict[str, Any], entry: StageEntry = entry) -> Stage:
+            options = with_variables(options, variables, f" of stage {entry.name}")
+            return _stage(entry, options, folder, file.seed if seed is None else seed, stages)
+
+        plain = checked({**entry.options, **given[entry.name]})
+        shortened = checked({**entry.options, **entry.fast, **given[entry.name]})
         stages.append(shortened if fast else plain)
     return Plan(file.name, Path(folder), tuple(stages))
 
@@ -137,20 +142,31 @@ def _check_names(entries: Sequence[StageEntry]) -> None:
         raise ConfigError(f"two stages have the name {twice[0]}", fix="give each stage a name of its own")
 
 
-def _parse_overrides(overrides: Sequence[str], entries: Sequence[StageEntry]) -> dict[str, dict[str, Any]]:
+def _parse_overrides(
+    overrides: Sequence[str], entries: Sequence[StageEntry], variables: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Each stage's options that --set gives, and the file's variables with those that --set gives."""
     given: dict[str, dict[str, Any]] = {entry.name: {} for entry in entries}
+    given_variables: dict[str, Any] = {}
     for override in overrides:
         target, equals, value = override.partition("=")
         stage, dot, option = target.partition(".")
-        if not (equals and dot and option):
-            raise ConfigError("--set cannot be read", got=override, expected="STAGE.OPTION=VALUE")
-        if stage not in given:
-            raise unknown_name("stage in --set", stage, given)
-        option = option.replace("-", "_")
-        if option in given[stage]:
-            raise ConfigError(f"--set gives {stage}.{option} twice", got=override, fix="give it once")
-        given[stage][option] = read_value(value)
-    return given
+        if not equals or (dot and not option):
+            raise ConfigError("--set cannot be read", got=override, expected="STAGE.OPTION=VALUE or VARIABLE=VALUE")
+        known, kind = (given, "stage in --set") if dot else (variables, "variable in --set")
+        if stage not in known:
+            raise (
+                unknown_name(kind, stage, known)
+                if known
+                else ConfigError(
+                    "--set cannot be read", got=override, expected="STAGE.OPTION=VALUE, as the file has no variables"
+                )
+            )
+        where, name = (given[stage], option.replace("-", "_")) if dot else (given_variables, stage)
+        if name in where:
+            raise ConfigError(f"--set gives {target} twice", got=override, fix="give it once")
+        where[name] = read_value(value)
+    return given, {**variables, **given_variables}
 
 
 def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, earlier: Sequence[Stage]) -> Stage:
@@ -165,7 +181,7 @@ def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, e
     if "seed" in config_class.model_fields:
         options = {"seed": seed, **options}
     known = {stage.name: stage for stage in earlier}
-    used = [_known_reference(reference, known, where) for reference in _references(options, where)]
+    used = [_known_reference(reference, known, where) for reference in references(options, where)]
     config = parse_options(config_class, options, where=where)  # references are text, as the outputs are
     needs = {stage.name for stage in (*used, *_in_folders_of(earlier, options))}
     return Stage(entry.name, entry.command, step, options, output_dir, _key(entry, config, used), frozenset(needs))
@@ -173,7 +189,7 @@ def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, e
 
 def _in_folders_of(earlier: Sequence[Stage], options: Mapping[str, Any]) -> list[Stage]:
     """The stages in whose folder a path of the options lies, written out instead of as a reference."""
-    paths = [Path(text).absolute() for text in _texts(options) if text]
+    paths = [Path(text).absolute() for text in texts(options) if text]
     return [stage for stage in earlier if any(path.is_relative_to(stage.output_dir.absolute()) for path in paths)]
 
 
@@ -194,7 +210,7 @@ def _known_reference(reference: str, earlier: Mapping[str, Stage], where: str) -
 def _key(entry: StageEntry, config: BaseModel, used: Sequence[Stage]) -> str:
     """SHA-256 over all that the result depends on: command, options, content of files, the stages referred to."""
     options = config.model_dump(mode="json", exclude=set(RESULT_NEUTRAL))
-    files = {text: _file_state(Path(text)) for text in _texts(options) if text and not REFERENCE.search(text)}
+    files = {text: _file_state(Path(text)) for text in texts(options) if text and not REFERENCE.search(text)}
     identity = {
         "command": entry.command,
         "options": options,
@@ -216,32 +232,3 @@ def _file_state(path: Path) -> str | None:
     except OSError:
         return None  # too long for a path, or not readable: if it is a path, the stage reports it
     return None
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _texts(part)
-
-
-def _references(options: Any, where: str) -> list[str]:
-    """The texts between ${ and } in the options. Raises ConfigError if one is not closed."""
-    for text in _texts(options):
-        if "${" in REFERENCE.sub("", text):
-            raise ConfigError(f"a reference{where} is not closed", got=text, expected="${STAGE.OUTPUT}")
-    return [reference for text in _texts(options) for reference in REFERENCE.findall(text)]
-
-
-def _replaced(value: Any, value_of: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return REFERENCE.sub(lambda match: value_of(match.group(1)), value)
-    if isinstance(value, Mapping):
-        return {key: _replaced(part, value_of) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replaced(part, value_of) for part in value]
-    return value

@@ -118,6 +118,8 @@ def check_owner(path: Path, existing: Mapping[str, Any] | None, identity: Mappin
     if existing is None:
         return
     differing = differences(existing, identity)
+    if "command" in differing:  # the options of another command say nothing
+        differing = {"command": differing["command"]}
     if differing:
         raise RunFolderError(
             f"{path} belongs to another run",

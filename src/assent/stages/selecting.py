@@ -30,11 +30,24 @@ def to_comparisons(groups: Sequence[PromptGroup], *, ties: bool = False) -> Sele
         if len(group.completions) != 2 or _ranks(judged) is None:
             raise DataError(
                 f"{group.source or 'a row'} is not a comparison",
-                got=f"{len(group.completions)} completion(s), {judged.kind}",
+                got=_held(group),
                 expected="two completions and which of them is better (prompt, chosen, rejected)",
-                fix=_OTHER_COMMAND.get(judged.kind, "for demonstrations use `assent sft`"),
+                fix=_fix(group, _OTHER_COMMAND.get(judged.kind, "for demonstrations use `assent sft`")),
             )
     return to_rankings(groups, ties=ties)
+
+
+def _held(group: PromptGroup) -> str:
+    """What a group has, and which columns of its row nothing read."""
+    judged = group.preference or Preference()
+    unread = f"; not read: {', '.join(group.columns)}" if group.columns and not group.completions else ""
+    return f"{len(group.completions)} completion(s), {judged.kind}{unread}"
+
+
+def _fix(group: PromptGroup, otherwise: str) -> str:
+    if group.completions or not group.columns:
+        return otherwise
+    return "say which columns hold the answers and the judgement: --columns THEIRS=OURS (docs/data.md)"
 
 
 def to_rankings(groups: Sequence[PromptGroup], *, ties: bool = False) -> Selected:
@@ -232,9 +245,11 @@ def rankings_for(groups: Sequence[PromptGroup], *, loss: str, accepts: frozenset
         if number < 2 or (judged.ranking is None and judged.scores is None):
             raise DataError(
                 f"{group.source or 'a row'} is neither a comparison nor a ranking",
-                got=f"{number} completion(s), {judged.kind}",
+                got=_held(group),
                 expected="at least two completions and their order (prompt, chosen, rejected; ranking; scores)",
-                fix="for thumbs and single scores use --loss-type bce or mse; for demonstrations `assent sft`",
+                fix=_fix(
+                    group, "for thumbs and single scores use --loss-type bce or mse; for demonstrations `assent sft`"
+                ),
             )
         if number > 2 and "many" not in accepts:
             raise DataError(

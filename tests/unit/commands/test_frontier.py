@@ -125,6 +125,21 @@ def test_a_curve_knows_the_proxy_that_it_was_trained_against(folder: Path, capsy
     assert [row["best_of_n"] for row in found["at_equal_kl"]] in ([], ["best-of-n own"])
 
 
+def test_an_adapter_s_checkpoints_are_measured_as_what_they_were(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run's checkpoint after its first step is what a run of one step ends with."""
+    train("sft", "lora-1", "--max-steps", 1, "--lora-r", 2, capsys=capsys)
+    train("sft", "lora-3", "--max-steps", 3, "--lora-r", 2, "--save-steps", 1, "--save-total-limit", 9, capsys=capsys)
+    options = ["--samples-per-prompt", 4]
+    found = frontier("adapters", "--curves.sft", "lora-3", *options, capsys=capsys)["written"]["methods"][0]["points"]
+    by_step = {point["step"]: point["kl"]["value"] for point in found}
+    assert by_step.keys() == {1, 2, 3}
+    assert len(set(by_step.values())) == 3
+    short = frontier("adapter", "--curves.sft", "lora-1", *options, capsys=capsys)["written"]["methods"][0]["points"]
+    assert by_step[1] == pytest.approx(short[0]["kl"]["value"], rel=1e-3)
+
+
 def refused(capsys: pytest.CaptureFixture[str], *options: object) -> str:
     status, out, err = said(["frontier", "--output-dir", "refused", *options], capsys)
     assert (status, out) == (2, "")
@@ -145,9 +160,8 @@ def test_what_cannot_be_measured_is_refused(folder: Path, capsys: pytest.Capture
     assert "no folders" in refused(capsys, *base, "--curves.a", "[]")
     tiny_model(folder / "stranger", texts=["wholly other words"] * 9, context=1024)
     assert "another tokenizer" in refused(capsys, *base, "--curves.a", "stranger")
-    run = train("sft", "lora", "--max-steps", 2, "--save-steps", 1, "--lora-r", 2, capsys=capsys)
-    assert "hold only the adapter" in refused(capsys, *base, "--curves.a", run)
-    manifest = json.loads(Path("lora/run.json").read_text())
+    train("sft", "one", "--max-steps", 1, capsys=capsys)
+    manifest = json.loads(Path("one/run.json").read_text())
     Path("unfinished").mkdir()
     Path("unfinished/run.json").write_text(json.dumps(manifest | {"status": "running", "result": None}))
     assert "not a finished training run" in refused(capsys, *base, "--curves.a", "unfinished")

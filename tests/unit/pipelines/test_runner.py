@@ -188,7 +188,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     [
         ("${first.file}\n", "${frist.file}\n", r"\$\{frist.file\} of stage second: unknown earlier stage: frist"),
         ("${first.file}\n", "${first.fil}\n", r"unknown output of write: fil\n.*did you mean file\?"),
-        ("${first.file}\n", "${first}\n", "cannot be read"),
+        ("${first.file}\n", "${first}\n", r"\$\{first\} of stage second: there is no variable\n.*\$\{STAGE.OUTPUT\}"),
         ("${first.file}\n", "${first.file\n", r"a reference of stage second is not closed\n.*\$\{first.file\n"),
         ('"${first.file}"', '"${first.file} ${first.size"', "a reference of stage second is not closed"),
         ('"${first.file}"', '"${{first.file}}"', "a reference of stage second is not closed"),
@@ -221,7 +221,7 @@ def test_a_fault_anywhere_is_found_before_anything_runs(tmp_path: Path, old: str
     [
         ({"overrides": ["third.text=x"]}, "unknown stage in --set: third"),
         ({"overrides": ["first.txet=x"]}, "unknown option: txet of stage first"),
-        ({"overrides": ["first=x"]}, "--set cannot be read"),
+        ({"overrides": ["first=x"]}, "(?s)--set cannot be read.*STAGE.OPTION=VALUE, as the file has no variables"),
         ({"overrides": ["first.text"]}, "--set cannot be read"),
         ({"overrides": ["first.times=1", "first.times=1"]}, "--set gives first.times twice"),
         ({"overrides": ["second.parts={a"]}, "not valid YAML"),
@@ -231,6 +231,59 @@ def test_a_fault_anywhere_is_found_before_anything_runs(tmp_path: Path, old: str
 def test_an_override_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(tmp_path, **options)
+    assert names() == []
+
+
+VARIED = """
+name: varied
+variables: {folder: here, times: 2}
+stages:
+  - name: first
+    command: write
+    options: {text: "${folder}/a ", times: "${times}"}
+    fast: {times: 1}
+  - name: second
+    command: write
+    options: {text: "${folder}", source: "${first.file}"}
+"""
+
+
+def test_variables_stand_in_options_and_set_overrides_them(tmp_path: Path) -> None:
+    outputs = run(tmp_path, VARIED)
+    assert Path(outputs["second"]["file"]).read_text() == "here/a here/a here"
+    assert CALLS[0][1].times == 2
+    (tmp_path / "other").mkdir()
+    outputs = run(tmp_path / "other", VARIED, overrides=["folder=there", "second.text=${folder}!", "times=1"])
+    assert Path(outputs["second"]["file"]).read_text() == "there/a there!"
+
+
+def test_a_run_with_another_value_of_a_variable_is_another_run_where_it_is_used(tmp_path: Path) -> None:
+    text = VARIED.replace('"${folder}", source: "${first.file}"', "b")
+    run(tmp_path, text)
+    with pytest.raises(RunFolderError, match="other options or inputs: first\n"):
+        run(tmp_path, text, overrides=["folder=there"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "overrides", "message"),
+    [
+        ("${folder}/a", "${fodler}/a", [], r"(?s)\$\{fodler\} of stage first: unknown variable: fodler.*mean folder\?"),
+        ("here", "null", [], r"variable folder of .* has no value\n.*--set folder=VALUE"),
+        ("here", "[a, b]", [], "variable folder of .* holds more than one value"),
+        ("times: 2}", "times: 2, more: 3}", [], r"variable more of .* has no effect: no stage has \$\{more\}"),
+        ("times: 2}", "times: 2, first: 3}", [], "variable first of .* has no effect"),
+        ("times: 2}", "times: often}", [], "times of stage first is not right"),
+        ("here", "there", ["fodler=x"], r"(?s)unknown variable in --set: fodler.*mean folder\?"),
+        ("here", "there", ["folder=x", "folder=y"], "--set gives folder twice"),
+        ("here", "there", ["first.=y"], "--set cannot be read"),
+    ],
+)
+def test_a_variable_that_cannot_be_is_refused(
+    tmp_path: Path, old: str, new: str, overrides: list[str], message: str
+) -> None:
+    assert old in VARIED
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path, VARIED.replace(old, new), overrides=overrides)
     assert names() == []
 
 

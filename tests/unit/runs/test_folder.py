@@ -53,6 +53,13 @@ def test_an_interrupted_run_resumes_and_a_finished_one_is_returned(tmp_path: Pat
         assert folder.manifest["facts"] == {"tier": "segments"}
 
 
+def test_another_command_s_run_is_refused_without_its_options(tmp_path: Path) -> None:
+    open_folder(tmp_path).close()
+    with pytest.raises(RunFolderError) as caught:
+        open_folder(tmp_path, {"gold": "g"}, command="frontier")
+    assert (caught.value.got, caught.value.expected) == ("command: frontier", "command: dpo (as that run was started)")
+
+
 def test_another_configuration_is_refused_by_the_keys_that_differ(tmp_path: Path) -> None:
     open_folder(tmp_path, hashes={"train data": "1", "model": "x"}).close()
     before = (tmp_path / "run.json").read_bytes()

@@ -120,3 +120,9 @@ def test_a_revision_of_a_local_folder_is_refused(tmp_path: Path) -> None:
         check_revision("main", str(tmp_path / "model"))
     check_revision(None, str(tmp_path / "model"))
     check_revision("main", "owner/name", str(tmp_path / "model"))  # it has one on the first
+
+
+def test_prompts_whose_columns_nothing_read_name_them() -> None:
+    row = PromptGroup(prompt="Hi", completions=(), columns={"left": "Yes", "right": "No", "best": "left"})
+    with pytest.raises(DataError, match=r"not read: left, right, best(?s:.*)--columns THEIRS=OURS"):
+        to_comparisons([row])
