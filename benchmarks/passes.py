@@ -1,11 +1,12 @@
-"""A reward model's step on a CPU: how the size of a pass, whole tables' gradients and a cast for each layer affect it.
+"""A reward model's step on a CPU: how it depends on the size of a pass, on passes at the same time, whole tables'
+gradients and a cast for each layer.
 
-    python benchmarks/passes.py --model MODEL --data hh.jsonl [--pairs 96] [--bf16]
+    python benchmarks/passes.py --model MODEL --data hh.jsonl [--pairs 96] [--bf16] [--lora-r 16]
 
 Makes the same updates of 8 pairs in turn with passes of each of `--tokens`. Then it repeats the first of these without
-what `engine/row_gradients.py` or `models/half_products.py` does. There are `--repeats` rounds in one process. Prints
-one JSON document: the seconds of all updates by round, and the median ratio of the first setting's to each other's. The
-first round is left out.
+what `engine/passes.py`, `engine/row_gradients.py` or `models/half_products.py` does. There are `--repeats` rounds in
+one process. Prints one JSON document: the seconds of all updates by round, and the median ratio of the first setting's
+to each other's. The first round is left out.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ Setting = tuple[int, Callable[[], AbstractContextManager[Any]]]
 
 def settings(tokens: list[int]) -> dict[str, Setting]:
     """Each setting's name, the tokens of its passes, and what it switches off."""
-    from assent.engine import learner
+    from assent.engine import learner, micro_batches
     from assent.models import half_products
 
     found: dict[str, Setting] = {f"{number} tokens": (number, nullcontext) for number in tokens}
+    found["one pass at a time"] = (tokens[0], lambda: mock.patch.object(micro_batches, "workers", return_value=1))
     found["whole tables"] = (tokens[0], lambda: mock.patch.object(learner, "by_rows", return_value=nullcontext()))
     found["a cast for each layer"] = (tokens[0], lambda: mock.patch.object(half_products, "serves", return_value=False))
     return found
@@ -40,6 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, list[float]]:
     from assent.config.stages import RewardConfig
     from assent.engine.learner import Learner
     from assent.engine.runtime import Runtime
+    from assent.models.adapters import Base, add_adapter
     from assent.models.loading import load_scorer
     from assent.models.module import AlignmentModel
     from assent.stages.reward import objective_of
@@ -47,14 +50,18 @@ def run(args: argparse.Namespace) -> dict[str, list[float]]:
     from assent.stages.stage_data import read_stage_data
 
     precision = "bf16" if args.bf16 else "no"
-    config = RewardConfig(model=args.model, data=args.data, output_dir="-", max_length=1024, mixed_precision=precision)
+    options = {"model": args.model, "data": args.data, "max_length": 1024, "mixed_precision": precision}
+    config = RewardConfig(output_dir="-", **options, **({"lora_r": args.lora_r} if args.lora_r else {}))
     accepts = frozenset({"many", "tied", "margin", "chosen_probability"})
     stage_data = read_stage_data(
         config, model=config.model, sources={"train": config.data},
         select=lambda groups: rankings_for(groups, loss="bradley_terry", accepts=accepts),
     )  # fmt: skip
     runtime = Runtime("cpu", mixed_precision=precision)
-    module = AlignmentModel(load_scorer(config.model), kind="scorer")
+    scorer = load_scorer(config.model)
+    if args.lora_r:
+        scorer = add_adapter(scorer, config, base=Base(config.model), seed=0)
+    module = AlignmentModel(scorer, kind="scorer")
     learner = Learner(module, runtime=runtime, optim=config, total_steps=10**6)
     groups, objective = list(stage_data.train.tokens)[: args.pairs], objective_of(config)
     given = settings(args.tokens)
@@ -78,6 +85,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--lora-r", type=int, default=0, help="LoRA of this rank on all linear layers; 0: all weights")
     args = parser.parse_args()
     seconds = run(args)
     first = next(iter(seconds.values()))

@@ -35,9 +35,7 @@ def own_cache(
 @pytest.fixture(params=[1, 2], ids=["one pass at a time", "two at once"])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """torch's threads; with two, micro-batches are passed two at a time (engine/passes.py)."""
-    import torch
+    from tests.support.engine import torch_threads
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param

@@ -94,13 +94,13 @@ def test_an_update_cuts_its_groups_once_and_packs_each_once(
     packed: Counter[str] = Counter()
     bins, halve = Budget.bins, Budget.halve
 
-    def counted_bins(self: Budget, groups: Sequence[TokenGroup], *, workers: int = 1) -> list[list[int]]:
+    def counted_bins(self: Budget, groups: Sequence[TokenGroup], *, hands: int = 1) -> list[list[int]]:
         cut.append(self.tokens)
-        return bins(self, groups, workers=workers)
+        return bins(self, groups, hands=hands)
 
-    def uncounted_halve(self: Budget, groups: Sequence[TokenGroup], *, workers: int = 1) -> None:
+    def uncounted_halve(self: Budget, groups: Sequence[TokenGroup], *, hands: int = 1) -> None:
         asked = len(cut)
-        halve(self, groups, workers=workers)
+        halve(self, groups, hands=hands)
         del cut[asked:]
 
     def counted_pack(groups: Sequence[TokenGroup], *, device: str) -> GroupBatch:

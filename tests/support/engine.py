@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,16 @@ class Nll:
         assert outputs.logprobs is not None
         count = torch.tensor(float(batch.num_completions))
         return {"nll": -outputs.logprobs.sum()}, {"logps/chosen": (outputs.logprobs.detach().sum(), count)}
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_groups(n: int, *, seed: int = 0, completions: int = 2) -> list[TokenGroup]:

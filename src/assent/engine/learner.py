@@ -34,7 +34,7 @@ from assent.engine.micro_batches import (
     smallest,
 )
 from assent.engine.optimiser import OptimiserSettings, learning_rate, make_adamw
-from assent.engine.passes import Metrics, Terms, backward_at_once, workers
+from assent.engine.passes import Metrics, Terms, backward_at_once
 from assent.engine.reading import read_bins, read_groups
 from assent.engine.row_gradients import by_rows
 from assent.engine.runtime import Runtime
@@ -89,6 +89,8 @@ class Learner:
         self.optimiser = make_adamw(self.module, optim)
         self._passed: Sequence[TokenGroup] = ()
         """The groups of the last pass. If memory runs out, their micro-batches become smaller."""
+        self._hands = 1
+        """For how many passes at the same time they were cut."""
         self._matmul_rate = runtime.matmul_rate(next(module.parameters()).dtype)
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
@@ -109,7 +111,7 @@ class Learner:
             while (step := self._attempt(groups, objective)) is None:
                 self._discard_gradients()
                 free_memory(self.runtime.device)
-                self.budget.halve(self._passed, workers=workers(self.module, self.runtime))
+                self.budget.halve(self._passed, hands=self._hands)
         finally:
             self.module.eval()
         self._check_losses(step, objective)
@@ -166,10 +168,12 @@ class Learner:
     def _attempt(self, groups: Sequence[TokenGroup], objective: Objective) -> _Step | None:
         """Puts the gradients of the whole step into `.grad`. None if memory ran out on some process."""
         runtime, self._passed = self.runtime, groups
-        hands, looks_at_all = workers(self.module, runtime), looks_at_the_step(objective)
-        bins = self.budget.bins(groups, workers=1 if looks_at_all else hands)
+        looks_at_all = looks_at_the_step(objective)
+        self._hands = hands = 1 if looks_at_all else self.budget.hands(self.module, runtime)
+        bins = self.budget.bins(groups, hands=hands)
         in_one_pass = runtime.num_processes == 1 and len(bins) == 1
         if looks_at_all and not in_one_pass:
+            self._hands = self.budget.hands(self.module, runtime)  # of the pass without gradient
             return self._attempt_whole(groups, bins, objective)
         if self.router_aux_loss_coef:
             balanced = self._balanced(groups, bins, objective, in_one_pass=in_one_pass)

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from assent.engine.passes import workers
 from assent.engine.runtime import Runtime
 from assent.errors import OutOfMemoryError
 from assent.models.batch import TokenGroup
@@ -23,11 +24,13 @@ _MESSAGES = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't
 
 
 class Budget:
-    """The most tokens of one forward pass. Halved when memory runs out, for the rest of the run."""
+    """The most tokens of one forward pass, and how many passes run at the same time. When memory runs out, it becomes
+    smaller for the rest of the run."""
 
     def __init__(self, tokens: int, *, shared: bool, num_processes: int = 1) -> None:
         self.configured = self.tokens = tokens
         self.shared, self.num_processes = shared, num_processes
+        self.one_at_a_time = False
 
     @classmethod
     def of(cls, module: nn.Module, runtime: Runtime, tokens: int) -> Budget:
@@ -38,35 +41,43 @@ class Budget:
             num_processes=runtime.num_processes,
         )
 
-    def bins(self, groups: Sequence[TokenGroup], *, workers: int = 1) -> list[list[int]]:
+    def hands(self, module: nn.Module, runtime: Runtime) -> int:
+        """How many passes run at the same time."""
+        return 1 if self.one_at_a_time else workers(module, runtime)
+
+    def bins(self, groups: Sequence[TokenGroup], *, hands: int = 1) -> list[list[int]]:
         """Micro-batches as indices of `groups`, longest first. The same on every process, and work for each of them and
-        for each of `workers`."""
-        tokens, hands = self.tokens, max(self.num_processes, workers)
+        for each of `hands`."""
+        tokens, hands = self.tokens, max(self.num_processes, hands)
         if hands > 1:
             whole = sum(g.num_tokens if self.shared else g.num_padded_tokens for g in groups)
             tokens = max(1, min(tokens, -(-whole // hands)))
         return split_by_budget(groups, max_tokens=tokens, shared=self.shared)
 
-    def halve(self, groups: Sequence[TokenGroup], *, workers: int = 1) -> None:
-        """Makes micro-batches of these groups smaller. Raises OutOfMemoryError if each is a single group already."""
-        bins = self.bins(groups, workers=workers)
+    def halve(self, groups: Sequence[TokenGroup], *, hands: int = 1) -> None:
+        """Makes micro-batches of these groups smaller, or, if each is a single group already, passes them one at a
+        time. `hands`: as in `bins`. Raises OutOfMemoryError if that was the case too."""
+        bins = self.bins(groups, hands=hands)
         if max((len(indices) for indices in bins), default=1) == 1:
+            if hands > 1:
+                self.one_at_a_time = True
+                return
             largest = max(groups, key=lambda g: g.num_tokens)
             raise OutOfMemoryError(
                 "one group's forward and backward pass does not fit into memory",
                 got=f"{largest.num_tokens} tokens in {largest.source or 'the longest group'}",
                 fix="lower --max-length, or use --gradient-checkpointing, --dtype bfloat16 or a smaller model",
             )
-        while self.bins(groups, workers=workers) == bins:
+        while self.bins(groups, hands=hands) == bins:
             self.tokens = max(1, self.tokens // 2)
 
     def state(self) -> dict[str, int]:
-        return {"configured": self.configured, "tokens": self.tokens}
+        return {"configured": self.configured, "tokens": self.tokens, "one_at_a_time": self.one_at_a_time}
 
     def restore(self, state: dict[str, int]) -> None:
         """A resumed run cuts its steps as before, unless it was given another budget."""
         if state["configured"] == self.configured:
-            self.tokens = state["tokens"]
+            self.tokens, self.one_at_a_time = state["tokens"], bool(state.get("one_at_a_time"))
 
 
 def default_tokens(module: nn.Module, device: str) -> int:

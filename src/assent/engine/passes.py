@@ -1,22 +1,22 @@
 """A step's micro-batches, several at the same time on a CPU.
 
-A deep model's products are small, and a thread that waits for the others after each of them idles. With two threads on
-two cores, DPO on SmolLM2-135M with LoRA used 73% of their time; two passes at the same time, of one thread each, use
-all of it (benchmarks/RESULTS.md). Each worker adds its own gradients up, and theirs are added in a fixed order: the
-bits depend on the number of threads, which a run keeps (engine/threads.py), and on nothing else.
+A deep model's products are small, and a thread that waits for the others after each of them idles. Passes at the same
+time, with their share of the threads each, do not wait for each other (benchmarks/RESULTS.md has the gain). Each worker
+adds its own gradients up, and theirs are added in a fixed order: the bits depend on the number of threads, which a run
+keeps (engine/threads.py), and on nothing else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from assent.engine.runtime import Runtime
-from assent.models.at_once import MOST_WORKERS, at_once, dealt
+from assent.models.at_once import MOST_WORKERS, each_at_once
 from assent.models.batch import GroupBatch
 
 MOST_TRAINED = 2**25
@@ -60,26 +60,24 @@ def backward_at_once(
     """Puts the gradient of the sum of `losses` of all batches into `.grad`. Returns what each batch gave, in order."""
     trained = [p for p in module.parameters() if p.requires_grad]
 
-    def work(mine: Sequence[int], sums: list[Tensor | None]) -> Iterator[tuple[int, Passed]]:
-        for number in mine:
-            try:
-                total, terms, metrics = losses(batches[number])
-            except OverflowError as error:  # a loss with an exponential, beyond its range
-                yield number, Passed(math.nan, {}, {}, beyond=str(error))
-                continue
-            if total.requires_grad:  # it does not if no token counts
-                for i, grad in enumerate(torch.autograd.grad(total, trained, allow_unused=True)):
-                    sums[i] = _added(trained[i], sums[i], grad)
-            found = {name: term.detach() for name, term in terms.items()}
-            yield number, Passed(float(total.detach()), found, metrics)
+    sums: list[list[Tensor | None]] = [[None] * len(trained) for _ in range(hands)]
 
-    hand = dealt([len(batch.input_ids) for batch in batches], hands)
-    sums: list[list[Tensor | None]] = [[None] * len(trained) for _ in hand]
-    found = at_once([work(mine, own) for mine, own in zip(hand, sums, strict=True)])
+    def work(hand: int, number: int) -> Passed:
+        try:
+            total, terms, metrics = losses(batches[number])
+        except OverflowError as error:  # a loss with an exponential, beyond its range
+            return Passed(math.nan, {}, {}, beyond=str(error))
+        if total.requires_grad:  # it does not if no token counts
+            own = sums[hand]
+            for i, grad in enumerate(torch.autograd.grad(total, trained, allow_unused=True)):
+                own[i] = _added(trained[i], own[i], grad)
+        return Passed(float(total.detach()), {name: term.detach() for name, term in terms.items()}, metrics)
+
+    passed = each_at_once(work, [len(batch.input_ids) for batch in batches], hands)
     for own in sums:
         for parameter, grad in zip(trained, own, strict=True):
             parameter.grad = _added(parameter, parameter.grad, grad)
-    return [passed for _, passed in sorted((pair for one in found for pair in one), key=lambda pair: pair[0])]
+    return passed
 
 
 def _added(parameter: nn.Parameter, total: Tensor | None, grad: Tensor | None) -> Tensor | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from assent.engine.micro_batches import Budget, free_memory, is_out_of_memory, sharded_out_of_memory, share, smallest
-from assent.engine.passes import workers
 from assent.engine.runtime import Runtime
-from assent.models.at_once import at_once, dealt
+from assent.models.at_once import each_at_once
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
 
@@ -27,13 +26,14 @@ def read_groups(
     """
     if not groups:
         return Outputs(**{name: torch.zeros(0) for name in want})
-    hands = workers(module, runtime)
-    while (
-        read := read_bins(module, groups, budget.bins(groups, workers=hands), want=want, runtime=runtime, budget=budget)
-    ) is None:
+    while True:
+        hands = budget.hands(module, runtime)
+        bins = budget.bins(groups, hands=hands)
+        read = read_bins(module, groups, bins, want=want, runtime=runtime, budget=budget)
+        if read is not None:
+            return read
         free_memory(runtime.device)
-        budget.halve(groups, workers=hands)
-    return read
+        budget.halve(groups, hands=hands)
 
 
 def read_bins(
@@ -64,54 +64,29 @@ def outputs_of(
     budget: Budget,
 ) -> list[tuple[Sequence[int], Outputs]] | None:
     """This process's micro-batches and their outputs; None if memory ran out on some process."""
-    if (hands := workers(module, runtime)) > 1 and len(bins) > 1:
-        return _at_once(module, groups, bins, want=want, runtime=runtime, hands=hands)
-    results: list[tuple[Sequence[int], Outputs]] = []
-    failed = False
-    for indices in share(bins, rank=runtime.rank, num_processes=runtime.num_processes):
-        if indices is None and not runtime.is_sharded:
-            continue
-        chosen = [smallest(groups)] if indices is None else [groups[i] for i in indices]
-        try:
-            with runtime.autocast():
-                outputs = module(pack(chosen, device=runtime.device), want)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if runtime.is_sharded:
-                raise sharded_out_of_memory(budget) from error
-            failed = True
-            break
-        if indices is not None:
-            results.append((indices, outputs))
-    return None if float(runtime.max(torch.tensor(float(failed)))) else results
+    mine = share(bins, rank=runtime.rank, num_processes=runtime.num_processes)
+    mine = [indices for indices in mine if indices is not None or runtime.is_sharded]
+    chosen = [[smallest(groups)] if indices is None else [groups[i] for i in indices] for indices in mine]
 
+    def read(hand: int, number: int) -> Outputs:
+        with runtime.autocast():
+            outputs: Outputs = module(pack(chosen[number], device=runtime.device), want)
+        return outputs
 
-def _at_once(
-    module: nn.Module,
-    groups: Sequence[TokenGroup],
-    bins: Sequence[Sequence[int]],
-    *,
-    want: frozenset[str],
-    runtime: Runtime,
-    hands: int,
-) -> list[tuple[Sequence[int], Outputs]] | None:
-    """`outputs_of` with several micro-batches at the same time, on a CPU."""
-
-    def work(mine: Sequence[int]) -> Iterator[tuple[int, Outputs]]:
-        for number in mine:
-            with runtime.autocast():
-                yield number, module(pack([groups[i] for i in bins[number]], device=runtime.device), want)
-
-    sizes = [sum(groups[i].num_tokens for i in indices) for indices in bins]
+    outputs: list[Outputs] | None = None
     try:
-        found = at_once([work(mine) for mine in dealt(sizes, hands)])
+        if (hands := budget.hands(module, runtime)) > 1 and len(mine) > 1:
+            outputs = each_at_once(read, [sum(group.num_tokens for group in one) for one in chosen], hands)
+        else:
+            outputs = [read(0, number) for number in range(len(chosen))]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        if runtime.is_sharded:
+            raise sharded_out_of_memory(budget) from error
+    if float(runtime.max(torch.tensor(float(outputs is None)))) or outputs is None:
         return None
-    in_order = sorted((pair for one in found for pair in one), key=lambda pair: pair[0])
-    return [(bins[number], outputs) for number, outputs in in_order]
+    return [(indices, found) for indices, found in zip(mine, outputs, strict=True) if indices is not None]
 
 
 def _in_order(

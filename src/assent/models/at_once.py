@@ -6,7 +6,7 @@ Threads of the program that each get their share of the cores do not wait for ea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import takewhile
 from threading import Event, Thread
@@ -67,3 +67,15 @@ def dealt(sizes: Sequence[float], hands: int) -> list[list[int]]:
         held[least].append(index)
         sums[least] += sizes[index]
     return held
+
+
+def each_at_once(work: Callable[[int, int], Result], sizes: Sequence[float], hands: int) -> list[Result]:
+    """`work(hand, index)` for each index of `sizes`, in order of index. The indices are dealt to `hands`, which work at
+    the same time."""
+
+    def results(hand: int, own: Sequence[int]) -> Iterator[tuple[int, Result]]:
+        for index in own:
+            yield index, work(hand, index)
+
+    found = at_once([results(*each) for each in enumerate(dealt(sizes, hands))])
+    return [result for _, result in sorted((pair for own in found for pair in own), key=lambda pair: pair[0])]

@@ -107,10 +107,13 @@ class TorchSampler:
         try:
             if not self.tier:
                 self.tier, self.tier_reason = probe(self.model)
-            hands = self._hands(self._parts(prompts, num_completions, params.max_new_tokens), prompts, params)
+            number = self._num_hands(len(prompts) * num_completions)
+            most = self.max_batch_tokens // number
+            parts = self._parts(prompts, num_completions, params.max_new_tokens, most=most)
+            sizes = [len(prompts[part.prompt]) + part.count * params.max_new_tokens for part in parts]
+            hands = [[parts[i] for i in sorted(hand)] for hand in dealt(sizes, number)] if number > 1 else [parts]
             parts = [part for hand in hands for part in hand]
             rows = _rows(parts)
-            most = self.max_batch_tokens // len(hands)
 
             def decode(hand: Sequence[_Part]) -> Iterator[Drawn]:
                 yield self._decode(hand, prompts, self._uniforms(_rows(hand), numbers, params, seed), params, most=most)
@@ -140,27 +143,22 @@ class TorchSampler:
             )
         return sorted(rollouts, key=lambda rollout: (rollout.prompt_index, rollout.completion_index))
 
-    def _parts(self, prompts: Sequence[tuple[int, ...]], num_completions: int, room: int) -> list[_Part]:
+    def _parts(self, prompts: Sequence[tuple[int, ...]], num_completions: int, room: int, *, most: int) -> list[_Part]:
         """The longest prompts first, so that there is little padding. A prompt's completions stay together if they fit
         the budget, so that the prompt is read once."""
         parts = []
         for prompt in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)):
-            fits = max(1, (self.max_batch_tokens - len(prompts[prompt])) // room)
+            fits = max(1, (most - len(prompts[prompt])) // room)
             for first in range(0, num_completions, fits):
                 parts.append(_Part(prompt, first, min(fits, num_completions - first)))
         return parts
 
-    def _hands(
-        self, parts: Sequence[_Part], prompts: Sequence[tuple[int, ...]], params: SamplingParams
-    ) -> list[Sequence[_Part]]:
-        """The parts, dealt to as many decoders as work at the same time on a CPU. Each reads the weights once a token,
-        so each gets enough rows. Another number of threads deals otherwise, which changes results by rounding."""
-        rows = sum(part.count for part in parts)
-        number = min(MOST_WORKERS, torch.get_num_threads(), rows // FEWEST_ROWS)
-        if number < 2 or self.tier != "cohorts" or self.model.device.type != "cpu":
-            return [parts]
-        sizes = [len(prompts[part.prompt]) + part.count * params.max_new_tokens for part in parts]
-        return [[parts[i] for i in sorted(hand)] for hand in dealt(sizes, number)]
+    def _num_hands(self, rows: int) -> int:
+        """How many decoders work at the same time on a CPU, each with its share of the rows. Each reads the weights for
+        every token, so each gets enough rows. Another number of threads changes results by rounding."""
+        if self.tier != "cohorts" or self.model.device.type != "cpu":
+            return 1
+        return max(1, min(MOST_WORKERS, torch.get_num_threads(), rows // FEWEST_ROWS))
 
     def _fitting(
         self, queue: Sequence[_Part], lengths: Sequence[int], decoder: Decoder, room: int, *, most: int

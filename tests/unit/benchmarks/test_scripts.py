@@ -60,12 +60,13 @@ def test_sampling_is_measured_against_its_bound(inputs: dict[str, str]) -> None:
     assert found["share_of_bound"] == pytest.approx(found["tokens_per_s"] / found["tokens_per_s_at_bound"])
 
 
-def test_passes_of_a_step(inputs: dict[str, str]) -> None:
+@pytest.mark.parametrize("more", [["--bf16"], ["--lora-r", "4"]], ids=["bf16", "lora"])
+def test_passes_of_a_step(inputs: dict[str, str], more: list[str]) -> None:
     found = _json_of(
         "passes.py", "--model", inputs["model"], "--data", inputs["comparisons"],
-        "--pairs", "8", "--tokens", "64", "128", "--repeats", "1", "--bf16",
+        "--pairs", "8", "--tokens", "64", "128", "--repeats", "1", *more,
     )  # fmt: skip
-    names = ["64 tokens", "128 tokens", "whole tables", "a cast for each layer"]
+    names = ["64 tokens", "128 tokens", "one pass at a time", "whole tables", "a cast for each layer"]
     assert list(found["seconds"]) == list(found["speed_over_the_first"]) == names
     assert found["speed_over_the_first"]["64 tokens"] == 1.0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from assent.models.batch import GroupBatch, Outputs
 from assent.models.module import AlignmentModel
 from assent.models.packing import pack
 from tests.support.adapters import adapted
-from tests.support.engine import Nll, Settings, TinyPolicy, make_groups, make_learner
+from tests.support.engine import Nll, Settings, TinyPolicy, make_groups, make_learner, torch_threads
 from tests.support.models import tiny_llama
 
 PATIENCE_SECONDS = 60
@@ -30,10 +32,8 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def restored_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 def learner_of(kind: str) -> Learner:
@@ -151,6 +151,46 @@ def test_an_error_in_either_comes_out_and_leaves_no_gradient() -> None:
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize("scope", ["", "step"])
+def test_memory_for_one_pass_but_not_for_two_is_enough(scope: str, tmp_path: Path) -> None:
+    """Groups that are alone in their passes already are passed one at a time, for the rest of the run."""
+
+    class Narrow(TinyPolicy):
+        inside = 0
+
+        def forward(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
+            with lock:
+                self.inside += 1
+            try:
+                if scope and len(batch.prompts) > 1:
+                    raise torch.OutOfMemoryError("out of memory")
+                time.sleep(0.2)  # another pass, if there is one, begins meanwhile
+                if self.inside > 1:
+                    raise torch.OutOfMemoryError("out of memory")
+                return super().forward(batch, want)
+            finally:
+                time.sleep(0.2)
+                with lock:
+                    self.inside -= 1
+
+    class Objective(Nll):
+        pass
+
+    if scope:
+        Objective.scope = scope  # type: ignore[attr-defined]
+    lock = threading.Lock()
+    groups = make_groups(2)
+    learner = Learner(Narrow(), runtime=Runtime("cpu"), optim=Settings(), total_steps=2)
+    expected = make_learner().update(groups, Objective())
+    assert learner.update(groups, Objective())["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert learner.budget.one_at_a_time
+    learner.save(tmp_path)
+    resumed = make_learner()
+    resumed.load(tmp_path)
+    assert resumed.budget.one_at_a_time
+    assert resumed.budget.hands(resumed.module, resumed.runtime) == 1
+
+
 def test_a_model_keeps_its_own_attention_once_the_last_thread_has_left() -> None:
     model = tiny_llama()
     own = model.config._attn_implementation
@@ -159,6 +199,8 @@ def test_a_model_keeps_its_own_attention_once_the_last_thread_has_left() -> None
     second.__enter__()
     first.__exit__(None, None, None)
     assert model.config._attn_implementation == NAME  # the other is still inside
+    with pytest.raises(RuntimeError, match="at work on the same model"), selected(model, "eager"):
+        pass
     second.__exit__(None, None, None)
     assert model.config._attn_implementation == own
 

@@ -24,6 +24,7 @@ from assent.engine.runtime import Runtime
 from assent.engine.side_by_side import side_by_side
 from assent.models import at_once
 from assent.stages import online
+from tests.support.engine import torch_threads
 from tests.support.stages import told, write_inputs
 
 RUNTIME = Runtime("cpu")
@@ -32,10 +33,8 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(4):
+        yield
 
 
 def threads_of_a_new_thread() -> int:

@@ -16,6 +16,7 @@ from assent.rollouts import cohorts, decoding, torch_sampler
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from tests.support.architectures import ARCHITECTURES, WHOLE, make_model, seen_by_last_mlp
+from tests.support.engine import torch_threads
 from tests.support.rollouts import KEY, PROMPTS, IdTokenizer, plain_logprobs, same, sampler, sharp_llama
 
 
@@ -348,19 +349,35 @@ def test_decoders_at_the_same_time_draw_what_one_draws(monkeypatch: pytest.Monke
         return decode(self, parts, *others, **options)
 
     monkeypatch.setattr(TorchSampler, "_decode", counted)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
+    for threads in (1, 2):
+        with torch_threads(threads):
             made = sampler()
             found.append(made.sample(PROMPTS, num_completions=4, params=params, seed=KEY))
             few = made.sample(PROMPTS[:1], num_completions=2, params=params, seed=KEY)
-            same(few, [one for one in found[-1] if one.prompt_index == 0 and one.completion_index < 2])
-    finally:
-        torch.set_num_threads(before)
+        same(few, [one for one in found[-1] if one.prompt_index == 0 and one.completion_index < 2])
     same(*found)
     rows = 4 * len(PROMPTS)
     assert hands[:2] == [rows, 2]
     assert len(hands) == 5
     assert hands[2] + hands[3] == rows
     assert min(hands[2:4]) > 4
+
+
+def test_decoders_at_the_same_time_share_the_room_for_their_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of many completions is read by each in parts that fit its share."""
+    monkeypatch.setattr(torch_sampler, "FEWEST_ROWS", 2)
+    most: list[int] = []
+    admit = decoding.CohortDecoder.admit
+
+    def counted(self: Any, prompts: Any, repeats: Any, room: int) -> torch.Tensor:
+        read = admit(self, prompts, repeats, room)
+        most.append(self.tokens)
+        return read
+
+    made = sampler(max_batch_tokens=120)
+    made.sample(PROMPTS[:1], num_completions=1, params=SamplingParams(max_new_tokens=1), seed=KEY)  # the probe
+    monkeypatch.setattr(decoding.CohortDecoder, "admit", counted)
+    with torch_threads(2):
+        made.sample(PROMPTS[:2], num_completions=12, params=SamplingParams(max_new_tokens=8), seed=KEY)
+    assert len(most) > 2
+    assert max(most) <= 60

@@ -26,6 +26,7 @@ from assent.stages.rollout_step import Round, build_round
 from assent.stages.sampling import to_groups
 from assent.types import PromptGroup
 from tests.support.cli import said
+from tests.support.engine import torch_threads
 from tests.support.models import tiny_model
 from tests.support.rounds import GIVEN, REFERENCE, ROLLOUTS, SINGLE, Fixed, field, rollout, the_round
 from tests.support.stages import arguments, told, write_inputs
@@ -169,10 +170,8 @@ def test_target_kl_ends_the_policys_updates_and_not_the_critics() -> None:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 def test_in_the_warm_up_only_the_critic_learns(two_threads: None) -> None:
