@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,11 @@ def test_one_row_of_messages_is_a_row(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
     file.write_text(json.dumps({"messages": turns}))
     assert load_groups(file).layout == "messages"
+
+
+def test_looking_for_an_object_around_the_rows_leaves_the_files_hash_alone(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text('{"prompt": "broken\n' + '{"prompt": "Hi", "chosen": "Yes", "rejected": "No"}\n' * 2)
+    found = load_groups(file, lenient=True)
+    assert (len(found), len(found.refused)) == (2, 1)
+    assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
