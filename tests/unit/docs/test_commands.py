@@ -54,19 +54,6 @@ SHORTER = {
         *("--fast", "--set", "base.vocab_size=300", "--set", "base.layers=1"),
         *("--set", "base.hidden_size=16", "--set", "base.heads=2", "--set", "evaluation.samples_per_prompt=2"),
     ],
-    "run examples/smollm2/pipeline.yaml": [
-        *(
-            "--fast",
-            "--set",
-            "evaluation.best_of_n=2",
-            "--set",
-            "frontier.best_of_n=2",
-            "--set",
-            "ppo.num_completions=1",
-        ),
-        *("--set", "evaluation.samples_per_prompt=1", "--set", "frontier.samples_per_prompt=1"),
-        *("--set", "evaluation.ledgers=null"),
-    ],
 }
 DEMO = ["run", str(ROOT / "src/assent/commands/demo.yaml"), "--fast"]
 for small in (
@@ -114,31 +101,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (folder / name[1]).write_text(block)
     (folder / "pipeline.yaml").write_text(blocks(ROOT / "docs/pipelines.md", "yaml")[0])
     shutil.copytree(ROOT / "examples", folder / "examples")
-    shutil.copytree("my-model", "out/smollm2/model")
-    _rankings_of_smollm2(folder / "out/smollm2/data")
     data = tmp_path / "shared" / "data"
     data.mkdir(parents=True)
     for split, file in (("train", "pairs.jsonl"), ("test", "held-out.jsonl")):
         (data / f"hh-harmless.{split}.jsonl.gz").write_bytes(gzip.compress((folder / file).read_bytes()))
     return folder
-
-
-def _rankings_of_smollm2(folder: Path) -> None:
-    """Files of the names that the example's `prepare.py` writes."""
-    folder.mkdir(parents=True)
-    asked = [[{"role": "user", "content": f"Question {n}?"}] for n in range(12)]
-    answers = [[{"role": "assistant", "content": text}] for text in ("No.", "Well, no.", "Well, yes.", "Yes.")]
-    rankings = [{"prompt": prompt, "completions": answers, "scores": [0.1, 0.2, 0.3, 0.4]} for prompt in asked]
-    pairs = [{"prompt": prompt, "chosen": answers[3], "rejected": answers[0]} for prompt in asked]
-    for name, rows in {
-        "proxy": rankings[:4],
-        "judge": rankings[4:8],
-        "held-out": rankings[8:],
-        "pairs": pairs[:4],
-        "held-out-pairs": pairs[8:],
-        "prompts": [{"prompt": prompt} for prompt in asked[8:]],
-    }.items():
-        write_rows(folder / f"{name}.jsonl", rows)
 
 
 def _forget_template(model: Path) -> None:
