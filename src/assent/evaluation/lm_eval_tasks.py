@@ -65,7 +65,8 @@ def ask(
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    policy = load_policy(model, dtype=dtype, revision=revision).to(device)
+    policy: Any = load_policy(model, dtype=dtype, revision=revision)
+    policy.to(device)
     said = io.StringIO()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), seed)
