@@ -404,7 +404,7 @@ def doctor(
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
         of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and
-        answers); with --probe, folders of policies.
+        answers); with --probe, folders of policies and of reward models.
     stage: Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or
         what its metrics show. Only for other trainers' logs.
     settings: YAML or JSON file with the options of another trainer's run (beta, loss_type, learning_rate …). Only
@@ -421,8 +421,11 @@ def doctor(
     refresh_seconds: Seconds between two looks with --watch.
     list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
     apply: Write the run's configuration, with the changes that the findings name, as YAML for --config.
-    probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a file of data: how
-        likely its answers are to the policy that --model names.
+    probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's:
+        what its scores depend on besides quality. Of a file of data: how likely its answers are to the policy that
+        --model names.
+    data: File of held-out comparisons, for a reward model: how well it ranks them, and what else its scores follow.
+        Only with --probe. Default: ten built-in pairs in English, which say nothing of how it ranks.
     prompts: File with prompts of yours, for a policy. With comparisons it also says whether the policy answers as
         they prefer. Only with --probe.
     model: Policy that is to be trained on the data: a folder or a hub name. Only with --probe.

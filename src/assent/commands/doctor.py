@@ -16,7 +16,7 @@ from assent.diagnosis.case import Case
 from assent.diagnosis.examine import Report
 from assent.diagnosis.fix import Applied, changes
 from assent.diagnosis.model_rules import model_rules
-from assent.diagnosis.opening import is_policy
+from assent.diagnosis.opening import kind_of_model
 from assent.errors import UsageError
 from assent.pipelines.steps import STEPS
 from assent.runs.files import write_text
@@ -35,8 +35,12 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
 
 
 def _opened(config: DoctorConfig, target: str) -> Case:
-    if is_policy(Path(target)):
-        return _probed_policy(config, target)
+    if (kind := kind_of_model(Path(target))) is not None:
+        return _probed(config, target, kind)
+    if config.data is not None:
+        raise UsageError(
+            "--data is for a reward model", got=target, fix="leave --data out, or give its folder (RUN/model)"
+        )
     case = opened(config, target)
     if not config.probe:
         return case
@@ -53,11 +57,18 @@ def _opened(config: DoctorConfig, target: str) -> Case:
     return replace(case, models=distance_of(config.model, config, case.data.dataset))
 
 
-def _probed_policy(config: DoctorConfig, target: str) -> Case:
+def _probed(config: DoctorConfig, target: str, kind: str) -> Case:
+    """What a model's folder was measured to be."""
     if not config.probe:
         raise UsageError(f"{target} is a model: reading it means loading it", fix="give --probe")
-    if config.model is not None:
-        raise UsageError("--model has no effect beside a policy", fix="leave --model out, or give a file of data")
+    idle = {"model": "policy", "prompts": "policy", "data": "reward model", "max_new_tokens": "policy"}
+    for name, whose in idle.items():
+        if name in config.model_fields_set and (name == "model" or whose != kind):
+            raise UsageError(f"--{name.replace('_', '-')} has no effect beside a {kind}", fix="leave it out")
+    if kind == "reward model":
+        from assent.commands.doctor_reward import scores_of
+
+        return Case(models=scores_of(target, config), source="model")
     from assent.commands.doctor_probe import behaviour_of
     from assent.data.loading import load_groups
 

@@ -70,12 +70,15 @@ class DoctorConfig(LogDoctorConfig, DeviceOptions):
     targets: tuple[str, ...] = ()
     """What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines of
     dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers);
-    with --probe, folders of policies."""
+    with --probe, folders of policies and of reward models."""
     apply: str | None = None
     """Write the run's configuration, with the changes that the findings name, as YAML for --config."""
     probe: bool = False
-    """Load models and measure. Of a policy's folder: which stage of training it lacks. Of a file of data: how likely
-    its answers are to the policy that --model names."""
+    """Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's: what its
+    scores depend on besides quality. Of a file of data: how likely its answers are to the policy that --model names."""
+    data: str | None = None
+    """File of held-out comparisons, for a reward model: how well it ranks them, and what else its scores follow. Only
+    with --probe. Default: ten built-in pairs in English, which say nothing of how it ranks."""
     prompts: str | None = None
     """File with prompts of yours, for a policy. With comparisons it also says whether the policy answers as they
     prefer. Only with --probe."""
@@ -88,7 +91,7 @@ class DoctorConfig(LogDoctorConfig, DeviceOptions):
 
     @model_validator(mode="after")
     def _models_only_with_probe(self) -> Self:
-        probing = ("prompts", "model", "max_new_tokens", "max_length", "device", "dtype")
+        probing = ("prompts", "data", "model", "max_new_tokens", "max_length", "device", "dtype")
         if not self.probe and (idle := sorted(self.model_fields_set & set(probing))):
             raise ValueError(f"{', '.join(idle)} has no effect without probe: give both, or leave it out")
         if self.probe and self.watch:

@@ -32,7 +32,7 @@ def _about(case: Case) -> str:
     if case.data is not None and not case.series:
         return f"{case.data.dataset.layout}, {len(case.data):,} rows"
     if case.models is not None:
-        return "a policy, asked without a log"
+        return f"a {case.models.kind}, asked without a log"
     parts = [case.stage or "stage unknown"]
     if case.objective.loss:
         beta = f", beta {case.objective.beta:g}" if case.objective.beta is not None else ""
@@ -79,7 +79,7 @@ def _looked_at(report: Report) -> str:
     if report.case.data is not None and not report.case.series:
         return f"{len(report.case.data):,} rows"
     if report.case.models is not None:
-        return f"{len(report.case.models.answers)} answers and its likelihoods"
+        return str(report.case.models.looked_at())
     return f"{len(report.case.series)} metrics over {report.case.steps} steps"
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from assent.config.loading import unknown_name
 from assent.diagnosis.case import Case, make_case
 from assent.diagnosis.rule import EVERY
 from assent.errors import DataError, UsageError
+from assent.runs.files import bytes_of, from_json
 from assent.runs.folder import LOCK, MANIFEST, METRICS
 from assent.runs.foreign_names import read_foreign
 from assent.runs.reading import read_manifest, read_metrics
@@ -44,9 +45,21 @@ def open_case(
     return case_of_run(path)
 
 
-def is_policy(path: Path) -> bool:
-    """Whether the folder holds a model, and not a run."""
-    return (path / "config.json").is_file() and not (path / MANIFEST).exists()
+def kind_of_model(path: Path) -> Literal["policy", "reward model"] | None:
+    """What model a folder holds, by its configuration; None: none, or a run."""
+    if (path / MANIFEST).exists():
+        return None
+    if (path / "assent_members.json").is_file():
+        return "reward model"
+    for name in ("config.json", "adapter_config.json"):
+        if (path / name).is_file():
+            config = from_json(bytes_of(path / name))
+            if not isinstance(config, dict):
+                raise DataError(f"{path / name} holds no configuration", expected="an object")
+            named = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+            scores = named or config.get("assent_score_head") is True or config.get("task_type") == "SEQ_CLS"
+            return "reward model" if scores else "policy"
+    return None
 
 
 def rows_of(path: Path, *, against: str | None = None) -> Rows | None:

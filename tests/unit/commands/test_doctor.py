@@ -163,6 +163,8 @@ def test_the_rule_of_ten_lines(healthy: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_the_page_lists_every_rule() -> None:
     assert first_column(ROOT / "docs/doctor.md", "rule") == [rule.name for rule in all_rules()]
+    of_scores = [rule.name for rule in model_rules() if rule.name.startswith("score_")]
+    assert first_column(ROOT / "docs/doctor.md", "rule of scores") == of_scores
 
 
 @pytest.mark.parametrize(
