@@ -119,7 +119,8 @@ def _padded(
     ids = [[*group.prompt_ids, *group.completions[0].ids] for group in read.groups]
     if len(ids) < len(rows):
         return [], [], None
-    members = [model.to(Runtime.of(config).device).eval() for model in load_scorers(path, dtype=config.dtype)]  # type: ignore[arg-type]
+    device = Runtime.of(config).device
+    members: list[Any] = [model.eval().to(device) for model in load_scorers(path, dtype=config.dtype)]
     changes = []
     for side in ("right", "left"):
         scores = torch.cat([_plain(model, ids, pad, side) for model in members], dim=1).mean(dim=1).tolist()

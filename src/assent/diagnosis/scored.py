@@ -80,7 +80,7 @@ class Scored:
 
     def as_dict(self) -> dict[str, Any]:
         every = [*self.better, *self.worse]
-        shown = {
+        shown: dict[str, Any] = {
             "pairs": len(self.better),
             "pairs_of_the_user": self.given,
             "score_mean": fmean(every) if every else None,
