@@ -68,6 +68,7 @@ def a2c(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -158,6 +159,8 @@ def a2c(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -420,7 +423,8 @@ def doctor(
     watch: Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C.
     refresh_seconds: Seconds between two looks with --watch.
     list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
-    apply: Write the run's configuration, with the changes that the findings name, as YAML for --config.
+    apply: Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data:
+        write the rows that the findings leave standing, as JSONL.
     probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's:
         what its scores depend on besides quality. Of a file of data: how likely its answers are to the policy that
         --model names.
@@ -496,6 +500,7 @@ def dpo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -596,6 +601,8 @@ def dpo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -891,6 +898,7 @@ def grpo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -982,6 +990,8 @@ def grpo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1096,6 +1106,7 @@ def kto(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1193,6 +1204,8 @@ def kto(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1309,6 +1322,7 @@ def online_dpo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1407,6 +1421,8 @@ def online_dpo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1475,6 +1491,7 @@ def ppo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1575,6 +1592,8 @@ def ppo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1704,6 +1723,7 @@ def reward(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1796,6 +1816,8 @@ def reward(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1865,6 +1887,7 @@ def rloo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1954,6 +1977,8 @@ def rloo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -2182,6 +2207,7 @@ def sft(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -2267,6 +2293,8 @@ def sft(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.

@@ -12,6 +12,7 @@ import yaml
 from assent.commands.doctor_logs import accepted_in, listed, look, opened, tell
 from assent.config.doctor import DoctorConfig
 from assent.config.loading import parse_options
+from assent.data.loading import Dataset, write_groups
 from assent.diagnosis.case import Case
 from assent.diagnosis.examine import Report
 from assent.diagnosis.fix import Applied, changes
@@ -77,26 +78,61 @@ def _probed(config: DoctorConfig, target: str, kind: str) -> Case:
 
 
 def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) -> list[str]:
-    """Writes the run's configuration with the changes; they are checked as the command would check them."""
+    """Writes what the findings change: a run's configuration, or the rows of data that they leave standing."""
     case = report.case
+    if case.source == "data":
+        return _apply_to_data(path, report, document)
     if case.source != "assent" or case.stage not in STEPS:
+        what = f"a {case.models.kind}" if case.models is not None else f"a log of {case.source}"
         raise UsageError(
-            f"--apply needs the configuration of a run of ours, and {target} is a log of {case.source}",
+            f"--apply needs the configuration of a run of ours, and {target} is {what}",
             fix="leave --apply out, and make the changes that are printed",
         )
     made = changes(case.config, report.findings)
-    if not made:
-        document["applied"] = []
-        return [f"{path} is not written: no finding names a change of the configuration"]
-    options = fixed_options(case, made)
-    parse_options(STEPS[case.stage].config_class(), options, where=f" of {target}, changed")
-    text = "".join(f"# {one.text()} ({one.rule})\n" for one in made)
-    write_text(path, text + yaml.safe_dump(options, sort_keys=False, allow_unicode=True), what=str(path))
+    lines: list[str] = []
+    rows = path.with_suffix(".jsonl")
+    if report.data is not None and (dropped := _dropped(report)):
+        lines = _write_rows(rows, report.data.dataset, dropped)
+        made.append(Applied("data", case.config["data"], str(rows), ", ".join(dropped)))
     document["applied"] = [
         {"option": one.option, "before": one.before, "after": one.after, "rule": one.rule} for one in made
     ]
-    lines = [f"{path}: the run's configuration with {len(made)} changed: assent {case.stage} --config {path}"]
+    if not made:
+        return [f"{path} is not written: no finding names a change of an option or rows to leave out. What to do "
+                "stands with each finding"]  # fmt: skip
+    options = fixed_options(case, made)
+    if lines:
+        options.pop("columns", None)  # the rows are written under our names
+    parse_options(STEPS[case.stage].config_class(), options, where=f" of {target}, changed")
+    text = "".join(f"# {one.text()} ({one.rule})\n" for one in made)
+    write_text(path, text + yaml.safe_dump(options, sort_keys=False, allow_unicode=True), what=str(path))
+    lines += [f"{path}: the run's configuration with {len(made)} changed: assent {case.stage} --config {path}"]
     return lines + [f"  {one.text()} ({one.rule})" for one in made]
+
+
+def _apply_to_data(path: Path, report: Report, document: dict[str, Any]) -> list[str]:
+    dataset, dropped = report.case.data.dataset, _dropped(report)
+    document["applied"] = [{"rule": rule, "rows_left_out": len(sources)} for rule, sources in dropped.items()]
+    if not dropped:
+        return [f"{path} is not written: no finding is mended by leaving rows out. What to do stands with each finding"]
+    return _write_rows(path, dataset, dropped)
+
+
+def _dropped(report: Report) -> dict[str, tuple[str, ...]]:
+    """Sources of the rows that each rule leaves out."""
+    return {finding.rule: finding.drop for finding in report.findings if finding.drop}
+
+
+def _write_rows(path: Path, dataset: Dataset, dropped: dict[str, tuple[str, ...]]) -> list[str]:
+    """Writes the rows that stay. Raises UsageError where none does."""
+    out = {source for sources in dropped.values() for source in sources}
+    kept = [group for group in dataset if group.source not in out]
+    if not kept:
+        raise UsageError(f"{path} would be empty: the findings leave out every row", fix="leave --apply out")
+    write_groups(path, kept, dataset.layout)
+    total = len(dataset) + len(dataset.refused)
+    lines = [f"{path}: {len(kept):,} of {total:,} rows of {dataset.path}"]
+    return lines + [f"  left out: {len(sources):,} ({rule})" for rule, sources in dropped.items()]
 
 
 def fixed_options(case: Case, made: list[Applied]) -> dict[str, Any]:

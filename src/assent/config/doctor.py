@@ -72,7 +72,8 @@ class DoctorConfig(LogDoctorConfig, DeviceOptions):
     dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers);
     with --probe, folders of policies and of reward models."""
     apply: str | None = None
-    """Write the run's configuration, with the changes that the findings name, as YAML for --config."""
+    """Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data: write the
+    rows that the findings leave standing, as JSONL."""
     probe: bool = False
     """Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's: what its
     scores depend on besides quality. Of a file of data: how likely its answers are to the policy that --model names."""

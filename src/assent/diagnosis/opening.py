@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from assent.diagnosis.rows import Rows
 
 
+MOST_BYTES = 50_000_000
+"""Of a run's own data that is looked at with the run: about 10 seconds."""
+
+
 def open_case(
     target: str | Path,
     *,
@@ -74,6 +78,31 @@ def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
     except (DataError, UsageError):
         return None
     return Rows(dataset, against=None if against is None else load_groups(against, lenient=True))
+
+
+def data_of_run(folder: str | Path) -> Rows | str:
+    """The rows that a run of ours trains on, if they are still what it read; otherwise why they are not looked at."""
+    manifest = read_manifest(Path(folder))
+    config, hashes = manifest.get("config"), manifest.get("hashes")
+    name = config.get("data") if isinstance(config, dict) else None
+    known = hashes.get("train data") if isinstance(hashes, dict) else None
+    if not isinstance(name, str) or known is None:
+        return "its run.json names no data with a hash"
+    file = Path(name).expanduser()
+    if not file.is_file():
+        return f"its data are not looked at: there is no file {file.name} here"
+    if file.stat().st_size > MOST_BYTES:
+        return f"its data are not looked at with it: {file.name} is large. Ask about it alone (assent doctor DATA)"
+    from assent.data.loading import load_groups
+    from assent.diagnosis.rows import Rows
+
+    try:
+        dataset = load_groups(file, columns=config.get("columns"), lenient=True)
+    except (DataError, UsageError) as error:
+        return f"its data are not looked at: {error.what}"
+    if dataset.sha256 != known:
+        return f"its data are not looked at: {file.name} has changed since"
+    return Rows(dataset)
 
 
 def case_of_log(path: Path, *, stage: str | None = None, settings: str | Path | None = None) -> Case:

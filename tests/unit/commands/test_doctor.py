@@ -10,12 +10,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import assent
 from assent.commands import doctor_logs
+from assent.data.loading import load_groups
 from assent.diagnosis.data_rules import data_rules
 from assent.diagnosis.model_rules import model_rules
 from assent.diagnosis.rules import all_rules
@@ -23,6 +25,7 @@ from assent.errors import ConfigError
 from tests.support.cli import said
 from tests.support.diagnosis import dpo_rows, write_run
 from tests.support.docs import ROOT, blocks, first_column
+from tests.support.rows import write_rows
 
 LEARNS = [0.02 * i for i in range(60)]
 STAYS = [0.0] * 60
@@ -242,3 +245,69 @@ sys.exit(3 if {{"torch", "transformers", "numpy", "scipy", "datasets", "peft"}} 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def pairs(count: int) -> list[dict[str, str]]:
+    return [
+        {"prompt": f"question {i}", "chosen": f"yes, {i} of them", "rejected": f"no, not {i}"} for i in range(count)
+    ]
+
+
+@pytest.fixture
+def with_data(tmp_path: Path) -> tuple[Path, Path]:
+    """A run that learns nothing, and its data, in which the first five rows stand twice."""
+    data = write_rows(tmp_path / "rows.jsonl", [*pairs(40), *pairs(5)])
+    run = write_run(
+        tmp_path / "run", dpo_rows(STAYS), loss_type="sigmoid", beta=0.1, learning_rate=1e-9, data=str(data)
+    )
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["hashes"] = {"train data": load_groups(data).sha256}
+    (run / "run.json").write_text(json.dumps(manifest))
+    return run, data
+
+
+def test_a_runs_own_data_are_looked_at(with_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = with_data
+    _, out, _ = said(["doctor", run], capsys)
+    assert "FAULT  nothing_learned" in out
+    assert "exact duplicates of an earlier group: 5 groups" in out
+    assert "metrics over 60 steps and 45 rows of data" in out
+    data.write_text(data.read_text() + json.dumps(pairs(41)[-1]) + "\n")
+    _, out, _ = said(["doctor", run], capsys)
+    assert "its data are not looked at: rows.jsonl has changed since" in out
+    assert "duplicates" not in out
+    data.unlink()
+    assert "there is no file rows.jsonl here" in said(["doctor", run], capsys)[1]
+
+
+def test_the_change_of_a_run_has_its_filtered_rows(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    run, _ = with_data
+    _, out, _ = said(["doctor", run, "--apply", tmp_path / "fixed.yaml"], capsys)
+    options = yaml.safe_load((tmp_path / "fixed.yaml").read_text())
+    assert options["data"] == str(tmp_path / "fixed.jsonl")
+    assert options["learning_rate"] == 1e-8
+    assert [group.prompt for group in load_groups(options["data"])] == [row["prompt"] for row in pairs(40)]
+    assert "fixed.jsonl: 40 of 45 rows" in out
+    assert "left out: 5 (duplicate_rows)" in out
+
+
+def test_the_rows_that_findings_leave_standing(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    _, data = with_data
+    refused = tmp_path / "more.jsonl"
+    refused.write_text(data.read_text() + json.dumps({"prompt": "same", "chosen": "a", "rejected": "a"}) + "\n")
+    _, out, _ = said(["doctor", refused, "--apply", tmp_path / "clean.jsonl"], capsys)
+    assert "clean.jsonl: 40 of 46 rows" in out
+    assert {finding["rule"] for finding in assent.doctor(tmp_path / "clean.jsonl")["reports"][0]["findings"]} == set()
+    _, out, _ = said(["doctor", tmp_path / "clean.jsonl", "--apply", tmp_path / "none.jsonl"], capsys)
+    assert "none.jsonl is not written: no finding is mended by leaving rows out" in out
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_bundle_names_no_folder_of_the_data(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    run, _ = with_data
+    said(["doctor", run, "--bundle", tmp_path / "help.zip"], capsys)
+    with zipfile.ZipFile(tmp_path / "help.zip") as bundle:
+        everything = b"".join(bundle.read(name) for name in bundle.namelist()).decode()
+    assert "rows.jsonl:41" in everything
+    for secret in (str(tmp_path), "question 3", "yes, 3"):
+        assert secret not in everything

@@ -10,6 +10,7 @@ from assent.statistics.small import noise
 
 LOSS = "eval_loss"
 ACCURACY = "eval_accuracy or eval_rewards/accuracies"
+HIGH = "eval_loss_high"
 RISE = 0.05
 """Smallest rise above the lowest value that counts, as a share of it."""
 
