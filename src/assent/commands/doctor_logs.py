@@ -23,6 +23,8 @@ from assent.diagnosis.rules import all_rules, third_party
 from assent.runs.manifest import MANIFEST
 
 Rules = Callable[[], tuple[Rule, ...]]
+SHARE = 100
+"""A watched run keeps the machine: between two looks is a hundred times what a look took, if that is longer."""
 Answer = tuple[dict[str, Any], list[str], int]
 """The document, the same as lines of text, and the exit status."""
 
@@ -147,6 +149,7 @@ def about(case: Case) -> dict[str, Any]:
 def _watch(config: LogDoctorConfig, target: str, report: Report, ask: Callable[[str], Report]) -> Report:
     """Looks again until the run ends; prints each new finding on stderr."""
     told: set[str] = set()
+    spent = 0.0
     while config.watch:
         for finding in report.findings:
             if finding.rule not in told:
@@ -154,8 +157,10 @@ def _watch(config: LogDoctorConfig, target: str, report: Report, ask: Callable[[
                 print("\n".join(lines_of_finding(finding, report.case)), file=sys.stderr, flush=True)
         if report.case.status != "running":
             return report
-        time.sleep(config.refresh_seconds)
+        time.sleep(max(config.refresh_seconds, SHARE * spent))
+        began = time.process_time()
         report = ask(target)
+        spent = time.process_time() - began
     return report
 
 

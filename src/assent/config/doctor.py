@@ -39,7 +39,7 @@ class LogDoctorConfig(Options):
     watch: bool = False
     """Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C."""
     refresh_seconds: Positive = 30
-    """Seconds between two looks with --watch."""
+    """Least seconds between two looks with --watch. A look that takes a hundredth of it makes the pause longer."""
     list_rules: bool = False
     """List the rules: what each looks for, and in which metrics. Nothing is read."""
 

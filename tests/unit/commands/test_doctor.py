@@ -225,7 +225,7 @@ def test_watching_ends_with_the_run_and_says_each_finding_once(
     looks = iter([(rows[:45], "running"), (rows[:50], "running"), (rows, "finished")])
 
     def next_look(seconds: float) -> None:
-        assert seconds == 7
+        assert seconds >= 7
         lines, status = next(looks)
         write_run(run, lines, status=status, loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
 
@@ -311,3 +311,22 @@ def test_a_bundle_names_no_folder_of_the_data(with_data: tuple[Path, Path], tmp_
     assert "rows.jsonl:41" in everything
     for secret in (str(tmp_path), "question 3", "yes, 3"):
         assert secret not in everything
+
+
+def test_watching_takes_a_hundredth_of_a_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"loss_type": "sigmoid", "beta": 0.1}
+    run = write_run(tmp_path / "run", dpo_rows(LEARNS), status="running", **options)
+    clock = iter([10.0, 12.5, 20.0, 20.01])
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            write_run(run, dpo_rows(LEARNS), **options)
+
+    monkeypatch.setattr(doctor_logs.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(doctor_logs.time, "sleep", pause)
+    said(["doctor", run, "--watch", "--refresh-seconds", 7], capsys)
+    assert pauses == [7, 250.0]  # the second look took 2.5 s
