@@ -652,6 +652,8 @@ def evaluate(
     rank_by: str | None = None,
     labels: Path | None = None,
     precision: float | None = None,
+    lm_eval: Sequence[str] = [],
+    lm_eval_limit: int = 0,
     num_prompts: int = 0,
     samples_per_prompt: int | None = None,
     max_new_tokens: int = 64,
@@ -714,6 +716,9 @@ def evaluate(
     labels: labels.json of the sandbox's labelling step. The table shows its noise ceiling beside the reward model's
         accuracy.
     precision: Half-width that a win rate's interval should have. The table then shows how many prompts that takes.
+    lm_eval: Tasks of lm-evaluation-harness that every policy is also asked: names (hellaswag), or YAML files of
+        tasks. Needs the extra lm-eval.
+    lm_eval_limit: Ask only the first questions of each task of --lm-eval, so many. 0: all.
     num_prompts: Use only this many prompts, from the start of the data. 0: all.
     samples_per_prompt: Completions at temperature 1 for each prompt, besides the greedy one. Default: 4; for a file
         of completions, all it has.
