@@ -421,7 +421,8 @@ def doctor(
     bundle: Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no
         answer.
     watch: Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C.
-    refresh_seconds: Seconds between two looks with --watch.
+    refresh_seconds: Least seconds between two looks with --watch. A look that takes a hundredth of it makes the
+        pause longer.
     list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
     apply: Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data:
         write the rows that the findings leave standing, as JSONL.
