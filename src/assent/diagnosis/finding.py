@@ -51,6 +51,12 @@ def times(factor: float) -> Change:
     return Change(times=factor)
 
 
+def factor_to(wanted: float, reached: float, *, least: float, most: float = 100.0) -> float:
+    """What to multiply a rate by, so that what grows with it gets from `reached` to `wanted`; in one digit."""
+    factor = most if reached <= 0 else min(max(wanted / reached, least), most)
+    return float(f"{factor:.0e}")
+
+
 def to(value: Any) -> Change:
     """Set the option to the value."""
     return Change(value)

@@ -83,9 +83,9 @@ def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
 def data_of_run(folder: str | Path) -> Rows | str:
     """The rows that a run of ours trains on, if they are still what it read; otherwise why they are not looked at."""
     manifest = read_manifest(Path(folder))
-    config, hashes = manifest.get("config"), manifest.get("hashes")
-    name = config.get("data") if isinstance(config, dict) else None
-    known = hashes.get("train data") if isinstance(hashes, dict) else None
+    parts = (manifest.get("config"), manifest.get("hashes"))
+    config, hashes = (part if isinstance(part, dict) else {} for part in parts)
+    name, known = config.get("data"), hashes.get("train data")
     if not isinstance(name, str) or known is None:
         return "its run.json names no data with a hash"
     file = Path(name).expanduser()

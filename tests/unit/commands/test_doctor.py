@@ -56,7 +56,7 @@ def test_a_run_in_which_nothing_is_learned(stuck: Path, capsys: pytest.CaptureFi
     assert status == 1
     assert "FAULT  nothing_learned" in out
     assert "cause: the learning rate is too low" in out
-    assert "change: learning_rate 1e-09 -> 1e-08" in out
+    assert "change: learning_rate 1e-09 -> 1e-07" in out
     assert said(["doctor", stuck, "--fail-on", "fatal"], capsys)[0] == 0
     assert said(["doctor", stuck, "--fail-on", "never"], capsys)[0] == 0
 
@@ -85,7 +85,7 @@ def test_the_document(stuck: Path, healthy: Path, capsys: pytest.CaptureFixture[
     bad, good = document["reports"]
     assert (bad["verdict"], good["verdict"]) == ("findings", "healthy")
     finding = bad["findings"][0]
-    assert finding["fix"] == {"learning_rate": {"times": 10.0}}
+    assert finding["fix"] == {"learning_rate": {"times": 100.0}}
     assert finding["evidence"][0]["metric"] == "loss"
     assert {entry["rule"] for entry in good["not_checked"]} >= {"held_out_rises", "reference_moves"}
     assert assent.doctor(stuck)["exit_status"] == 1
@@ -112,7 +112,7 @@ def test_the_changed_configuration_is_one_that_the_command_takes(
     assert status == 1
     assert "1 changed: assent dpo --config" in out
     options = yaml.safe_load((tmp_path / "fixed.yaml").read_text())
-    assert options["learning_rate"] == 1e-8
+    assert options["learning_rate"] == 1e-7
     assert options["output_dir"] == f"{stuck}-changed"
     assert options["model"] == "private/start"
     assert "is not written" in said(["doctor", healthy, "--apply", tmp_path / "none.yaml"], capsys)[1]
@@ -196,7 +196,7 @@ def test_stage_and_settings_are_for_other_trainers_logs(
     log.write_text("".join(json.dumps(row) + "\n" for row in dpo_rows(STAYS)))
     (tmp_path / "theirs.yaml").write_text("pref_beta: 0.3\npref_loss: sigmoid\n")
     _, out, _ = said(["doctor", log, "--settings", tmp_path / "theirs.yaml"], capsys)
-    assert "loss sigmoid, beta 0.3 (by its configuration)" in out
+    assert "loss sigmoid, beta 0.3 (by its configuration)" in " ".join(out.split())
     assert "did you mean dpo?" in said(["doctor", log, "--stage", "dpoo"], capsys)[2]
     status, _, err = said(["doctor", log, "--apply", tmp_path / "x.yaml"], capsys)
     assert status == 2
@@ -285,7 +285,7 @@ def test_the_change_of_a_run_has_its_filtered_rows(with_data: tuple[Path, Path],
     _, out, _ = said(["doctor", run, "--apply", tmp_path / "fixed.yaml"], capsys)
     options = yaml.safe_load((tmp_path / "fixed.yaml").read_text())
     assert options["data"] == str(tmp_path / "fixed.jsonl")
-    assert options["learning_rate"] == 1e-8
+    assert options["learning_rate"] == 1e-7
     assert [group.prompt for group in load_groups(options["data"])] == [row["prompt"] for row in pairs(40)]
     assert "fixed.jsonl: 40 of 45 rows" in out
     assert "left out: 5 (duplicate_rows)" in out
