@@ -44,7 +44,8 @@ def stuck(tmp_path: Path) -> Path:
 def test_a_healthy_run(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = said(["doctor", healthy], capsys)
     assert status == 0
-    assert "loss sigmoid, beta 0.1 (by its configuration)" in out
+    assert "loss sigmoid, beta 0.1 (by its configuration)" in " ".join(out.split())
+    assert max(map(len, out.splitlines()[1:])) <= 80
     assert "Healthy: " in out
     assert "metrics over 60 steps" in out
     assert "Not checked: " in out
@@ -249,7 +250,7 @@ sys.exit(3 if {{"torch", "transformers", "numpy", "scipy", "datasets", "peft"}} 
 
 def pairs(count: int) -> list[dict[str, str]]:
     return [
-        {"prompt": f"question {i}", "chosen": f"yes, {i} of them", "rejected": f"no, not {i}"} for i in range(count)
+        {"prompt": f"question {i}", "chosen": f"yes: {i} of it", "rejected": f"not: {i} of us"} for i in range(count)
     ]
 
 
@@ -309,7 +310,7 @@ def test_a_bundle_names_no_folder_of_the_data(with_data: tuple[Path, Path], tmp_
     with zipfile.ZipFile(tmp_path / "help.zip") as bundle:
         everything = b"".join(bundle.read(name) for name in bundle.namelist()).decode()
     assert "rows.jsonl:41" in everything
-    for secret in (str(tmp_path), "question 3", "yes, 3"):
+    for secret in (str(tmp_path), "question 3", "yes: 3"):
         assert secret not in everything
 
 
