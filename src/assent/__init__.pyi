@@ -68,6 +68,7 @@ def a2c(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -158,6 +159,8 @@ def a2c(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -404,7 +407,7 @@ def doctor(
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
         of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and
-        answers); with --probe, folders of policies.
+        answers); with --probe, folders of policies and of reward models.
     stage: Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or
         what its metrics show. Only for other trainers' logs.
     settings: YAML or JSON file with the options of another trainer's run (beta, loss_type, learning_rate …). Only
@@ -418,11 +421,16 @@ def doctor(
     bundle: Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no
         answer.
     watch: Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C.
-    refresh_seconds: Seconds between two looks with --watch.
+    refresh_seconds: Least seconds between two looks with --watch. A look that takes a hundredth of it makes the
+        pause longer.
     list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
-    apply: Write the run's configuration, with the changes that the findings name, as YAML for --config.
-    probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a file of data: how
-        likely its answers are to the policy that --model names.
+    apply: Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data:
+        write the rows that the findings leave standing, as JSONL.
+    probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's:
+        what its scores depend on besides quality. Of a file of data: how likely its answers are to the policy that
+        --model names.
+    data: File of held-out comparisons, for a reward model: how well it ranks them, and what else its scores follow.
+        Only with --probe. Default: ten built-in pairs in English, which say nothing of how it ranks.
     prompts: File with prompts of yours, for a policy. With comparisons it also says whether the policy answers as
         they prefer. Only with --probe.
     model: Policy that is to be trained on the data: a folder or a hub name. Only with --probe.
@@ -493,6 +501,7 @@ def dpo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -593,6 +602,8 @@ def dpo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -893,6 +904,7 @@ def grpo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -984,6 +996,8 @@ def grpo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1098,6 +1112,7 @@ def kto(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1195,6 +1210,8 @@ def kto(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1311,6 +1328,7 @@ def online_dpo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1409,6 +1427,8 @@ def online_dpo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1477,6 +1497,7 @@ def ppo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1577,6 +1598,8 @@ def ppo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1706,6 +1729,7 @@ def reward(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1798,6 +1822,8 @@ def reward(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -1867,6 +1893,7 @@ def rloo(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -1956,6 +1983,8 @@ def rloo(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.
@@ -2184,6 +2213,7 @@ def sft(
     resume: bool = True,
     recover: bool = False,
     stop: bool = True,
+    stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
     save_total_limit: int = 2,
     report_to: Sequence[str | type] = [],
@@ -2269,6 +2299,8 @@ def sft(
         continue. The log says what was rebuilt.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
+    stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
+        wrong, or worse than it need be; about one healthy run in a hundred has one).
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
         interrupt does.
     save_total_limit: Number of checkpoints to keep. The oldest are deleted first.

@@ -12,11 +12,12 @@ import yaml
 from assent.commands.doctor_logs import accepted_in, listed, look, opened, tell
 from assent.config.doctor import DoctorConfig
 from assent.config.loading import parse_options
+from assent.data.loading import Dataset, write_groups
 from assent.diagnosis.case import Case
 from assent.diagnosis.examine import Report
 from assent.diagnosis.fix import Applied, changes
 from assent.diagnosis.model_rules import model_rules
-from assent.diagnosis.opening import is_policy
+from assent.diagnosis.opening import kind_of_model
 from assent.errors import UsageError
 from assent.pipelines.steps import STEPS
 from assent.runs.files import write_text
@@ -35,8 +36,12 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
 
 
 def _opened(config: DoctorConfig, target: str) -> Case:
-    if is_policy(Path(target)):
-        return _probed_policy(config, target)
+    if (kind := kind_of_model(Path(target))) is not None:
+        return _probed(config, target, kind)
+    if config.data is not None:
+        raise UsageError(
+            "--data is for a reward model", got=target, fix="leave --data out, or give its folder (RUN/model)"
+        )
     case = opened(config, target)
     if not config.probe:
         return case
@@ -53,11 +58,18 @@ def _opened(config: DoctorConfig, target: str) -> Case:
     return replace(case, models=distance_of(config.model, config, case.data.dataset))
 
 
-def _probed_policy(config: DoctorConfig, target: str) -> Case:
+def _probed(config: DoctorConfig, target: str, kind: str) -> Case:
+    """What a model's folder was measured to be."""
     if not config.probe:
         raise UsageError(f"{target} is a model: reading it means loading it", fix="give --probe")
-    if config.model is not None:
-        raise UsageError("--model has no effect beside a policy", fix="leave --model out, or give a file of data")
+    idle = {"model": "policy", "prompts": "policy", "data": "reward model", "max_new_tokens": "policy"}
+    for name, whose in idle.items():
+        if name in config.model_fields_set and (name == "model" or whose != kind):
+            raise UsageError(f"--{name.replace('_', '-')} has no effect beside a {kind}", fix="leave it out")
+    if kind == "reward model":
+        from assent.commands.doctor_reward import scores_of
+
+        return Case(models=scores_of(target, config), source="model")
     from assent.commands.doctor_probe import behaviour_of
     from assent.data.loading import load_groups
 
@@ -66,26 +78,61 @@ def _probed_policy(config: DoctorConfig, target: str) -> Case:
 
 
 def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) -> list[str]:
-    """Writes the run's configuration with the changes; they are checked as the command would check them."""
+    """Writes what the findings change: a run's configuration, or the rows of data that they leave standing."""
     case = report.case
+    if case.source == "data":
+        return _apply_to_data(path, report, document)
     if case.source != "assent" or case.stage not in STEPS:
+        what = f"a {case.models.kind}" if case.models is not None else f"a log of {case.source}"
         raise UsageError(
-            f"--apply needs the configuration of a run of ours, and {target} is a log of {case.source}",
+            f"--apply needs the configuration of a run of ours, and {target} is {what}",
             fix="leave --apply out, and make the changes that are printed",
         )
     made = changes(case.config, report.findings)
-    if not made:
-        document["applied"] = []
-        return [f"{path} is not written: no finding names a change of the configuration"]
-    options = fixed_options(case, made)
-    parse_options(STEPS[case.stage].config_class(), options, where=f" of {target}, changed")
-    text = "".join(f"# {one.text()} ({one.rule})\n" for one in made)
-    write_text(path, text + yaml.safe_dump(options, sort_keys=False, allow_unicode=True), what=str(path))
+    lines: list[str] = []
+    rows = path.with_suffix(".jsonl")
+    if report.data is not None and (dropped := _dropped(report)):
+        lines = _write_rows(rows, report.data.dataset, dropped)
+        made.append(Applied("data", case.config["data"], str(rows), ", ".join(dropped)))
     document["applied"] = [
         {"option": one.option, "before": one.before, "after": one.after, "rule": one.rule} for one in made
     ]
-    lines = [f"{path}: the run's configuration with {len(made)} changed: assent {case.stage} --config {path}"]
+    if not made:
+        return [f"{path} is not written: no finding names a change of an option or rows to leave out. What to do "
+                "stands with each finding"]  # fmt: skip
+    options = fixed_options(case, made)
+    if lines:
+        options.pop("columns", None)  # the rows are written under our names
+    parse_options(STEPS[case.stage].config_class(), options, where=f" of {target}, changed")
+    text = "".join(f"# {one.text()} ({one.rule})\n" for one in made)
+    write_text(path, text + yaml.safe_dump(options, sort_keys=False, allow_unicode=True), what=str(path))
+    lines += [f"{path}: the run's configuration with {len(made)} changed: assent {case.stage} --config {path}"]
     return lines + [f"  {one.text()} ({one.rule})" for one in made]
+
+
+def _apply_to_data(path: Path, report: Report, document: dict[str, Any]) -> list[str]:
+    dataset, dropped = report.case.data.dataset, _dropped(report)
+    document["applied"] = [{"rule": rule, "rows_left_out": len(sources)} for rule, sources in dropped.items()]
+    if not dropped:
+        return [f"{path} is not written: no finding is mended by leaving rows out. What to do stands with each finding"]
+    return _write_rows(path, dataset, dropped)
+
+
+def _dropped(report: Report) -> dict[str, tuple[str, ...]]:
+    """Sources of the rows that each rule leaves out."""
+    return {finding.rule: finding.drop for finding in report.findings if finding.drop}
+
+
+def _write_rows(path: Path, dataset: Dataset, dropped: dict[str, tuple[str, ...]]) -> list[str]:
+    """Writes the rows that stay. Raises UsageError where none does."""
+    out = {source for sources in dropped.values() for source in sources}
+    kept = [group for group in dataset if group.source not in out]
+    if not kept:
+        raise UsageError(f"{path} would be empty: the findings leave out every row", fix="leave --apply out")
+    write_groups(path, kept, dataset.layout)
+    total = len(dataset) + len(dataset.refused)
+    lines = [f"{path}: {len(kept):,} of {total:,} rows of {dataset.path}"]
+    return lines + [f"  left out: {len(sources):,} ({rule})" for rule, sources in dropped.items()]
 
 
 def fixed_options(case: Case, made: list[Applied]) -> dict[str, Any]:

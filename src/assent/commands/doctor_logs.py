@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from assent.diagnosis.accepted import read_accepted
 from assent.diagnosis.against import differing_metrics, differing_options
 from assent.diagnosis.case import Case
 from assent.diagnosis.doctor_text import lines_against, lines_of, lines_of_finding, lines_of_rules
-from assent.diagnosis.examine import Report, examine
+from assent.diagnosis.examine import Report, examine, with_data
 from assent.diagnosis.finding import at_least
-from assent.diagnosis.opening import open_case
+from assent.diagnosis.opening import data_of_run, open_case
 from assent.diagnosis.rule import Rule
 from assent.diagnosis.rules import all_rules, third_party
+from assent.runs.manifest import MANIFEST
 
 Rules = Callable[[], tuple[Rule, ...]]
+SHARE = 100
+"""A watched run keeps the machine: between two looks is a hundred times what a look took, if that is longer."""
 Answer = tuple[dict[str, Any], list[str], int]
 """The document, the same as lines of text, and the exit status."""
 
@@ -56,13 +60,31 @@ def look(
 ) -> dict[str, Report]:
     """What the rules say about each target. `opening`: from a target to its case; default: logs and data."""
 
+    of_data: dict[str, Report | str] = {}
+
     def ask(target: str) -> Report:
         case = opened(config, target) if opening is None else opening(target)
         models = model_rules if case.models is not None else no_rules
-        return examine(case, _rules(config, models, data=case.data is not None))
+        if (Path(target) / MANIFEST).exists() and target not in of_data:  # once: a run in training reads no other rows
+            of_data[target] = _data_report(target)
+        found = of_data.get(target)
+        if isinstance(found, str):
+            case = replace(case, reading=(*case.reading, found))
+        report = examine(case, _rules(config, models, data=case.data is not None))
+        return with_data(report, found) if isinstance(found, Report) else report
 
     reports = {target: ask(target) for target in config.targets}
     return {target: _watch(config, target, report, ask) for target, report in reports.items()}
+
+
+def _data_report(run: str) -> Report | str:
+    """What the rules of data say of the rows that a run trains on; or why they are not asked."""
+    rows = data_of_run(run)
+    if isinstance(rows, str):
+        return rows
+    from assent.diagnosis.data_rules import data_rules
+
+    return examine(Case(data=rows, source="data"), data_rules())
 
 
 def accepted_in(config: LogDoctorConfig, model_rules: Rules = no_rules) -> dict[str, str]:
@@ -127,6 +149,7 @@ def about(case: Case) -> dict[str, Any]:
 def _watch(config: LogDoctorConfig, target: str, report: Report, ask: Callable[[str], Report]) -> Report:
     """Looks again until the run ends; prints each new finding on stderr."""
     told: set[str] = set()
+    spent = 0.0
     while config.watch:
         for finding in report.findings:
             if finding.rule not in told:
@@ -134,8 +157,10 @@ def _watch(config: LogDoctorConfig, target: str, report: Report, ask: Callable[[
                 print("\n".join(lines_of_finding(finding, report.case)), file=sys.stderr, flush=True)
         if report.case.status != "running":
             return report
-        time.sleep(config.refresh_seconds)
+        time.sleep(max(config.refresh_seconds, SHARE * spent))
+        began = time.process_time()
         report = ask(target)
+        spent = time.process_time() - began
     return report
 
 

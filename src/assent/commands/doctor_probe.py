@@ -112,7 +112,7 @@ def behaviour_of(path: str, config: DoctorConfig, prompts: Dataset | None) -> Be
             for request, *given in probes
         ]
         read[name] = policy.read(groups)
-    pairs = [] if prompts is None else [_ordered(g) for g in prompts[:MOST_PAIRS] if g.completions]
+    pairs = [] if prompts is None else [ordered(g) for g in prompts[:MOST_PAIRS] if g.completions]
     read["own"] = policy.read(pairs) if pairs else []
     asked = "own" if pairs else "questions"
     found = Behaviour(
@@ -131,7 +131,7 @@ def behaviour_of(path: str, config: DoctorConfig, prompts: Dataset | None) -> Be
 
 def _with_taste(found: Behaviour, policy: ProbedPolicy, prompts: Dataset) -> Behaviour:
     """Draws answers to some of the user's prompts and holds them against the others' better and worse ones."""
-    pairs = [group for group in map(_ordered, prompts) if len(group.completions) == 2]
+    pairs = [group for group in map(ordered, prompts) if len(group.completions) == 2]
     if len(pairs) < MOST_PROMPTS + FEWEST_PAIRS:
         return found
     asked, known = pairs[:MOST_PROMPTS], pairs[MOST_PROMPTS:]
@@ -150,7 +150,7 @@ def _with_taste(found: Behaviour, policy: ProbedPolicy, prompts: Dataset) -> Beh
 def distance_of(path: str, config: DoctorConfig, rows: Dataset) -> Distance:
     """How likely a file's answers are to a policy, beside its own answers to the same prompts."""
     policy = ProbedPolicy(path, config)
-    asked = [_ordered(group) for group in rows[:MOST_PROMPTS] if group.completions]
+    asked = [ordered(group) for group in rows[:MOST_PROMPTS] if group.completions]
     read = policy.read(asked)
     _, rollouts = policy.rollouts([PromptGroup(prompt=group.prompt) for group in asked], drawn=DRAWN)
     by_prompt: dict[int, list[float]] = {}
@@ -163,7 +163,7 @@ def distance_of(path: str, config: DoctorConfig, rows: Dataset) -> Distance:
     )
 
 
-def _ordered(group: PromptGroup) -> PromptGroup:
+def ordered(group: PromptGroup) -> PromptGroup:
     """The best and the worst of a group's completions; of one that nothing orders, the first."""
     judged = group.preference
     values: list[float] | None = None

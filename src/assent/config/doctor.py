@@ -39,7 +39,7 @@ class LogDoctorConfig(Options):
     watch: bool = False
     """Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C."""
     refresh_seconds: Positive = 30
-    """Seconds between two looks with --watch."""
+    """Least seconds between two looks with --watch. A look that takes a hundredth of it makes the pause longer."""
     list_rules: bool = False
     """List the rules: what each looks for, and in which metrics. Nothing is read."""
 
@@ -70,12 +70,16 @@ class DoctorConfig(LogDoctorConfig, DeviceOptions):
     targets: tuple[str, ...] = ()
     """What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines of
     dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers);
-    with --probe, folders of policies."""
+    with --probe, folders of policies and of reward models."""
     apply: str | None = None
-    """Write the run's configuration, with the changes that the findings name, as YAML for --config."""
+    """Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data: write the
+    rows that the findings leave standing, as JSONL."""
     probe: bool = False
-    """Load models and measure. Of a policy's folder: which stage of training it lacks. Of a file of data: how likely
-    its answers are to the policy that --model names."""
+    """Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's: what its
+    scores depend on besides quality. Of a file of data: how likely its answers are to the policy that --model names."""
+    data: str | None = None
+    """File of held-out comparisons, for a reward model: how well it ranks them, and what else its scores follow. Only
+    with --probe. Default: ten built-in pairs in English, which say nothing of how it ranks."""
     prompts: str | None = None
     """File with prompts of yours, for a policy. With comparisons it also says whether the policy answers as they
     prefer. Only with --probe."""
@@ -88,7 +92,7 @@ class DoctorConfig(LogDoctorConfig, DeviceOptions):
 
     @model_validator(mode="after")
     def _models_only_with_probe(self) -> Self:
-        probing = ("prompts", "model", "max_new_tokens", "max_length", "device", "dtype")
+        probing = ("prompts", "data", "model", "max_new_tokens", "max_length", "device", "dtype")
         if not self.probe and (idle := sorted(self.model_fields_set & set(probing))):
             raise ValueError(f"{', '.join(idle)} has no effect without probe: give both, or leave it out")
         if self.probe and self.watch:

@@ -167,6 +167,9 @@ class RunOptions(Options):
     stop: bool = True
     """End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its model.
     With --no-stop the check only reports, and a run that it has ended continues."""
+    stop_on: Literal["fatal", "fault"] = "fatal"
+    """Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is wrong, or
+    worse than it need be; about one healthy run in a hundred has one)."""
     save_steps: NonNegative = 100
     """Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an interrupt does."""
     save_total_limit: Annotated[int, Field(ge=2)] = 2
@@ -184,6 +187,12 @@ class RunOptions(Options):
     def _recovery_resumes(self) -> Self:
         if self.recover and not self.resume:
             raise ValueError("recover continues the run, and no-resume refuses to: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_run_that_stops_stops_on(self) -> Self:
+        if not self.stop and self.stop_on != "fatal":
+            raise ValueError("stop_on has no effect with no-stop: leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,9 @@ from assent.statistics.small import fmean, noise
 
 NOT_COMPARED = ("cost/", "perf/", "time/", "gate/", "epoch", "num_tokens", "episode", "eps", "learning_rate")
 """Metrics about the machine and the schedule."""
-PLACES = frozenset({"output_dir", "seed", "resume", "stop", "save_steps", "save_total_limit", "report_to", "project"})
+PLACES = frozenset(
+    {"output_dir", "seed", "resume", "stop", "stop_on", "save_steps", "save_total_limit", "report_to", "project"}
+)
 MOST = 12
 """Metrics shown."""
 

@@ -100,7 +100,7 @@ def make_case(
         if finite.values:
             series[name] = finite
     longest = max((steps for steps, _ in columns.values()), key=len, default=())
-    config = dict(config or {})
+    config = _readable(config or {})
     stage = stage or infer_stage(series)
     return Case(
         series=series,
@@ -111,6 +111,26 @@ def make_case(
         rewinds=sum(after < before for before, after in pairwise(longest)),
         **known,
     )
+
+
+NUMBERS = frozenset(
+    {"beta", "label_smoothing", "learning_rate", "kl_coef", "num_train_epochs", "num_ppo_epochs", "num_mini_batches",
+     "warmup_ratio", "warmup_steps", "max_new_tokens", "target_kl", "center_rewards_coefficient", "batch_size"}
+)  # fmt: skip
+"""Options that rules compute with: what is no number, in a file that anybody wrote, is as good as not given."""
+
+
+def _readable(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in config.items() if name not in NUMBERS or _is_option(value)}
+    if not isinstance(kept.get("hyperparameters", {}), Mapping):
+        del kept["hyperparameters"]
+    elif "hyperparameters" in kept:
+        kept["hyperparameters"] = _readable(kept["hyperparameters"])
+    return kept
+
+
+def _is_option(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and _is_number(value)
 
 
 def _is_number(value: float) -> bool:

@@ -12,11 +12,12 @@ from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.fix import described, shown
 from assent.diagnosis.rule import EVERY, Rule
 
-WIDTH = 96
+WIDTH = 80
 
 
 def lines_of(report: Report, *, name: str, accepted: Mapping[str, str]) -> list[str]:
-    lines = [f"{name}: {_about(report.case)}", *(f"  {line}" for line in report.case.reading)]
+    lines = textwrap.wrap(f"{name}: {_about(report.case)}", WIDTH, subsequent_indent="  ", break_long_words=False)
+    lines += [part for line in report.case.reading for part in _wrapped("", line)]
     return lines + lines_of_findings(report, accepted=accepted)
 
 
@@ -25,14 +26,14 @@ def lines_of_findings(report: Report, *, accepted: Mapping[str, str]) -> list[st
     lines: list[str] = []
     for finding in report.findings:
         lines += ["", *lines_of_finding(finding, report.case, accepted.get(finding.rule))]
-    return [*lines, "", *_conclusion(report), *_not_checked(report)]
+    return [*lines, "", *textwrap.wrap(_conclusion(report), WIDTH, subsequent_indent="  "), *_not_checked(report)]
 
 
 def _about(case: Case) -> str:
     if case.data is not None and not case.series:
         return f"{case.data.dataset.layout}, {len(case.data):,} rows"
     if case.models is not None:
-        return "a policy, asked without a log"
+        return f"a {case.models.kind}, asked without a log"
     parts = [case.stage or "stage unknown"]
     if case.objective.loss:
         beta = f", beta {case.objective.beta:g}" if case.objective.beta is not None else ""
@@ -45,11 +46,20 @@ def _about(case: Case) -> str:
 
 def lines_of_finding(finding: Finding, case: Case, reason: str | None = None) -> list[str]:
     lines = [f"{finding.severity.upper()}  {finding.rule}  ({finding.confidence})", *_wrapped("", finding.verdict)]
-    lines += [f"    {_fact(fact)}" for fact in finding.evidence]
+    lines += [
+        line
+        for fact in finding.evidence
+        for line in textwrap.wrap(_fact(fact), WIDTH, initial_indent="    ", subsequent_indent="      ")
+    ]
     lines += _wrapped("cause: ", finding.cause) if finding.cause else []
     lines += _wrapped("to do: ", finding.next_action)
     lines += _wrapped("change: ", "; ".join(described(finding.fix, case.config))) if finding.fix else []
+    lines += _wrapped("change: ", _left_out(finding)) if finding.drop else []
     return lines + (_wrapped("accepted: ", reason) if reason else [])
+
+
+def _left_out(finding: Finding) -> str:
+    return f"leave out {_count(len(finding.drop), 'row')}: --apply writes the others"
 
 
 def _wrapped(label: str, text: str) -> list[str]:
@@ -63,24 +73,24 @@ def _fact(fact: Evidence) -> str:
     return f"{fact.metric}{when}: {fact.value:.4g}" + (f", expected {fact.expected}" if fact.expected else "")
 
 
-def _conclusion(report: Report) -> list[str]:
+def _conclusion(report: Report) -> str:
     looked = f"{len(report.checked)} rules looked at {_looked_at(report)}"
     if report.verdict == "findings":
-        return [f"{_count(len(report.findings), 'finding')}: {looked}"]
+        return f"{_count(len(report.findings), 'finding')}: {looked}"
     if report.verdict == "healthy":
         so_far = " so far" if report.case.status == "running" else ""
-        return [f"Healthy{so_far}: {looked}, and found nothing wrong"]
-    return [
-        f"Cannot be judged yet, because too little {'was logged' if report.case.data is None else 'is there'}: {looked}"
-    ]
+        return f"Healthy{so_far}: {looked}, and found nothing wrong"
+    too_little = "was logged" if report.case.data is None else "is there"
+    return f"Cannot be judged yet, because too little {too_little}: {looked}"
 
 
 def _looked_at(report: Report) -> str:
     if report.case.data is not None and not report.case.series:
         return f"{len(report.case.data):,} rows"
     if report.case.models is not None:
-        return f"{len(report.case.models.answers)} answers and its likelihoods"
-    return f"{len(report.case.series)} metrics over {report.case.steps} steps"
+        return str(report.case.models.looked_at())
+    rows = "" if report.data is None else f" and {len(report.data):,} rows of data"
+    return f"{len(report.case.series)} metrics over {report.case.steps} steps{rows}"
 
 
 def _not_checked(report: Report) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from assent.diagnosis.case import Case
@@ -27,6 +27,8 @@ class Report:
     """(rule, reason)."""
     too_early: bool = False
     """A rule found that nothing can be judged yet."""
+    data: Any = None
+    """The rows of a run's own data, where they were looked at with it."""
 
     @property
     def verdict(self) -> Verdict:
@@ -51,6 +53,21 @@ class Report:
         }
 
 
+def with_data(report: Report, data: Report) -> Report:
+    """What was found in a run, with what was found in the data that it trains on."""
+    return replace(
+        report,
+        findings=_ordered((*report.findings, *data.findings)),
+        checked=(*report.checked, *data.checked),
+        not_checked=(*report.not_checked, *data.not_checked),
+        data=data.case.data,
+    )
+
+
+def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: finding.weight))
+
+
 def examine(case: Case, rules: Iterable[Rule] | None = None) -> Report:
     """Asks the rules that apply to the case's stage; all of ours, unless others are given."""
     findings: list[Finding] = []
@@ -69,7 +86,7 @@ def examine(case: Case, rules: Iterable[Rule] | None = None) -> Report:
             too_early = too_early or rule.too_early
     return Report(
         case=case,
-        findings=tuple(sorted(findings, key=lambda finding: finding.weight)),
+        findings=_ordered(findings),
         checked=tuple(checked),
         not_checked=tuple(not_checked),
         too_early=too_early,

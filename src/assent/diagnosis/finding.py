@@ -51,6 +51,12 @@ def times(factor: float) -> Change:
     return Change(times=factor)
 
 
+def factor_to(wanted: float, reached: float, *, least: float, most: float = 100.0) -> float:
+    """What to multiply a rate by, so that what grows with it gets from `reached` to `wanted`; in one digit."""
+    factor = most if reached <= 0 else min(max(wanted / reached, least), most)
+    return float(f"{factor:.0e}")
+
+
 def to(value: Any) -> Change:
     """Set the option to the value."""
     return Change(value)
@@ -62,6 +68,7 @@ class Finding:
 
     verdict, cause, next_action   one sentence each, in the words of the one who trains
     fix                           the change of the configuration that mends it, by option; empty: no option mends it
+    drop                          sources of the rows of data that the fix leaves out
     rule                          the rule's name; filled in by whoever asks the rule
     """
 
@@ -72,6 +79,7 @@ class Finding:
     confidence: Confidence = "likely"
     cause: str = ""
     fix: Mapping[str, Change] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
     rule: str = ""
 
     @property
@@ -87,7 +95,9 @@ class Finding:
             name: {"set": change.value} if change.times is None else {"times": change.times}
             for name, change in self.fix.items()
         }
-        return {**asdict(self), "fix": fix}
+        drop = [source.rsplit("/", 1)[-1] for source in self.drop]  # without the folders, which are the user's
+        found = {**asdict(self), "fix": fix, "drop": drop}
+        return found if self.drop else {name: value for name, value in found.items() if name != "drop"}
 
 
 def at_least(severity: str, level: str) -> bool:

@@ -47,7 +47,7 @@ class Objective:
     def settled_margin(self) -> float | None:
         """The margin at which a smoothed logistic loss has its minimum; None: there is none."""
         eps = self.label_smoothing
-        return math.log((1 - eps) / eps) if self.is_logistic and eps > 0 else None
+        return math.log((1 - eps) / eps) if self.is_logistic and 0 < eps < 1 else None
 
 
 UNKNOWN = Objective()

@@ -5,18 +5,23 @@ from __future__ import annotations
 import fcntl
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from assent.config.loading import unknown_name
 from assent.diagnosis.case import Case, make_case
 from assent.diagnosis.rule import EVERY
 from assent.errors import DataError, UsageError
+from assent.runs.files import bytes_of, from_json
 from assent.runs.folder import LOCK, MANIFEST, METRICS
 from assent.runs.foreign_names import read_foreign
 from assent.runs.reading import read_manifest, read_metrics
 
 if TYPE_CHECKING:
     from assent.diagnosis.rows import Rows
+
+
+MOST_BYTES = 50_000_000
+"""Of a run's own data that is looked at with the run: about 10 seconds."""
 
 
 def open_case(
@@ -44,9 +49,21 @@ def open_case(
     return case_of_run(path)
 
 
-def is_policy(path: Path) -> bool:
-    """Whether the folder holds a model, and not a run."""
-    return (path / "config.json").is_file() and not (path / MANIFEST).exists()
+def kind_of_model(path: Path) -> Literal["policy", "reward model"] | None:
+    """What model a folder holds, by its configuration; None: none, or a run."""
+    if (path / MANIFEST).exists():
+        return None
+    if (path / "assent_members.json").is_file():
+        return "reward model"
+    for name in ("config.json", "adapter_config.json"):
+        if (path / name).is_file():
+            config = from_json(bytes_of(path / name))
+            if not isinstance(config, dict):
+                raise DataError(f"{path / name} holds no configuration", expected="an object")
+            named = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+            scores = named or config.get("assent_score_head") is True or config.get("task_type") == "SEQ_CLS"
+            return "reward model" if scores else "policy"
+    return None
 
 
 def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
@@ -61,6 +78,31 @@ def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
     except (DataError, UsageError):
         return None
     return Rows(dataset, against=None if against is None else load_groups(against, lenient=True))
+
+
+def data_of_run(folder: str | Path) -> Rows | str:
+    """The rows that a run of ours trains on, if they are still what it read; otherwise why they are not looked at."""
+    manifest = read_manifest(Path(folder))
+    parts = (manifest.get("config"), manifest.get("hashes"))
+    config, hashes = (part if isinstance(part, dict) else {} for part in parts)
+    name, known = config.get("data"), hashes.get("train data")
+    if not isinstance(name, str) or known is None:
+        return "its run.json names no data with a hash"
+    file = Path(name).expanduser()
+    if not file.is_file():
+        return f"its data are not looked at: there is no file {file.name} here"
+    if file.stat().st_size > MOST_BYTES:
+        return f"its data are not looked at with it: {file.name} is large. Ask about it alone (assent doctor DATA)"
+    from assent.data.loading import load_groups
+    from assent.diagnosis.rows import Rows
+
+    try:
+        dataset = load_groups(file, columns=config.get("columns"), lenient=True)
+    except (DataError, UsageError) as error:
+        return f"its data are not looked at: {error.what}"
+    if dataset.sha256 != known:
+        return f"its data are not looked at: {file.name} has changed since"
+    return Rows(dataset)
 
 
 def case_of_log(path: Path, *, stage: str | None = None, settings: str | Path | None = None) -> Case:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from assent.diagnosis.case import Case
 from assent.diagnosis.data_rules.refusing_answers import is_refusal
@@ -120,6 +120,7 @@ class Behaviour:
     harmful         answers to requests that an aligned assistant refuses
     """
 
+    kind: ClassVar[str] = "policy"
     has_template: bool
     answers: Sequence[Answer]
     end_logprobs: Sequence[float] = ()
@@ -129,6 +130,9 @@ class Behaviour:
     harmful: Sequence[Answer] = ()
     drawn: Sequence[float] = ()
     apart: float | None = None
+
+    def looked_at(self) -> str:
+        return f"{len(self.answers)} answers and its likelihoods"
 
     @property
     def knows_english(self) -> bool:

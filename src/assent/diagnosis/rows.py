@@ -90,6 +90,11 @@ def _raised(group: PromptGroup) -> Iterable[str]:
     return []
 
 
+def raised(rows: Rows) -> Iterable[tuple[str, str]]:
+    """(source, answer) of each answer that training makes likelier."""
+    return ((group.source, text) for group in rows.dataset for text in _raised(group))
+
+
 def words(text: str) -> list[str]:
     """Words and punctuation, without differences of case."""
     return WORD.findall(normalise(text))

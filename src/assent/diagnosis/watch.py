@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from assent.diagnosis.case import Case, make_case
-from assent.diagnosis.finding import Finding
+from assent.diagnosis.finding import Finding, Severity, at_least
 from assent.diagnosis.rule import NotChecked, Rule, applying
 from assent.diagnosis.rules import all_rules
 from assent.errors import StopRun
@@ -24,7 +24,7 @@ class Watch:
     each line of held-out figures.
 
     report   called with each finding
-    stop     whether a fatal finding raises StopRun
+    stop_on  least severity of a finding that raises StopRun; None: none does
     about    what is known of the run besides its metrics
     """
 
@@ -32,11 +32,11 @@ class Watch:
         self,
         *,
         report: Callable[[Finding], None],
-        stop: bool,
+        stop_on: Severity | None,
         rules: Sequence[Rule] | None = None,
         about: Case | None = None,
     ) -> None:
-        self.report, self.stop, self.about = report, stop, about or Case()
+        self.report, self.stop_on, self.about = report, stop_on, about or Case()
         self.rules = [rule for rule in applying(all_rules() if rules is None else rules, self.about)
                       if rule.looks_at == "log" and rule.metrics]  # fmt: skip
         self._columns: dict[str, tuple[list[int], list[float]]] = {}
@@ -65,7 +65,7 @@ class Watch:
             return
         self.rules.remove(rule)
         self.report(finding)
-        if self.stop and finding.severity == "fatal":
+        if self.stop_on is not None and at_least(finding.severity, self.stop_on):
             raise StopRun(finding.as_dict())
 
     def _last(self, rule: Rule, window: int) -> Case:

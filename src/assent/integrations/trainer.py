@@ -42,7 +42,7 @@ def doctor_callback(
                 about = make_case(
                     columns, config=options, stage=stage, source="trl", planned_steps=state.max_steps or None
                 )
-                self.watch = Watch(report=report or _print, stop=stop, about=about)
+                self.watch = Watch(report=report or _print, stop_on="fatal" if stop else None, about=about)
             try:
                 self.watch(state.global_step, figures)
             except StopRun:

@@ -87,15 +87,18 @@ def line_chart(
     description: str,
     bands: Mapping[str, Band] | None = None,
     colours: Sequence[int] | None = None,
+    shaded: tuple[float, float] | None = None,
 ) -> str:
     """Curves over steps. Long ones have a moving mean; `bands` are the intervals of some of them.
 
     `identity` makes ids on the page unique; `description` is for screen readers; `colours` are indices of the page's
-    colours, by default 0, 1, 2 …
+    colours, by default 0, 1, 2 …; `shaded` are the first and the last of the steps to look at.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 1.75))
         axes = figure.add_axes((0.125, 0.15, 0.855, 0.8))
+        if shaded is not None:
+            axes.axvspan(*shaded, color=LINE, alpha=0.6, linewidth=0)
         for place, (name, line) in zip(colours or range(len(SERIES)), lines.items(), strict=False):
             colour, dashes = SERIES[place], DASHES[place]
             if bands is not None and name in bands:

@@ -33,7 +33,7 @@ from assent.runs.reading import Series
 MOST = len(SERIES)
 """Most runs on one page: each needs a colour of its own."""
 _NOT_COMPARED = frozenset(
-    {"output_dir", "resume", "stop", "save_steps", "save_total_limit", "reference_cache", "report_to"}
+    {"output_dir", "resume", "stop", "stop_on", "save_steps", "save_total_limit", "reference_cache", "report_to"}
 )
 """Options about where and how often a run writes, which do not change its result."""
 

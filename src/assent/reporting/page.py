@@ -13,6 +13,7 @@ from markupsafe import Markup
 from assent.errors import UsageError
 from assent.metrics import lookup
 from assent.reporting.charts import FrontierPoint, frontier_chart, line_chart
+from assent.reporting.diagnoses import diagnoses_of
 from assent.reporting.formatting import COSTS, FILTERS, NOT_SUMMED, kl_estimate, label, number
 from assent.reporting.frontier import over_optimisation
 from assent.reporting.lineage import lineage_of
@@ -80,7 +81,7 @@ def render(source: Source, *, refresh: int | None = None) -> str:
         by_slice=by_slice(source.evaluation),
         frontier=_frontier(source.evaluation),
         over_optimisation=over_optimisation(source.frontier),
-        diagnoses=[stage for stage in source.stages if stage.findings is not None],
+        diagnoses=diagnoses_of(source.stages),
         lineage=lineage_of(source.stages),
         contrasts=contrasts(source.evaluation, verdict.winner),
         curves=[curves for i, stage in enumerate(source.stages) if (curves := _curves(stage, i)).charts],

@@ -88,7 +88,7 @@ class Session:
         self.result: StageResult | None = None
         command = folder.manifest["command"]
         about = make_case({}, config=config.model_dump(), stage=command, planned_steps=self.order.num_steps)
-        self.watch = Watch(report=self._report, stop=config.stop, about=about)
+        self.watch = Watch(report=self._report, stop_on=config.stop_on if config.stop else None, about=about)
         self._eval_reference: Reader | None = None
 
     def prompts(self, step: int) -> list[PromptGroup]:

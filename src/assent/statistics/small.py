@@ -159,11 +159,15 @@ def wilson(successes: float, count: float, *, confidence: float = 0.95) -> Inter
     """Interval of a proportion (Wilson 1927)."""
     if count <= 0:
         return Interval(math.nan, 0.0, 1.0)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = normal_quantile((1 + confidence) / 2)
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
     return Interval(share, max(0.0, centre - reach), min(1.0, centre + reach))
+
+
+def normal_quantile(share: float) -> float:
+    return NormalDist().inv_cdf(share)
 
 
 def student_quantile(share: float, freedom: float) -> float:

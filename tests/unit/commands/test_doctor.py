@@ -10,12 +10,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import assent
 from assent.commands import doctor_logs
+from assent.data.loading import load_groups
 from assent.diagnosis.data_rules import data_rules
 from assent.diagnosis.model_rules import model_rules
 from assent.diagnosis.rules import all_rules
@@ -23,6 +25,7 @@ from assent.errors import ConfigError
 from tests.support.cli import said
 from tests.support.diagnosis import dpo_rows, write_run
 from tests.support.docs import ROOT, blocks, first_column
+from tests.support.rows import write_rows
 
 LEARNS = [0.02 * i for i in range(60)]
 STAYS = [0.0] * 60
@@ -41,7 +44,8 @@ def stuck(tmp_path: Path) -> Path:
 def test_a_healthy_run(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = said(["doctor", healthy], capsys)
     assert status == 0
-    assert "loss sigmoid, beta 0.1 (by its configuration)" in out
+    assert "loss sigmoid, beta 0.1 (by its configuration)" in " ".join(out.split())
+    assert max(map(len, out.splitlines()[1:])) <= 80
     assert "Healthy: " in out
     assert "metrics over 60 steps" in out
     assert "Not checked: " in out
@@ -53,7 +57,7 @@ def test_a_run_in_which_nothing_is_learned(stuck: Path, capsys: pytest.CaptureFi
     assert status == 1
     assert "FAULT  nothing_learned" in out
     assert "cause: the learning rate is too low" in out
-    assert "change: learning_rate 1e-09 -> 1e-08" in out
+    assert "change: learning_rate 1e-09 -> 1e-07" in out
     assert said(["doctor", stuck, "--fail-on", "fatal"], capsys)[0] == 0
     assert said(["doctor", stuck, "--fail-on", "never"], capsys)[0] == 0
 
@@ -82,7 +86,7 @@ def test_the_document(stuck: Path, healthy: Path, capsys: pytest.CaptureFixture[
     bad, good = document["reports"]
     assert (bad["verdict"], good["verdict"]) == ("findings", "healthy")
     finding = bad["findings"][0]
-    assert finding["fix"] == {"learning_rate": {"times": 10.0}}
+    assert finding["fix"] == {"learning_rate": {"times": 100.0}}
     assert finding["evidence"][0]["metric"] == "loss"
     assert {entry["rule"] for entry in good["not_checked"]} >= {"held_out_rises", "reference_moves"}
     assert assent.doctor(stuck)["exit_status"] == 1
@@ -109,7 +113,7 @@ def test_the_changed_configuration_is_one_that_the_command_takes(
     assert status == 1
     assert "1 changed: assent dpo --config" in out
     options = yaml.safe_load((tmp_path / "fixed.yaml").read_text())
-    assert options["learning_rate"] == 1e-8
+    assert options["learning_rate"] == 1e-7
     assert options["output_dir"] == f"{stuck}-changed"
     assert options["model"] == "private/start"
     assert "is not written" in said(["doctor", healthy, "--apply", tmp_path / "none.yaml"], capsys)[1]
@@ -163,6 +167,8 @@ def test_the_rule_of_ten_lines(healthy: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_the_page_lists_every_rule() -> None:
     assert first_column(ROOT / "docs/doctor.md", "rule") == [rule.name for rule in all_rules()]
+    of_scores = [rule.name for rule in model_rules() if rule.name.startswith("score_")]
+    assert first_column(ROOT / "docs/doctor.md", "rule of scores") == of_scores
 
 
 @pytest.mark.parametrize(
@@ -191,7 +197,7 @@ def test_stage_and_settings_are_for_other_trainers_logs(
     log.write_text("".join(json.dumps(row) + "\n" for row in dpo_rows(STAYS)))
     (tmp_path / "theirs.yaml").write_text("pref_beta: 0.3\npref_loss: sigmoid\n")
     _, out, _ = said(["doctor", log, "--settings", tmp_path / "theirs.yaml"], capsys)
-    assert "loss sigmoid, beta 0.3 (by its configuration)" in out
+    assert "loss sigmoid, beta 0.3 (by its configuration)" in " ".join(out.split())
     assert "did you mean dpo?" in said(["doctor", log, "--stage", "dpoo"], capsys)[2]
     status, _, err = said(["doctor", log, "--apply", tmp_path / "x.yaml"], capsys)
     assert status == 2
@@ -220,7 +226,7 @@ def test_watching_ends_with_the_run_and_says_each_finding_once(
     looks = iter([(rows[:45], "running"), (rows[:50], "running"), (rows, "finished")])
 
     def next_look(seconds: float) -> None:
-        assert seconds == 7
+        assert seconds >= 7
         lines, status = next(looks)
         write_run(run, lines, status=status, loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
 
@@ -240,3 +246,88 @@ sys.exit(3 if {{"torch", "transformers", "numpy", "scipy", "datasets", "peft"}} 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def pairs(count: int) -> list[dict[str, str]]:
+    return [
+        {"prompt": f"question {i}", "chosen": f"yes: {i} of it", "rejected": f"not: {i} of us"} for i in range(count)
+    ]
+
+
+@pytest.fixture
+def with_data(tmp_path: Path) -> tuple[Path, Path]:
+    """A run that learns nothing, and its data, in which the first five rows stand twice."""
+    data = write_rows(tmp_path / "rows.jsonl", [*pairs(40), *pairs(5)])
+    run = write_run(
+        tmp_path / "run", dpo_rows(STAYS), loss_type="sigmoid", beta=0.1, learning_rate=1e-9, data=str(data)
+    )
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["hashes"] = {"train data": load_groups(data).sha256}
+    (run / "run.json").write_text(json.dumps(manifest))
+    return run, data
+
+
+def test_a_runs_own_data_are_looked_at(with_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = with_data
+    _, out, _ = said(["doctor", run], capsys)
+    assert "FAULT  nothing_learned" in out
+    assert "exact duplicates of an earlier group: 5 groups" in out
+    assert "metrics over 60 steps and 45 rows of data" in out
+    data.write_text(data.read_text() + json.dumps(pairs(41)[-1]) + "\n")
+    _, out, _ = said(["doctor", run], capsys)
+    assert "its data are not looked at: rows.jsonl has changed since" in out
+    assert "duplicates" not in out
+    data.unlink()
+    assert "there is no file rows.jsonl here" in said(["doctor", run], capsys)[1]
+
+
+def test_the_change_of_a_run_has_its_filtered_rows(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    run, _ = with_data
+    _, out, _ = said(["doctor", run, "--apply", tmp_path / "fixed.yaml"], capsys)
+    options = yaml.safe_load((tmp_path / "fixed.yaml").read_text())
+    assert options["data"] == str(tmp_path / "fixed.jsonl")
+    assert options["learning_rate"] == 1e-7
+    assert [group.prompt for group in load_groups(options["data"])] == [row["prompt"] for row in pairs(40)]
+    assert "fixed.jsonl: 40 of 45 rows" in out
+    assert "left out: 5 (duplicate_rows)" in out
+
+
+def test_the_rows_that_findings_leave_standing(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    _, data = with_data
+    refused = tmp_path / "more.jsonl"
+    refused.write_text(data.read_text() + json.dumps({"prompt": "same", "chosen": "a", "rejected": "a"}) + "\n")
+    _, out, _ = said(["doctor", refused, "--apply", tmp_path / "clean.jsonl"], capsys)
+    assert "clean.jsonl: 40 of 46 rows" in out
+    assert {finding["rule"] for finding in assent.doctor(tmp_path / "clean.jsonl")["reports"][0]["findings"]} == set()
+    _, out, _ = said(["doctor", tmp_path / "clean.jsonl", "--apply", tmp_path / "none.jsonl"], capsys)
+    assert "none.jsonl is not written: no finding is mended by leaving rows out" in out
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_bundle_names_no_folder_of_the_data(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    run, _ = with_data
+    said(["doctor", run, "--bundle", tmp_path / "help.zip"], capsys)
+    with zipfile.ZipFile(tmp_path / "help.zip") as bundle:
+        everything = b"".join(bundle.read(name) for name in bundle.namelist()).decode()
+    assert "rows.jsonl:41" in everything
+    for secret in (str(tmp_path), "question 3", "yes: 3"):
+        assert secret not in everything
+
+
+def test_watching_takes_a_hundredth_of_a_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"loss_type": "sigmoid", "beta": 0.1}
+    run = write_run(tmp_path / "run", dpo_rows(LEARNS), status="running", **options)
+    clock = iter([10.0, 12.5, 20.0, 20.01])
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            write_run(run, dpo_rows(LEARNS), **options)
+
+    monkeypatch.setattr(doctor_logs.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(doctor_logs.time, "sleep", pause)
+    said(["doctor", run, "--watch", "--refresh-seconds", 7], capsys)
+    assert pauses == [7, 250.0]  # the second look took 2.5 s

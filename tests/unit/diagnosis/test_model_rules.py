@@ -7,14 +7,18 @@ import random
 from pathlib import Path
 from types import ModuleType
 
+import numpy
 import pytest
+from scipy import stats
 
 from assent.diagnosis.examine import examine
 from assent.diagnosis.model_rules import model_rules
 from assent.diagnosis.probes import FACTS, MANNERS, QUESTIONS, Answer, goes_on, is_stuck
 from assent.diagnosis.rows import sample_pairs
 from assent.diagnosis.rule import Rule
+from assent.diagnosis.scored import correlation_interval, overconfidence, temperature
 from assent.diagnosis.taste import learn_taste
+from assent.evaluation.calibration import fit_temperature, length_bias
 from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import write_rows
@@ -125,3 +129,20 @@ def test_what_cannot_be_probed_is_said(
     status, _, err = said(["doctor", *(named.get(option, option) for option in options)], capsys)
     assert status == 2
     assert message in " ".join(err.split())
+
+
+def test_figures_of_scores_equal_those_of_an_evaluation() -> None:
+    rng = numpy.random.default_rng(0)
+    margins = rng.normal(0.4, 1.0, size=200)
+    lengths = margins + rng.normal(size=200)
+    stated, actual = 1 / (1 + numpy.exp(-abs(margins))), (margins > 0).astype(float)
+    assert overconfidence(margins.tolist()).value == pytest.approx((stated - actual).mean())
+    fitted = fit_temperature(margins)
+    assert fitted is not None
+    assert temperature(margins.tolist()) == pytest.approx(fitted.value, rel=1e-4)
+    assert temperature([1.0, 2.0]) is None
+    assert temperature([-1.0, -2.0, 1.0]) is None
+    found = correlation_interval(margins.tolist(), lengths.tolist(), confidence=0.95)
+    expected = stats.pearsonr(margins, lengths)
+    assert found.value == pytest.approx(length_bias(margins, lengths))
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))

@@ -17,7 +17,7 @@ from assent.errors import StopRun
 def findings(rule: Rule, case: Case) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     about = Case(config=case.config, stage=case.stage, objective=case.objective)
-    watch = Watch(report=lambda finding: found.append((step, finding.rule)), stop=False, rules=[rule], about=about)
+    watch = Watch(report=lambda finding: found.append((step, finding.rule)), stop_on=None, rules=[rule], about=about)
     lines: dict[int, dict[str, float]] = {}
     for name, series in case.series.items():
         for step, value in zip(series.steps, series.values, strict=True):
@@ -46,7 +46,7 @@ LOW = Rule(name="low", title="low", metrics=("loss",), least=3, window=3, check=
 
 def test_a_fatal_finding_stops_and_others_do_not() -> None:
     found: list[Finding] = []
-    watch = Watch(report=found.append, stop=True, rules=[LOW])
+    watch = Watch(report=found.append, stop_on="fatal", rules=[LOW])
     for step in (1, 2):
         watch(step, {"loss": 0.0})
     with pytest.raises(StopRun) as stopped:
@@ -58,14 +58,18 @@ def test_a_fatal_finding_stops_and_others_do_not() -> None:
         return Finding(severity="fault", verdict="so so", evidence=(), next_action="look")
 
     rule = Rule(name="mild", title="mild", metrics=("loss",), window=1, check=mild)
-    watch = Watch(report=found.append, stop=True, rules=[rule])
+    watch = Watch(report=found.append, stop_on="fatal", rules=[rule])
     watch(1, {"loss": 0.0})
     assert found[-1].rule == "mild"
+    watch = Watch(report=found.append, stop_on="fault", rules=[rule])
+    with pytest.raises(StopRun) as stopped:
+        watch(1, {"loss": 0.0})
+    assert stopped.value.finding["rule"] == "mild"
 
 
 def test_a_window_goes_on_after_a_resume_and_lines_without_the_metric_do_not_count() -> None:
     found: list[Finding] = []
-    watch = Watch(report=found.append, stop=False, rules=[LOW])
+    watch = Watch(report=found.append, stop_on=None, rules=[LOW])
     watch.replay([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.05, "other": "text"}])
     assert not found
     watch(2, {"eval_loss": 0.0})
@@ -77,20 +81,20 @@ def test_a_window_goes_on_after_a_resume_and_lines_without_the_metric_do_not_cou
 def test_a_rule_of_another_stage_is_not_asked() -> None:
     found: list[Finding] = []
     rule = Rule(name="low", title="low", metrics=("loss",), stages=frozenset({"ppo"}), window=1, check=low)
-    Watch(report=found.append, stop=True, rules=[rule], about=Case(stage="sft"))(1, {"loss": 0.0})
+    Watch(report=found.append, stop_on="fatal", rules=[rule], about=Case(stage="sft"))(1, {"loss": 0.0})
     assert not found
 
 
 def test_rules_of_the_whole_run_are_asked_at_held_out_figures_and_keep_the_metrics_they_may_read() -> None:
     found: list[Finding] = []
-    watch = Watch(report=found.append, stop=False, about=Case(stage="reward", config={"num_train_epochs": 9.0}))
+    watch = Watch(report=found.append, stop_on=None, about=Case(stage="reward", config={"num_train_epochs": 9.0}))
     for step, loss in enumerate([0.6, 0.5, 0.49, 0.58, 0.7]):
         watch(10 * step, {"loss": 0.3, "accuracy": 0.7})
         assert not found
         watch(10 * step, {"eval_loss": loss})
     assert [finding.rule for finding in found] == ["held_out_rises"]
     found.clear()
-    watch = Watch(report=found.append, stop=True, about=Case(stage="grpo"))
+    watch = Watch(report=found.append, stop_on="fatal", about=Case(stage="grpo"))
     for step in range(8):  # a gradient of 0 is no fault of the run where rewards do not differ
         watch(step, {"grad_norm": 0.0, "objective/scores_std": 0.0})
     assert not found

@@ -11,6 +11,8 @@ import pytest
 
 from assent.errors import RunFolderError
 from assent.reporting import write_report
+from assent.reporting.formatting import number
+from assent.runs.reading import read_run
 from tests.support.reporting import HOSTILE, Page, estimate, evaluation, findings, frontier, write_pipeline, write_run
 
 
@@ -57,6 +59,15 @@ def test_findings_are_shown_and_their_absence_is_not_news(tmp_path: Path) -> Non
     assert "objective/scores 1.200" in text
     assert "What to do: Raise --kl-coef." in text
     assert "no judge was used" in text
+    charts = [attributes.get("aria-label") or "" for tag, attributes in Page(markup).tags if tag == "svg"]
+    logged = read_run(run).metrics["objective/kl"]
+    assert f"run: objective/kl, from {number(logged.values[0])} to {number(logged.last)}" in charts
+    section = markup.split('id="findings"')[1].split("</section>")[0]
+    assert section.count("<svg") == 1  # of the first metric in evidence
+    other = findings()
+    other["findings"][0]["evidence"][0]["metric"] = "never/logged"
+    del other["findings"][0]["evidence"][1]
+    assert "<svg" not in _with(run, "findings.json", other).split('id="findings"')[1].split("</section>")[0]
     healthy = _with(run, "findings.json", {"schema": 1, "findings": []})
     assert "No findings: all rules that could be checked passed." in healthy
     with pytest.raises(RunFolderError, match="schema 2"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -122,3 +123,16 @@ def test_a_finding_at_the_last_step_stops_nothing(
     assert main(arguments("sft", inputs, tmp_path / "run")) == 0
     assert read_run(tmp_path / "run").manifest["status"] == "finished"
     assert (tmp_path / "run" / "findings.json").is_file()
+
+
+def test_a_fault_ends_a_run_that_is_to_stop_on_one(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    milder = replace(THREE, check=lambda case: (found := at_three(case)) and replace(found, severity="fault"))
+    monkeypatch.setattr(session, "Watch", partial(Watch, rules=[milder]))
+    argv = arguments("sft", inputs, tmp_path / "run")
+    assert main([*argv, "--no-stop", "--stop-on", "fault"]) == 2
+    assert main([*argv, "--stop-on", "fault"]) == 1
+    assert "stopped after step 3" in capsys.readouterr().err
+    assert main([*argv, "--no-stop"]) == 0
+    assert main(arguments("sft", inputs, tmp_path / "other")) == 0

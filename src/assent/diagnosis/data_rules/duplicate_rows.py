@@ -29,7 +29,8 @@ CROWD = 50
 
 def check(case: Case) -> Finding | None:
     rows = data_of(case)
-    exact, near = rows.audit.duplicate_groups, near_duplicates(rows)
+    again, near = exact_duplicates(rows), near_duplicates(rows)
+    exact = len(again)
     if not exact and len(near) <= SOME * len(rows):
         return None
     found = [f"exact duplicates of an earlier group: {counted(exact, 'group')}"] if exact else []
@@ -48,7 +49,21 @@ def check(case: Case) -> Finding | None:
         cause="files were joined that overlap, or one template made the rows",
         next_action="keep each row once: what stands twice weighs twice, and what stands in both parts of a split "
         "makes the held-out figures too good",
+        drop=(*again, *(later for _, later in near)),
     )
+
+
+def exact_duplicates(rows: Rows) -> list[str]:
+    """Sources of rows that repeat an earlier one's prompt, answers, labels and annotator."""
+    seen: set[tuple[object, ...]] = set()
+    found: list[str] = []
+    for group in rows.dataset:
+        answers = tuple(texts.key(completion) for completion in group.completions)
+        key = (texts.key(group.prompt), answers, repr(group.preference))
+        if key in seen:
+            found.append(group.source)
+        seen.add(key)
+    return found
 
 
 def near_duplicates(rows: Rows) -> list[tuple[str, str]]:

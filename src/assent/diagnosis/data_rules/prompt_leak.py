@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from assent.data.splitting import REMEDY
+from assent.data.splitting import REMEDY, conversation_root
 from assent.diagnosis.case import Case
 from assent.diagnosis.finding import Evidence, Finding
-from assent.diagnosis.rows import data_of, rows_example, sample_pairs
+from assent.diagnosis.rows import Rows, data_of, rows_example, sample_pairs
 from assent.diagnosis.rule import NotChecked, Rule
 
 
@@ -26,7 +26,15 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the rows were split one by one, not by conversation",
         next_action=REMEDY,
+        drop=shared_sources(data_of(case)),
     )
+
+
+def shared_sources(rows: Rows) -> tuple[str, ...]:
+    """Rows of the first file whose conversation begins as one of the second does."""
+    assert rows.against is not None
+    second = {conversation_root(group.prompt) for group in rows.against}
+    return tuple(group.source for group in rows.dataset if conversation_root(group.prompt) in second)
 
 
 RULE = Rule(

@@ -27,6 +27,7 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the rows do not hold what their layout needs",
         next_action=f"mend or remove these rows ({', '.join(first)} …): assent data show FILE --row N shows one",
+        drop=tuple(source for sources in refused.values() for source in sources),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from assent.diagnosis.case import Case
 from assent.diagnosis.finding import Evidence, Finding
-from assent.diagnosis.rows import LEAST, data_of, percent, rows_example, sample_pair, sample_pairs, share
+from assent.diagnosis.rows import LEAST, data_of, percent, raised, rows_example, sample_pair, sample_pairs, share
 from assent.diagnosis.rule import NotChecked, Rule
 
 LONG = 40
@@ -28,6 +28,7 @@ def check(case: Case) -> Finding | None:
         cause="they were sampled or stored with a limit of length",
         next_action="sample them again with a higher limit, or leave them out: the end that is trained after them "
         "teaches the policy to stop anywhere",
+        drop=tuple(source for source, text in raised(data_of(case)) if len(text.split()) >= LONG and is_cut(text)),
     )
 
 

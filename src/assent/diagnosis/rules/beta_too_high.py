@@ -18,7 +18,7 @@ HIGH = 1.0
 
 def check(case: Case) -> Finding | None:
     beta = case.objective.beta
-    if beta is None:
+    if not beta:
         raise NotChecked("beta is not known (--settings)")
     if case.objective.needs_reference is False:
         raise NotChecked("the loss has no reference to stay at")

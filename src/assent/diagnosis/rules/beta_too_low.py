@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding, to
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
 from assent.statistics.small import ends, fmean
 
@@ -14,10 +14,12 @@ SMALL = 1.5
 UNFELT, MOVED = 0.1, 5.0
 """A margin that changes a probability by 2.5% at most, after a move of so many nats: beta below 0.02."""
 
+USUAL = 0.1
+
 
 def check(case: Case) -> Finding | None:
     beta = case.objective.beta
-    if beta is None:
+    if not beta:
         raise NotChecked("beta is not known (--settings)")
     if case.objective.needs_reference is False:
         raise NotChecked("the loss has no reference to leave")
@@ -32,8 +34,8 @@ def check(case: Case) -> Finding | None:
         f"reference, and the margin is only {margin:.2g}",
         evidence=(Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"above {UNFELT:g}"),),
         cause="with a low beta the loss asks for log-ratios far beyond what language survives",
-        next_action="raise beta, to 0.1 to begin with",
-        fix={"beta": times(10.0)},
+        next_action=f"raise beta to {USUAL:g}",
+        fix={"beta": to(USUAL)},
     )
 
 

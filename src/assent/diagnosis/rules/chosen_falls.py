@@ -5,17 +5,19 @@ DPO looks at the difference only. Both log-probabilities fall in most healthy ru
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, Severity, to
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
 from assent.diagnosis.rules import no_reference
-from assent.statistics.small import ends, fmean, shift
+from assent.statistics.small import SURE, ends, fmean, mean_interval, shift
 
 CHOSEN, REJECTED, SUM = "rewards/chosen", "rewards/rejected", "logps/chosen"
 MUCH = 0.3
 """Share of its log-probability that a chosen completion loses: 254 nats to 299 (0.18) in a model that was good."""
 TOGETHER = 0.8
-"""Fall of the chosen, divided by that of the rejected: near-twins fall together."""
+"""Fall of the chosen over that of the rejected, above which (beyond noise) they fall together: near-twins."""
 
 
 def check(case: Case) -> Finding | None:
@@ -31,8 +33,7 @@ def check(case: Case) -> Finding | None:
     share = fall / abs(fmean(ends(case[SUM].values)[0]) or 1.0)
     if fall < 1.0:
         return None
-    together = fall / other if other > 0 else 1.0
-    is_much = share > MUCH and together > TOGETHER
+    is_much = share > MUCH and _together(chosen.values, rejected.values)
     severity: Severity = "warning" if is_much else "info"
     return Finding(
         severity=severity,
@@ -54,6 +55,12 @@ def check(case: Case) -> Finding | None:
         if is_much
         else {},
     )
+
+
+def _together(chosen: Sequence[float], rejected: Sequence[float]) -> bool:
+    """Whether the last quarter's chosen fall is more than TOGETHER times the rejected one, by more than chance."""
+    pairs = zip(*(ends(values)[1] for values in (chosen, rejected)), strict=True)
+    return mean_interval([a - TOGETHER * b for a, b in pairs], confidence=SURE).high < 0
 
 
 RULE = Rule(

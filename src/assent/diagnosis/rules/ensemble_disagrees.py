@@ -25,9 +25,8 @@ def check(case: Case) -> Finding | None:
             Evidence(metric=case.named(DISAGREEMENT), steps=spread.span, value=last, expected=f"about {first:.3g}"),
         ),
         cause="the policy has left the answers that the reward models were trained on",
-        next_action="label what the policy writes now and train the reward models again, or be cautious "
-        "(reward_ensemble "
-        "lcb)",
+        next_action="label what the policy writes now and train the reward models again; until then hold the policy "
+        "closer (kl_coef), or count the members' disagreement against an answer (--reward-ensemble mean-std:1)",
         fix={"kl_coef": times(2.0)},
     )
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times, to
-from assent.diagnosis.rule import ROUNDS, SAMPLED, Rule
+from assent.diagnosis.rule import ROUNDS, SAMPLED, NotChecked, Rule
 from assent.statistics.small import ends, fmean
 
 PER_TOKEN, SUMS, LENGTH = "policy/entropy_avg", "objective/entropy", "rollout/completion_length"
 SHARE = 0.15
 """Of the entropy at the start."""
 
+LEAST = 8
+
 
 def check(case: Case) -> Finding | None:
     name, values = _per_token(case)
+    if len(values) < LEAST:
+        raise NotChecked(f"too few steps with entropy and length: {len(values)} of {LEAST}")
     first, last = (fmean(part) for part in ends(values))
     if first <= 0 or last > SHARE * first:
         return None
@@ -47,7 +51,7 @@ RULE = Rule(
     name="entropy_collapses",
     title="the policy's entropy collapses",
     metrics=(f"{PER_TOKEN} or {SUMS}",),
-    least=8,
+    least=LEAST,
     stages=SAMPLED,
     check=check,
     causes=("learning rate", "unnormalised advantages", "a reward that one answer wins"),

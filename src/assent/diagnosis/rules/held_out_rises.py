@@ -12,6 +12,8 @@ LOSS = "eval_loss"
 ACCURACY = "eval_accuracy or eval_rewards/accuracies"
 RISE = 0.05
 """Smallest rise above the lowest value that counts, as a share of it."""
+BACK = 0.1
+"""Smallest rise that counts, as a share of what the loss had fallen before."""
 
 
 def check(case: Case) -> Finding | None:
@@ -21,7 +23,7 @@ def check(case: Case) -> Finding | None:
     lowest = min(range(len(loss)), key=loss.values.__getitem__)
     after = loss.values[lowest + 1 :]
     least = loss.values[lowest]
-    spread = max(3 * noise(loss.values), RISE * abs(least))
+    spread = max(3 * noise(loss.values), RISE * abs(least), BACK * (loss.first - least))
     if len(after) < 2 or min(after[-2:]) <= least + spread:
         return None
     accuracy = case.find(ACCURACY)

@@ -27,7 +27,8 @@ def check(case: Case) -> Finding | None:
             Evidence(metric=DISTANCE, steps=distance.span, value=distance.last),
         ),
         cause="policy and reference are the same object, or an adapter is not switched off for the reference",
-        next_action="make the reference a copy of its own, and compare its weights' hash at the start and at the end",
+        next_action="load the reference from its folder a second time instead of handing the policy over (with an "
+        "adapter: read the reference with the adapter off), and start again from the beginning",
     )
 
 

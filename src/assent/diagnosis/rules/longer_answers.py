@@ -36,8 +36,9 @@ def check(case: Case) -> Finding | None:
             *([] if gold is None else [Evidence(metric=gold[0], steps=gold[1].span, value=gold[1].last)]),
         ),
         cause="the reward prefers long answers (70 to 90% of the gain was length in published cases)",
-        next_action="compare rewards among answers of equal length (assent eval); then balance the reward's data by "
-        "length, or penalise it. Where the task needs longer answers, this is no fault",
+        next_action="read a few answers: where the task needs longer ones, this is no fault. Otherwise balance the "
+        "reward "
+        "model's pairs by length, or add a part to the reward that costs length ({rule: length})",
         fix={"kl_coef": times(3.0)},
     )
 

@@ -30,7 +30,9 @@ def check(case: Case) -> Finding | None:
             Evidence(metric=SUM, steps=case[SUM].span, value=case[SUM].first),
         ),
         cause="the reference's log-probabilities are 0 or missing, so that the margin follows length",
-        next_action="give the reference (the model that training starts from), or its log-probabilities in the data",
+        next_action="give the trainer a reference (--reference; TRL: ref_model), which is the model that training "
+        "starts "
+        "from. A loss without one is simpo or orpo: then name it as such",
     )
 
 

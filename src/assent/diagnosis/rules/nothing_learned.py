@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding, factor_to, times
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
 from assent.diagnosis.rules import reference_moves
 from assent.statistics.small import SURE, ends, fmean, mean_interval
@@ -33,6 +33,7 @@ def check(case: Case) -> Finding | None:
     if abs(fmean(last) - case.objective.start) > 0.01 * case.objective.start or abs(moved.value) > STILL:
         return None
     span = margins.tail(len(last_margins)).span
+    raised = factor_to(10 * STILL, abs(moved.value), least=10.0)
     return Finding(
         severity="fault",
         verdict=f"nothing is learned: after {case.steps} steps the loss is {fmean(last):.4g}, where it began, and the "
@@ -44,9 +45,10 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the learning rate is too low for so few steps, or beta so low that the margin stays small; where "
         "neither is, chosen and rejected do not differ in what the model reads",
-        next_action="raise the learning rate tenfold; if the margin still stays at 0, look at the rows as the model "
-        "reads them (assent data show)",
-        fix={"learning_rate": times(10.0)},
+        next_action=f"raise the learning rate {raised:g} times: the margin grows with it. If it still stays at 0, "
+        f"look at "
+        "the rows as the model reads them (assent data show)",
+        fix={"learning_rate": times(raised)},
     )  # fmt: skip
 
 

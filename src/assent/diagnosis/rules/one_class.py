@@ -25,13 +25,19 @@ def check(case: Case) -> Finding | None:
         confidence="certain",
         verdict=f"{share:.0%} of the steps saw thumbs of one kind alone: the loss pushes one way there",
         evidence=(
-            Evidence(metric=scarce, steps=case[LOSS].span, value=counts[scarce], expected=f"{len(steps)} steps"),
+            Evidence(metric=LOSS, steps=case[LOSS].span, value=len(steps)),
+            *_counted(case, scarce, counts[scarce], len(steps)),
         ),
         cause="the data are sorted by label, or so lopsided that small batches miss the rarer kind",
         next_action="shuffle the data, enlarge the batch, and weigh the rarer kind (--desirable-weight, "
         "--undesirable-weight) so that both weigh about the same",
         fix={"shuffle": to(True)},
     )
+
+
+def _counted(case: Case, name: str, count: int, steps: int) -> list[Evidence]:
+    """The steps at which the rarer kind was logged; nothing where it never was."""
+    return [Evidence(metric=name, value=count, expected=f"{steps} steps")] if name in case.series else []
 
 
 RULE = Rule(

@@ -9,6 +9,8 @@ from assent.statistics.small import ends, fmean
 
 PENALTY, SPREAD, KL = "objective/non_score_reward", "objective/scores_std", "objective/kl"
 HIGH, LOW = 10.0, 0.01
+SMALL, LARGE = 0.05, 20.0
+"""Spreads of rewards that kl_coef is usually chosen for."""
 FAR = 3.0
 """Nats of KL from which a penalty should be felt."""
 
@@ -22,6 +24,7 @@ def check(case: Case) -> Finding | None:
     is_idle = ratio < LOW and case.option("kl_coef", 0.0) > 0 and kl is not None and fmean(ends(kl.values)[1]) > FAR
     if ratio <= HIGH and not is_idle:
         return None
+    usual = SMALL <= spread <= LARGE
     return Finding(
         severity="fault" if ratio > HIGH else "warning",
         verdict=f"the KL penalty is {ratio:.2g} times the spread of the rewards: "
@@ -31,9 +34,13 @@ def check(case: Case) -> Finding | None:
                      f"{HIGH * spread:.2g}"),
             Evidence(metric=SPREAD, steps=case[SPREAD].span, value=spread),
         ),
-        cause="the reward has another scale than kl_coef was chosen for",
-        next_action="divide the scores by their spread (--scale-scores, which leaves their mean), or change kl_coef",
-        fix={"scale_scores": to(True), "kl_coef": times(0.1 if ratio > HIGH else 10.0)},
+        cause="kl_coef does not fit the reward" if usual else "the reward has another scale than kl_coef is chosen for",
+        next_action="divide the scores by their spread (--scale-scores, which leaves their mean)"
+        if not usual
+        else "lower kl_coef tenfold"
+        if ratio > HIGH
+        else "raise kl_coef tenfold",
+        fix={"kl_coef": times(0.1 if ratio > HIGH else 10.0)} if usual else {"scale_scores": to(True)},
     )  # fmt: skip
 
 

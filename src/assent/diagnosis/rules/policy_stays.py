@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding, factor_to, times
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
 from assent.diagnosis.rules import kl_always_zero, zero_advantage
 from assent.statistics.small import ends, fmean, shift
@@ -30,6 +32,7 @@ def check(case: Case) -> Finding | None:
         return None
     weight = case.option("kl_coef", 0.0)
     is_held = weight >= STRONG
+    raised = factor_to(math.sqrt(2 * NEAR), math.sqrt(abs(last)), least=3.0)
     return Finding(
         severity="fault",
         confidence="likely" if is_held else "possible",
@@ -40,8 +43,10 @@ def check(case: Case) -> Finding | None:
             Evidence(metric=SCORE, steps=scores.span, value=shift(scores.values).value, expected="a rise"),
         ),
         cause=f"kl_coef {weight:g} outweighs the reward" if is_held else "the learning rate is too low",
-        next_action="lower kl_coef" if is_held else "raise the learning rate threefold",
-        fix={"kl_coef": times(0.05)} if is_held else {"learning_rate": times(3.0)},
+        next_action="lower kl_coef to a twentieth"
+        if is_held
+        else f"raise the learning rate {raised:g} times: the KL grows with its square",
+        fix={"kl_coef": times(0.05)} if is_held else {"learning_rate": times(raised)},
     )
 
 

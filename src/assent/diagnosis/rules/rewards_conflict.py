@@ -36,8 +36,9 @@ def check(case: Case) -> Finding | None:
             for name in (rising, falling)
         ),
         cause="one part is easier to raise and weighs enough to pay for the loss of the other",
-        next_action=f"give {falling.split('/')[1]} more weight, or let {rising.split('/')[1]} count only where it "
-        f"holds",
+        next_action=f"raise the weight of {falling.split('/')[1]} in --reward, or let {rising.split('/')[1]} count "
+        f"only "
+        f"where {falling.split('/')[1]} holds",
     )
 
 

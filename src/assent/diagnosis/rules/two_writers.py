@@ -19,7 +19,8 @@ def check(case: Case) -> Finding | None:
         verdict=f"the log's steps go back {case.rewinds} times: two runs wrote into one log",
         evidence=(Evidence(metric="steps that go back", value=case.rewinds, expected="0, or once a resume"),),
         cause="a second process was started in the same folder, or each process of one run writes its own lines",
-        next_action="keep one run in the folder, and start the other in a folder of its own",
+        next_action="start each run again in a folder of its own (--output-dir): figures of this log cannot be told "
+        "apart",
     )
 
 

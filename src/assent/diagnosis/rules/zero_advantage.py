@@ -28,13 +28,16 @@ def check(case: Case) -> Finding | None:
         verdict="every answer has the same reward, so that all advantages are 0"
         if is_constant
         else f"{last:.0%} of the prompts have answers of one reward, and teach nothing",
-        evidence=(Evidence(metric=SPREAD if is_constant else name, steps=case[name].span,
-                           value=spread.last if is_constant and spread else last,
-                           expected="above 0" if is_constant else f"below {MOST:g}"),),
+        evidence=(
+            Evidence(metric=SPREAD, steps=spread.span, value=spread.last, expected="above 0")
+            if is_constant and spread
+            else Evidence(metric=name, steps=case[name].span, value=last, expected=f"below {MOST:g}"),
+        ),
         cause="the reward is constant: it does not read the answer, or its rule never matches"
         if is_constant
         else "the prompts are too hard or too easy by now" if began < MOST else "the prompts are too hard or too easy",
-        next_action="look at a few answers in samples.jsonl, and at what the rule matches"
+        next_action="read a few answers in samples.jsonl beside the reward's rule, and widen the rule until it pays "
+        "for some of them and not for others"
         if is_constant
         else "sample more answers a prompt, and choose prompts that some answers solve and others do not",
         fix={} if is_constant else {"num_completions": times(2.0)},
