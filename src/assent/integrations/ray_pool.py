@@ -53,7 +53,7 @@ class RayPool:
 
     def submit(self, worker: int, rows: Any) -> None:
         if worker not in self._actors:
-            self._actors[worker] = self._actor.remote(self._open, worker)
+            self._actors[worker] = self._actor.remote(self._open, worker, os.getcwd())
         self._going[self._actors[worker].do.remote(rows)] = worker
 
     def wait(self) -> tuple[int, Outcome]:
@@ -75,8 +75,9 @@ class RayPool:
 class _Worker:
     """An actor. It opens its work when it is first asked, so that an error there is an answer."""
 
-    def __init__(self, opened: Open, worker: int) -> None:
+    def __init__(self, opened: Open, worker: int, folder: str) -> None:
         self._open, self._number, self._work = opened, worker, None
+        os.chdir(folder)  # names of models and of functions' modules are relative to it
 
     def do(self, rows: Any) -> Outcome:
         if self._work is None:
