@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.runs.manifest import step_of
-from tests.support.kills import SCENARIOS, Scenario, inputs_for_kills, outcome, statuses, verified_steps
+from tests.support.kills import SCENARIOS, Scenario, differing, inputs_for_kills, outcome, statuses, verified_steps
 from tests.support.stages import PRELOADED, Fault, _main
 
 FAULTS = {"kill": 0, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
@@ -191,9 +191,7 @@ class CrashPoints:
         if status != 0:
             return f"{where}: it cannot be resumed: exit status {status}: {self.messages(folder).read_text()[-1500:]}"
         found = outcome(self.scenario, folder)
-        different = sorted(
-            key for key in found.keys() | self.expected.keys() if found.get(key) != self.expected.get(key)
-        )
+        different = differing(found, self.expected)
         return f"{where}: not the same to the bit: {', '.join(different)}" if different else ""
 
 

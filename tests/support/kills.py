@@ -72,12 +72,14 @@ def _eval(inputs: Mapping[str, str], folder: Path) -> list[str]:
 
 
 def _run(inputs: Mapping[str, str], folder: Path) -> list[str]:
+    cache = str(folder.parent / "reference")
     common = {"max_length": 64, "max_steps": 3, "batch_size": 4, "save_steps": 1, "learning_rate": 3e-3}
-    stages = [
-        {"name": "sft", "command": "sft", "options": {"model": inputs["model"], "data": inputs["demonstrations"], **common}},
-        {"name": "dpo", "command": "dpo", "options": {"model": "${sft.model}", "data": inputs["comparisons"], **common,
-                                                       "reference_cache": str(folder.parent / "reference")}},
-    ]  # fmt: skip
+    stages: list[dict[str, Any]] = [
+        {"name": "sft", "model": inputs["model"], "data": inputs["demonstrations"]},
+        {"name": "dpo", "model": "${sft.model}", "data": inputs["comparisons"], "reference_cache": cache},
+    ]
+    stages = [{"name": one.pop("name"), "options": {**one, **common}} for one in stages]
+    stages = [{**one, "command": one["name"]} for one in stages]
     path = folder.parent / "pipeline.yaml"
     path.write_text(yaml.safe_dump({"name": "killed", "stages": stages}))
     return ["run", str(path), "--output-dir", str(folder)]
@@ -163,9 +165,8 @@ def outcome(scenario: Scenario, folder: Path) -> dict[str, Any]:
         for path in sorted(folder.glob(pattern))
     }
     if scenario.metrics:
-        found["metrics"] = [
-            {k: v for k, v in row.items() if k != "cost/flops"} for row in told(folder / "metrics.jsonl")
-        ]
+        rows = told(folder / "metrics.jsonl")
+        found["metrics"] = [{k: v for k, v in row.items() if k != "cost/flops"} for row in rows]
     records = [json.loads(path.read_text()) for path in sorted(folder.rglob("run.json"))]
     assert records or (folder / "pipeline.json").exists(), "no record of a run"
     assert all(record["status"] == "finished" for record in records)
@@ -183,6 +184,11 @@ def verified_steps(folder: Path) -> dict[str, int]:
         if whole:
             found[str(parent.relative_to(folder))] = max(whole)
     return found
+
+
+def differing(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """The names of what two outcomes do not have in common."""
+    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
 
 
 @dataclass(slots=True)
@@ -244,6 +250,6 @@ class Killer:
             verdict.fault = f"exit status {ended}: {messages.read_text()[-2000:]}"
             return verdict
         found = outcome(scenario, folder)
-        different = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        different = differing(found, expected)
         verdict.fault = f"not the same to the bit: {', '.join(different)}" if different else ""
         return verdict

@@ -1,7 +1,7 @@
 """`--fork RUN@STEP`: a new run begins with a checkpoint of another one, and records it as its parent.
 
-The checkpoint is copied, and so are the lines of the logs up to its step. From then on the new run is like any other and
-resumes from its own checkpoints. The parent is only read.
+The checkpoint is copied, and so are the lines of the logs up to its step. From then on the new run is like any other,
+and resumes from its own checkpoints. The parent is only read.
 """
 
 from __future__ import annotations

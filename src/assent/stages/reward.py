@@ -107,9 +107,8 @@ def normalise(learner: Learner, groups: Sequence[TokenGroup], log: RunLog) -> No
     The gain is multiplied into the head. The bias goes to the model's config, and all of Assent adds it to the scores.
     RunError if a head gives every completion the same score.
     """
-    read = [
-        learner.read(groups[at : at + BLOCK_ROWS], want={"scores"}).scores for at in range(0, len(groups), BLOCK_ROWS)
-    ]
+    blocks = (groups[at : at + BLOCK_ROWS] for at in range(0, len(groups), BLOCK_ROWS))
+    read = [learner.read(block, want={"scores"}).scores for block in blocks]
     scores = torch.cat([part for part in read if part is not None])
     scores = scores.double().view(len(scores), -1)
     mean, deviation = scores.mean(0), scores.std(0, correction=0)

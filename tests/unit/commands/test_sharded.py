@@ -69,9 +69,8 @@ def test_one_process_for_each_shard_gives_the_whole_commands_bytes(
     assert status == 0, err
     joined = json.loads(out)
     for file in ("completions", "candidates") if name == "best-of-n" else ("completions",):
-        assert (tmp_path / "parts" / f"{file}.jsonl").read_bytes() == (
-            tmp_path / "whole" / f"{file}.jsonl"
-        ).read_bytes()
+        parts, all_at_once = (tmp_path / folder / f"{file}.jsonl" for folder in ("parts", "whole"))
+        assert parts.read_bytes() == all_at_once.read_bytes()
     machine = ("cost/seconds", "cost/peak_memory_bytes")
     known, found = ({k: v for k, v in one["metrics"].items() if k not in machine} for one in (whole, joined))
     assert found == pytest.approx(known)
