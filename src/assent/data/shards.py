@@ -61,8 +61,8 @@ def cut(rows: int, *, shards: int, unit: int) -> list[tuple[int, int]]:
     """`shards` parts of nearly equal size, each beginning at a multiple of `unit`. Fewer, if there are fewer units."""
     units = -(-rows // unit)
     number = min(shards, units)
-    starts = [i * units // number * unit for i in range(number)] if number else []
-    return list(zip(starts, [*starts[1:], rows], strict=True))
+    starts = [i * units // number * unit for i in range(number)]
+    return list(zip(starts, [*starts[1:], rows][:number], strict=True))
 
 
 class Shards:

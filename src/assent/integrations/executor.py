@@ -10,7 +10,7 @@ fails stands alone: that row is kept apart, and the rest of the piece is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -149,19 +149,21 @@ def execute(
 
     Raises RunError if a worker cannot be opened, or if the work fails on too many rows.
     """
-    queue: Iterator[tuple[Any, int, int]] = iter(pieces)
+    loaded = ((piece, load(piece[1], piece[2])) for piece in pieces)
+    ahead = next(loaded, None)  # read before a worker waits for it
     going: dict[int, tuple[Any, Generator[Range, Outcome, Result]]] = {}
 
     def start(worker: int) -> None:
-        piece = next(queue, None)
-        if piece is not None:
-            key, first, last = piece
+        if ahead is not None:
+            (key, first, last), rows = ahead
             steps = attempts(first, last, failed=lambda reason: failed(key, reason))
+            next(steps)
             going[worker] = key, steps
-            pool.submit(worker, load(*next(steps)))
+            pool.submit(worker, rows)
 
     for worker in range(pool.size):
         start(worker)
+        ahead = next(loaded, None)
     while going:
         worker, outcome = pool.wait()
         if isinstance(outcome, Failed) and outcome.opening:
@@ -170,8 +172,9 @@ def execute(
         try:
             again = steps.send(outcome)
         except StopIteration as ended:
+            start(worker)  # first, so that it works while its last result is kept
             keep(key, ended.value)
-            start(worker)
+            ahead = next(loaded, None)
         else:
             going[worker] = key, steps
             pool.submit(worker, load(*again))

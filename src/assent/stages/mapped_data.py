@@ -1,7 +1,7 @@
 """Training data that is larger than memory: tokenized once into a memory-mapped file, block by block.
 
 The store's name is a hash of all that its rows depend on: the data's content and name, the tokenizer and the template,
-the options of selecting and tokenizing, and the format. So the same data is tokenized once for all runs. What is said of
+the options of selecting and tokenizing, and the format: the same data is tokenized once for all runs. What is said of
 the rows is kept beside them.
 """
 
