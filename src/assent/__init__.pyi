@@ -67,6 +67,7 @@ def a2c(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -156,6 +157,8 @@ def a2c(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -485,6 +488,7 @@ def dpo(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
     lora_r: int = 0,
@@ -505,6 +509,7 @@ def dpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -574,6 +579,9 @@ def dpo(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
@@ -604,6 +612,8 @@ def dpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -900,6 +910,7 @@ def grpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -990,6 +1001,8 @@ def grpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1105,6 +1118,7 @@ def kto(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1201,6 +1215,8 @@ def kto(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1318,6 +1334,7 @@ def online_dpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1415,6 +1432,8 @@ def online_dpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1484,6 +1503,7 @@ def ppo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1583,6 +1603,8 @@ def ppo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1693,6 +1715,7 @@ def reward(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
     lora_r: int = 0,
@@ -1713,6 +1736,7 @@ def reward(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1774,6 +1798,9 @@ def reward(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
@@ -1804,6 +1831,8 @@ def reward(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -1874,6 +1903,7 @@ def rloo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -1962,6 +1992,8 @@ def rloo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an
@@ -2184,6 +2216,7 @@ def sft(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
     lora_r: int = 0,
@@ -2204,6 +2237,7 @@ def sft(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     save_steps: int = 100,
     save_total_limit: int = 2,
@@ -2258,6 +2292,9 @@ def sft(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
@@ -2288,6 +2325,8 @@ def sft(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     save_steps: Write a checkpoint every this many steps. An interrupt (Ctrl-C) always writes one. 0: only an

@@ -21,7 +21,7 @@ MODELS = DATA | {"models"}
 ABOVE_MODELS = MODELS | {"judging", "rollouts", "rewards"}
 INFERENCE = ABOVE_MODELS | {"objectives", "inference"}
 STAGES = INFERENCE | {"engine", "evaluation", "diagnosis"}
-COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "reporting"}
+COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "integrations", "reporting"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": BASE,

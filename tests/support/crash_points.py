@@ -82,13 +82,13 @@ class Disk:
         safetensors.torch.serialize_file = serialized
 
     def is_inside(self, path: Any) -> bool:
-        return os.path.abspath(os.fspath(path)).startswith(self.folder)
+        return os.path.abspath(os.fsdecode(path)).startswith(self.folder)
 
     def reached(self, kind: str, path: Any) -> bool:
         """Whether this call is the one that fails."""
         found = [step_of(name) for name in _names(os.path.join(self.folder, "checkpoints"))]
         newest = max((step for step in found if step is not None), default=-1)
-        name = re.sub(r"\.\w{8}\.tmp", ".tmp", os.path.relpath(os.fspath(path), self.folder))
+        name = re.sub(r"\.\w{8}\.tmp", ".tmp", os.path.relpath(os.fsdecode(path), self.folder))
         self.points.append(Point(f"{kind} {name}", newest))
         return len(self.points) - 1 == self.number
 

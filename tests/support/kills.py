@@ -249,7 +249,11 @@ class Killer:
         if set(ended) != {0}:
             verdict.fault = f"exit status {ended}: {messages.read_text()[-2000:]}"
             return verdict
-        found = outcome(scenario, folder)
+        try:
+            found = outcome(scenario, folder)
+        except AssertionError as error:
+            verdict.fault = f"not as a run that ended: {error}"
+            return verdict
         different = differing(found, expected)
         verdict.fault = f"not the same to the bit: {', '.join(different)}" if different else ""
         return verdict

@@ -71,10 +71,10 @@ def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dic
             return folder.result or _by_blocks(job, params, folder, RunLog(folder, progress=progress))
 
     def join(records: Iterable[Record], folder: RunFolder, log: RunLog) -> dict[str, Any]:
-        groups, scores, sampled = job.prompts.groups, [], []
+        scores, sampled = [], []
         for record in records:
             scores.append(scores_in(record))
-            sampled.append(_sampled(groups[record["number"]], record, scores[-1], params))
+            sampled.append(_sampled(job.prompts.group(record["number"]), record, scores[-1], params))
         files, metrics, extra = _chosen(config, sampled, log)
         return job.finish(folder, write_rows(folder, files), {**joined(scores).metrics(), **metrics}, **extra)
 
@@ -245,7 +245,7 @@ def _by_blocks(job: Job, params: SamplingParams, folder: RunFolder, log: RunLog)
     reward, sampler = work.reward, work.sampler
     assert reward is not None
     job.ledger.models_resident = work.models_resident
-    temperature, groups = config.soft_temperature, job.prompts.groups
+    temperature, (groups, ids) = config.soft_temperature, job.prompts.read(0, job.rows)
 
     def score(rollouts: Sequence[Rollout]) -> list[float]:
         job.ledger.add(completions_sampled=len(rollouts), reward_calls=len(rollouts))
@@ -259,13 +259,13 @@ def _by_blocks(job: Job, params: SamplingParams, folder: RunFolder, log: RunLog)
 
     guided = best_of_blocks(
         sampler,
-        job.prompts.ids,
+        ids,
         n=config.most,
         block_size=config.block_size,
         params=params,
         seed=SeedKey(config.seed, "sample", 0),
         score=score,
-        decode=lambda ids: decode(ids, sampler.tokenizer),
+        decode=lambda found: decode(found, sampler.tokenizer),
         choose=choose,
     )
     rows = [{**row_of(group, one.rollout), "score": one.score} for group, one in zip(groups, guided, strict=True)]

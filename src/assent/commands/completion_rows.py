@@ -40,8 +40,9 @@ def close(
     log.metrics(0, metrics)
     paths = {name: str(path) for name, path in files.items()}
     result = {"output_dir": str(folder.path), **paths, "steps": 0, "metrics": metrics, **extra}
+    path = folder.path / "apart.jsonl"
+    path.unlink(missing_ok=True)  # of an earlier try
     if apart:
-        path = folder.path / "apart.jsonl"
         keep_lines(path, [asdict(row) for row in apart])
         result |= {"apart": len(apart), "apart_rows": str(path)}
     folder.finish(result)

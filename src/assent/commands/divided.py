@@ -82,7 +82,7 @@ def run_job(
             _work_off(job, shards, shards.shards, shown)
             return join(_joined(job, shards), folder, log)
     # other processes work on other shards: none has the folder meanwhile
-    _work_off(job, shards, _one(job, shards, config.shard), shown)
+    _work_off(job, shards, shards.shards[config.shard : config.shard + 1], shown)
     status = shards.status()
     if len(status["done"]) < len(shards.shards):
         return {"output_dir": str(folder.path), **status, "lines": status_lines(status)}
@@ -135,25 +135,22 @@ def _joined(job: Job, shards: Shards) -> Iterator[Record]:
     return shards.records(each=each)
 
 
-def _one(job: Job, shards: Shards, number: int) -> list[Shard]:
-    if number >= len(shards.shards):
-        raise ConfigError(
-            "there is no such shard: the rows are too few",
-            got=f"shard {number}",
-            expected=f"below {len(shards.shards)}: {job.rows} rows, in units of {job.unit}",
-        )
-    return [shards.shards[number]]
-
-
 def _open_shards(job: Job, folder: RunFolder) -> Shards:
     config: ShardingOptions = job.config
     workers = (config.workers or DEFAULT_WORKERS) if config.engine else 1
     units = -(-job.rows // job.unit)
     number = config.num_shards or max(min(units, 4 * workers), -(-units // MOST_UNITS))
+    parts = cut(job.rows, shards=number, unit=job.unit)
+    if config.shard is not None and config.shard >= len(parts):
+        raise ConfigError(
+            "there is no such shard: the rows are too few",
+            got=f"shard {config.shard}",
+            expected=f"below {len(parts)}: {job.rows} rows, in units of {job.unit}",
+        )
     threads = torch.get_num_threads() if config.engine is None else max(1, cores() // workers)
     return Shards.open(
         folder.path,
-        cut(job.rows, shards=number, unit=job.unit),
+        parts,
         digest=job.digest,
         facts={"threads": 1 if config.engine == "ray" else threads},
         again=config.num_shards is not None,

@@ -9,7 +9,8 @@ from typing import Any
 
 from assent.commands.completion_rows import close, row_of
 from assent.commands.divided import WAIT_SECONDS, Join, check_engine, run_job
-from assent.commands.opening import open_policy, open_prompts, template_of
+from assent.commands.opening import open_policy, template_of
+from assent.commands.prompt_rows import PromptRows
 from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.data.given import groups_hash
 from assent.data.named import load_named
@@ -29,7 +30,6 @@ from assent.rollouts.opening import ModelSampler, check_sampler, open_sampler
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.runs.folder import RunFolder
 from assent.runs.log import Progress, RunLog
-from assent.stages.selecting import to_prompts
 from assent.types import PromptGroup, Rollout
 
 CHUNK_PROMPTS = 64
@@ -163,14 +163,7 @@ class Job:
         assert config.data is not None
         dataset = load_named(config)
         self.data_sha256 = dataset.sha256
-        self.prompts = open_prompts(
-            to_prompts(dataset[: config.num_prompts or None])[0],
-            template,
-            source=config.data,
-            notes=dataset.notes,
-            max_length=config.max_length,
-            max_new_tokens=config.max_new_tokens,
-        )
+        self.prompts = PromptRows(dataset, template, config, source=config.data, number=config.num_prompts)
         if config.reference is not None:
             self._check_reference(config.reference)
         self.ledger = Ledger(Runtime.of(config).device)
@@ -189,16 +182,17 @@ class Job:
 
     @property
     def rows(self) -> int:
-        return len(self.prompts.ids)
+        return len(self.prompts)
 
     def load(self, first: int, last: int) -> Piece:
-        return Piece(first, self.prompts.ids[first:last], self.prompts.groups[first:last])
+        groups, ids = self.prompts.read(first, last)
+        return Piece(first, ids, groups)
 
     def digest(self, first: int, last: int) -> str:
-        return groups_hash(replace(group, source="") for group in self.prompts.groups[first:last])
+        return groups_hash(replace(group, source="") for group in self.prompts.read(first, last)[0])
 
     def source(self, row: int) -> str:
-        return self.prompts.groups[row].source
+        return self.prompts.group(row).source
 
     def opened(self) -> Opener:
         return self._opener

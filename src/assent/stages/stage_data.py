@@ -87,9 +87,9 @@ def read_stage_data(
     check_revision(config.revision, model)
     if isinstance(config, ValidationOptions) and config.eval_split is not None and sources.get("eval", "") is None:
         sources = {**sources, "eval": sources["train"]}
-    sources = {name: source for name, source in sources.items() if source is not None}
-    mapped = [name for name, source in sources.items() if selection and is_mapped(config, name, source)]
-    raw = {name: _load(config, name, source) for name, source in sources.items() if name not in mapped}
+    given = {name: source for name, source in sources.items() if source is not None}
+    mapped = [name for name, source in given.items() if selection and is_mapped(config, name, source)]
+    raw = {name: _load(config, name, source) for name, source in given.items() if name not in mapped}
     if isinstance(config, StageOptions) and (fraction := config.eval_fraction) is not None:
         path, groups, sha256, refused, notes = raw["train"]
         parted = split_by_conversation_root(
@@ -107,7 +107,7 @@ def read_stage_data(
         keep_template_tail=config.keep_template_tail,
     )
     asked = Asked(template, select, selection, config.max_length, tokenizing)
-    parts = {name: _mapped(config, name, str(sources[name]), asked) for name in mapped}
+    parts = {name: _mapped(config, name, str(given[name]), asked) for name in mapped}
     for name, (path, groups, sha256, refused, notes) in raw.items():
         kept, refused_by_stage = select(groups)
         tokenized = tokenize_groups(
@@ -122,7 +122,7 @@ def read_stage_data(
     if "eval" in parts:
         train = parts["train"].groups
         if "train" in mapped:
-            train = alike(_dataset(config, "train", str(sources["train"])), select, parts["eval"].groups)
+            train = alike(_dataset(config, "train", str(given["train"])), select, parts["eval"].groups)
         parts["eval"].lines += check_overlap(train, parts["eval"].groups)
     return StageData(tokenizer, template, parts)
 
