@@ -79,7 +79,7 @@ def main() -> None:
             progress=watch,
         )  # fmt: skip
         seconds = time.monotonic() - started
-        with open(result["scores"], "rb") as stream:
+        with open(result["scored"], "rb") as stream:
             written = sum(1 for _ in stream)
     rate = (watch.done - watch.done_first) / (watch.last - watch.first)
     ideal = 2 / (args.milliseconds / 1000)

@@ -200,6 +200,7 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
         "rloo",
         "run",
         "sample",
+        "score",
         "serve_check",
         "sft",
     ]

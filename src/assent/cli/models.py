@@ -57,7 +57,7 @@ def score(config: ScoreConfig) -> Outcome:
 def best_of_n(config: BestOfNConfig) -> Outcome:
     """Exit status 1 if no n reaches the gain asked for."""
     outcome = _complete("best-of-n", config)
-    if "completions" not in outcome.document:  # the status of its shards
+    if "metrics" not in outcome.document:  # the status of its shards
         return outcome
     curve = outcome.document.get("curve", [])
     lines = [_point(point) for point in curve if _is_shown(point["n"], len(curve), outcome.document["n"])]
@@ -120,7 +120,7 @@ def _complete(name: str, config: BaseModel) -> Outcome:
         return Outcome(
             document, "\n".join([f"{name} {result['output_dir']}", *result["lines"]]), len(result["apart"]) > 0
         )
-    written = next(result[part] for part in ("completions", "scores", "logprobs") if part in result)
+    written = next(result[part] for part in ("completions", "scored") if part in result)
     lines = [f"{name} -> {written}"]
     if apart := result.get("apart"):
         lines.append(

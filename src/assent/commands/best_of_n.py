@@ -56,7 +56,7 @@ def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dic
     With --block-size there is `kl_nats_upper_bound` instead of `candidates`, `gain_reached` and `curve`. Of work in
     shards that is not all done, there is their status.
     """
-    if (status := status_of(config)) is not None:
+    if (status := status_of(config, "completions")) is not None:
         return status
     if config.samples is not None:
         if config.reward is not None:

@@ -29,7 +29,7 @@ from assent.runs.log import Progress, RunLog
 
 def sample(config: SampleConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Outputs: `completions` (file), `output_dir`, `metrics`. Of work in shards that is not all done, their status."""
-    if (status := status_of(config)) is not None:
+    if (status := status_of(config, "completions")) is not None:
         return status
     params = SamplingParams(
         max_new_tokens=config.max_new_tokens,

@@ -24,8 +24,8 @@ from assent.runs.folder import RunFolder
 from assent.runs.log import RunLog
 from assent.runs.progress import Progress, Silent, Task
 
-WAIT_SECONDS = 120.0
-"""How long a process waits for another one that opens or joins the same run."""
+WAIT_SECONDS = 3600.0
+"""How long a process waits for another one that opens or joins the same run. One that dies is not waited for."""
 MOST_UNITS = 16
 """Units of a shard where their number is not chosen: little is lost with one, and few files are written."""
 DEFAULT_WORKERS = 2
@@ -37,6 +37,8 @@ class Job(Protocol):
     """Work on `rows` rows."""
 
     config: Any
+    output: str
+    """Names the file that the command writes in the end."""
     unit: int
     """Rows that are worked on together: shards begin at multiples of it, so that no result depends on them."""
     ledger: Ledger
@@ -83,17 +85,20 @@ def run_job(
             return join(_joined(job, shards), folder, log)
     # other processes work on other shards: none has the folder meanwhile
     _work_off(job, shards, shards.shards[config.shard : config.shard + 1], shown)
-    status = shards.status()
+    status = _described(str(folder.path), shards, job.output)
     if len(status["done"]) < len(shards.shards):
-        return {"output_dir": str(folder.path), **status, "lines": status_lines(status)}
+        return status
     with opened() as folder:
         if folder.result is not None and not folder.result.get("apart"):
             return folder.result
         return join(_joined(job, shards), folder, RunLog(folder, progress=progress))
 
 
-def status_of(config: Any) -> dict[str, Any] | None:
-    """With --status, what is done, running and failed; None without it. Raises RunFolderError if nothing was begun."""
+def status_of(config: Any, output: str) -> dict[str, Any] | None:
+    """With --status, what is done, running and failed; None without it. Raises RunFolderError if nothing was begun.
+
+    `output` names the file that the command writes in the end: there is none yet.
+    """
     if not config.status:
         return None
     shards = Shards.of(Path(config.output_dir))
@@ -101,8 +106,12 @@ def status_of(config: Any) -> dict[str, Any] | None:
         raise RunFolderError(
             f"{config.output_dir} has no shards", expected="the folder of a run with --num-shards or --engine"
         )
+    return _described(config.output_dir, shards, output)
+
+
+def _described(folder: str, shards: Shards, output: str) -> dict[str, Any]:
     status = shards.status()
-    return {"output_dir": config.output_dir, **status, "lines": status_lines(status)}
+    return {"output_dir": folder, output: None, **status, "lines": status_lines(status)}
 
 
 def check_engine(config: ShardingOptions) -> None:
@@ -226,6 +235,8 @@ class _Opened:
 
     def __call__(self, worker: int) -> Any:
         torch.set_num_threads(self.threads)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(worker % torch.cuda.device_count())
         return self.opened(worker)
 
 

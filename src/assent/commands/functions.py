@@ -126,7 +126,7 @@ def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, 
 
 @signed
 def score(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
-    """Scores given completions: `scores` or `logprobs` (path), `metrics`. Options: those of `assent score`."""
+    """Scores given completions: `scored` (path), `metrics`. Options: those of `assent score`."""
     return _outputs("score", options, progress)
 
 

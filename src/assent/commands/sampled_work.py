@@ -144,7 +144,7 @@ class Job:
     All input is checked before the folder is opened. No weights are loaded here.
     """
 
-    unit = CHUNK_PROMPTS
+    output, unit = "completions", CHUNK_PROMPTS
 
     def __init__(self, config: SampleConfig | BestOfNConfig, params: SamplingParams, *, num_completions: int) -> None:
         assert config.model is not None

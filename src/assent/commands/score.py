@@ -46,9 +46,8 @@ UNIT_ROWS = 256
 
 
 def score(config: ScoreConfig, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Outputs: `scores` or `logprobs` (file), `output_dir`, `metrics`. Of work in shards that is not all done, their
-    status."""
-    if (status := status_of(config)) is not None:
+    """Outputs: `scored` (file), `output_dir`, `metrics`. Of work in shards that is not all done, their status."""
+    if (status := status_of(config, "scored")) is not None:
         return status
     job = ScoreJob(config)
     name = "scores" if config.logprobs is None else "logprobs"
@@ -64,7 +63,7 @@ def score(config: ScoreConfig, *, progress: Progress | None = None) -> dict[str,
         with storage_errors(path), replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
             stream.writelines(to_json(record) + "\n" for record in lines())
         metrics = {"mean_reward": float(np.mean(scores))} if len(scores) else {}
-        return close(folder, {name: path}, {**metrics, **job.ledger.metrics()}, apart=job.apart)
+        return close(folder, {job.output: path}, {**metrics, **job.ledger.metrics()}, apart=job.apart)
 
     return run_job(job, join, opened=lambda: job.open(progress), progress=progress)
 
@@ -92,7 +91,7 @@ def _is_single(dataset: Dataset) -> bool:
 class ScoreJob:
     """Rows with completions, to be scored. Input is checked here; no weights are loaded."""
 
-    unit = UNIT_ROWS
+    output, unit = "scored", UNIT_ROWS
 
     def __init__(self, config: ScoreConfig) -> None:
         self.config = config
