@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         rloo,
         run,
         sample,
+        score,
         serve_check,
         sft,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "rloo",
     "run",
     "sample",
+    "score",
     "serve_check",
     "sft",
 ]

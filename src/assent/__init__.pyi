@@ -67,6 +67,7 @@ def a2c(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -157,6 +158,8 @@ def a2c(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -216,6 +219,11 @@ def a2c(
 def best_of_n(
     *,
     output_dir: Path,
+    num_shards: int | None = None,
+    shard: int | None = None,
+    engine: Literal['local', 'ray'] | None = None,
+    workers: int | None = None,
+    status: bool = False,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     revision: str | None = None,
@@ -248,6 +256,14 @@ def best_of_n(
 ) -> dict[str, Any]:
     r"""Keeps the best of N completions: `completions` (path), `n`, `curve`. Options: those of `assent best-of-n`.
 
+    num_shards: Cut the input into this many shards. Each is written to a file of its own; a shard that is done is
+        not repeated. Default: none, or with --engine as many as suit the rows.
+    shard: Do this shard alone, counted from 0, for a scheduler that starts one process for each. Whoever ends the
+        last one joins them. Needs --num-shards.
+    engine: Do the shards in a pool: local: processes on this machine; ray: actors on a Ray cluster (pip install
+        'assent[ray]'), the one of RAY_ADDRESS or one on this machine.
+    workers: Workers of --engine, each with its own copy of the models. Default: 2.
+    status: Say which shards are done, running and failed, and do nothing.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.
@@ -480,6 +496,7 @@ def dpo(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
     lora_r: int = 0,
@@ -500,6 +517,7 @@ def dpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -570,6 +588,9 @@ def dpo(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
@@ -600,6 +621,8 @@ def dpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -903,6 +926,7 @@ def grpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -994,6 +1018,8 @@ def grpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1111,6 +1137,7 @@ def kto(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1208,6 +1235,8 @@ def kto(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1327,6 +1356,7 @@ def online_dpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1425,6 +1455,8 @@ def online_dpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1496,6 +1528,7 @@ def ppo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1596,6 +1629,8 @@ def ppo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1708,6 +1743,7 @@ def reward(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
     lora_r: int = 0,
@@ -1728,6 +1764,7 @@ def reward(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1790,6 +1827,9 @@ def reward(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
@@ -1820,6 +1860,8 @@ def reward(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1892,6 +1934,7 @@ def rloo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1981,6 +2024,8 @@ def rloo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -2053,6 +2098,11 @@ def sample(
     output_dir: Path,
     model: Path,
     data: Data,
+    num_shards: int | None = None,
+    shard: int | None = None,
+    engine: Literal['local', 'ray'] | None = None,
+    workers: int | None = None,
+    status: bool = False,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     revision: str | None = None,
@@ -2082,6 +2132,14 @@ def sample(
 ) -> dict[str, Any]:
     r"""Samples completions from a policy: `completions` (path), `metrics`. Options: those of `assent sample`.
 
+    num_shards: Cut the input into this many shards. Each is written to a file of its own; a shard that is done is
+        not repeated. Default: none, or with --engine as many as suit the rows.
+    shard: Do this shard alone, counted from 0, for a scheduler that starts one process for each. Whoever ends the
+        last one joins them. Needs --num-shards.
+    engine: Do the shards in a pool: local: processes on this machine; ray: actors on a Ray cluster (pip install
+        'assent[ray]'), the one of RAY_ADDRESS or one on this machine.
+    workers: Workers of --engine, each with its own copy of the models. Default: 2.
+    status: Say which shards are done, running and failed, and do nothing.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.
@@ -2192,6 +2250,7 @@ def sft(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
     lora_r: int = 0,
@@ -2212,6 +2271,7 @@ def sft(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -2267,6 +2327,9 @@ def sft(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
@@ -2297,6 +2360,8 @@ def sft(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is

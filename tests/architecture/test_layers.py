@@ -21,7 +21,7 @@ MODELS = DATA | {"models"}
 ABOVE_MODELS = MODELS | {"judging", "rollouts", "rewards"}
 INFERENCE = ABOVE_MODELS | {"objectives", "inference"}
 STAGES = INFERENCE | {"engine", "evaluation", "diagnosis"}
-COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "reporting"}
+COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "integrations", "reporting"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": BASE,
@@ -200,6 +200,7 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
         "rloo",
         "run",
         "sample",
+        "score",
         "serve_check",
         "sft",
     ]

@@ -103,6 +103,7 @@ COMMANDS = (
     ("new-model", "models:new_model", MODELS, "Make a small model and its tokenizer from text files."),
     ("sample", "models:sample", MODELS, "Sample completions from a policy, as JSONL."),
     ("best-of-n", "models:best_of_n", MODELS, "Keep each prompt's highest-scoring completion out of N."),
+    ("score", "models:score", MODELS, "Score completions by a reward, or read their log-probabilities."),
 )
 
 DATA_COMMANDS = (

@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and `explain`
-return what their command prints with --json. `run` returns a `PipelineResult`.
+`new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and
+`explain` return what their command prints with --json. `run` returns a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -122,6 +122,12 @@ def sample(*, progress: Progress | None = None, **options: Any) -> dict[str, Any
 def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Keeps the best of N completions: `completions` (path), `n`, `curve`. Options: those of `assent best-of-n`."""
     return _outputs("best-of-n", options, progress)
+
+
+@signed
+def score(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Scores given completions: `scored` (path), `metrics`. Options: those of `assent score`."""
+    return _outputs("score", options, progress)
 
 
 @signed

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from assent.config.base import Options
 from assent.config.fixed import fixed
 from assent.config.trackers import WITH_PROJECT, check_trackers
 
@@ -18,42 +18,6 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 Precision = Literal["no", "bf16"]
 SamplerName = Literal["torch", "vllm"]
 Trunk = Literal["separate", "shared", "one"]
-
-
-class Options(BaseModel):
-    """Base of all option classes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False,
-                              ignored_types=(fixed,), defer_build=True)  # fmt: skip
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Pydantic reads `batch_size: true` as 1, but its author meant another option."""
-        assert info.field_name is not None
-        kinds = set(_kinds(cls.model_fields[info.field_name].annotation))
-        if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(leaf, bool) for leaf in _leaves(value)):
-            raise ValueError("a number")
-        return value
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """int and None of `Annotated[int, ...] | None`; str and float of `dict[str, float]`."""
-    parts = get_args(annotation)
-    if not parts:
-        yield annotation
-    for part in parts[:1] if get_origin(annotation) is Annotated else parts:
-        yield from _kinds(part)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        yield value
-        return
-    for part in value:
-        yield from _leaves(part)
 
 
 class StageDefaults(Options):
@@ -164,6 +128,9 @@ class RunOptions(Options):
     recover: bool = False
     """Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and continue.
     The log says what was rebuilt."""
+    fork: Annotated[str, Field(pattern=r"^.+@\d+$")] | None = None
+    """Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The options
+    may differ from that run's; they hold for the steps that follow, and that run is left as it is."""
     stop: bool = True
     """End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its model.
     With --no-stop the check only reports, and a run that it has ended continues."""

@@ -98,6 +98,18 @@ def write_checkpoint(
     return final
 
 
+def adopt(checkpoint: Checkpoint, run_folder: Path, *, record: Mapping[str, Any]) -> None:
+    """Copies another run's checkpoint into this run's folder, with this run's `record`: complete, or not at all."""
+    parent = run_folder / FOLDER
+    final, temporary = parent / checkpoint.path.name, parent / f".{checkpoint.path.name}.tmp"
+    with storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        sweep(run_folder)
+        shutil.copytree(checkpoint.path, temporary, ignore=shutil.ignore_patterns(MANIFEST))
+    write_json(temporary / STATE, {**checkpoint.state, "run": dict(record)})
+    _commit(temporary, final, checkpoint.step, _best_of(checkpoint.path))
+
+
 def latest_verified(run_folder: Path) -> Checkpoint | None:
     """The newest checkpoint whose every bit is as written; None if there are no checkpoints.
 

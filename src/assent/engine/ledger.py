@@ -30,6 +30,10 @@ class Ledger:
         for name, count in counts.items():
             self.counts[name] += count  # a KeyError names a count that the ledger does not keep
 
+    def seen_elsewhere(self, peak_memory_bytes: float) -> None:
+        """The peak of another process that did part of the work: the highest of all is kept."""
+        self._peak_before = max(self._peak_before, peak_memory_bytes)
+
     @property
     def seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

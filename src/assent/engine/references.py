@@ -26,6 +26,7 @@ from assent.models.adapters import adapter_off, base_weights
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.loading import fingerprint
 from assent.models.one_trunk import resident
+from assent.models.token_store import counts_of
 from assent.runs.files import replacing, storage_errors
 
 MASTERS = "masters.safetensors"
@@ -136,7 +137,7 @@ def reference_logps(
     """
     name = content_key(groups, key)
     path = cache_dir / f"{name}.safetensors"
-    size = sum(len(group.completions) for group in groups)
+    size = int(counts_of(groups).sum())
     cached = _load(path, name, size)
     missing = reader.runtime.max(torch.tensor(float(cached is None)))
     if cached is not None and not missing:  # on every process; otherwise all of them read, together
@@ -182,10 +183,10 @@ def completion_sums(
         logprobs = reader.read(block, want={"logprobs"}).logprobs
         assert logprobs is not None
         lengths = [completion.num_counted for group in block for completion in group.completions]
-        sums += [piece.double().sum() for piece in logprobs.split(lengths)]
+        sums.append(torch.stack([piece.double().sum() for piece in logprobs.split(lengths)]).float())
         if on_read is not None:
             on_read(len(block))
-    return torch.stack(sums).float() if sums else torch.zeros(0)
+    return torch.cat(sums) if sums else torch.zeros(0)
 
 
 def _load(path: Path, name: str, size: int) -> Tensor | None:

@@ -87,6 +87,7 @@ STEPS: dict[str, Step] = {
         "assent.commands.best_of_n:best_of_n",
         outputs=("output_dir", "completions"),
     ),
+    "score": Step("assent.config.scoring:ScoreConfig", "assent.commands.score:score", outputs=("output_dir", "scored")),
 }
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from assent.config.options import StageOptions
@@ -20,6 +21,7 @@ from assent.diagnosis.opening import case_of_run
 from assent.diagnosis.watch import Watch
 from assent.engine.checkpoint import FOLDER as CHECKPOINTS
 from assent.engine.checkpoint import Checkpoint, latest_verified, sweep, verified, write_checkpoint
+from assent.engine.forking import Fork
 from assent.engine.interrupts import Interruption, interruptible
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
@@ -71,14 +73,7 @@ class Session:
         self.train_groups: Sequence[PromptGroup] = data.train.groups
         self.train_tokens: Sequence[TokenGroup] = data.train.tokens
         self.eval_tokens: Sequence[TokenGroup] = data.parts["eval"].tokens if "eval" in data.parts else []
-        self.order = Batches(
-            num_rows=len(self.train_tokens),
-            batch_size=config.batch_size,
-            epochs=config.num_train_epochs,
-            max_steps=config.max_steps or config.total_steps,
-            seed=config.seed,
-            shuffle=config.shuffle,
-        )
+        self.order = order_of(config, data)
         self.ledger = Ledger(runtime.device, models_resident=0)
         self.models = RunModels(config, data, folder, log, runtime, ledger=self.ledger)
         self.state: dict[str, Any] = {}  # the stage's own JSON values that checkpoints keep
@@ -97,11 +92,11 @@ class Session:
     def batch(self, step: int) -> list[TokenGroup]:
         return [self.train_tokens[i] for i in self.order.indices(step)]
 
-    def rows_used(self) -> list[int]:
+    def rows_used(self) -> Sequence[int] | np.ndarray:
         """Rows that some step reads, in the order of the data: not all, where max_steps ends the first pass early."""
         if self.order.num_steps >= self.order.per_epoch:
-            return list(range(self.order.num_rows))
-        return sorted({i for step in range(self.order.num_steps) for i in self.order.indices(step)})
+            return range(self.order.num_rows)
+        return np.unique(np.concatenate([self.order.indices(step) for step in range(self.order.num_steps)]))
 
     def validate_with(self, measure: Callable[[], dict[str, float]], *, reference: str | None = None) -> None:
         """Calls `measure` for the held-out figures at the configured steps. Does nothing without held-out data.
@@ -275,6 +270,18 @@ class Session:
         return best["measured"]
 
 
+def order_of(config: StageOptions, data: StageData) -> Batches:
+    """The rows of each step."""
+    return Batches(
+        num_rows=len(data.train.tokens),
+        batch_size=config.batch_size,
+        epochs=config.num_train_epochs,
+        max_steps=config.max_steps or config.total_steps,
+        seed=config.seed,
+        shuffle=config.shuffle,
+    )
+
+
 @contextmanager
 def open_session(
     config: StageOptions,
@@ -297,6 +304,10 @@ def open_session(
     hashes = {f"{name} data": part.sha256 for name, part in data.parts.items()}
     model = content_hash(config.model, revision=config.revision)
     hashes |= {"model": model, "tokenizer": tokenizer_hash(data.tokenizer), **(inputs or {})}
+    fork = None if config.fork is None else Fork.parse(config.fork)
+    if fork is not None and not fork.is_made(Path(config.output_dir)):
+        steps = order_of(config, data).num_steps
+        fork.check(command=command, tokenizer=hashes["tokenizer"], num_steps=steps)
     folder = RunFolder.open(
         config.output_dir,
         config.model_dump(),
@@ -334,6 +345,8 @@ def open_session(
                 log.note(f"model/ is damaged ({damage}): it is written again, from the last checkpoint")
             stack.enter_context(kept_threads(folder, log, runtime.device))
             folder.go_on()
+            if fork is not None and runtime.is_main and not fork.is_made(folder.path):
+                log.note(fork.into(folder))
             trackers.start(config.model_dump(), runtime)
             log.observers += [trackers.log, session.watch]
             for line in [*data.lines(), *eval_prompts.lines]:
