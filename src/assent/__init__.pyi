@@ -31,6 +31,7 @@ def a2c(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -49,6 +50,7 @@ def a2c(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -101,6 +103,9 @@ def a2c(
 ) -> Result:
     r"""Trains with advantage actor-critic. Options: those of `assent a2c` (`model`, `data`, `reward`, `kl_coef` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -130,6 +135,9 @@ def a2c(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -474,6 +482,7 @@ def dpo(
     keep_template_tail: bool = False,
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -565,6 +574,9 @@ def dpo(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -851,6 +863,7 @@ def grpo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -869,6 +882,7 @@ def grpo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -922,6 +936,9 @@ def grpo(
 ) -> Result:
     r"""Trains with GRPO. Options: those of `assent grpo` (`model`, `data`, `reward`, `scale_rewards` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -951,6 +968,9 @@ def grpo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1074,6 +1094,7 @@ def kto(
     keep_template_tail: bool = False,
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1162,6 +1183,9 @@ def kto(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1256,6 +1280,7 @@ def online_dpo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     eval_data: Data | None = None,
     eval_split: str | None = None,
@@ -1287,6 +1312,7 @@ def online_dpo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1324,6 +1350,9 @@ def online_dpo(
 ) -> Result:
     r"""Trains with DPO on its own samples. Options: those of `assent online-dpo` (`model`, `data`, `reward` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1376,6 +1405,9 @@ def online_dpo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1435,6 +1467,7 @@ def ppo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -1453,6 +1486,7 @@ def ppo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1515,6 +1549,9 @@ def ppo(
 ) -> Result:
     r"""Trains with PPO. Options: those of `assent ppo` (`model`, `data`, `reward`, `kl_coef` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1544,6 +1581,9 @@ def ppo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1682,6 +1722,7 @@ def reward(
     keep_template_tail: bool = False,
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1765,6 +1806,9 @@ def reward(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1825,6 +1869,7 @@ def rloo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -1843,6 +1888,7 @@ def rloo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1894,6 +1940,9 @@ def rloo(
 ) -> Result:
     r"""Trains with REINFORCE leave-one-out. Options: those of `assent rloo` (`model`, `data`, `reward` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1923,6 +1972,9 @@ def rloo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -2160,6 +2212,7 @@ def sft(
     keep_template_tail: bool = False,
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -2236,6 +2289,9 @@ def sft(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.

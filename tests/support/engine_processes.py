@@ -65,6 +65,21 @@ class Poisoned(Nll):
         return {"nll": terms["nll"] * (float("nan") if "rows.jsonl:5" in batch.sources else 1.0)}, metrics
 
 
+def run_out(module: nn.Module, where: list[str]) -> None:
+    """On the first process memory runs out in a layer: at each place in `where`, forward or backward, once, in turn."""
+    if torch.distributed.get_rank() != 0:
+        return
+
+    def check(place: str) -> None:
+        if where and where[0] == place:
+            where.pop(0)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    mlp = module.base.model.layers[0].mlp  # type: ignore[union-attr,operator]
+    mlp.register_forward_pre_hook(lambda *_: check("forward"))
+    mlp.register_full_backward_hook(lambda *_: check("backward"))
+
+
 def sampled(learner: Learner) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
     """Tokens and log-probabilities of a few completions by the weights of now."""
     sampler = TorchSampler(learner.module.base, IdTokenizer(), eos_ids=(2,))  # type: ignore[arg-type]
@@ -109,11 +124,15 @@ def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None
         facts["named"] = "rows.jsonl:5" in str(error)
     facts["untouched"] = learner.fingerprint() == before
 
+    learner.budget.tokens = 1000
+    pending = ["forward", "backward"]
     if not runtime.is_sharded:
         Small.limit = max(group.num_tokens for group in GROUPS)
-        learner.budget.tokens = 1000
+    elif model == "llama":
+        run_out(learner.module, pending)
     facts["retried"] = {k: v for k, v in learner.update(GROUPS, Nll()).items() if not k.startswith("perf/")}
     facts["budget_fell"] = learner.budget.tokens < 1000
+    facts["ran_out"] = not pending
     Small.limit = 10**9
 
     reference = Reference(module(), runtime, 50)
@@ -126,7 +145,7 @@ def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None
     if runtime.is_main:
         save_file({**weights, "reference": logprobs, "after": after}, out / "result.safetensors")
         write_json(out / "facts.json", facts)
-    runtime.barrier()
+    runtime.meet("the test")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -144,7 +144,7 @@ def reference_logps(
     values = completion_sums(groups, reader, on_read=on_read)
     if reader.runtime.is_main:
         _store(path, name, values)
-    reader.runtime.barrier()  # every process finds the same groups on disk the next time
+    reader.runtime.meet("writing the cache")  # every process finds the same groups on disk the next time
     return values, False
 
 

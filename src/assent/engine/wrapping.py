@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from assent.engine.runtime import Runtime
+from assent.engine.sharded_pass import Guard, blocks_of
 
 Result = TypeVar("Result")
 
@@ -28,7 +29,8 @@ def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
     if runtime.num_processes == 1:
         return module
     if runtime.is_sharded:
-        for block in _blocks(module):
+        Guard.over(module)
+        for block in blocks_of(module):
             fully_shard(block)
         fully_shard(module)
         setattr(module, "within", _call)  # noqa: B010 (an entry beside `forward`, for `whole`)
@@ -43,16 +45,22 @@ def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
 def whole(module: nn.Module, function: Callable[..., Result], *args: Any, **keywords: Any) -> Result:
     """`function(…)`, which calls parts of `module` directly and many times, as sampling does.
 
-    The first call of a part puts its sharded weights together; they stay whole in every process until it returns.
-    All processes must call it, and their functions must call the same parts.
+    Sharded weights are put together first and stay whole in every process until it returns. So all processes must call
+    it, but what their functions call may differ.
     """
     if not isinstance(module, FSDPModule):
         return function(*args, **keywords)
     blocks = [part for part in module.modules() if isinstance(part, FSDPModule) and part is not module]
     for block in blocks:
         block.set_reshard_after_forward(False)
+
+    def call() -> Result:
+        for block in blocks:
+            block.unshard()
+        return function(*args, **keywords)
+
     try:
-        result: Result = module.within(lambda: function(*args, **keywords))  # type: ignore[operator]
+        result: Result = module.within(call)  # type: ignore[operator]
         return result
     finally:
         for block in blocks:
@@ -63,14 +71,6 @@ def whole(module: nn.Module, function: Callable[..., Result], *args: Any, **keyw
 
 def _call(function: Callable[[], Result]) -> Result:
     return function()
-
-
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The layers of the trunk: the elements of the outermost module lists."""
-    found: list[nn.Module] = []
-    for child in module.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else _blocks(child)
-    return found
 
 
 def full(tensor: Tensor) -> Tensor:

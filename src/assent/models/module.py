@@ -121,16 +121,18 @@ class AlignmentModel(nn.Module):
             if want == {"router"}:
                 return Outputs(**values)
         if self.has_chunked_head:
-            head = self.base.get_output_embeddings()
-            logprobs, entropy = log_probabilities(
-                head, states, batch.targets, logits=self.logits, want_entropy="entropy" in want
-            )
+            logprobs, entropy = self.read_head(states, batch.targets, want_entropy="entropy" in want)
         else:
             wide = states.to(torch.promote_types(states.dtype, torch.float32)) / self.logits.temperature
             logp = wide.log_softmax(-1)
             logprobs = logp.gather(1, batch.targets[:, None])[:, 0]
             entropy = -(logp.exp() * logp).sum(-1) if "entropy" in want else None
         return Outputs(logprobs=logprobs if "logprobs" in want else None, entropy=entropy, **values)
+
+    def read_head(self, states: Tensor, targets: Tensor, *, want_entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """(N, d), (N,) -> (N,) log-probabilities of the targets and, if wanted, (N,) entropies."""
+        head = self.base.get_output_embeddings()
+        return log_probabilities(head, states, targets, logits=self.logits, want_entropy=want_entropy)
 
     def _value(self, states: Tensor) -> Tensor:
         """(M, d) -> (M,)"""

@@ -21,7 +21,7 @@ RECOVER = (
 )
 
 RESULT_NEUTRAL = frozenset(
-    {"output_dir", "resume", "recover", "stop", "save_steps", "save_total_limit", "micro_batch_tokens"}
+    {"output_dir", "resume", "recover", "stop", "save_steps", "save_total_limit", "micro_batch_tokens", "sharding"}
     | {"reference_cache", "report_to", "project", "allow_slow_dtype"}
 )
 """Options that may differ when a run is resumed. They say where and how often it writes and how much memory it takes,

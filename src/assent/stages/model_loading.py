@@ -51,6 +51,7 @@ from assent.models.tiers import Kind
 from assent.rewards.base import Reward
 from assent.rewards.loading import Spec, load_reward, readers_of
 from assent.rewards.reading import ModelReader
+from assent.stages.placed_rewards import placed
 
 START = "start"
 """Folder of a run's merged start, if the run continues from an adapter."""
@@ -155,6 +156,8 @@ def load_rewards(
         options["micro_batch_tokens"] = config.micro_batch_tokens
     if trunk is not None:
         options["load"] = partial(_members_beside, trunk, config)
+    if (place := placed(runtime, config.reward_processes)) is not None:
+        options["place"] = place
     reward = load_reward(spec, ensemble=config.reward_ensemble, **options)
     readers = readers_of(reward)
     for reader in readers if config.offload_frozen else ():
