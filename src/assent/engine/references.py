@@ -21,7 +21,7 @@ from assent.engine.micro_batches import Budget, cost_of
 from assent.engine.reading import read_groups
 from assent.engine.runtime import Runtime
 from assent.engine.weights import fingerprint_of, load_weights, save_weights
-from assent.engine.wrapping import full, wrap
+from assent.engine.wrapping import copy_full, full, reshard, wrap
 from assent.models.adapters import adapter_off, base_weights
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.loading import fingerprint
@@ -79,7 +79,8 @@ class Reference:
 
         This is computed on float32 copies: bfloat16 would round a share of a small difference away, every time.
         """
-        for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):
+        pairs = zip(reshard(self.module).named_parameters(), reshard(module).parameters(), strict=True)
+        for (name, mine), theirs in pairs:
             if mine.dtype == torch.float32:
                 mine.lerp_(theirs.detach(), share)
                 continue
@@ -89,15 +90,19 @@ class Reference:
     def save(self, folder: Path) -> None:
         """Saves the weights into `folder`, which exists. The main process writes, all must call it."""
         save_weights(folder, self.module, is_main=self.runtime.is_main)
-        if self.masters and self.runtime.is_main:
+        masters = {name: full(master).cpu() for name, master in self.masters.items()}
+        if masters and self.runtime.is_main:
             with storage_errors(folder / MASTERS):
-                save_file(self.masters, folder / MASTERS)
+                save_file(masters, folder / MASTERS)
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`."""
         load_weights(folder, self.module)
         stored = load_file(folder / MASTERS) if (folder / MASTERS).is_file() else {}
-        self.masters = {name: master.to(self.runtime.device) for name, master in stored.items()}
+        mine = dict(reshard(self.module).named_parameters())
+        self.masters = {name: mine[name].detach().float().clone() for name in stored}
+        for name, master in self.masters.items():
+            copy_full(master, stored[name])
 
 
 class AdapterOff:
@@ -116,8 +121,8 @@ class AdapterOff:
 
     def fingerprint(self) -> str:
         """The fingerprint of the policy without its adapter. All processes must call it."""
-        named = base_weights(dict(self.learner.module.base.named_parameters()))
-        return fingerprint({name: full(weight.detach()) for name, weight in named.items()})
+        reshard(self.learner.module)
+        return fingerprint(base_weights(dict(self.learner.module.base.named_parameters())), whole=full)
 
 
 def reference_logps(

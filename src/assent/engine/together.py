@@ -134,11 +134,17 @@ class Together:
 
     def _farewell(self, *, failed: bool) -> None:
         """The first process may hold the store, and a failed one's end breaks connections: both go last."""
-        left = self._store.add("left", 1)
+        self._store.add("left", 1)
         until = time.monotonic() + FAREWELL_SECONDS
-        while (failed or self.rank == 0) and left < self.number and time.monotonic() < until:
+        if failed or self.rank == 0:
+            self._wait_for("left", self.number, until)
+        self._store.add("gone", 1)
+        if self.rank == 0:
+            self._wait_for("gone", self.number, until)
+
+    def _wait_for(self, key: str, number: int, until: float) -> None:
+        while self._store.add(key, 0) < number and time.monotonic() < until:
             time.sleep(0.02)
-            left = self._store.add("left", 0)
 
     def _beat(self) -> None:
         """The thread: says that this process lives, and ends it if another one has failed and it does not end."""

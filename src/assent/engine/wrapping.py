@@ -73,6 +73,15 @@ def _call(function: Callable[[], Result]) -> Result:
     return function()
 
 
+def reshard(module: nn.Module) -> nn.Module:
+    """The module, with each of its sharded weights a shard. After a forward pass the root's weights are still whole,
+    and what is written into them then is lost."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+    return module
+
+
 def full(tensor: Tensor) -> Tensor:
     """The whole tensor, which may be sharded. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -137,7 +137,7 @@ class AlignmentModel(nn.Module):
     def _value(self, states: Tensor) -> Tensor:
         """(M, d) -> (M,)"""
         assert self.value_head is not None
-        values = self.value_head(states.to(self.value_head.weight.dtype))[:, 0]
+        values = self.value_head(states.to(self.value_head.weight.dtype))[:, 0].clone()  # no view: FSDP2 warns of one
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
     def _read_scorer(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
@@ -152,7 +152,7 @@ class AlignmentModel(nn.Module):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         bias = torch.as_tensor(getattr(self.config, "assent_score_bias", 0.0), dtype=scores.dtype, device=scores.device)
         scores = scores + bias
-        return scores[:, 0] if scores.shape[1] == 1 else scores
+        return scores[:, 0].clone() if scores.shape[1] == 1 else scores  # no view: FSDP2 warns of one
 
     def _check_length(self, batch: GroupBatch) -> None:
         if self.longest is None or not batch.completions:

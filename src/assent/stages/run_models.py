@@ -206,7 +206,7 @@ class RunModels:
         """Writes the model's folder in the main process, after all processes have gathered sharded weights. Records the
         fingerprints of what was trained in run.json."""
         modules = [module_of(learner) for learner in self.members]
-        whole = gathered(modules[0].hf) if self.runtime.is_sharded else None
+        whole = gathered(modules[0], keep=self.runtime.is_main) if self.runtime.is_sharded else None
         if self.runtime.is_main:
             save_trained(self.folder.model_path, modules, self.data.tokenizer, state_dict=whole)
             self.folder.record(model_files=file_facts(self.folder.model_path))
