@@ -66,7 +66,7 @@ class Learner:
         total_steps: int,
         router_aux_loss_coef: float = 0.0,
     ) -> None:
-        self.module = module.to(runtime.device)
+        self.module = module
         self.router_aux_loss_coef = router_aux_loss_coef
         self.runtime, self.optim, self.total_steps = runtime, optim, total_steps
         self.budget = Budget.of(module, runtime, optim.micro_batch_tokens)

@@ -52,7 +52,7 @@ class Reference:
     def __init__(
         self, module: nn.Module, runtime: Runtime, micro_batch_tokens: int = 0, *, offloaded: bool = False
     ) -> None:
-        self.module = module.to("cpu" if offloaded else runtime.device).requires_grad_(False).eval()
+        self.module = module.requires_grad_(False).eval()
         self.runtime, self.offloaded = runtime, offloaded
         self.budget = Budget.of(module, runtime, micro_batch_tokens)
         self.cost = cost_of(module)
@@ -62,6 +62,8 @@ class Reference:
         """Float32 copies of low-precision weights, once the reference has moved."""
         if runtime.is_sharded:
             wrap(self.module, runtime)
+        else:
+            self.module.to("cpu" if offloaded else runtime.device)
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
         """Outputs in the order of `groups`, on the CPU in float32, the same on every process. No gradient."""

@@ -26,7 +26,7 @@ def choose_sharding(config: StageOptions, runtime: Runtime, start: Any) -> str |
     if config.sharding != "auto":
         runtime.sharding = config.sharding
         return None
-    if config.trunk == "one" or config.num_adapters > 1 or config.optim == "adamw_8bit":
+    if config.trunk == "one" or config.num_adapters > 1 or config.offload_frozen or config.optim == "adamw_8bit":
         return "sharding: replicate, because these options need whole weights in each process"
     size = trained_bytes(config, num_parameters(start))
     available = memory_of_a_process(runtime)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -25,20 +27,30 @@ _NO_BUFFERS = (
 
 
 def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
-    """The module to call. With one process it is the module itself. Sharded, its parameters become DTensors."""
+    """The module to call, on its device. With one process it is the module itself. Sharded, its parameters become
+    DTensors; a module that is on the CPU until then is never whole on the device."""
+    if not runtime.is_sharded:
+        module.to(runtime.device)
     if runtime.num_processes == 1:
         return module
     if runtime.is_sharded:
         Guard.over(module)
-        for block in blocks_of(module):
-            fully_shard(block)
-        fully_shard(module)
+        mesh, dtype = _mesh(runtime.device.type, runtime.num_processes), getattr(module, "sharded_dtype", None)
+        for part in (*blocks_of(module), module):  # one part at a time is whole on the device, and in another type
+            if dtype is not None:
+                part.to(dtype)
+            fully_shard(part, mesh=mesh)
         setattr(module, "within", _call)  # noqa: B010 (an entry beside `forward`, for `whole`)
         register_fsdp_forward_method(module, "within")
         return module
     ids = [runtime.device.index] if runtime.device.type == "cuda" else None
     # Buffers (rotary frequencies) are the same constants in every process: no need to broadcast them in each pass.
     return DistributedDataParallel(module, device_ids=ids, **{_NO_BUFFERS: False})  # type: ignore[arg-type]
+
+
+@cache
+def _mesh(device: str, number: int) -> DeviceMesh:
+    return init_device_mesh(device, (number,))
 
 
 @torch.no_grad()

@@ -38,7 +38,10 @@ class AlignmentModel(nn.Module):
     temperature   divides the logits, as in sampling
     value_head    for a policy: (d) -> (1) on its last hidden states, so that it also gives values
     tier          None: the best tier that passes the probe; a given tier must pass it
+    sharded_dtype the type that its weights take when they are sharded; None: the one that they have
     """
+
+    sharded_dtype: torch.dtype | None = None
 
     def __init__(
         self,

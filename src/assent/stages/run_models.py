@@ -120,7 +120,8 @@ class RunModels:
             self.note_start(name, start.fingerprint())
             return start
         trunk = self._trunk
-        module = load_module(self.config, path or self.config.model, kind, self.data.tokenizer, trunk=trunk)
+        at = path or self.config.model
+        module = load_module(self.config, at, kind, self.data.tokenizer, runtime=self.runtime, trunk=trunk)
         reference = frozen(self.config, module, self.runtime)
         self._readers.append(reference)
         self.ledger.models_resident += trunk is None
@@ -150,7 +151,7 @@ class RunModels:
         """
         reader: Reader
         if path is not None:
-            module = load_module(self.config, path, "policy", self.data.tokenizer)
+            module = load_module(self.config, path, "policy", self.data.tokenizer, runtime=self.runtime)
             reader = frozen(self.config, module, self.runtime)
         else:
             reader = AdapterOff(self.learner) if is_adapted(self.learner.module) else self.learner
