@@ -14,8 +14,10 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.support.many_processes import METHODS, Group, arguments, differences, first_metrics, update_of, write_inputs
+from tests.support.rows import read_rows
 
 BOUND = 1e-5
+TROUBLES = "tests.support.troubles"
 SAME = ("loss", "grad_norm", "objective/scores", "objective/kl", "critic/loss", "critic/grad_norm", "cost/flops")
 """Metrics of the step that must agree, where the method has them."""
 TWO = [(m, a, "shard" if (i + a) % 2 else "replicate") for i, m in enumerate(METHODS) for a in (False, True)]
@@ -60,3 +62,20 @@ def test_the_update_is_that_of_one_process(
     for name in SAME:
         if name in expected:
             assert found[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """Two processes that shard are interrupted, one goes on: the steps are those of a run of one process."""
+    inputs = write_inputs(tmp_path)
+    argv = {name: arguments("dpo", inputs, tmp_path / name, adapter=False, steps=4) for name in ("alone", "moved")}
+    alone = Group(1, tmp_path / "1", [argv["alone"]])
+    stopped = Group(2, tmp_path / "2", [[*argv["moved"], "--sharding", "shard"]], PREPARE=f"{TROUBLES}:interrupted")
+    assert stopped.ended() == [130, 130], stopped.said()
+    resumed = Group(1, tmp_path / "3", [argv["moved"]])
+    assert (alone.ended(), resumed.ended()) == ([0], [0]), resumed.said()
+    assert "resumed after step 2" in resumed.said()[0]
+    found, expected = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("moved", "alone"))
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in {"loss", "grad_norm", "epoch", "num_tokens"} & theirs.keys():
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (theirs["step"], name)

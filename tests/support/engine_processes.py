@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -21,12 +22,16 @@ from assent.engine.checkpoint import latest_verified, write_checkpoint
 from assent.engine.learner import Learner
 from assent.engine.references import Reference
 from assent.engine.runtime import Runtime
+from assent.engine.weights import gathered
 from assent.engine.wrapping import full
 from assent.errors import NonFiniteError
 from assent.models.batch import GroupBatch, Outputs
+from assent.models.saving import folder_weights
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.runs.files import write_json
+from assent.stages.sampling import sample
+from assent.types import Rollout
 from tests.support.engine import Nll, Settings, TinyPolicy, make_groups
 from tests.support.models import tiny_module
 from tests.support.rollouts import IdTokenizer
@@ -90,6 +95,58 @@ def sampled(learner: Learner) -> list[tuple[tuple[int, ...], tuple[float, ...]]]
     return [(rollout.ids, rollout.logprobs) for rollout in rollouts]
 
 
+class FakeEngine:
+    """A sampler with weights of its own, as vLLM is: it gets them by their names in a folder, whole."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.version, self.flops = learner, "", 0.0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def load(self, named_tensors: Mapping[str, torch.Tensor], version: str) -> None:
+        assert not named_tensors
+        self.weights = {name: t.clone() for name, t in folder_weights(self.learner.module.hf).items()}  # type: ignore[arg-type]
+        self.version = version
+
+    def sample(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        *,
+        num_completions: int,
+        params: SamplingParams,
+        seed: SeedKey,
+        prompt_numbers: Sequence[int] | None = None,
+    ) -> list[Rollout]:
+        assert prompt_numbers is not None
+        self.flops += len(prompts)
+        return [
+            Rollout(
+                prompt_ids=prompt,
+                ids=(number, k),
+                logprobs=(-0.1 - k, -1 / 3),
+                finish_reason="length",
+                text=f"{number}.{k}",
+                prompt_index=at,
+                completion_index=k,
+                policy_version=self.version,
+            )
+            for at, (prompt, number) in enumerate(zip(prompts, prompt_numbers, strict=True))
+            for k in range(num_completions)
+        ]
+
+
+def handed_over(learner: Learner) -> bool:
+    """Whether each process's engine has the policy's weights of now, and every process all completions, in order."""
+    engine, prompts = FakeEngine(learner), [group.prompt_ids for group in GROUPS[:3]]
+    common = {"num_completions": 2, "max_new_tokens": 2, "temperature": 1.0, "seed": SeedKey(0, "rollout", 0)}
+    few = sample(engine, learner, prompts[:1], **common)  # type: ignore[arg-type]  # one process has no prompt
+    drawn = sample(engine, learner, prompts, **common)  # type: ignore[arg-type]
+    held = gathered(learner.module, keep=True)
+    names = [(r.ids, r.prompt_ids, r.text, r.logprobs) for r in drawn]
+    asked = [((n, k), p, f"{n}.{k}", (-0.1 - k, -1 / 3)) for n, p in enumerate(prompts) for k in range(2)]
+    same = all(torch.equal(tensor, held[name]) for name, tensor in engine.weights.items())
+    return bool(same and engine.weights and names == asked and len(few) == 2 and engine.flops == 4)
+
+
 def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None:
     runtime = Runtime("cpu", sharding=sharding)
 
@@ -114,6 +171,7 @@ def main(out: Path, sharding: Literal["replicate", "shard"], model: str) -> None
     logged += [learner.update(GROUPS, Nll()), learner.update(GROUPS, WholeStep())]
     if model == "llama":
         facts["sampled"] += [sampled(learner)]  # type: ignore[operator]
+        facts["handed_over"] = all(runtime.from_each(handed_over(learner)))
         facts["sharded_again"] = all(isinstance(p, DTensor) for p in learner.module.parameters())
     facts["metrics"] = [{k: v for k, v in step.items() if not k.startswith("perf/")} for step in logged]
 
