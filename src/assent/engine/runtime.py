@@ -62,7 +62,8 @@ class Runtime:
         else:
             self.num_processes, self.rank = 1, 0
             self.device = chosen
-        host_memory.keep_freed(self.device)
+        if self.num_processes == 1:
+            host_memory.keep_freed(self.device)
         torch.manual_seed(seed)  # ours never draws from it; libraries that do start from a known state
 
     @classmethod

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from assent.config.options import StageOptions
 from assent.engine.runtime import Runtime, Sharding
+from assent.models.host_memory import keep_freed
 from assent.models.saving import quiet
 
 SHARE = 0.5
@@ -23,6 +24,13 @@ def choose_sharding(config: StageOptions, runtime: Runtime, start: Any) -> str |
     """
     if runtime.num_processes == 1:
         return None
+    line = _choose(config, runtime, start)
+    if not runtime.is_sharded:  # kept, the blocks of layers that come and go would be several copies of the model
+        keep_freed(runtime.device)
+    return line
+
+
+def _choose(config: StageOptions, runtime: Runtime, start: Any) -> str | None:
     if config.sharding != "auto":
         runtime.sharding = config.sharding
         return None
