@@ -25,8 +25,8 @@ LAUNCHERS = {"torchrun", "accelerate"}
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The commands of the page's sh blocks, in order, as words. A line that ends in a backslash goes on. Of a launcher's
-    command it is what one of its processes runs."""
+    """The commands of the page's sh blocks, in order, as words. A line that ends in a backslash goes on. A launcher's
+    command is what one of its processes runs."""
     lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
     found = [words for line in lines if (words := shlex.split(line, comments=True))]
     return [words[words.index("assent") :] if words[0] in LAUNCHERS else words for words in found]
