@@ -31,6 +31,7 @@ def a2c(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -49,6 +50,7 @@ def a2c(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -103,6 +105,9 @@ def a2c(
 ) -> Result:
     r"""Trains with advantage actor-critic. Options: those of `assent a2c` (`model`, `data`, `reward`, `kl_coef` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -132,6 +137,9 @@ def a2c(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -499,6 +507,7 @@ def dpo(
     data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -595,6 +604,9 @@ def dpo(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -890,6 +902,7 @@ def grpo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -908,6 +921,7 @@ def grpo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -963,6 +977,9 @@ def grpo(
 ) -> Result:
     r"""Trains with GRPO. Options: those of `assent grpo` (`model`, `data`, `reward`, `scale_rewards` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -992,6 +1009,9 @@ def grpo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1119,6 +1139,7 @@ def kto(
     keep_template_tail: bool = False,
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1209,6 +1230,9 @@ def kto(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1307,6 +1331,7 @@ def online_dpo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     eval_data: Data | None = None,
     eval_split: str | None = None,
@@ -1338,6 +1363,7 @@ def online_dpo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1377,6 +1403,9 @@ def online_dpo(
 ) -> Result:
     r"""Trains with DPO on its own samples. Options: those of `assent online-dpo` (`model`, `data`, `reward` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1429,6 +1458,9 @@ def online_dpo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1492,6 +1524,7 @@ def ppo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -1510,6 +1543,7 @@ def ppo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1574,6 +1608,9 @@ def ppo(
 ) -> Result:
     r"""Trains with PPO. Options: those of `assent ppo` (`model`, `data`, `reward`, `kl_coef` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1603,6 +1640,9 @@ def ppo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1746,6 +1786,7 @@ def reward(
     data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1834,6 +1875,9 @@ def reward(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1898,6 +1942,7 @@ def rloo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -1916,6 +1961,7 @@ def rloo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1969,6 +2015,9 @@ def rloo(
 ) -> Result:
     r"""Trains with REINFORCE leave-one-out. Options: those of `assent rloo` (`model`, `data`, `reward` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1998,6 +2047,9 @@ def rloo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -2253,6 +2305,7 @@ def sft(
     data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -2334,6 +2387,9 @@ def sft(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.

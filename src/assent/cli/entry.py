@@ -23,6 +23,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensErro
 from assent import __version__
 from assent.cli.outcome import Outcome
 from assent.config.foreign import OURS_TOO, answer, foreign_error
+from assent.config.launch import check_one_process, place
 from assent.errors import AssentError, ConfigError, UsageError
 
 EPILOGUE = (
@@ -106,6 +107,9 @@ COMMANDS = (
     ("score", "models:score", MODELS, "Score completions by a reward, or read their log-probabilities."),
 )
 
+IN_SEVERAL_PROCESSES = frozenset(name for name, location, *_ in COMMANDS if location.startswith("training:"))
+"""Commands that torchrun, accelerate launch or srun may start; any other one says at once that it is made for one."""
+
 DATA_COMMANDS = (
     (
         "show",
@@ -154,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable(), _stdout_on_stderr() if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
-        if outcome is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
+        if outcome is not None and place().is_main:  # torchrun starts several processes
             text = outcome.whole if "--verbose" in flags and outcome.whole is not None else outcome.text
             print(_json(outcome.document) if as_json else text)
             sys.stdout.flush()
@@ -185,6 +189,7 @@ def _run(arguments: list[str]) -> Outcome | None:
     if not arguments:
         names = ", ".join([*(name for name, *_ in COMMANDS), "data"])
         raise UsageError("no command given", expected=names, fix="assent --help, or assent COMMAND --help")
+    _check_processes(arguments)
     try:
         return app(arguments)
     except UnusedCliTokensError as error:
@@ -199,6 +204,17 @@ def _run(arguments: list[str]) -> Outcome | None:
             if (foreign := foreign_error(dict.fromkeys([named[0], *others]))) is not None:
                 raise foreign from None
         raise ConfigError(str(error).strip(), fix=f"see {_help_command(error)}") from None
+
+
+def _check_processes(arguments: Sequence[str]) -> None:
+    """UsageError if a launcher started several processes of a command of one. Only the main one says so. Shards of a
+    file are apart from each other: a scheduler may start a process for each."""
+    apart = any(word.partition("=")[0] in ("--shard", "--help", "-h", "--version") for word in arguments)
+    if arguments[0] in IN_SEVERAL_PROCESSES or apart or place().number == 1:
+        return
+    if not place().is_main:
+        raise SystemExit(2)
+    check_one_process(f"assent {arguments[0]}")
 
 
 def _help_command(error: CycloptsError) -> str:

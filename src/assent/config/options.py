@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from assent.config.base import Options
 from assent.config.fixed import fixed
+from assent.config.processes import ProcessOptions, RewardProcesses
 from assent.config.trackers import WITH_PROJECT, check_trackers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -90,6 +91,10 @@ class StageDefaults(Options):
     @fixed
     def reward_ensemble(self) -> str | None:
         return None
+
+    @fixed
+    def reward_processes(self) -> RewardProcesses:
+        return "main"
 
     @fixed
     def sampler(self) -> SamplerName:
@@ -220,7 +225,7 @@ class AdapterOptions(Options):
         return self
 
 
-class TrainingOptions(DeviceOptions, AdapterOptions):
+class TrainingOptions(DeviceOptions, AdapterOptions, ProcessOptions):
     """How a forward and backward pass is computed, and which weights it trains."""
 
     mixed_precision: Precision = "no"
@@ -254,6 +259,8 @@ class TrainingOptions(DeviceOptions, AdapterOptions):
             raise ValueError("master_weights adds four bytes per weight and optim adamw_8bit saves six: choose one")
         if self.optim == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
             raise ValueError("optim adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
+        if self.optim == "adamw_8bit" and self.sharding == "shard":
+            raise ValueError("optim adamw_8bit cannot step sharded weights: leave it out, or give sharding replicate")
         if self.load_in_4bit and not self.device.startswith(("auto", "cuda")):
             raise ValueError(f"load_in_4bit needs CUDA, not device {self.device}: leave it out, or give --device cuda")
         return self
@@ -358,6 +365,15 @@ class StageOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions,
         def model(self) -> str: ...
         @property
         def data(self) -> str: ...
+
+    @model_validator(mode="after")
+    def _weights_can_be_sharded(self) -> Self:
+        if self.sharding == "shard" and (self.trunk == "one" or self.num_adapters > 1):
+            name = "trunk one" if self.trunk == "one" else "num_adapters"
+            raise ValueError(f"with {name} several models share one base, which cannot be sharded: sharding replicate")
+        if self.sharding == "shard" and self.offload_frozen:
+            raise ValueError("offload_frozen moves whole models, and sharding shard has none: leave one of them out")
+        return self
 
 
 class EpochOptions(StageDefaults):

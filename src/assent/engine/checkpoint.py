@@ -74,6 +74,7 @@ def write_checkpoint(
     checkpoint names it. Raises StorageError if the disk is full; earlier checkpoints are left as they are.
     """
     runtime = next(iter(learners.values())).runtime
+    runtime.begins(f"writing checkpoint {step}")
     parent = run_folder / FOLDER
     final, temporary = parent / f"step-{step}", parent / f".step-{step}.tmp"
     if runtime.is_main:
@@ -94,7 +95,7 @@ def write_checkpoint(
         if runtime.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
-    runtime.barrier()
+    runtime.meet(f"writing checkpoint {step}")
     return final
 
 

@@ -27,6 +27,7 @@ from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
+from assent.engine.sharding import choose_sharding
 from assent.engine.threads import kept_threads
 from assent.engine.trackers import Trackers
 from assent.errors import RunFolderError, StopRun, StorageError
@@ -124,7 +125,7 @@ class Session:
 
     def resume(self) -> None:
         """Restores learners, ledger and state from the newest verified checkpoint, if there is one."""
-        checkpoint = _to_resume_from(self.folder, note=self.log.note)
+        checkpoint = self._to_resume_from()
         if self.runtime.is_main:
             sweep(self.folder.path)
         for line in self.folder.rewind(None if checkpoint is None else checkpoint.step):
@@ -140,6 +141,14 @@ class Session:
             self.watch.replay(read_lines(self.folder.path / METRICS))
         self.step = self.kept_step = checkpoint.step
         self.log.note(f"resumed after step {checkpoint.step}")
+
+    def _to_resume_from(self) -> Checkpoint | None:
+        """What the main process finds and verifies, on every process."""
+        found = _to_resume_from(self.folder, note=self.log.note) if self.runtime.is_main else None
+        self.runtime.meet("verifying checkpoints")
+        kept = None if found is None else {"path": str(found.path), "step": found.step, "state": found.state}
+        kept = self.runtime.from_main(kept)
+        return None if kept is None else found or Checkpoint(Path(kept["path"]), kept["step"], kept["state"])
 
     def steps(self) -> Iterator[int]:
         """Yields the steps that are left. Between steps it measures, writes checkpoints and ends the run if it must."""
@@ -296,14 +305,28 @@ def open_session(
 
     `inputs`: SHA-256, by name, of what the run depends on besides data, tokenizer and model.
     """
+    runtime = Runtime.of(config)
+    with runtime.as_one(), _opened(config, data, runtime, command, kind, inputs or {}, progress) as session:
+        yield session
+
+
+@contextmanager
+def _opened(
+    config: StageOptions,
+    data: StageData,
+    runtime: Runtime,
+    command: str,
+    kind: Kind,
+    inputs: Mapping[str, str],
+    progress: Progress | None,
+) -> Iterator[Session]:
     check_context(start := load_config(config.model, revision=config.revision), config.max_length)
     if config.router_aux_loss_coef:
         check_has_router(start, config.model)
     eval_prompts = choose_prompts(config, data)
-    runtime = Runtime.of(config)
     hashes = {f"{name} data": part.sha256 for name, part in data.parts.items()}
     model = content_hash(config.model, revision=config.revision)
-    hashes |= {"model": model, "tokenizer": tokenizer_hash(data.tokenizer), **(inputs or {})}
+    hashes |= {"model": model, "tokenizer": tokenizer_hash(data.tokenizer), **inputs}
     fork = None if config.fork is None else Fork.parse(config.fork)
     if fork is not None and not fork.is_made(Path(config.output_dir)):
         steps = order_of(config, data).num_steps
@@ -351,6 +374,8 @@ def open_session(
             log.observers += [trackers.log, session.watch]
             for line in [*data.lines(), *eval_prompts.lines]:
                 log.note(line)
+            if (chosen := choose_sharding(config, runtime, start)) is not None:
+                log.note(chosen)
             steps = session.order.num_steps
             session.models.add_learner("model", config.model, kind=kind, updates=config.num_updates(steps))
             folder.record(planned_steps=steps)
