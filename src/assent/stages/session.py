@@ -42,6 +42,7 @@ from assent.runs.log import Progress, RunLog
 from assent.runs.manifest import step_of
 from assent.runs.model_card import write_card
 from assent.runs.recovery import Recorded
+from assent.stages.planned import planned
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.result import StageResult
 from assent.stages.run_models import RunModels
@@ -339,6 +340,9 @@ def open_session(
             for line in [*data.lines(), *eval_prompts.lines]:
                 log.note(line)
             steps = session.order.num_steps
+            session.ledger.planned = planned(
+                config, command, order=session.order, rows=session.train_tokens, runtime=runtime
+            )
             session.models.add_learner("model", config.model, kind=kind, updates=config.num_updates(steps))
             folder.record(planned_steps=steps)
         try:
