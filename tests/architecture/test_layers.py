@@ -21,7 +21,7 @@ MODELS = DATA | {"models"}
 ABOVE_MODELS = MODELS | {"judging", "rollouts", "rewards"}
 INFERENCE = ABOVE_MODELS | {"objectives", "inference"}
 STAGES = INFERENCE | {"engine", "evaluation", "diagnosis", "planning"}
-COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "reporting"}
+COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "reporting", "planning"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": BASE,
@@ -60,7 +60,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
 
 TORCH_FREE = (
     *("types", "errors", "metrics", "config", "statistics", "runs", "data", "judging", "diagnosis", "reporting"),
-    *("pipelines", "planning"),
+    "pipelines",
+    "planning",
 )
 TORCH_FREE_FILES = ("models.shape", "models.architectures")
 """Of layers that are not. No import of theirs, inside functions either, is of torch or what needs it."""
@@ -196,6 +197,7 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
         "merge",
         "new_model",
         "online_dpo",
+        "plan",
         "ppo",
         "report",
         "reward",

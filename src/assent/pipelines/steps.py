@@ -57,6 +57,9 @@ STEPS: dict[str, Step] = {
         "assent.sandbox.steps:write_labels",
         outputs=("train", "test", "labels"),
     ),
+    "data-split": Step(
+        "assent.config.commands:DataSplitConfig", "assent.commands.tools:split_stage", outputs=("train", "eval")
+    ),
     "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
     "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),

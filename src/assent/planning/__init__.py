@@ -1,1 +1,1 @@
-"""What a run will need before it starts: memory, time, lengths, first settings. Torch-free."""
+"""What to do with the data at hand: which method, will it fit, how long, what will go wrong. Nothing is trained."""

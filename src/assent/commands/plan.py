@@ -1,0 +1,146 @@
+"""assent plan: which method the data supports and why, and the pipeline file that runs it. Without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assent.config.plan import PlanConfig
+from assent.data.loading import load_groups
+from assent.diagnosis.examine import Report
+from assent.errors import UsageError
+from assent.models.folder_contents import read_json
+from assent.models.folders import resolve_folder
+from assent.planning.choice import Choice, choose, spending
+from assent.planning.facts import Facts, Reward, Source, Start, audited, source_of
+from assent.planning.measuring import Measurement, measurement, reports_of
+from assent.planning.pipeline_file import pipeline_text
+from assent.planning.plan_text import (
+    lines_of_alternatives,
+    lines_of_choice,
+    lines_of_facts,
+    lines_of_measurement,
+    lines_of_needs,
+    lines_of_risks,
+    lines_of_spending,
+)
+from assent.planning.rules import Situation, rules
+from assent.planning.stages import PlannedStage, Wanted, stages_of
+from assent.runs.files import from_json, to_json, write_text
+
+LONGEST = 1024
+"""Longest sequence of the file's stages, in tokens, where the model reads as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that was found."""
+
+    sources: tuple[Source, ...]
+    facts: Facts
+    choice: Choice
+    reports: dict[str, Report]
+    measurement: Measurement
+    stages: tuple[PlannedStage, ...]
+    spending: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "data": [{"path": s.path, "kind": s.kind, "rows": s.count} for s in self.sources],
+            "facts": self.facts.as_dict(),
+            "choice": self.choice.as_dict(),
+            "methods": rules()["methods"],
+            "risks": {path: [f.as_dict() for f in report.findings] for path, report in self.reports.items()},
+            "evaluation": self.measurement.as_dict(),
+            "spending": self.spending,
+            "stages": [{"name": s.name, "command": s.command, "options": dict(s.options)} for s in self.stages],
+        }
+
+    def lines(self) -> list[str]:
+        return [
+            *lines_of_facts(self.facts),
+            *lines_of_choice(self.choice),
+            *lines_of_alternatives(self.choice),
+            *lines_of_spending(self.spending),
+            *lines_of_risks(self.reports),
+            *lines_of_measurement(self.measurement),
+        ]
+
+
+def plan(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The document, the same as lines of text, and those with what every method needs.
+
+    Raises ConfigError where the constraints exclude every method, DataError for data without a usable row.
+    """
+    if config.output is not None and Path(config.output).exists():
+        raise UsageError(f"{config.output} exists already", fix="delete it, or give another --output")
+    found = _planned(config)
+    document = {**found.as_dict(), "pipeline": config.output}
+    lines = found.lines()
+    if config.output is not None:
+        name = Path(config.output).stem
+        text = pipeline_text(found.stages, name=name, choice=found.choice, output_dir=f"out/{name}")
+        write_text(Path(config.output), text, what="the pipeline file")
+        lines += ["", f"pipeline: assent run {config.output}"]
+    return from_json(to_json(document)), lines, [*lines, *lines_of_needs(found.choice.method)]
+
+
+def _planned(config: PlanConfig) -> Plan:
+    folder = resolve_folder(config.model, weights=False)
+    length = _context(read_json(folder, "config.json"))
+    sources = tuple(source_of(load_groups(path, columns=config.columns, lenient=True)) for path in config.data)
+    facts = audited(sources, start=_start(config, folder), feedback=config.feedback, reward=_reward_kind(config))
+    situation = Situation(facts, frozenset(config.constraint), config.problem)
+    choice = choose(situation)
+    measured = measurement(
+        facts,
+        choice,
+        sources,
+        precision=config.precision,
+        judge=config.judge,
+        safety=config.safety,
+        constraints=config.constraint,
+    )
+    wanted = Wanted(
+        model=config.model,
+        sources=sources,
+        choice=choice,
+        length=min(LONGEST, length),
+        num_prompts=min(measured.needed, measured.held_out),
+        reward=config.reward,
+        judge=config.judge,
+        safety=config.safety,
+        precision=config.precision,
+        columns=config.columns,
+    )
+    return Plan(
+        sources=sources,
+        facts=facts,
+        choice=choice,
+        reports=reports_of(sources),
+        measurement=measured,
+        stages=tuple(stages_of(wanted)),
+        spending=spending(situation),
+    )
+
+
+def _context(config: dict[str, Any]) -> int:
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or LONGEST)
+
+
+def _start(config: PlanConfig, folder: Path) -> Start:
+    """A chat template stands for instruction tuning, unless the user says otherwise."""
+    if config.start != "auto":
+        return config.start
+    tokenizer = folder / "tokenizer_config.json"
+    named = tokenizer.is_file() and '"chat_template"' in tokenizer.read_text(encoding="utf-8")
+    return "instruct" if named or (folder / "chat_template.jinja").is_file() else "base"
+
+
+def _reward_kind(config: PlanConfig) -> Reward:
+    """A function has a colon and no folder; everything else that scores is a model."""
+    if config.reward is None:
+        return "none"
+    is_function = ":" in config.reward and not config.reward.startswith(("http://", "https://", "implicit:"))
+    return "function" if is_function else "model"
