@@ -1,4 +1,5 @@
-"""assent plan: which method the data supports and why, and the pipeline file that runs it. Without torch."""
+"""assent plan: which method the data supports and why, and the pipeline file that runs it. Without torch, unless memory
+and time are asked for (`plan_needs.py`)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,6 @@ from assent.planning.plan_text import (
     lines_of_choice,
     lines_of_facts,
     lines_of_measurement,
-    lines_of_needs,
     lines_of_risks,
     lines_of_spending,
 )
@@ -73,11 +73,23 @@ def plan(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str]]:
 
     Raises ConfigError where the constraints exclude every method, DataError for data without a usable row.
     """
+    if config.calibrate:
+        from assent.commands.plan_calibrate import calibrate
+
+        measured, lines = calibrate()
+        return measured, lines, lines
     if config.output is not None and Path(config.output).exists():
         raise UsageError(f"{config.output} exists already", fix="delete it, or give another --output")
     found = _planned(config)
     document = {**found.as_dict(), "pipeline": config.output}
     lines = found.lines()
+    if config.hardware is not None:
+        from assent.commands.plan_needs import device_of, lines_of_stages, needs_of
+
+        device = device_of(config.hardware)
+        needs = needs_of(config, found.stages, device)
+        document |= {"hardware": device.as_dict(), "needs": [one.as_dict() for one in needs]}
+        lines += lines_of_stages(config, needs, device)
     if config.output is not None:
         name = Path(config.output).stem
         text = pipeline_text(found.stages, name=name, choice=found.choice, output_dir=f"out/{name}")

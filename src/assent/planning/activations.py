@@ -1,107 +1,199 @@
-"""What a pass keeps of each token for its backward pass, layer by layer, and what it needs besides.
+"""What a forward and backward pass holds, by the functions that are really called.
 
-It follows the functions that are really called: on a CPU the lean norms, MLPs and adapters (models/lean_layers.py,
-models/lean_adapters.py), which keep their inputs alone, and attention over gathered rows (models/attention.py).
+On a CPU in float32 these are the lean norms, MLPs and adapters (models/lean_layers.py, models/lean_adapters.py), which
+keep their inputs alone, attention over gathered rows (models/attention.py), and the chunked head (models/head.py).
+Elsewhere, and for architectures with layers of their own, what autograd records is counted.
 
-Legend: T tokens, L layers, d hidden width, q and k widths of all query and of all key heads, f width of the MLP,
-r rank.
+Legend: T tokens, K gathered keys (a prompt once for each of its completions), M tokens that the last layer's MLP reads,
+N counted tokens, d hidden width, q and k widths of all query and of all key heads, f width of the MLP, r rank.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from assent.models.architectures import LOOKUPS
-from assent.models.shape import ModelShape
+from assent.models.shape import Lengths, ModelShape
 from assent.planning.setup import Setup
 
-LEAN = frozenset(
+LEAN_NORMS = frozenset(
     {"llama", "granite", "smollm3", "mistral", "qwen2", "qwen3", "olmo2", "olmo3", "mixtral", "qwen2_moe", "qwen3_moe"}
 )
 """Architectures whose RMSNorms are Llama's or OLMo 2's, by the code."""
-GATED_LEAN = frozenset({"llama", "granite", "smollm3", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "olmo3"})
+LEAN_MLPS = frozenset({"llama", "granite", "smollm3", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "olmo3"})
 """Architectures whose MLP is Llama's."""
 CHUNK = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 """Bytes of one chunk of logits in float32 (models/head.py)."""
 FEWEST_CHUNK_TOKENS = 64
+HEADS = ("lm_head.weight", "score.weight")
 
 
 @dataclass(frozen=True, slots=True)
-class PerToken:
-    """Bytes of one token in one layer.
+class Pass:
+    """One micro-batch: T, K, M, N of the legend."""
 
-    attention   kept of everything but the MLP
-    mlp         kept of the MLP, for each token that it reads
-    backward    the most that the backward pass of a layer holds besides: in the MLP
-    forward     the most that a forward pass without gradient holds besides a layer's input
-    """
+    tokens: int
+    keys: int
+    read: int
+    counted: int
 
-    attention: float
-    mlp: float
-    backward: float
-    forward: float
-
-
-def per_token(shape: ModelShape, setup: Setup, device: str) -> PerToken:
-    s = shape.sizes
-    width = 2 if setup.dtype == "bfloat16" or setup.mixed_precision == "bf16" else 4
-    d, q, k = s.hidden_size, s.num_heads * s.head_dim, s.num_key_value_heads * s.head_dim
-    f = s.expert_size * s.num_experts_per_token or s.intermediate_size
-    gated = _has(shape, "gate_proj", "gate_up_proj")
-    lean_norm = device == "cpu" and width == 4 and shape.model_type in LEAN
-    norms = _norms(shape)
-    # a norm keeps its input; the plain ones also the normalised input, and in bfloat16 both in float32
-    per_norm = d * width if lean_norm else d * (2 * width if width == 4 else 4 + 2)
-    heads_normed = sum(shape_of[0] for shape_of in _head_norms(shape))
-    kept = norms * per_norm
-    kept += 2 * d * width  # inputs of the attention's and of the MLP's products
-    kept += (2 * q + 2 * k) * width + 4 * s.num_heads  # queries, keys, values and the weighted values
-    kept += q * width if device == "cpu" else 0  # the weighted values in the row's order again
-    kept += (q + k) * width if heads_normed else 0
-    mlp = _mlp(shape, f, gated=gated) * width
-    if setup.lora_r:
-        attention, inner = _adapted(shape, setup)
-        kept += attention * setup.lora_r * width
-        mlp += inner * setup.lora_r * width
-        if device != "cpu" and width == 2:  # adapters are held in float32, and so are their inputs
-            kept += (d + q) * 4
-            mlp += (d + f) * 4
-    back = (3 * f + 3 * d) * width if gated else (2 * f + 3 * d) * width
-    forward = max((3 * f if gated else 2 * f) + 2 * d, 2 * d + 3 * q + 3 * k) * width
-    return PerToken(kept, mlp, back, forward)
+    @classmethod
+    def of(cls, groups: Sequence[Lengths], *, scores: bool) -> Pass:
+        """scores: of a reward model, which reads each completion's last token alone."""
+        tokens = keys = completions = ends = 0
+        for group in groups:
+            lengths = group.completion_lengths
+            tokens += group.prompt_length + sum(lengths)
+            keys += group.prompt_length * max(1, len(lengths)) + sum(lengths)
+            completions += sum(lengths)
+            ends += len(lengths)
+        counted = sum(group.num_counted for group in groups)
+        return cls(tokens, keys, ends, ends) if scores else cls(tokens, keys, completions + len(groups), counted)
 
 
-def _mlp(shape: ModelShape, f: int, *, gated: bool) -> float:
-    """Numbers that the MLP keeps of a token."""
-    if not gated:
-        return 2.0 * f
-    return 2.0 * f if shape.model_type in GATED_LEAN else 4.0 * f
+@dataclass(frozen=True)
+class Layers:
+    """The widths of a model's layers, and what they keep."""
 
+    setup: Setup
+    shape: ModelShape
+    device: str
 
-def _norms(shape: ModelShape) -> int:
-    """RMSNorms and LayerNorms over the hidden width, in one layer."""
-    first = _layer(shape)
-    return sum(1 for name, size in first.items() if len(size) == 1 and _is_norm(name) and "self_attn" not in name
-               and name.endswith("weight")) or 2  # fmt: skip
+    @cached_property
+    def width(self) -> int:
+        """Bytes of an activation."""
+        return 2 if self.setup.dtype == "bfloat16" or self.setup.mixed_precision == "bf16" else 4
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[int, ...]]:
+        """The weights of the last layer."""
+        part = f".{self.shape.sizes.num_layers - 1}."
+        return {name: size for name, size in self.shape.weights.items() if part in name}
+
+    @cached_property
+    def widths(self) -> tuple[int, int, int, int]:
+        """d, q, k, f"""
+        s = self.shape.sizes
+        inner = s.expert_size * s.num_experts_per_token or s.intermediate_size
+        return s.hidden_size, s.num_heads * s.head_dim, s.num_key_value_heads * s.head_dim, inner
+
+    @cached_property
+    def is_gated(self) -> bool:
+        return any("gate_proj" in name or "gate_up_proj" in name for name in self._names)
+
+    @cached_property
+    def _has_lean_norms(self) -> bool:
+        return self.device == "cpu" and self.width == 4 and self.shape.model_type in LEAN_NORMS
+
+    @cached_property
+    def _norms(self) -> int:
+        """Of the hidden width, in one layer."""
+        found = [n for n in self._names if _is_norm(n) and n.endswith("weight") and not _is_of_heads(n)]
+        return len(found) or 2  # OLMo's norms have no weights
+
+    @cached_property
+    def _normed_heads(self) -> bool:
+        return any(_is_of_heads(name) for name in self._names)
+
+    def norm(self) -> float:
+        """Bytes that a norm keeps of a token. A plain one also keeps what it scales, and in bfloat16 computes in
+        float32."""
+        d = self.widths[0]
+        if self._has_lean_norms:
+            return d * 4 + 4
+        return 2 * d * 4 + 4 if self.width == 4 else d * (4 + 4 + 2) + 4
+
+    def attention(self, one: Pass) -> float:
+        """Bytes that a layer keeps, its MLP apart, with the norms."""
+        d, q, k, _ = self.widths
+        rows = one.tokens * self.width
+        kept = self._norms * self.norm() * one.tokens
+        kept += (d + 2 * q) * rows + 2 * k * one.keys * self.width + 4 * self.shape.sizes.num_heads * one.tokens
+        if self.device == "cpu":
+            kept += q * rows  # the weighted values in the row's order again
+        if self._normed_heads:
+            kept += (q + k) * rows if self._has_lean_norms else 2 * (q + k) * rows
+        if self.setup.lora_r:
+            on_attention, _ = self.adapters
+            kept += on_attention * self.setup.lora_r * rows
+            if self.width == 2:  # adapters are held in float32, and their inputs are cast
+                kept += (d + q) * 4 * one.tokens
+        return kept
+
+    def mlp(self, tokens: float) -> float:
+        """Bytes that a layer's MLP keeps of the tokens that it reads."""
+        d, _, _, f = self.widths
+        kept = d * self.width * tokens
+        lean = self.shape.model_type in LEAN_MLPS
+        kept += (2 * f if lean or not self.is_gated else 4 * f) * self.width * tokens
+        if self.setup.lora_r:
+            kept += self.adapters[1] * self.setup.lora_r * self.width * tokens
+            if self.width == 2:
+                kept += (d + f) * 4 * tokens
+        return kept
+
+    @cached_property
+    def adapters(self) -> tuple[int, int]:
+        """How many products of the attention and of the MLP have an adapter, in one layer."""
+        own = [name for name in adapted(self.shape, self.setup) if name in self._names]
+        attention = sum("attn" in name or "attention" in name for name in own)
+        return attention, len(own) - attention
+
+    def mlp_backward(self, tokens: float) -> float:
+        """Bytes that the backward pass of an MLP needs at its highest, its weights' gradients apart."""
+        d, _, _, f = self.widths
+        return ((4 if self.is_gated else 2) * f + 2 * d) * self.width * tokens
+
+    def attention_backward(self, one: Pass) -> float:
+        d, q, k, _ = self.widths
+        return ((2 * d + 4 * q) * one.tokens + 4 * k * one.keys) * self.width
+
+    def forward(self, one: Pass) -> float:
+        """Bytes of a layer of a pass that keeps nothing."""
+        d, q, k, f = self.widths
+        mlp = (3 if self.is_gated else 2) * f * one.tokens
+        attention = (3 * q * one.tokens) + 4 * k * one.keys
+        return (3 * d * one.tokens + max(mlp, attention)) * self.width
 
 
 def _is_norm(name: str) -> bool:
     return "norm" in name or "ln_" in name
 
 
-def _head_norms(shape: ModelShape) -> list[tuple[int, ...]]:
-    return [size for name, size in _layer(shape).items() if name.endswith(("q_norm.weight", "k_norm.weight"))]
+def _is_of_heads(name: str) -> bool:
+    return name.endswith(("q_norm.weight", "k_norm.weight"))
 
 
-def _layer(shape: ModelShape) -> dict[str, tuple[int, ...]]:
-    """The weights of the last layer."""
-    part = f".{shape.sizes.num_layers - 1}."
-    return {name: size for name, size in shape.weights.items() if part in name}
+def kept(layers: Layers, one: Pass) -> float:
+    """Bytes that a pass keeps until its backward pass."""
+    number, (d, *_) = layers.shape.sizes.num_layers, layers.widths
+    ends = (layers.norm() + d * layers.width) * one.tokens + d * layers.width * one.counted
+    ends += 2 * layers.shape.sizes.head_dim * layers.width * one.tokens  # rotary positions
+    if layers.setup.gradient_checkpointing:
+        alone = d * layers.width * one.tokens
+        return number * alone + layers.attention(one) + layers.mlp(one.tokens) + ends
+    return number * layers.attention(one) + (number - 1) * layers.mlp(one.tokens) + layers.mlp(one.read) + ends
 
 
-def _has(shape: ModelShape, *parts: str) -> bool:
-    return any(part in name for name in _layer(shape) for part in parts)
+def backward(layers: Layers, one: Pass, *, of_the_head: float) -> float:
+    """Bytes that the backward pass needs besides what the forward pass has kept: at the head, where all is still kept,
+    in the last layer, or in the one before it, where the last layer's share is gone."""
+    gone = 0.0 if layers.setup.gradient_checkpointing else layers.mlp(one.read)
+    d, *_ = layers.widths
+    head = of_the_head + d * layers.width * one.counted
+    last = max(layers.mlp_backward(one.read), layers.attention_backward(one) - gone)
+    before = layers.mlp_backward(one.tokens) - gone - layers.attention(one)
+    return max(head, last, before)
+
+
+def logits(layers: Layers, one: Pass) -> float:
+    """Bytes of the head's chunks in the backward pass: a chunk's logits, the gradient, and the chunk before's."""
+    chunk = chunk_bytes(layers.shape, layers.device)
+    rows = chunk / (4 * layers.shape.sizes.vocab_size)
+    return (2 if one.counted <= rows else 3) * min(chunk, 4.0 * layers.shape.sizes.vocab_size * one.counted)
 
 
 def adapted(shape: ModelShape, setup: Setup) -> dict[str, tuple[int, ...]]:
@@ -109,18 +201,11 @@ def adapted(shape: ModelShape, setup: Setup) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for name, size in shape.weights.items():
         layer = name.removesuffix(".weight")
-        if len(size) != 2 or name.endswith(LOOKUPS) or name in ("lm_head.weight", "score.weight"):
+        if len(size) != 2 or name.endswith(LOOKUPS) or name in HEADS:
             continue
         if setup.lora_targets is None or layer.endswith(setup.lora_targets):
             found[name] = size
     return found
-
-
-def _adapted(shape: ModelShape, setup: Setup) -> tuple[int, int]:
-    """How many layers of the attention and of the MLP have an adapter, in one layer of the model."""
-    own = [name for name in adapted(shape, setup) if f".{shape.sizes.num_layers - 1}." in name]
-    attention = sum("attn" in name or "attention" in name for name in own)
-    return attention, len(own) - attention
 
 
 def adapter_parameters(shape: ModelShape, setup: Setup) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -35,10 +36,8 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class LengthsReport:
-    """Rows are measured as training cuts them: the prompt with its longest completion.
-
-    recommended   None: no candidate that the model's context has is long enough; see `note`
-    """
+    """A row's length is what `max_length` limits: its prompt and its longest completion. `note`: what the recommended
+    one cuts."""
 
     rows: int
     tokens: int
@@ -49,6 +48,9 @@ class LengthsReport:
     cuts: tuple[Cut, ...]
     recommended: int
     note: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def row_lengths(groups: Sequence[Lengths]) -> list[int]:

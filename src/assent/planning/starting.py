@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 LORA = 10.0
 """An adapter's learning rate over that of all weights (Schulman et al. 2025, "LoRA Without Regret")."""
@@ -45,6 +46,9 @@ class Starting:
     beta_name: str
     source: str
     note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def starting_point(command: str, *, num_parameters: float, lora: bool) -> Starting:

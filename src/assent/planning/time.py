@@ -1,51 +1,88 @@
-"""How long a stage takes, and what it costs: FLOPs over a rate. A range, never a point."""
+"""How long a stage takes, and what it costs: counts of work times seconds for each. A range, never a point.
+
+The seconds for a count come from a calibration of this machine (`assent plan --calibrate`), or from the table of
+devices with the stated utilisation.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from assent.models.shape import Cost, GivenLengths, Lengths, ModelShape
-from assent.planning.activations import adapter_parameters
+from assent.planning.activations import adapter_parameters, kept
 from assent.planning.devices import Device
+from assent.planning.memory import Learned
 from assent.planning.setup import Setup
-from assent.runs.files import user_cache
+from assent.runs.files import user_cache, write_json
 
-WIDTH = 0.25
-"""Half of a calibrated range's width."""
+SPREAD = 0.25
+"""Half the width of a calibrated range, as a share of its middle."""
 CALIBRATION = "calibration.json"
+GATE_READS = 3
+"""Reads of the first batch by the checks before the first update."""
+
+
+class Work(NamedTuple):
+    """flops   of products and attention
+    moved   bytes that passes keep and read again; of sampling the weights, once for each step
+    layers  layers that are called, once for each pass
+    stepped numbers that the optimiser steps
+    """
+
+    flops: float = 0.0
+    moved: float = 0.0
+    layers: float = 0.0
+    stepped: float = 0.0
+
+    def times(self, number: float) -> Work:
+        return Work(*(number * count for count in self))
+
+    def plus(self, other: Work) -> Work:
+        return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Seconds of work on one device, by what is counted. `measured`: by --calibrate on this machine.
+    """Seconds for each count of `Work`, by kind of work.
 
-    training, sampling   FLOP/s that are reached, from low to high
+    start    seconds until the first step, and from the last to the end
+    spread   the least and the most that are expected, as shares of the seconds
     """
 
-    training: tuple[float, float]
-    sampling: tuple[float, float]
-    measured: bool
+    training: tuple[float, ...]
+    reading: tuple[float, ...]
+    sampling: tuple[float, ...]
+    start: float
+    spread: tuple[float, float]
+    is_measured: bool
     source: str
+
+    def seconds(self, kind: str, work: Work) -> float:
+        return sum(each * count for each, count in zip(getattr(self, kind), work, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """flops     by part of the work: reading, sampling, training
+    """work      by kind: training, reading, sampling
     tokens    that training reads, a shared prompt once
-    steps     optimiser updates, all learners together
+    steps     optimiser updates, of all learners
     seconds   from low to high
     """
 
-    flops: dict[str, float]
+    work: dict[str, Work]
     tokens: int
     steps: int
     seconds: tuple[float, float]
-    rates: Rates
+    source: str
+
+    @property
+    def flops(self) -> float:
+        return sum(one.flops for one in self.work.values())
 
     @property
     def hours(self) -> tuple[float, float]:
@@ -55,40 +92,55 @@ class Duration:
         """At a price for each device and hour."""
         return self.hours[0] * price_per_hour * devices, self.hours[1] * price_per_hour * devices
 
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "flops": {kind: work.flops for kind, work in self.work.items()},
+            "tokens": self.tokens,
+            "updates": self.steps,
+            "seconds": list(self.seconds),
+            "source": self.source,
+        }
 
-def rates_of(device: Device, *, dtype: str = "bfloat16", calibration: dict[str, Any] | None = None) -> Rates | None:
-    """Calibrated rates if there are any, otherwise the device table's with the stated utilisation. None: neither."""
-    if calibration is not None:
-        training, sampling = calibration["training"], calibration["sampling"]
-        low, high = 1 - WIDTH, 1 + WIDTH
-        return Rates(
-            (training * low, training * high),
-            (sampling * low, sampling * high),
-            True,
-            f"measured {calibration['date']}",
-        )
+
+def rates_of(device: Device, *, dtype: str = "float32", folder: Path | None = None) -> Rates | None:
+    """This machine's calibration for a device without rates in the table, otherwise the table's rates with the stated
+    utilisation. None: neither is there."""
     if not device.rates:
-        return None
-    rate = device.rates.get(dtype, device.rates["float32"])
-    training, sampling = device.training, device.sampling
-    # A token that is sampled reads every weight once for all its rows: the memory's bandwidth is the limit.
-    width = 2 if dtype == "bfloat16" else 4
-    by_bandwidth = (device.bandwidth or 0.0) / width * 2
+        return calibrated(folder)
+    rate = device.rates.get(dtype, device.rates["float32"]) * device.count
+    bandwidth = (device.bandwidth or 0.0) * device.count
+    (low, high), (slow, fast) = device.training, device.sampling
+    middle, sampled = 2 / (1 / low + 1 / high), 2 / (1 / slow + 1 / fast)
+    least = min(middle / high, sampled / fast)
     return Rates(
-        (rate * training[0] * device.count, rate * training[1] * device.count),
-        (by_bandwidth * sampling[0] * device.count, by_bandwidth * sampling[1] * device.count),
-        False,
-        f"{device.source}; utilisation {training[0]:.0%} to {training[1]:.0%}, stated and not measured",
+        training=(1 / (rate * middle), 0.0, 0.0, 0.0),
+        reading=(1 / (rate * middle), 0.0, 0.0, 0.0),
+        sampling=(0.0, 1 / (bandwidth * sampled), 0.0, 0.0),
+        start=0.0,
+        spread=(least, max(middle / low, sampled / slow)),
+        is_measured=False,
+        source=f"{device.source}; {low:.0%} to {high:.0%} of it, stated and not measured",
     )
 
 
-def stored_calibration(folder: Path | None = None) -> dict[str, Any] | None:
+def calibrated(folder: Path | None = None) -> Rates | None:
     """What `assent plan --calibrate` has measured on this machine."""
     path = (folder or user_cache()) / CALIBRATION
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    found = json.loads(path.read_text(encoding="utf-8"))
+    kinds = {kind: tuple(found[kind]) for kind in ("training", "reading", "sampling")}
+    spread = (1 - SPREAD, 1 + SPREAD)
+    source = f"measured on this machine, {found['date']}, {found['threads']} threads"
+    return Rates(**kinds, start=found["start"], spread=spread, is_measured=True, source=source)
+
+
+def keep_calibration(found: dict[str, Any], folder: Path | None = None) -> Path:
+    """Stores what was measured under the user's cache folder."""
+    path = (folder or user_cache()) / CALIBRATION
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
+    return path
 
 
 def duration(
@@ -97,59 +149,98 @@ def duration(
     groups: Sequence[Lengths],
     *,
     rates: Rates,
-    steps: int | None = None,
-    passes: float = 1.0,
+    steps: int,
+    device: str = "cpu",
     reward: ModelShape | None = None,
 ) -> Duration:
-    """groups   a sample of the rows, or all of them; of an online stage prompts with completions of expected lengths
-    steps    updates of a stage on given data, or rounds of an online stage; None: `passes` over the groups
+    """groups   a sample of the rows, or all; of an online stage prompts with completions of the lengths to expect
+    steps    updates of a stage on given data, or rounds of an online stage
     """
-    number = ceil(len(groups) * passes / setup.batch_size) if steps is None else steps
-    rows = number * setup.batch_size if steps is not None else len(groups) * passes
-    scale = rows / len(groups)
-    cost = _cost(setup, shape)
-    update = cost.update(groups) * scale
-    flops: dict[str, float] = {}
-    tokens = int(scale * sum(g.prompt_length + sum(g.completion_lengths) for g in groups))
-    updates = number
+    share = steps * setup.batch_size / len(groups)
+    scorer = setup.command == "reward"
+    learners = [Learned(setup, shape, device, scorer=scorer)]
+    if setup.has_critic:
+        learners.append(Learned(setup, reward or shape, device, scorer=True))
+    updates = steps * setup.epochs * setup.mini_batches
+    work = {"training": Work()}
+    for learner in learners:
+        each = _update(learner, groups).times(share * setup.epochs)
+        work["training"] = work["training"].plus(each).plus(Work(stepped=learner.trained * updates))
+    once = _read(learners[0], groups)
+    first = once.times(GATE_READS * setup.batch_size / len(groups))
     if setup.is_online:
-        passes_each = setup.epochs
-        flops["training"] = update * passes_each * (2 if setup.has_critic else 1)
-        reads = 2 + (1 if setup.has_critic else 0)  # the reference, the check of the policy, the critic
-        flops["reading"] = cost.forward(groups) * scale * reads
+        reads = once.times((2 + setup.has_critic) * share)  # the reference, the check of the policy, the critic
         if reward is not None:
-            flops["reading"] += reward.cost().score(groups) * scale
-        flops["sampling"] = sum(cost.sample(g.prompt_length, g.completion_lengths) for g in groups) * scale
-        updates = number * setup.epochs * setup.mini_batches * (2 if setup.has_critic else 1)
-        tokens *= setup.epochs
+            reads = reads.plus(once.times(share))
+        work["reading"] = reads.plus(first)
+        work["sampling"] = _sampled(setup, shape, groups).times(share)
     else:
-        flops["training"] = update
-        if setup.reads_reference:
-            flops["reading"] = cost.forward(groups) * min(scale, 1.0)
-    work = flops["training"] + flops.get("reading", 0.0)
-    # A round of sampling reads the weights once for each token of the longest completion.
-    sampled = flops.get("sampling", 0.0)
-    if not rates.measured and sampled:
-        longest = max((max(g.completion_lengths, default=0) for g in groups), default=0)
-        sampled = 2.0 * shape.num_parameters / 2 * longest * number
-    seconds = tuple(work / rates.training[i] + (sampled / rates.sampling[i] if sampled else 0.0) for i in (1, 0))
-    return Duration(flops, tokens, updates, (seconds[0], seconds[1]), rates)
+        work["reading"] = first.plus(once.times(min(share, 1.0)) if setup.reads_reference else Work())
+    middle = rates.start + sum(rates.seconds(kind, one) for kind, one in work.items())
+    tokens = int(share * setup.epochs * _tokens(groups))
+    seconds = (middle * rates.spread[0], middle * rates.spread[1])
+    return Duration(work, tokens, updates * len(learners), seconds, rates.source)
 
 
-def expected_rollouts(prompts: Sequence[int], *, num_completions: int, length: int) -> list[GivenLengths]:
-    """Prompts with completions of `length` tokens each: what a round of an online stage is expected to sample."""
-    return [GivenLengths(p, (length,) * num_completions, length * num_completions) for p in prompts]
+def one_update(learner: Learned, groups: Sequence[Lengths]) -> Work:
+    """Of one update that reads all groups, its step included."""
+    whole = replace(learner, setup=replace(learner.setup, batch_size=len(groups)))
+    return _update(whole, groups).plus(Work(stepped=learner.trained))
 
 
-def _cost(setup: Setup, shape: ModelShape) -> Cost:
-    cost = shape.cost()
+def one_read(learner: Learned, groups: Sequence[Lengths]) -> Work:
+    """Of reading all groups once."""
+    return _read(replace(learner, setup=replace(learner.setup, batch_size=len(groups))), groups)
+
+
+def one_round(learner: Learned, groups: Sequence[Lengths]) -> Work:
+    """Of sampling all groups' completions together."""
+    return _sampled(replace(learner.setup, batch_size=len(groups)), learner.shape, groups)
+
+
+def _update(learner: Learned, groups: Sequence[Lengths]) -> Work:
+    """Forward and backward passes of one reading of the groups, in updates of `batch_size`."""
+    return _counted(learner, groups, cost_of(learner).update(groups))
+
+
+def _read(learner: Learned, groups: Sequence[Lengths]) -> Work:
+    return _counted(learner, groups, cost_of(learner).forward(groups))
+
+
+def _counted(learner: Learned, groups: Sequence[Lengths], flops: float) -> Work:
+    size = learner.setup.batch_size
+    parts = [groups[start : start + size] for start in range(0, len(groups), size)]
+    passes = [one for part in parts for one in learner.passes(part)]
+    moved = sum(kept(learner.layers, one) for one in passes)
+    return Work(flops, moved, float(len(passes) * learner.shape.sizes.num_layers))
+
+
+def _sampled(setup: Setup, shape: ModelShape, groups: Sequence[Lengths]) -> Work:
+    """Each round takes as many steps as its longest completion has tokens; each reads all weights."""
+    cost = cost_of(Learned(setup, shape, "cpu", scorer=False))
+    flops = sum(cost.sample(g.prompt_length, g.completion_lengths) for g in groups)
+    longest = max((max(g.completion_lengths, default=0) for g in groups), default=0)
+    rounds = ceil(len(groups) / setup.batch_size)
+    steps = float(rounds * longest)
+    return Work(flops, steps * shape.num_parameters * setup.weight_bytes, steps * shape.sizes.num_layers)
+
+
+def cost_of(learner: Learned) -> Cost:
+    """FLOPs of the passes, with the adapters, and the head that is read."""
+    setup, cost = learner.setup, learner.shape.cost()
+    if learner.scorer:
+        cost = replace(cost, head_weights=learner.shape.sizes.hidden_size)
     if not setup.lora_r:
         return cost
-    own = adapter_parameters(shape, setup)
-    return Cost(
-        cost.trunk_weights + own,
-        cost.head_weights,
-        cost.attention_width,
-        cost.shared,
-        own / (cost.trunk_weights + own + cost.head_weights),
-    )
+    own = adapter_parameters(learner.shape, setup)
+    trunk = cost.trunk_weights + own
+    return replace(cost, trunk_weights=trunk, trained_share=own / (trunk + cost.head_weights))
+
+
+def _tokens(groups: Sequence[Lengths]) -> int:
+    return sum(group.prompt_length + sum(group.completion_lengths) for group in groups)
+
+
+def rollouts(prompts: Sequence[int], *, num_completions: int, length: int) -> list[Lengths]:
+    """Prompts with completions of `length` tokens each, as a round of an online stage is expected to sample."""
+    return [GivenLengths(p, (length,) * num_completions, length * num_completions) for p in prompts]

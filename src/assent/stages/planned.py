@@ -17,7 +17,7 @@ from assent.models.folders import resolve_folder
 from assent.models.shape import GivenLengths, Lengths, ModelShape
 from assent.planning.memory import predict
 from assent.planning.setup import Setup
-from assent.planning.time import duration, rates_of, stored_calibration
+from assent.planning.time import calibrated, duration
 
 MOST_STEPS = 200
 """Updates among which the one with the most tokens is looked for."""
@@ -37,11 +37,13 @@ def planned(
         command, config, threads=torch.get_num_threads(), processes=runtime.num_processes, sharded=runtime.is_sharded
     )
     kind = "cuda" if runtime.device.type == "cuda" else "cpu"
-    steps = [_lengths(setup, [rows[i] for i in order.indices(step)]) for step in range(min(order.num_steps, MOST_STEPS))]
+    steps = [
+        _lengths(setup, [rows[i] for i in order.indices(step)]) for step in range(min(order.num_steps, MOST_STEPS))
+    ]
     largest = max(steps, key=_tokens)
     memory = predict(setup, shape, largest, device=kind, reward=reward)
     seconds = None
-    if (calibration := stored_calibration()) is not None and (rates := rates_of(calibration)) is not None:
+    if kind == "cpu" and (rates := calibrated()) is not None:
         some = [group for step in steps for group in step]
         seconds = duration(setup, shape, some, rates=rates, steps=order.num_steps, reward=reward).seconds
     return Planned(memory.peak, seconds)

@@ -42,8 +42,8 @@ from assent.runs.log import Progress, RunLog
 from assent.runs.manifest import step_of
 from assent.runs.model_card import write_card
 from assent.runs.recovery import Recorded
-from assent.stages.planned import planned
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
+from assent.stages.planned import planned
 from assent.stages.result import StageResult
 from assent.stages.run_models import RunModels
 from assent.stages.stage_data import StageData
