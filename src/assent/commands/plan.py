@@ -22,6 +22,7 @@ from assent.planning.plan_text import (
     lines_of_choice,
     lines_of_facts,
     lines_of_measurement,
+    lines_of_needs,
     lines_of_risks,
     lines_of_spending,
 )

@@ -19,10 +19,12 @@ class Planned:
 
     memory_bytes   at the highest, above what the process held before
     seconds        from low to high; None: this machine is not calibrated
+    moment         of the run in which the memory is expected to be highest
     """
 
     memory_bytes: float
     seconds: tuple[float, float] | None = None
+    moment: str = ""
 
 
 class Ledger:

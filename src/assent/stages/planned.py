@@ -46,7 +46,7 @@ def planned(
     if kind == "cpu" and (rates := calibrated()) is not None:
         some = [group for step in steps for group in step]
         seconds = duration(setup, shape, some, rates=rates, steps=order.num_steps, reward=reward).seconds
-    return Planned(memory.peak, seconds)
+    return Planned(memory.peak, seconds, memory.peak_moment)
 
 
 def _shape_of(path: str, revision: str | None = None) -> ModelShape:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -340,9 +341,9 @@ def open_session(
             for line in [*data.lines(), *eval_prompts.lines]:
                 log.note(line)
             steps = session.order.num_steps
-            session.ledger.planned = planned(
-                config, command, order=session.order, rows=session.train_tokens, runtime=runtime
-            )
+            plan = planned(config, command, order=session.order, rows=session.train_tokens, runtime=runtime)
+            session.ledger.planned = plan
+            folder.record(plan=None if plan is None else asdict(plan))
             session.models.add_learner("model", config.model, kind=kind, updates=config.num_updates(steps))
             folder.record(planned_steps=steps)
         try:
