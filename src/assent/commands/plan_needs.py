@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from assent.commands.plan_measure import Measured, measured
 from assent.config.loading import parse_options
 from assent.config.options import StageOptions
 from assent.config.plan import PlanConfig
@@ -39,6 +40,7 @@ class StageNeeds:
 
     parameters   of the model, and where the number is from
     duration     None: this machine is not calibrated
+    measured     two real steps, if they were asked for and the stage can run before the others have
     """
 
     name: str
@@ -52,6 +54,7 @@ class StageNeeds:
     fit: Fit
     duration: Duration | None
     starting: Starting
+    measured: Measured | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -63,6 +66,7 @@ class StageNeeds:
             "memory": self.fit.as_dict(),
             "time": None if self.duration is None else self.duration.as_dict(),
             "starting_point": self.starting.as_dict(),
+            "measured": None if self.measured is None else self.measured.as_dict(),
         }
 
 
@@ -125,7 +129,17 @@ def _needs(config: PlanConfig, stage: PlannedStage, split: Mapping[str, Any], on
         if rates is None
         else duration(setup, shape, groups, rates=rates, steps=steps, device=on.kind, reward=scorer),
         starting=starting_point(stage.command, num_parameters=shape.num_parameters, lora=bool(setup.lora_r)),
+        measured=measured(stage.command, _as_they_run(options)) if config.measure and _can_run(stage) else None,
     )
+
+
+def _can_run(stage: PlannedStage) -> bool:
+    """Whether it needs no reward that an earlier stage trains."""
+    return not str(stage.options.get("reward", "")).startswith("${")
+
+
+def _as_they_run(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options_without_held_out(options).items() if name != "output_dir"}
 
 
 def resolved(stage: PlannedStage, config: PlanConfig, split: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,6 +207,10 @@ def lines_of_stages(config: PlanConfig, found: Sequence[StageNeeds], on: Device)
         lines += text.lines_of_lengths(one.lengths)
         lines += text.lines_of_fit(one.fit, on, host=on.kind == "cuda")
         lines += text.lines_of_time(one.duration, price=config.price, device=on)
+        if one.measured is not None:
+            lines += text.lines_of_measured(one.measured, steps=one.steps)
+        elif config.measure:
+            lines.append("  Not measured: its reward is trained first")
         lines += text.lines_of_start(one.starting)
     durations = [one.duration for one in found if one.duration is not None]
     if len(durations) < len(found):

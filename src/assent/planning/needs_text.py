@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from assent.models.shape import ModelShape
 from assent.planning.devices import Device
@@ -86,6 +87,27 @@ def lines_of_time(duration: Duration | None, *, price: float | None, device: Dev
         least, most = duration.money(price, devices=device.count)
         lines.append(f"  Cost: {least:.2f} to {most:.2f}, at {price:g} for each device and hour")
     return lines
+
+
+class MeasuredSteps(Protocol):
+    """Two real steps (commands/plan_measure.py)."""
+
+    @property
+    def first(self) -> float: ...
+    @property
+    def second(self) -> float: ...
+    @property
+    def error(self) -> float: ...
+    def seconds(self, steps: int) -> float: ...
+
+
+def lines_of_measured(measured: MeasuredSteps, *, steps: int) -> list[str]:
+    text = (
+        f"Measured here: {_size(measured.first)} in the first step, {_size(measured.second)} in the second "
+        f"(the plan is {abs(measured.error):.0%} {'above' if measured.error > 0 else 'below'}); "
+        f"at the second step's speed {steps:,} steps take {_span(measured.seconds(steps))}"
+    )
+    return wrapped(text, "  ", "    ")
 
 
 def lines_of_start(start: Starting) -> list[str]:
