@@ -1432,8 +1432,8 @@ def online_dpo(
 
 def plan(
     *,
-    model: Path,
-    data: Data,
+    model: Path = "",
+    data: Data = (),
     columns: Mapping[str, str] | str = {},
     start: Literal['auto', 'base', 'instruct'] = "auto",
     feedback: Literal['fixed', 'fresh'] = "fixed",
@@ -1443,6 +1443,12 @@ def plan(
     constraint: Sequence[Literal['no-sampling', 'offline-only', 'regulated', 'high-stakes', 'one-answer', 'no-new-labels']] = (),
     problem: Sequence[Literal['wrong-facts', 'ignores-instructions', 'rude', 'unsafe', 'too-long', 'stale']] = (),
     precision: float = 0.05,
+    hardware: str | None = None,
+    deadline: str | None = None,
+    price: float | None = None,
+    budget: float | None = None,
+    measure: bool = False,
+    calibrate: bool = False,
     output: Path | None = None,
 ) -> dict[str, Any]:
     r"""Says which method the data supports, and why: `facts`, `choice`, `risks`, `evaluation`, `stages`, `pipeline`.
@@ -1468,6 +1474,15 @@ def plan(
     problem: What the deployed model does wrong. The plan says which data mends it, and what no preference method
         mends. Give the flag once for each.
     precision: Half-width that the interval of the win rate should have; the plan says how many prompts that takes.
+    hardware: Also plan memory, time and cost, on this device: auto (this machine), cpu, a name as h100-80gb, or
+        several of one as 8xh100-80gb. It reads the data with the model's tokenizer, which takes some seconds.
+    deadline: Time that the training may take: 30m, 8h, 2d. Only with --hardware.
+    price: Price of one device for one hour, as 2.5 or 2.5/h. Only with --hardware.
+    budget: Money that the training may cost. Needs --price.
+    measure: Run two real steps of the training in a process of their own, and correct the plan by them. Needs
+        --hardware auto and the model's weights.
+    calibrate: Measure how fast this machine trains and samples, in under a minute, keep it for later plans and
+        runs, and plan nothing.
     output: Write the pipeline file here, for `assent run`. It must not exist yet.
     """
 

@@ -172,6 +172,8 @@ def kept(layers: Layers, one: Pass) -> float:
     number, (d, *_) = layers.shape.sizes.num_layers, layers.widths
     ends = (layers.norm() + d * layers.width) * one.tokens + d * layers.width * one.counted
     ends += 2 * layers.shape.sizes.head_dim * layers.width * one.tokens  # rotary positions
+    if layers.setup.lora_r:
+        ends -= layers.norm() * one.tokens  # the embeddings are frozen, so the first norm has no gradient to make
     if layers.setup.gradient_checkpointing:
         alone = d * layers.width * one.tokens
         return number * alone + layers.attention(one) + layers.mlp(one.tokens) + ends

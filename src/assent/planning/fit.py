@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from assent.models.shape import Lengths, ModelShape, tokens_per_pass
+from assent.models.shape import Lengths, ModelShape
 from assent.planning.devices import Device
 from assent.planning.memory import Memory, optimiser_bytes, predict, weight_bytes
-from assent.planning.setup import Setup
+from assent.planning.setup import ONLINE, Setup
 
 RANK = 16
 """Of the adapters that are weighed against training all weights."""
+METHODS = ("sft", "dpo", "kto", "reward", "ppo", "grpo")
 LARGEST_BUDGET = 2**20
 CHECKPOINTS = 2
 """That a run keeps (--save-total-limit)."""
@@ -37,11 +38,13 @@ class Way:
 class Fit:
     """ways                    the planned one first
     largest_budget          the largest --micro-batch-tokens with which the planned way fits; 0: none does
+    methods                 peak bytes of other methods with rows of the same lengths, with all weights and with LoRA
     host_bytes              of main memory while the weights are loaded
     checkpoint_bytes        on disk, of all checkpoints that are kept and of the result
     """
 
     ways: tuple[Way, ...]
+    methods: dict[str, tuple[float, float]]
     largest_budget: int
     host_bytes: float
     checkpoint_bytes: float
@@ -75,6 +78,7 @@ class Fit:
                 }
                 for way in self.ways
             ],
+            "methods": {name: list(peaks) for name, peaks in self.methods.items()},
             "largest_micro_batch_tokens": self.largest_budget,
             "host_bytes_while_loading": self.host_bytes,
             "disk_bytes": self.checkpoint_bytes,
@@ -102,7 +106,27 @@ def fit(
         budget //= 2
     weights = weight_bytes(setup, shape)
     kept = weights + optimiser_bytes(setup, shape)
-    return Fit(tuple(ways), budget if budget >= floor else 0, 2 * weights, CHECKPOINTS * kept + weights)
+    methods = _methods(setup, shape, groups, device)
+    return Fit(tuple(ways), methods, budget if budget >= floor else 0, 2 * weights, CHECKPOINTS * kept + weights)
+
+
+def _methods(
+    setup: Setup, shape: ModelShape, groups: Sequence[Lengths], device: Device
+) -> dict[str, tuple[float, float]]:
+    """An online method samples as many tokens as the longest completion has, and its reward is a model of this size."""
+    longest = max((max(g.completion_lengths, default=0) for g in groups), default=0)
+    found = {}
+    for command in METHODS:
+        peaks = []
+        for rank in (0, setup.lora_r or RANK):
+            online = {"num_completions": 1, "max_new_tokens": longest} if command in ONLINE else {}
+            one = replace(
+                setup, command=command, lora_r=rank, in_4bit=False, trunk="separate",
+                reads_reference=command not in ("sft", "reward"), **online,
+            )  # fmt: skip
+            peaks.append(predict(one, shape, groups, device=device.kind, reward=shape).peak)
+        found[command] = (peaks[0], peaks[1])
+    return found
 
 
 def _others(setup: Setup, device: Device) -> list[tuple[str, str, Setup]]:
@@ -124,8 +148,3 @@ def _others(setup: Setup, device: Device) -> list[tuple[str, str, Setup]]:
         sharded = replace(setup, processes=device.count, sharded=True)
         found.append((f"sharded over {device.count}", f"torchrun --nproc-per-node {device.count}", sharded))
     return found
-
-
-def default_budget(setup: Setup, shape: ModelShape, device: Device) -> int:
-    """Tokens of one pass."""
-    return setup.micro_batch_tokens or tokens_per_pass(shape.sizes.num_layers, shape.sizes.hidden_size, device.kind)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from assent.models.shape import ModelShape
 from assent.planning.devices import Device
-from assent.planning.fit import Fit
+from assent.planning.fit import LARGEST_BUDGET, Fit
 from assent.planning.lengths import LengthsReport
 from assent.planning.memory import COMPONENTS, Memory
 from assent.planning.plan_text import wrapped
@@ -53,7 +53,11 @@ def lines_of_fit(fit: Fit, device: Device, *, host: bool) -> list[str]:
         lines += wrapped(f"{way.name}: {_size(way.memory.peak)}, {fits} ({way.options})", "    ", "      ")
     if fit.advice:
         lines += wrapped(f"to make it fit: {fit.advice}", "    ", "      ")
-    if fit.largest_budget:
+    others = ", ".join(f"{name} {_size(full)} / {_size(lora)}" for name, (full, lora) in fit.methods.items())
+    lines += wrapped(f"other methods with rows of these lengths (all weights / LoRA): {others}", "    ", "      ")
+    if fit.largest_budget >= LARGEST_BUDGET:
+        lines.append("    every --micro-batch-tokens fits")
+    elif fit.largest_budget:
         lines.append(f"    the largest batch that fits: --micro-batch-tokens {fit.largest_budget}")
     if host:
         lines.append(f"    main memory while the weights are loaded: {_size(fit.host_bytes)}")

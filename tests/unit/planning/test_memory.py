@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -113,8 +114,9 @@ def test_the_pass_of_a_pair_by_hand() -> None:
     assert Pass.of(groups(3, 10, 4, 6), scores=True) == Pass(tokens=60, keys=90, read=6, counted=6)
 
 
-def test_a_step_is_within_a_tenth_of_torchs_memory_tracker() -> None:
-    """The first step, whose optimiser has its moments from the start."""
+def test_a_step_is_within_a_tenth_of_torchs_memory_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step, whose optimiser has its moments from the start. The tracker reads no sparse gradients."""
+    monkeypatch.setattr("assent.engine.learner.by_rows", lambda *_, **__: nullcontext())
     from transformers import LlamaForCausalLM, AutoConfig  # noqa: I001
 
     torch.manual_seed(0)

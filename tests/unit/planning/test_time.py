@@ -67,7 +67,7 @@ def test_an_adapter_costs_less_by_the_gradients_that_are_not_made() -> None:
     full, lora = (cost_of(Learned(Setup("sft", lora_r=r), SHAPE, "cpu", scorer=False)) for r in (0, 8))
     read = full.forward(ROWS)
     assert full.update(ROWS) == pytest.approx(3 * read)
-    assert 2 * read < lora.update(ROWS) < 2.4 * read
+    assert 2 * read < lora.update(ROWS) < 2.7 * read  # adapters are a sixth of this small model
 
 
 def test_counts_of_one_update_by_hand() -> None:
