@@ -11,9 +11,11 @@ from assent.data.loading import load_groups
 from assent.diagnosis.examine import Report
 from assent.errors import UsageError
 from assent.models.folder_contents import read_json
-from assent.models.folders import resolve_folder
+from assent.models.folders import content_hash, resolve_folder
+from assent.planning.blueprint import blueprint_text
 from assent.planning.choice import Choice, choose, spending
 from assent.planning.facts import Facts, Reward, Source, Start, audited, source_of
+from assent.planning.gate_stages import gated
 from assent.planning.measuring import Measurement, measurement, reports_of
 from assent.planning.pipeline_file import pipeline_text
 from assent.planning.plan_text import (
@@ -29,6 +31,8 @@ from assent.planning.rules import Situation, rules
 from assent.planning.stages import PlannedStage, Wanted, stages_of
 from assent.runs.files import from_json, to_json, write_text
 
+PIPELINE, DOCUMENT, SIGNATURE = "pipeline.yaml", "blueprint.md", "signed.yaml"
+"""Files of a blueprint's folder; the last one is written by whoever signs."""
 LONGEST = 1024
 """Longest sequence of the file's stages, in tokens, where the model reads as much."""
 
@@ -42,7 +46,10 @@ class Plan:
     choice: Choice
     reports: dict[str, Report]
     measurement: Measurement
+    wanted: Wanted
     stages: tuple[PlannedStage, ...]
+    limits: dict[str, Any]
+    """The gates' limits: variables of the file."""
     spending: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,6 +61,7 @@ class Plan:
             "risks": {path: [f.as_dict() for f in report.findings] for path, report in self.reports.items()},
             "evaluation": self.measurement.as_dict(),
             "spending": self.spending,
+            "limits": self.limits,
             "stages": [{"name": s.name, "command": s.command, "options": dict(s.options)} for s in self.stages],
         }
 
@@ -73,17 +81,44 @@ def plan(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str]]:
 
     Raises ConfigError where the constraints exclude every method, DataError for data without a usable row.
     """
-    if config.output is not None and Path(config.output).exists():
-        raise UsageError(f"{config.output} exists already", fix="delete it, or give another --output")
+    for option, path in (("output", config.output), ("blueprint", config.blueprint)):
+        if path is not None and Path(path).exists():
+            raise UsageError(f"{path} exists already", fix=f"delete it, or give another --{option}")
     found = _planned(config)
-    document = {**found.as_dict(), "pipeline": config.output}
+    document = {**found.as_dict(), "pipeline": config.output, "blueprint": None}
     lines = found.lines()
     if config.output is not None:
-        name = Path(config.output).stem
-        text = pipeline_text(found.stages, name=name, choice=found.choice, output_dir=f"out/{name}")
-        write_text(Path(config.output), text, what="the pipeline file")
+        _write(found, Path(config.output), name=Path(config.output).stem)
         lines += ["", f"pipeline: assent run {config.output}"]
+    if config.blueprint is not None:
+        folder = Path(config.blueprint)
+        folder.mkdir(parents=True)
+        file = folder / PIPELINE
+        _write(found, file, name=folder.name)
+        write_text(folder / DOCUMENT, _document(config, found), what="the blueprint")
+        document |= {"pipeline": str(file), "blueprint": str(folder / DOCUMENT)}
+        lines += ["", f"blueprint: {folder / DOCUMENT}", f"pipeline: assent run {file}"]
     return from_json(to_json(document)), lines, [*lines, *lines_of_needs(found.choice.method)]
+
+
+def _write(found: Plan, file: Path, *, name: str) -> None:
+    text = pipeline_text(found.stages, name=name, choice=found.choice, output_dir=f"out/{name}", variables=found.limits)
+    write_text(file, text, what="the pipeline file")
+
+
+def _document(config: PlanConfig, found: Plan) -> str:
+    assert config.blueprint is not None
+    assert config.owner is not None
+    return blueprint_text(
+        found.stages,
+        wanted=found.wanted,
+        facts=found.facts,
+        limits=found.limits,
+        licences=config.data_license,
+        owner=config.owner,
+        file=str(Path(config.blueprint) / PIPELINE),
+        before=content_hash(config.model),
+    )
 
 
 def _planned(config: PlanConfig) -> Plan:
@@ -113,14 +148,22 @@ def _planned(config: PlanConfig) -> Plan:
         safety=config.safety,
         precision=config.precision,
         columns=config.columns,
+        slices=config.slices,
+        max_fault=config.max_fault,
+        sign_off=None if config.blueprint is None else str(Path(config.blueprint) / SIGNATURE),
     )
+    stages, limits = stages_of(wanted), {}
+    if config.has_gates:
+        stages, limits = gated(stages, wanted)
     return Plan(
         sources=sources,
         facts=facts,
         choice=choice,
         reports=reports_of(sources),
         measurement=measured,
-        stages=tuple(stages_of(wanted)),
+        wanted=wanted,
+        stages=tuple(stages),
+        limits=limits,
         spending=spending(situation),
     )
 

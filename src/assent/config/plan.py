@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from assent.config.data import Columns
-from assent.config.options import Options
+from assent.config.data import Columns, read_pairs
+from assent.config.options import Fraction, Options
 
+Licences = Annotated[dict[str, str], BeforeValidator(read_pairs)]
 Constraint = Literal["no-sampling", "offline-only", "regulated", "high-stakes", "one-answer", "no-new-labels"]
 Problem = Literal["wrong-facts", "ignores-instructions", "rude", "unsafe", "too-long", "stale"]
 
@@ -38,6 +39,11 @@ class PlanConfig(Options):
     reward that training sees. Default: the file measures only held-out data."""
     safety: str | None = None
     """What decides in that evaluation whether an answer is safe, as --safety of `assent eval`."""
+    max_fault: dict[str, Fraction] = Field(default_factory=dict)
+    """Largest share of each fault of safety that the release gate lets through: --max-fault.under_refusal 0.02. Needs
+    --judge, and gates (--constraint regulated or high-stakes, or --blueprint)."""
+    slices: tuple[str, ...] = ()
+    """Columns of the prompts by which the evaluation shows its figures. Give the flag once for each. Needs --judge."""
     constraint: tuple[Constraint, ...] = ()
     """What is ruled out. no-sampling: the model cannot answer while it trains. offline-only: nothing new is sampled or
     labelled before the release. regulated: every answer to train on is in a signed file, and gates stand before the
@@ -50,6 +56,41 @@ class PlanConfig(Options):
     """Half-width that the interval of the win rate should have; the plan says how many prompts that takes."""
     output: str | None = None
     """Write the pipeline file here, for `assent run`. It must not exist yet."""
+    blueprint: str | None = None
+    """Write a pipeline with gates and a sign-off (pipeline.yaml), and the document about it for a regulated setting
+    (blueprint.md), into this folder, which must not exist yet. Instead of --output."""
+    data_license: Licences = Field(default_factory=dict)
+    """Licence of each file of the data, as FILE=LICENCE with commas between, for --blueprint, which needs all of
+    them."""
+    owner: str | None = None
+    """Who answers for the release and signs it, for --blueprint."""
+
+    @property
+    def has_gates(self) -> bool:
+        return self.blueprint is not None or bool({"regulated", "high-stakes"} & set(self.constraint))
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if self.output is not None and self.blueprint is not None:
+            raise ValueError("output and blueprint both write a pipeline file: give one of them")
+        idle = [name for name in ("safety", "slices", "max_fault") if getattr(self, name)]
+        if idle and self.judge is None:
+            raise ValueError(f"{', '.join(idle)} has no effect without judge: give one, or leave it out")
+        if self.max_fault and not self.has_gates:
+            raise ValueError("max_fault has no effect without gates: give constraint regulated, or leave it out")
+        if self.blueprint is None:
+            if given := [name for name in ("data_license", "owner") if getattr(self, name)]:
+                raise ValueError(f"{', '.join(given)} has no effect without blueprint: give both, or leave it out")
+            return self
+        if missing := [path for path in self.data if path not in self.data_license]:
+            raise ValueError(f"data_license lacks {', '.join(missing)}: a blueprint states the licence of all data")
+        if unknown := [path for path in self.data_license if path not in self.data]:
+            raise ValueError(f"data_license names {unknown[0]}, which is not among the data")
+        if self.owner is None:
+            raise ValueError("a blueprint names who answers for the release: give owner")
+        if self.judge is None:
+            raise ValueError("a blueprint's release gate reads an evaluation: give judge")
+        return self
 
     @model_validator(mode="after")
     def _judge_is_not_the_reward(self) -> Self:

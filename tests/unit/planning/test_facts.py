@@ -10,7 +10,7 @@ import pytest
 
 from assent.data.loading import load_groups
 from assent.errors import DataError
-from assent.planning.facts import KINDS, Facts, audited, flip_of, source_of
+from assent.planning.facts import Facts, audited, flip_of, source_of
 from tests.support.rows import write_rows
 
 
