@@ -127,7 +127,13 @@ def _planned(config: PlanConfig) -> Plan:
     sources = tuple(source_of(load_groups(path, columns=config.columns, lenient=True)) for path in config.data)
     facts = audited(sources, start=_start(config, folder), feedback=config.feedback, reward=_reward_kind(config))
     situation = Situation(facts, frozenset(config.constraint), config.problem)
-    choice = choose(situation)
+    choice = choose(situation, method=config.method)
+    if config.blueprint is not None and choice.method == "collect":
+        raise UsageError(
+            "a blueprint is about a model that is released, and this data trains none yet",
+            got=f"the method {choice.method}",
+            fix="use --output, label the answers, and plan again",
+        )
     measured = measurement(
         facts,
         choice,
@@ -136,6 +142,7 @@ def _planned(config: PlanConfig) -> Plan:
         judge=config.judge,
         safety=config.safety,
         constraints=config.constraint,
+        slices=config.slices,
     )
     wanted = Wanted(
         model=config.model,

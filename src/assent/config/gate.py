@@ -44,7 +44,7 @@ class GateConfig(Options):
 
     @model_validator(mode="after")
     def _limits_have_figures(self) -> Self:
-        limits = [name for name in OF_EVALUATION if getattr(self, name)]
+        limits = [name for name in OF_EVALUATION if getattr(self, name) not in (None, {})]
         if limits and (self.evaluation is None or self.policy is None):
             raise ValueError(f"{', '.join(limits)} needs evaluation and policy: say where the figures are")
         if not limits and (self.evaluation is not None or self.policy is not None):

@@ -11,6 +11,7 @@ from assent.config.options import Fraction, Options
 
 Licences = Annotated[dict[str, str], BeforeValidator(read_pairs)]
 Constraint = Literal["no-sampling", "offline-only", "regulated", "high-stakes", "one-answer", "no-new-labels"]
+Method = Literal["sft", "dpo", "pl-dpo", "kto", "best-of-n", "ppo", "grpo", "online-dpo", "iterated-dpo", "collect"]
 Problem = Literal["wrong-facts", "ignores-instructions", "rude", "unsafe", "too-long", "stale"]
 
 
@@ -52,6 +53,8 @@ class PlanConfig(Options):
     problem: tuple[Problem, ...] = ()
     """What the deployed model does wrong. The plan says which data mends it, and what no preference method mends. Give
     the flag once for each."""
+    method: Method | None = None
+    """Plan this method, whatever the rules prefer; the plan says what they would."""
     precision: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Half-width that the interval of the win rate should have; the plan says how many prompts that takes."""
     output: str | None = None

@@ -13,7 +13,7 @@ from assent.planning.facts import KINDS, Source
 
 BATCH, NUM_COMPLETIONS, BEST_OF = 32, 4, 16
 WITH_ORDER = ("pairs", "rankings", "thumbs", "scores", "steps")
-TRAINED_ON = {"sft": ("demonstrations", "pairs", "thumbs", "rankings"), "dpo": ("pairs",), "pl-dpo": ("rankings",),
+TRAINED_ON = {"sft": ("demonstrations", "pairs", "thumbs"), "dpo": ("pairs",), "pl-dpo": ("rankings",),
               "kto": ("thumbs", "pairs"), "iterated-dpo": ("pairs", "rankings")}  # fmt: skip
 """Kinds of data that a method trains on, the first that is there. The others learn from a reward."""
 

@@ -37,12 +37,23 @@ def test_every_rule_names_facts_and_methods_that_exist_and_has_a_source() -> Non
         assert set(constraint["excludes"]) <= set(rules()["methods"])
 
 
+def test_a_method_that_is_asked_for_is_planned_unless_it_is_impossible() -> None:
+    choice = choose(PAIRS, method="kto")
+    assert choice.method == "kto"
+    assert "by the facts it would be dpo: 4,000 pairs" in choice.reasons[0].text
+    assert choose(PAIRS, method="dpo") == choose(PAIRS)
+    with pytest.raises(ConfigError, match="pl-dpo is not possible here"):
+        choose(PAIRS, method="pl-dpo")
+
+
 @pytest.mark.parametrize("option", ["constraint", "problem"])
 def test_the_options_of_the_command_are_those_that_have_a_rule(option: str) -> None:
     from typing import get_args
 
     (kind, _) = get_args(PlanConfig.model_fields[option].annotation)
     assert set(get_args(kind)) == set(rules()[f"{option}s"])
+    (methods, _) = get_args(PlanConfig.model_fields["method"].annotation)
+    assert set(get_args(methods)) == set(rules()["methods"])
 
 
 def test_a_fact_that_the_data_does_not_tell_meets_no_condition_on_its_size() -> None:
