@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from assent.diagnosis.examine import Report
 from assent.errors import UsageError
 from assent.models.folder_contents import read_json
 from assent.models.folders import content_hash, resolve_folder
+from assent.pipelines.steps import STEPS
 from assent.planning.blueprint import blueprint_text
 from assent.planning.choice import Choice, choose, spending
 from assent.planning.facts import Facts, Reward, Source, Start, audited, source_of
+from assent.planning.frontier import Chosen, Limit, best_point, read_points
 from assent.planning.gate_stages import gated
 from assent.planning.measuring import Measurement, measurement, reports_of
 from assent.planning.pipeline_file import pipeline_text
@@ -22,6 +24,7 @@ from assent.planning.plan_text import (
     lines_of_alternatives,
     lines_of_choice,
     lines_of_facts,
+    lines_of_frontier,
     lines_of_measurement,
     lines_of_needs,
     lines_of_risks,
@@ -50,6 +53,8 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     limits: dict[str, Any]
     """The gates' limits: variables of the file."""
+    chosen: Chosen | None
+    """The point of a measured frontier."""
     spending: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,6 +67,7 @@ class Plan:
             "evaluation": self.measurement.as_dict(),
             "spending": self.spending,
             "limits": self.limits,
+            "frontier": None if self.chosen is None else self.chosen.as_dict(),
             "stages": [{"name": s.name, "command": s.command, "options": dict(s.options)} for s in self.stages],
         }
 
@@ -69,6 +75,7 @@ class Plan:
         return [
             *lines_of_facts(self.facts),
             *lines_of_choice(self.choice),
+            *lines_of_frontier(self.chosen, self.choice),
             *lines_of_alternatives(self.choice),
             *lines_of_spending(self.spending),
             *lines_of_risks(self.reports),
@@ -134,6 +141,9 @@ def _planned(config: PlanConfig) -> Plan:
             got=f"the method {choice.method}",
             fix="use --output, label the answers, and plan again",
         )
+    chosen = _on_frontier(config)
+    if chosen is not None:
+        choice = _with_settings(choice, chosen)
     measured = measurement(
         facts,
         choice,
@@ -171,8 +181,22 @@ def _planned(config: PlanConfig) -> Plan:
         wanted=wanted,
         stages=tuple(stages),
         limits=limits,
+        chosen=chosen,
         spending=spending(situation),
     )
+
+
+def _on_frontier(config: PlanConfig) -> Chosen | None:
+    if config.frontier is None or config.maximise is None:
+        return None
+    limits = [Limit.of(text) for text in config.limit]
+    return best_point(read_points(config.frontier), maximise=config.maximise, limits=limits)
+
+
+def _with_settings(choice: Choice, chosen: Chosen) -> Choice:
+    """The settings that the method's command has as options become options of its stage."""
+    known = STEPS[rules()["methods"][choice.method]["command"]].config_class().model_fields
+    return replace(choice, options={**choice.options, **{k: v for k, v in chosen.settings.items() if k in known}})
 
 
 def _context(config: dict[str, Any]) -> int:

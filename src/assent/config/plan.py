@@ -57,6 +57,14 @@ class PlanConfig(Options):
     """Plan this method, whatever the rules prefer; the plan says what they would."""
     precision: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Half-width that the interval of the win rate should have; the plan says how many prompts that takes."""
+    frontier: str | None = None
+    """Measured points, one row each with settings and figures (JSONL, JSON, CSV); or frontier.json of `assent
+    frontier`. The best that keeps every --limit gives the settings. Needs --maximise."""
+    maximise: str | None = None
+    """Figure of --frontier to maximise."""
+    limit: tuple[str, ...] = ()
+    """Constraint of the product on a figure of --frontier: tokens<=40, or helpful>=0.5. An interval's end counts, where
+    the point has one (NAME_low, NAME_high). Give the flag once for each."""
     output: str | None = None
     """Write the pipeline file here, for `assent run`. It must not exist yet."""
     blueprint: str | None = None
@@ -74,6 +82,8 @@ class PlanConfig(Options):
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
+        if (self.frontier is None) != (self.maximise is None) or (self.limit and self.frontier is None):
+            raise ValueError("frontier, maximise and limit go together: give the points, and what to maximise")
         if self.output is not None and self.blueprint is not None:
             raise ValueError("output and blueprint both write a pipeline file: give one of them")
         idle = [name for name in ("safety", "slices", "max_fault") if getattr(self, name)]
