@@ -129,7 +129,7 @@ def _none_keeps(points: Sequence[Point], maximise: str, limits: Sequence[Limit])
 def read_points(path: str | Path) -> list[dict[str, Any]]:
     """Points of a JSONL, JSON or CSV file (one row each), or of the frontier.json of `assent frontier`.
 
-    Of the latter a point's settings are `method` and `label`; its figures are gold and kl, with intervals. Numbers may be
+    Of the latter a point's settings are `method` and `label`; its figures are gold and kl. Numbers may be
     text, as in CSV. Raises DataError for a file without points.
     """
     file = Path(path)
