@@ -1,9 +1,9 @@
-"""assent plan: which method the data supports and why, and the pipeline file that runs it. Without torch, unless memory
-and time are asked for (`plan_needs.py`)."""
+"""assent plan: which method the data supports and why, and the pipeline file that runs it. Without torch, unless
+memory and time are asked for (`plan_needs.py`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,20 @@ from assent.data.loading import load_groups
 from assent.diagnosis.examine import Report
 from assent.errors import UsageError
 from assent.models.folder_contents import read_json
-from assent.models.folders import resolve_folder
+from assent.models.folders import content_hash, resolve_folder
+from assent.pipelines.steps import STEPS
+from assent.planning.blueprint import blueprint_text
 from assent.planning.choice import Choice, choose, spending
 from assent.planning.facts import Facts, Reward, Source, Start, audited, source_of
+from assent.planning.frontier import Chosen, Limit, best_point, read_points
+from assent.planning.gate_stages import gated
 from assent.planning.measuring import Measurement, measurement, reports_of
 from assent.planning.pipeline_file import pipeline_text
 from assent.planning.plan_text import (
     lines_of_alternatives,
     lines_of_choice,
     lines_of_facts,
+    lines_of_frontier,
     lines_of_measurement,
     lines_of_needs,
     lines_of_risks,
@@ -30,6 +35,8 @@ from assent.planning.rules import Situation, rules
 from assent.planning.stages import PlannedStage, Wanted, stages_of
 from assent.runs.files import from_json, to_json, write_text
 
+PIPELINE, DOCUMENT, SIGNATURE = "pipeline.yaml", "blueprint.md", "signed.yaml"
+"""Files of a blueprint's folder; the last one is written by whoever signs."""
 LONGEST = 1024
 """Longest sequence of the file's stages, in tokens, where the model reads as much."""
 
@@ -43,7 +50,12 @@ class Plan:
     choice: Choice
     reports: dict[str, Report]
     measurement: Measurement
+    wanted: Wanted
     stages: tuple[PlannedStage, ...]
+    limits: dict[str, Any]
+    """The gates' limits: variables of the file."""
+    chosen: Chosen | None
+    """The point of a measured frontier."""
     spending: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,6 +67,8 @@ class Plan:
             "risks": {path: [f.as_dict() for f in report.findings] for path, report in self.reports.items()},
             "evaluation": self.measurement.as_dict(),
             "spending": self.spending,
+            "limits": self.limits,
+            "frontier": None if self.chosen is None else self.chosen.as_dict(),
             "stages": [{"name": s.name, "command": s.command, "options": dict(s.options)} for s in self.stages],
         }
 
@@ -62,6 +76,7 @@ class Plan:
         return [
             *lines_of_facts(self.facts),
             *lines_of_choice(self.choice),
+            *lines_of_frontier(self.chosen, self.choice),
             *lines_of_alternatives(self.choice),
             *lines_of_spending(self.spending),
             *lines_of_risks(self.reports),
@@ -79,24 +94,50 @@ def plan(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str]]:
 
         measured, lines = calibrate()
         return measured, lines, lines
-    if config.output is not None and Path(config.output).exists():
-        raise UsageError(f"{config.output} exists already", fix="delete it, or give another --output")
+    for option, path in (("output", config.output), ("blueprint", config.blueprint)):
+        if path is not None and Path(path).exists():
+            raise UsageError(f"{path} exists already", fix=f"delete it, or give another --{option}")
     found = _planned(config)
-    document = {**found.as_dict(), "pipeline": config.output}
+    document = {**found.as_dict(), "pipeline": config.output, "blueprint": None}
     lines = found.lines()
     if config.hardware is not None:
-        from assent.commands.plan_needs import device_of, lines_of_stages, needs_of
+        from assent.commands.plan_needs import needed
 
-        device = device_of(config.hardware)
-        needs = needs_of(config, found.stages, device)
-        document |= {"hardware": device.as_dict(), "needs": [one.as_dict() for one in needs]}
-        lines += lines_of_stages(config, needs, device)
+        more, on_needs = needed(config, found.stages)
+        document |= more
+        lines += on_needs
     if config.output is not None:
-        name = Path(config.output).stem
-        text = pipeline_text(found.stages, name=name, choice=found.choice, output_dir=f"out/{name}")
-        write_text(Path(config.output), text, what="the pipeline file")
+        _write(found, Path(config.output), name=Path(config.output).stem)
         lines += ["", f"pipeline: assent run {config.output}"]
+    if config.blueprint is not None:
+        folder = Path(config.blueprint)
+        folder.mkdir(parents=True)
+        file = folder / PIPELINE
+        _write(found, file, name=folder.name)
+        write_text(folder / DOCUMENT, _document(config, found), what="the blueprint")
+        document |= {"pipeline": str(file), "blueprint": str(folder / DOCUMENT)}
+        lines += ["", f"blueprint: {folder / DOCUMENT}", f"pipeline: assent run {file}"]
     return from_json(to_json(document)), lines, [*lines, *lines_of_needs(found.choice.method)]
+
+
+def _write(found: Plan, file: Path, *, name: str) -> None:
+    text = pipeline_text(found.stages, name=name, choice=found.choice, output_dir=f"out/{name}", variables=found.limits)
+    write_text(file, text, what="the pipeline file")
+
+
+def _document(config: PlanConfig, found: Plan) -> str:
+    assert config.blueprint is not None
+    assert config.owner is not None
+    return blueprint_text(
+        found.stages,
+        wanted=found.wanted,
+        facts=found.facts,
+        limits=found.limits,
+        licences=config.data_license,
+        owner=config.owner,
+        file=str(Path(config.blueprint) / PIPELINE),
+        before=content_hash(config.model),
+    )
 
 
 def _planned(config: PlanConfig) -> Plan:
@@ -105,7 +146,16 @@ def _planned(config: PlanConfig) -> Plan:
     sources = tuple(source_of(load_groups(path, columns=config.columns, lenient=True)) for path in config.data)
     facts = audited(sources, start=_start(config, folder), feedback=config.feedback, reward=_reward_kind(config))
     situation = Situation(facts, frozenset(config.constraint), config.problem)
-    choice = choose(situation)
+    choice = choose(situation, method=config.method)
+    if config.blueprint is not None and choice.method == "collect":
+        raise UsageError(
+            "a blueprint is about a model that is released, and this data trains none yet",
+            got=f"the method {choice.method}",
+            fix="use --output, label the answers, and plan again",
+        )
+    chosen = _on_frontier(config)
+    if chosen is not None:
+        choice = _with_settings(choice, chosen)
     measured = measurement(
         facts,
         choice,
@@ -114,6 +164,7 @@ def _planned(config: PlanConfig) -> Plan:
         judge=config.judge,
         safety=config.safety,
         constraints=config.constraint,
+        slices=config.slices,
     )
     wanted = Wanted(
         model=config.model,
@@ -126,16 +177,38 @@ def _planned(config: PlanConfig) -> Plan:
         safety=config.safety,
         precision=config.precision,
         columns=config.columns,
+        slices=config.slices,
+        max_fault=config.max_fault,
+        sign_off=None if config.blueprint is None else str(Path(config.blueprint) / SIGNATURE),
     )
+    stages, limits = stages_of(wanted), {}
+    if config.has_gates:
+        stages, limits = gated(stages, wanted)
     return Plan(
         sources=sources,
         facts=facts,
         choice=choice,
         reports=reports_of(sources),
         measurement=measured,
-        stages=tuple(stages_of(wanted)),
+        wanted=wanted,
+        stages=tuple(stages),
+        limits=limits,
+        chosen=chosen,
         spending=spending(situation),
     )
+
+
+def _on_frontier(config: PlanConfig) -> Chosen | None:
+    if config.frontier is None or config.maximise is None:
+        return None
+    limits = [Limit.of(text) for text in config.limit]
+    return best_point(read_points(config.frontier), maximise=config.maximise, limits=limits)
+
+
+def _with_settings(choice: Choice, chosen: Chosen) -> Choice:
+    """The settings that the method's command has as options become options of its stage."""
+    known = STEPS[rules()["methods"][choice.method]["command"]].config_class().model_fields
+    return replace(choice, options={**choice.options, **{k: v for k, v in chosen.settings.items() if k in known}})
 
 
 def _context(config: dict[str, Any]) -> int:

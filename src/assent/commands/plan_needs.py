@@ -70,6 +70,15 @@ class StageNeeds:
         }
 
 
+def needed(config: PlanConfig, stages: Sequence[PlannedStage]) -> tuple[dict[str, Any], list[str]]:
+    """What the plan's training needs on `config.hardware`, as a document and as lines of text."""
+    assert config.hardware is not None
+    on = device_of(config.hardware)
+    found = needs_of(config, stages, on)
+    document = {"hardware": on.as_dict(), "needs": [one.as_dict() for one in found]}
+    return document, lines_of_stages(config, found, on)
+
+
 def device_of(name: str) -> Device:
     """`auto` is this machine: its first CUDA device, known by name or by its own memory, or its CPU."""
     if name != "auto":

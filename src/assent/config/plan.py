@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from assent.config.data import Columns
-from assent.config.options import Options
+from assent.config.data import Columns, read_pairs
+from assent.config.options import Fraction
+from assent.config.plan_needs import NeedsOptions
 
+Licences = Annotated[dict[str, str], BeforeValidator(read_pairs)]
 Constraint = Literal["no-sampling", "offline-only", "regulated", "high-stakes", "one-answer", "no-new-labels"]
+Method = Literal["sft", "dpo", "pl-dpo", "kto", "best-of-n", "ppo", "grpo", "online-dpo", "iterated-dpo", "collect"]
 Problem = Literal["wrong-facts", "ignores-instructions", "rude", "unsafe", "too-long", "stale"]
 
 
-class PlanConfig(Options):
+class PlanConfig(NeedsOptions):
     """Says which method the data supports, and why, and writes the pipeline file that runs it. Nothing is trained.
 
     It reads the data and the model's small files, no weights.
     """
 
-    model: str = ""
-    """Model to start from: a folder or a hub name."""
-    data: tuple[str, ...] = ()
-    """Data at hand: files, folders or hub names of any kind (demonstrations, comparisons, rankings, thumbs, scores,
-    prompts). Give the flag once for each."""
     columns: Columns = Field(default_factory=dict)
     """Columns of the data that have other names, as THEIRS=OURS with commas between: question=prompt,reply=completion.
     They hold for all data; a file without any of these columns is read as it is."""
@@ -39,6 +36,11 @@ class PlanConfig(Options):
     reward that training sees. Default: the file measures only held-out data."""
     safety: str | None = None
     """What decides in that evaluation whether an answer is safe, as --safety of `assent eval`."""
+    max_fault: dict[str, Fraction] = Field(default_factory=dict)
+    """Largest share of each fault of safety that the release gate lets through: --max-fault.under_refusal 0.02. Needs
+    --judge, and gates (--constraint regulated or high-stakes, or --blueprint)."""
+    slices: tuple[str, ...] = ()
+    """Columns of the prompts by which the evaluation shows its figures. Give the flag once for each. Needs --judge."""
     constraint: tuple[Constraint, ...] = ()
     """What is ruled out. no-sampling: the model cannot answer while it trains. offline-only: nothing new is sampled or
     labelled before the release. regulated: every answer to train on is in a signed file, and gates stand before the
@@ -47,55 +49,57 @@ class PlanConfig(Options):
     problem: tuple[Problem, ...] = ()
     """What the deployed model does wrong. The plan says which data mends it, and what no preference method mends. Give
     the flag once for each."""
+    method: Method | None = None
+    """Plan this method, whatever the rules prefer; the plan says what they would."""
     precision: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Half-width that the interval of the win rate should have; the plan says how many prompts that takes."""
-    hardware: str | None = None
-    """Also plan memory, time and cost, on this device: auto (this machine), cpu, a name as h100-80gb, or several of one
-    as 8xh100-80gb. It reads the data with the model's tokenizer, which takes some seconds."""
-    deadline: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|min|h|d)$")] | None = None
-    """Time that the training may take: 30m, 8h, 2d. Only with --hardware."""
-    price: Annotated[float, Field(gt=0)] | None = None
-    """Price of one device for one hour, as 2.5 or 2.5/h. Only with --hardware."""
-    budget: Annotated[float, Field(gt=0)] | None = None
-    """Money that the training may cost. Needs --price."""
-    measure: bool = False
-    """Run two real steps of the training in a process of their own, and correct the plan by them. Needs --hardware auto
-    and the model's weights."""
-    calibrate: bool = False
-    """Measure how fast this machine trains and samples, in under a minute, keep it for later plans and runs, and plan
-    nothing."""
+    frontier: str | None = None
+    """Measured points, one row each with settings and figures (JSONL, JSON, CSV); or frontier.json of `assent
+    frontier`. The best that keeps every --limit gives the settings. Needs --maximise."""
+    maximise: str | None = None
+    """Figure of --frontier to maximise."""
+    limit: tuple[str, ...] = ()
+    """Constraint of the product on a figure of --frontier: tokens<=40, or helpful>=0.5. An interval's end counts, where
+    the point has one (NAME_low, NAME_high). Give the flag once for each."""
     output: str | None = None
     """Write the pipeline file here, for `assent run`. It must not exist yet."""
-
-    @field_validator("price", mode="before")
-    @classmethod
-    def _price_is_for_an_hour(cls, value: Any) -> Any:
-        return re.sub(r"\s*/\s*h$", "", value) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _needs_have_effect(self) -> Self:
-        """`calibrate` takes nothing else; the others need a device to plan for."""
-        if self.calibrate:
-            if idle := sorted(self.model_fields_set - {"calibrate"}):
-                raise ValueError(f"calibrate measures this machine and plans nothing: leave out {', '.join(idle)}")
-            return self
-        if not self.model or not self.data:
-            raise ValueError(f"{'data' if self.model else 'model'} is missing: give --model and --data")
-        for name in ("deadline", "price", "budget", "measure"):
-            if getattr(self, name) and self.hardware is None:
-                raise ValueError(f"{name} has no effect without hardware: give --hardware auto, or leave it out")
-        if self.budget is not None and self.price is None:
-            raise ValueError("budget needs price: give the price of one device for an hour")
-        if self.measure and self.hardware != "auto":
-            raise ValueError(f"measure runs on this machine: give --hardware auto, not {self.hardware}")
-        return self
+    blueprint: str | None = None
+    """Write a pipeline with gates and a sign-off (pipeline.yaml), and the document about it for a regulated setting
+    (blueprint.md), into this folder, which must not exist yet. Instead of --output."""
+    data_license: Licences = Field(default_factory=dict)
+    """Licence of each file of the data, as FILE=LICENCE with commas between, for --blueprint, which needs all of
+    them."""
+    owner: str | None = None
+    """Who answers for the release and signs it, for --blueprint."""
 
     @property
-    def deadline_seconds(self) -> float | None:
-        if self.deadline is None:
-            return None
-        number, unit = re.fullmatch(r"([\d.]+)([a-z]+)", self.deadline).groups()  # type: ignore[union-attr]
-        return float(number) * {"m": 60, "min": 60, "h": 3600, "d": 86400}[unit]
+    def has_gates(self) -> bool:
+        return self.blueprint is not None or bool({"regulated", "high-stakes"} & set(self.constraint))
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if (self.frontier is None) != (self.maximise is None) or (self.limit and self.frontier is None):
+            raise ValueError("frontier, maximise and limit go together: give the points, and what to maximise")
+        if self.output is not None and self.blueprint is not None:
+            raise ValueError("output and blueprint both write a pipeline file: give one of them")
+        idle = [name for name in ("safety", "slices", "max_fault") if getattr(self, name)]
+        if idle and self.judge is None:
+            raise ValueError(f"{', '.join(idle)} has no effect without judge: give one, or leave it out")
+        if self.max_fault and not self.has_gates:
+            raise ValueError("max_fault has no effect without gates: give constraint regulated, or leave it out")
+        if self.blueprint is None:
+            if given := [name for name in ("data_license", "owner") if getattr(self, name)]:
+                raise ValueError(f"{', '.join(given)} has no effect without blueprint: give both, or leave it out")
+            return self
+        if missing := [path for path in self.data if path not in self.data_license]:
+            raise ValueError(f"data_license lacks {', '.join(missing)}: a blueprint states the licence of all data")
+        if unknown := [path for path in self.data_license if path not in self.data]:
+            raise ValueError(f"data_license names {unknown[0]}, which is not among the data")
+        if self.owner is None:
+            raise ValueError("a blueprint names who answers for the release: give owner")
+        if self.judge is None:
+            raise ValueError("a blueprint's release gate reads an evaluation: give judge")
+        return self
 
     @model_validator(mode="after")
     def _judge_is_not_the_reward(self) -> Self:

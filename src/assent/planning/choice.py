@@ -77,15 +77,20 @@ class Choice:
         }
 
 
-def choose(situation: Situation, unfit: Mapping[str, str] | None = None) -> Choice:
+def choose(situation: Situation, unfit: Mapping[str, str] | None = None, *, method: str | None = None) -> Choice:
     """The choice. `unfit`: methods that do not fit memory, time or money, each with the reason.
 
-    Raises ConfigError where every method that the data supports is excluded; it names what to lift.
+    method   plan this one, whatever the rules prefer
+
+    Raises ConfigError where every method that the data supports is excluded, and names what to lift; and for a `method`
+    that is excluded.
     """
     excluded = exclusions(situation, unfit or {})
     rule = _preferred(situation, excluded)
     if rule is None:
         raise _nothing_left(situation, unfit or {})
+    if method is not None and method != rule["method"]:
+        rule = _asked_for(method, excluded, preferred=rule)
     method = rule["method"]
     reasons = [reason_of(rule, situation)]
     before = first_that_holds(rules()["first"], situation, method)
@@ -110,6 +115,14 @@ def choose(situation: Situation, unfit: Mapping[str, str] | None = None) -> Choi
         alternatives=_alternatives(method, excluded),
         changes=tuple(_changes(situation, rule, excluded)),
     )
+
+
+def _asked_for(method: str, excluded: Mapping[str, str], *, preferred: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule that holds because the user says so."""
+    if method in excluded:
+        raise ConfigError(f"{method} is not possible here", got=excluded[method], fix="give another method, or none")
+    reason = f"it is asked for; by the facts it would be {preferred['method']}: {preferred['reason']}"
+    return {"name": "asked for", "when": {}, "method": method, "reason": reason, "source": preferred["source"]}
 
 
 def exclusions(situation: Situation, unfit: Mapping[str, str]) -> dict[str, str]:

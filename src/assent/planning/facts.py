@@ -21,6 +21,8 @@ from assent.statistics.intervals import Estimate
 
 Start = Literal["base", "instruct"]
 Reward = Literal["none", "function", "model"]
+RATIOS = ("thumbs_odds", "thumbs_odds_down")
+"""Facts that follow from others, and are no shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +71,23 @@ class Facts:
     reward: Reward = "none"
     """A reward that exists already: none, a function that checks an answer, or a model."""
 
+    @property
+    def thumbs_odds(self) -> float | None:
+        """Thumbs up for each thumb down; None without one of either."""
+        up = self.thumbs_up
+        return None if up is None or up in (0.0, 1.0) else up / (1 - up)
+
+    @property
+    def thumbs_odds_down(self) -> float | None:
+        """Thumbs down for each thumb up."""
+        return None if self.thumbs_odds is None else 1 / self.thumbs_odds
+
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
+        return (*(field.name for field in fields(cls)), *RATIOS)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -195,4 +208,6 @@ def shown(facts: Facts | Mapping[str, Any], name: str) -> str:
     value = facts[name]
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return "unknown" if value is None else str(value)
+    if name in RATIOS:
+        return f"{value:.2g}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.0%}"

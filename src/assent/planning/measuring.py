@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from assent.diagnosis.case import Case
 from assent.diagnosis.data_rules import data_rules
 from assent.diagnosis.examine import Report, examine
+from assent.errors import DataError
 from assent.planning.choice import Choice
 from assent.planning.facts import Facts, Source
 from assent.planning.rules import rules
@@ -34,6 +36,34 @@ def prompts_for(precision: float) -> int:
     return needed
 
 
+MOST_HALF_WIDTH = 0.15
+"""Of a slice's interval; a wider one is worth a line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Held-out prompts with one value of a column, and how near the interval of a win rate on them would be."""
+
+    column: str
+    value: str
+    held_out: int
+    half_width: float
+
+
+def slices_of(source: Source, columns: Sequence[str]) -> tuple[Slice, ...]:
+    """Every value of each column. Raises DataError for a column that no row has."""
+    found: list[Slice] = []
+    share = held_out_share(source.count)
+    for column in columns:
+        counts = Counter(str(g.columns[column]) for g in source.rows.dataset if column in g.columns)
+        if not counts:
+            raise DataError(f"no row of {source.path} has the column {column}", fix="give another --slices")
+        for value, count in sorted(counts.items()):
+            held_out = math.floor(count * share)
+            found.append(Slice(column=column, value=value, held_out=held_out, half_width=_half_width(held_out)))
+    return tuple(found)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """The evaluation to run. `reachable`: the half-width that the prompts at hand give."""
@@ -42,15 +72,16 @@ class Measurement:
     needed: int
     held_out: int
     lines: tuple[str, ...]
+    slices: tuple[Slice, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {"precision": self.precision, "prompts_needed": self.needed, "held_out": self.held_out,
-                "advice": list(self.lines)}  # fmt: skip
+                "advice": list(self.lines), "slices": [asdict(one) for one in self.slices]}  # fmt: skip
 
 
 def measurement(
     facts: Facts, choice: Choice, sources: Sequence[Source], *, precision: float, judge: str | None, safety: str | None,
-    constraints: Sequence[str],
+    constraints: Sequence[str], slices: Sequence[str] = (),
 ) -> Measurement:  # fmt: skip
     """What to measure after training, and with how many prompts."""
     needed = prompts_for(precision)
@@ -66,8 +97,13 @@ def measurement(
         lines.append("read the win rate at equal length: the data prefers longer answers")
     if safety is None and {"regulated", "high-stakes"} & set(constraints):
         lines.append("measure safety apart from the mean, by kind of prompt: give --safety")
+    parts = slices_of(main, slices)
+    for part in parts:
+        if part.half_width > MOST_HALF_WIDTH:
+            lines.append(f"{part.column} {part.value} has {part.held_out} held-out prompts: to within "
+                         f"{part.half_width:.0%}. Bring more of them")  # fmt: skip
     lines.append(f"watch for: {rules()['methods'][choice.method]['fails_by']}")
-    return Measurement(precision=precision, needed=needed, held_out=held_out, lines=tuple(lines))
+    return Measurement(precision=precision, needed=needed, held_out=held_out, lines=tuple(lines), slices=parts)
 
 
 def _half_width(prompts: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from assent.diagnosis.examine import Report
 from assent.planning.choice import Choice
 from assent.planning.facts import KINDS, Facts, shown
+from assent.planning.frontier import Chosen
 from assent.planning.measuring import Measurement
 from assent.planning.rules import rules
 
@@ -53,6 +54,20 @@ def lines_of_alternatives(choice: Choice) -> list[str]:
     lines += ["", "When the answer would change"]
     for change in choice.changes or ("with none of the rules' conditions near",):
         lines += wrapped(change, "  ", "    ")
+    return lines
+
+
+def lines_of_frontier(chosen: Chosen | None, choice: Choice) -> list[str]:
+    """The point that was chosen, what each limit costs, and which settings are not options of the method."""
+    if chosen is None:
+        return []
+    lines = [
+        "",
+        "From the measured frontier",
+        *(line for text in chosen.lines() for line in wrapped(text, "  ", "    ")),
+    ]
+    if others := [name for name in chosen.settings if name not in choice.options]:
+        lines += wrapped(f"set where the reward is combined: {', '.join(others)}", "  ", "    ")
     return lines
 
 

@@ -13,9 +13,18 @@ from assent.planning.facts import KINDS, Source
 
 BATCH, NUM_COMPLETIONS, BEST_OF = 32, 4, 16
 WITH_ORDER = ("pairs", "rankings", "thumbs", "scores", "steps")
-TRAINED_ON = {"sft": ("demonstrations", "pairs", "thumbs", "rankings"), "dpo": ("pairs",), "pl-dpo": ("rankings",),
+TRAINED_ON = {"sft": ("demonstrations", "pairs", "thumbs"), "dpo": ("pairs",), "pl-dpo": ("rankings",),
               "kto": ("thumbs", "pairs"), "iterated-dpo": ("pairs", "rankings")}  # fmt: skip
 """Kinds of data that a method trains on, the first that is there. The others learn from a reward."""
+
+
+_STEPS = {"max_steps": 2, "batch_size": 4}
+_ANSWERS = {"num_prompts": 4, "max_new_tokens": 8}
+_ROUNDS = {"total_steps": 1, "batch_size": 4, "max_new_tokens": 8}
+FAST: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("sft", "reward", "dpo", "kto"), _STEPS), **dict.fromkeys(("ppo", "grpo", "online-dpo"), _ROUNDS),
+    "sample": _ANSWERS, "best-of-n": {**_ANSWERS, "n": 2}, "eval": {**_ANSWERS, "samples_per_prompt": 1},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +35,12 @@ class PlannedStage:
     command: str
     options: Mapping[str, Any]
     why: str
+
+    @property
+    def fast(self) -> dict[str, Any]:
+        """Options of a smoke test, with `assent run --fast`."""
+        found = dict(FAST.get(self.command, {}))
+        return found | ({"best_of_n": 2} if "best_of_n" in self.options else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +58,17 @@ class Wanted:
     safety: str | None = None
     precision: float = 0.05
     columns: Mapping[str, str] = field(default_factory=dict)
+    slices: Sequence[str] = ()
+    max_fault: Mapping[str, float] = field(default_factory=dict)
+    sign_off: str | None = None
+    """File in which somebody signs for the result; None: nobody has to."""
+
+    @property
+    def released(self) -> str:
+        """The model that the pipeline's result stands on: of best-of-N, the reward model that chooses."""
+        if self.choice.method == "best-of-n":
+            return "${reward.model_path}" if self.reward is None else self.reward
+        return "${train.model_path}"
 
     def source(self, *kinds: str) -> Source | None:
         return largest(self.sources, kinds)
@@ -207,6 +233,8 @@ def _evaluation(wanted: Wanted, start: str) -> PlannedStage | None:
         policies["trained"] = "${best.completions}" if best else "${train.model_path}"
     if wanted.safety is not None:
         options["safety"] = wanted.safety
+    if wanted.slices:
+        options["slices"] = list(wanted.slices)
     options |= {"num_prompts": wanted.num_prompts, "precision": wanted.precision} if len(policies) > 1 or best else {}
     options |= {"max_length": wanted.length, "max_new_tokens": _new_tokens(wanted)}
     return PlannedStage(

@@ -7,21 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from assent.config.loading import read_yaml
 from assent.pipelines.plan import read_plan
 from tests.support.cli import files_in, said
 from tests.support.sandbox_data import asked, base_model, labelled, written
 
 GOLD = "assent.sandbox.gold:reward"
-SMALL = {
-    "sft": ["max_steps=1", "batch_size=4"],
-    "reward": ["max_steps=1", "batch_size=4", "eval_steps=1"],
-    "train": ["max_steps=1", "batch_size=4", "eval_steps=1"],
-    "online": ["total_steps=1", "batch_size=2", "num_completions=2", "max_new_tokens=4"],
-    "best": ["n=2", "num_prompts=2", "max_new_tokens=4"],
-    "evaluation": ["num_prompts=2", "samples_per_prompt=1", "max_new_tokens=4"],
-    "answers": ["num_prompts=2", "max_new_tokens=4"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +61,10 @@ def test_the_file_that_it_writes_runs_as_it_stands(
     stages = [stage.name for stage in read_plan(file).stages]
     assert stages == [stage["name"] for stage in document["stages"]]
     assert ("evaluation" in stages) == (case in JUDGED)
-    run = ["run", file, "--output-dir", tmp_path / "out", *smaller(file)]
+    run = ["run", file, "--output-dir", tmp_path / "out", "--fast"]
     status, out, err = said(run, capsys)
     assert status == 0, err
     assert (tmp_path / "out" / "report.html").is_file()
-
-
-def smaller(file: Path) -> list[str]:
-    """Overrides that make every stage of the file tiny; the options themselves stay the plan's."""
-    flags = []
-    for stage in read_yaml(file)["stages"]:
-        is_online = stage["command"] in ("ppo", "grpo", "online-dpo")
-        for override in SMALL.get("online" if is_online else stage["name"], []):
-            flags += ["--set", f"{stage['name']}.{override}"]
-    return flags
 
 
 def test_it_prints_facts_reasons_and_what_the_others_give_up_in_80_columns(

@@ -37,12 +37,23 @@ def test_every_rule_names_facts_and_methods_that_exist_and_has_a_source() -> Non
         assert set(constraint["excludes"]) <= set(rules()["methods"])
 
 
+def test_a_method_that_is_asked_for_is_planned_unless_it_is_impossible() -> None:
+    choice = choose(PAIRS, method="kto")
+    assert choice.method == "kto"
+    assert "by the facts it would be dpo: 4,000 pairs" in choice.reasons[0].text
+    assert choose(PAIRS, method="dpo") == choose(PAIRS)
+    with pytest.raises(ConfigError, match="pl-dpo is not possible here"):
+        choose(PAIRS, method="pl-dpo")
+
+
 @pytest.mark.parametrize("option", ["constraint", "problem"])
 def test_the_options_of_the_command_are_those_that_have_a_rule(option: str) -> None:
     from typing import get_args
 
     (kind, _) = get_args(PlanConfig.model_fields[option].annotation)
     assert set(get_args(kind)) == set(rules()[f"{option}s"])
+    (methods, _) = get_args(PlanConfig.model_fields["method"].annotation)
+    assert set(get_args(methods)) == set(rules()["methods"])
 
 
 def test_a_fact_that_the_data_does_not_tell_meets_no_condition_on_its_size() -> None:
@@ -102,3 +113,45 @@ def test_conditions_in_words() -> None:
     assert described("pairs", {"at_least": 100, "below": 1000}) == "pairs: 100 to below 1,000"
     assert described("agreement", {"below": 0.65}) == "agreement: below 65%"
     assert described("any", [{"pairs": 0}, {"constraint": "one-answer"}]) == "pairs: 0 or constraint one-answer"
+
+
+@pytest.mark.parametrize("constraints", [(), ("one-answer",), ("one-answer", "high-stakes"), ("no-sampling",)])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"scores": 500}, {"steps": 500}, {"prompts": 500, "reward": "model"}, {"prompts": 500, "reward": "function"},
+        {"pairs": 50}, {"pairs": 500}, {"thumbs": 50}, {"rankings": 50}, {"demonstrations": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_can_be_trained_on_has_a_method_or_names_what_to_lift(
+    facts: dict[str, Any], constraints: tuple[str, ...]
+) -> None:
+    """No kind of data falls through the list: a constraint that is named as the one to lift does make a method
+    possible."""
+    situation = Situation(Facts(**facts), frozenset(constraints))
+    message = ""
+    try:
+        choice = choose(situation)
+    except ConfigError as error:
+        message = str(error)
+        freer = situation.constraints - {name for name in constraints if f"lift {name}" in message}
+        choice = choose(replace(situation, constraints=freer))
+        assert freer < situation.constraints
+    assert choice.method not in exclusions(situation, {}) or message
+
+
+def test_thumbs_of_mostly_one_kind_are_balanced() -> None:
+    up = choose(Situation(Facts(thumbs=1000, thumbs_up=0.8)))
+    assert up.options == {"undesirable_weight": 4.0}
+    down = choose(Situation(Facts(thumbs=1000, thumbs_up=0.2)))
+    assert down.options == {"desirable_weight": 4.0}
+    assert choose(Situation(Facts(thumbs=1000, thumbs_up=0.5))).options == {}
+    assert choose(Situation(Facts(thumbs=1000, thumbs_up=1.0))).options == {}
+
+
+def test_raters_at_chance_are_not_optimised_against() -> None:
+    facts = Facts(pairs=5000, largest_group=2, agreement=0.55, noise=0.34)
+    assert choose(Situation(facts)).method == "collect"
+    assert choose(Situation(replace(facts, demonstrations=400))).method == "sft"
+    assert choose(Situation(facts, frozenset({"no-new-labels"}))).options["loss_type"] == "robust"
