@@ -14,7 +14,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "kto", "merge", "new_model", "online_dpo", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "kto", "merge", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (
@@ -1516,6 +1516,63 @@ def online_dpo(
     missing_eos_penalty: Subtracted from the score of a completion that did not end, before completions are ranked.
     updates_per_round: Updates in each round. Each uses all of the round's comparisons.
     shuffle: Read the prompts in a new order in each pass. With --no-shuffle they keep the file's order.
+    """
+
+
+def plan(
+    *,
+    model: Path = "",
+    data: Data = (),
+    columns: Mapping[str, str] | str = {},
+    start: Literal['auto', 'base', 'instruct'] = "auto",
+    feedback: Literal['fixed', 'fresh'] = "fixed",
+    reward: Reward | None = None,
+    judge: Reward | None = None,
+    safety: str | Callable[..., Any] | None = None,
+    constraint: Sequence[Literal['no-sampling', 'offline-only', 'regulated', 'high-stakes', 'one-answer', 'no-new-labels']] = (),
+    problem: Sequence[Literal['wrong-facts', 'ignores-instructions', 'rude', 'unsafe', 'too-long', 'stale']] = (),
+    precision: float = 0.05,
+    hardware: str | None = None,
+    deadline: str | None = None,
+    price: float | None = None,
+    budget: float | None = None,
+    measure: bool = False,
+    calibrate: bool = False,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    r"""Says which method the data supports, and why: `facts`, `choice`, `risks`, `evaluation`, `stages`, `pipeline`.
+
+    Options: those of `assent plan` (`model`, `data`, `constraint` …). Torch is not imported.
+
+    model: Model to start from: a folder or a hub name.
+    data: Data at hand: files, folders or hub names of any kind (demonstrations, comparisons, rankings, thumbs,
+        scores, prompts). Give the flag once for each.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data; a file without any of these columns is read as it
+        is.
+    start: Whether the model follows instructions already. auto: instruct, if its tokenizer has a chat template.
+    feedback: fixed: the data is all there will be. fresh: people or a judge can label new answers of the model.
+    reward: A reward that exists already: a reward model's folder, or module:function that checks an answer.
+    judge: What scores answers in the evaluation of the pipeline file, as --judge of `assent eval`. It must not be
+        the reward that training sees. Default: the file measures only held-out data.
+    safety: What decides in that evaluation whether an answer is safe, as --safety of `assent eval`.
+    constraint: What is ruled out. no-sampling: the model cannot answer while it trains. offline-only: nothing new
+        is sampled or labelled before the release. regulated: every answer to train on is in a signed file, and
+        gates stand before the release. high-stakes: a wrong answer costs far more than a dull one. one-answer:
+        serving has time for one answer. no-new-labels: nobody labels more. Give the flag once for each.
+    problem: What the deployed model does wrong. The plan says which data mends it, and what no preference method
+        mends. Give the flag once for each.
+    precision: Half-width that the interval of the win rate should have; the plan says how many prompts that takes.
+    hardware: Also plan memory, time and cost, on this device: auto (this machine), cpu, a name as h100-80gb, or
+        several of one as 8xh100-80gb. It reads the data with the model's tokenizer, which takes some seconds.
+    deadline: Time that the training may take: 30m, 8h, 2d. Only with --hardware.
+    price: Price of one device for one hour, as 2.5 or 2.5/h. Only with --hardware.
+    budget: Money that the training may cost. Needs --price.
+    measure: Run two real steps of the training in a process of their own, and correct the plan by them. Needs
+        --hardware auto and the model's weights.
+    calibrate: Measure how fast this machine trains and samples, in under a minute, keep it for later plans and
+        runs, and plan nothing.
+    output: Write the pipeline file here, for `assent run`. It must not exist yet.
     """
 
 

@@ -88,6 +88,12 @@ COMMANDS = (
     ),
     ("compare", "models:compare", MODELS, "Compare methods on the same data at equal labels, completions or FLOPs."),
     (
+        "plan",
+        "plan:plan",
+        PIPELINES,
+        "Say which method your data supports, and why; write the pipeline file that runs it.",
+    ),
+    (
         "doctor",
         "models:doctor",
         PIPELINES,

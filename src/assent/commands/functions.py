@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and
-`explain` return what their command prints with --json. `run` returns a `PipelineResult`.
+`new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor`,
+`explain` and `plan` return what their command prints with --json. `run` returns a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.functions import name_of
 from assent.config.loading import parse_options
+from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.given import holding, is_data
 from assent.pipelines.runner import PipelineResult
@@ -189,6 +190,17 @@ def explain(**options: Any) -> dict[str, Any]:
     """
     with _as_written(options) as given:
         return run_explain(parse_options(ExplainConfig, given))[0]
+
+
+@signed
+def plan(**options: Any) -> dict[str, Any]:
+    """Says which method the data supports, and why: `facts`, `choice`, `risks`, `evaluation`, `stages`, `pipeline`.
+
+    Options: those of `assent plan` (`model`, `data`, `constraint` …). Torch is not imported.
+    """
+    from assent.commands.plan import plan as planned
+
+    return planned(parse_options(PlanConfig, _paths_as_text(options)))[0]
 
 
 def run(

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from assent.config.commands import ConvertConfig, MergeConfig, NewModelConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import STEPS
 
@@ -51,6 +52,7 @@ def config_of(function: str) -> type[BaseModel]:
         "explain": ExplainConfig,
         "convert_config": ConvertConfig,
         "doctor": DoctorConfig,
+        "plan": PlanConfig,
     }
     step = {"evaluate": "eval"}.get(function, function.replace("_", "-"))
     return others[function] if function in others else STEPS[step].config_class()
@@ -67,6 +69,7 @@ NAMES = (
     "serve_check",
     "compare",
     "explain",
+    "plan",
 )
 """Functions whose arguments are all options."""
 BY_POSITION = ("convert_config", "doctor")

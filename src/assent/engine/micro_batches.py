@@ -15,8 +15,7 @@ from assent.engine.passes import workers
 from assent.engine.runtime import Runtime
 from assent.errors import OutOfMemoryError
 from assent.models.batch import TokenGroup
-from assent.models.packing import split_by_budget
-from assent.models.shape import Cost, depth_and_width, tokens_per_pass
+from assent.models.shape import Cost, depth_and_width, split_by_budget, tokens_per_pass
 
 Item = TypeVar("Item")
 

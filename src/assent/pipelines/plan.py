@@ -16,7 +16,7 @@ from assent.config.loading import parse_options, read_value, read_yaml, unknown_
 from assent.config.options import NonNegative, Options
 from assent.errors import ConfigError
 from assent.pipelines.references import REFERENCE, check_variables, references, replaced, texts, with_variables
-from assent.pipelines.steps import STEPS, Step
+from assent.pipelines.steps import GATE, STEPS, Step
 from assent.runs.files import sha256_of
 from assent.runs.manifest import RESULT_NEUTRAL
 
@@ -183,7 +183,8 @@ def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, e
     known = {stage.name: stage for stage in earlier}
     used = [_known_reference(reference, known, where) for reference in references(options, where)]
     config = parse_options(config_class, options, where=where)  # references are text, as the outputs are
-    needs = {stage.name for stage in (*used, *_in_folders_of(earlier, options))}
+    gates = [stage for stage in earlier if stage.command == GATE]
+    needs = {stage.name for stage in (*used, *_in_folders_of(earlier, options), *gates)}
     return Stage(entry.name, entry.command, step, options, output_dir, _key(entry, config, used), frozenset(needs))
 
 

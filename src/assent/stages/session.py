@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from assent.runs.manifest import step_of
 from assent.runs.model_card import write_card
 from assent.runs.recovery import Recorded
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
+from assent.stages.planned import planned
 from assent.stages.result import StageResult
 from assent.stages.run_models import RunModels
 from assent.stages.stage_data import StageData
@@ -377,6 +379,9 @@ def _opened(
             if (chosen := choose_sharding(config, runtime, start)) is not None:
                 log.note(chosen)
             steps = session.order.num_steps
+            plan = planned(config, command, order=session.order, rows=session.train_tokens, runtime=runtime)
+            session.ledger.planned = plan
+            folder.record(plan=None if plan is None else asdict(plan))
             session.models.add_learner("model", config.model, kind=kind, updates=config.num_updates(steps))
             folder.record(planned_steps=steps)
         try:
