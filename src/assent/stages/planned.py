@@ -14,6 +14,7 @@ from assent.engine.runtime import Runtime
 from assent.errors import ModelError
 from assent.models.batch import TokenGroup
 from assent.models.folders import resolve_folder
+from assent.models.meta_shape import shape_of
 from assent.models.shape import GivenLengths, Lengths, ModelShape
 from assent.planning.memory import predict
 from assent.planning.setup import Setup
@@ -27,7 +28,7 @@ def planned(
     config: StageOptions, command: str, *, order: Batches, rows: Sequence[TokenGroup], runtime: Runtime
 ) -> Planned | None:
     """Memory above what the process holds before the run, and the time where this machine is calibrated. None for a
-    model whose sizes cannot be read from its configuration."""
+    model whose configuration does not tell its sizes."""
     try:
         shape = _shape_of(config.model, config.revision)
         reward = _reward_of(config)
@@ -50,7 +51,7 @@ def planned(
 
 
 def _shape_of(path: str, revision: str | None = None) -> ModelShape:
-    return ModelShape.of(resolve_folder(path, revision=revision))
+    return shape_of(resolve_folder(path, revision=revision))[0]
 
 
 def _reward_of(config: StageOptions) -> ModelShape | None:
