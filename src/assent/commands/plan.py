@@ -97,15 +97,9 @@ def plan(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str]]:
     for option, path in (("output", config.output), ("blueprint", config.blueprint)):
         if path is not None and Path(path).exists():
             raise UsageError(f"{path} exists already", fix=f"delete it, or give another --{option}")
-    found = _planned(config)
-    document = {**found.as_dict(), "pipeline": config.output, "blueprint": None}
-    lines = found.lines()
-    if config.hardware is not None:
-        from assent.commands.plan_needs import needed
-
-        more, on_needs = needed(config, found.stages)
-        document |= more
-        lines += on_needs
+    found, more, on_needs = _fitting(config)
+    document = {**found.as_dict(), **more, "pipeline": config.output, "blueprint": None}
+    lines = [*found.lines(), *on_needs]
     if config.output is not None:
         _write(found, Path(config.output), name=Path(config.output).stem)
         lines += ["", f"pipeline: assent run {config.output}"]
@@ -118,6 +112,22 @@ def plan(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str]]:
         document |= {"pipeline": str(file), "blueprint": str(folder / DOCUMENT)}
         lines += ["", f"blueprint: {folder / DOCUMENT}", f"pipeline: assent run {file}"]
     return from_json(to_json(document)), lines, [*lines, *lines_of_needs(found.choice.method)]
+
+
+def _fitting(config: PlanConfig) -> tuple[Plan, dict[str, Any], list[str]]:
+    """The plan; with --hardware also what it needs, as document and lines. A method that fits neither the device, nor
+    the deadline, nor the budget gives way to the next, unless it is asked for."""
+    if config.hardware is None:
+        return _planned(config, {}), {}, []
+    from assent.commands.plan_needs import needed
+
+    unfit: dict[str, str] = {}
+    while True:
+        found = _planned(config, unfit)
+        more, lines, misfit = needed(config, found.stages)
+        if misfit is None or config.method is not None:
+            return found, more, lines
+        unfit[found.choice.method] = misfit
 
 
 def _write(found: Plan, file: Path, *, name: str) -> None:
@@ -140,13 +150,13 @@ def _document(config: PlanConfig, found: Plan) -> str:
     )
 
 
-def _planned(config: PlanConfig) -> Plan:
+def _planned(config: PlanConfig, unfit: dict[str, str]) -> Plan:
     folder = resolve_folder(config.model, weights=False)
     length = _context(read_json(folder, "config.json"))
     sources = tuple(source_of(load_groups(path, columns=config.columns, lenient=True)) for path in config.data)
     facts = audited(sources, start=_start(config, folder), feedback=config.feedback, reward=_reward_kind(config))
     situation = Situation(facts, frozenset(config.constraint), config.problem)
-    choice = choose(situation, method=config.method)
+    choice = choose(situation, unfit, method=config.method)
     if config.blueprint is not None and choice.method == "collect":
         raise UsageError(
             "a blueprint is about a model that is released, and this data trains none yet",

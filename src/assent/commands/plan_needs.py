@@ -70,13 +70,31 @@ class StageNeeds:
         }
 
 
-def needed(config: PlanConfig, stages: Sequence[PlannedStage]) -> tuple[dict[str, Any], list[str]]:
-    """What the plan's training needs on `config.hardware`, as a document and as lines of text."""
+def needed(config: PlanConfig, stages: Sequence[PlannedStage]) -> tuple[dict[str, Any], list[str], str | None]:
+    """What the plan's training needs on `config.hardware`, as a document and as lines of text; and why it cannot be, or
+    None where it can."""
     assert config.hardware is not None
     on = device_of(config.hardware)
     found = needs_of(config, stages, on)
     document = {"hardware": on.as_dict(), "needs": [one.as_dict() for one in found]}
-    return document, lines_of_stages(config, found, on)
+    return document, lines_of_stages(config, found, on), misfit_of(config, found, on)
+
+
+def misfit_of(config: PlanConfig, found: Sequence[StageNeeds], on: Device) -> str | None:
+    """Why these stages cannot run: no way fits the device's memory, or even the low end of the range is too much."""
+    for one in found:
+        if not one.fit.largest_budget and not any(way.fits for way in one.fit.ways):
+            least = min(way.memory.peak for way in one.fit.ways)
+            return f"its {one.command} needs {least / 1e9:.3g} GB at least, of {on.memory_bytes / 1e9:.3g} on {on.name}"
+    durations = [one.duration for one in found if one.duration is not None]
+    hours = sum(duration.hours[0] for duration in durations)
+    if config.deadline_seconds is not None and hours * 3600 > config.deadline_seconds:
+        return f"it takes {hours:.2g} h at least, and the deadline is {config.deadline}"
+    if config.budget is not None and config.price is not None:
+        money = hours * config.price * on.count
+        if money > config.budget:
+            return f"it costs {money:.2f} at least, of a budget of {config.budget:g}"
+    return None
 
 
 def device_of(name: str) -> Device:

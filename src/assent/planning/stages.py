@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from assent.errors import ConfigError
 from assent.planning.choice import Choice
 from assent.planning.facts import KINDS, Source
+from assent.planning.starting import STARTS
 
 BATCH, NUM_COMPLETIONS, BEST_OF = 32, 4, 16
 WITH_ORDER = ("pairs", "rankings", "thumbs", "scores", "steps")
@@ -105,7 +106,18 @@ def stages_of(wanted: Wanted) -> list[PlannedStage]:
     stages += _method(wanted, main, start)
     if (evaluation := _evaluation(wanted, start)) is not None:
         stages.append(evaluation)
-    return stages
+    return [_with_rate(stage) for stage in stages]
+
+
+def _with_rate(stage: PlannedStage) -> PlannedStage:
+    """A training stage with a learning rate to start from, and where it is from."""
+    start = STARTS.get(stage.command)
+    if start is None or "learning_rate" in stage.options:
+        return stage
+    why = (
+        f"{stage.why}. The learning rate is that of {start.source}, for models of {start.sizes}; smaller ones bear more"
+    )
+    return replace(stage, options={**stage.options, "learning_rate": start.learning_rate}, why=why)
 
 
 def held_out_share(rows: int) -> float:
