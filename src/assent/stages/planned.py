@@ -16,7 +16,7 @@ from assent.models.batch import TokenGroup
 from assent.models.folders import resolve_folder
 from assent.models.meta_shape import shape_of
 from assent.models.shape import GivenLengths, Lengths, ModelShape
-from assent.planning.memory import predict
+from assent.planning.memory import PROGRAM, predict
 from assent.planning.setup import Setup
 from assent.planning.time import calibrated, duration
 
@@ -47,7 +47,9 @@ def planned(
     if kind == "cpu" and (rates := calibrated()) is not None:
         some = [group for step in steps for group in step]
         seconds = duration(setup, shape, some, rates=rates, steps=order.num_steps, reward=reward).seconds
-    return Planned(memory.peak, seconds, memory.peak_moment)
+    # On CUDA tensors alone are measured, without the context and what the allocator reserves.
+    highest = memory.peak if kind == "cpu" else memory.allocated - PROGRAM[kind]
+    return Planned(highest, seconds, memory.peak_moment)
 
 
 def _shape_of(path: str, revision: str | None = None) -> ModelShape:
