@@ -1523,22 +1523,31 @@ def plan(
     *,
     model: Path = "",
     data: Data = (),
-    columns: Mapping[str, str] | str = {},
-    start: Literal['auto', 'base', 'instruct'] = "auto",
-    feedback: Literal['fixed', 'fresh'] = "fixed",
-    reward: Reward | None = None,
-    judge: Reward | None = None,
-    safety: str | Callable[..., Any] | None = None,
-    constraint: Sequence[Literal['no-sampling', 'offline-only', 'regulated', 'high-stakes', 'one-answer', 'no-new-labels']] = (),
-    problem: Sequence[Literal['wrong-facts', 'ignores-instructions', 'rude', 'unsafe', 'too-long', 'stale']] = (),
-    precision: float = 0.05,
     hardware: str | None = None,
     deadline: str | None = None,
     price: float | None = None,
     budget: float | None = None,
     measure: bool = False,
     calibrate: bool = False,
+    columns: Mapping[str, str] | str = {},
+    start: Literal['auto', 'base', 'instruct'] = "auto",
+    feedback: Literal['fixed', 'fresh'] = "fixed",
+    reward: Reward | None = None,
+    judge: Reward | None = None,
+    safety: str | Callable[..., Any] | None = None,
+    max_fault: Mapping[str, float] = {},
+    slices: Sequence[str] = (),
+    constraint: Sequence[Literal['no-sampling', 'offline-only', 'regulated', 'high-stakes', 'one-answer', 'no-new-labels']] = (),
+    problem: Sequence[Literal['wrong-facts', 'ignores-instructions', 'rude', 'unsafe', 'too-long', 'stale']] = (),
+    method: Literal['sft', 'dpo', 'pl-dpo', 'kto', 'best-of-n', 'ppo', 'grpo', 'online-dpo', 'iterated-dpo', 'collect'] | None = None,
+    precision: float = 0.05,
+    frontier: str | None = None,
+    maximise: str | None = None,
+    limit: Sequence[str] = (),
     output: Path | None = None,
+    blueprint: str | None = None,
+    data_license: Mapping[str, str] = {},
+    owner: str | None = None,
 ) -> dict[str, Any]:
     r"""Says which method the data supports, and why: `facts`, `choice`, `risks`, `evaluation`, `stages`, `pipeline`.
 
@@ -1547,6 +1556,15 @@ def plan(
     model: Model to start from: a folder or a hub name.
     data: Data at hand: files, folders or hub names of any kind (demonstrations, comparisons, rankings, thumbs,
         scores, prompts). Give the flag once for each.
+    hardware: Also plan memory, time and cost, on this device: auto (this machine), cpu, a name as h100-80gb, or
+        several of one as 8xh100-80gb. It reads the data with the model's tokenizer, which takes some seconds.
+    deadline: Time that the training may take: 30m, 8h, 2d. Only with --hardware.
+    price: Price of one device for one hour, as 2.5 or 2.5/h. Only with --hardware.
+    budget: Money that the training may cost. Needs --price.
+    measure: Run two real steps of the training in a process of their own, and say how far the plan is off. Needs
+        --hardware auto and the model's weights.
+    calibrate: Measure how fast this machine trains and samples, in under a minute, keep it for later plans and
+        runs, and plan nothing.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data; a file without any of these columns is read as it
         is.
@@ -1556,23 +1574,29 @@ def plan(
     judge: What scores answers in the evaluation of the pipeline file, as --judge of `assent eval`. It must not be
         the reward that training sees. Default: the file measures only held-out data.
     safety: What decides in that evaluation whether an answer is safe, as --safety of `assent eval`.
+    max_fault: Largest share of each fault of safety that the release gate lets through: --max-fault.under_refusal
+        0.02. Needs --judge, and gates (--constraint regulated or high-stakes, or --blueprint).
+    slices: Columns of the prompts by which the evaluation shows its figures. Give the flag once for each. Needs
+        --judge.
     constraint: What is ruled out. no-sampling: the model cannot answer while it trains. offline-only: nothing new
         is sampled or labelled before the release. regulated: every answer to train on is in a signed file, and
         gates stand before the release. high-stakes: a wrong answer costs far more than a dull one. one-answer:
         serving has time for one answer. no-new-labels: nobody labels more. Give the flag once for each.
     problem: What the deployed model does wrong. The plan says which data mends it, and what no preference method
         mends. Give the flag once for each.
+    method: Plan this method, whatever the rules prefer; the plan says what they would.
     precision: Half-width that the interval of the win rate should have; the plan says how many prompts that takes.
-    hardware: Also plan memory, time and cost, on this device: auto (this machine), cpu, a name as h100-80gb, or
-        several of one as 8xh100-80gb. It reads the data with the model's tokenizer, which takes some seconds.
-    deadline: Time that the training may take: 30m, 8h, 2d. Only with --hardware.
-    price: Price of one device for one hour, as 2.5 or 2.5/h. Only with --hardware.
-    budget: Money that the training may cost. Needs --price.
-    measure: Run two real steps of the training in a process of their own, and correct the plan by them. Needs
-        --hardware auto and the model's weights.
-    calibrate: Measure how fast this machine trains and samples, in under a minute, keep it for later plans and
-        runs, and plan nothing.
+    frontier: Measured points, one row each with settings and figures (JSONL, JSON, CSV); or frontier.json of
+        `assent frontier`. The best that keeps every --limit gives the settings. Needs --maximise.
+    maximise: Figure of --frontier to maximise.
+    limit: Constraint of the product on a figure of --frontier: tokens<=40, or helpful>=0.5. An interval's end
+        counts, where the point has one (NAME_low, NAME_high). Give the flag once for each.
     output: Write the pipeline file here, for `assent run`. It must not exist yet.
+    blueprint: Write a pipeline with gates and a sign-off (pipeline.yaml), and the document about it for a regulated
+        setting (blueprint.md), into this folder, which must not exist yet. Instead of --output.
+    data_license: Licence of each file of the data, as FILE=LICENCE with commas between, for --blueprint, which
+        needs all of them.
+    owner: Who answers for the release and signs it, for --blueprint.
     """
 
 

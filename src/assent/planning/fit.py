@@ -117,9 +117,9 @@ def _methods(
     longest = max((max(g.completion_lengths, default=0) for g in groups), default=0)
     found = {}
     for command in METHODS:
+        online: dict[str, Any] = {"num_completions": 1, "max_new_tokens": longest} if command in ONLINE else {}
         peaks = []
         for rank in (0, setup.lora_r or RANK):
-            online = {"num_completions": 1, "max_new_tokens": longest} if command in ONLINE else {}
             one = replace(
                 setup, command=command, lora_r=rank, in_4bit=False, trunk="separate",
                 reads_reference=command not in ("sft", "reward"), **online,

@@ -124,11 +124,13 @@ class _Stage:
             late["critic"] = base["critic"] + critic.optimiser
             later = max(later, critic.step(self._update), key=_total)
         moments = {"loading": {"weights": policy.weights}}
+        # AdamW's moments are there from the start (engine/optimiser.py); bitsandbytes makes its own in the first step.
+        early = {} if self.setup.optim == "adamw_8bit" else late
         if self.setup.reads_reference:
-            moments["reading"] = base | self._reading()
+            moments["reading"] = base | early | self._reading()
         if self.setup.is_online:
             moments["sampling"] = base | late | self._sampling()
-        moments["first step"] = base | late | first if self.device == "cpu" else base | first
+        moments["first step"] = base | early | first
         moments["later steps"] = base | late | later
         return Memory({name: self._with_allocator(moments[name]) for name in MOMENTS if name in moments})
 

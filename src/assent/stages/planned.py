@@ -14,8 +14,9 @@ from assent.engine.runtime import Runtime
 from assent.errors import ModelError
 from assent.models.batch import TokenGroup
 from assent.models.folders import resolve_folder
+from assent.models.meta_shape import shape_of
 from assent.models.shape import GivenLengths, Lengths, ModelShape
-from assent.planning.memory import predict
+from assent.planning.memory import PROGRAM, predict
 from assent.planning.setup import Setup
 from assent.planning.time import calibrated, duration
 
@@ -27,7 +28,7 @@ def planned(
     config: StageOptions, command: str, *, order: Batches, rows: Sequence[TokenGroup], runtime: Runtime
 ) -> Planned | None:
     """Memory above what the process holds before the run, and the time where this machine is calibrated. None for a
-    model whose sizes cannot be read from its configuration."""
+    model whose configuration does not tell its sizes."""
     try:
         shape = _shape_of(config.model, config.revision)
         reward = _reward_of(config)
@@ -46,11 +47,13 @@ def planned(
     if kind == "cpu" and (rates := calibrated()) is not None:
         some = [group for step in steps for group in step]
         seconds = duration(setup, shape, some, rates=rates, steps=order.num_steps, reward=reward).seconds
-    return Planned(memory.peak, seconds, memory.peak_moment)
+    # On CUDA tensors alone are measured, without the context and what the allocator reserves.
+    highest = memory.peak if kind == "cpu" else memory.allocated - PROGRAM[kind]
+    return Planned(highest, seconds, memory.peak_moment)
 
 
 def _shape_of(path: str, revision: str | None = None) -> ModelShape:
-    return ModelShape.of(resolve_folder(path, revision=revision))
+    return shape_of(resolve_folder(path, revision=revision))[0]
 
 
 def _reward_of(config: StageOptions) -> ModelShape | None:

@@ -174,6 +174,13 @@ def test_the_largest_update_has_the_longest_rows() -> None:
     assert [row.prompt_length for row in rows_of_a_step(rows, 2)] == [9, 5]
 
 
+def test_only_8_bit_moments_are_not_there_in_the_first_step() -> None:
+    for optim, early in (("adamw", 8 * PARAMETERS), ("adamw_8bit", 0)):
+        moments = predict(Setup("sft", optim=optim), SHAPE, groups(2, 9, 9), device="cuda").moments  # type: ignore[arg-type]
+        assert moments["first step"].get("optimiser", 0) == early
+        assert moments["later steps"]["optimiser"] > 0
+
+
 def test_a_reference_of_its_own_is_there_while_it_is_read_and_gone_afterwards() -> None:
     config = PreferenceConfig(model="-", data="-", output_dir="-", reference="other")
     moments = predict(Setup.of("dpo", config), SHAPE, groups(4, 10, 5, 5)).moments
