@@ -5,9 +5,9 @@
 Seven methods, all weights and LoRA, 1, 2 and 4 processes (gloo), replicated and sharded: each is one command, started
 as torchrun starts it, on a Llama of 20,000 weights in float32. Prints one JSON document: for each combination the
 largest difference of an entry of the update from that of one process, as a share of the tensor's largest entry; the
-largest of all; and how many are below 1e-5. A method that samples draws tokens at cumulative probabilities; where a random number lies
-within rounding of one, another number of processes may draw another token, and the update is another one. `--seed`
-chooses the numbers.
+largest of all; and how many are below 1e-5. A method that samples draws tokens at cumulative probabilities; where a
+random number lies within rounding of one, another number of processes may draw another token, and the update is
+another one. `--seed` chooses the numbers.
 """
 
 from __future__ import annotations

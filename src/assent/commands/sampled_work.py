@@ -15,7 +15,8 @@ from assent.config.completions import BestOfNConfig, SampleConfig
 from assent.data.given import groups_hash
 from assent.data.named import load_named
 from assent.data.shards import Apart, Done, Record
-from assent.engine.ledger import Ledger, peak_memory_bytes
+from assent.engine.ledger import Ledger
+from assent.engine.peak_memory import PeakMemory
 from assent.engine.runtime import Runtime
 from assent.errors import ModelError
 from assent.inference.curve import drawn_of
@@ -67,6 +68,7 @@ class Work:
         assert config.model is not None
         self.model_path = config.model
         self.runtime = Runtime.of(config)
+        self.memory = PeakMemory(self.runtime.device)
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
         self.sampler = self._sampler(template_of(config, self.tokenizer))
         self.readers: list[ModelSampler | ModelReader] = [self.sampler]
@@ -121,7 +123,7 @@ class Work:
             "reward_calls": float(calls),
             "flops": self._flops - before,
             "models_resident": float(self.models_resident),
-            "peak_memory_bytes": peak_memory_bytes(self.runtime.device),
+            "peak_memory_bytes": self.memory.bytes,
         }
 
 

@@ -26,7 +26,8 @@ from assent.data.named import load_named
 from assent.data.rows_write import context
 from assent.data.shards import Apart, Done, Record
 from assent.data.texts import as_plain, last_content
-from assent.engine.ledger import Ledger, peak_memory_bytes
+from assent.engine.ledger import Ledger
+from assent.engine.peak_memory import PeakMemory
 from assent.engine.references import Reference, completion_sums
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
@@ -171,10 +172,9 @@ class RewardWork:
     def __init__(self, config: ScoreConfig, *, single: bool) -> None:
         assert config.reward is not None
         self.single = single
-        self.device = Runtime.of(config).device
-        self.reward = load_reward(
-            config.reward, ensemble=config.reward_ensemble, device=self.device, dtype=config.dtype
-        )
+        device = Runtime.of(config).device
+        self.memory = PeakMemory(device)
+        self.reward = load_reward(config.reward, ensemble=config.reward_ensemble, device=device, dtype=config.dtype)
         self.readers = readers_of(self.reward)
         self._flops = 0.0
 
@@ -188,7 +188,7 @@ class RewardWork:
             start += len(own)
             records.append(_scored(group, own, single=self.single))
         before, self._flops = self._flops, sum(reader.flops for reader in self.readers)
-        return Done(records, _costs(self.device, len(self.readers), self._flops - before, reward_calls=len(texts)))
+        return Done(records, _costs(self.memory, len(self.readers), self._flops - before, reward_calls=len(texts)))
 
 
 def _scored(group: PromptGroup, scores: list[dict[str, Any]], *, single: bool) -> Record:
@@ -211,6 +211,7 @@ class LogprobWork:
         assert config.logprobs is not None
         self.config, self.layout = config, get_layout(layout)
         self.runtime = Runtime.of(config)
+        self.memory = PeakMemory(self.runtime.device)
         self.tokenizer = load_tokenizer(config.logprobs, revision=config.revision)
         self.template = template_of(config, self.tokenizer)
         self.reader = Reference(open_reader(config, config.logprobs, self.runtime.device), self.runtime)
@@ -229,9 +230,8 @@ class LogprobWork:
             records.append(write_row(replace(group, logps=own), self.layout))
         apart = [Apart(row, reason) for reason, rows in tokenized.report.refused.items() for row in rows]
         before, self._flops = self._flops, self.reader.flops
-        return Done(records, _costs(self.runtime.device, 1, self._flops - before), apart)
+        return Done(records, _costs(self.memory, 1, self._flops - before), apart)
 
 
-def _costs(device: Any, models: int, flops: float, **counts: float) -> dict[str, float]:
-    peak = peak_memory_bytes(device)
-    return {"flops": flops, "models_resident": float(models), "peak_memory_bytes": peak, **counts}
+def _costs(memory: PeakMemory, models: int, flops: float, **counts: float) -> dict[str, float]:
+    return {"flops": flops, "models_resident": float(models), "peak_memory_bytes": memory.bytes, **counts}

@@ -20,8 +20,7 @@ from assent.diagnosis.examine import examine
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.opening import case_of_run
 from assent.diagnosis.watch import Watch
-from assent.engine.checkpoint import FOLDER as CHECKPOINTS
-from assent.engine.checkpoint import Checkpoint, latest_verified, sweep, verified, write_checkpoint
+from assent.engine.checkpoint import Checkpoint, sweep, verified, write_checkpoint
 from assent.engine.forking import Fork
 from assent.engine.interrupts import Interruption, interruptible
 from assent.engine.ledger import Ledger
@@ -43,12 +42,11 @@ from assent.rollouts.sampler import Sampler
 from assent.runs.files import read_lines
 from assent.runs.folder import METRICS, RunFolder
 from assent.runs.log import Progress, RunLog
-from assent.runs.manifest import step_of
 from assent.runs.model_card import write_card
-from assent.runs.recovery import Recorded
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
 from assent.stages.planned import planned
 from assent.stages.result import StageResult
+from assent.stages.resuming import recorded, to_resume_from, what_is_kept
 from assent.stages.run_models import RunModels
 from assent.stages.stage_data import StageData
 from assent.stages.validation import Validation
@@ -127,7 +125,7 @@ class Session:
 
     def resume(self) -> None:
         """Restores learners, ledger and state from the newest verified checkpoint, if there is one."""
-        checkpoint = self._to_resume_from()
+        checkpoint = self._checkpoint()
         if self.runtime.is_main:
             sweep(self.folder.path)
         for line in self.folder.rewind(None if checkpoint is None else checkpoint.step):
@@ -144,9 +142,9 @@ class Session:
         self.step = self.kept_step = checkpoint.step
         self.log.note(f"resumed after step {checkpoint.step}")
 
-    def _to_resume_from(self) -> Checkpoint | None:
+    def _checkpoint(self) -> Checkpoint | None:
         """What the main process finds and verifies, on every process."""
-        found = _to_resume_from(self.folder, note=self.log.note) if self.runtime.is_main else None
+        found = to_resume_from(self.folder, note=self.log.note) if self.runtime.is_main else None
         self.runtime.meet("verifying checkpoints")
         kept = None if found is None else {"path": str(found.path), "step": found.step, "state": found.state}
         kept = self.runtime.from_main(kept)
@@ -340,7 +338,7 @@ def _opened(
         resume=config.resume,
         hashes=hashes,
         is_main=runtime.is_main,
-        find_record=_record if config.recover else None,
+        find_record=recorded if config.recover else None,
     )
     log = RunLog(folder, progress=progress)
     with (
@@ -353,7 +351,7 @@ def _opened(
             for line in folder.recovered or ["--recover: run.json is whole, nothing was rebuilt"]:
                 log.note(line)
         damage = folder.damage() if folder.is_finished else None
-        if damage is not None and _to_resume_from(folder) is None:
+        if damage is not None and to_resume_from(folder) is None:
             raise RunFolderError(
                 f"the finished run's model in {folder.path} is damaged, and no checkpoint is left to write it from",
                 got=damage,
@@ -387,29 +385,4 @@ def _opened(
         try:
             yield session
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_what_is_kept(folder)) from None
-
-
-def _record(folder: Path) -> Recorded | None:
-    """The copy of run.json in the newest verified checkpoint."""
-    checkpoint = latest_verified(folder)
-    if checkpoint is None:
-        return None
-    return Recorded(f"{CHECKPOINTS}/{checkpoint.path.name}", checkpoint.state.get("run"))
-
-
-def _to_resume_from(folder: RunFolder, *, note: Callable[[str], None] | None = None) -> Checkpoint | None:
-    """The newest verified checkpoint, unless it is that of step 0, which only keeps the start as the best so far."""
-    checkpoint = latest_verified(folder.path)
-    if checkpoint is not None and note is not None:
-        for reason in checkpoint.refused:
-            note(f"skipped a damaged checkpoint: {reason}")
-    return None if checkpoint is None or checkpoint.step == 0 else checkpoint
-
-
-def _what_is_kept(folder: RunFolder) -> str:
-    """For whoever pressed Ctrl-C: what the same command will do."""
-    steps = [step for path in folder.checkpoints() if (step := step_of(path.name))]
-    if not steps:
-        return "no checkpoint has been written yet, so the same command starts over"
-    return f"the same command continues after step {max(steps)}"
+            raise KeyboardInterrupt(what_is_kept(folder)) from None
