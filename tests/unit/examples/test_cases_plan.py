@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.support.cases import answer, case
+from tests.support.cases import CASES, answer, case
 
 
 def test_9_static_pairs_and_no_sampling_are_dpo_and_say_what_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:
