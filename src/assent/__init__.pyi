@@ -14,7 +14,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "kto", "merge", "new_model", "online_dpo", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "judge", "kto", "merge", "new_model", "online_dpo", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (
@@ -1032,6 +1032,64 @@ def grpo(
     mask_truncated_completions: Leave completions that were cut at max_new_tokens out of the loss and its averages
         (DAPO's overlong filtering, arXiv:2503.14476). Their rewards still count in the mean and deviation of their
         group, as in TRL.
+    """
+
+
+def judge(
+    *,
+    output_dir: Path,
+    data: Data,
+    split: str | None = None,
+    columns: Mapping[str, str] | str = {},
+    num_prompts: int = 0,
+    endpoint: str | None = None,
+    model: Path | None = None,
+    function: str | Callable[..., Any] | None = None,
+    api_key_env: str | None = None,
+    rubric: Path | None = None,
+    reply: Literal['letter', 'json'] = "letter",
+    probabilities: bool = False,
+    concurrency: int = 8,
+    timeout_seconds: float = 60.0,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
+    input_price: float = 0.0,
+    output_price: float = 0.0,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    r"""Has a judge compare completions: `judged`, `report` (paths). Options: those of `assent judge`.
+
+    split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
+        columns is read as it is.
+    output_dir: Folder to write judged.jsonl and judge.json to. A run that was interrupted, or whose budget was
+        spent, continues there and asks nothing twice.
+    data: Prompts with two completions or more in a row, or rows of one completion that share their prompt, as
+        sample writes them: a file, a folder or a hub name. What they say about the completions is not shown to the
+        judge.
+    num_prompts: Judge only this many prompts, from the start of the data. 0: all.
+    endpoint: Address of a server with OpenAI's chat completions API: vLLM, transformers serve, llama.cpp, or a
+        hosted one.
+    model: Name of the model at --endpoint.
+    function: Python function (module:function) of (prompts, first, second) that returns A, B or tie for each. Give
+        it instead of --endpoint.
+    api_key_env: Environment variable that holds the key for --endpoint. Default: no key is sent.
+    rubric: File with what to decide, in words: a text, or YAML with criterion and principles. Default: which answer
+        serves the person who asked better.
+    reply: What the model replies. letter: A or B. json: its reason and then A or B, as structured output.
+    probabilities: Take the probability of A from the reply's log-probabilities, instead of the letter. Two
+        completions then have the column chosen_probability, and never tie. An endpoint that gives no log-
+        probabilities is an error.
+    concurrency: Requests under way at a time.
+    timeout_seconds: A request that takes longer is repeated, up to four times.
+    max_requests: Stop before more requests than this, repeated ones included. Prompts judged by then are written;
+        with a larger number the same command continues. Default: no limit.
+    max_cost: Stop before the requests cost more than this, in the money of the two prices.
+    input_price: Price of a million tokens that the model reads.
+    output_price: Price of a million tokens that the model writes.
+    dry_run: Count requests, tokens and money, ask nothing and write nothing.
     """
 
 

@@ -79,6 +79,7 @@ COMMANDS = (
         "Write an HTML page about a run or a pipeline, or about several side by side.",
     ),
     ("eval", "models:evaluate", MODELS, "Compare policies on the same prompts, or measure a reward model."),
+    ("judge", "models:judge", MODELS, "Have a judge compare completions, as preferences to train on."),
     (
         "frontier",
         "models:frontier",

@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and `explain`
-return what their command prints with --json. `run` returns a `PipelineResult`.
+`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `judge`, `compare`, `frontier`, `serve_check`, `doctor` and
+`explain` return what their command prints with --json. `run` returns a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -131,6 +131,12 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
 
 
 @signed
+def judge(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Has a judge compare completions: `judged`, `report` (paths). Options: those of `assent judge`."""
+    return _outputs("judge", options, progress)
+
+
+@signed
 def frontier(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Measures reward against √KL: `frontier`, `picture`, `table` (paths). Options: those of `assent frontier`."""
     return _outputs("frontier", options, progress)
@@ -230,7 +236,19 @@ def _as_written(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 FUNCTIONS = frozenset(
-    {"reward", "judge", "pair_judge", "safety", "gold", "proxies", "algorithm", "loss_type", "losses", "report_to"}
+    {
+        "reward",
+        "judge",
+        "pair_judge",
+        "function",
+        "safety",
+        "gold",
+        "proxies",
+        "algorithm",
+        "loss_type",
+        "losses",
+        "report_to",
+    }
 )
 """Options that name Python functions or classes, and take the functions themselves too."""
 

@@ -77,6 +77,9 @@ STEPS: dict[str, Step] = {
     "compare": Step(
         "assent.config.compare:CompareConfig", "assent.commands.compare:compare", outputs=("comparison", "table")
     ),
+    "judge": Step(
+        "assent.config.judge:JudgeConfig", "assent.commands.judge:judge", outputs=("output_dir", "judged", "report")
+    ),
     "sample": Step(
         "assent.config.completions:SampleConfig",
         "assent.commands.completions:sample",
