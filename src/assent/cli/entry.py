@@ -73,6 +73,12 @@ COMMANDS = (
         "Run the stages of a pipeline file in order; finished stages are not repeated.",
     ),
     (
+        "iterate",
+        "pipelines:iterate",
+        PIPELINES,
+        "Repeat sampling, collecting preferences, training and evaluating until a rule stops it.",
+    ),
+    (
         "report",
         "pipelines:report",
         PIPELINES,

@@ -72,8 +72,10 @@ def evaluate(config: EvalConfig) -> Outcome:
 
 @command(JudgeConfig)
 def judge(config: JudgeConfig) -> Outcome:
+    """Exit status 1 if the judge has a fault: it prefers bad answers, or agrees with people by chance."""
     result = run_step("judge", config)
-    return Outcome({"command": "judge", **result}, "\n".join(result["lines"]))
+    status = int(any(finding["severity"] == "fault" for finding in result.get("findings", ())))
+    return Outcome({"command": "judge", **result}, "\n".join(result["lines"]), exit_status=status)
 
 
 @command(FrontierConfig)

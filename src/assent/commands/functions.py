@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from assent.commands.explain import explain as run_explain
+from assent.commands.iterate import iterate as run_loop
 from assent.commands.signatures import signed
 from assent.commands.tools import report_on, run_file, write_report
 from assent.config.commands import ConvertConfig, ReportConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.functions import name_of
+from assent.config.iterate import IterateConfig
 from assent.config.loading import parse_options
 from assent.config.serving import ServeCheckConfig
 from assent.data.given import holding, is_data
@@ -204,6 +206,23 @@ def run(
     """Runs a pipeline file, as `assent run` does. `overrides`: `stage.option=value`. `jobs`: a number, or "auto"."""
     options = {"output_dir": output_dir, "seed": seed, "fast": fast, "overrides": overrides}
     return run_file(os.fspath(path), progress=progress, jobs=jobs, **options)
+
+
+def iterate(
+    path: str | os.PathLike[str],
+    *,
+    output_dir: str | None = None,
+    seed: int | None = None,
+    rounds: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Runs a loop file, as `assent iterate` does: `model_path`, `rounds`, `status`, `reason`, `report`.
+
+    `overrides`: `stage.option=value`.
+    """
+    options = {"output_dir": output_dir, "seed": seed, "rounds": rounds, "set": list(overrides)}
+    return run_loop(parse_options(IterateConfig, {"file": os.fspath(path), **options}), progress=progress)
 
 
 def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:

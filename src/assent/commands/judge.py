@@ -3,72 +3,80 @@
 judged.jsonl       prompt, completions, ranking; of two completions with probabilities prompt, chosen, rejected,
                    chosen_probability
 judge.json         how the judge behaved, and what it cost
-judgements.jsonl   an endpoint's answers, by the content of the question: a resumed run asks nothing twice
+findings.json      what is wrong with it
+judgements.jsonl   the verdicts, or an endpoint's answers, by the content of the question: nothing is asked twice
 """
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from assent.config.functions import import_function
+from assent.commands.judge_findings import findings_of
+from assent.commands.judge_text import dry_lines, lines_of
+from assent.commands.judges import continue_chat, hashes_of, judge_of
+from assent.commands.revise import kept_of, paths_of, revise_answers
 from assent.config.judge import JudgeConfig
-from assent.data.loading import write_groups
+from assent.data.loading import load_groups, write_groups
 from assent.data.named import load_named
 from assent.data.texts import counted
-from assent.errors import DataError
-from assent.judging.budget import Budget, Prices
-from assent.judging.chat import LETTER_TOKENS, REASON_TOKENS, VERDICT_SCHEMA, ChatJudge, ChatModel
-from assent.judging.collecting import Pair, join_prompts, pairs_of, shown_text, with_preference
-from assent.judging.rubric import Rubric, read_rubric
-from assent.judging.verdicts import FunctionJudge, PairJudge, Verdicts, judge_both_orders
-from assent.runs.files import sha256_of, write_json
+from assent.errors import DataError, UsageError
+from assent.judging.budget import Prices
+from assent.judging.chat import ChatJudge
+from assent.judging.collecting import ANCHOR, DATA, Comparison, comparisons_of, join_prompts, with_preference
+from assent.judging.controls import CONTROLS, with_controls
+from assent.judging.record import record_of, writers_of
+from assent.judging.verdicts import KeptJudge, PairJudge, Verdicts, judge_both_orders
+from assent.runs.files import from_json, write_json
 from assent.runs.folder import KEPT, RunFolder
 from assent.runs.kept import Kept
 from assent.runs.progress import Progress, Silent
-from assent.statistics.intervals import proportion_interval
 from assent.types import PromptGroup
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The prompts to judge, and every comparison of their completions."""
+    """The prompts to judge, and everything to ask about them."""
 
     groups: list[PromptGroup]
-    pairs: list[Pair]
-    sha256: str
+    comparisons: list[Comparison]
+    hashes: dict[str, str]
     lines: list[str]
 
 
 def judge(config: JudgeConfig, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Outputs: `judged` (file), `report` (judge.json), `output_dir`, `spent` (whether the budget ended first), `lines`.
-
-    With `dry_run` instead: `requests`, `kept`, `input_tokens`, `output_tokens`, `cost`.
+    """Outputs: `judged` (file), `report` (judge.json), `output_dir`, `findings`, `spent` (whether the budget ended
+    first), `lines`. With `dry_run` instead of the last three: `requests`, `kept`, `input_tokens`, `output_tokens`,
+    `cost`, `lines`.
     """
     progress = progress or Silent()
+    if config.revise:
+        return revise_answers(config, progress=progress)
     data = _data(config)
-    by = _judge_of(config)
+    by = judge_of(config)
     if config.dry_run:
         return _dry_run(config, data, by)
-    rubric = {"rubric": sha256_of(Path(config.rubric))} if config.rubric else {}
-    hashes = {"data": data.sha256, **rubric, **_function_hash(config)}
+    previous = None if config.previous is None else _record(config.previous)
+    hashes = {**data.hashes, **hashes_of(config)}
     with RunFolder.open(config.output_dir, config.model_dump(), command="judge", resume=True, hashes=hashes) as folder:
         if folder.result is not None:
             progress.line(f"{folder.path}: every prompt is judged; nothing to do")
             return folder.result
-        if isinstance(by, ChatJudge):
-            _continue(by.chat, folder, progress)
+        asked = _continuing(by, folder, progress)
         for line in data.lines:
             progress.line(line)
-        with progress.task("comparisons", total=len(data.pairs)) as task:
-            verdicts = _judged(by, data, task.advance)
-        return _finish(config, folder, data, by, verdicts)
+        with progress.task("comparisons", total=len(data.comparisons)) as task:
+            verdicts = judge_both_orders(
+                asked,
+                [one.group.prompt for one in data.comparisons],
+                [one.a for one in data.comparisons],
+                [one.b for one in data.comparisons],
+                groups=[one.group for one in data.comparisons],
+                advance=task.advance,
+            )
+        return _finish(config, folder, data, by, verdicts, previous)
 
 
 def _data(config: JudgeConfig) -> Data:
@@ -85,154 +93,103 @@ def _data(config: JudgeConfig) -> Data:
             fix="sample with --num-completions 2 or more",
         )
     groups = groups[: config.num_prompts or None]
-    return Data(groups, pairs_of(groups), dataset.sha256, lines)
+    hashes = {"data": dataset.sha256}
+    anchors: list[PromptGroup] = []
+    if config.anchor is not None:
+        people = load_groups(config.anchor)
+        anchors, hashes["anchor"] = list(people), people.sha256
+    controls = with_controls(config.controls, len(groups), seed=config.seed)
+    comparisons = comparisons_of(groups, anchors=anchors, controls=controls, texts=CONTROLS)
+    _check(config, comparisons)
+    return Data(groups, comparisons, hashes, lines)
 
 
-def _judge_of(config: JudgeConfig) -> PairJudge:
-    if config.function is not None:
-        return FunctionJudge(import_function(config.function, what="judge"), name=config.function)
-    assert config.endpoint is not None
-    assert config.model is not None
-    as_json = config.reply == "json"
-    chat = ChatModel(
-        config.endpoint,
-        model=config.model,
-        key_env=config.api_key_env,
-        max_tokens=REASON_TOKENS if as_json else LETTER_TOKENS,
-        logprobs=config.probabilities,
-        schema=VERDICT_SCHEMA if as_json else None,
-        concurrency=config.concurrency,
-        timeout_seconds=config.timeout_seconds,
-        budget=Budget(
-            max_requests=config.max_requests,
-            max_cost=config.max_cost,
-            prices=Prices(config.input_price, config.output_price),
-        ),
-    )
-    rubric = Rubric() if config.rubric is None else read_rubric(config.rubric)
-    return ChatJudge(chat, rubric=rubric, probabilities=config.probabilities, as_json=as_json)
+def _check(config: JudgeConfig, comparisons: Sequence[Comparison]) -> None:
+    if config.anchor is not None and not any(one.part == ANCHOR for one in comparisons):
+        raise DataError(
+            f"{config.anchor} has no comparison in which people prefer one completion",
+            expected="prompt, chosen, rejected; or prompt, completions, ranking",
+        )
+    column = config.writers
+    if column is not None and not any(writers_of(one, column) for one in comparisons if one.part == DATA):
+        raise DataError(
+            f"{config.data} has no column {column!r} that names who wrote each completion",
+            expected="a list with a name for each completion; or in rows of one completion, its name",
+        )
 
 
-def _function_hash(config: JudgeConfig) -> dict[str, str]:
-    """SHA-256 of the source file of the function's module."""
-    if config.function is None:
-        return {}
-    file = getattr(sys.modules.get(config.function.partition(":")[0]), "__file__", None)
-    return {"function": hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()}
+def _record(path: str) -> dict[str, Any]:
+    """judge.json of an earlier run."""
+    file = Path(path) / "judge.json" if Path(path).is_dir() else Path(path)
+    try:
+        record = from_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--previous {path} cannot be read", got=error, expected="the folder of a judge's run"
+        ) from None
+    if not isinstance(record, dict) or not isinstance(record.get("anchor"), dict):
+        raise UsageError(
+            f"--previous {path} has no anchor set", fix="give the folder of a run of judge that had --anchor"
+        )
+    return record
 
 
-def _continue(chat: ChatModel, folder: RunFolder, progress: Progress) -> None:
-    """Answers of an earlier process are kept, and count in the budget."""
-    chat.kept = Kept(folder.path / KEPT[0])
-    for line in chat.kept.said:
-        progress.line(line)
-    assert chat.budget is not None
-    for answer in chat.kept.answers():
-        chat.budget.kept(answer["usage"])
-    if len(chat.kept):
-        progress.line(f"{len(chat.kept):,} answers are kept from before and are not requested again")
+def _continuing(by: PairJudge, folder: RunFolder, progress: Progress) -> PairJudge:
+    """The judge, which asks nothing again that an earlier process was answered."""
+    kept = kept_of(folder, progress)
+    if not isinstance(by, ChatJudge):
+        return KeptJudge(by, kept)
+    continue_chat(by.chat, kept)
+    return by
 
 
-def _judged(by: PairJudge, data: Data, advance: Callable[[int], None]) -> Verdicts:
-    prompts = [data.groups[pair.prompt] for pair in data.pairs]
-    texts = [[shown_text(completion) for completion in group.completions] for group in data.groups]
-    return judge_both_orders(
-        by,
-        [group.prompt for group in prompts],
-        [texts[pair.prompt][pair.a] for pair in data.pairs],
-        [texts[pair.prompt][pair.b] for pair in data.pairs],
-        groups=prompts,
-        advance=advance,
-    )
-
-
-def _finish(config: JudgeConfig, folder: RunFolder, data: Data, by: PairJudge, verdicts: Verdicts) -> dict[str, Any]:
-    judged = _preferences(config, data, by, verdicts)
+def _finish(
+    config: JudgeConfig,
+    folder: RunFolder,
+    data: Data,
+    by: PairJudge,
+    verdicts: Verdicts,
+    previous: dict[str, Any] | None,
+) -> dict[str, Any]:
+    done = data.comparisons[: len(verdicts)]
+    judged = _preferences(config, data.groups, done, verdicts, by.name)
     if not judged:
         raise DataError("the budget was spent before one prompt was judged", fix="raise --max-requests or --max-cost")
     as_comparisons = all(group.preference and group.preference.chosen_probability is not None for group in judged)
-    paths = _paths(folder.path)
+    paths = paths_of(folder.path)
     write_groups(paths["judged"], judged, "comparisons" if as_comparisons else "rankings")
-    spent = len(judged) < len(data.groups)
-    record = _record(data, by, verdicts, prompts=len(judged))
+    spent = len(verdicts) < len(data.comparisons)
+    record = {"judge": by.name, "prompts": len(data.groups), "prompts_judged": len(judged)}
+    record |= record_of(done, verdicts, writers=config.writers, previous=previous, seed=config.seed)
+    if isinstance(by, ChatJudge) and by.chat.budget is not None:
+        record["spent"] = by.chat.budget.as_dict()
     write_json(Path(paths["report"]), record)
-    outputs = {**paths, "spent": spent, "lines": _lines(record, spent=spent, path=paths["judged"])}
+    findings = [finding.as_dict() for finding in findings_of(record)]
+    folder.write_findings({"findings": findings, "not_checked": []})
+    lines = lines_of(record, findings, spent=spent, path=paths["judged"])
+    outputs = {**paths, "spent": spent, "findings": findings, "lines": lines}
     if not spent:
         folder.finish(outputs)
     return outputs
 
 
-def _paths(folder: Path) -> dict[str, str]:
-    return {"output_dir": str(folder), "judged": str(folder / "judged.jsonl"), "report": str(folder / "judge.json")}
-
-
-def _preferences(config: JudgeConfig, data: Data, by: PairJudge, verdicts: Verdicts) -> list[PromptGroup]:
+def _preferences(
+    config: JudgeConfig, groups: Sequence[PromptGroup], done: Sequence[Comparison], verdicts: Verdicts, name: str
+) -> list[PromptGroup]:
     """The prompts of which every comparison was judged. The budget may end within a prompt."""
     by_prompt: dict[int, list[int]] = {}
-    for number, pair in enumerate(data.pairs[: len(verdicts)]):
-        by_prompt.setdefault(pair.prompt, []).append(number)
-    two = config.probabilities and all(len(group.completions) == 2 for group in data.groups)
+    for number, one in enumerate(done):
+        if one.part == DATA:
+            by_prompt.setdefault(one.pair.prompt, []).append(number)
+    two = config.probabilities and all(len(group.completions) == 2 for group in groups)
     found = []
     for i, numbers in by_prompt.items():
-        group = data.groups[i]
-        k = len(group.completions)
+        k = len(groups[i].completions)
         if len(numbers) == k * (k - 1) // 2:
-            pairs = [data.pairs[number] for number in numbers]
+            pairs = [done[number].pair for number in numbers]
             shares = [float(verdicts.shares[number]) for number in numbers]
-            found.append(with_preference(group, pairs, shares, annotator=by.name, as_probability=two))
+            found.append(with_preference(groups[i], pairs, shares, annotator=name, as_probability=two))
     return found
-
-
-def _record(data: Data, by: PairJudge, verdicts: Verdicts, *, prompts: int) -> dict[str, Any]:
-    """judge.json. Intervals are over prompts."""
-    record: dict[str, Any] = {
-        "schema": 1,
-        "judge": by.name,
-        "prompts": len(data.groups),
-        "prompts_judged": prompts,
-        "comparisons": len(verdicts),
-        "ties": int(np.sum(verdicts.shares == 0.5)),
-        "calls": verdicts.calls,
-        "invalid": verdicts.invalid,
-    }
-    of = [pair.prompt for pair in data.pairs[: len(verdicts)]]
-    for name in ("consistent", "first_wins"):
-        record[name] = _share(getattr(verdicts, name), of)
-    if isinstance(by, ChatJudge) and by.chat.budget is not None:
-        record["spent"] = by.chat.budget.as_dict()
-    return record
-
-
-def _share(values: np.ndarray, clusters: Sequence[int]) -> dict[str, Any] | None:
-    known = np.flatnonzero(~np.isnan(values))
-    if not len(known):
-        return None
-    return proportion_interval(values[known], clusters=[clusters[int(i)] for i in known]).as_dict()
-
-
-def _lines(record: dict[str, Any], *, spent: bool, path: str) -> list[str]:
-    lines = [
-        f"judge {record['judge']}",
-        f"  {record['prompts_judged']:,} of {record['prompts']:,} prompts judged, "
-        f"{record['comparisons']:,} comparisons, {record['ties']:,} ties",
-    ]
-    names = {"consistent": "both orders agree", "first_wins": "the answer shown first wins"}
-    lines += [f"  {text:<28} {_text(record[name])}" for name, text in names.items() if record[name]]
-    lines += [f"  {record['invalid']:,} replies were no verdict and count as ties"] if record["invalid"] else []
-    if "spent" in record:
-        cost = record["spent"]
-        lines.append(
-            f"  {cost['requests']:,} requests, {cost['input_tokens']:,} tokens read, "
-            f"{cost['output_tokens']:,} written, cost {cost['cost']:.4g}"
-        )
-    if spent:
-        lines.append("  the budget is spent: with a larger one the same command continues")
-    return [*lines, f"judge -> {path}"]
-
-
-def _text(estimate: dict[str, Any]) -> str:
-    ends = "" if estimate["low"] is None else f" [{estimate['low']:.2f}, {estimate['high']:.2f}]"
-    return f"{estimate['value']:.2f}{ends}"
 
 
 def _dry_run(config: JudgeConfig, data: Data, by: PairJudge) -> dict[str, Any]:
@@ -241,30 +198,19 @@ def _dry_run(config: JudgeConfig, data: Data, by: PairJudge) -> dict[str, Any]:
     kept_path = Path(config.output_dir) / KEPT[0]
     by.chat.kept = Kept(kept_path) if kept_path.exists() else None
     requests = kept = inputs = outputs = 0
-    for pair in data.pairs:
-        group = data.groups[pair.prompt]
-        one, two = (shown_text(group.completions[k]) for k in (pair.a, pair.b))
-        for first, second in ((one, two), (two, one)) if one != two else ():
-            question = by.question(group.prompt, first, second)
+    for one in data.comparisons:
+        for first, second in ((one.a, one.b), (one.b, one.a)) if one.a != one.b else ():
+            question = by.question(one.group.prompt, first, second)
             if by.chat.is_kept(*question):
                 kept += 1
                 continue
             size = by.chat.size(*question)
             requests, inputs, outputs = requests + 1, inputs + size[0], outputs + size[1]
-    cost = Prices(config.input_price, config.output_price).of(inputs, outputs)
-    lines = [
-        f"{len(data.groups):,} prompts, {len(data.pairs):,} comparisons, both orders: {requests:,} requests",
-        f"  some {inputs:,} tokens to read, at most {outputs:,} to write: cost about {cost:.4g}",
-    ]
-    lines += [f"  {kept:,} more answers are kept from before"] if kept else []
-    lines.append("nothing was asked (--dry-run)")
+    counts: dict[str, float] = {"requests": requests, "kept": kept, "input_tokens": inputs, "output_tokens": outputs}
+    counts["cost"] = Prices(config.input_price, config.output_price).of(inputs, outputs)
     return {
-        **_paths(Path(config.output_dir)),
+        **paths_of(Path(config.output_dir)),
         "dry_run": True,
-        "requests": requests,
-        "kept": kept,
-        "input_tokens": inputs,
-        "output_tokens": outputs,
-        "cost": cost,
-        "lines": lines,
+        **counts,
+        "lines": dry_lines(counts, data.comparisons),
     }

@@ -204,9 +204,7 @@ class ChatJudge:
 
     def question(self, prompt: Text, first: str, second: str) -> tuple[str, str]:
         """Instruction and text of one request."""
-        mark, text = fenced(("request", written(prompt)), ("answer A", first), ("answer B", second))
-        ending = _JSON if self.as_json else _LETTER
-        return _COMPARE.format(rubric=self.rubric.text(), mark=mark) + ending, text
+        return compare_texts(self.rubric, prompt, first, second, as_json=self.as_json)
 
     def compare(
         self,
@@ -246,6 +244,12 @@ class ChatSafety:
             questions.append((_SAFETY.format(mark=mark), text))
         replies = self.chat.ask_all(questions, is_answer=lambda reply: not _safety(reply.text)["unreadable"])
         return [_safety(reply.text) for reply in replies]
+
+
+def compare_texts(rubric: Rubric, prompt: Text, first: str, second: str, *, as_json: bool = False) -> tuple[str, str]:
+    """What a judge is told, and what it is shown."""
+    mark, text = fenced(("request", written(prompt)), ("answer A", first), ("answer B", second))
+    return _COMPARE.format(rubric=rubric.text(), mark=mark) + (_JSON if as_json else _LETTER), text
 
 
 def letter_probability(logprobs: Mapping[str, float]) -> Verdict:

@@ -5,9 +5,9 @@ Legend: K completions of a prompt, N comparisons.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from assent.judging.rubric import written
 from assent.runs.files import to_json
 from assent.types import Preference, PromptGroup, Text
 
+DATA, ANCHOR = "data", "anchor"
 EQUAL = 1e-9
 """Wins that differ by less are equal: sums of halves and of probabilities."""
 
@@ -28,6 +29,60 @@ class Pair:
     prompt: int
     a: int
     b: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two texts to compare. `part` is what they are for: `DATA`, `ANCHOR`, or the kind of a control.
+
+    Of an anchor `a` is the completion that people prefer; of a control it is the control, and `b` is the prompt's first
+    completion. `pair.prompt` counts within the part; a control belongs to a prompt of the data.
+    """
+
+    part: str
+    pair: Pair
+    group: PromptGroup
+    a: str
+    b: str
+
+
+def comparisons_of(
+    groups: Sequence[PromptGroup],
+    *,
+    anchors: Sequence[PromptGroup] = (),
+    controls: Mapping[str, Sequence[int]] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> list[Comparison]:
+    """Everything to ask for: the anchors, then prompt by prompt its comparisons and the controls among them.
+
+    controls   kind to the prompts, by index, that get one; `texts` has each kind's text
+    """
+    found: list[Comparison] = []
+    for i, group in enumerate(anchors):
+        shown = [shown_text(completion) for completion in group.completions]
+        found += [Comparison(ANCHOR, Pair(i, a, b), group, shown[a], shown[b]) for a, b in _preferred(group)]
+    at = {kind: set(prompts) for kind, prompts in (controls or {}).items()}
+    for i, group in enumerate(groups):
+        shown = [shown_text(completion) for completion in group.completions]
+        pairs = [Pair(i, a, b) for a, b in combinations(range(len(shown)), 2)]
+        found += [Comparison(DATA, pair, group, shown[pair.a], shown[pair.b]) for pair in pairs]
+        found += [
+            Comparison(kind, Pair(i, 0, 0), group, (texts or {})[kind], shown[0])
+            for kind, prompts in at.items()
+            if i in prompts
+        ]
+    return found
+
+
+def _preferred(group: PromptGroup) -> list[tuple[int, int]]:
+    """Every two completions of an anchor that people rank differently, the better one first."""
+    preference = group.preference or Preference()
+    ranks = preference.ranking or ()
+    pairs = [(a, b) for a, b in permutations(range(len(ranks)), 2) if ranks[a] < ranks[b]]
+    probability = preference.chosen_probability
+    if probability is None or probability == 0.5:
+        return [] if probability is not None else pairs
+    return pairs if probability > 0.5 else [(b, a) for a, b in pairs]
 
 
 def join_prompts(groups: Iterable[PromptGroup]) -> list[PromptGroup]:
@@ -59,11 +114,6 @@ def shown_text(completion: Text) -> str:
     """A completion as a judge sees it: its text, or its turns if it has several."""
     several = not isinstance(completion, str) and len(completion) > 1
     return written(completion) if several else last_content(completion)
-
-
-def pairs_of(groups: Sequence[PromptGroup]) -> list[Pair]:
-    """Every two completions of each prompt, prompt by prompt."""
-    return [Pair(i, a, b) for i, group in enumerate(groups) for a, b in combinations(range(len(group.completions)), 2)]
 
 
 def with_preference(

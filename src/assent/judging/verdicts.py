@@ -15,6 +15,7 @@ import numpy as np
 from assent.data.texts import shorten_middle, shown
 from assent.errors import AssentError, ConfigError, RunError
 from assent.judging.budget import SpentError
+from assent.runs.kept import Kept
 from assent.types import PromptGroup, Text
 
 VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5}
@@ -82,6 +83,34 @@ class FunctionJudge:
                 expected="A, B or tie for each, in their order",
             )
         return [verdict if isinstance(verdict, str) else repr(verdict) for verdict in verdicts]
+
+
+class KeptJudge:
+    """Another judge whose verdicts are kept as they arrive: a resumed run does not ask it again for the same ones."""
+
+    def __init__(self, judge: PairJudge, kept: Kept) -> None:
+        self.judge, self.kept, self.name = judge, kept, judge.name
+
+    def compare(
+        self,
+        prompts: Sequence[Text],
+        first: Sequence[str],
+        second: Sequence[str],
+        *,
+        groups: Sequence[PromptGroup] | None = None,
+    ) -> list[Verdict]:
+        asked = [[repr(prompt), one, two] for prompt, one, two in zip(prompts, first, second, strict=True)]
+        found: dict[int, Verdict] = {
+            i: known for i, one in enumerate(asked) if (known := self.kept.find(one)) is not None
+        }
+        new = [i for i in range(len(asked)) if i not in found]
+        if new:
+            rows = None if groups is None else [groups[i] for i in new]
+            one, two = [first[i] for i in new], [second[i] for i in new]
+            said = self.judge.compare([prompts[i] for i in new], one, two, groups=rows)
+            for i, verdict in zip(new, said, strict=True):
+                found[i] = self.kept.keep(asked[i], verdict) if is_verdict(verdict) else verdict
+        return [found[i] for i in range(len(asked))]
 
 
 def is_verdict(verdict: Verdict) -> bool:

@@ -57,6 +57,12 @@ STEPS: dict[str, Step] = {
         "assent.sandbox.steps:write_labels",
         outputs=("train", "test", "labels"),
     ),
+    "sandbox-annotate": Step(
+        "assent.config.iterate:SandboxAnnotateConfig", "assent.sandbox.steps:annotate", outputs=("output_dir", "labels")
+    ),
+    "collect": Step(
+        "assent.config.iterate:CollectConfig", "assent.commands.collect:collect", outputs=("output_dir", "labels")
+    ),
     "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
     "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),

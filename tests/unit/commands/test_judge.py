@@ -31,7 +31,13 @@ def completions(path: Path, prompts: int = 4, k: int = 2) -> Path:
 
 
 def judge(folder: Path, url: str, **options: Any) -> dict[str, Any]:
-    given = {"data": folder / "completions.jsonl", "output_dir": folder / "out", "endpoint": url, "model": "m"}
+    given = {
+        "data": folder / "completions.jsonl",
+        "output_dir": folder / "out",
+        "endpoint": url,
+        "model": "m",
+        "controls": 0,
+    }
     return assent.judge(**{name: value for name, value in {**given, **options}.items() if value is not None})
 
 
@@ -48,7 +54,7 @@ def test_both_orders_agree_and_the_file_has_the_better_answer_first(tmp_path: Pa
     record = json.loads(Path(found["report"]).read_text())
     assert (record["prompts_judged"], record["ties"], record["calls"]) == (4, 0, 8)
     assert record["consistent"]["value"] == 1
-    assert record["first_wins"]["value"] == 0.5
+    assert record["position"]["bias"]["value"] == 0
 
 
 def test_orders_that_disagree_tie(tmp_path: Path) -> None:
@@ -57,7 +63,7 @@ def test_orders_that_disagree_tie(tmp_path: Path) -> None:
         found = judge(tmp_path, server.url)
     assert all(row["ranking"] == [1, 1] for row in read_rows(found["judged"]))
     record = json.loads(Path(found["report"]).read_text())
-    assert (record["consistent"]["value"], record["first_wins"]["value"], record["ties"]) == (0, 1, 4)
+    assert (record["consistent"]["value"], record["position"]["bias"]["value"], record["ties"]) == (0, 0.5, 4)
 
 
 def test_k_completions_are_ranked_by_their_wins(tmp_path: Path) -> None:
@@ -110,7 +116,19 @@ def test_a_dry_run_counts_and_asks_nothing(tmp_path: Path, capsys: pytest.Captur
     data = completions(tmp_path / "completions.jsonl", k=3)
     with chat(LONGER) as server:
         prices = ("--input-price", 2, "--output-price", 10)
-        words = ["judge", "--data", data, "--output-dir", tmp_path / "out", "--endpoint", server.url, "--model", "m"]
+        words = [
+            "judge",
+            "--data",
+            data,
+            "--output-dir",
+            tmp_path / "out",
+            "--endpoint",
+            server.url,
+            "--model",
+            "m",
+            "--controls",
+            0,
+        ]
         status, out, _ = said([*words, *prices, "--dry-run", "--json"], capsys)
         assert (status, server.bodies) == (0, [])
         document = json.loads(out)
@@ -184,7 +202,19 @@ def test_a_prompt_with_one_completion_is_counted_and_left_out(tmp_path: Path, ca
     rows = [{"prompt": "p", "completion": "a"}, {"prompt": "p", "completion": "bb"}, {"prompt": "q", "completion": "c"}]
     data = write_rows(tmp_path / "completions.jsonl", rows)
     with chat(LONGER) as server:
-        words = ["judge", "--data", data, "--output-dir", tmp_path / "out", "--endpoint", server.url, "--model", "m"]
+        words = [
+            "judge",
+            "--data",
+            data,
+            "--output-dir",
+            tmp_path / "out",
+            "--endpoint",
+            server.url,
+            "--model",
+            "m",
+            "--controls",
+            0,
+        ]
         status, out, err = said(words, capsys)
     assert status == 0
     assert "1 prompt left out" in err
@@ -197,7 +227,7 @@ def test_a_prompt_with_one_completion_is_counted_and_left_out(tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"endpoint": None, "model": None}, "give endpoint or function"),
+        ({"endpoint": None, "model": None}, "give endpoint and model, model, reward or function"),
         ({"model": None}, "endpoint needs model"),
         ({"probabilities": True, "reply": "json"}, "leave out reply json"),
         ({"max_cost": 1}, "max_cost has no effect without prices"),
