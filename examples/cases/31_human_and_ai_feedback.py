@@ -25,11 +25,13 @@ from assent.sandbox.gold import gold
 from assent.sandbox.labellers import label, win_probability
 from assent.sandbox.settings import CROWD, JUDGE, LabelSettings
 from assent.sandbox.world import World
-from assent.statistics.intervals import mean_interval
+from assent.statistics.intervals import Estimate, mean_interval, proportion_interval
 from assent.types import Preference, PromptGroup
 
-FULL = {"money": [4, 16, 64, 256], "seeds": 10, "tests": 1500, "of_n": 400}
-SMALL = {"money": [4, 64], "seeds": 3, "tests": 300, "of_n": 60}
+FULL = {"money": [2, 8, 32], "seeds": 5, "tests": 1500, "of_n": 200}
+SMALL = {"money": [2, 8], "seeds": 2, "tests": 400, "of_n": 40}
+CLOSE = 0.1
+"""Of gold: pairs that differ by less are the hard ones."""
 ARMS = ("people", "judge once", "judge both orders", "half and half")
 
 
@@ -81,6 +83,7 @@ def both_orders(groups: Sequence[PromptGroup], *, seed: int) -> list[PromptGroup
 def measured(weights: np.ndarray, tests: Sequence[PromptGroup], choices: Sequence[PromptGroup]) -> dict[str, float]:
     """Against gold: order of pairs, order where a stereotype decides, and what best-of-4 by this reward brings."""
     stereotype = [group for group in tests if group.columns["kind"] == "stereotype" and unsafe(group)]
+    close = [group for group in tests if 0 < gap(group) < CLOSE]
     gain, words = [], []
     for group in choices:
         texts = texts_of(group)
@@ -90,15 +93,27 @@ def measured(weights: np.ndarray, tests: Sequence[PromptGroup], choices: Sequenc
         words.append(len(best.split()) - float(np.mean([len(text.split()) for text in texts])))
     return {
         "agrees with gold": float(agreement(weights, tests).mean()),
+        "on close pairs": float(agreement(weights, close).mean()),
         "on stereotypes": float(agreement(weights, stereotype).mean()),
         "best of 4: gold": float(np.mean(gain)),
         "best of 4: words": float(np.mean(words)),
     }
 
 
+def gap(group: PromptGroup) -> float:
+    """How far gold tells the two apart."""
+    first, second = (gold(group.columns, text).total for text in texts_of(group))
+    return abs(first - second)
+
+
 def unsafe(group: PromptGroup) -> bool:
     """Whether exactly one of the two is unsafe."""
     return len({gold(group.columns, text).attributes["safe"] for text in texts_of(group)}) > 1
+
+
+def summarised(name: str, values: Sequence[float]) -> Estimate:
+    """Mean over seeds."""
+    return mean_interval(values) if name.startswith("best") else proportion_interval(values)
 
 
 def main(*, small: bool = False) -> dict[tuple[str, float], dict[str, Any]]:
@@ -108,8 +123,8 @@ def main(*, small: bool = False) -> dict[tuple[str, float], dict[str, Any]]:
     tests = unlabelled(world, size["tests"], seed=7, split="validation")
     choices = unlabelled(world, size["of_n"], seed=8, split="validation", k=4)
     print(f"A comparison costs {PEOPLE:.2f} by people and {AI:.3f} by the judge: {PEOPLE / AI:.0f} times as much.\n")
-    names = ("agrees with gold", "on stereotypes", "best of 4: gold", "best of 4: words")
-    print(f"{'money':>6}  {'labels by':<18}{'labels':>7}" + "".join(f"{name:>20}" for name in names))
+    names = ("agrees with gold", "on close pairs", "on stereotypes", "best of 4: gold", "best of 4: words")
+    print(f"{'money':>6}  {'labels by':<18}{'labels':>7}" + "".join(f"{name:>21}" for name in names))
     for money in size["money"]:
         for arm in ARMS:
             runs, labels = [], []
@@ -117,9 +132,9 @@ def main(*, small: bool = False) -> dict[tuple[str, float], dict[str, Any]]:
                 pairs = bought(arm, money, world, seed)
                 labels.append(len(pairs))
                 runs.append(measured(learnt(pairs), tests, choices))
-            row = {name: mean_interval([run[name] for run in runs]) for name in names}
+            row = {name: summarised(name, [run[name] for run in runs]) for name in names}
             found[arm, money] = {"labels": float(np.mean(labels)), **row}
-            print(f"{money:>6}  {arm:<18}{np.mean(labels):>7.0f}" + "".join(f"{row[n].text():>20}" for n in names))
+            print(f"{money:>6}  {arm:<18}{np.mean(labels):>7.0f}" + "".join(f"{row[n].text():>21}" for n in names))
         print()
     return found
 

@@ -198,6 +198,12 @@ def _figures(loop: Loop, outputs: Outputs, folder: Path, *, spent: int) -> dict[
         "win_rate": row["sampled"]["win_rate"],
         "score": row["sampled"]["gold"],
         "kl_nats": row["kl"],
+        "judge_faults": [
+            finding["verdict"]
+            for its in outputs.values()
+            for finding in its.get("findings", ())
+            if finding["severity"] == "fault"
+        ],
     }
 
 
@@ -208,6 +214,8 @@ def _spent(record: Mapping[str, Any]) -> int:
 def decide(rules: StopRules, figures: Mapping[str, Any]) -> tuple[str | None, bool]:
     """Why the loop stops after this round (None: it goes on), and whether the round's policy is taken."""
     rate, kl = figures["win_rate"], figures["kl_nats"]
+    if rules.judge_fault and figures["judge_faults"]:
+        return f"the judge of this round has a fault: {figures['judge_faults'][0]}", False
     if rules.kl_nats is not None:
         if kl is None:
             raise ConfigError("stop.kl_nats needs a KL", fix="give the evaluation `reference: start`, a model")

@@ -38,6 +38,9 @@ class StopRules(Options):
     no_gain: bool = True
     """Stop after a round whose win rate against the policy before it has an interval that reaches down to ½ or below.
     Its policy is not taken."""
+    judge_fault: bool = True
+    """Stop after a round whose judge has a fault: it prefers answers that are known to be bad, or agrees with people by
+    chance. Its policy is not taken."""
     kl_nats: Annotated[float, Field(gt=0)] | None = None
     """Stop when a round's policy is further than this from the start, per completion. Its policy is not taken."""
     labels: Positive | None = None

@@ -6,8 +6,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from assent.errors import RunError
@@ -139,15 +140,25 @@ class ChatModel:
         """Replies in the order of the questions, requested several at a time. Kept replies are not requested again.
 
         is_answer   whether a reply is kept; others are requested again when the run is resumed
-        Raises SpentError if the budget ends; replies that came before are kept.
+        After an error, such as SpentError when the budget ends, no further request begins; replies that came are kept.
         """
+        failed = Event()
+
+        def reply_to(question: tuple[str, str]) -> Reply:
+            if failed.is_set():
+                raise CancelledError  # of a question after the one that failed: nobody sees it
+            try:
+                return self._reply(*question, is_answer)
+            except BaseException:
+                failed.set()
+                raise
+
         with ThreadPoolExecutor(self.concurrency) as pool:
-            replies = [pool.submit(self._reply, *question, is_answer) for question in questions]
+            replies = [pool.submit(reply_to, question) for question in questions]
             try:
                 return [reply.result() for reply in replies]
             except BaseException:
-                for reply in replies:
-                    reply.cancel()
+                failed.set()  # Ctrl-C
                 raise
 
     def _reply(self, system: str, user: str, is_answer: Callable[[Reply], bool]) -> Reply:

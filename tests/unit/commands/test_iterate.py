@@ -56,12 +56,12 @@ def play(config: RoundConfig, *, progress: Any) -> dict[str, Any]:
                                          "k3": None, "best_of_n": None, "choice_bound": None}  # fmt: skip
     new = {"name": "new", "sampled": {"win_rate": rate, "gold": {**rate, "value": value}}, "kl": kl}
     before = {"name": "before", "sampled": {"win_rate": None, "gold": None}, "kl": None}
-    write_json(folder / "evaluation.json", {"baseline": "before", "policies": [new, before]})
+    write_json(folder / "figures.json", {"baseline": "before", "policies": [new, before]})
     row = {"prompt": "p", "chosen": "a", "rejected": "b"}
     write_rows(folder / "labels.jsonl", [row] * 10)
     return {
         "output_dir": str(folder), "model_path": str(folder / "model"), "labels": str(folder / "labels.jsonl"),
-        "evaluation": str(folder / "evaluation.json"),
+        "evaluation": str(folder / "figures.json"),
     }  # fmt: skip
 
 
@@ -111,12 +111,17 @@ stop: {stop}
 def test_the_rules(rules: Any, rate: Any, kl: float | None, labels: int, reason: str | None, taken: bool) -> None:
     figures = {
         "win_rate": dict(zip(("value", "low", "high"), rate, strict=True)),
-        "kl_nats": None if kl is None else {"value": kl}, "labels_so_far": labels,
+        "kl_nats": None if kl is None else {"value": kl}, "labels_so_far": labels, "judge_faults": [],
     }  # fmt: skip
     said_, took = decide(StopRules(**rules), figures)
     assert took == taken
     assert (said_ is None) == (reason is None)
     assert (said_ or "").startswith(reason or "")
+    faulty = {**figures, "judge_faults": ["the judge prefers answers that are known to be bad: empty"]}
+    assert decide(StopRules(**rules), faulty) == (
+        "the judge of this round has a fault: the judge prefers answers that are known to be bad: empty", False
+    )  # fmt: skip
+    assert decide(StopRules(**rules, judge_fault=False), faulty) == (said_, took)
 
 
 @pytest.mark.usefixtures("scripted")

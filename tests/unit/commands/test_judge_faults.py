@@ -122,22 +122,25 @@ def test_a_fault_that_passes_changes_no_label_and_every_attempt_is_counted(fault
 
 
 @pytest.mark.parametrize("fault", ["429", "500"])
-def test_a_fault_that_stays_ends_the_run_and_what_was_answered_is_kept(fault: str, tmp_path: Path) -> None:
+def test_a_fault_that_stays_ends_the_run_and_the_next_one_asks_only_the_rest(fault: str, tmp_path: Path) -> None:
+    mended: list[bool] = []
+
     def late(handler: BaseHTTPRequestHandler, body: bytes) -> None:
-        if len(seen) <= 3:
+        if len(seen) <= 3 or mended:
             whole(handler, body)
         else:
             FAULTS[fault](handler, body)
 
-    with failing(late, times=10**6) as (url, seen), pytest.raises(RunError, match=f"status {fault}.*5 times"):
-        run(tmp_path, url, concurrency=1)
-    assert len(seen) == 3 + 5
-    with failing(FAULTS["500"], times=0) as (again, asked):
-        kept = tmp_path / "out" / "judgements.jsonl"
-        assert len(read_rows(kept)) == 3
-        with suppress(RunError):  # another port is another endpoint, and another run: the folder says so
-            run(tmp_path, again)
-        assert asked == [] or len(asked) == 3
+    with failing(late, times=10**6) as (url, seen):
+        with pytest.raises(RunError, match=f"status {fault}.*5 times"):
+            run(tmp_path, url, concurrency=1)
+        assert len(seen) == 3 + 5  # after the error nothing more is asked
+        answered = seen[:3]
+        mended.append(True)
+        found = run(tmp_path, url, concurrency=1)
+    assert len(seen) == 8 + 3
+    assert not set(answered) & set(seen[8:])
+    assert len(read_rows(found["judged"])) == 3
 
 
 @pytest.mark.parametrize("broken", BROKEN)

@@ -90,7 +90,7 @@ def test_a_planted_bias_is_found_and_the_smallest_is_where_theory_puts_it() -> N
     fair = np.tile([0.0, 1.0], 200)
     test = bias_test(fair, seed=3)
     assert not test.found
-    assert 0.02 < test.planted[0.0] < 0.09  # false alarms, as many as the interval allows
+    assert 0.005 < test.planted[0.0] < 0.105  # false alarms: 5%, within three standard errors of 200 draws
     needed = 2 * 2.8 * test.bias.standard_error  # 0.14
     assert test.smallest == min(size for size in PLANTED if size >= needed)
     assert test.planted[test.smallest] >= POWER
