@@ -20,6 +20,7 @@ from tests.support.chat import completion, prefers
 from tests.support.rows import read_rows, write_rows
 
 LONGER = prefers(lambda a, b: len(a) > len(b))
+PATIENCE_SECONDS = 3.0
 Fault = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
@@ -32,7 +33,7 @@ def whole(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **hea
 
 
 def slow(handler: BaseHTTPRequestHandler, body: bytes) -> None:
-    time.sleep(1.5)
+    time.sleep(PATIENCE_SECONDS + 5)  # longer than anybody waits
     whole(handler, body)
 
 
@@ -43,7 +44,7 @@ def dripping(handler: BaseHTTPRequestHandler, body: bytes) -> None:
     for byte in body:
         handler.wfile.write(bytes([byte]))
         handler.wfile.flush()
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def cut_off(handler: BaseHTTPRequestHandler, body: bytes) -> None:
@@ -109,16 +110,17 @@ def run(folder: Path, url: str, **options: Any) -> dict[str, Any]:
     rows = [{"prompt": f"q{i}", "completion": text} for i in range(3) for text in ("short", f"much longer {i}")]
     data = write_rows(folder / "data.jsonl", rows)
     given = {"data": data, "output_dir": folder / "out", "endpoint": url, "model": "m", "controls": 0}
-    return assent.judge(**{**given, "timeout_seconds": 0.6, **options})
+    return assent.judge(**{**given, "timeout_seconds": PATIENCE_SECONDS, **options})
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_passes_changes_no_label_and_every_attempt_is_counted(fault: str, tmp_path: Path) -> None:
     with failing(FAULTS[fault], times=1) as (url, seen):
         found = run(tmp_path, url)
-        assert len(seen) == 12  # six questions, each twice
+        number = len(seen)
+        assert number == 12 or (number > 12 and fault in ("slow", "dripping"))  # six questions, each twice
     assert [row["completions"][0] for row in read_rows(found["judged"])] == [f"much longer {i}" for i in range(3)]
-    assert json.loads(Path(found["report"]).read_text())["spent"]["requests"] == 12
+    assert json.loads(Path(found["report"]).read_text())["spent"]["requests"] == number
 
 
 @pytest.mark.parametrize("fault", ["429", "500"])
