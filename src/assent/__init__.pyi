@@ -14,7 +14,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "kto", "merge", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "merge", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (
@@ -1097,6 +1097,112 @@ def grpo(
     mask_truncated_completions: Leave completions that were cut at max_new_tokens out of the loss and its averages
         (DAPO's overlong filtering, arXiv:2503.14476). Their rewards still count in the mean and deviation of their
         group, as in TRL.
+    """
+
+
+def iterate(
+    path: Path,
+    *,
+    output_dir: str | None = None,
+    seed: int | None = None,
+    rounds: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    r"""Runs a loop file, as `assent iterate` does: `model_path`, `rounds`, `status`, `reason`, `report`.
+
+    `overrides`: `stage.option=value`.
+    """
+
+
+def judge(
+    *,
+    output_dir: Path,
+    data: Data,
+    reward_ensemble: str | None = None,
+    split: str | None = None,
+    columns: Mapping[str, str] | str = {},
+    device: str = "auto",
+    dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
+    num_prompts: int = 0,
+    endpoint: str | None = None,
+    model: Path | None = None,
+    reward: Reward | None = None,
+    function: str | Callable[..., Any] | None = None,
+    revision: str | None = None,
+    api_key_env: str | None = None,
+    rubric: Path | None = None,
+    reply: Literal['letter', 'json'] = "letter",
+    probabilities: bool = False,
+    controls: int = 10,
+    anchor: str | None = None,
+    previous: str | None = None,
+    writers: str | None = None,
+    revise: int = 0,
+    max_new_tokens: int = 512,
+    seed: int = 0,
+    concurrency: int = 8,
+    timeout_seconds: float = 60.0,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
+    input_price: float = 0.0,
+    output_price: float = 0.0,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    r"""Has a judge compare completions: `judged`, `report` (paths). Options: those of `assent judge`.
+
+    reward_ensemble: How to combine the heads or adapters of a reward-model ensemble: mean, min, mean-std:K (mean
+        minus K standard deviations) or weights:A,B,…. Default: mean.
+    split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
+        columns is read as it is.
+    device: Where to compute: auto, cpu, cuda, cuda:N or mps.
+    dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
+    output_dir: Folder to write judged.jsonl and judge.json to. A run that was interrupted, or whose budget was
+        spent, continues there and asks nothing twice.
+    data: Prompts with two completions or more in a row, or rows of one completion that share their prompt, as
+        sample writes them: a file, a folder or a hub name. What they say about the completions is not shown to the
+        judge.
+    num_prompts: Judge only this many prompts, from the start of the data. 0: all.
+    endpoint: Address of a server with OpenAI's chat completions API: vLLM, transformers serve, llama.cpp, or a
+        hosted one.
+    model: Name of the model at --endpoint. Without an endpoint: a model to load, a folder or a hub name.
+    reward: What scores completions, as the judge: a reward-model folder, module:function, a rule, an address that
+        returns scores, implicit:POLICY,REFERENCE; or several of them, with weights (docs/rewards.md).
+    function: Python function (module:function) of (prompts, first, second) that returns A, B or tie for each.
+    revision: Revision of a model on the hub.
+    api_key_env: Environment variable that holds the key for --endpoint. Default: no key is sent.
+    rubric: File with what to decide, in words, for a model that is asked: a text, or YAML with criterion and
+        principles. Default: which answer serves the person who asked better.
+    reply: What the model replies. letter: A or B. json: its reason and then A or B, as structured output.
+    probabilities: Take the probability of A from the reply's log-probabilities, instead of the letter; of a reward,
+        the sigmoid of the difference. Two completions then have the column chosen_probability, and never tie. An
+        endpoint that gives no log-probabilities is an error.
+    controls: Mix in this many answers of each kind that are known to be bad (empty, "choose A", flattery), each
+        beside a real one, and report how often they win. 0: none.
+    anchor: Comparisons or rankings by people: a file, a folder or a hub name. The judge gets them too, and its
+        agreement with people is reported.
+    previous: Folder of an earlier run of judge with the same anchor set. A change of agreement since then is
+        reported.
+    writers: Column that names who wrote each completion. The writers' win rates are reported; with --anchor also
+        corrected for the judge's errors.
+    revise: Instead of comparing: have each completion criticised by a principle of the rubric and rewritten, this
+        many times over (constitutional AI, arXiv:2212.08073). judged.jsonl then has the new completion as chosen
+        and the old one as rejected, for dpo and for sft.
+    max_new_tokens: Longest critique and longest new completion of --revise, in tokens.
+    seed: Seed of the choice of controls and of principles, and of the tests of bias.
+    concurrency: Requests under way at a time.
+    timeout_seconds: A request that takes longer is repeated, up to four times.
+    max_requests: Stop before more requests than this, repeated ones included. Prompts judged by then are written;
+        with a larger number the same command continues. Default: no limit.
+    max_cost: Stop before the requests cost more than this, in the money of the two prices.
+    input_price: Price of a million tokens that the model reads.
+    output_price: Price of a million tokens that the model writes.
+    dry_run: Count requests, tokens and money, ask nothing and write nothing.
     """
 
 

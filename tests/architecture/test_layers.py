@@ -191,6 +191,8 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
         "explain",
         "frontier",
         "grpo",
+        "iterate",
+        "judge",
         "kto",
     ]
     functions += [

@@ -74,12 +74,19 @@ COMMANDS = (
         "Run the stages of a pipeline file in order; finished stages are not repeated.",
     ),
     (
+        "iterate",
+        "pipelines:iterate",
+        PIPELINES,
+        "Repeat sampling, collecting preferences, training and evaluating until a rule stops it.",
+    ),
+    (
         "report",
         "pipelines:report",
         PIPELINES,
         "Write an HTML page about a run or a pipeline, or about several side by side.",
     ),
     ("eval", "models:evaluate", MODELS, "Compare policies on the same prompts, or measure a reward model."),
+    ("judge", "models:judge", MODELS, "Have a judge compare completions, as preferences to train on."),
     (
         "frontier",
         "models:frontier",

@@ -16,6 +16,7 @@ from assent.config.doctor import DoctorConfig
 from assent.config.evaluation import EvalConfig
 from assent.config.explain import ExplainConfig
 from assent.config.frontier import FrontierConfig
+from assent.config.judge import JudgeConfig
 from assent.config.scoring import ScoreConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import run_step
@@ -76,6 +77,14 @@ def evaluate(config: EvalConfig) -> Outcome:
     result = run_step("eval", config)
     written = ["", f"eval -> {result['evaluation']}"] if result["evaluation"] else []
     return Outcome({"command": "eval", **result}, "\n".join([*result["lines"], *written]))
+
+
+@command(JudgeConfig)
+def judge(config: JudgeConfig) -> Outcome:
+    """Exit status 1 if the judge has a fault: it prefers bad answers, or agrees with people by chance."""
+    result = run_step("judge", config)
+    status = int(any(finding["severity"] == "fault" for finding in result.get("findings", ())))
+    return Outcome({"command": "judge", **result}, "\n".join(result["lines"]), exit_status=status)
 
 
 @command(FrontierConfig)

@@ -1,8 +1,9 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor`,
-`explain` and `plan` return what their command prints with --json. `run` returns a `PipelineResult`.
+`new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `judge`, `compare`, `frontier`, `serve_check`,
+`doctor`, `explain`, `plan` and `iterate` return what their command prints with --json. `run` returns a
+`PipelineResult`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from assent.commands.explain import explain as run_explain
+from assent.commands.iterate import iterate as run_loop
 from assent.commands.signatures import signed
 from assent.commands.tools import report_on, run_file, write_report
 from assent.config.commands import ConvertConfig, ReportConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.functions import name_of
+from assent.config.iterate import IterateConfig
 from assent.config.loading import parse_options
 from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
@@ -138,6 +141,12 @@ def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, A
 
 
 @signed
+def judge(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Has a judge compare completions: `judged`, `report` (paths). Options: those of `assent judge`."""
+    return _outputs("judge", options, progress)
+
+
+@signed
 def frontier(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Measures reward against √KL: `frontier`, `picture`, `table` (paths). Options: those of `assent frontier`."""
     return _outputs("frontier", options, progress)
@@ -218,6 +227,23 @@ def run(
     return run_file(os.fspath(path), progress=progress, jobs=jobs, **options)
 
 
+def iterate(
+    path: str | os.PathLike[str],
+    *,
+    output_dir: str | None = None,
+    seed: int | None = None,
+    rounds: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Runs a loop file, as `assent iterate` does: `model_path`, `rounds`, `status`, `reason`, `report`.
+
+    `overrides`: `stage.option=value`.
+    """
+    options = {"output_dir": output_dir, "seed": seed, "rounds": rounds, "set": list(overrides)}
+    return run_loop(parse_options(IterateConfig, {"file": os.fspath(path), **options}), progress=progress)
+
+
 def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     """Writes the page about one run or pipeline, or about several: `report`, `model_cards` (paths).
 
@@ -248,7 +274,19 @@ def _as_written(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 FUNCTIONS = frozenset(
-    {"reward", "judge", "pair_judge", "safety", "gold", "proxies", "algorithm", "loss_type", "losses", "report_to"}
+    {
+        "reward",
+        "judge",
+        "pair_judge",
+        "function",
+        "safety",
+        "gold",
+        "proxies",
+        "algorithm",
+        "loss_type",
+        "losses",
+        "report_to",
+    }
 )
 """Options that name Python functions or classes, and take the functions themselves too."""
 

@@ -23,12 +23,12 @@ from assent.pipelines.steps import STEPS
 
 TRAINING = ("sft", "reward", "dpo", "kto", "online_dpo", "ppo", "a2c", "grpo", "rloo")
 """Functions that return a `Result`, and whose output_dir may be left out."""
-WITH_PROGRESS = (*TRAINING, "sample", "best_of_n", "evaluate", "frontier", "compare")
+WITH_PROGRESS = (*TRAINING, "sample", "best_of_n", "evaluate", "judge", "frontier", "compare")
 DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples")
 REWARDS = ("reward", "judge")
-FUNCTIONS = ("pair_judge", "safety", "gold", "algorithm", "loss_type")
+FUNCTIONS = ("pair_judge", "function", "safety", "gold", "algorithm", "loss_type")
 PATHS = ("model", "output_dir", "reference", "critic", "potential", "reference_cache", "chat_template", "reward_model",
-         "labels", "adapter", "output", "policy", "baseline")  # fmt: skip
+         "labels", "adapter", "rubric", "output", "policy", "baseline")  # fmt: skip
 
 ALIASES = '''\
 Path: TypeAlias = str | PathLike[str]
@@ -65,6 +65,7 @@ NAMES = (
     "sample",
     "best_of_n",
     "evaluate",
+    "judge",
     "frontier",
     "serve_check",
     "compare",
@@ -156,7 +157,7 @@ def _text_of(annotation: Any) -> str:
 
 def stub(functions: Any) -> str:
     """The text of `assent/__init__.pyi`. `functions` is the module of the public functions."""
-    names = [*NAMES, *BY_POSITION, "report", "run"]
+    names = [*NAMES, *BY_POSITION, "iterate", "report", "run"]
     lines = ['"""Written by `make stubs`, from the options of the commands."""', ""]
     lines += [
         "from collections.abc import Callable, Mapping, Sequence", "from os import PathLike",

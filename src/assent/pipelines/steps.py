@@ -63,6 +63,12 @@ STEPS: dict[str, Step] = {
     "data-split": Step(
         "assent.config.commands:DataSplitConfig", "assent.commands.tools:split_stage", outputs=("train", "eval")
     ),
+    "sandbox-annotate": Step(
+        "assent.config.iterate:SandboxAnnotateConfig", "assent.sandbox.steps:annotate", outputs=("output_dir", "labels")
+    ),
+    "collect": Step(
+        "assent.config.iterate:CollectConfig", "assent.commands.collect:collect", outputs=("output_dir", "labels")
+    ),
     "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
     "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),
@@ -84,6 +90,9 @@ STEPS: dict[str, Step] = {
         "assent.config.compare:CompareConfig", "assent.commands.compare:compare", outputs=("comparison", "table")
     ),
     GATE: Step("assent.config.gate:GateConfig", "assent.commands.gate:gate", outputs=("output_dir", "gate")),
+    "judge": Step(
+        "assent.config.judge:JudgeConfig", "assent.commands.judge:judge", outputs=("output_dir", "judged", "report")
+    ),
     "sample": Step(
         "assent.config.completions:SampleConfig",
         "assent.commands.completions:sample",

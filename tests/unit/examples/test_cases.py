@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,39 @@ def test_30_demonstrations_and_rankings_cost_the_same(
     assert [row["labels"] for row in rows] == [0, 16, 16, 16, 0, 32, 32, 32]
     assert [row["completions"] for row in rows[5:]] == [0, 64, 32]  # what was written was not sampled
     assert "    32 spent: " in capsys.readouterr().out
+
+
+def test_31_cheap_labels_win_on_the_average_and_not_where_the_judge_is_blind(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At the smallest size: what the money buys, and the largest difference."""
+    sys.path.insert(0, str(CASES))
+    found = case("31").main(small=True)
+    sys.path.remove(str(CASES))
+    assert found["people", 2]["labels"] == 6  # 2 / 0.32
+    assert 480 < found["judge once", 2]["labels"] <= 500  # 2 / 0.004, less pairs of equal answers
+    both = found["judge both orders", 2]["labels"]
+    assert 100 < both < 250  # asked twice, and ties where the orders disagree
+    people, judge = found["people", 2], found["judge both orders", 2]
+    assert judge["agrees with gold"].value > people["agrees with gold"].value + 0.02
+    assert "80 times as much" in capsys.readouterr().out
+
+
+def test_35_noise_hides_what_a_model_has_learnt_and_a_bias_what_it_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(CASES))
+    found = case("35").main(small=True)
+    sys.path.remove(str(CASES))
+    limits = {name: one for name, one in found.items() if name != "by group"}
+    for name, one in limits.items():
+        assert one["gold_ceiling"] <= one["best"] + 1e-12, name
+        assert one["accuracy"].low < one["best"], name  # no model passes the ceiling
+    noise, length = limits["noise"], limits["length bias"]
+    assert noise["best"] < 0.83
+    assert noise["with_gold"] > 0.9
+    assert length["best"] - length["gold_ceiling"] > 0.15
+    assert length["with_gold"] < 0.8 < length["two_labels"]
+    assert all(own > shared - 0.05 for shared, own in found["by group"].values())
+    assert "agreement sees the first and is blind to the second" in capsys.readouterr().out
 
 
 def test_36_the_fingerprint_of_the_reference_tells(capsys: pytest.CaptureFixture[str]) -> None:
