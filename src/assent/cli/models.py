@@ -16,6 +16,7 @@ from assent.config.doctor import DoctorConfig
 from assent.config.evaluation import EvalConfig
 from assent.config.explain import ExplainConfig
 from assent.config.frontier import FrontierConfig
+from assent.config.monitor import MonitorConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import run_step
 
@@ -134,3 +135,11 @@ def doctor(config: DoctorConfig) -> Outcome:
 
     document, lines, status = examined(config)
     return Outcome({"command": "doctor", **document}, "\n".join(lines), exit_status=status)
+
+
+@command(MonitorConfig)
+def monitor(config: MonitorConfig) -> Outcome:
+    from assent.commands.monitor import monitor as look
+
+    document, lines, status = look(config)
+    return Outcome({"command": "monitor", **document}, "\n".join(lines), exit_status=status)

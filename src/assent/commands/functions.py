@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and `explain`
-return what their command prints with --json. `run` returns a `PipelineResult`.
+`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor`, `monitor` and
+`explain` return what their command prints with --json. `run` returns a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.functions import name_of
 from assent.config.loading import parse_options
+from assent.config.monitor import MonitorConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.given import holding, is_data
 from assent.pipelines.runner import PipelineResult
@@ -171,6 +172,16 @@ def doctor(*targets: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
 
     given = {"targets": tuple(os.fspath(target) for target in targets)} if targets else {}
     document, _, status = examined(parse_options(DoctorConfig, {**given, **_paths_as_text(options)}))
+    return {**document, "exit_status": status}
+
+
+@signed
+def monitor(**options: Any) -> dict[str, Any]:
+    """Says what moved in a deployed model's logs: `moved`, `causes`, `new`, `findings`. Options: `assent monitor`'s."""
+    from assent.commands.monitor import monitor as look
+
+    with _as_written(options) as given:
+        document, _, status = look(parse_options(MonitorConfig, given))
     return {**document, "exit_status": status}
 
 
