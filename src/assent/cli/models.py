@@ -140,6 +140,8 @@ def doctor(config: DoctorConfig) -> Outcome:
 @command(MonitorConfig)
 def monitor(config: MonitorConfig) -> Outcome:
     from assent.commands.monitor import monitor as look
+    from assent.commands.monitor import update_lines
 
     document, lines, status = look(config)
-    return Outcome({"command": "monitor", **document}, "\n".join(lines), exit_status=status)
+    whole = "\n".join([*lines, *update_lines(document)])
+    return Outcome({"command": "monitor", **document}, "\n".join(lines), exit_status=status, whole=whole)

@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from assent.config.data import Columns
-from assent.config.options import Options, Positive
+from assent.config.options import DeviceOptions, Positive
 
 
-class MonitorConfig(Options):
+class MonitorConfig(DeviceOptions):
     """Reads the logs of a deployed model, says what moved since the release, and which cause that speaks for.
 
     Exit status 1 if an alert is new. docs/monitor.md says what each cause needs in the logs.
@@ -34,6 +34,15 @@ class MonitorConfig(Options):
     """Compare each weekday with its like in the baseline. auto: if the baseline has each weekday at least twice."""
     baseline_rows: Annotated[int, Field(ge=300)] = 50_000
     """Most rows of the baseline to use. Of a longer one, those with the smallest hash are taken."""
+    reward_model: str | None = None
+    """Reward model of the release: a folder, a rule or module:function. It scores the rated rows that have no score, of
+    the baseline too, so that it can be seen to age. Not needed where the logs have its scores."""
+    policy: str | None = None
+    """Folder of the released policy: compare the log-probabilities that the server logged with those computed here."""
+    policy_rows: Positive = 64
+    """Most rows of a call that --policy reads."""
+    max_length: Positive = 2048
+    """Most tokens of a prompt and its answer. Only with --reward-model or --policy."""
     output: str | None = None
     """HTML page to write."""
     openmetrics: str | None = None
@@ -52,6 +61,11 @@ class MonitorConfig(Options):
     def _no_option_without_effect(self) -> Self:
         if self.watch and self.state is None:
             raise ValueError("watch looks many times, and needs state to remember: give a file for it")
+        loading = {"max_length", "device", "dtype"} & self.model_fields_set
+        if loading and self.reward_model is None and self.policy is None:
+            raise ValueError(f"{', '.join(sorted(loading))} has no effect without reward_model or policy: leave it out")
+        if self.policy is None and "policy_rows" in self.model_fields_set:
+            raise ValueError("policy_rows has no effect without policy: give both, or leave it out")
         if not self.watch and "refresh_seconds" in self.model_fields_set:
             raise ValueError("refresh_seconds has no effect without watch: give both, or leave it out")
         return self

@@ -31,15 +31,20 @@ def write_monitor(path: Path, watcher: Watcher, document: Mapping[str, Any]) -> 
 
 
 def _charts(watcher: Watcher) -> list[dict[str, Any]]:
-    """Each signal's difference to the release, over the tested days."""
+    """The difference to the release over the tested days: of the first signal of each cause, and of those that its
+    findings are about."""
     charts = []
+    found = {rule for one in watcher.told for rule in one["found"]}
+    first = {signal.rule: signal.name for signal in reversed(SIGNALS)}
     for place, signal in enumerate(SIGNALS):
+        if signal.name != first[signal.rule] and signal.rule not in found:
+            continue
         known = [(one["day"], one["differences"][signal.name]) for one in watcher.told
                  if signal.name in one["differences"]]  # fmt: skip
         if len(known) < 2:
             continue
-        first = known[0][0]
-        line = Series(tuple(day - first + 1 for day, _ in known), tuple(value for _, value in known))
+        start = known[0][0]
+        line = Series(tuple(day - start + 1 for day, _ in known), tuple(value for _, value in known))
         described = f"{signal.title}: difference to the release, from {line.values[0]:.3g} to {line.last:.3g}"
         svg = line_chart({signal.title: line}, identity=f"m{place}", description=described)
         charts.append({"title": signal.title, "last": line.last, "svg": Markup(svg)})

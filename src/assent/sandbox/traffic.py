@@ -34,7 +34,7 @@ USERS = LogSettings(feedback_rate=0.4, selection=-1.0, rater=Rater(temperature=0
 class Traffic:
     """How requests are asked, answered, scored, rated, judged and logged. The defaults are the release.
 
-    world           what is asked, and what the users like (its taste)
+    world           what is asked; at its release users like what its taste says
     quality         shares of good, mixed and bad answers
     refusals        share of answers that refuse whatever was asked
     padding         share of answers with a sentence that says nothing
@@ -56,6 +56,8 @@ class Traffic:
     logprob_scale: float = 1.0
 
 
+NEW_TASTE = {"right": 0.1, "follows": 0.1, "courteous": 0.7, "concise": 0.1}
+"""What the users like after a large move of taste: manners above all."""
 MOVES = ("prompts", "taste", "reward model", "behaviour", "judge", "feedback", "serving")
 """What `moved` can move; the order in which docs/monitor.md lists them."""
 
@@ -66,7 +68,9 @@ def moved(traffic: Traffic, what: str, strength: float) -> Traffic:
     if what == "prompts":
         return replace(traffic, world=replace(world, mix_time=world.time + 6.0 * strength))
     if what == "taste":
-        return replace(traffic, world=replace(world, taste_time=world.time + 8.0 * strength))
+        weights = {name: (1 - strength) * TASTE[name] + strength * NEW_TASTE[name] for name in TASTE}
+        rater = traffic.feedback.rater.model_copy(update={"weights": weights})
+        return replace(traffic, feedback=traffic.feedback.model_copy(update={"rater": rater}))
     if what == "reward model":
         return replace(traffic, score_blind=traffic.score_blind + 0.8 * strength)
     if what == "behaviour":

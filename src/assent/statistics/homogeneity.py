@@ -91,24 +91,19 @@ def tails(hits: Table, all_hits: Table, rows: Table, all_rows: Table, *, inflati
     The hypergeometric is the same with successes, failures, the window's rows or the baseline's rows as the draws. Each
     gives a bound; the one of least variance, which follows from the margins alone, is taken.
     """
-    rows, all_rows = np.broadcast_to(rows, hits.shape), np.broadcast_to(all_rows, hits.shape)
-    if (all_rows <= 0).any():
-        inside = all_rows > 0
-        hits, all_hits = np.where(inside, hits, 0.0), np.where(inside, all_hits, 0.0)
-        all_rows = np.where(inside, all_rows, 1.0)
     k, n, m, total = (part.sum(axis=0) / inflation for part in (hits, rows, all_hits, all_rows))
-    mean = (rows * all_hits / all_rows).sum(axis=0) / inflation
+    mean = (rows * all_hits / np.maximum(all_rows, 1e-300)).sum(axis=0) / inflation  # a stratum without rows adds none
+    k, n, m, total = np.broadcast_arrays(k, n, m, total)
     ways = (
         (k, n, mean),  # the window's rows are drawn
         (k, m, mean),  # the successes
         (n - k, total - m, n - mean),  # the failures
         (m - k, total - n, m - mean),  # the baseline's rows
     )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variances = np.stack([np.where(size > 0, part * (1 - part / size), np.inf) for _, size, part in ways])
-    best = np.argmin(variances, axis=0)
-    chosen, sizes, means = (np.choose(best, [way[i] for way in ways]) for i in range(3))
-    return binomial_two_sided(chosen, sizes, means)
+    stacked = np.array(ways)  # (4, 3, C)
+    sizes = np.maximum(stacked[:, 1], 1e-300)
+    best = np.argmin(stacked[:, 2] * (1 - stacked[:, 2] / sizes), axis=0)
+    return binomial_two_sided(*stacked[best, :, np.arange(len(best))].T)
 
 
 def binomial_two_sided(successes: Table, trials: Table, mean: Table) -> Table:

@@ -125,7 +125,9 @@ def test_area_under_curve_counts_ties_half() -> None:
 def test_the_slope_of_selection_is_cochran_and_armitages() -> None:
     chosen, left = np.array([5.0, 9.0, 30.0]), np.array([60.0, 40.0, 50.0])
     slope, variance = slope_of_selection(chosen, left)
-    test = Table(np.column_stack([chosen, left]), shift_zeros=False).test_ordinal_association(col_scores=[1, 0])
+    test = Table(np.column_stack([chosen, left]), shift_zeros=False).test_ordinal_association(
+        col_scores=np.array([1, 0])
+    )
     assert slope**2 / variance == pytest.approx(test.zscore**2, rel=1e-6)
     assert slope > 0
     assert slope_of_selection(np.zeros(3), left) == (0, math.inf)

@@ -96,6 +96,12 @@ class Bags:
         offsets = np.repeat(self.starts[:-1][rows] - starts[:-1], lengths)
         return Bags(starts, self.places[np.arange(starts[-1]) + offsets])
 
+    def means(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N,) the mean weight of each row's words; 0 without words. weights (V,)."""
+        sums = np.concatenate([[0.0], np.cumsum(weights[self.places])])
+        totals, lengths = sums[self.starts[1:]] - sums[self.starts[:-1]], np.diff(self.starts)
+        return np.round(totals / np.maximum(1, lengths), 9)  # equal rows tie, whatever stands before them
+
     @staticmethod
     def of(bags: Sequence[Sequence[int]]) -> Bags:
         starts = np.concatenate([[0], np.cumsum([len(bag) for bag in bags])]).astype(np.int64)

@@ -1,6 +1,6 @@
 """Files of a log, each line once: files that grow, are rotated, gzipped or copied; tables and whole JSON documents.
 
-A file is known by its first line, not by its name, and continued where it was left: so `app.jsonl`, renamed to
+A file is known by its first line and by what stood where it was left, not by its name: so `app.jsonl`, renamed to
 `app.jsonl.1` and then gzipped, is not read again. What is not read line by line is known by its whole content.
 """
 
@@ -49,7 +49,7 @@ def files_of(path: Path) -> list[Path]:
 def rows_of(path: Path, places: dict[str, Place]) -> Iterator[dict[str, Any] | str | None]:
     """The file's rows that have not been read: objects, lines of text that are no JSON, None for what is neither.
 
-    places   how far each file was read, by its identity; brought up to date as the rows are taken
+    places   how far each file was read, by identity; brought up to date as the rows are taken
     """
     suffix = next((part for part in reversed(path.suffixes) if part in TABLES), None)
     if suffix is not None and not path.name.endswith(".jsonl"):
@@ -59,9 +59,9 @@ def rows_of(path: Path, places: dict[str, Place]) -> Iterator[dict[str, Any] | s
         first = stream.readline(LONGEST_LINE)
         if not first:
             return
-        identity = hashlib.sha256(first).hexdigest()[:24]
-        place = places.get(identity, Place(0, ""))
-        offset = place.offset if place.offset and _tail_at(stream, place.offset) == place.tail else 0
+        start = hashlib.sha256(first).hexdigest()[:24]
+        known = _continued(stream, start, places)
+        offset = places[known].offset if known is not None else 0
         stream.seek(offset)
         while line := stream.readline(LONGEST_LINE):
             if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
@@ -77,7 +77,16 @@ def rows_of(path: Path, places: dict[str, Place]) -> Iterator[dict[str, Any] | s
             offset += len(line)
             if line.strip():
                 yield row
-        places[identity] = Place(offset, _tail_at(stream, offset))
+        if known is not None:
+            places.pop(known)
+        place = Place(offset, _tail_at(stream, offset))
+        places[f"{start}-{place.tail}"] = place
+
+
+def _continued(stream: IO[bytes], start: str, places: dict[str, Place]) -> str | None:
+    """The identity under which the file was read so far as the furthest: same first line, same bytes where it ended."""
+    same = sorted((place.offset, name) for name, place in places.items() if name.startswith(f"{start}-"))
+    return next((name for offset, name in reversed(same) if _tail_at(stream, offset) == places[name].tail), None)
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from assent.types import Message
+
 LATEST = 4_102_444_800.0
 """Seconds of the year 2100: a larger number is milliseconds or finer."""
 
@@ -20,7 +22,8 @@ class Unreadable(ValueError):  # noqa: N818  # a row that is counted, not an err
 class Served:
     """One request and its answer. What was not logged is None.
 
-    prompt      the user's turns, as text; completion: the answer's text
+    prompt      the user's turns, as text; completion: the answer's text; turns: the whole conversation before the
+                answer, where it was logged as one: what a model reads
     time        seconds since 1970
     label       what people said of it, a thumb or a rating, or what came of it (outcome): larger is better
     judge       what an AI judge gave it; score: what the reward model gave it
@@ -48,6 +51,7 @@ class Served:
     anchor: str | None = None
     identity: str | None = None
     holdout: bool | None = None
+    turns: tuple[Message, ...] | None = None
 
 
 OURS: Mapping[str, tuple[str, ...]] = {
@@ -122,6 +126,7 @@ def make(prompt: Any, completion: Any, **known: Any) -> Served:
         num_tokens=count,
         ended=None if finish is None else str(finish).lower() not in ("length", "max_tokens"),
         holdout=None if known.get("holdout") is None else bool(known["holdout"]),
+        turns=_turns(prompt),
         **named,
     )
 
@@ -137,6 +142,19 @@ def text_of(value: Any) -> str | None:
     parts = [turn for turn in value if not isinstance(turn, Mapping) or turn.get("role") not in ("system", "developer")]
     texts = [text for part in parts if (text := text_of(part)) is not None]
     return "\n".join(texts) if texts else None
+
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def _turns(value: Any) -> tuple[Message, ...] | None:
+    """The messages of a conversation; None for a plain text, or where a turn is no text of a known role."""
+    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
+        return None
+    told = [({"developer": "system"}.get(turn.get("role"), turn.get("role")), text_of(turn)) for turn in value]
+    if not told or not all(role in ROLES and text is not None for role, text in told):
+        return None
+    return tuple(Message(role, text) for role, text in told)
 
 
 def seconds_of(value: Any) -> float | None:

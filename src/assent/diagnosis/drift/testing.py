@@ -82,10 +82,13 @@ def look(reference: Reference, days: Mapping[int, Day], day: int, *, number: int
     """
     signals = available(reference)
     level = alpha * spent_on(number) / (len(signals) * len(WINDOWS))
-    looks = [_window(reference, days, day, length, level) for length in WINDOWS]
+    oldest = min(days)  # until a window holds more days than the one before it, both say the same
+    week = CLASSIFIER_WINDOW if day - WINDOWS[0] >= oldest else WINDOWS[0]
+    windows = [length for place, length in enumerate(WINDOWS) if place == 0 or day - WINDOWS[place - 1] >= oldest]
+    looks = [_window(reference, days, day, length, level) for length in windows]
     found: dict[str, Tested] = {}
     for signal in signals:
-        tested = [_tested(signal, one) for one in looks if signal.kind != "classifier" or one.days == CLASSIFIER_WINDOW]
+        tested = [_tested(signal, one) for one in looks if signal.kind != "classifier" or one.days == week]
         known = [one for one in tested if one is not None]
         if known:
             surest = min(known, key=lambda one: one.p_value)
@@ -147,10 +150,11 @@ def _by_table(signal: Signal, look: Look, names: Sequence[str]) -> Tested:
     shares = base.sum(axis=0) / base.sum()
     typical = float(np.cumsum(shares)[one.cut] if signal.ordered else shares[one.cut])
     inflation = look.reference.inflation[least]
+    cuts = base.shape[1] - 1 if signal.ordered or base.shape[1] == 2 else base.shape[1]
     return _result(
         signal, look, rows=one.rows, base_rows=one.base_rows, p_value=p_value, difference=one.difference,
         share=one.share, psi=one.psi, cut=_cut_name(signal, look, one), moved=_categories(signal, look, least),
-        smallest=smallest_share(typical, one.rows, one.base_rows, level=look.level, inflation=inflation),
+        smallest=smallest_share(typical, one.rows, one.base_rows, level=look.level / cuts, inflation=inflation),
     )  # fmt: skip
 
 
@@ -283,33 +287,29 @@ def _by_stratum(tables: Floats) -> Floats:
 def _classifier(signal: Signal, look: Look, names: Sequence[str]) -> Tested | None:
     """A naive Bayes classifier of words, trained on one half of both, tells the other halves apart (Lopez-Paz and
     Oquab, arXiv:1610.06545): the area under its curve, and its p-value by Mann and Whitney."""
-    from sklearn.naive_bayes import MultinomialNB
-
     base, window = look.reference.sample, look.sample
     if min(len(window.key), len(base.key)) < LEAST_CLASSIFIED:
         return None
     size = look.reference.prompt_words.size
-    train, test = [], []
+    likelihoods, test = [], []
     for part in (base, window):
         half = (part.key >> np.uint64(20)) % np.uint64(2) == 0
-        matrix = part.words.matrix(size)
-        train.append(matrix[half])
-        test.append(matrix[~half])
-    if min(part.shape[0] for part in (*train, *test)) < LEAST_CLASSIFIED // 3:
-        return None
-    from scipy.sparse import vstack
-
-    fitted = MultinomialNB(alpha=1.0).fit(vstack(train), np.repeat([0, 1], [part.shape[0] for part in train]))
-    weights = fitted.feature_log_prob_[1] - fitted.feature_log_prob_[0]
-    scores = [np.asarray(part @ weights) / np.maximum(1.0, np.asarray(part.sum(axis=1)).ravel()) for part in test]
+        trained = part.words.take(np.flatnonzero(half))
+        counts = np.bincount(trained.places, minlength=size) + 1.0
+        likelihoods.append(np.log(counts / counts.sum()))
+        test.append(part.words.take(np.flatnonzero(~half)))
+        if min(half.sum(), (~half).sum()) < LEAST_CLASSIFIED // 3:
+            return None
+    weights = likelihoods[1] - likelihoods[0]
+    scores = [part.means(weights) for part in test]
     area, p_value = area_under_curve(scores[1], scores[0])
     rows, base_rows = len(scores[1]), len(scores[0])
     spread = math.sqrt((rows + base_rows + 1) / (12 * rows * base_rows))
-    reach = reach_of(look.level) * spread
     return _result(
         signal, look, rows=float(len(window.key)), base_rows=float(len(base.key)),
         p_value=p_value if area > 0.5 else 1.0,
-        difference=area - 0.5, share=None, psi=None, cut="area under the curve − ½", smallest=min(0.5, reach),
+        difference=area - 0.5, share=None, psi=None, cut="area under the curve − ½",
+        smallest=min(0.5, reach_of(look.level) * spread),
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ by which doubled rows are recognised take eight bytes a row, for the last five w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -123,7 +123,8 @@ class Watcher:
         seen = known[places] == identities if len(known) else np.zeros(len(identities), dtype=bool)
         named = identities != 0
         fresh = ~named | (first & ~seen)
-        self.hashes[day] = np.sort(np.concatenate([known, identities[fresh & named]]), kind="stable")
+        both = np.concatenate([known, np.sort(identities[fresh & named])])
+        self.hashes[day] = np.sort(both, kind="stable")  # two sorted runs: one pass
         return fresh
 
     def _add(self, day: int, rows: Rows) -> None:
@@ -138,18 +139,23 @@ class Watcher:
             sample = Sample.joined([old.sample, sample]).cut(SAMPLE_A_DAY)
         self.days[day] = Day(tables, sample)
 
-    def test(self, *, now: float) -> list[Look]:
-        """Tests every day that is over and has not been tested, in order."""
+    def test(self, *, now: float, policy: Mapping[str, float] | None = None) -> list[Look]:
+        """Tests every day that is over and has not been tested, in order.
+
+        policy   what was measured of the policy on this call's rows; it speaks for the last of these days
+        """
         today = self.num_calls + 1 if self.by_call else int(now // DAY_SECONDS)
-        looks = [self._test(day) for day in sorted(self.days) if self.last_tested < day < today]
+        over = [day for day in sorted(self.days) if self.last_tested < day < today]
+        looks = [self._test(day, policy if day == over[-1] else None) for day in over]
         for day in [day for day in self.days if day <= self.last_tested - KEPT_DAYS]:
             self.days.pop(day)
             self.hashes.pop(day, None)
         return looks
 
-    def _test(self, day: int) -> Look:
+    def _test(self, day: int, policy: Mapping[str, float] | None) -> Look:
         self.num_tested, self.last_tested = self.num_tested + 1, day
         drift = look(self.reference, self.days, day, number=self.num_tested, alpha=self.alpha)
+        drift = replace(drift, policy=policy)
         report = examine(Case(logs=drift, source="logs"), log_rules())
         found = {finding.rule for finding in report.findings}
         new = tuple(sorted(found - set(self.alerts)))

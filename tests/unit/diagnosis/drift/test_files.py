@@ -47,6 +47,17 @@ def test_a_file_that_was_copied_and_emptied_is_read_from_its_start(tmp_path: Pat
     assert read(tmp_path, places) == [1, 9]
 
 
+def test_files_that_begin_alike_are_several(tmp_path: Path) -> None:
+    places: dict[str, Place] = {}
+    for name, number in (("a.jsonl", 2), ("b.jsonl", 3)):
+        (tmp_path / name).write_text(lines(1, number))
+    assert read(tmp_path, places) == [1, 2, 1, 3]
+    assert read(tmp_path, places) == []
+    (tmp_path / "a.jsonl").write_text(lines(1, 2, 4))
+    assert read(tmp_path, places) == [4]
+    assert len(places) == 2
+
+
 def test_a_line_that_is_being_written_waits(tmp_path: Path) -> None:
     places: dict[str, Place] = {}
     log = tmp_path / "app.jsonl"
