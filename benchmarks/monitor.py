@@ -142,7 +142,7 @@ class Run:
         assert len(places) == self.rows_a_day, "the pool is too small"
         self.left = (pool, rest)
         day, self.number = FIRST_DAY + self.number, self.number + 1
-        rows = pool.rows.take(places)
+        rows = replace(pool.rows.take(places), day=np.full(len(places), day))
         self.days[day] = Day(count(rows, self.reference.chosen), Sample.of(rows, SAMPLE_A_DAY))
         self.days.pop(day - 28, None)
         if not is_looked_at:

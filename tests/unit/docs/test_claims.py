@@ -21,6 +21,7 @@ from assent.config.commands import (
 )
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.monitor import MonitorConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.formats import LAYOUTS
@@ -34,6 +35,7 @@ CONFIGS: list[type[BaseModel]] = [
     DemoConfig,
     ExplainConfig,
     DoctorConfig,
+    MonitorConfig,
     ReportConfig,
     RunConfig,
 ]

@@ -3,7 +3,8 @@
 A third of the rows chooses (words, bins, weights); later rows are compared with the other two thirds. So nothing that
 is compared has been chosen by looking at it. What a model does depends on what it is asked, and what people say on what
 they read. So behaviour is compared among rows for which the prompt's words predict the same, and ratings among rows for
-which prompt and answer do. Predictions are ridge regressions on the words; they only sort rows into strata.
+which prompt and answer do. Predictions only sort rows into strata: a ridge regression on the words, and for prompts a
+small tree as well, since a kind of prompt is often one word.
 
 Legend: N rows, S strata, K categories.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +30,42 @@ LEAST_ROWS = 300
 LEAST_KNOWN = 60
 """Rows of the baseline that must have a field, so that it is compared."""
 STRATA, CROSSED, BINS = 5, 3, 8
+LEAVES, LEAST_IN_LEAF = 12, 15
+"""Of a tree: most leaves, and fewest rows in one."""
 RIDGE = 10.0
 MOST_NAMES = 30
 """Slices and models that are told apart; the rest are one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """A regression tree on words that are there or not. Arrays by node; the root is node 0.
+
+    feature   the word that is asked for, -1 at a leaf;  without, with_it: the next node
+    leaf      the leaf's number, from 0
+    """
+
+    feature: Codes
+    without: Codes
+    with_it: Codes
+    leaf: Codes
+
+    @property
+    def num_leaves(self) -> int:
+        return int(self.leaf.max()) + 1
+
+    def leaves(self, matrix: Any) -> Codes:
+        """(N,) the leaf of each row of a sparse matrix of ones."""
+        asked = np.unique(self.feature[self.feature >= 0])
+        if not len(asked):
+            return np.zeros(matrix.shape[0], dtype=np.int64)
+        there = matrix[:, asked].toarray() > 0
+        column, node = np.searchsorted(asked, np.maximum(self.feature, asked[0])), np.zeros(len(there), dtype=np.int64)
+        for _ in range(LEAVES):
+            found = there[np.arange(len(there)), column[node]]
+            onward = np.where(found, self.with_it[node], self.without[node])
+            node = np.where(self.feature[node] >= 0, onward, node)
+        return self.leaf[node]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +81,7 @@ class Prediction:
     edges: Floats
     crossed: Floats
     """Edges of fewer strata, for tables with strata of two predictions."""
+    tree: Tree | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +109,20 @@ class Chosen:
     anchors_liked: Floats = field(default_factory=lambda: np.zeros(0))
 
     def predict(self, rows: Rows) -> dict[str, Floats]:
-        """(N,) predictions by field. The words are read once for all that see the same."""
+        """(N,) predictions by field, and leaves by `field/leaves`. Words are read once for all that see the same."""
         found: dict[str, Floats] = {}
         for sees in ("prompt", "text"):
             named = {name: one for name, one in self.predictions.items() if one.sees == sees}
-            if named:
-                values = design(rows, self, sees) @ np.column_stack([one.weights for one in named.values()])
-                found |= {name: values[:, place] + one.constant for place, (name, one) in enumerate(named.items())}
+            if not named:
+                continue
+            matrix = design(rows, self, sees)
+            values = matrix @ np.column_stack([one.weights for one in named.values()])
+            found |= {name: values[:, place] + one.constant for place, (name, one) in enumerate(named.items())}
+            found |= {f"{name}/leaves": one.tree.leaves(matrix) for name, one in named.items() if one.tree is not None}
         return found
 
 
-def design(rows: Rows, chosen: Chosen, sees: str) -> NDArray[np.float32]:
+def design(rows: Rows, chosen: Chosen, sees: str) -> Any:
     """What a prediction reads, sparse: words of the prompt, its slice; for `text` also the answer's words and form."""
     from scipy.sparse import csr_array, hstack
 
@@ -98,7 +137,7 @@ def design(rows: Rows, chosen: Chosen, sees: str) -> NDArray[np.float32]:
     return hstack(parts, format="csr") if len(parts) > 1 else parts[0]
 
 
-def _one_hot(codes: Codes, size: int) -> NDArray[np.float32]:
+def _one_hot(codes: Codes, size: int) -> Any:
     from scipy.sparse import csr_array
 
     rows = np.arange(len(codes) + 1)
@@ -213,6 +252,23 @@ def _predict(rows: Rows, target: Floats, chosen: Chosen, *, sees: str) -> Predic
         constant=float(fitted.intercept_),
         edges=_strata_edges(values),
         crossed=_edges(values, CROSSED),
+        tree=_tree(matrix[there], target[there]) if sees == "prompt" else None,
+    )
+
+
+def _tree(matrix: Any, target: Floats) -> Tree:
+    from sklearn.tree import DecisionTreeRegressor
+
+    least = max(LEAST_IN_LEAF, len(target) // (4 * LEAVES))
+    grown = (
+        DecisionTreeRegressor(max_leaf_nodes=LEAVES, min_samples_leaf=least, random_state=0).fit(matrix, target).tree_
+    )
+    is_leaf = grown.children_left < 0
+    return Tree(
+        feature=np.where(is_leaf, -1, grown.feature).astype(np.int64),
+        without=np.where(is_leaf, 0, grown.children_left).astype(np.int64),
+        with_it=np.where(is_leaf, 0, grown.children_right).astype(np.int64),
+        leaf=np.where(is_leaf, np.cumsum(is_leaf) - 1, 0).astype(np.int64),
     )
 
 

@@ -37,19 +37,26 @@ class Sample:
     """The prompts' words of the rows with the smallest keys: the same rows, whoever counts in whatever order."""
 
     key: NDArray[np.uint64]
+    weekday: NDArray[np.int64]
     words: Bags
 
     @staticmethod
     def of(rows: Rows, most: int) -> Sample:
-        return Sample(rows.key, rows.prompt_words).cut(most)
+        return Sample(rows.key, rows.day % 7, rows.prompt_words).take(np.argsort(rows.key, kind="stable")[:most])
+
+    def take(self, chosen: NDArray[np.int64]) -> Sample:
+        return Sample(self.key[chosen], self.weekday[chosen], self.words.take(chosen))
 
     def cut(self, most: int) -> Sample:
-        chosen = np.argsort(self.key, kind="stable")[:most]
-        return Sample(self.key[chosen], self.words.take(chosen))
+        return self.take(np.argsort(self.key, kind="stable")[:most])
 
     @staticmethod
     def joined(parts: Sequence[Sample]) -> Sample:
-        return Sample(np.concatenate([part.key for part in parts]), Bags.joined([part.words for part in parts]))
+        return Sample(
+            np.concatenate([part.key for part in parts]),
+            np.concatenate([part.weekday for part in parts]),
+            Bags.joined([part.words for part in parts]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

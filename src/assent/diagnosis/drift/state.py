@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from assent.diagnosis.drift.baseline import Chosen, Prediction
+from assent.diagnosis.drift.baseline import Chosen, Prediction, Tree
 from assent.diagnosis.drift.encoding import Bags, Vocabulary
 from assent.diagnosis.drift.files import Place
 from assent.diagnosis.drift.reference import Reference, Sample
@@ -77,16 +77,21 @@ def _watcher(flat: dict[str, Any], arrays: Arrays) -> Watcher:
         return {name: array(one) for name, one in part}
 
     def sample(part: Any) -> Sample:
-        return Sample(array(part["key"]), Bags(array(part["words"]["starts"]), array(part["words"]["places"])))
+        words = Bags(array(part["words"]["starts"]), array(part["words"]["places"]))
+        return Sample(array(part["key"]), array(part["weekday"]), words)
 
     def chosen(part: Any) -> Chosen:
         known = {name: array(one) if isinstance(one, dict) else one for name, one in part.items()}
         known["bins"] = tables(part["bins"])
-        known["predictions"] = {
-            name: Prediction(**{key: array(one) if isinstance(one, dict) else one for key, one in said.items()})
-            for name, said in part["predictions"]
-        }
+        known["predictions"] = {name: prediction(said) for name, said in part["predictions"]}
         return Chosen(**known)
+
+    def prediction(part: Any) -> Prediction:
+        tree = part.pop("tree")
+        known = {name: array(one) if isinstance(one, dict) else one for name, one in part.items()}
+        return Prediction(
+            **known, tree=None if tree is None else Tree(**{key: array(one) for key, one in tree.items()})
+        )
 
     base = flat["reference"]
     reference = Reference(

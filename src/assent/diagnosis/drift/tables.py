@@ -22,7 +22,7 @@ def count(rows: Rows, chosen: Chosen) -> dict[str, Floats]:
 
     rows                    (1, 1) the number of rows
     prompt/…                the prompt's length, slice; in how many rows each word is, (V,)
-    completion/…            behaviour, in strata of what the prompt predicts
+    completion/…            behaviour, in strata of what the prompt predicts; …/leaves: in the leaves of a tree
     rating/level, words     liked or not, in strata of what the text predicts; …/crossed: with the reward model's score
     rating/asked            left or rated, by what the text predicts; …/score: by the reward model's score
     rating/holdout          not in the holdout, in it: liked or not
@@ -89,17 +89,18 @@ def _prompts(rows: Rows, chosen: Chosen, found: dict[str, Floats]) -> None:
 
 
 def _behaviour(rows: Rows, chosen: Chosen, said: Mapping[str, Floats], found: dict[str, Floats]) -> None:
-    for name, values in (("length", rows.length), ("score", rows.score)):
-        if name in said:
-            found[f"completion/{name}"] = _cut(~np.isnan(values), values, chosen, said, name)
-    for name, num_categories in (("refusal", 2), ("format", len(FORMATS)), ("ended", 2)):
-        if name in said:
-            values = getattr(rows, name)
-            there = ~np.isnan(values)
-            strata, num_strata = _strata(chosen, said, name)
-            found[f"completion/{name}"] = table(
-                strata[there], values[there].astype(np.int64), num_strata, num_categories
-            )
+    for name, num_categories in (("length", 0), ("score", 0), ("refusal", 2), ("format", len(FORMATS)), ("ended", 2)):
+        tree = chosen.predictions[name].tree if name in said else None
+        if tree is None:
+            continue
+        values: Floats = getattr(rows, name)
+        there = ~np.isnan(values)
+        edges = chosen.bins.get(name, np.zeros(0))
+        kinds = (values if num_categories else np.searchsorted(edges, values))[there].astype(np.int64)
+        sizes = num_categories or len(edges) + 1
+        strata, num_strata = _strata(chosen, said, name)
+        found[f"completion/{name}"] = table(strata[there], kinds, num_strata, sizes)
+        found[f"completion/{name}/leaves"] = table(said[f"{name}/leaves"][there], kinds, tree.num_leaves, sizes)
 
 
 def _ratings(rows: Rows, chosen: Chosen, said: Mapping[str, Floats], found: dict[str, Floats]) -> None:

@@ -288,6 +288,8 @@ def _classifier(signal: Signal, look: Look, names: Sequence[str]) -> Tested | No
     """A naive Bayes classifier of words, trained on one half of both, tells the other halves apart (Lopez-Paz and
     Oquab, arXiv:1610.06545): the area under its curve, and its p-value by Mann and Whitney."""
     base, window = look.reference.sample, look.sample
+    if look.reference.is_seasonal:
+        base = base.take(np.flatnonzero(np.isin(base.weekday, window.weekday)))
     if min(len(window.key), len(base.key)) < LEAST_CLASSIFIED:
         return None
     size = look.reference.prompt_words.size
