@@ -19,12 +19,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,65 +194,108 @@ def of_runs(runs: Sequence[Mapping[str, Any]], causes: int) -> dict[str, Any]:
     }
 
 
-def quiet_sequences(run_of: Any, number: int) -> dict[str, Any]:
+def quiet_sequence(run: Run) -> dict[str, Any]:
+    """What was ever found in days on which nothing moved, and what the tools alarmed at."""
+    found: set[str] = set()
+    tools: set[str] = set()
+    for _ in range(SEQUENCE_DAYS):
+        named, alarmed = run.step(None)
+        found |= named
+        tools |= alarmed
+    return {"named": sorted(found), "tools": sorted(tools)}
+
+
+def of_quiet(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Share of quiet sequences with any alarm, ever, of the monitor and of the tools."""
-    alarms: Counter[str] = Counter()
-    causes: Counter[str] = Counter()
-    for seed in range(number):
-        run = run_of(10_000 + seed)
-        found: set[str] = set()
-        tools: set[str] = set()
-        for _ in range(SEQUENCE_DAYS):
-            named, alarmed = run.step(None)
-            found |= named
-            tools |= alarmed
-        alarms["monitor"] += bool(found)
-        causes.update(found)
-        alarms.update(tools)
-    low, high = proportion_confint(alarms["monitor"], number, method="beta")
-    return {"sequences": number, "days": SEQUENCE_DAYS, "monitor": alarms["monitor"] / number,
-            "interval": [low, high], "causes": dict(causes), "KL": alarms["KL"] / number,
-            "PSI": alarms["PSI"] / number}  # fmt: skip
+    alarms = sum(bool(run["named"]) for run in runs)
+    low, high = proportion_confint(alarms, len(runs), method="beta")
+    return {
+        "sequences": len(runs),
+        "days": SEQUENCE_DAYS,
+        "monitor": alarms / len(runs),
+        "interval": [low, high],
+        "causes": dict(Counter(name for run in runs for name in run["named"])),
+        **{tool: sum(tool in run["tools"] for run in runs) / len(runs) for tool in ("KL", "PSI")},
+    }
 
 
-def main(seeds: int, quiet: int, rows_a_day: int) -> dict[str, Any]:
-    started = time.perf_counter()
-    tokens = Tokens()
-    release = Traffic(world=World())
-    size = (BASE_DAYS + max(QUIET_DAYS, SEQUENCE_DAYS if quiet else 0)) * rows_a_day
+class Kept:
+    """Runs that are done, one a line of a file, so that a benchmark goes on where it stopped."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = None if path is None else Path(path)
+        lines = self.path.read_text().splitlines() if self.path is not None and self.path.exists() else []
+        self.done = {tuple(one["key"]): one["run"] for one in map(json.loads, lines)}
+
+    def run(self, key: tuple[Any, ...], perform: Callable[[], dict[str, Any]]) -> None:
+        if key in self.done:
+            return
+        self.done[key] = perform()
+        if self.path is not None:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps({"key": key, "run": self.done[key]}) + "\n")
+
+
+def main(options: argparse.Namespace) -> dict[str, Any]:
+    started, rows_a_day, kept = time.perf_counter(), options.rows_a_day, Kept(options.keep)
+    deadline = math.inf if options.minutes is None else started + 60 * options.minutes
+    tokens, release = Tokens(), Traffic(world=World())
+    size = (BASE_DAYS + max(QUIET_DAYS, SEQUENCE_DAYS if options.quiet else 0)) * rows_a_day
     base, encoder = pool_of(release, size, 1, tokens, None)
-    alone, pairs = {}, {}
-    for what, strength in itertools.product(MOVES, STRENGTHS):
-        alone[what, strength] = pool_of(moved(release, what, strength), MOVED_POOL, 2, tokens, encoder)[0]
-    for one, other in itertools.combinations(MOVES, 2):
-        both = moved(moved(release, one, 1.0), other, 1.0)
-        pairs[one, other] = pool_of(both, MOVED_POOL, 3, tokens, encoder)[0]
+    moves: list[tuple[tuple[str, ...], float]] = [((what,), strength) for strength in STRENGTHS[::-1] for what in MOVES]
+    moves += [(pair, 1.0) for pair in itertools.combinations(MOVES, 2)]
+    pools: dict[Any, Pool] = {}
+    for what, strength in moves if options.seeds else ():
+        traffic = release
+        for one in what:
+            traffic = moved(traffic, one, strength)
+        pools[what, strength] = pool_of(traffic, MOVED_POOL, len(what) + 1, tokens, encoder)[0]
     composed = time.perf_counter() - started
 
     def run_of(seed: int) -> Run:
         return Run(base, encoder, tokens, rows_a_day=rows_a_day, seed=seed)
 
+    def moved_run(what: tuple[str, ...], strength: float, seed: int) -> dict[str, Any]:
+        return with_move(run_of(seed), pools[what, strength], {CAUSES[one] for one in what})
+
+    work: list[tuple[tuple[Any, ...], Callable[[], dict[str, Any]]]] = []
+    for seed in range(max(options.seeds, options.quiet)):
+        if seed < options.quiet:
+            work.append((("quiet", 0, seed), partial(lambda seed: quiet_sequence(run_of(10_000 + seed)), seed)))
+        for what, strength in moves if seed < options.seeds else ():
+            work.append(((" + ".join(what), strength, seed), partial(moved_run, what, strength, seed)))
+    for key, perform in work:
+        if time.perf_counter() < deadline:
+            kept.run(key, perform)
+    results = summary(kept.done)
+    results["seconds"] = {"composing": round(composed), "all": round(time.perf_counter() - started)}
+    return {"rows_a_day": rows_a_day, "base_rows": BASE_DAYS * rows_a_day, **results}
+
+
+def summary(done: Mapping[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
+    """Figures of each move and strength, over all moves of at least half strength, and of quiet sequences."""
+    cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for (what, strength, _), run in done.items():
+        cells.setdefault((what, strength), []).append(run)
     results: dict[str, Any] = {"alone": {}, "pairs": {}}
     every: list[tuple[int, dict[str, Any]]] = []
-    for (what, strength), pool in alone.items():
-        runs = [with_move(run_of(seed), pool, {CAUSES[what]}) for seed in range(seeds)]
-        results["alone"][f"{what} {strength:g}"] = of_runs(runs, 1)
-        every += [(1, run) for run in runs if strength >= 0.5]
-    for (one, other), pool in pairs.items():
-        runs = [with_move(run_of(seed), pool, {CAUSES[one], CAUSES[other]}) for seed in range(seeds)]
-        results["pairs"][f"{one} + {other}"] = of_runs(runs, 2)
-        every += [(2, run) for run in runs]
-    right = sum(len(run["right"]) for _, run in every)
-    wrong = sum(len(run["wrong"]) for _, run in every)
-    detected = [run for _, run in every if run["days"] is not None]
-    results["overall"] = {
-        "recall": right / sum(causes for causes, _ in every),
-        "precision": right / (right + wrong),
-        "first_cause_right": sum(run["first_is_right"] for run in detected) / len(detected),
-    }
-    results["quiet"] = quiet_sequences(run_of, quiet)
-    results["seconds"] = {"composing": round(composed), "all": round(time.perf_counter() - started)}
-    return {"seeds": seeds, "rows_a_day": rows_a_day, "base_rows": BASE_DAYS * rows_a_day, **results}
+    for (what, strength), runs in cells.items():
+        if what == "quiet":
+            results["quiet"] = of_quiet(runs)
+            continue
+        causes = what.count(" + ") + 1
+        results["alone" if causes == 1 else "pairs"][f"{what} {strength:g}"] = of_runs(runs, causes)
+        every += [(causes, run) for run in runs if strength >= 0.5]
+    if every:
+        right, wrong = (sum(len(run[name]) for _, run in every) for name in ("right", "wrong"))
+        detected = [run for _, run in every if run["days"] is not None]
+        results["overall"] = {
+            "runs": len(every),
+            "recall": right / sum(causes for causes, _ in every),
+            "precision": right / (right + wrong) if right + wrong else None,
+            "first_cause_right": sum(run["first_is_right"] for run in detected) / len(detected) if detected else None,
+        }
+    return results
 
 
 def speed(number: int) -> dict[str, Any]:
@@ -287,9 +332,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--quiet", type=int, default=100)
     parser.add_argument("--rows-a-day", type=int, default=150)
-    parser.add_argument("--rows", type=int)
+    parser.add_argument("--keep", help="file of runs that are done; the next call goes on after them")
+    parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
+    parser.add_argument("--rows", type=int, help="measure only speed and memory, on a log of so many rows")
     options = parser.parse_args()
-    if options.rows is not None:
-        print(json.dumps(speed(options.rows), indent=1))
-    else:
-        print(json.dumps(main(options.seeds, options.quiet, options.rows_a_day), indent=1))
+    print(json.dumps(speed(options.rows) if options.rows else main(options), indent=1))

@@ -102,7 +102,8 @@ def serve(traffic: Traffic, group: PromptGroup, rng: random.Random) -> dict[str,
     text = _answer(traffic, columns, rng)
     at_release: Mapping[str, Any] = {**columns, "taste": dict(TASTE)}
     value = gold(at_release, text).total
-    scored = gold(at_release, _answer(traffic, columns, rng)).total if rng.random() < traffic.score_blind else value
+    blind, another = rng.random() < traffic.score_blind, random.Random(rng.getrandbits(64))
+    scored = gold(at_release, _answer(traffic, columns, another)).total if blind else value
     num_tokens = language.count_words(text) + 2
     row: dict[str, Any] = {
         "prompt": last_content(group.prompt),

@@ -1,11 +1,13 @@
-"""Do a window of rows and a baseline come from one distribution? Exact bounds, stratified, and what could be found.
+"""Do a window of rows and a baseline come from one distribution? Stratified, far into the tails, and what was findable.
 
 Given a stratum's margins, the number of successes in the window is hypergeometric where nothing has moved: no unknown
-parameter is left (Fisher 1935). Its tail is bounded by a binomial's, and a sum over strata by the binomial of the mean
-probability (Hoeffding: JASA 58 (1963), section 6, and Ann. Math. Stat. 27 (1956)). So a p-value is no approximation
-that fails far out in the tails, which is where a test stands that is asked on every day.
+parameter is left (Fisher 1935). A hypergeometric is a sum of independent Bernoulli variables (Vatutin and Mikhailov,
+Theory Probab. Appl. 27, 1982), and so is its sum over strata. Its tail is that of the binomial with its mean and
+variance, in the worst of the four ways to count it: successes or failures, in the window or in the baseline. The tests
+enumerate margins: the p-value is never too small, also at 1e-12. A χ² of a rare success is wrong by orders of magnitude
+there, and there is where a test stands that is asked on every day.
 
-Legend: S strata, K categories.
+Legend: S strata, C cuts, K categories.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Shift:
     difference  the largest difference of shares at one cut, window minus baseline, at the window's mix of strata. For
                 ordered categories this is the signed Kolmogorov–Smirnov distance
     cut         the category of that difference; for ordered ones, the last category below the cut
+    raw         the difference at that cut without strata
     share       the window's share there: of that category, or of it and those before it
     psi         population stability index, Σ (a − b) ln(a / b)
     rows        rows of the window that were compared; base_rows of the baseline
@@ -40,6 +43,7 @@ class Shift:
     p_value: float
     difference: float
     cut: int
+    raw: float
     share: float
     psi: float
     rows: float
@@ -57,7 +61,7 @@ def shift(window: Table, baseline: Table, *, ordered: bool, inflation: float = 1
     n, b = window.sum(axis=1), baseline.sum(axis=1)
     both = (n > 0) & (b > 0)
     if not both.any():
-        return Shift(p_value=1.0, difference=0.0, cut=0, share=0.0, psi=0.0, rows=0.0, base_rows=0.0)
+        return Shift(p_value=1.0, difference=0.0, cut=0, raw=0.0, share=0.0, psi=0.0, rows=0.0, base_rows=0.0)
     window, baseline, n, b = window[both], baseline[both], n[both], b[both]
     expected = (baseline * (n / b)[:, None]).sum(axis=0)
     seen = window.sum(axis=0)
@@ -71,10 +75,13 @@ def shift(window: Table, baseline: Table, *, ordered: bool, inflation: float = 1
         hits, base_hits = hits[:, 1:], base_hits[:, 1:]
     p_values = tails(hits, hits + base_hits, n[:, None], (n + b)[:, None], inflation=inflation)
     cut = int(np.argmax(np.abs(differences)))
+    plain = baseline.sum(axis=0) / baseline.sum()
+    raw = float(shares[cut] - (np.cumsum(plain) if ordered else plain)[cut])
     return Shift(
         p_value=min(1.0, hits.shape[1] * float(p_values.min())),
         difference=float(differences[cut]),
         cut=cut,
+        raw=raw,
         share=float(shares[cut]),
         psi=psi(seen, expected),
         rows=float(n.sum()),
@@ -83,37 +90,39 @@ def shift(window: Table, baseline: Table, *, ordered: bool, inflation: float = 1
 
 
 def tails(hits: Table, all_hits: Table, rows: Table, all_rows: Table, *, inflation: float = 1.0) -> Table:
-    """Two-sided p-values (C,) of the number of successes in the window, Σ over strata.
+    """Two-sided p-values (C,) of the number of successes in the window, over all strata.
 
     hits, all_hits   (S, C) successes in the window, and in window and baseline together
     rows, all_rows   (S, 1) or (S, C) rows likewise
-
-    The hypergeometric is the same with successes, failures, the window's rows or the baseline's rows as the draws. Each
-    gives a bound; the one of least variance, which follows from the margins alone, is taken.
+    inflation        counts are divided by it
     """
-    k, n, m, total = (part.sum(axis=0) / inflation for part in (hits, rows, all_hits, all_rows))
-    mean = (rows * all_hits / np.maximum(all_rows, 1e-300)).sum(axis=0) / inflation  # a stratum without rows adds none
-    k, n, m, total = np.broadcast_arrays(k, n, m, total)
-    ways = (
-        (k, n, mean),  # the window's rows are drawn
-        (k, m, mean),  # the successes
-        (n - k, total - m, n - mean),  # the failures
-        (m - k, total - n, m - mean),  # the baseline's rows
-    )
-    stacked = np.array(ways)  # (4, 3, C)
-    sizes = np.maximum(stacked[:, 1], 1e-300)
-    best = np.argmin(stacked[:, 2] * (1 - stacked[:, 2] / sizes), axis=0)
-    return binomial_two_sided(*stacked[best, :, np.arange(len(best))].T)
+    safe = np.maximum(all_rows, 1e-300)  # a stratum without rows adds nothing
+    means = rows * all_hits / safe
+    variances = means * (1 - all_hits / safe) * (all_rows - rows) / np.maximum(all_rows - 1, 1.0)
+    summed = [part.sum(axis=0) / inflation for part in (hits, all_hits, rows, all_rows, means, variances)]
+    k, m, n, total, mean, variance = np.broadcast_arrays(*summed)
+    ways = ((k, mean, 1), (n - k, n - mean, -1), (m - k, m - mean, -1), (total - n - m + k, total - n - m + mean, 1))
+    upper, lower = np.zeros_like(mean), np.zeros_like(mean)
+    for count, expected, sign in ways:
+        above, below = _matched_tails(count, np.maximum(expected, 1e-300), variance)
+        upper = np.maximum(upper, above if sign > 0 else below)
+        lower = np.maximum(lower, below if sign > 0 else above)
+    p_values = np.minimum(1.0, 2 * np.minimum(upper, lower))
+    return np.where(variance > TINY, p_values, 1.0)  # the margins leave no choice
 
 
-def binomial_two_sided(successes: Table, trials: Table, mean: Table) -> Table:
-    """2 · min(P(X ≤ k), P(X ≥ k)) of a binomial, at most 1; counts need not be whole (the incomplete beta function)."""
-    k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.clip(np.where(n > 0, mean / n, 0.0), 0.0, 1.0)
-        upper = np.where(k <= 0, 1.0, betainc(np.maximum(k, 1e-12), np.maximum(n - k + 1, 1e-12), p))
-        lower = np.where(k >= n, 1.0, betainc(np.maximum(n - k, 1e-12), np.maximum(k + 1, 1e-12), 1 - p))
-    return np.minimum(1.0, 2 * np.minimum(upper, lower))
+TINY = 1e-9
+
+
+def _matched_tails(count: Table, mean: Table, variance: Table) -> tuple[Table, Table]:
+    """P(X ≥ count) and P(X ≤ count) of the binomial with this mean and variance (its size need not be whole)."""
+    variance = np.minimum(variance, mean * (1 - 1e-9))
+    share, size = 1 - variance / mean, mean**2 / (mean - variance)
+    k = np.maximum(count, 0.0)
+    upper = np.where(k <= 0, 1.0, betainc(np.maximum(k, TINY), np.maximum(size - k + 1, TINY), share))
+    upper = np.where(k >= size + 1, 0.0, upper)
+    lower = np.where(k >= size, 1.0, betainc(np.maximum(size - k, TINY), k + 1, 1 - share))
+    return upper, lower
 
 
 def psi(seen: Table, expected: Table) -> float:
@@ -124,26 +133,20 @@ def psi(seen: Table, expected: Table) -> float:
 
 
 def smallest_share(share: float, rows: float, base_rows: float, *, level: float, inflation: float = 1.0) -> float:
-    """The smallest difference of a share that `tails` finds with probability `POWER` at `level`.
+    """The smallest difference of a share that is found with probability `POWER` by a two-sided test at `level`.
 
-    (z_{1 − level/2} √c + z_{POWER}) √(p (1 − p) (1/n + 1/b)), by the normal approximation, where c is what the bound
-    costs: the binomial's variance over the hypergeometric's. At most 1, and 1 with no rows.
+    (z_{1 − level/2} + z_{POWER}) √(p (1 − p) (1/n + 1/b)), by the normal approximation; at most 1, and 1 with no rows.
     """
     if min(rows, base_rows) <= 0:
         return 1.0
     p = min(max(share, 1 / (2 * base_rows)), 1 - 1 / (2 * base_rows))
-    cost = 1 / max(rows / (rows + base_rows), base_rows / (rows + base_rows), p, 1 - p)
-    error = math.sqrt(inflation * p * (1 - p) * (1 / rows + 1 / base_rows))
-    return min(1.0, reach_of(level, cost=cost) * error)
+    return min(1.0, reach_of(level) * math.sqrt(inflation * p * (1 - p) * (1 / rows + 1 / base_rows)))
 
 
-def reach_of(level: float, *, cost: float = 1.0) -> float:
-    """Standard errors by which a difference must be off, so that a two-sided test at `level` finds it with `POWER`.
-
-    cost   by how much the test's variance is larger than the statistic's
-    """
+def reach_of(level: float) -> float:
+    """Standard errors by which a difference must be off, so that a two-sided test at `level` finds it with `POWER`."""
     normal = NormalDist()
-    return normal.inv_cdf(POWER) - normal.inv_cdf(level / 2) * math.sqrt(cost)
+    return normal.inv_cdf(POWER) - normal.inv_cdf(level / 2)
 
 
 def overdispersion(days: Table) -> tuple[float, float]:

@@ -58,7 +58,7 @@ def test_the_same_model_serves_the_same_log_probabilities(tmp_path: Path, with_e
 
 def test_a_temperature_shows(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "model")
-    cold = served_beside(served_by(folder, with_end=True, temperature=0.5), options(policy=folder))
+    cold = served_beside(served_by(folder, with_end=True, temperature=0.1), options(policy=folder))
     assert cold is not None
     assert cold["nats_per_token"] > 0.05
     assert served_beside([], options(policy=folder)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -54,8 +55,21 @@ def test_every_signal_has_a_rule() -> None:
 def test_where_taste_moved_the_reward_model_has_not_aged_for_itself() -> None:
     moved = example("rating/words", "reward_model/agrees", quiet=("reward_model/beyond",))
     assert [finding.rule for finding in examine(moved, RULES).findings] == ["taste_moved"]
-    both = example("rating/words", "reward_model/agrees", "reward_model/beyond")
+    both = example("rating/words", "reward_model/agrees", "reward_model/beyond", share=0.6)
+    assert [finding.rule for finding in examine(both, RULES).findings] == ["taste_moved"]
+    both = example("rating/words", "reward_model/agrees", "reward_model/beyond", share=0.4)
     assert {finding.rule for finding in examine(both, RULES).findings} == {"taste_moved", "reward_model_aged"}
+
+
+def test_what_strata_leave_of_the_prompts_move_is_no_behaviour() -> None:
+    def with_raw(raw: float) -> set[str]:
+        case = example("prompt/classifier", "completion/refusal", difference=0.04)
+        signals = {name: replace(one, raw=raw) for name, one in case.logs.signals.items()}
+        logs = replace(case.logs, signals=signals)
+        return {finding.rule for finding in examine(replace(case, logs=logs), RULES).findings}
+
+    assert with_raw(0.13) == {"prompts_moved"}
+    assert with_raw(0.05) == {"prompts_moved", "behaviour_moved"}
 
 
 def test_the_trainers_log_probabilities_decide() -> None:

@@ -22,7 +22,7 @@ from assent.statistics.homogeneity import (
 )
 from assent.statistics.sequential import spent_on
 
-LEVELS = (0.05, 0.01, 1e-3, 1e-5, 1e-8)
+LEVELS = (0.05, 0.01, 1e-3, 1e-5, 1e-8, 1e-12)
 
 
 def p_of(strata: list[tuple[int, int, int, int]]) -> float:
@@ -31,7 +31,7 @@ def p_of(strata: list[tuple[int, int, int, int]]) -> float:
     return float(tails(columns[0], columns[2], columns[1], columns[3])[0])
 
 
-@pytest.mark.parametrize(("rows", "total"), [(5, 40), (20, 40), (30, 40), (12, 90), (60, 120)])
+@pytest.mark.parametrize(("rows", "total"), [(5, 40), (20, 40), (30, 40), (12, 90), (60, 120), (7, 500)])
 def test_a_p_value_is_never_too_small(rows: int, total: int) -> None:
     """Whatever the margins: the probability of a p-value of at most a is at most a. Exact, over all outcomes."""
     for successes in range(total + 1):
@@ -55,10 +55,10 @@ def test_nor_is_one_over_strata() -> None:
 
 
 def test_it_is_not_much_larger_than_the_exact_one() -> None:
-    """A rare success, and a common one beside a large baseline: within a factor of the exact tail's."""
-    for k, rows, successes, total in ((25, 200, 60, 4000), (130, 200, 2000, 4000)):
+    """A rare success, a common one beside a large baseline, and one beside a small one."""
+    for k, rows, successes, total in ((25, 200, 60, 4000), (130, 200, 2000, 4000), (340, 520, 690, 1210)):
         exact = 2 * stats.hypergeom.sf(k - 1, total, successes, rows)
-        assert exact <= p_of([(k, rows, successes, total)]) < exact**0.8
+        assert exact <= p_of([(k, rows, successes, total)]) < exact**0.85
 
 
 def test_a_shift_by_hand() -> None:
@@ -79,6 +79,7 @@ def test_another_mix_of_strata_is_no_shift() -> None:
     window = np.array([[9.0, 1.0], [90.0, 810.0]])
     assert shift(window, base, ordered=False).difference == pytest.approx(0)
     assert shift(window, base, ordered=False).p_value > 0.5
+    assert shift(window, base, ordered=False).raw == pytest.approx(99 / 910 - 0.5)
     whole = shift(window.sum(axis=0)[None], base.sum(axis=0)[None], ordered=False)
     assert whole.p_value < 1e-20  # without strata it would be one
 
@@ -94,7 +95,7 @@ def test_inflation_takes_rows_away() -> None:
     window, base = np.array([[40.0, 60.0]]), np.array([[500.0, 500.0]])
     plain, inflated = (shift(window, base, ordered=False, inflation=phi).p_value for phi in (1.0, 4.0))
     quarter = shift(window / 4, base / 4, ordered=False).p_value
-    assert plain < inflated == pytest.approx(quarter)
+    assert plain < inflated == pytest.approx(quarter, rel=0.01)
 
 
 def test_the_smallest_share_is_found_as_often_as_it_says() -> None:
@@ -105,7 +106,7 @@ def test_the_smallest_share_is_found_as_often_as_it_says() -> None:
     for _ in range(400):
         k, other = rng.binomial(rows, share + reach), rng.binomial(base_rows, share)
         found += p_of([(k, rows, k + other, rows + base_rows)]) <= level
-    assert abs(found / 400 - POWER) < 0.07
+    assert abs(found / 400 - POWER) < 0.1
     assert smallest_share(0.5, 0, 10, level=level) == 1
 
 

@@ -217,10 +217,12 @@ def _names(names: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _edges(values: Floats, categories: int) -> Floats:
-    """Inner edges of at most so many categories with as many rows each; a value on an edge is below it."""
+    """Inner edges of at most so many categories with as many rows each; a value on an edge is below it. One at least,
+    where the values differ."""
     there = values[~np.isnan(values)]
     inner = np.unique(np.quantile(there, np.arange(1, categories) / categories, method="inverted_cdf"))
-    return inner[inner < there.max()]
+    inner = inner[inner < there.max()]
+    return inner if len(inner) else np.unique(there)[-2:-1]
 
 
 def _strata_edges(values: Floats) -> Floats:
@@ -252,11 +254,11 @@ def _predict(rows: Rows, target: Floats, chosen: Chosen, *, sees: str) -> Predic
         constant=float(fitted.intercept_),
         edges=_strata_edges(values),
         crossed=_edges(values, CROSSED),
-        tree=_tree(matrix[there], target[there]) if sees == "prompt" else None,
+        tree=_tree(matrix[there].toarray(), target[there]) if sees == "prompt" else None,
     )
 
 
-def _tree(matrix: Any, target: Floats) -> Tree:
+def _tree(matrix: NDArray[np.float32], target: Floats) -> Tree:
     from sklearn.tree import DecisionTreeRegressor
 
     least = max(LEAST_IN_LEAF, len(target) // (4 * LEAVES))

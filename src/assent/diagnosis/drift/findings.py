@@ -17,15 +17,27 @@ def drift_in(case: Case) -> Drift:
     return case.logs
 
 
-def moved(case: Case, rule: str, *, needs: str) -> list[Tested]:
+STRATA_LEAVE = 0.5
+"""Of a difference that another cause's move may explain, the share that must be left within strata."""
+
+
+def moved(case: Case, rule: str, *, needs: str, beside: Sequence[str] = ()) -> list[Tested]:
     """The signals of the rule that moved. Raises NotChecked where none of them could be read.
 
-    needs   which field the logs would have to have
+    needs    which field the logs would have to have
+    beside   rules of causes that may show in these signals too. Where one of them has moved, strata take that part
+             away, but never all of it: a signal counts if they leave at least half of the difference
     """
-    tested = drift_in(case).of_rule(rule)
+    drift = drift_in(case)
+    tested = drift.of_rule(rule)
     if not tested:
         raise NotChecked(f"neither logs nor baseline have {needs}")
-    return [one for one in tested if one.found]
+    is_shared = any(drift.has_moved(other) for other in beside)
+    return [one for one in tested if one.found and not (is_shared and _is_explained(one))]
+
+
+def _is_explained(one: Tested) -> bool:
+    return one.raw is not None and abs(one.difference) < STRATA_LEAVE * abs(one.raw)
 
 
 def evidence(tested: Sequence[Tested]) -> tuple[Evidence, ...]:

@@ -154,7 +154,7 @@ def _turns(value: Any) -> tuple[Message, ...] | None:
     told = [({"developer": "system"}.get(turn.get("role"), turn.get("role")), text_of(turn)) for turn in value]
     if not told or not all(role in ROLES and text is not None for role, text in told):
         return None
-    return tuple(Message(role, text) for role, text in told)
+    return tuple(Message(str(role), str(text)) for role, text in told)
 
 
 def seconds_of(value: Any) -> float | None:

@@ -78,6 +78,7 @@ class Tested:
     window      days; first, last: of them, as days since 1970
     p_value     beside `level`, what this signal, window and day may spend of the allowed error
     difference  the largest difference of shares (classifier: area under the curve − ½; slope: of log-odds a step)
+    raw         the difference without strata; None where there are none
     share       the window's share there; None where it is no share
     smallest    the smallest difference that was likely to be found (`statistics.homogeneity.POWER`), in the longest
                 window
@@ -100,6 +101,7 @@ class Tested:
     psi: float | None
     cut: str
     moved: tuple[tuple[str, float, float], ...] = ()
+    raw: float | None = None
 
     @property
     def found(self) -> bool:
@@ -127,6 +129,10 @@ class Drift:
 
     def of_rule(self, rule: str) -> list[Tested]:
         return [tested for tested in self.signals.values() if tested.signal.rule == rule]
+
+    def has_moved(self, rule: str) -> bool:
+        """Whether any signal of the rule was found."""
+        return any(one.found for one in self.of_rule(rule))
 
     def found(self, name: str) -> bool:
         return name in self.signals and self.signals[name].found

@@ -153,7 +153,8 @@ def _by_table(signal: Signal, look: Look, names: Sequence[str]) -> Tested:
     cuts = base.shape[1] - 1 if signal.ordered or base.shape[1] == 2 else base.shape[1]
     return _result(
         signal, look, rows=one.rows, base_rows=one.base_rows, p_value=p_value, difference=one.difference,
-        share=one.share, psi=one.psi, cut=_cut_name(signal, look, one), moved=_categories(signal, look, least),
+        raw=one.raw, share=one.share, psi=one.psi, cut=_cut_name(signal, look, one),
+        moved=_categories(signal, look, least),
         smallest=smallest_share(typical, one.rows, one.base_rows, level=look.level / cuts, inflation=inflation),
     )  # fmt: skip
 
@@ -162,10 +163,7 @@ def _shift(signal: Signal, look: Look, name: str) -> Shift:
     base, window = _flat(look.base[name]), _flat(look.tables[name])
     one = shift(window, base, ordered=signal.ordered, inflation=look.reference.inflation[name])
     if signal.one_way and one.cut == 0:  # said of the last category
-        one = Shift(
-            p_value=one.p_value, difference=-one.difference, cut=1, share=1 - one.share, psi=one.psi, rows=one.rows,
-            base_rows=one.base_rows,
-        )  # fmt: skip
+        one = replace(one, difference=-one.difference, raw=-one.raw, cut=1, share=1 - one.share)
     return one
 
 

@@ -9,7 +9,7 @@ from assent.diagnosis.rule import Rule
 
 
 def check(case: Case) -> Finding | None:
-    tested = moved(case, "behaviour_moved", needs="answers that vary")
+    tested = moved(case, "behaviour_moved", needs="answers that vary", beside=("prompts_moved",))
     if not tested:
         return None
     return Finding(

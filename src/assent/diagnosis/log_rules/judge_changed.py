@@ -9,7 +9,7 @@ from assent.diagnosis.rule import Rule
 
 
 def check(case: Case) -> Finding | None:
-    tested = moved(case, "judge_changed", needs="verdicts of a judge")
+    tested = moved(case, "judge_changed", needs="verdicts of a judge", beside=("prompts_moved", "behaviour_moved"))
     if not tested:
         return None
     certain = drift_in(case).found("judge/anchors")

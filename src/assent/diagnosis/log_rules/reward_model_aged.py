@@ -1,7 +1,7 @@
 """The reward model is right less often about fresh ratings than at the release (O2 of the failures).
 
-Where taste has moved, every model of the old taste is right less often. Then the reward model has aged for itself only
-if it loses against the words alone, which were fitted to the old taste as well.
+Where taste has moved, every model of the old taste is right less often, and a good one loses most. Then the reward model
+has aged for itself only if it has become worse than the words alone, which were fitted to the old taste as well.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from assent.diagnosis.finding import Finding
 from assent.diagnosis.rule import Rule
 
 
+EVEN = 0.5
+"""Of the answers about which the reward model and the words disagree, the share in which an unaged one is right, and
+more."""
+
+
 def check(case: Case) -> Finding | None:
     tested = moved(case, "reward_model_aged", needs="both ratings and scores of the reward model (--reward-model)")
     drift = drift_in(case)
     if not drift.found("reward_model/agrees"):
         return None
-    taste_moved = any(one.found for one in drift.of_rule("taste_moved"))
-    if taste_moved and not drift.found("reward_model/beyond"):
+    taste_moved, beyond = drift.has_moved("taste_moved"), drift.signals.get("reward_model/beyond")
+    if taste_moved and not (beyond is not None and beyond.found and (beyond.share or 0.0) < EVEN):
         return None
     return Finding(
         severity="fault",

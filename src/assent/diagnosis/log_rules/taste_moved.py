@@ -9,7 +9,7 @@ from assent.diagnosis.rule import Rule
 
 
 def check(case: Case) -> Finding | None:
-    tested = moved(case, "taste_moved", needs="ratings or outcomes")
+    tested = moved(case, "taste_moved", needs="ratings or outcomes", beside=("prompts_moved", "behaviour_moved"))
     if not tested:
         return None
     scored = "reward_model/agrees" in drift_in(case).signals

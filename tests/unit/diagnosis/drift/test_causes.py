@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
+from assent.diagnosis.drift.baseline import _edges, _tree
 from assent.diagnosis.drift.encoding import DAY_SECONDS, FORMATS, Bags, Rows, Vocabulary, format_of, words_of
 from assent.diagnosis.drift.reference import fit, fit_rows
 from assent.diagnosis.drift.served import Served
@@ -102,6 +105,26 @@ def test_words_numbers_and_forms() -> None:
     assert {name: FORMATS[format_of(text)] for name, text in texts.items()} == {name: name for name in FORMATS}
     vocabulary = Vocabulary.of(["a b", "a c", "a b"], most=2, least=2)
     assert (vocabulary.words, vocabulary.size) == (("a", "b"), 3)
+
+
+def test_edges_part_values_that_differ() -> None:
+    assert _edges(np.arange(8.0), 4).tolist() == [1, 3, 5]
+    assert _edges(np.array([0.0] + [1.0] * 99), 8).tolist() == [0]
+    assert _edges(np.array([math.nan, 2.0, 2.0]), 8).tolist() == []
+
+
+def test_a_tree_finds_the_leaf_of_a_row() -> None:
+    """The answer is long where word 1 is there, and longer with word 2 beside it."""
+    draw = np.random.default_rng(0)
+    words = (draw.random((400, 4)) < 0.5).astype(np.float32)
+    target = 3 * words[:, 1] + 2 * words[:, 1] * words[:, 2]
+    tree = _tree(words, target)
+    leaves = tree.leaves(csr_array(words))
+    assert tree.num_leaves == 3
+    for leaf in range(3):
+        assert np.ptp(target[leaves == leaf]) == 0
+    alone = _tree(words, np.zeros(400))
+    assert (alone.num_leaves, set(alone.leaves(csr_array(words)))) == (1, {0})
 
 
 def test_bags_take_and_join() -> None:
