@@ -1,7 +1,7 @@
 """The reward model is right less often about fresh ratings than at the release (O2 of the failures).
 
-Where taste has moved, every model of the old taste is right less often, and a good one loses most. Then the reward model
-has aged for itself only if it has become worse than the words alone, which were fitted to the old taste as well.
+Where taste has moved, every model of the old taste is right less often, and a good one loses most. Then the reward
+model has aged for itself only if it has become worse than the words alone, which were fitted to the old taste as well.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from assent.diagnosis.case import Case
 from assent.diagnosis.drift.findings import drift_in, evidence, example, moved
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.rule import Rule
-
 
 EVEN = 0.5
 """Of the answers about which the reward model and the words disagree, the share in which an unaged one is right, and
