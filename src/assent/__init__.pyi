@@ -14,7 +14,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "merge", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "merge", "monitor", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (
@@ -1402,6 +1402,66 @@ def merge(
     adapter: Adapter of a policy or of a reward model: a folder or a hub name. Its base must still be where it was.
     output_dir: Folder to write. It must be new or empty.
     dtype: Data type in which the merged weights are computed and written.
+    """
+
+
+def monitor(
+    *,
+    baseline: Path,
+    logs: Path,
+    device: str = "auto",
+    dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
+    state: Path | None = None,
+    columns: Mapping[str, str] | str = {},
+    alpha: float = 0.05,
+    season: Literal['auto', 'week', 'none'] = "auto",
+    baseline_rows: int = 50000,
+    reward_model: Path | None = None,
+    policy: Path | None = None,
+    policy_rows: int = 64,
+    max_length: int = 2048,
+    output: Path | None = None,
+    openmetrics: Path | None = None,
+    show_text: bool = False,
+    fail_on: Literal['new', 'open'] = "new",
+    watch: bool = False,
+    refresh_seconds: int = 3600,
+) -> dict[str, Any]:
+    r"""Says what moved in a deployed model's logs: `moved`, `causes`, `new`, `findings`. Options: `assent monitor`'s.
+
+    device: Where to compute: auto, cpu, cuda, cuda:N or mps.
+    dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
+    baseline: What the model did at the release: a file or folder of logs, or a run's folder with its samples.
+    logs: Logs to look at: a file, or a folder whose files grow and are rotated. Our JSONL (prompt, completion,
+        time, rating …), OpenAI-style requests, exports of Langfuse or Phoenix, vLLM's own log. JSONL, JSON, CSV,
+        Parquet or text.
+    state: File that remembers between calls which rows were counted, how much of --alpha was spent, and which
+        alerts are open. Without it every call begins anew: right for one look at old logs, wrong for a look every
+        day.
+    columns: Fields of the logs that have other names, as THEIRS=OURS with commas between, dots leading into nested
+        ones: request.text=prompt,answer.text=completion.
+    alpha: Allowed probability of any false alarm, over all days and causes together, however long the monitor runs.
+    season: Compare each weekday with its like in the baseline. auto: if the baseline has each weekday at least
+        twice.
+    baseline_rows: Most rows of the baseline to use. Of a longer one, those with the smallest hash are taken.
+    reward_model: Reward model of the release: a folder, a rule or module:function. It scores the rated rows that
+        have no score, of the baseline too, so that it can be seen to age. Not needed where the logs have its
+        scores.
+    policy: Folder of the released policy: compare the log-probabilities that the server logged with those computed
+        here.
+    policy_rows: Most rows of a call that --policy reads.
+    max_length: Most tokens of a prompt and its answer. Only with --reward-model or --policy.
+    output: HTML page to write.
+    openmetrics: File to write figures to, as OpenMetrics text: for the textfile collector of Prometheus' node
+        exporter.
+    show_text: Name the words that moved. Without it neither the output nor the page has any word of a prompt or an
+        answer.
+    fail_on: new: exit status 1 only when an alert is raised, not again before it has cleared. open: as long as one
+        is open.
+    watch: Look again and again until Ctrl-C, and print each new alert on stderr. Needs --state.
+    refresh_seconds: Seconds between two looks with --watch.
     """
 
 

@@ -197,6 +197,7 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
     ]
     functions += [
         "merge",
+        "monitor",
         "new_model",
         "online_dpo",
         "plan",

@@ -106,6 +106,12 @@ COMMANDS = (
         PIPELINES,
         "Say what is wrong with a run, of any trainer, and what to change.",
     ),
+    (
+        "monitor",
+        "models:monitor",
+        PIPELINES,
+        "Say what moved in the logs of a deployed model since its release, and why.",
+    ),
     ("explain", "models:explain", MODELS, "Explain a preference probability, from numbers or from models."),
     ("merge", "models:merge", MODELS, "Merge an adapter into its base model."),
     (

@@ -17,6 +17,7 @@ from assent.config.evaluation import EvalConfig
 from assent.config.explain import ExplainConfig
 from assent.config.frontier import FrontierConfig
 from assent.config.judge import JudgeConfig
+from assent.config.monitor import MonitorConfig
 from assent.config.scoring import ScoreConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import run_step
@@ -163,3 +164,13 @@ def doctor(config: DoctorConfig) -> Outcome:
 
     document, lines, status = examined(config)
     return Outcome({"command": "doctor", **document}, "\n".join(lines), exit_status=status)
+
+
+@command(MonitorConfig)
+def monitor(config: MonitorConfig) -> Outcome:
+    from assent.commands.monitor import monitor as look
+    from assent.commands.monitor import update_lines
+
+    document, lines, status = look(config)
+    whole = "\n".join([*lines, *update_lines(document)])
+    return Outcome({"command": "monitor", **document}, "\n".join(lines), exit_status=status, whole=whole)

@@ -2,7 +2,7 @@
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
 `new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `judge`, `compare`, `frontier`, `serve_check`,
-`doctor`, `explain`, `plan` and `iterate` return what their command prints with --json. `run` returns a
+`doctor`, `monitor`, `explain`, `plan` and `iterate` return what their command prints with --json. `run` returns a
 `PipelineResult`.
 """
 
@@ -26,6 +26,7 @@ from assent.config.explain import ExplainConfig
 from assent.config.functions import name_of
 from assent.config.iterate import IterateConfig
 from assent.config.loading import parse_options
+from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.given import holding, is_data
@@ -187,6 +188,16 @@ def doctor(*targets: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
 
     given = {"targets": tuple(os.fspath(target) for target in targets)} if targets else {}
     document, _, status = examined(parse_options(DoctorConfig, {**given, **_paths_as_text(options)}))
+    return {**document, "exit_status": status}
+
+
+@signed
+def monitor(**options: Any) -> dict[str, Any]:
+    """Says what moved in a deployed model's logs: `moved`, `causes`, `new`, `findings`. Options: `assent monitor`'s."""
+    from assent.commands.monitor import monitor as look
+
+    with _as_written(options) as given:
+        document, _, status = look(parse_options(MonitorConfig, given))
     return {**document, "exit_status": status}
 
 

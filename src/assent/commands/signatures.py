@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from assent.config.commands import ConvertConfig, MergeConfig, NewModelConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import STEPS
@@ -28,7 +29,8 @@ DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "p
 REWARDS = ("reward", "judge")
 FUNCTIONS = ("pair_judge", "function", "safety", "gold", "algorithm", "loss_type")
 PATHS = ("model", "output_dir", "reference", "critic", "potential", "reference_cache", "chat_template", "reward_model",
-         "labels", "adapter", "rubric", "output", "policy", "baseline")  # fmt: skip
+         "labels", "adapter", "rubric", "output", "policy", "baseline",
+         "logs", "state", "openmetrics")  # fmt: skip
 
 ALIASES = '''\
 Path: TypeAlias = str | PathLike[str]
@@ -53,6 +55,7 @@ def config_of(function: str) -> type[BaseModel]:
         "convert_config": ConvertConfig,
         "doctor": DoctorConfig,
         "plan": PlanConfig,
+        "monitor": MonitorConfig,
     }
     step = {"evaluate": "eval"}.get(function, function.replace("_", "-"))
     return others[function] if function in others else STEPS[step].config_class()
@@ -71,6 +74,7 @@ NAMES = (
     "compare",
     "explain",
     "plan",
+    "monitor",
 )
 """Functions whose arguments are all options."""
 BY_POSITION = ("convert_config", "doctor")

@@ -21,6 +21,7 @@ from assent.config.commands import (
 )
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
@@ -36,6 +37,7 @@ CONFIGS: list[type[BaseModel]] = [
     ExplainConfig,
     DoctorConfig,
     PlanConfig,
+    MonitorConfig,
     ReportConfig,
     RunConfig,
 ]
