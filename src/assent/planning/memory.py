@@ -41,6 +41,8 @@ MOMENTS = ("loading", "reading", "sampling", "first step", "later steps")
 MOST_HANDS, MOST_TRAINED, FEWEST_ROWS = 4, 2**25, 16
 """Passes at the same time on a CPU, the most trained numbers with which there are several (engine/passes.py), and the
 fewest rows of one decoder beside another (rollouts/torch_sampler.py)."""
+MOST_BESIDE = 2**22
+"""Parameters of the largest policy and critic that train at the same time (engine/side_by_side.py)."""
 CACHE_TOKENS = 65536
 """Tokens of cache in flight (rollouts/torch_sampler.py: max_batch_tokens)."""
 PREFILL_TOKENS = 1024
@@ -123,6 +125,10 @@ class _Stage:
             base["critic"] = critic.adapters if self.setup.trunk == "one" else critic.weights
             late["critic"] = base["critic"] + critic.optimiser
             later = max(later, critic.step(self._update), key=_total)
+            if self._side_by_side(policy, critic):
+                half = replace(self.setup, threads=self.setup.threads // 2)
+                both = [replace(one, setup=half).step(self._update) for one in (policy, critic)]
+                first = later = {name: sum(held.get(name, 0.0) for held in both) for name in both[0] | both[1]}
         moments = {"loading": {"weights": policy.weights}}
         # AdamW's moments are there from the start (engine/optimiser.py); bitsandbytes makes its own in the first step.
         early = {} if self.setup.optim == "adamw_8bit" else late
@@ -142,6 +148,11 @@ class _Stage:
     def _critic(self) -> Learned:
         start = self.reward if self.reward is not None and self.setup.trunk == "separate" else self.shape
         return Learned(self.setup, start, self.device, scorer=True)
+
+    def _side_by_side(self, policy: Learned, critic: Learned) -> bool:
+        """Whether policy and critic train at the same time (engine/side_by_side.py)."""
+        small = max(policy.number, critic.number) <= MOST_BESIDE and self.setup.trunk == "separate"
+        return small and self.device == "cpu" and self.setup.processes == 1 and self.setup.threads > 1
 
     @property
     def _update(self) -> Sequence[Lengths]:
@@ -170,10 +181,11 @@ class _Stage:
         of_a_layer = tokens * 2.0 * s.num_key_value_heads * s.head_dim * layers.width
         chunk = min(chunk_bytes(self.shape, self.device), 4.0 * s.vocab_size * rows)
         longest = min(prompts, PREFILL_TOKENS)
+        decoders = max(1, min(MOST_HANDS, setup.threads, rows // FEWEST_ROWS)) if self.device == "cpu" else 1
         return {
             "kv_cache": (s.num_layers + 1) * of_a_layer,
-            "logits": 4 * chunk,
-            "activations": layers.forward(Pass(longest, longest, longest, 0)),
+            "logits": decoders * 4 * chunk,
+            "activations": decoders * layers.forward(Pass(longest, longest, longest, 0)),
         }
 
     def _reading(self) -> dict[str, float]:
@@ -218,9 +230,14 @@ class Learned:
         return weights | {"score.weight": (1, self.shape.sizes.hidden_size)} if self.scorer else self.shape.weights
 
     @property
+    def number(self) -> int:
+        """Weights that are there without adapters."""
+        return sum(map(prod, self._own.values()))
+
+    @property
     def _base(self) -> float:
-        """Bytes of the weights that are there without adapters."""
-        number = sum(map(prod, self._own.values()))
+        """Their bytes."""
+        number = self.number
         if not self.setup.in_4bit:
             return float(number * self.setup.weight_bytes)
         # Embeddings, norms and the head stay as they are.
@@ -230,7 +247,7 @@ class Learned:
     @property
     def trained(self) -> float:
         """Numbers that are trained."""
-        return self.adapters / 4 if self.setup.lora_r else float(sum(map(prod, self._own.values())))
+        return self.adapters / 4 if self.setup.lora_r else float(self.number)
 
     @property
     def weights(self) -> float:

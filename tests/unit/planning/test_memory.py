@@ -161,6 +161,24 @@ def test_sampling_holds_prompts_once_and_room_for_each_completion() -> None:
     assert memory.moments["sampling"]["kv_cache"] == (4 + 1) * tokens * 2 * 32 * 4
 
 
+def test_a_small_policy_and_critic_hold_their_activations_together_on_two_cores() -> None:
+    rollouts = [GivenLengths(20, (30,) * 4, 120)] * 8
+    config = PpoConfig(model="-", data="-", reward="-", output_dir="-", max_new_tokens=30, micro_batch_tokens=2048)
+    one, two = (
+        predict(Setup.of("ppo", config, threads=threads), SHAPE, rollouts, reward=SHAPE).moments["later steps"]
+        for threads in (1, 2)
+    )
+    assert two["activations"] > 1.8 * one["activations"]
+
+
+def test_two_hands_hold_two_passes_and_their_gradients() -> None:
+    rows = groups(8, 100, 100)
+    one, two = (predict(Setup("sft", micro_batch_tokens=400, threads=n), SHAPE, rows) for n in (1, 2))
+    early, late = one.moments["first step"], two.moments["first step"]
+    assert late["activations"] == pytest.approx(2 * early["activations"])
+    assert late["gradients"] == 2 * early["gradients"]  # each hand adds up its own
+
+
 def test_recomputing_keeps_one_layer_and_the_layers_inputs() -> None:
     rows = groups(2, 100, 100)
     plain, again = (
