@@ -63,7 +63,7 @@ def main(*, small: bool = False, progress: Progress | None = None) -> dict[str, 
         stopped = {"strict": run("min_agreement=0.99")}
         stopped["unsigned"] = run()
         signature = folder / "blueprint" / "signed.yaml"
-        signature.write_text(f"signed_by: Ada\ndate: 2026-11-30\nmodel: {'0' * 64}\n")
+        signature.write_text(f"signed_by: Ada\ndate: 2026-11-30\nmodel: {'f' * 64}\n")
         stopped["wrong"] = run()
         report = (folder / "out" / "report.html").read_text(encoding="utf-8")
         signature.write_text(f"signed_by: Ada\ndate: 2026-11-30\nmodel: {content_hash(folder / 'out/train/model')}\n")

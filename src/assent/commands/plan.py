@@ -191,7 +191,8 @@ def _planned(config: PlanConfig, unfit: dict[str, str]) -> Plan:
         max_fault=config.max_fault,
         sign_off=None if config.blueprint is None else str(Path(config.blueprint) / SIGNATURE),
     )
-    stages, limits = stages_of(wanted), {}
+    stages = stages_of(wanted)
+    limits: dict[str, Any] = {}
     if config.has_gates:
         stages, limits = gated(stages, wanted)
     return Plan(

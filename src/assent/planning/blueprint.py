@@ -79,7 +79,7 @@ def _data_rows(sources: Sequence[Source], licences: Mapping[str, str]) -> list[t
 
 
 def _gate_rows(stages: Sequence[PlannedStage], limits: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for stage in stages:
         if stage.command != "gate":
             continue

@@ -32,7 +32,7 @@ def gated(stages: list[PlannedStage], wanted: Wanted) -> tuple[list[PlannedStage
 
 
 def _limit(name: str) -> float:
-    return rules()["gates"][name]["value"]  # type: ignore[no-any-return]
+    return rules()["gates"][name]["value"]
 
 
 def _gate(name: str, options: Mapping[str, Any], why: str) -> PlannedStage:
