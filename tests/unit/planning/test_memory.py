@@ -192,6 +192,14 @@ def test_the_largest_update_has_the_longest_rows() -> None:
     assert [row.prompt_length for row in rows_of_a_step(rows, 2)] == [9, 5]
 
 
+def test_blocks_above_32_mib_leave_no_holes() -> None:
+    """A row of 65,536 tokens makes MLP tensors of 48 MiB (192 numbers of 4 bytes for each), which are mapped one by
+    one; its other tensors are of 16 MiB."""
+    small, large = (predict(Setup("sft"), SHAPE, [GivenLengths(n // 2, (n // 2,), n // 2)]) for n in (2048, 65536))
+    share = [m.moments["later steps"]["allocator"] / m.moments["later steps"]["activations"] for m in (small, large)]
+    assert share[1] < 0.8 * share[0]
+
+
 def test_only_8_bit_moments_are_not_there_in_the_first_step() -> None:
     for optim, early in (("adamw", 8 * PARAMETERS), ("adamw_8bit", 0)):
         moments = predict(Setup("sft", optim=optim), SHAPE, groups(2, 9, 9), device="cuda").moments  # type: ignore[arg-type]
