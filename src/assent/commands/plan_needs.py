@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from assent.commands.plan_measure import Measured, measured
 from assent.config.loading import parse_options
 from assent.config.options import StageOptions
 from assent.config.plan import PlanConfig
-from assent.models.folders import resolve_folder
+from assent.models.folders import read_json, resolve_folder
 from assent.models.meta_shape import shape_of
 from assent.models.shape import GivenLengths, Lengths, ModelShape
 from assent.pipelines.steps import STEPS
@@ -132,7 +133,8 @@ def _needs(config: PlanConfig, stage: PlannedStage, split: Mapping[str, Any], on
     select, sources = _select(stage.command, parsed), {"train": parsed.data}
     tokens = read_stage_data(parsed, model=parsed.model, sources=sources, select=select, **_more(parsed)).train.tokens
     planned = options_of(stage.command, options_without_held_out(options))
-    shape, source = shape_of(resolve_folder(config.model, weights=False))
+    folder = resolve_folder(config.model, weights=False)
+    shape, source = shape_of(folder)
     setup = Setup.of(stage.command, planned, threads=torch.get_num_threads())
     groups = [_as_trained(setup, group) for group in tokens]
     rows = len(groups) * (1 - held_out)
@@ -149,7 +151,7 @@ def _needs(config: PlanConfig, stage: PlannedStage, split: Mapping[str, Any], on
         shape=shape,
         parameters_from=source,
         groups=groups,
-        lengths=measure(tokens),
+        lengths=measure(tokens, context=_context(folder)),
         steps=steps,
         fit=fit(setup, shape, largest, on, reward=scorer),
         duration=None
@@ -158,6 +160,12 @@ def _needs(config: PlanConfig, stage: PlannedStage, split: Mapping[str, Any], on
         starting=starting_point(stage.command, num_parameters=shape.num_parameters, lora=bool(setup.lora_r)),
         measured=measured(stage.command, _as_they_run(options)) if config.measure and _can_run(stage) else None,
     )
+
+
+def _context(folder: Path) -> int | None:
+    """The most positions that the model has, if its configuration says."""
+    given = read_json(folder, "config.json")
+    return given.get("max_position_embeddings") or given.get("n_positions")
 
 
 def _can_run(stage: PlannedStage) -> bool:

@@ -180,6 +180,16 @@ def kept(layers: Layers, one: Pass) -> float:
     return number * layers.attention(one) + (number - 1) * layers.mlp(one.tokens) + layers.mlp(one.read) + ends
 
 
+def mapped(layers: Layers, one: Pass, *, larger_than: float) -> float:
+    """Of the bytes that a pass keeps, those in tensors larger than so many bytes: the MLPs', or all."""
+    d, q, _, f = layers.widths
+    if max(d, q) * layers.width * one.tokens > larger_than:
+        return kept(layers, one)
+    if f * layers.width * one.tokens > larger_than and not layers.setup.gradient_checkpointing:
+        return (layers.shape.sizes.num_layers - 1) * layers.mlp(one.tokens)
+    return 0.0
+
+
 def backward(layers: Layers, one: Pass, *, of_the_head: float) -> float:
     """Bytes that the backward pass needs besides what the forward pass has kept: at the head, where all is still kept,
     in the last layer, or in the one before it, where the last layer's share is gone."""

@@ -21,6 +21,7 @@ from assent.planning.activations import (
     head_weights,
     kept,
     logits,
+    mapped,
 )
 from assent.planning.setup import Setup
 
@@ -41,14 +42,20 @@ MOMENTS = ("loading", "reading", "sampling", "first step", "later steps")
 MOST_HANDS, MOST_TRAINED, FEWEST_ROWS = 4, 2**25, 16
 """Passes at the same time on a CPU, the most trained numbers with which there are several (engine/passes.py), and the
 fewest rows of one decoder beside another (rollouts/torch_sampler.py)."""
+MOST_BESIDE = 2**22
+"""Parameters of the largest policy and critic that train at the same time (engine/side_by_side.py)."""
 CACHE_TOKENS = 65536
 """Tokens of cache in flight (rollouts/torch_sampler.py: max_batch_tokens)."""
 PREFILL_TOKENS = 1024
 """Prompt tokens that a CPU reads together (rollouts/decoding.py)."""
 PROGRAM = {"cpu": 35e6, "cuda": 0.5e9}
 """What torch, the tokenizer and the probes of the model take once they are used; on CUDA the context."""
-ALLOCATOR = {"cpu": 0.1, "cuda": 0.1}
-"""The share of what is allocated and freed again that the allocator holds besides."""
+ALLOCATOR = {"cpu": 0.65, "cuda": 0.2}
+"""What the allocator holds besides, as a share of what is allocated and freed again. The C library keeps what is freed
+(models/host_memory.py), and between tensors that stay for the backward pass there are holes that the next layer's do
+not fill: 0.57 to 0.69 after a few steps of an 8 M model. On CUDA a share between published ones (0.08 to 0.41)."""
+LARGEST_ON_HEAP = 2**25
+"""Larger blocks are mapped and returned one by one, without holes (models/host_memory.py: LARGEST)."""
 NF4_BITS = 4.127
 """Of a weight in blocks of 64 with scales that are quantised again (arXiv:2305.14314, §3)."""
 
@@ -123,6 +130,10 @@ class _Stage:
             base["critic"] = critic.adapters if self.setup.trunk == "one" else critic.weights
             late["critic"] = base["critic"] + critic.optimiser
             later = max(later, critic.step(self._update), key=_total)
+            if self._side_by_side(policy, critic):
+                half = replace(self.setup, threads=self.setup.threads // 2)
+                both = [replace(one, setup=half).step(self._update) for one in (policy, critic)]
+                first = later = {name: sum(held.get(name, 0.0) for held in both) for name in both[0] | both[1]}
         moments = {"loading": {"weights": policy.weights}}
         # AdamW's moments are there from the start (engine/optimiser.py); bitsandbytes makes its own in the first step.
         early = {} if self.setup.optim == "adamw_8bit" else late
@@ -142,6 +153,11 @@ class _Stage:
     def _critic(self) -> Learned:
         start = self.reward if self.reward is not None and self.setup.trunk == "separate" else self.shape
         return Learned(self.setup, start, self.device, scorer=True)
+
+    def _side_by_side(self, policy: Learned, critic: Learned) -> bool:
+        """Whether policy and critic train at the same time (engine/side_by_side.py)."""
+        small = max(policy.number, critic.number) <= MOST_BESIDE and self.setup.trunk == "separate"
+        return small and self.device == "cpu" and self.setup.processes == 1 and self.setup.threads > 1
 
     @property
     def _update(self) -> Sequence[Lengths]:
@@ -170,10 +186,11 @@ class _Stage:
         of_a_layer = tokens * 2.0 * s.num_key_value_heads * s.head_dim * layers.width
         chunk = min(chunk_bytes(self.shape, self.device), 4.0 * s.vocab_size * rows)
         longest = min(prompts, PREFILL_TOKENS)
+        decoders = max(1, min(MOST_HANDS, setup.threads, rows // FEWEST_ROWS)) if self.device == "cpu" else 1
         return {
             "kv_cache": (s.num_layers + 1) * of_a_layer,
-            "logits": 4 * chunk,
-            "activations": layers.forward(Pass(longest, longest, longest, 0)),
+            "logits": decoders * 4 * chunk,
+            "activations": decoders * layers.forward(Pass(longest, longest, longest, 0)),
         }
 
     def _reading(self) -> dict[str, float]:
@@ -188,8 +205,11 @@ class _Stage:
         }
 
     def _with_allocator(self, held: Mapping[str, float]) -> dict[str, float]:
-        moving = sum(held.get(name, 0.0) for name in ("gradients", "activations", "logits", "kv_cache"))
-        return {**held, "program": PROGRAM[self.device], "allocator": moving * ALLOCATOR[self.device]}
+        moving = sum(held.get(name, 0.0) for name in ("activations", "logits"))
+        if self.device == "cpu":
+            moving -= held.get("mapped", 0.0)
+        own = {name: value for name, value in held.items() if name != "mapped"}
+        return {**own, "program": PROGRAM[self.device], "allocator": moving * ALLOCATOR[self.device]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +238,14 @@ class Learned:
         return weights | {"score.weight": (1, self.shape.sizes.hidden_size)} if self.scorer else self.shape.weights
 
     @property
+    def number(self) -> int:
+        """Weights that are there without adapters."""
+        return sum(map(prod, self._own.values()))
+
+    @property
     def _base(self) -> float:
-        """Bytes of the weights that are there without adapters."""
-        number = sum(map(prod, self._own.values()))
+        """Their bytes."""
+        number = self.number
         if not self.setup.in_4bit:
             return float(number * self.setup.weight_bytes)
         # Embeddings, norms and the head stay as they are.
@@ -230,7 +255,7 @@ class Learned:
     @property
     def trained(self) -> float:
         """Numbers that are trained."""
-        return self.adapters / 4 if self.setup.lora_r else float(sum(map(prod, self._own.values())))
+        return self.adapters / 4 if self.setup.lora_r else float(self.number)
 
     @property
     def weights(self) -> float:
@@ -273,7 +298,7 @@ class Learned:
 
     def step(self, groups: Sequence[Lengths]) -> dict[str, float]:
         """Gradients, activations and logits at the highest point of an update: while a pass that has kept everything
-        begins its backward pass, or when the gradients are complete."""
+        begins its backward pass, or when the gradients are complete. `mapped`: the activations in large blocks."""
         passes = sorted(self.passes(groups), key=lambda one: -kept(self.layers, one))
         hands = self.hands if len(passes) > 1 else 1
         together = passes[:hands]
@@ -285,13 +310,14 @@ class Learned:
             ),
             "logits": sum(head),
         }
+        apart = {"mapped": sum(mapped(self.layers, one, larger_than=LARGEST_ON_HEAP) for one in together)}
         if hands == 1:
             before = self.gradients if len(passes) > 1 else 0.0
-            return max({**held, "gradients": before}, {"gradients": self.gradients}, key=_total)
+            return max({**held, "gradients": before}, {"gradients": self.gradients}, key=_total) | apart
         # Each hand adds up its own gradients, and they are summed into a third.
         before = self.gradients * hands if len(passes) > hands else 0.0
         complete = self.gradients * (2 * hands if len(passes) > hands else hands + 1)
-        return max({**held, "gradients": before}, {"gradients": complete}, key=_total)
+        return max({**held, "gradients": before}, {"gradients": complete}, key=_total) | apart
 
     def _head(self, one: Pass) -> float:
         """Of the head's chunks and of its weights' gradient, twice while a chunk's is added."""
@@ -302,7 +328,7 @@ class Learned:
 
 
 def _total(held: Mapping[str, float]) -> float:
-    return sum(held.values())
+    return sum(held.values()) - held.get("mapped", 0.0)
 
 
 def rows_of_a_step(groups: Sequence[Lengths], batch_size: int) -> list[Lengths]:

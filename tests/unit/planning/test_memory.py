@@ -161,6 +161,24 @@ def test_sampling_holds_prompts_once_and_room_for_each_completion() -> None:
     assert memory.moments["sampling"]["kv_cache"] == (4 + 1) * tokens * 2 * 32 * 4
 
 
+def test_a_small_policy_and_critic_hold_their_activations_together_on_two_cores() -> None:
+    rollouts = [GivenLengths(20, (30,) * 4, 120)] * 8
+    config = PpoConfig(model="-", data="-", reward="-", output_dir="-", max_new_tokens=30, micro_batch_tokens=2048)
+    one, two = (
+        predict(Setup.of("ppo", config, threads=threads), SHAPE, rollouts, reward=SHAPE).moments["later steps"]
+        for threads in (1, 2)
+    )
+    assert two["activations"] > 1.8 * one["activations"]
+
+
+def test_two_hands_hold_two_passes_and_their_gradients() -> None:
+    rows = groups(8, 100, 100)
+    one, two = (predict(Setup("sft", micro_batch_tokens=400, threads=n), SHAPE, rows) for n in (1, 2))
+    early, late = one.moments["first step"], two.moments["first step"]
+    assert late["activations"] == pytest.approx(2 * early["activations"])
+    assert late["gradients"] == 2 * early["gradients"]  # each hand adds up its own
+
+
 def test_recomputing_keeps_one_layer_and_the_layers_inputs() -> None:
     rows = groups(2, 100, 100)
     plain, again = (
@@ -172,6 +190,14 @@ def test_recomputing_keeps_one_layer_and_the_layers_inputs() -> None:
 def test_the_largest_update_has_the_longest_rows() -> None:
     rows = [GivenLengths(n, (n,), n) for n in (3, 9, 5)]
     assert [row.prompt_length for row in rows_of_a_step(rows, 2)] == [9, 5]
+
+
+def test_blocks_above_32_mib_leave_no_holes() -> None:
+    """A row of 65,536 tokens makes MLP tensors of 48 MiB (192 numbers of 4 bytes for each), which are mapped one by
+    one; its other tensors are of 16 MiB."""
+    small, large = (predict(Setup("sft"), SHAPE, [GivenLengths(n // 2, (n // 2,), n // 2)]) for n in (2048, 65536))
+    share = [m.moments["later steps"]["allocator"] / m.moments["later steps"]["activations"] for m in (small, large)]
+    assert share[1] < 0.8 * share[0]
 
 
 def test_only_8_bit_moments_are_not_there_in_the_first_step() -> None:
