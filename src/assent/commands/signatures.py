@@ -22,7 +22,7 @@ from assent.pipelines.steps import STEPS
 
 TRAINING = ("sft", "reward", "dpo", "kto", "online_dpo", "ppo", "a2c", "grpo", "rloo")
 """Functions that return a `Result`, and whose output_dir may be left out."""
-WITH_PROGRESS = (*TRAINING, "sample", "best_of_n", "evaluate", "frontier", "compare")
+WITH_PROGRESS = (*TRAINING, "sample", "score", "best_of_n", "evaluate", "frontier", "compare")
 DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples")
 REWARDS = ("reward", "judge")
 FUNCTIONS = ("pair_judge", "safety", "gold", "algorithm", "loss_type")
@@ -61,6 +61,7 @@ NAMES = (
     "new_model",
     "merge",
     "sample",
+    "score",
     "best_of_n",
     "evaluate",
     "frontier",
