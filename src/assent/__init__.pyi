@@ -2483,6 +2483,67 @@ def sample(
     """
 
 
+def score(
+    *,
+    data: Data,
+    output_dir: Path,
+    num_shards: int | None = None,
+    shard: int | None = None,
+    engine: Literal['local', 'ray'] | None = None,
+    workers: int | None = None,
+    status: bool = False,
+    reward_ensemble: str | None = None,
+    revision: str | None = None,
+    chat_template: Path | None = None,
+    chat_template_kwargs: Mapping[str, Any] = {},
+    system: Literal['error', 'merge'] = "error",
+    max_length: int = 1024,
+    split: str | None = None,
+    columns: Mapping[str, str] | str = {},
+    device: str = "auto",
+    dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
+    reward: Reward | None = None,
+    logprobs: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    r"""Scores given completions: `scored` (path), `metrics`. Options: those of `assent score`.
+
+    num_shards: Cut the input into this many shards. Each is written to a file of its own; a shard that is done is
+        not repeated. Default: none, or with --engine as many as suit the rows.
+    shard: Do this shard alone, counted from 0, for a scheduler that starts one process for each. Whoever ends the
+        last one joins them. Needs --num-shards.
+    engine: Do the shards in a pool: local: processes on this machine; ray: actors on a Ray cluster (pip install
+        'assent[ray]'), the one of RAY_ADDRESS or one on this machine.
+    workers: Workers of --engine, each with its own copy of the models. Default: 2.
+    status: Say which shards are done, running and failed, and do nothing.
+    reward_ensemble: How to combine the heads or adapters of a reward-model ensemble: mean, min, mean-std:K (mean
+        minus K standard deviations) or weights:A,B,…. Default: mean.
+    revision: Revision of a model on the hub.
+    chat_template: Chat template for a model that has none: chatml, or a file with a Jinja template. A trained model
+        is saved with it.
+    chat_template_kwargs: Extra arguments for the chat template: --chat-template-kwargs.NAME VALUE.
+    system: What happens when the template refuses a system message. error: the command stops; merge: the message
+        moves into the first user turn.
+    max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
+        turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
+        answered is refused instead.
+    split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
+        columns is read as it is.
+    device: Where to compute: auto, cpu, cuda, cuda:N or mps.
+    dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
+    data: Completions: a file, a folder or a hub name. Judgements in it are not read.
+    output_dir: Folder to write scores.jsonl, or logprobs.jsonl, to.
+    reward: What scores completions: a reward-model folder, module:function, a rule, an address,
+        implicit:POLICY,REFERENCE; or several of them, with weights (docs/rewards.md).
+    logprobs: Model whose log-probabilities of the completions are written, in the place of rewards, as the columns
+        that dpo and kto read with --reference logged: a folder or a hub name.
+    """
+
+
 def serve_check(
     *,
     model: Path,

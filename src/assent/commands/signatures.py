@@ -24,7 +24,7 @@ from assent.pipelines.steps import STEPS
 
 TRAINING = ("sft", "reward", "dpo", "kto", "online_dpo", "ppo", "a2c", "grpo", "rloo")
 """Functions that return a `Result`, and whose output_dir may be left out."""
-WITH_PROGRESS = (*TRAINING, "sample", "best_of_n", "evaluate", "judge", "frontier", "compare")
+WITH_PROGRESS = (*TRAINING, "sample", "score", "best_of_n", "evaluate", "judge", "frontier", "compare")
 DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples")
 REWARDS = ("reward", "judge")
 FUNCTIONS = ("pair_judge", "function", "safety", "gold", "algorithm", "loss_type")
@@ -66,6 +66,7 @@ NAMES = (
     "new_model",
     "merge",
     "sample",
+    "score",
     "best_of_n",
     "evaluate",
     "judge",

@@ -166,7 +166,7 @@ def _mapped(config: PromptOptions, name: str, path: str, asked: Asked) -> Part:
         census = _census_lines(config, path, seen.census, seen.keys.line(seen.census))
         return read.lines(seen.refused, census, seen.report, used=seen.report.used)
 
-    reading = {"columns": getattr(config, "columns", {}), "split": getattr(config, "split", None)}
+    reading = {"columns": config.columns, "split": config.split} if isinstance(config, DataOptions) else {}
     tokens = stored_groups(path, asked, load=lambda: _dataset(config, name, path), reading=reading, told=told)
     facts = tokens.facts
     lines = [*facts["lines"], "  tokens are kept in a memory-mapped file, not in memory"]

@@ -105,7 +105,7 @@ def test_a_damaged_store_is_none(tmp_path: Path) -> None:
     stored(tmp_path, [group(0)])
     path = tmp_path / ROWS
     whole = path.read_bytes()
-    path.write_bytes(whole[:-20] + b"\0" + whole[-19:])
+    path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
     assert stored_facts(tmp_path) is None
     path.write_bytes(whole)
     assert stored_facts(tmp_path) is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cli import files_in, said
+from tests.support.cli import files_in, replaced, said
 from tests.support.models import tiny_model
 from tests.support.stages import arguments, interrupted_after, told, write_inputs
 
@@ -20,7 +20,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def ran(command: str, inputs: dict[str, str], folder: Path, *more: Any) -> list[Any]:
-    return [*arguments(command, inputs, folder), *more]
+    return replaced(arguments(command, inputs, folder), *more)
 
 
 def weights(folder: Path) -> bytes:
