@@ -21,6 +21,7 @@ from assent.config.commands import (
 )
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.iterate import IterateConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.formats import LAYOUTS
@@ -33,6 +34,7 @@ CONFIGS: list[type[BaseModel]] = [
     DataSplitConfig,
     DemoConfig,
     ExplainConfig,
+    IterateConfig,
     DoctorConfig,
     ReportConfig,
     RunConfig,
