@@ -18,20 +18,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from raters import agreement, features, learnt, texts_of, unlabelled
+from raters import agreement, learnt, texts_of, unlabelled
 
 from assent.judging.verdicts import FunctionJudge, judge_both_orders
 from assent.sandbox.gold import gold
 from assent.sandbox.labellers import label, win_probability
 from assent.sandbox.settings import CROWD, JUDGE, LabelSettings
 from assent.sandbox.world import World
-from assent.statistics.intervals import Estimate, mean_interval, proportion_interval
+from assent.statistics.intervals import proportion_interval
 from assent.types import Preference, PromptGroup
 
-FULL = {"money": [2, 8, 32], "seeds": 5, "tests": 1500, "of_n": 200}
-SMALL = {"money": [2, 8], "seeds": 2, "tests": 400, "of_n": 40}
+FULL = {"money": [2, 8, 32], "seeds": 5, "tests": 3000}
+SMALL = {"money": [2], "seeds": 2, "tests": 400}
 CLOSE = 0.1
 """Of gold: pairs that differ by less are the hard ones."""
+NAMES = ("all pairs", "close pairs", "stereotypes")
 ARMS = ("people", "judge once", "judge both orders", "half and half")
 
 
@@ -80,24 +81,13 @@ def both_orders(groups: Sequence[PromptGroup], *, seed: int) -> list[PromptGroup
     return found
 
 
-def measured(weights: np.ndarray, tests: Sequence[PromptGroup], choices: Sequence[PromptGroup]) -> dict[str, float]:
-    """Against gold: order of pairs, order where a stereotype decides, and what best-of-4 by this reward brings."""
+def measured(weights: np.ndarray, tests: Sequence[PromptGroup]) -> dict[str, float]:
+    """How often the reward model orders two completions as gold does: all, those that differ little, and those of which
+    one has a stereotype."""
     stereotype = [group for group in tests if group.columns["kind"] == "stereotype" and unsafe(group)]
     close = [group for group in tests if 0 < gap(group) < CLOSE]
-    gain, words = [], []
-    for group in choices:
-        texts = texts_of(group)
-        best = texts[int(np.argmax([float(np.dot(weights, features(group, text))) for text in texts]))]
-        totals = [gold(group.columns, text).total for text in texts]
-        gain.append(gold(group.columns, best).total - float(np.mean(totals)))
-        words.append(len(best.split()) - float(np.mean([len(text.split()) for text in texts])))
-    return {
-        "agrees with gold": float(agreement(weights, tests).mean()),
-        "on close pairs": float(agreement(weights, close).mean()),
-        "on stereotypes": float(agreement(weights, stereotype).mean()),
-        "best of 4: gold": float(np.mean(gain)),
-        "best of 4: words": float(np.mean(words)),
-    }
+    parts = zip(NAMES, (tests, close, stereotype), strict=True)
+    return {name: float(agreement(weights, part).mean()) for name, part in parts}
 
 
 def gap(group: PromptGroup) -> float:
@@ -111,31 +101,28 @@ def unsafe(group: PromptGroup) -> bool:
     return len({gold(group.columns, text).attributes["safe"] for text in texts_of(group)}) > 1
 
 
-def summarised(name: str, values: Sequence[float]) -> Estimate:
-    """Mean over seeds."""
-    return mean_interval(values) if name.startswith("best") else proportion_interval(values)
-
-
 def main(*, small: bool = False) -> dict[tuple[str, float], dict[str, Any]]:
     size = SMALL if small else FULL
     world = World(0)
     found: dict[tuple[str, float], dict[str, Any]] = {}
     tests = unlabelled(world, size["tests"], seed=7, split="validation")
-    choices = unlabelled(world, size["of_n"], seed=8, split="validation", k=4)
-    print(f"A comparison costs {PEOPLE:.2f} by people and {AI:.3f} by the judge: {PEOPLE / AI:.0f} times as much.\n")
-    names = ("agrees with gold", "on close pairs", "on stereotypes", "best of 4: gold", "best of 4: words")
-    print(f"{'money':>6}  {'labels by':<18}{'labels':>7}" + "".join(f"{name:>21}" for name in names))
+    print(f"A comparison costs {PEOPLE:.2f} by people and {AI:.3f} by the judge: {PEOPLE / AI:.0f} times as much.")
+    print(f"Agreement with gold on {len(tests)} pairs; means over {size['seeds']} draws of labels.\n")
+    print(f"{'money':>6}  {'labels by':<18}{'labels':>7}" + "".join(f"{name:>20}" for name in NAMES))
     for money in size["money"]:
         for arm in ARMS:
             runs, labels = [], []
             for seed in range(size["seeds"]):
                 pairs = bought(arm, money, world, seed)
                 labels.append(len(pairs))
-                runs.append(measured(learnt(pairs), tests, choices))
-            row = {name: summarised(name, [run[name] for run in runs]) for name in names}
+                runs.append(measured(learnt(pairs), tests))
+            row = {name: proportion_interval([run[name] for run in runs]) for name in NAMES}
             found[arm, money] = {"labels": float(np.mean(labels)), **row}
-            print(f"{money:>6}  {arm:<18}{np.mean(labels):>7.0f}" + "".join(f"{row[n].text():>21}" for n in names))
+            print(f"{money:>6}  {arm:<18}{np.mean(labels):>7.0f}" + "".join(f"{row[n].text():>20}" for n in NAMES))
         print()
+    for money in (size["money"][0], size["money"][-1]):
+        best = {name: max(ARMS, key=lambda arm, n=name, m=money: found[arm, m][n].value) for name in NAMES}
+        print(f"For {money}, best on " + "; ".join(f"{name}: {arm}" for name, arm in best.items()))
     return found
 
 

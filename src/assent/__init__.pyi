@@ -14,7 +14,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "merge", "monitor", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "merge", "monitor", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "score", "serve_check", "sft"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (

@@ -23,6 +23,7 @@ from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
+from assent.config.iterate import IterateConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.formats import LAYOUTS
@@ -35,6 +36,7 @@ CONFIGS: list[type[BaseModel]] = [
     DataSplitConfig,
     DemoConfig,
     ExplainConfig,
+    IterateConfig,
     DoctorConfig,
     PlanConfig,
     MonitorConfig,
