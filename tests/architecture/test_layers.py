@@ -21,7 +21,7 @@ MODELS = DATA | {"models"}
 ABOVE_MODELS = MODELS | {"judging", "rollouts", "rewards"}
 INFERENCE = ABOVE_MODELS | {"objectives", "inference"}
 STAGES = INFERENCE | {"engine", "evaluation", "diagnosis"}
-COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "reporting"}
+COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "reporting", "feedback"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": BASE,
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "judging": JUDGING,
     "diagnosis": DIAGNOSIS,
     "reporting": DIAGNOSIS,
+    "feedback": JUDGING,
     "models": MODELS,
     "engine": MODELS,
     "rollouts": ABOVE_MODELS,
@@ -60,6 +61,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
 TORCH_FREE = (
     *("types", "errors", "metrics", "config", "statistics", "runs", "data", "judging", "diagnosis", "reporting"),
     "pipelines",
+    "feedback",
 )
 TORCH_FREE_FILES = ("models.shape", "models.architectures")
 """Of layers that are not. No import of theirs, inside functions either, is of torch or what needs it."""
@@ -189,6 +191,7 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
         "frontier",
         "grpo",
         "kto",
+        "label",
     ]
     functions += [
         "merge",

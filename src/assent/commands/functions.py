@@ -1,8 +1,8 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and `explain`
-return what their command prints with --json. `run` returns a `PipelineResult`.
+`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor`, `explain` and
+`label` return what their command prints with --json. `run` returns a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from assent.config.commands import ConvertConfig, ReportConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.functions import name_of
+from assent.config.label import LabelConfig
 from assent.config.loading import parse_options
 from assent.config.serving import ServeCheckConfig
 from assent.data.given import holding, is_data
@@ -185,6 +186,18 @@ def explain(**options: Any) -> dict[str, Any]:
         return run_explain(parse_options(ExplainConfig, given))[0]
 
 
+@signed
+def label(**options: Any) -> dict[str, Any]:
+    """Collects, exports or imports people's preferences. Options: those of `assent label` (`store`, `export` …).
+
+    Without `serve=False` or an action such as `export` it serves the app until it is interrupted.
+    """
+    from assent.commands.label import label as run_label
+
+    with _as_written(options) as given:
+        return run_label(parse_options(LabelConfig, given))[0]
+
+
 def run(
     path: str | os.PathLike[str],
     *,
@@ -216,7 +229,10 @@ def _outputs(command: str, options: Mapping[str, Any], progress: Progress | None
 
 
 DATA = frozenset(
-    {"data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples"}
+    {
+        *("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples"),
+        *("completions", "import_labels"),
+    }
 )
 """Options that name data, and take data in memory too."""
 

@@ -17,13 +17,15 @@ from pydantic.fields import FieldInfo
 from assent.config.commands import ConvertConfig, MergeConfig, NewModelConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.label import LabelConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import STEPS
 
 TRAINING = ("sft", "reward", "dpo", "kto", "online_dpo", "ppo", "a2c", "grpo", "rloo")
 """Functions that return a `Result`, and whose output_dir may be left out."""
 WITH_PROGRESS = (*TRAINING, "sample", "best_of_n", "evaluate", "frontier", "compare")
-DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples")
+DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples",
+        "completions", "import_labels")  # fmt: skip
 REWARDS = ("reward", "judge")
 FUNCTIONS = ("pair_judge", "safety", "gold", "algorithm", "loss_type")
 PATHS = ("model", "output_dir", "reference", "critic", "potential", "reference_cache", "chat_template", "reward_model",
@@ -51,6 +53,7 @@ def config_of(function: str) -> type[BaseModel]:
         "explain": ExplainConfig,
         "convert_config": ConvertConfig,
         "doctor": DoctorConfig,
+        "label": LabelConfig,
     }
     step = {"evaluate": "eval"}.get(function, function.replace("_", "-"))
     return others[function] if function in others else STEPS[step].config_class()
@@ -67,6 +70,7 @@ NAMES = (
     "serve_check",
     "compare",
     "explain",
+    "label",
 )
 """Functions whose arguments are all options."""
 BY_POSITION = ("convert_config", "doctor")
@@ -117,7 +121,7 @@ def _type_of(name: str, annotation: Any) -> str:
     if name in FUNCTIONS and "Literal" not in _text_of(annotation):
         return "str | Callable[..., Any]" + optional
     if name in PATHS:
-        return "Path" + optional
+        return "Path | Sequence[Path]" if get_origin(annotation) is tuple else "Path" + optional
     return {
         "columns": "Mapping[str, str] | str",
         "losses": "Sequence[str | Mapping[str, Any]]",

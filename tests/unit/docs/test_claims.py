@@ -21,6 +21,7 @@ from assent.config.commands import (
 )
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.label import LabelConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.formats import LAYOUTS
@@ -37,7 +38,7 @@ CONFIGS: list[type[BaseModel]] = [
     ReportConfig,
     RunConfig,
 ]
-CONFIGS += [ConvertConfig, DataShowConfig, ServeCheckConfig]
+CONFIGS += [ConvertConfig, DataShowConfig, LabelConfig, ServeCheckConfig]
 CONFIGS += [step.config_class() for name, step in STEPS.items() if name in NAMES]
 EVERYWHERE = {"--config", "--json", "--verbose", "--debug", "--help", "--version"}
 

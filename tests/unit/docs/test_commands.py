@@ -14,6 +14,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from assent.cli import main
 from assent.config.loading import read_yaml
 from tests.support.cli import said
 from tests.support.docs import PAGES, ROOT, blocks, commands
@@ -50,6 +51,9 @@ SHORTER = {
     "serve-check": ["--engines", "transformers", "--max-new-tokens", "2"],
     "best-of-n": ANSWERS,
     "best-of-n --samples": [],
+    "label": ["--no-serve"],
+    "label --prompts": ["--no-serve"],
+    **{f"label --{name}": [] for name in ("export", "import-labels", "invite", "backup", "restore")},
     "run examples/hh/pipeline.yaml": [
         *("--fast", "--set", "base.vocab_size=300", "--set", "base.layers=1"),
         *("--set", "base.hidden_size=16", "--set", "base.heads=2", "--set", "evaluation.samples_per_prompt=2"),
@@ -92,6 +96,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     renamed = {"question": "prompt", "response_j": "chosen", "response_k": "rejected"}
     tables = {name: datasets.Dataset.from_list(rows).rename_columns(renamed) for name, rows in splits.items()}
     datasets.DatasetDict(tables).save_to_disk(folder / "my-dataset")
+    prompt = {"prompt": [{"role": "user", "content": "1?"}]}
+    answers_of_one = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
+    write_rows(folder / "two-answers.jsonl", [{**prompt, "completion": answer} for answer in answers_of_one])
+    assert main(["label", "--import-labels", "pairs.jsonl", "--store", "labels.db"]) == 0  # as if people had judged
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
     write_rows(folder / "logps.jsonl", [dict(zip(names, (-9.0, -8.5 + i, -9.5, -8.0), strict=True)) for i in range(3)])
     for block in [
