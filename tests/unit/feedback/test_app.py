@@ -348,7 +348,7 @@ def test_what_turns_or_hides_text_is_shown_by_its_code() -> None:
 def test_markdown_and_code_are_rendered() -> None:
     text = str(markdown("**bold**\n\n```python\nx < 1\n```\n\n| a |\n|--:|\n| 1 |"))
     assert "<strong>bold</strong>" in text
-    assert '<code class="language-python">x &lt; 1\n</code>' in text
+    assert '<p class="info">python</p><pre><code>x &lt; 1\n</code></pre>' in text
     assert "<td>1</td>" in text
 
 

@@ -97,7 +97,8 @@ def test_gold_and_repeats_measure_annotators_alone(database: Database) -> None:
     add_items(database, gold, task="compare", reviews=0)
     mia = ensure_annotator(database, "mia").id
     with database.reading() as connection:
-        answers = dict(connection.execute(sa.text("SELECT id, gold FROM items WHERE gold IS NOT NULL")).tuples())
+        rows = connection.execute(sa.text("SELECT id, gold FROM items WHERE gold IS NOT NULL"))
+        answers = {row.id: row.gold for row in rows}
 
     label_all(database, mia, mix=Mix(gold_every=4, repeat_every=5))
     (line,) = dashboard(database).annotators

@@ -243,7 +243,7 @@ def test_mixed_kinds_need_a_layout(database: Database) -> None:
 def test_other_tools_formats_go_both_ways(
     format: str, layout: str, database: Database, new_store: Callable[[], Database], tmp_path: Path
 ) -> None:
-    plain = ("prompt", "chosen", "rejected", "completions", "ranking", "completion", "label", "score")
+    plain = ("prompt", "chosen", "rejected", "completions", "ranking", "completion", "label", "score", "annotator")
     rows = [{name: value for name, value in row.items() if name in plain} for row in ROWS[layout]]
     if layout == "rankings":
         rows = [{"prompt": Q, "completions": [A, B, C], "ranking": [1, 3, 2]}, rows[1]]

@@ -105,8 +105,8 @@ def test_the_bootstrap_is_that_of_clusters_drawn_one_by_one() -> None:
     assert found is not None
     equal = np.array([a == b for a, b in units]).reshape(20, 3)
     drawn = [equal[rng.integers(0, 20, 20)].mean() for _ in range(20_000)]
-    assert found.low == pytest.approx(np.quantile(drawn, 0.025), abs=0.01)
-    assert found.high == pytest.approx(np.quantile(drawn, 0.975), abs=0.01)
+    assert found.low == pytest.approx(np.quantile(drawn, 0.025), abs=0.018)  # steps of 1/60
+    assert found.high == pytest.approx(np.quantile(drawn, 0.975), abs=0.018)
     assert found.standard_error == pytest.approx(np.std(drawn), rel=0.05)
 
 

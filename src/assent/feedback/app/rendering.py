@@ -10,7 +10,9 @@ from functools import lru_cache
 from typing import Any
 
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererProtocol
 from markdown_it.rules_core import StateCore
+from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 from assent.types import Message, Text
@@ -39,11 +41,18 @@ def _no_styles(state: StateCore) -> None:
         token.attrs.pop("style", None)
 
 
+def _fence(_: RendererProtocol, tokens: Sequence[Token], at: int, *__: Any) -> str:
+    """A block of code with what stands behind its ``` above it: in an attribute nobody would see that."""
+    info = Markup('<p class="info">{}</p>').format(tokens[at].info.strip()) if tokens[at].info.strip() else Markup()
+    return str(info + Markup("<pre><code>{}</code></pre>\n").format(tokens[at].content))
+
+
 @lru_cache(maxsize=1)
 def _markdown() -> MarkdownIt:
     markdown = MarkdownIt("js-default", {"html": False, "linkify": False, "breaks": True, "maxNesting": DEEPEST})
     markdown.disable(UNSAFE_RULES, ignoreInvalid=True)
     markdown.core.ruler.push("no_styles", _no_styles)
+    markdown.add_render_rule("fence", _fence)
     return markdown
 
 

@@ -241,6 +241,8 @@ def _mixed_in(connection: Connection, annotator_id: int, ordinal: int, mix: Mix)
             ).first()
             if row is None or row.occasion != FIRST or row.state != "done":
                 continue
+            if connection.scalar(sa.select(queue.c.item_id).where(queue.c.item_id == row.item_id)) is None:
+                continue  # a gold question
             times = connection.scalar(
                 sa.select(sa.func.max(assignments.c.occasion)).where(
                     assignments.c.annotator_id == annotator_id, assignments.c.item_id == row.item_id
