@@ -3,6 +3,7 @@
 # make check   lint, format, types: what a contributor runs
 # make papers  docs/papers.md from the declarations of the losses
 # make architectures  docs/architectures.md from what benchmarks/architectures.py found
+# make site    the documents as a site in build/site, which can be opened from disk
 # make stubs   src/assent/__init__.pyi from the options of the commands
 #
 # Needs Python >= 3.11 and a package index; no C compiler, no accelerator. PYTHON=... chooses the interpreter.
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 JOBS ?= 2
 
-.PHONY: demo test check format papers architectures stubs clean
+.PHONY: demo test check format papers architectures stubs site clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/assent demo
@@ -39,6 +40,9 @@ architectures: $(VENV)/.stamp-run
 
 stubs: $(VENV)/.stamp-run
 	$(BIN)/python docs/make_stubs.py
+
+site: $(VENV)/.stamp-test
+	$(BIN)/python docs/make_site.py
 
 clean:
 	rm -rf $(VENV)

@@ -29,7 +29,6 @@ from assent.commands.doctor import fixed_options
 from assent.diagnosis.case import Case
 from assent.diagnosis.examine import Report, examine
 from assent.diagnosis.fix import changes
-from assent.diagnosis.small_statistics import ends, fmean
 from assent.sandbox.faults.confusion import Confusion, Seen, confusion, interval, lowest, table
 from assent.sandbox.faults.records import (
     WITHOUT_GOLD,
@@ -42,6 +41,7 @@ from assent.sandbox.faults.records import (
     record_of,
 )
 from assent.sandbox.faults.registry import FAULTS, PAIRS
+from assent.statistics.small import ends, fmean
 
 STRENGTHS = (0.66, 0.33, 0.0)
 ROUNDS_OF_CURE = 3

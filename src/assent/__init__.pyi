@@ -410,16 +410,17 @@ def doctor(
     settings: YAML or JSON file with the options of another trainer's run (beta, loss_type, learning_rate …). Only
         for other trainers' logs.
     fail_on: Least severity of a finding that gives exit status 1.
-    accepted: YAML file of findings that are known and accepted: the rule's name and the reason. They are shown, and
-        do not count for the exit status.
+    accepted: YAML or JSON file of findings that are known and accepted: the rule's name and the reason. They are
+        shown, and do not count for the exit status.
     rules: More rules, as module:NAME. Give the flag once for each (docs/add-a-rule.md).
     against: A run that worked: say in which options and metrics the run differs from it. For data: another file, to
         find prompts that both have.
-    apply: Write the run's configuration, with the changes that the findings name, as YAML for --config.
     bundle: Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no
         answer.
     watch: Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C.
     refresh_seconds: Seconds between two looks with --watch.
+    list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
+    apply: Write the run's configuration, with the changes that the findings name, as YAML for --config.
     probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a file of data: how
         likely its answers are to the policy that --model names.
     prompts: File with prompts of yours, for a policy. With comparisons it also says whether the policy answers as
@@ -427,7 +428,6 @@ def doctor(
     model: Policy that is to be trained on the data: a folder or a hub name. Only with --probe.
     max_new_tokens: Longest answer that a policy is asked for. Only with --probe.
     max_length: Most tokens of a prompt and its answer. Only with --probe.
-    list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
     """
 
 
@@ -642,6 +642,8 @@ def evaluate(
     rank_by: str | None = None,
     labels: Path | None = None,
     precision: float | None = None,
+    lm_eval: Sequence[str] = [],
+    lm_eval_limit: int = 0,
     num_prompts: int = 0,
     samples_per_prompt: int | None = None,
     max_new_tokens: int = 64,
@@ -704,6 +706,9 @@ def evaluate(
     labels: labels.json of the sandbox's labelling step. The table shows its noise ceiling beside the reward model's
         accuracy.
     precision: Half-width that a win rate's interval should have. The table then shows how many prompts that takes.
+    lm_eval: Tasks of lm-evaluation-harness that every policy is also asked: names (hellaswag), or YAML files of
+        tasks. Needs the extra lm-eval.
+    lm_eval_limit: Ask only the first questions of each task of --lm-eval, so many. 0: all.
     num_prompts: Use only this many prompts, from the start of the data. 0: all.
     samples_per_prompt: Completions at temperature 1 for each prompt, besides the greedy one. Default: 4; for a file
         of completions, all it has.
@@ -1239,6 +1244,8 @@ def label(
     gold: str | Callable[..., Any] | None = None,
     gold_every: int = 10,
     repeat_every: int = 0,
+    order: Literal['random', 'disagreement', 'margin'] = "random",
+    reward: Reward | None = None,
     guidelines: str | None = None,
     serve: bool = True,
     open: bool = True,
@@ -1246,6 +1253,7 @@ def label(
     port: int = 8765,
     public_url: str | None = None,
     trusted_proxy: str | None = None,
+    precision: float = 0.05,
     annotator: str | None = None,
     export: str | None = None,
     layout: str | None = None,
@@ -1296,6 +1304,10 @@ def label(
     gold: Questions with known answers, to measure annotators: a file with preferences, a folder or a hub name.
     gold_every: Every so manieth item is a gold question, as long as there are new ones. 0: none.
     repeat_every: Every so manieth item is one that the annotator has judged before. 0: none.
+    order: Which items come first. disagreement: those on which the heads of a reward ensemble disagree most;
+        margin: those whose two answers score most alike. Both need --reward.
+    reward: What scores the answers for --order: a reward model's folder (with several heads for disagreement), or
+        for margin also implicit:POLICY,REFERENCE.
     guidelines: File of instructions in Markdown, shown beside each item. A changed file is a new version.
     serve: Serve the app. With --no-serve the store is filled and nothing else.
     open: Open the app in the browser.
@@ -1304,6 +1316,8 @@ def label(
     public_url: Address under which browsers reach the app: https://host. A reverse proxy with a certificate answers
         there.
     trusted_proxy: IP address of the reverse proxy, whose X-Forwarded-For is believed. Needs --public-url.
+    precision: Half-width to which the dashboard wants agreement known, for its count of labels that are still
+        needed.
     annotator: Your name in the store. Default: your user name on this computer. Only on loopback.
     export: Write the labels to this file, .jsonl, .jsonl.gz or .csv, and beside it which of them were taken.
     layout: Columns to export. Default: comparisons where every row is one, else what fits.

@@ -21,6 +21,7 @@ from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, DataError
 from assent.evaluation.generators import writer_lines
 from assent.evaluation.lines import table_lines
+from assent.evaluation.lm_eval_tasks import as_figures, ask, check_tasks, task_lines, tasks_hash
 from assent.evaluation.pairs import Pairs, judge_reward, pairs_of, slices_of
 from assent.evaluation.policies import EvaluationPlan, Judges, evaluate_policies
 from assent.evaluation.reward_model import quality_lines
@@ -55,6 +56,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     cast = cast_of(config, list(data)[: config.num_prompts or None])
     judging = judging_of(config, cast)
     _check_quality(config)
+    _check_tasks(config, cast)
     for line in (*(f"{data.path}: {note}" for note in data.notes), *cast.lines, *judging.lines):
         progress.line(line)
     prompts = _prompts(config, cast, progress)
@@ -64,7 +66,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
         return {
             "evaluation": None,
             "table": None,
-            "lines": table_lines(table, _quality_lines(extra)),
+            "lines": table_lines(table, _further_lines(extra, table.baseline)),
             "figures": {**figures, **extra},
         }
     hashes = _hashes(config, data, cast, judging)
@@ -89,6 +91,8 @@ def _hashes(config: EvalConfig, data: Dataset, cast: Cast, judging: Judging) -> 
         hashes["reward_model"] = reward_hash(config.reward_model)
     if config.reward_pairs is not None:
         hashes["reward_pairs"] = load_named(config, "reward_pairs").sha256
+    if config.lm_eval:
+        hashes["lm_eval"] = tasks_hash(config.lm_eval, config.lm_eval_limit)
     if config.labels is not None:
         hashes["labels"] = _digest(Path(config.labels).read_text(encoding="utf-8"))
     return hashes
@@ -159,7 +163,30 @@ def _evaluate(
             on_comparisons=None if compared is None else compared.advance,
         )
     extra = {} if reward is None or config.reward_pairs is None else {"reward_model": _quality(config, reward)}
+    if config.lm_eval:
+        extra["lm_eval"] = _asked(config, cast, runtime, progress)
     return table, extra
+
+
+def _check_tasks(config: EvalConfig, cast: Cast) -> None:
+    if config.lm_eval:
+        if config.baseline not in cast.models:
+            raise ConfigError("lm_eval asks models, but the baseline is a file of completions", got=config.baseline)
+        check_tasks(config.lm_eval)
+
+
+def _asked(config: EvalConfig, cast: Cast, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    """The models' figures on the tasks of lm-evaluation-harness. One model is in memory at a time."""
+    assert config.baseline is not None
+    if idle := sorted(set(cast.files)):
+        progress.line(f"lm-eval: files of completions are not asked: {', '.join(idle)}")
+    asked = {}
+    options: dict[str, Any] = {"device": runtime.device, "dtype": config.dtype, "revision": config.revision}
+    with progress.task("lm-eval", total=len(cast.models)) as task:
+        for name, path in cast.models.items():
+            asked[name] = ask(path, config.lm_eval, limit=config.lm_eval_limit, seed=config.seed, **options)
+            task.advance(1, policy=name)
+    return as_figures(asked, config.baseline)
 
 
 def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> Prompts:
@@ -215,16 +242,19 @@ def _noise_ceiling(path: str) -> float:
 def _write(output_dir: str, table: PolicyTable, extra: dict[str, Any]) -> dict[str, Any]:
     table = replace(table, extra={**table.extra, **extra})
     path = table.write(output_dir)
-    lines: Sequence[str] = table_lines(table, _quality_lines(extra))
+    lines: Sequence[str] = table_lines(table, _further_lines(extra, table.baseline))
     text = Path(output_dir) / "table.txt"
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {"evaluation": str(path), "table": str(text), "lines": list(lines)}
 
 
-def _quality_lines(extra: dict[str, Any]) -> list[str]:
-    if "reward_model" not in extra:
-        return []
-    return ["", "reward model on held-out comparisons", *quality_lines(extra["reward_model"])]
+def _further_lines(extra: dict[str, Any], baseline: str) -> list[str]:
+    lines = []
+    if "reward_model" in extra:
+        lines += ["", "reward model on held-out comparisons", *quality_lines(extra["reward_model"])]
+    if "lm_eval" in extra:
+        lines += task_lines(extra["lm_eval"], baseline)
+    return lines
 
 
 def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, Any]:

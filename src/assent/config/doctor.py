@@ -6,19 +6,18 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from assent.config.options import DeviceOptions, Positive
+from assent.config.options import DeviceOptions, Options, Positive
 
 
-class DoctorConfig(DeviceOptions):
-    """Reads a run's log, of ours or of another trainer, or a file of data; says what is wrong and what to change.
+class LogDoctorConfig(Options):
+    """Reads logs of runs, of Assent or of other trainers, and files of data; says what is wrong and what to change.
 
-    Neither torch nor a model is loaded without --probe. Exit status 1 if something is wrong (--fail-on).
+    Exit status 1 if something is wrong (--fail-on).
     """
 
     targets: tuple[str, ...] = ()
     """What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines of
-    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers);
-    with --probe, folders of policies."""
+    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers)."""
     stage: str | None = None
     """Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or what its
     metrics show. Only for other trainers' logs."""
@@ -28,21 +27,52 @@ class DoctorConfig(DeviceOptions):
     fail_on: Literal["fatal", "fault", "warning", "info", "never"] = "fault"
     """Least severity of a finding that gives exit status 1."""
     accepted: str | None = None
-    """YAML file of findings that are known and accepted: the rule's name and the reason. They are shown, and do not
-    count for the exit status."""
+    """YAML or JSON file of findings that are known and accepted: the rule's name and the reason. They are shown, and
+    do not count for the exit status."""
     rules: tuple[str, ...] = ()
     """More rules, as module:NAME. Give the flag once for each (docs/add-a-rule.md)."""
     against: str | None = None
     """A run that worked: say in which options and metrics the run differs from it. For data: another file, to find
     prompts that both have."""
-    apply: str | None = None
-    """Write the run's configuration, with the changes that the findings name, as YAML for --config."""
     bundle: str | None = None
     """Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no answer."""
     watch: bool = False
     """Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C."""
     refresh_seconds: Positive = 30
     """Seconds between two looks with --watch."""
+    list_rules: bool = False
+    """List the rules: what each looks for, and in which metrics. Nothing is read."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if self.list_rules:
+            if idle := sorted(self.model_fields_set - {"list_rules", "rules"}):
+                raise ValueError(f"{', '.join(idle)} has no effect with list_rules: leave it out")
+            return self
+        if not self.targets:
+            raise ValueError("nothing to look at: give a run folder or a log, or list_rules")
+        several = [name for name in ("against", "apply", "bundle", "watch") if getattr(self, name, None)]
+        if len(self.targets) > 1 and several:
+            raise ValueError(f"{', '.join(several)} is about one run: give one target")
+        if self.watch and (idle := [name for name in ("against", "apply", "bundle") if getattr(self, name, None)]):
+            raise ValueError(f"{', '.join(idle)} needs a look that ends: leave it or watch out")
+        if not self.watch and "refresh_seconds" in self.model_fields_set:
+            raise ValueError("refresh_seconds has no effect without watch: give both, or leave it out")
+        return self
+
+
+class DoctorConfig(LogDoctorConfig, DeviceOptions):
+    """Reads a run's log, of ours or of another trainer, or a file of data; says what is wrong and what to change.
+
+    Neither torch nor a model is loaded without --probe. Exit status 1 if something is wrong (--fail-on).
+    """
+
+    targets: tuple[str, ...] = ()
+    """What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines of
+    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers);
+    with --probe, folders of policies."""
+    apply: str | None = None
+    """Write the run's configuration, with the changes that the findings name, as YAML for --config."""
     probe: bool = False
     """Load models and measure. Of a policy's folder: which stage of training it lacks. Of a file of data: how likely
     its answers are to the policy that --model names."""
@@ -55,27 +85,12 @@ class DoctorConfig(DeviceOptions):
     """Longest answer that a policy is asked for. Only with --probe."""
     max_length: Positive = 1024
     """Most tokens of a prompt and its answer. Only with --probe."""
-    list_rules: bool = False
-    """List the rules: what each looks for, and in which metrics. Nothing is read."""
 
     @model_validator(mode="after")
-    def _no_option_without_effect(self) -> Self:
-        if self.list_rules:
-            if idle := sorted(self.model_fields_set - {"list_rules", "rules"}):
-                raise ValueError(f"{', '.join(idle)} has no effect with list_rules: leave it out")
-            return self
-        if not self.targets:
-            raise ValueError("nothing to look at: give a run folder or a log, or list_rules")
-        several = [name for name in ("against", "apply", "bundle", "watch") if getattr(self, name)]
-        if len(self.targets) > 1 and several:
-            raise ValueError(f"{', '.join(several)} is about one run: give one target")
-        if self.watch and (idle := [name for name in ("against", "apply", "bundle") if getattr(self, name)]):
-            raise ValueError(f"{', '.join(idle)} needs a look that ends: leave it or watch out")
+    def _models_only_with_probe(self) -> Self:
         probing = ("prompts", "model", "max_new_tokens", "max_length", "device", "dtype")
         if not self.probe and (idle := sorted(self.model_fields_set & set(probing))):
             raise ValueError(f"{', '.join(idle)} has no effect without probe: give both, or leave it out")
         if self.probe and self.watch:
             raise ValueError("watch reads a log, probe loads models: give one of them")
-        if not self.watch and "refresh_seconds" in self.model_fields_set:
-            raise ValueError("refresh_seconds has no effect without watch: give both, or leave it out")
         return self

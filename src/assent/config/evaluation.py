@@ -73,6 +73,11 @@ class EvalConfig(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, Sam
     accuracy."""
     precision: Annotated[float, Field(gt=0, lt=0.5)] | None = None
     """Half-width that a win rate's interval should have. The table then shows how many prompts that takes."""
+    lm_eval: list[str] = Field(default_factory=list)
+    """Tasks of lm-evaluation-harness that every policy is also asked: names (hellaswag), or YAML files of tasks. Needs
+    the extra lm-eval."""
+    lm_eval_limit: NonNegative = 0
+    """Ask only the first questions of each task of --lm-eval, so many. 0: all."""
     num_prompts: NonNegative = 0
     """Use only this many prompts, from the start of the data. 0: all."""
     samples_per_prompt: Positive | None = None
@@ -128,6 +133,8 @@ class EvalConfig(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, Sam
                 "rank_by has no effect with policies: it ranks the authors of data's completions. Leave it out"
             )
         self._check_judges()
+        if self.lm_eval_limit and not self.lm_eval:
+            raise ValueError("lm_eval_limit has no effect without lm_eval: give both, or leave it out")
         if self.reward_model is None and (self.best_of_n or self.reward_pairs or self.reward_ensemble):
             raise ValueError(
                 "best_of_n, reward_pairs and reward_ensemble need reward_model: give it, or leave them out"

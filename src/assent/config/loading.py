@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from assent.config.foreign import foreign_error
@@ -22,7 +21,6 @@ from assent.errors import ConfigError
 Config = TypeVar("Config", bound=BaseModel)
 
 MAX_YAML_BYTES = 1_000_000
-MAX_YAML_VALUES = 100_000
 MAX_NUMBER_BITS = 1024
 
 
@@ -114,74 +112,27 @@ def _expected(detail: Mapping[str, Any]) -> str:
     return kind.get(str(detail["type"]), "") + re.sub(r", (unable to|got) .*$", "", message)
 
 
-class _OptionsLoader(yaml.SafeLoader):
-    """Safe YAML in which `no` is the word no, 1e-5 is a number, 1:30 is text, and a repeated key is an error.
-
-    YAML 1.1 reads `mixed_precision: no` as False, `learning_rate: 1e-5` as text and `1:30` as 90. Neither YAML 1.2 nor
-    people do.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own protocol)
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":int"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merges `<<` keys. A few lines of them can write out to any number of values."""
-        super().flatten_mapping(node)
-        if len(node.value) > MAX_YAML_VALUES:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"merged keys make more than {MAX_YAML_VALUES} values", node.start_mark
-            )
-
-
-_OptionsLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
-_OptionsLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
-    list("-+0123456789"),
-)
-_OptionsLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF)|\.(?:nan|NaN))$"
-    ),
-    list("-+0123456789."),
-)
-
-
 def read_value(text: str) -> Any:
     """A value on the command line. Lists, mappings and null are YAML, the rest is text. ConfigError if broken."""
     if not text.startswith(("[", "{")) and text != "null":
         return text
+    from assent.config.yaml_values import load_yaml, yaml_problem
+
     try:
-        loaded = _load(text)
+        loaded = load_yaml(text)
     except Exception as error:
         fix = "put the ${reference} in quotes" if "${" in text else None
-        raise ConfigError(f"{text} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
+        raise ConfigError(f"{text} is not valid YAML", got=yaml_problem(error), fix=fix) from None
     _refuse_huge(loaded, "the value")
     return loaded
 
 
-def _load(text: str) -> Any:
-    loader = _OptionsLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. ConfigError for a missing, large, broken or other kind of file."""
+    try:
+        from assent.config.yaml_values import load_yaml, yaml_problem
+    except ModuleNotFoundError:  # the doctor's small distribution has pydantic alone
+        raise ConfigError(f"{path} is YAML, and PyYAML is not installed", fix="give the same as a .json file") from None
     file = Path(path)
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):
@@ -197,10 +148,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if len(content) > MAX_YAML_BYTES:
         raise ConfigError(f"{path} is too large for a configuration file", expected=f"at most {MAX_YAML_BYTES} bytes")
     try:
-        loaded = _load(content.decode("utf-8-sig"))
-    except Exception as error:  # PyYAML raises all kinds of errors for a value that does not have its tag's form
+        loaded = load_yaml(content.decode("utf-8-sig"))
+    except Exception as error:  # of all kinds, for a value that does not have its tag's form
         fix = "put a ${reference} inside { } in quotes" if b"${" in content else None
-        raise ConfigError(f"{path} is not valid YAML", got=_yaml_problem(error), fix=fix) from None
+        raise ConfigError(f"{path} is not valid YAML", got=yaml_problem(error), fix=fix) from None
     if loaded is None:
         raise ConfigError(f"{path} is empty", expected="`key: value` lines")
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
@@ -209,14 +160,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def _yaml_problem(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def _refuse_huge(loaded: Any, path: str | Path) -> None:
     """Refuses a huge value, and one that contains itself. YAML aliases can write either in a small file."""
+    from assent.config.yaml_values import MAX_YAML_VALUES
+
     stack, count = [loaded], 0
     while stack:
         value = stack.pop()

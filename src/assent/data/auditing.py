@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy
-
 from assent.data import texts
 from assent.data.loading import Dataset
 from assent.data.splitting import Overlap, conversation_root, overlap, prompt_key
 from assent.data.unread import Census, in_rows, repetition
+from assent.statistics.small import median, quantile, wilson
 from assent.types import PromptGroup, Text
 
 
@@ -29,7 +28,7 @@ class Lengths:
 
     @classmethod
     def of(cls, values: list[int]) -> Lengths:
-        return cls(min(values), float(numpy.median(values)), float(numpy.percentile(values, 95)), max(values))
+        return cls(min(values), float(median(values)), quantile(values, 0.95), max(values))
 
 
 @dataclass(frozen=True)
@@ -249,9 +248,5 @@ def _share(by_prompt: dict[bytes, list[float]]) -> Share | None:
     """
     if not by_prompt:
         return None
-    from statsmodels.stats.proportion import proportion_confint
-
-    count = len(by_prompt)
     total = sum(sum(values) / len(values) for values in by_prompt.values())
-    low, high = proportion_confint(total, count, alpha=0.05, method="wilson")
-    return Share(total / count, float(low), float(high), count)
+    return Share(*wilson(total, len(by_prompt)), len(by_prompt))

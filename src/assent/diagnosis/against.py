@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assent.diagnosis.case import Case
-from assent.diagnosis.small_statistics import fmean, noise
+from assent.statistics.small import fmean, noise
 
 NOT_COMPARED = ("cost/", "perf/", "time/", "gate/", "epoch", "num_tokens", "episode", "eps", "learning_rate")
 """Metrics about the machine and the schedule."""

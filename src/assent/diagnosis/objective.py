@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from assent.config.losses import PREFERENCE_LOSSES
-from assent.diagnosis.small_statistics import slope
 from assent.errors import AssentError
 from assent.runs.reading import Series
+from assent.statistics.small import slope
 
 LN2 = math.log(2.0)
 How = Literal["configuration", "start value", "floor", "unknown"]

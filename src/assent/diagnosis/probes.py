@@ -14,7 +14,7 @@ from typing import Any
 from assent.diagnosis.case import Case
 from assent.diagnosis.data_rules.refusing_answers import is_refusal
 from assent.diagnosis.rule import NotChecked
-from assent.diagnosis.small_statistics import Interval, fmean, mean_interval, wilson
+from assent.statistics.small import Interval, fmean, mean_interval, wilson
 
 QUESTIONS: tuple[tuple[str, str], ...] = (
     ("What is the capital of France? Answer in one short sentence.", "The capital of France is Paris."),

@@ -15,7 +15,7 @@ from assent.data.loading import Dataset, groups_of_rows
 from assent.data.splitting import conversation_root, normalise, prompt_key
 from assent.diagnosis.case import Case
 from assent.diagnosis.rule import NotChecked
-from assent.diagnosis.small_statistics import SURE, Interval, wilson
+from assent.statistics.small import SURE, Interval, wilson
 from assent.types import PromptGroup
 
 LEAST = 20

@@ -79,6 +79,8 @@ class Rule:
             found = self.check(case)
         except NotChecked:
             raise
+        except ModuleNotFoundError as error:  # the small distribution has neither numpy nor scikit-learn
+            raise NotChecked(f"needs {error.name}, which is not installed") from error
         except Exception as error:  # one rule, perhaps a third party's, must not take a run or the others down
             raise NotChecked(f"the rule failed: {type(error).__name__}: {error}") from error
         return None if found is None else found.named(self.name)

@@ -244,7 +244,7 @@ def _check_ordinary(path: Path) -> None:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """Options of another trainer's run from a YAML or JSON file, under its names."""
+    """What a YAML or JSON file names: options of another trainer's run, findings that are accepted."""
     from assent.config.loading import read_yaml
 
     if Path(path).suffix != ".json":
@@ -255,5 +255,5 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read", got=error, expected="options as YAML or JSON") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds no options", got=type(content).__name__, expected="names with values")
+        raise DataError(f"{path} holds no names with values", got=type(content).__name__, expected="an object")
     return content

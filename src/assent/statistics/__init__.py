@@ -1,1 +1,1 @@
-"""Figures with their uncertainty: intervals, ratings, agreement, comparisons. Uses numpy and scipy only."""
+"""Figures with their uncertainty: intervals, ratings, agreement, comparisons. numpy and scipy; `small` has neither."""

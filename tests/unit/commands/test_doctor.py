@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import assent
-from assent.commands import doctor as command
+from assent.commands import doctor_logs
 from assent.diagnosis.data_rules import data_rules
 from assent.diagnosis.model_rules import model_rules
 from assent.diagnosis.rules import all_rules
@@ -224,7 +224,7 @@ def test_watching_ends_with_the_run_and_says_each_finding_once(
         lines, status = next(looks)
         write_run(run, lines, status=status, loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
 
-    monkeypatch.setattr(command.time, "sleep", next_look)
+    monkeypatch.setattr(doctor_logs.time, "sleep", next_look)
     status, out, err = said(["doctor", run, "--watch", "--refresh-seconds", 7], capsys)
     assert status == 1
     assert err.count("nothing_learned") == 1

@@ -10,7 +10,7 @@ import pytest
 from tests.support.docs import ROOT
 
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md"), *ROOT.glob("benchmarks/*.md")]
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md"), *ROOT.glob("benchmarks/*.md")]
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -43,7 +43,8 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 def test_the_index_lists_every_page_of_docs() -> None:
     listed = {link.partition("#")[0] for link in LINK.findall(prose(ROOT / "docs/README.md"))}
-    assert {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"} <= listed
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")}
+    assert pages - {"README.md"} <= listed
 
 
 def test_the_benchmarks_page_lists_every_script() -> None:

@@ -31,4 +31,4 @@ def test_hh_goes_from_a_new_model_to_an_evaluation_by_its_own_reward_model() -> 
 
 def test_no_data_stands_among_the_examples() -> None:
     kinds = {path.suffix for path in (ROOT / "examples").rglob("*") if path.is_file()}
-    assert kinds - {".pyc"} <= {".yaml", ".md", ".py"}
+    assert kinds - {".pyc"} <= {".yaml", ".md", ".py", ".ipynb"}

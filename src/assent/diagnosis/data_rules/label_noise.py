@@ -9,7 +9,7 @@ from assent.diagnosis.case import Case
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rows import Rows, data_of, rows_example, sample_pairs
 from assent.diagnosis.rule import NotChecked, Rule
-from assent.diagnosis.small_statistics import Interval, wilson
+from assent.statistics.small import Interval, wilson
 
 LEAST = 20
 """Pairs judged more than once."""

@@ -10,7 +10,7 @@ from assent.diagnosis.case import Case
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rows import Pair, data_of, percent, rows_example, sample_pair, sample_pairs, share
 from assent.diagnosis.rule import Rule
-from assent.diagnosis.small_statistics import Interval, fmean, student_quantile, variance
+from assent.statistics.small import Interval, fmean, student_quantile, variance
 
 BIASED = 0.6
 """Share of pairs whose better answer is the longer one (failures D8)."""

@@ -8,7 +8,7 @@ from assent.diagnosis.case import Case
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rows import Rows, data_of, percent, rows_example, sample_pair, sample_pairs, share
 from assent.diagnosis.rule import NotChecked, Rule
-from assent.diagnosis.small_statistics import Interval
+from assent.statistics.small import Interval
 
 TELLS = 0.6
 """Held-out accuracy of lengths alone from which a reward model's own accuracy has to be read beside it."""

@@ -7,7 +7,7 @@ from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.probes import Answer, Behaviour, behaviour_in
 from assent.diagnosis.rows import percent
 from assent.diagnosis.rule import Rule
-from assent.diagnosis.small_statistics import fmean
+from assent.statistics.small import fmean
 
 SOME, SELDOM, UNLIKELY = 0.25, 0.5, -4.0
 

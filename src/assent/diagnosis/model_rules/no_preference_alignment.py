@@ -7,7 +7,7 @@ from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.model_rules import no_instruction_tuning
 from assent.diagnosis.probes import Answer, Behaviour, behaviour_in, wins
 from assent.diagnosis.rule import NotChecked, Rule
-from assent.diagnosis.small_statistics import mean_interval
+from assent.statistics.small import mean_interval
 
 MANNERLY = 0.8
 """Share of the built-in requests on which the answer that people prefer must be the likelier one."""

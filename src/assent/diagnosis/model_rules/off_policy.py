@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.probes import Distance
 from assent.diagnosis.rule import NotChecked, Rule
-from assent.diagnosis.small_statistics import difference, fmean
+from assent.statistics.small import difference, fmean
 
 FAR = 1.0
 """Nats per token below the policy's own answers (failures D13)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
-from assent.diagnosis.small_statistics import ends, fmean
+from assent.statistics.small import ends, fmean
 
 MARGIN = "rewards/margins"
 FAR = 40.0

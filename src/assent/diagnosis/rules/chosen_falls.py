@@ -9,7 +9,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, Severity, to
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
 from assent.diagnosis.rules import no_reference
-from assent.diagnosis.small_statistics import ends, fmean, shift
+from assent.statistics.small import ends, fmean, shift
 
 CHOSEN, REJECTED, SUM = "rewards/chosen", "rewards/rejected", "logps/chosen"
 MUCH = 0.3

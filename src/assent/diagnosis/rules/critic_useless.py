@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times, to
 from assent.diagnosis.rule import CRITIC, Rule
-from assent.diagnosis.small_statistics import ends, median
+from assent.statistics.small import ends, median
 
 EXPLAINED = "val/explained_variance"
 ROUNDS = 16

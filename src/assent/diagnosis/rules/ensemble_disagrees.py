@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import SAMPLED, Rule
-from assent.diagnosis.small_statistics import ends, fmean, shift
+from assent.statistics.small import ends, fmean, shift
 
 DISAGREEMENT = "ensemble_std or rewards/ensemble/std"
 GROWTH = 2.0

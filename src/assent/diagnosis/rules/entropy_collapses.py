@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times, to
 from assent.diagnosis.rule import ROUNDS, SAMPLED, Rule
-from assent.diagnosis.small_statistics import ends, fmean
+from assent.statistics.small import ends, fmean
 
 PER_TOKEN, SUMS, LENGTH = "policy/entropy_avg", "objective/entropy", "rollout/completion_length"
 SHARE = 0.15

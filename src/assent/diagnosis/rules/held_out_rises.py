@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import DPO, REWARD, SFT, THUMBS, NotChecked, Rule
 from assent.diagnosis.rules import memorises_epochs
-from assent.diagnosis.small_statistics import noise
+from assent.statistics.small import noise
 
 LOSS = "eval_loss"
 ACCURACY = "eval_accuracy or eval_rewards/accuracies"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import SAMPLED, Rule
-from assent.diagnosis.small_statistics import ends, fmean, noise, smoothed
+from assent.statistics.small import ends, fmean, noise, smoothed
 
 KL, SCORE, LENGTH = "objective/kl", "objective/scores", "rollout/completion_length"
 FAR = 15.0

@@ -7,7 +7,7 @@ import math
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, to
 from assent.diagnosis.rule import SAMPLED, Rule
-from assent.diagnosis.small_statistics import fmean
+from assent.statistics.small import fmean
 
 KL, ERROR, K3 = "objective/kl", "objective/kl_se", "objective/kl_k3"
 LOWEST = -1.0

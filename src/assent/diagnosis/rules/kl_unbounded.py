@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times, to
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
 from assent.diagnosis.rules import kl_explodes, reward_hacked
-from assent.diagnosis.small_statistics import SURE, ends, fmean, slope
+from assent.statistics.small import SURE, ends, fmean, slope
 
 KL = "objective/kl"
 FAR = 10.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, to
 from assent.diagnosis.rule import PAIRS, REWARD, Rule
-from assent.diagnosis.small_statistics import ends, fmean, shift
+from assent.statistics.small import ends, fmean, shift
 
 TRAIN, HELD_OUT = "accuracy or rewards/accuracies", "eval_accuracy or eval_rewards/accuracies"
 CEILING = 0.85

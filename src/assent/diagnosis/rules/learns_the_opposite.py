@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import DPO, REWARD, Rule
-from assent.diagnosis.small_statistics import ends, fmean
+from assent.statistics.small import ends, fmean
 
 TRAIN = "rewards/accuracies or accuracy"
 HELD_OUT = "eval_rewards/accuracies or eval_accuracy"

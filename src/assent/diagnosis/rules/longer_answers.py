@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.gold import gold_of
 from assent.diagnosis.rule import SAMPLED, Rule
-from assent.diagnosis.small_statistics import correlation, ends, fmean, shift
+from assent.statistics.small import correlation, ends, fmean, shift
 
 LENGTH, SCORE = "rollout/completion_length", "objective/scores"
 GROWTH = 1.4

@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.objective import LN2
 from assent.diagnosis.rule import DPO, REWARD, SFT, NotChecked, Rule
-from assent.diagnosis.small_statistics import SURE, difference, fmean, mean_interval
+from assent.statistics.small import SURE, difference, fmean, mean_interval
 
 LOSS, HELD_OUT = "loss", "eval_loss"
 PARTS = 5

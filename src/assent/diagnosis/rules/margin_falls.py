@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import DPO, REWARD, Rule
-from assent.diagnosis.small_statistics import ends, fmean, shift
+from assent.statistics.small import ends, fmean, shift
 
 MARGIN = "rewards/margins or margin"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, to
 from assent.diagnosis.rule import DPO, REWARD, SFT, THUMBS, Rule
-from assent.diagnosis.small_statistics import SURE, difference, fmean
+from assent.statistics.small import SURE, difference, fmean
 
 LOSS, EPOCH, HELD_OUT = "loss", "epoch", "eval_loss"
 MOST = 200

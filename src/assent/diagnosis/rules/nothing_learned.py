@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
 from assent.diagnosis.rules import reference_moves
-from assent.diagnosis.small_statistics import SURE, ends, fmean, mean_interval
+from assent.statistics.small import SURE, ends, fmean, mean_interval
 
 LOSS, MARGIN, RATE = "loss", "rewards/margins", "learning_rate"
 STEPS = 40

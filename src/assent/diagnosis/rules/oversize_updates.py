@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import ROUNDS, Rule
-from assent.diagnosis.small_statistics import median
+from assent.statistics.small import median
 
 CLIPPED, DISTANCE, RATIO = "policy/clipfrac_avg", "policy/approxkl_avg", "val/ratio"
 LIMITS = {CLIPPED: 0.3, DISTANCE: 0.15, RATIO: 3.0}

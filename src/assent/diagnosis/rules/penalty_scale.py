@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times, to
 from assent.diagnosis.rule import ROUNDS, Rule
-from assent.diagnosis.small_statistics import ends, fmean
+from assent.statistics.small import ends, fmean
 
 PENALTY, SPREAD, KL = "objective/non_score_reward", "objective/scores_std", "objective/kl"
 HIGH, LOW = 10.0, 0.01

@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
 from assent.diagnosis.rules import kl_always_zero, zero_advantage
-from assent.diagnosis.small_statistics import ends, fmean, shift
+from assent.statistics.small import ends, fmean, shift
 
 KL, SCORE, RATE = "objective/kl_k3 or objective/kl_k2 or objective/kl", "objective/scores", "learning_rate"
 NEAR = 0.05

@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import REWARD, NotChecked, Rule
-from assent.diagnosis.small_statistics import ends, fmean, wilson
+from assent.statistics.small import ends, fmean, wilson
 
 TRAIN, HELD_OUT = "accuracy", "eval_accuracy"
 STEPS = 20

@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
 from assent.diagnosis.rules import kl_explodes
-from assent.diagnosis.small_statistics import ends, fmean, shift
+from assent.statistics.small import ends, fmean, shift
 
 SCORE, SPREAD = "objective/rlhf_reward or objective/scores", "objective/scores_std"
 LEAST = 0.25

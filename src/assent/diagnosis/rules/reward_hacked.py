@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times, to
 from assent.diagnosis.gold import gold_of
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
-from assent.diagnosis.small_statistics import fmean, noise, shift, smoothed
+from assent.statistics.small import fmean, noise, shift, smoothed
 
 PROXY, KL = "objective/scores", "objective/kl or objective/kl_per_token"
 VALUES = 6

@@ -7,8 +7,8 @@ import re
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
-from assent.diagnosis.small_statistics import fmean, shift
 from assent.runs.reading import Series
+from assent.statistics.small import fmean, shift
 
 PART = re.compile(r"rewards/([^/]+)(/mean)?")
 NOT_PARTS = frozenset({"chosen", "rejected", "margins", "accuracies", "gold"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, to
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
-from assent.diagnosis.small_statistics import median
+from assent.statistics.small import median
 
 MISMATCH, DISTANCE = "rollout/logprob_mismatch", "policy/approxkl_avg"
 ALLOWED = {"float32": 0.02, "bfloat16": 1.5}

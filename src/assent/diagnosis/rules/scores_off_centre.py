@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, to
 from assent.diagnosis.rule import REWARD, Rule
-from assent.diagnosis.small_statistics import ends, fmean, shift
+from assent.statistics.small import ends, fmean, shift
 
 MEAN, MARGIN = "mean_reward", "margin"
 FAR = 5.0

@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.objective import entropy
 from assent.diagnosis.rule import DPO, Rule
-from assent.diagnosis.small_statistics import ends, fmean
+from assent.statistics.small import ends, fmean
 
 LOSS, MARGIN = "loss", "rewards/margins"
 

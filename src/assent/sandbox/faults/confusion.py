@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from assent.diagnosis.small_statistics import Interval, fmean, wilson
 from assent.sandbox.faults.registry import FAULTS
+from assent.statistics.small import Interval, fmean, wilson
 
 
 @dataclass(frozen=True)

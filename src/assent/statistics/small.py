@@ -1,4 +1,4 @@
-"""The statistics that rules need, in the standard library alone: the doctor runs where numpy and scipy are not.
+"""The statistics of the doctor's rules, in the standard library alone: they run where numpy and scipy are not.
 
 Tests hold them equal to numpy, scipy and statsmodels. Legend: n values, in the order of the steps.
 """
@@ -38,6 +38,15 @@ def mad(values: Values) -> float:
     """Median absolute deviation from the median."""
     centre = median(values)
     return median([abs(value - centre) for value in values])
+
+
+def quantile(values: Values, share: float) -> float:
+    """The value below which `share` of them lie, between two of them by a straight line (numpy's default)."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
 def variance(values: Values) -> float:

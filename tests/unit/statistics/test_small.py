@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from assent.diagnosis import small_statistics as small
+from assent.statistics import small
 from assent.statistics.intervals import mean_interval
 
 RANDOM = np.random.default_rng(0)
@@ -24,6 +24,7 @@ close = pytest.approx
 def test_centre_and_spread(values: np.ndarray) -> None:
     listed = values.tolist()
     assert small.mad(listed) == close(stats.median_abs_deviation(values))
+    assert [small.quantile(listed, q) for q in (0, 0.3, 0.95, 1)] == close(np.quantile(values, (0, 0.3, 0.95, 1)))
     assert small.variance(listed) == close(np.var(values, ddof=1))
     assert small.correlation(listed, listed[::-1]) == close(np.corrcoef(values, values[::-1])[0, 1])
 

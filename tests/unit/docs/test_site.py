@@ -1,0 +1,70 @@
+"""The site is built from the repository's pages; every link leads to a file of it, and it asks no other server."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from assent.cli.entry import COMMANDS, DATA_COMMANDS
+from tests.support.docs import ROOT
+
+pytest.importorskip("mkdocs")
+spec = importlib.util.spec_from_file_location("make_site", ROOT / "docs" / "make_site.py")
+assert spec is not None
+assert spec.loader is not None
+make_site = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_site)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_site.build(tmp_path_factory.mktemp("site"))
+
+
+def test_every_link_of_the_site_leads_to_a_file_and_a_place_in_it(site: Path) -> None:
+    seen = 0
+    for page in site.rglob("*.html"):
+        if page.name == "404.html":  # its links begin at the server's root
+            continue
+        for link in re.findall(r'(?:href|src)="([^"]+)"', page.read_text(encoding="utf-8")):
+            if re.match(r"https?:|mailto:|data:|javascript:", link):
+                continue
+            file, _, anchor = link.partition("#")
+            target = (page.parent / file).resolve() if file else page
+            assert target.exists(), f"{page.relative_to(site)}: {link}"
+            if anchor and target.suffix == ".html":
+                assert f'id="{anchor}"' in target.read_text(encoding="utf-8"), f"{page.relative_to(site)}: {link}"
+            seen += 1
+    assert seen > 1000
+
+
+def test_no_page_loads_anything_from_another_server(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|img|iframe)[^>]*src="(?:https?:)?//', text), page
+        assert not re.findall(r'<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href="(?:https?:)?//', text), page
+
+
+def test_every_command_every_case_and_every_page_of_docs_has_a_page(site: Path) -> None:
+    commands = [name for name, *_ in COMMANDS] + [f"data-{name}" for name, *_ in DATA_COMMANDS]
+    assert all((site / "reference" / f"{name}.html").is_file() for name in commands)
+    assert "--beta" in (site / "reference/dpo.html").read_text(encoding="utf-8")
+    assert "def dpo" in re.sub("<[^>]+>", "", (site / "reference/python.html").read_text(encoding="utf-8"))
+    assert all((site / "cases" / f"{case.stem}.html").is_file() for case in make_site.cases())
+    places = make_site.pages()
+    assert all((site / places[f"docs/{page.name}"]).with_suffix(".html").is_file() for page in ROOT.glob("docs/*.md"))
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"gone\.md leads to no page"):
+        make_site.led("[x](gone.md)", "docs/data.md", make_site.pages(), tmp_path)
+
+
+def test_a_case_shows_its_answer_its_output_and_its_file(site: Path) -> None:
+    page = re.sub("<[^>]+>", "", (site / "cases/03_probability_from_ratios.html").read_text(encoding="utf-8"))
+    assert "0.2 and 0.8 with β = 2 give 0.2315" in page
+    assert "prefers the rejected" in page
+    assert "def main()" in page
