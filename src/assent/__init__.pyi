@@ -14,7 +14,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "merge", "monitor", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "score", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "label", "merge", "monitor", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "score", "serve_check", "sft"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (
@@ -1388,6 +1388,123 @@ def kto(
     beta: Strength of the pull to the reference. Default: the loss's own.
     desirable_weight: Weight of completions with a thumb up. Default: 1.
     undesirable_weight: Weight of completions with a thumb down. Default: 1.
+    """
+
+
+def label(
+    *,
+    revision: str | None = None,
+    chat_template: Path | None = None,
+    chat_template_kwargs: Mapping[str, Any] = {},
+    system: Literal['error', 'merge'] = "error",
+    max_length: int = 1024,
+    split: str | None = None,
+    columns: Mapping[str, str] | str = {},
+    device: str = "auto",
+    dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
+    store: str = "labels.db",
+    completions: Data | None = None,
+    prompts: Data | None = None,
+    model: Path | Sequence[Path] = (),
+    num_completions: int = 2,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    samples_dir: str | None = None,
+    seed: int = 0,
+    task: Literal['compare', 'rank', 'rate', 'thumbs'] = "compare",
+    pairs_per_prompt: int = 0,
+    reviews: int | None = None,
+    gold: str | Callable[..., Any] | None = None,
+    gold_every: int = 10,
+    repeat_every: int = 0,
+    order: Literal['random', 'disagreement', 'margin'] = "random",
+    reward: Reward | None = None,
+    guidelines: str | None = None,
+    serve: bool = True,
+    open: bool = True,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    public_url: str | None = None,
+    trusted_proxy: str | None = None,
+    precision: float = 0.05,
+    annotator: str | None = None,
+    export: str | None = None,
+    layout: str | None = None,
+    aggregate: Literal['each', 'majority'] = "each",
+    format: Literal['columns', 'argilla', 'label-studio'] = "columns",
+    import_labels: Data | None = None,
+    backup: str | None = None,
+    restore: str | None = None,
+    invite: str | None = None,
+    role: Literal['annotator', 'admin'] = "annotator",
+    erase: str | None = None,
+) -> dict[str, Any]:
+    r"""Collects, exports or imports people's preferences. Options: those of `assent label` (`store`, `export` …).
+
+    Without `serve=False` or an action such as `export` it serves the app until it is interrupted.
+
+    revision: Revision of a model on the hub.
+    chat_template: Chat template for a model that has none: chatml, or a file with a Jinja template. A trained model
+        is saved with it.
+    chat_template_kwargs: Extra arguments for the chat template: --chat-template-kwargs.NAME VALUE.
+    system: What happens when the template refuses a system message. error: the command stops; merge: the message
+        moves into the first user turn.
+    max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
+        turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
+        answered is refused instead.
+    split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
+        columns is read as it is.
+    device: Where to compute: auto, cpu, cuda, cuda:N or mps.
+    dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
+    store: Where the labels are kept: a file (SQLite), or postgresql://user@host/name.
+    completions: Completions to judge: a file, a folder or a hub name. Rows of the same prompt are put together.
+    prompts: Prompts to sample completions for, with --model: a file, a folder or a hub name.
+    model: Policy to sample from: a folder or a hub name. Give the flag again for each further one.
+    num_completions: Completions sampled for each prompt from each model.
+    max_new_tokens: Longest sampled completion, in tokens.
+    temperature: Sampling temperature.
+    top_p: Sample from the smallest set of tokens that has this probability.
+    top_k: Sample from this many of the most likely tokens. 0: from all.
+    samples_dir: Folder for the sampled completions. Default: beside the store.
+    seed: Seed of the sampling, of the pairs and of the order of the items.
+    task: What annotators do. compare: two answers side by side; rank: order all answers of a prompt; rate: give one
+        answer 1 to 5; thumbs: good or not good.
+    pairs_per_prompt: compare: how many pairs of a prompt's completions to judge. 0: all.
+    reviews: Number of annotators who judge each item. Default: what the store has, else 1.
+    gold: Questions with known answers, to measure annotators: a file with preferences, a folder or a hub name.
+    gold_every: Every so manieth item is a gold question, as long as there are new ones. 0: none.
+    repeat_every: Every so manieth item is one that the annotator has judged before. 0: none.
+    order: Which items come first. disagreement: those on which the heads of a reward ensemble disagree most;
+        margin: those whose two answers score most alike. Both need --reward.
+    reward: What scores the answers for --order: a reward model's folder (with several heads for disagreement), or
+        for margin also implicit:POLICY,REFERENCE.
+    guidelines: File of instructions in Markdown, shown beside each item. A changed file is a new version.
+    serve: Serve the app. With --no-serve the store is filled and nothing else.
+    open: Open the app in the browser.
+    host: Address to listen on. Others than loopback need --public-url.
+    port: Port to listen on. 0: any free one.
+    public_url: Address under which browsers reach the app: https://host. A reverse proxy with a certificate answers
+        there.
+    trusted_proxy: IP address of the reverse proxy, whose X-Forwarded-For is believed. Needs --public-url.
+    precision: Half-width to which the dashboard wants agreement known, for its count of labels that are still
+        needed.
+    annotator: Your name in the store. Default: your user name on this computer. Only on loopback.
+    export: Write the labels to this file, .jsonl, .jsonl.gz or .csv, and beside it which of them were taken.
+    layout: Columns to export. Default: comparisons where every row is one, else what fits.
+    aggregate: each: a row for each label, with its annotator; majority: a row for each item.
+    format: Format to export or import: our columns, or the JSON of another tool.
+    import_labels: Add the labels of this file to the store: any layout of columns, or see --format.
+    backup: Write the whole store to this file (.jsonl.gz), also while the app runs.
+    restore: Fill a new store from a backup.
+    invite: Print a link with which the person of this name chooses a password, once and within seven days.
+    role: Role of the invited person. admin: also adjudicates and sees the dashboard.
+    erase: Remove the annotator of this name: name and password go, the labels stay under a number.
     """
 
 

@@ -21,7 +21,7 @@ MODELS = DATA | {"models"}
 ABOVE_MODELS = MODELS | {"judging", "rollouts", "rewards"}
 INFERENCE = ABOVE_MODELS | {"objectives", "inference"}
 STAGES = INFERENCE | {"engine", "evaluation", "diagnosis", "planning"}
-COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "integrations", "reporting", "planning"}
+COMMANDS = STAGES | {"stages", "sandbox", "pipelines", "integrations", "reporting", "planning", "feedback"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": BASE,
@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "diagnosis": DIAGNOSIS,
     "reporting": DIAGNOSIS,
     "planning": DIAGNOSIS | {"planning", "models.shape", "models.architectures"},
+    "feedback": JUDGING,
     "models": MODELS,
     "engine": MODELS,
     "rollouts": ABOVE_MODELS,
@@ -62,6 +63,7 @@ TORCH_FREE = (
     *("types", "errors", "metrics", "config", "statistics", "runs", "data", "judging", "diagnosis", "reporting"),
     "pipelines",
     "planning",
+    "feedback",
 )
 TORCH_FREE_FILES = ("models.shape", "models.architectures")
 """Of layers that are not. No import of theirs, inside functions either, is of torch or what needs it."""
@@ -194,6 +196,7 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
         "iterate",
         "judge",
         "kto",
+        "label",
     ]
     functions += [
         "merge",

@@ -33,6 +33,7 @@ EPILOGUE = (
 )
 
 PIPELINES, TRAINING, MODELS, DATA = "Pipelines and reports", "Training", "Models and answers", "Data"
+FEEDBACK = "Preferences"
 
 COMMANDS = (
     # name, place below assent.cli, group, help. A module is imported when its command is named, not before.
@@ -122,6 +123,7 @@ COMMANDS = (
     ),
     ("new-model", "models:new_model", MODELS, "Make a small model and its tokenizer from text files."),
     ("sample", "models:sample", MODELS, "Sample completions from a policy, as JSONL."),
+    ("label", "feedback:label", FEEDBACK, "Collect preferences from people in the browser, and export them."),
     ("best-of-n", "models:best_of_n", MODELS, "Keep each prompt's highest-scoring completion out of N."),
     ("score", "models:score", MODELS, "Score completions by a reward, or read their log-probabilities."),
 )

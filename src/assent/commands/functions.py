@@ -2,7 +2,7 @@
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
 `new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `judge`, `compare`, `frontier`, `serve_check`,
-`doctor`, `monitor`, `explain`, `plan` and `iterate` return what their command prints with --json. `run` returns a
+`doctor`, `monitor`, `explain`, `label`, `plan` and `iterate` return what their command prints with --json. `run` returns a
 `PipelineResult`.
 """
 
@@ -25,6 +25,7 @@ from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.functions import name_of
 from assent.config.iterate import IterateConfig
+from assent.config.label import LabelConfig
 from assent.config.loading import parse_options
 from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
@@ -223,6 +224,18 @@ def plan(**options: Any) -> dict[str, Any]:
     return planned(parse_options(PlanConfig, _paths_as_text(options)))[0]
 
 
+@signed
+def label(**options: Any) -> dict[str, Any]:
+    """Collects, exports or imports people's preferences. Options: those of `assent label` (`store`, `export` …).
+
+    Without `serve=False` or an action such as `export` it serves the app until it is interrupted.
+    """
+    from assent.commands.label import label as run_label
+
+    with _as_written(options) as given:
+        return run_label(parse_options(LabelConfig, given))[0]
+
+
 def run(
     path: str | os.PathLike[str],
     *,
@@ -271,7 +284,10 @@ def _outputs(command: str, options: Mapping[str, Any], progress: Progress | None
 
 
 DATA = frozenset(
-    {"data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples"}
+    {
+        *("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples"),
+        *("completions", "import_labels"),
+    }
 )
 """Options that name data, and take data in memory too."""
 

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from assent.config.commands import ConvertConfig, MergeConfig, NewModelConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.label import LabelConfig
 from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
@@ -25,7 +26,8 @@ from assent.pipelines.steps import STEPS
 TRAINING = ("sft", "reward", "dpo", "kto", "online_dpo", "ppo", "a2c", "grpo", "rloo")
 """Functions that return a `Result`, and whose output_dir may be left out."""
 WITH_PROGRESS = (*TRAINING, "sample", "score", "best_of_n", "evaluate", "judge", "frontier", "compare")
-DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples")
+DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples",
+        "completions", "import_labels")  # fmt: skip
 REWARDS = ("reward", "judge")
 FUNCTIONS = ("pair_judge", "function", "safety", "gold", "algorithm", "loss_type")
 PATHS = ("model", "output_dir", "reference", "critic", "potential", "reference_cache", "chat_template", "reward_model",
@@ -56,6 +58,7 @@ def config_of(function: str) -> type[BaseModel]:
         "doctor": DoctorConfig,
         "plan": PlanConfig,
         "monitor": MonitorConfig,
+        "label": LabelConfig,
     }
     step = {"evaluate": "eval"}.get(function, function.replace("_", "-"))
     return others[function] if function in others else STEPS[step].config_class()
@@ -76,6 +79,7 @@ NAMES = (
     "explain",
     "plan",
     "monitor",
+    "label",
 )
 """Functions whose arguments are all options."""
 BY_POSITION = ("convert_config", "doctor")
@@ -126,7 +130,7 @@ def _type_of(name: str, annotation: Any) -> str:
     if name in FUNCTIONS and "Literal" not in _text_of(annotation):
         return "str | Callable[..., Any]" + optional
     if name in PATHS:
-        return "Path" + optional
+        return "Path | Sequence[Path]" if get_origin(annotation) is tuple else "Path" + optional
     return {
         "columns": "Mapping[str, str] | str",
         "losses": "Sequence[str | Mapping[str, Any]]",

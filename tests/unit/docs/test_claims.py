@@ -21,9 +21,10 @@ from assent.config.commands import (
 )
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.iterate import IterateConfig
+from assent.config.label import LabelConfig
 from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
-from assent.config.iterate import IterateConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.formats import LAYOUTS
@@ -43,7 +44,7 @@ CONFIGS: list[type[BaseModel]] = [
     ReportConfig,
     RunConfig,
 ]
-CONFIGS += [ConvertConfig, DataShowConfig, ServeCheckConfig]
+CONFIGS += [ConvertConfig, DataShowConfig, LabelConfig, ServeCheckConfig]
 CONFIGS += [step.config_class() for name, step in STEPS.items() if name in NAMES]
 EVERYWHERE = {"--config", "--json", "--verbose", "--debug", "--help", "--version"}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from assent.cli import main
 from assent.config.loading import read_yaml
 from tests.support.cli import said
 from tests.support.docs import PAGES, ROOT, blocks, commands
@@ -55,6 +56,9 @@ SHORTER = {
         *("--rounds", "1", "--set", "samples.max_new_tokens=4", "--set", "dpo.max_steps=1"),
         *("--set", "evaluation.samples_per_prompt=2", "--set", "evaluation.max_new_tokens=4"),
     ],
+    "label": ["--no-serve"],
+    "label --prompts": ["--no-serve"],
+    **{f"label --{name}": [] for name in ("export", "import-labels", "invite", "backup", "restore")},
     "run examples/hh/pipeline.yaml": [
         *("--fast", "--set", "base.vocab_size=300", "--set", "base.layers=1"),
         *("--set", "base.hidden_size=16", "--set", "base.heads=2", "--set", "evaluation.samples_per_prompt=2"),
@@ -100,6 +104,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(folder / "release.jsonl", release())
     (folder / "logs").mkdir()
     write_rows(folder / "logs" / "app.jsonl", logged(days=2))
+    prompt = {"prompt": [{"role": "user", "content": "1?"}]}
+    answers_of_one = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
+    write_rows(folder / "two-answers.jsonl", [{**prompt, "completion": answer} for answer in answers_of_one])
+    assert main(["label", "--import-labels", "pairs.jsonl", "--store", "labels.db"]) == 0  # as if people had judged
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
     write_rows(folder / "logps.jsonl", [dict(zip(names, (-9.0, -8.5 + i, -9.5, -8.0), strict=True)) for i in range(3)])
     for block in [

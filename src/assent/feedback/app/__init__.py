@@ -1,0 +1,1 @@
+"""The labelling app: pages rendered on the server, one small script for the keys."""

@@ -1,0 +1,58 @@
+"""Serving the app: a socket, uvicorn, the browser."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from assent.errors import ConfigError
+from assent.feedback.app.pages import PAGES
+from assent.feedback.app.site import Site, build
+
+
+@contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket; port 0 takes a free one. Raises ConfigError where the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise ConfigError(
+                f"the app cannot listen on {host}:{port}",
+                got="another program does" if taken else error.strerror,
+                fix="end it, or choose another --port; --port 0 takes any free one"
+                if taken
+                else "choose another --host",
+            ) from None
+        yield bound
+
+
+def serve(site: Site, bound: socket.socket, *, trusted_proxy: str | None, open_link: str | None) -> None:
+    """Serves until Ctrl-C or SIGTERM, which end it in good order."""
+    port = bound.getsockname()[1]
+    config = uvicorn.Config(
+        build(site, PAGES, port=port),
+        log_level="warning",
+        access_log=False,
+        proxy_headers=trusted_proxy is not None,
+        forwarded_allow_ips=trusted_proxy or "",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    if open_link is not None:
+        timer = threading.Timer(0.5, webbrowser.open, (open_link,))
+        timer.daemon = True
+        timer.start()
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all requests have ended
+        server.run(sockets=[bound])

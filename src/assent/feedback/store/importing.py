@@ -1,0 +1,143 @@
+"""Judgements from files into the store: any column layout, with the annotators that its rows name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from assent.data.texts import counted
+from assent.errors import DataError
+from assent.feedback.store.database import CHUNK, Database
+from assent.feedback.store.items import add_items, ids_by_key, item_key
+from assent.feedback.store.labelling import FIRST
+from assent.feedback.store.people import check_name, ensure_within
+from assent.feedback.store.schema import annotators, assignments, items, judgements
+from assent.feedback.tasks import Candidate, NewItem, value_of
+from assent.types import PromptGroup
+
+TASK_OF = {"ranking": "rank", "scores": "rate", "thumbs": "thumbs", "step_labels": "steps"}
+
+
+def import_groups(
+    database: Database, groups: Sequence[PromptGroup], *, source: str
+) -> tuple[dict[str, int], list[str]]:
+    """Adds rows as judged items; a row without a preference adds its texts alone. The same file twice adds nothing.
+
+    source   the annotator of rows that name none
+
+    Returns counts (`items`, `judgements`) and lines of text. Raises DataError where no row has completions.
+    """
+    usable = [group for group in groups if group.completions]
+    if not usable:
+        raise DataError("there is nothing to import", got=f"{counted(len(groups), 'row')} without completions")
+    by_task: dict[str, list[tuple[NewItem, str]]] = {}
+    for group in usable:
+        item = item_of(group)
+        name = (group.preference.annotator if group.preference else None) or source
+        by_task.setdefault(_task_of(group), []).append((item, name))
+    added = judged = 0
+    for task, pairs in by_task.items():
+        own = [item for item, _ in pairs]
+        added += add_items(database, own, task=task, reviews=0, queued=False)
+        judged += _judge(database, [(item.canonical(), name) for item, name in pairs], task, source)
+    lines = [f"{counted(len(usable), 'row')}: {counted(added, 'new item')}, {counted(judged, 'new judgement')}"]
+    if len(usable) < len(groups):
+        lines.append(f"{counted(len(groups) - len(usable), 'row')} without completions left out")
+    return {"rows": len(usable), "items": added, "judgements": judged}, lines
+
+
+def _task_of(group: PromptGroup) -> str:
+    kind = group.preference.kind if group.preference else ""
+    return "compare" if kind == "ranking" and len(group.completions) == 2 else TASK_OF.get(kind, "none")
+
+
+def item_of(group: PromptGroup) -> NewItem:
+    extra: dict[str, Any] = {"columns": dict(group.columns)} if group.columns else {}
+    extra |= {"logps": list(group.logps)} if group.logps else {}
+    extra |= {"steps": [list(steps) for steps in group.steps]} if group.steps else {}
+    return NewItem(
+        prompt=group.prompt,
+        completions=tuple(Candidate(text=text) for text in group.completions),
+        tools=group.tools and list(group.tools),
+        chat_template_kwargs=group.chat_template_kwargs,
+        extra=extra or None,
+        value=value_of(group),
+    )
+
+
+def _judge(database: Database, pairs: Sequence[tuple[NewItem, str]], task: str, source: str) -> int:
+    """Adds the judgements that are not there yet."""
+    judged = [(item, name) for item, name in pairs if item.value is not None]
+    if not judged:
+        return 0
+    with database.writing() as connection:
+        people = {
+            name: ensure_within(database, connection, check_name(name)).id for name in {name for _, name in judged}
+        }
+        keys = [item_key(item, task) for item, _ in judged]
+        numbers = ids_by_key(connection, items, keys)
+        given = _given(connection, list(numbers.values()))
+        ordinals = _ordinals(connection, list(people.values()))
+        count = 0
+        for (item, name), key in zip(judged, keys, strict=True):
+            number, annotator = numbers[key], people[name]
+            earlier = given.setdefault((number, annotator), [])
+            if item.value in earlier:
+                continue
+            ordinals[annotator] += 1
+            _insert(connection, database.clock(), item, number, annotator, len(earlier), ordinals[annotator], source)
+            earlier.append(item.value)
+            count += 1
+    return count
+
+
+def _insert(
+    connection: Connection, now: float, item: NewItem, number: int, annotator: int, earlier: int, ordinal: int,
+    source: str,
+) -> None:  # fmt: skip
+    assignment = connection.execute(
+        sa.insert(assignments).values(
+            item_id=number,
+            annotator_id=annotator,
+            occasion=FIRST + earlier,
+            ordinal=ordinal,
+            shown_order=list(range(len(item.completions))),
+            state="done",
+            given=now,
+        )
+    ).inserted_primary_key
+    assert assignment is not None
+    connection.execute(
+        sa.insert(judgements).values(
+            assignment_id=assignment[0],
+            revision=0,
+            item_id=number,
+            annotator_id=annotator,
+            value=item.value,
+            source=source,
+            created=now,
+        )
+    )
+
+
+def _given(connection: Connection, numbers: Sequence[int]) -> dict[tuple[int, int], list[Any]]:
+    """What each annotator has said of each of these items already."""
+    found: dict[tuple[int, int], list[Any]] = {}
+    for start in range(0, len(numbers), CHUNK):
+        query = sa.select(judgements.c.item_id, judgements.c.annotator_id, judgements.c.value)
+        for row in connection.execute(query.where(judgements.c.item_id.in_(numbers[start : start + CHUNK]))):
+            found.setdefault((row.item_id, row.annotator_id), []).append(row.value)
+    return found
+
+
+def _ordinals(connection: Connection, people: Sequence[int]) -> dict[int, int]:
+    query = (
+        sa.select(annotators.c.id, sa.func.coalesce(sa.func.max(assignments.c.ordinal), 0))
+        .outerjoin(assignments, assignments.c.annotator_id == annotators.c.id)
+        .where(annotators.c.id.in_(people))
+        .group_by(annotators.c.id)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}

@@ -1,0 +1,345 @@
+"""Who judges what: the next item of an annotator, and the answer. Each is one transaction.
+
+An item has `reviews` places. A place is taken when the item is given, and free again when it is skipped or left open
+too long. So no item is done more often than asked for, however many annotators ask at the same time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from assent.feedback.store.database import Database
+from assent.feedback.store.items import get_setting
+from assent.feedback.store.schema import annotators, assignments, items, judgements, queue
+from assent.feedback.tasks import Value, disputed, shuffled, uniform
+
+LEASE_SECONDS = 1800
+"""An item that was given and not answered for so long goes to somebody else."""
+REPEAT_AFTER = 10
+"""A repeated item comes at least so many items after the first time."""
+FIRST, ADJUDICATION = 0, -1
+"""Occasions. 1 and more are repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What is mixed in among the items. 0: nothing."""
+
+    gold_every: int = 0
+    repeat_every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """An item in the hands of an annotator. `revision`: how many judgements there are of it already."""
+
+    id: int
+    item_id: int
+    annotator_id: int
+    occasion: int
+    ordinal: int
+    shown_order: tuple[int, ...]
+    state: str
+    given: float
+    revision: int
+
+
+Answered = Literal["stored", "again", "taken"]
+"""again: this very answer was stored before; taken: the item was given to somebody else meanwhile, nothing stored."""
+
+
+def next_assignment(database: Database, annotator_id: int, mix: Mix = Mix()) -> Assignment | None:
+    """What this annotator does next: what is open already, else a new item. None: there is nothing left."""
+    with database.writing() as connection:
+        _lock_annotator(connection, annotator_id)
+        now = database.clock()
+        _take_back(connection, annotator_id, now)
+        query = sa.select(assignments).where(
+            assignments.c.annotator_id == annotator_id,
+            sa.text("assignments.state = 'open'"),
+            assignments.c.occasion >= FIRST,
+        )
+        row = connection.execute(query).first()
+        if row is not None:
+            return _assignment(connection, row)
+        ordinal = 1 + (_last_ordinal(connection, annotator_id) or 0)
+        chosen = _mixed_in(connection, annotator_id, ordinal, mix) or _from_queue(connection, annotator_id)
+        if chosen is None:
+            return None
+        return _give(connection, annotator_id, *chosen, ordinal=ordinal, now=now)
+
+
+def next_dispute(database: Database, annotator_id: int) -> Assignment | None:
+    """An item whose reviews differ, for an adjudicator. None: there is none."""
+    with database.writing() as connection:
+        _lock_annotator(connection, annotator_id)
+        query = sa.select(assignments).where(
+            assignments.c.annotator_id == annotator_id,
+            sa.text("assignments.state = 'open'"),
+            assignments.c.occasion == ADJUDICATION,
+        )
+        row = connection.execute(query).first()
+        if row is not None:
+            return _assignment(connection, row)
+        taken = (
+            sa.select(assignments.c.id)
+            .where(assignments.c.item_id == queue.c.item_id, assignments.c.occasion == ADJUDICATION)
+            .exists()
+        )
+        found = connection.scalar(
+            sa.select(queue.c.item_id)
+            .where(sa.text("queue.disputed = 1"), ~taken)
+            .order_by(queue.c.item_id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        if found is None:
+            return None
+        ordinal = 1 + (_last_ordinal(connection, annotator_id) or 0)
+        return _give(connection, annotator_id, found, ADJUDICATION, ordinal=ordinal, now=database.clock())
+
+
+def answer(
+    database: Database,
+    assignment_id: int,
+    annotator_id: int,
+    *,
+    revision: int,
+    value: Value | None,
+    comment: str = "",
+    seconds: float | None = None,
+) -> Answered:
+    """Stores a judgement; `value` None: skipped. The same form sent twice is stored once.
+
+    revision   how many judgements of it there were when the annotator saw it
+    """
+    with database.writing() as connection:
+        _lock_annotator(connection, annotator_id)
+        query = sa.select(assignments).where(
+            assignments.c.id == assignment_id, assignments.c.annotator_id == annotator_id
+        )
+        row = connection.execute(query).first()
+        if row is None:
+            return "taken"
+        if revision != _revisions(connection, assignment_id):
+            return "again"
+        place = connection.execute(sa.select(queue).where(queue.c.item_id == row.item_id).with_for_update()).first()
+        if not _hold_place(connection, row, place, is_skipped=value is None):
+            return "taken"
+        connection.execute(
+            sa.insert(judgements).values(
+                assignment_id=assignment_id,
+                revision=revision,
+                item_id=row.item_id,
+                annotator_id=annotator_id,
+                value=None if value is None else dict(value),
+                comment=comment or None,
+                seconds=seconds,
+                guideline_id=get_setting(connection, "guidelines"),
+                created=database.clock(),
+            )
+        )
+        connection.execute(
+            sa.update(assignments)
+            .where(assignments.c.id == assignment_id)
+            .values(state="free" if value is None and row.occasion == FIRST else "done")
+        )
+        if place is not None:
+            _mark_disputed(connection, row.item_id)
+    return "stored"
+
+
+def last_answered(database: Database, annotator_id: int, *, before: int | None = None) -> Assignment | None:
+    """The last item that this annotator answered or skipped (`before` this ordinal), to be changed."""
+    with database.reading() as connection:
+        earlier = sa.true() if before is None else assignments.c.ordinal < before
+        query = (
+            sa.select(assignments)
+            .where(assignments.c.annotator_id == annotator_id, assignments.c.state != "open", earlier)
+            .order_by(assignments.c.ordinal.desc())
+            .limit(20)
+        )
+        for row in connection.execute(query):
+            found = _assignment(connection, row)
+            if found.revision:  # what was only left open too long was not answered
+                return found
+    return None
+
+
+def assignment_of(database: Database, assignment_id: int, annotator_id: int) -> Assignment | None:
+    """None if there is none, or if it is another annotator's."""
+    with database.reading() as connection:
+        query = sa.select(assignments).where(
+            assignments.c.id == assignment_id, assignments.c.annotator_id == annotator_id
+        )
+        row = connection.execute(query).first()
+        return None if row is None else _assignment(connection, row)
+
+
+def _lock_annotator(connection: Connection, annotator_id: int) -> None:
+    """Two windows of one annotator ask one after the other (PostgreSQL; SQLite has one writer anyway)."""
+    connection.execute(sa.select(annotators.c.id).where(annotators.c.id == annotator_id).with_for_update())
+
+
+def _revisions(connection: Connection, assignment_id: int) -> int:
+    count = connection.scalar(
+        sa.select(sa.func.count()).select_from(judgements).where(judgements.c.assignment_id == assignment_id)
+    )
+    return int(count or 0)
+
+
+def _last_ordinal(connection: Connection, annotator_id: int) -> int | None:
+    return connection.scalar(
+        sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == annotator_id)
+    )
+
+
+def _take_back(connection: Connection, annotator_id: int, now: float) -> None:
+    """Frees the places of items that others were given long ago and have not answered."""
+    late = connection.execute(
+        sa.select(assignments.c.id, assignments.c.item_id, assignments.c.occasion)
+        .where(
+            sa.text("assignments.state = 'open'"),
+            assignments.c.given < now - LEASE_SECONDS,
+            assignments.c.annotator_id != annotator_id,
+            assignments.c.occasion == FIRST,
+        )
+        .limit(20)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in late:
+        connection.execute(sa.update(assignments).where(assignments.c.id == row.id).values(state="free"))
+        _add_remaining(connection, row.item_id, 1)
+
+
+def _add_remaining(connection: Connection, item_id: int, more: int) -> None:
+    connection.execute(sa.update(queue).where(queue.c.item_id == item_id).values(remaining=queue.c.remaining + more))
+
+
+def _mixed_in(connection: Connection, annotator_id: int, ordinal: int, mix: Mix) -> tuple[int, int] | None:
+    """A gold question or a repeated item, if it is time for one: the item and the occasion."""
+    if mix.gold_every and ordinal % mix.gold_every == 0:
+        had = (
+            sa.select(assignments.c.id)
+            .where(assignments.c.item_id == items.c.id, assignments.c.annotator_id == annotator_id)
+            .exists()
+        )
+        gold = connection.scalars(sa.select(items.c.id).where(sa.text("items.gold IS NOT NULL"), ~had)).all()
+        if gold:
+            return min(gold, key=lambda item: uniform("gold", annotator_id, item)), FIRST
+    if mix.repeat_every and ordinal % mix.repeat_every == 0 and ordinal > REPEAT_AFTER:
+        for attempt in range(5):
+            earlier = 1 + int(uniform("repeat", annotator_id, ordinal, attempt) * (ordinal - REPEAT_AFTER))
+            row = connection.execute(
+                sa.select(assignments).where(
+                    assignments.c.annotator_id == annotator_id, assignments.c.ordinal == earlier
+                )
+            ).first()
+            if row is None or row.occasion != FIRST or row.state != "done":
+                continue
+            if connection.scalar(sa.select(queue.c.item_id).where(queue.c.item_id == row.item_id)) is None:
+                continue  # a gold question
+            times = connection.scalar(
+                sa.select(sa.func.max(assignments.c.occasion)).where(
+                    assignments.c.annotator_id == annotator_id, assignments.c.item_id == row.item_id
+                )
+            )
+            if times == FIRST:
+                return row.item_id, FIRST + 1
+    return None
+
+
+def _from_queue(connection: Connection, annotator_id: int) -> tuple[int, int] | None:
+    """The first item with a free place that this annotator has not had."""
+    had = (
+        sa.select(assignments.c.id)
+        .where(assignments.c.item_id == queue.c.item_id, assignments.c.annotator_id == annotator_id)
+        .exists()
+    )
+    # the condition is written out, and not a parameter: only then do the databases use the index of open items
+    found = connection.scalar(
+        sa.select(queue.c.item_id)
+        .where(sa.text("queue.remaining > 0"), ~had)
+        .order_by(queue.c.position)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=queue)
+    )
+    if found is None:
+        return None
+    _add_remaining(connection, found, -1)
+    return found, FIRST
+
+
+def _give(
+    connection: Connection, annotator_id: int, item_id: int, occasion: int, *, ordinal: int, now: float
+) -> Assignment:
+    count = len(connection.scalar(sa.select(items.c.completion_ids).where(items.c.id == item_id)) or [])
+    row = {
+        "item_id": item_id,
+        "annotator_id": annotator_id,
+        "occasion": occasion,
+        "ordinal": ordinal,
+        "shown_order": shuffled(count, "shown", item_id, annotator_id, occasion),
+        "state": "open",
+        "given": now,
+    }
+    number = connection.execute(sa.insert(assignments).values(row)).inserted_primary_key
+    assert number is not None
+    return Assignment(**{**row, "id": number[0], "shown_order": tuple(row["shown_order"]), "revision": 0})  # type: ignore[arg-type]
+
+
+def _hold_place(connection: Connection, row: Row[Any], place: Row[Any] | None, *, is_skipped: bool) -> bool:
+    """Keeps the count of free places right. False if the place that an answer needs is another's by now."""
+    if place is None or row.occasion != FIRST:  # gold questions, repeats and adjudications take no places
+        return True
+    if row.state == "free":
+        if is_skipped:
+            return True
+        if place.remaining < 1:
+            return False
+        _add_remaining(connection, row.item_id, -1)
+    elif is_skipped:
+        _add_remaining(connection, row.item_id, 1)
+    return True
+
+
+def _mark_disputed(connection: Connection, item_id: int) -> None:
+    """By the reviews as they stand, the highest revision of each."""
+    newest = (
+        sa.select(judgements.c.assignment_id, sa.func.max(judgements.c.revision).label("revision"))
+        .where(judgements.c.item_id == item_id)
+        .group_by(judgements.c.assignment_id)
+        .subquery()
+    )
+    rows = connection.execute(
+        sa.select(judgements.c.value, assignments.c.occasion)
+        .join(
+            newest,
+            sa.and_(judgements.c.assignment_id == newest.c.assignment_id, judgements.c.revision == newest.c.revision),
+        )
+        .join(assignments, assignments.c.id == judgements.c.assignment_id)
+    ).all()
+    values = [row.value for row in rows if row.value is not None and row.occasion == FIRST]
+    is_decided = any(row.value is not None and row.occasion == ADJUDICATION for row in rows)
+    state = 2 if is_decided else int(disputed(values))
+    connection.execute(
+        sa.update(queue).where(queue.c.item_id == item_id, queue.c.disputed != state).values(disputed=state)
+    )
+
+
+def _assignment(connection: Connection, row: Row[Any]) -> Assignment:
+    return Assignment(
+        id=row.id,
+        item_id=row.item_id,
+        annotator_id=row.annotator_id,
+        occasion=row.occasion,
+        ordinal=row.ordinal,
+        shown_order=tuple(row.shown_order),
+        state=row.state,
+        given=row.given,
+        revision=_revisions(connection, row.id),
+    )

@@ -1,0 +1,211 @@
+"""What the pages and exports read: items with their texts, progress, and the judgements that count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from assent.feedback.store.database import CHUNK, Database
+from assent.feedback.store.items import get_setting, text_of
+from assent.feedback.store.labelling import FIRST
+from assent.feedback.store.schema import (
+    assignments,
+    completions,
+    guidelines,
+    identities,
+    items,
+    judgements,
+    prompts,
+    queue,
+)
+from assent.feedback.tasks import Value
+from assent.types import Text
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """`completions` and what goes with them stand in the stored order."""
+
+    id: int
+    task: str
+    prompt_id: int
+    prompt: Text
+    tools: Any
+    chat_template_kwargs: Mapping[str, Any]
+    completions: tuple[Text, ...]
+    models: tuple[str | None, ...]
+    characters: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    gold: Value | None
+    extra: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A judgement that counts: the highest revision of its assignment, not skipped."""
+
+    id: int
+    item_id: int
+    annotator_id: int
+    occasion: int
+    shown_order: tuple[int, ...]
+    value: Value
+    comment: str | None
+    seconds: float | None
+    guideline_id: int | None
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Reviews over all annotators, and what this one did."""
+
+    done: int
+    total: int
+    own: int
+    own_seconds: float | None
+    """Median of the annotator's last 50 items; None before the first."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self.own_seconds is None else self.own_seconds * (self.total - self.done)
+
+
+def read_items(connection: Connection, numbers: Sequence[int]) -> dict[int, Item]:
+    found: dict[int, Item] = {}
+    for start in range(0, len(numbers), CHUNK):
+        part = numbers[start : start + CHUNK]
+        rows = connection.execute(
+            sa.select(items, prompts.c.content.label("prompt"))
+            .join(prompts, prompts.c.id == items.c.prompt_id)
+            .where(items.c.id.in_(part))
+        ).all()
+        wanted = sorted({number for row in rows for number in row.completion_ids})
+        texts: dict[int, Any] = {}
+        for first in range(0, len(wanted), CHUNK):
+            query = sa.select(completions).where(completions.c.id.in_(wanted[first : first + CHUNK]))
+            texts |= {one.id: one for one in connection.execute(query)}
+        found |= {row.id: _item(row, [texts[number] for number in row.completion_ids]) for row in rows}
+    return found
+
+
+def _item(row: Any, own: Sequence[Any]) -> Item:
+    return Item(
+        id=row.id,
+        task=row.task,
+        prompt_id=row.prompt_id,
+        prompt=text_of(row.prompt["prompt"]),
+        tools=row.prompt.get("tools"),
+        chat_template_kwargs=row.prompt.get("chat_template_kwargs", {}),
+        completions=tuple(text_of(one.content) for one in own),
+        models=tuple(one.model for one in own),
+        characters=tuple(one.characters for one in own),
+        logprobs=tuple(one.logprob for one in own),
+        gold=row.gold,
+        extra=row.extra or {},
+    )
+
+
+def _counting_query() -> Any:
+    newer = judgements.alias()
+    is_newest = ~(
+        sa.select(newer.c.id)
+        .where(newer.c.assignment_id == judgements.c.assignment_id, newer.c.revision > judgements.c.revision)
+        .exists()
+    )
+    return (
+        sa.select(judgements, assignments.c.occasion, assignments.c.shown_order)
+        .join(assignments, assignments.c.id == judgements.c.assignment_id)
+        .where(judgements.c.value.is_not(None), is_newest)
+        .order_by(judgements.c.id)
+    )
+
+
+def _judgement(row: Any) -> Judgement:
+    return Judgement(
+        id=row.id,
+        item_id=row.item_id,
+        annotator_id=row.annotator_id,
+        occasion=row.occasion,
+        shown_order=tuple(row.shown_order),
+        value=row.value,
+        comment=row.comment,
+        seconds=row.seconds,
+        guideline_id=row.guideline_id,
+        created=row.created,
+    )
+
+
+def counting(connection: Connection) -> Iterator[Judgement]:
+    """The judgements that count, in the order in which they were made, of gold questions and repeats too."""
+    for row in connection.execute(_counting_query().execution_options(yield_per=1000)):
+        yield _judgement(row)
+
+
+def votes_on(connection: Connection, item_id: int) -> list[Judgement]:
+    """The reviews of one item that count: no repeats and no adjudication."""
+    query = _counting_query().where(judgements.c.item_id == item_id, assignments.c.occasion == FIRST)
+    return [_judgement(row) for row in connection.execute(query)]
+
+
+def latest_value(connection: Connection, assignment_id: int) -> Value | None:
+    """The value of the highest revision; None: skipped, or not answered."""
+    query = sa.select(judgements.c.value).where(judgements.c.assignment_id == assignment_id)
+    return connection.scalar(query.order_by(judgements.c.revision.desc()).limit(1))
+
+
+def names_of(connection: Connection) -> dict[int, str]:
+    """Names of the annotators that have one; an erased one has none."""
+    rows = connection.execute(sa.select(identities.c.annotator_id, identities.c.name))
+    return {row.annotator_id: row.name for row in rows}
+
+
+def totals(database: Database) -> tuple[int, int]:
+    """Reviews that are done or being done, and reviews in all."""
+    with database.reading() as connection:
+        row = connection.execute(
+            sa.select(sa.func.sum(queue.c.reviews), sa.func.sum(queue.c.remaining)).select_from(queue)
+        ).one()
+        is_open = connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(assignments)
+            .where(sa.text("assignments.state = 'open'"), assignments.c.occasion == FIRST)
+        )
+    total, remaining = int(row[0] or 0), int(row[1] or 0)
+    return max(0, total - remaining - int(is_open or 0)), total
+
+
+def own_pace(database: Database, annotator_id: int) -> tuple[int, float | None]:
+    """Items that an annotator was given and answered or skipped, and the median seconds of the last 50."""
+    with database.reading() as connection:
+        last = (
+            sa.select(assignments.c.id)
+            .where(assignments.c.annotator_id == annotator_id)
+            .order_by(assignments.c.ordinal.desc())
+            .limit(50)
+            .subquery()
+        )
+        query = sa.select(judgements.c.seconds).where(judgements.c.assignment_id.in_(sa.select(last.c.id)))
+        seconds = [value for value in connection.scalars(query) if value is not None]
+        given = connection.scalar(
+            sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == annotator_id)
+        )
+        is_open = connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(assignments)
+            .where(assignments.c.annotator_id == annotator_id, sa.text("assignments.state = 'open'"))
+        )
+    return int(given or 0) - int(is_open or 0), median(seconds) if seconds else None
+
+
+def current_guidelines(database: Database) -> str | None:
+    with database.reading() as connection:
+        version = get_setting(connection, "guidelines")
+        if version is None:
+            return None
+        return connection.scalar(sa.select(guidelines.c.text).where(guidelines.c.id == version))
