@@ -44,7 +44,7 @@ def work(args: argparse.Namespace) -> None:
 
     from assent.config.stages import PreferenceConfig, RewardConfig
     from assent.data.loading import load_groups
-    from assent.engine.ledger import peak_memory_bytes
+    from assent.engine.peak_memory import PeakMemory
     from assent.engine.runtime import matmul_rate
     from assent.stages.selecting import to_comparisons
     from assent.stages.stage_data import read_stage_data
@@ -67,6 +67,7 @@ def work(args: argparse.Namespace) -> None:
     tokens = tokens[: len(tokens) // args.batch_size * args.batch_size]  # whole updates
     if len(tokens) < 2 * args.batch_size:
         sys.exit(f"{len(tokens)} pairs are fewer than two updates of {args.batch_size}, and the first is not timed")
+    memory = PeakMemory(torch.device(args.device))
     rate = matmul_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
     found = (run_assent if args.work == "assent" else run_trainer)(config, stage_data.tokenizer, tokens, args)
     seconds, timed = found["seconds"], len(tokens) - args.batch_size
@@ -74,7 +75,7 @@ def work(args: argparse.Namespace) -> None:
     reference = found.pop("reference_seconds") / len(tokens)
     if args.method == "dpo":
         found["pairs_per_s_with_reference"] = 1 / (seconds / timed + reference)
-    found |= {"pairs": len(tokens), "peak_bytes": peak_memory_bytes(torch.device(args.device)), "matmul_rate": rate}
+    found |= {"pairs": len(tokens), "peak_bytes": memory.bytes, "matmul_rate": rate}
     print(json.dumps(found))
 
 
@@ -98,7 +99,7 @@ def run_assent(config: Any, tokenizer: Any, tokens: list[Any], args: argparse.Na
 
     steps = range(0, len(tokens), args.batch_size)
     runtime = Runtime(args.device, mixed_precision=config.mixed_precision)
-    module = load_module(config, args.model, KINDS[args.method], tokenizer)
+    module = load_module(config, args.model, KINDS[args.method], tokenizer, runtime=runtime)
     learner = Learner(module, runtime=runtime, optim=config, total_steps=len(steps))
     is_dpo = args.method == "dpo"
     objective = PreferenceObjective(config.entries) if is_dpo else objective_of(config)

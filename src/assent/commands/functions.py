@@ -2,8 +2,8 @@
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
 `new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `judge`, `compare`, `frontier`, `serve_check`,
-`doctor`, `monitor`, `explain`, `label`, `plan` and `iterate` return what their command prints with --json. `run` returns a
-`PipelineResult`.
+`doctor`, `monitor`, `explain`, `label`, `plan` and `iterate` return what their command prints with --json. `run`
+returns a `PipelineResult`.
 """
 
 from __future__ import annotations

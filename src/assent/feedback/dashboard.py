@@ -211,12 +211,12 @@ def _pairs(
     """Cohen's kappa of each pair of annotators, those with the most items in common."""
     common: dict[tuple[int, int], list[tuple[Any, Any, int]]] = defaultdict(list)
     for number, group in by_item.items():
-        for a, b in itertools.combinations(sorted(group, key=lambda one: one.annotator_id), 2):
+        for a, b in itertools.combinations(sorted(group, key=lambda given: given.annotator_id), 2):
             both = (_label(a.value), _label(b.value), facts[number].prompt_id)
             common[a.annotator_id, b.annotator_id].append(both)
-    for (a, b), rows in sorted(common.items(), key=lambda entry: -len(entry[1]))[:MOST_PAIRS]:
+    for (one, other), rows in sorted(common.items(), key=lambda entry: -len(entry[1]))[:MOST_PAIRS]:
         first, second, prompts = zip(*rows, strict=True)
-        title = f"{names.get(a, f'annotator {a}')} and {names.get(b, f'annotator {b}')}"
+        title = f"{names.get(one, f'annotator {one}')} and {names.get(other, f'annotator {other}')}"
         yield Line(title, cohen_kappa(first, second, clusters=prompts), f"{len(rows)} items in common")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from assent.config.online import OnlineOptions
 from assent.config.options import StageOptions
 from assent.config.rewards import ModelSource
 from assent.engine.ledger import Planned
@@ -58,7 +59,9 @@ def _shape_of(path: str, revision: str | None = None) -> ModelShape:
 
 def _reward_of(config: StageOptions) -> ModelShape | None:
     """Of the first reward that is a model."""
-    sources = [source for source in getattr(config, "reward", ()) if isinstance(source, ModelSource)]
+    if not isinstance(config, OnlineOptions):
+        return None
+    sources = [source for source in config.reward if isinstance(source, ModelSource)]
     return _shape_of(sources[0].reward) if sources else None
 
 

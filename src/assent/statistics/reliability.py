@@ -195,7 +195,7 @@ def _with_two(
 def _values(labels: Sequence[Hashable], *, is_ordered: bool = False) -> dict[Hashable, int]:
     """Each value and its number; in the order of the numbers that they are, if that matters."""
     found = dict.fromkeys(labels)
-    ordered: Any = sorted(found, key=float) if is_ordered else list(found)  # type: ignore[arg-type]
+    ordered: Any = sorted(found, key=float) if is_ordered else list(found)
     return {value: place for place, value in enumerate(ordered)}
 
 

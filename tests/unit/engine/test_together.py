@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cli import replaced
 from tests.support.many_processes import Group, arguments, write_inputs
 from tests.support.rows import read_rows
 
@@ -17,7 +18,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def sft(inputs: dict[str, str], run: Path, *more: str) -> list[str]:
-    return [*arguments("sft", inputs, run, adapter=False, steps=4), "--batch-size", "4", *more]
+    argv = arguments("sft", inputs, run, adapter=False, steps=4)
+    return [str(word) for word in replaced(argv, "--batch-size", "4", *more)]
 
 
 def two(argv: list[str], folder: Path, trouble: str) -> tuple[list[int | None], list[str]]:

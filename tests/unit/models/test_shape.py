@@ -159,6 +159,8 @@ def test_an_option_that_config_json_leaves_out_is_named_or_is_what_transformers_
         if option.startswith(("rope_", "rms_", "init", "hidden_act", "bos_", "eos_", "pad_", "transformers_")):
             assert shape == ModelShape.of(given)
             continue
+        if name == "nemotron" and option == "num_key_value_heads":  # transformers itself cannot build it then
+            continue
         model = built(AutoConfig.for_model(**rest))
         assert list(shape.weights.items()) == shapes(model), option
         assert shape.windows == windows(model), option

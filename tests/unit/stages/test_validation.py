@@ -354,7 +354,7 @@ def test_a_killed_run_keeps_the_same_best_and_stops_at_the_same_step(
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert told(folders[0] / name) == told(folders[1] / name), name
     assert resumed.steps == whole.steps == 6
-    machine = ("perf/", "cost/seconds", "cost/peak")
+    machine = ("perf/", "cost/seconds", "cost/peak", "cost/planned")
     assert {k for k, v in whole.metrics.items() if not k.startswith(machine) and resumed.metrics[k] != v} == set()
     found = [json.loads((folder / "run.json").read_text())["facts"]["best"] for folder in folders]
     assert found[0] == found[1]

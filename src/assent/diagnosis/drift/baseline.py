@@ -118,7 +118,8 @@ class Chosen:
             matrix = design(rows, self, sees)
             values = matrix @ np.column_stack([one.weights for one in named.values()])
             found |= {name: values[:, place] + one.constant for place, (name, one) in enumerate(named.items())}
-            found |= {f"{name}/leaves": one.tree.leaves(matrix) for name, one in named.items() if one.tree is not None}
+            trees = {name: one.tree for name, one in named.items() if one.tree is not None}
+            found |= {f"{name}/leaves": tree.leaves(matrix).astype(np.float64) for name, tree in trees.items()}
         return found
 
 

@@ -148,18 +148,20 @@ class Rows:
     def take(self, rows: NDArray[Any]) -> Rows:
         """The rows at these places, or where the mask is True."""
         places = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return Rows(**{
+        columns: dict[str, Any] = {
             field.name: part.take(places) if isinstance(part := getattr(self, field.name), Bags) else part[places]
             for field in fields(self)
-        })  # fmt: skip
+        }
+        return Rows(**columns)
 
     @staticmethod
     def joined(parts: Sequence[Rows]) -> Rows:
-        return Rows(**{
+        whole: dict[str, Any] = {
             field.name: Bags.joined(columns) if isinstance(columns[0], Bags) else np.concatenate(columns)
             for field in fields(parts[0])
             if (columns := [getattr(part, field.name) for part in parts])
-        })  # fmt: skip
+        }
+        return Rows(**whole)
 
 
 def day_of(row: Served) -> int:

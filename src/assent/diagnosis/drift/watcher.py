@@ -135,7 +135,10 @@ class Watcher:
             self.counts[LATE] += len(rows)
         tables, sample = count(rows, self.reference.chosen), Sample.of(rows, SAMPLE_A_DAY)
         if (old := self.days.get(day)) is not None:
-            tables = {name: tables.get(name, 0) + old.tables.get(name, 0) for name in {**tables, **old.tables}}
+            tables = {
+                name: sum((one[name] for one in (tables, old.tables) if name in one), np.float64(0))
+                for name in {**tables, **old.tables}
+            }
             sample = Sample.joined([old.sample, sample]).cut(SAMPLE_A_DAY)
         self.days[day] = Day(tables, sample)
 
