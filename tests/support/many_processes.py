@@ -61,6 +61,7 @@ def arguments(
     argv += ["--lr-scheduler-type", "constant", "--save-steps", "0"]
     argv += ["--total-steps" if method in SAMPLES else "--max-steps", str(steps)]
     argv += ["--max-new-tokens", "6"] if method in SAMPLES else []
+    argv += ["--reference-cache", f"{output_dir}.cache"] if method in ("dpo", "kto") else []  # read, not found
     return [*argv, "--lora-r", "4"] if adapter else argv
 
 
@@ -121,21 +122,24 @@ def _main(environment: dict[str, str], log: str, commands: list[list[str]]) -> N
         torch.distributed.destroy_process_group()
 
 
-def update_of(run: Path, start: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a run changed: its weights less those of its start; an adapter's weights, whose start is the same."""
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run's result: an adapter's, or all."""
     adapter = run / "model" / "adapter_model.safetensors"
-    found = load_file(adapter if adapter.exists() else run / "model" / "model.safetensors")
-    return {name: tensor - start[name] if name in start else tensor for name, tensor in found.items()}
+    return load_file(adapter if adapter.exists() else run / "model" / "model.safetensors")
 
 
-def differences(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """For each tensor the largest difference, as a share of the largest entry of what is expected."""
-    assert found.keys() == expected.keys()
-    return {
-        name: float((found[name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-12))
-        for name, tensor in expected.items()
-        if float(tensor.abs().max()) > 0 or float(found[name].abs().max()) > 0
-    }
+def differences(found: Path, expected: Path, start: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """For each weight that a run changed the largest difference of two runs' changes, beyond what rounding a weight to
+    float32 makes, as a share of the largest change. An adapter is compared as a whole, as far as it is not zero."""
+    ours, theirs = weights_of(found), weights_of(expected)
+    assert ours.keys() == theirs.keys()
+    apart = {}
+    for name, weight in theirs.items():
+        update = (weight - start[name] if name in start else weight).abs().max()
+        beyond = (ours[name] - weight).abs() - torch.finfo(torch.float32).eps * weight.abs()
+        if float(update) > 0 or not torch.equal(ours[name], weight):
+            apart[name] = float(beyond.clamp(min=0).max() / update.clamp(min=1e-12))
+    return apart
 
 
 def first_metrics(run: Path) -> dict[str, Any]:

@@ -371,6 +371,8 @@ class StageOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions,
         if self.sharding == "shard" and (self.trunk == "one" or self.num_adapters > 1):
             name = "trunk one" if self.trunk == "one" else "num_adapters"
             raise ValueError(f"with {name} several models share one base, which cannot be sharded: sharding replicate")
+        if self.sharding == "shard" and self.load_in_4bit:
+            raise ValueError("the 4-bit weights of load_in_4bit cannot be sharded yet: give sharding replicate")
         if self.sharding == "shard" and self.offload_frozen:
             raise ValueError("offload_frozen moves whole models, and sharding shard has none: leave one of them out")
         return self

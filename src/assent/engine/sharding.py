@@ -34,7 +34,8 @@ def _choose(config: StageOptions, runtime: Runtime, start: Any) -> str | None:
     if config.sharding != "auto":
         runtime.sharding = config.sharding
         return None
-    if config.trunk == "one" or config.num_adapters > 1 or config.offload_frozen or config.optim == "adamw_8bit":
+    apart = config.trunk == "one" or config.num_adapters > 1 or config.offload_frozen
+    if apart or config.load_in_4bit or config.optim == "adamw_8bit":
         return "sharding: replicate, because these options need whole weights in each process"
     size = trained_bytes(config, num_parameters(start))
     available = memory_of_a_process(runtime)

@@ -31,8 +31,12 @@ def named_weights(module: nn.Module) -> dict[str, Tensor]:
 def gathered(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     """The state dict of the transformers model inside, on the CPU, with sharded weights put together. All processes
     must call it; those that do not `keep` it hold one whole weight at a time and return nothing."""
+    model = getattr(reshard(module), "hf", module)
+    twice = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
     found = {}
-    for name, tensor in getattr(reshard(module), "hf", module).state_dict().items():
+    for name, tensor in model.state_dict().items():
+        if name in twice:  # tied: a folder has it under its first name
+            continue
         whole = full(tensor.detach())
         if keep:
             found[name] = whole.cpu()

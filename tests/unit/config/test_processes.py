@@ -22,6 +22,7 @@ COMMON: dict[str, Any] = {"model": "m", "data": "d", "output_dir": "o"}
         (PreferenceConfig, {"sharding": "shards"}, "shard"),
         (PpoConfig, {"sharding": "shard", "trunk": "one", "lora_r": 4, "reward": "repetition"}, "trunk one"),
         (RewardConfig, {"sharding": "shard", "num_adapters": 2, "lora_r": 4}, "num_adapters"),
+        (PreferenceConfig, {"sharding": "shard", "load_in_4bit": True, "lora_r": 4}, "4-bit"),
         (PpoConfig, {"reward": "models/rm", "reward_processes": "each"}, "reward_processes has no effect"),
         (OnlineDpoConfig, {"reward": "models/rm", "reward_processes": "each"}, "reward_processes has no effect"),
     ],
