@@ -66,7 +66,7 @@ def slices_of(source: Source, columns: Sequence[str]) -> tuple[Slice, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """The evaluation to run. `reachable`: the half-width that the prompts at hand give."""
+    """The evaluation to run: the wanted half-width, the prompts that it needs, and those that are held out."""
 
     precision: float
     needed: int
@@ -92,7 +92,8 @@ def measurement(
         width = _half_width(held_out)
         lines.append(f"{held_out:,} held-out prompts are there: to within {width:.0%}. Bring more")
     if judge is None and choice.method != "collect":
-        lines.append("no judge is given: the file measures held-out data only, and no win rate. Give --judge")
+        lines.append("no judge is given: the file measures held-out data only, no win rate, and has no gate before the "
+                     "release. Give --judge")  # fmt: skip
     if facts.longer_wins is not None and facts.longer_wins >= 0.6:
         lines.append("read the win rate at equal length: the data prefers longer answers")
     if safety is None and {"regulated", "high-stakes"} & set(constraints):

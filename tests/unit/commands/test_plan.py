@@ -113,3 +113,26 @@ def test_it_loads_no_torch(data: dict[str, str]) -> None:
     command = planned(data, ["pairs"])
     code = f"import sys, assent.cli; assert assent.cli.main({command!r}) == 0 and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "flags", "gates"),
+    [
+        (["pairs"], [], {"agreement": "eval_accuracy", "release": "best-of-16"}),
+        (["pairs"], ["--constraint", "one-answer"], {"agreement": "eval_rewards/accuracies", "release": "trained"}),
+        (["scores", "prompts"], [], {"release": "best-of-16"}),  # ratings have no agreement
+        (["thumbs"], [], {"release": "trained"}),
+    ],
+)
+def test_a_regulated_file_has_the_gates_whose_figures_are_measured(
+    kinds: list[str], flags: list[str], gates: dict[str, str], data: dict[str, str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = tmp_path / "pipeline.yaml"
+    command = planned(data, kinds, "--constraint", "regulated", *flags, "--judge", GOLD, "--output", str(file))
+    assert said(command, capsys)[0] == 0
+    stages = {stage.name: stage.options for stage in read_plan(file).stages if stage.command == "gate"}
+    assert list(stages) == [f"gate-{name}" for name in gates]
+    assert stages["gate-release"]["policy"] == gates["release"]
+    if "agreement" in gates:
+        assert stages["gate-agreement"]["min_held_out"] == {gates["agreement"]: 0.55}
