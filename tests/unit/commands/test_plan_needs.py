@@ -29,7 +29,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
     rows = [
-        {"prompt": f"what is {i} plus {i}? ", "chosen": f"it is {2 * i}.", "rejected": "no, I will not say. " * (1 + i % 3)}
+        {
+            "prompt": f"what is {i} plus {i}? ",
+            "chosen": f"it is {2 * i}.",
+            "rejected": "no, I will not say. " * (1 + i % 3),
+        }
         for i in range(1, PAIRS + 1)
     ]
     return str(write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", rows))
