@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from assent.models.shape import ModelShape, depth_and_width
 
 
 def shape_of(folder: Path) -> tuple[ModelShape, str]:
-    """The model's shape, and where it is from: arithmetic over config.json for the architectures that are known by
-    name, the model on the meta device for the others. No weights are read."""
+    """The model's shape, and where it is from: arithmetic over its configuration for the architectures that are known
+    by name, the model on the meta device for the others. Of an adapter it is the base. No weights are read."""
+    config = load_config(folder)
     try:
-        return ModelShape.of(folder), "arithmetic over config.json"
+        return ModelShape.of(json.loads(config.to_json_string(use_diff=False))), "arithmetic over config.json"
     except ModelError:
-        return on_meta(load_config(folder)), "transformers' model on the meta device"
+        return on_meta(config), "transformers' model on the meta device"
 
 
 def on_meta(config: Any) -> ModelShape:

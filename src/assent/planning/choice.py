@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from assent.errors import ConfigError
+from assent.planning.facts import KINDS
 from assent.planning.rules import (
     ASKED,
     Reason,
@@ -200,7 +201,7 @@ def _changes(situation: Situation, chosen: Mapping[str, Any], excluded: Mapping[
         if rule["method"] == chosen["method"] or rule["method"] in excluded:
             continue
         missing = list(failing(rule["when"], situation))
-        if len(missing) <= MOST_MISSING and all(_can_change(name) for name, _ in missing):
+        if len(missing) <= MOST_MISSING and all(_can_change(*one, situation) for one in missing):
             found.append(f"{rule['method']}, with {' and '.join(described(*one) for one in missing)}")
     for name, reason in excluded.items():
         if reason.startswith("ruled out by") and any(
@@ -225,9 +226,11 @@ def _undone(situation: Situation, chosen: Mapping[str, Any]) -> Iterator[str]:
             yield f"{'nothing' if rule is None else rule['method']}, with {name}"
 
 
-def _can_change(name: str) -> bool:
-    """Whether a condition is on something that may yet become so: not the absence of data that is there."""
-    return name in ASKED or name in ("any", "feedback", "reward", "agreement", "prompts", "pairs", "noise", "rankings")
+def _can_change(name: str, wanted: Any, situation: Situation) -> bool:
+    """Whether a condition is on something that may yet become so: data grows, and does not go away."""
+    if name in KINDS:
+        return isinstance(wanted, Mapping) and wanted.get("at_least", 0) > situation.facts[name]
+    return name in ASKED or name in ("any", "feedback", "reward", "agreement", "noise")
 
 
 def spending(situation: Situation) -> list[dict[str, Any]]:

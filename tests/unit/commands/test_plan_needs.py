@@ -29,7 +29,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
     rows = [
-        {"prompt": f"what is {i} plus {i}? ", "chosen": f"it is {2 * i}.", "rejected": "no, I will not say. " * (i % 3)}
+        {
+            "prompt": f"what is {i} plus {i}? ",
+            "chosen": f"it is {2 * i}.",
+            "rejected": "no, I will not say. " * (1 + i % 3),
+        }
         for i in range(1, PAIRS + 1)
     ]
     return str(write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", rows))
@@ -52,13 +56,12 @@ def test_the_lengths_are_the_tokenizers(model: str, pairs: str, cache: Path) -> 
     lengths = needs[0]["lengths"]
     tokenizer = load_tokenizer(model)
     rows = [json.loads(line) for line in Path(pairs).read_text().splitlines()]
-    usable = [row for row in rows if row["rejected"]]
-    sizes = {text: len(tokenizer(text).input_ids) for row in usable for text in row.values()}
+    sizes = {text: len(tokenizer(text).input_ids) for row in rows for text in row.values()}
     longest = max(
         sizes[row["prompt"]] + max(sizes[row["chosen"]], sizes[row["rejected"]]) + 1  # and the end of sequence
-        for row in usable
+        for row in rows
     )
-    assert lengths["rows"] == len(usable)
+    assert lengths["rows"] == len(rows)
     assert lengths["longest"] == pytest.approx(longest, abs=1)
     assert needs[0]["memory"]["ways"][0]["fits"]
     assert needs[0]["time"] is None  # nothing was measured, and a CPU has no rates of its own
