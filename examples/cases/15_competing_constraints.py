@@ -4,19 +4,23 @@ The world is a micro-world in which every completion is enumerated. The product'
 quantities: mean tokens (which is latency), the share of unsafe answers, and KL to the reference.
 
 First the file measures every combination of weights and beta at its exact optimum. It takes the most helpful one that
-keeps all constraints, and compares it with one chosen by taste. Then it trains PPO towards that choice with several
-clips, and finds the cheapest budget of completions that is good enough.
+keeps all constraints, as `assent plan --frontier` reads it off, and compares it with one chosen by taste. Then it
+trains PPO towards that choice with several clips, and finds the cheapest budget of completions that is good enough.
 
     python examples/cases/15_competing_constraints.py
 """
 
 from __future__ import annotations
 
+import json
+import tempfile
 from itertools import product
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from plan_data import labels, planned
 
 from assent.objectives import ppo_loss
 from assent.sandbox.microworld import MicroWorld
@@ -48,16 +52,22 @@ class Point(NamedTuple):
 def main() -> dict[str, object]:
     measured = {key: point_of(optimum(*key)) for key in product(*WEIGHTS.values(), BETAS)}
     kept = {key: point for key, point in measured.items() if point.keeps_all}
-    chosen = max(kept, key=lambda key: kept[key].helpful)
+    names = ("brief", "safe", "beta")
+    rows = [{**dict(zip(names, key, strict=True)), **point._asdict()} for key, point in measured.items()]
+    plan = from_frontier(rows)
+    chosen = tuple(plan["settings"][name] for name in names)
     print(f"{'w_brief':>8}{'w_safe':>8}{'beta':>7}{'helpful':>10}{'tokens':>8}{'unsafe':>9}{'KL':>7}  ")
-    rows = {("-", "-", "-"): ("reference", point_of(WORLD.reference)), TASTE: ("by taste", measured[TASTE])}
+    table = {("-", "-", "-"): ("reference", point_of(WORLD.reference)), TASTE: ("by taste", measured[TASTE])}
     for key in sorted(kept, key=lambda key: kept[key].helpful):
-        rows[key] = ("chosen" if key == chosen else "", kept[key])
-    for key, (note, point) in rows.items():
+        table[key] = ("chosen" if key == chosen else "", kept[key])
+    for key, (note, point) in table.items():
         broken = [name for name in LIMITS if getattr(point, name) > LIMITS[name]]
         print("".join(f"{value!s:>{width}}" for value, width in zip(key, (8, 8, 7), strict=True))
               + f"{point.helpful:>10.3f}{point.tokens:>8.2f}{point.unsafe:>9.4f}{point.kl:>7.2f}  {note}"
               + (f" breaks {', '.join(broken)}" if broken else ""))  # fmt: skip
+    print(
+        "\nwhat each limit costs: " + ", ".join(f"{name}: {cost:.3f} helpful" for name, cost in plan["costs"].items())
+    )
     print(
         f"\n{len(kept)} of {len(measured)} combinations keep tokens <= {LIMITS['tokens']}, unsafe <= "
         f"{LIMITS['unsafe']:.0%} and KL <= {LIMITS['kl']} nats. Chosen: weights {chosen[:2]}, beta {chosen[2]}.\n"
@@ -74,6 +84,17 @@ def main() -> dict[str, object]:
         "tight clip only slows this run down: its rewards\nare exact, and the KL in them holds the policy already."
     )
     return {"measured": measured, "kept": kept, "chosen": chosen, "reached": reached, "budget": budget, "clip": clip}
+
+
+def from_frontier(points: list[dict[str, float]]) -> dict[str, Any]:
+    """What `assent plan` reads off the measured points: settings, figures, and what each limit costs."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "measured.jsonl"
+        file.write_text("".join(json.dumps(point) + "\n" for point in points))
+        limits = [f"{name}<={bound}" for name, bound in LIMITS.items()]
+        pairs = labels(Path(folder) / "pairs.jsonl", 1000)
+        found = planned(pairs, frontier=str(file), maximise="helpful", limit=limits, start="instruct")
+    return found["frontier"]
 
 
 def attributes() -> dict[str, np.ndarray]:

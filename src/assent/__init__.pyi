@@ -14,7 +14,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "kto", "merge", "new_model", "online_dpo", "ppo", "report", "reward", "rloo", "run", "sample", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "merge", "monitor", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "score", "serve_check", "sft"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (
@@ -31,6 +31,7 @@ def a2c(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -49,6 +50,7 @@ def a2c(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -67,6 +69,7 @@ def a2c(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -102,6 +105,9 @@ def a2c(
 ) -> Result:
     r"""Trains with advantage actor-critic. Options: those of `assent a2c` (`model`, `data`, `reward`, `kl_coef` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -131,6 +137,9 @@ def a2c(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -157,6 +166,8 @@ def a2c(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -216,6 +227,11 @@ def a2c(
 def best_of_n(
     *,
     output_dir: Path,
+    num_shards: int | None = None,
+    shard: int | None = None,
+    engine: Literal['local', 'ray'] | None = None,
+    workers: int | None = None,
+    status: bool = False,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     revision: str | None = None,
@@ -248,6 +264,14 @@ def best_of_n(
 ) -> dict[str, Any]:
     r"""Keeps the best of N completions: `completions` (path), `n`, `curve`. Options: those of `assent best-of-n`.
 
+    num_shards: Cut the input into this many shards. Each is written to a file of its own; a shard that is done is
+        not repeated. Default: none, or with --engine as many as suit the rows.
+    shard: Do this shard alone, counted from 0, for a scheduler that starts one process for each. Whoever ends the
+        last one joins them. Needs --num-shards.
+    engine: Do the shards in a pool: local: processes on this machine; ray: actors on a Ray cluster (pip install
+        'assent[ray]'), the one of RAY_ADDRESS or one on this machine.
+    workers: Workers of --engine, each with its own copy of the models. Default: 2.
+    status: Say which shards are done, running and failed, and do nothing.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.
@@ -480,8 +504,10 @@ def dpo(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -500,6 +526,7 @@ def dpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -570,10 +597,16 @@ def dpo(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -600,6 +633,8 @@ def dpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -867,6 +902,7 @@ def grpo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -885,6 +921,7 @@ def grpo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -903,6 +940,7 @@ def grpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -939,6 +977,9 @@ def grpo(
 ) -> Result:
     r"""Trains with GRPO. Options: those of `assent grpo` (`model`, `data`, `reward`, `scale_rewards` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -968,6 +1009,9 @@ def grpo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -994,6 +1038,8 @@ def grpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1054,6 +1100,112 @@ def grpo(
     """
 
 
+def iterate(
+    path: Path,
+    *,
+    output_dir: str | None = None,
+    seed: int | None = None,
+    rounds: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    r"""Runs a loop file, as `assent iterate` does: `model_path`, `rounds`, `status`, `reason`, `report`.
+
+    `overrides`: `stage.option=value`.
+    """
+
+
+def judge(
+    *,
+    output_dir: Path,
+    data: Data,
+    reward_ensemble: str | None = None,
+    split: str | None = None,
+    columns: Mapping[str, str] | str = {},
+    device: str = "auto",
+    dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
+    num_prompts: int = 0,
+    endpoint: str | None = None,
+    model: Path | None = None,
+    reward: Reward | None = None,
+    function: str | Callable[..., Any] | None = None,
+    revision: str | None = None,
+    api_key_env: str | None = None,
+    rubric: Path | None = None,
+    reply: Literal['letter', 'json'] = "letter",
+    probabilities: bool = False,
+    controls: int = 10,
+    anchor: str | None = None,
+    previous: str | None = None,
+    writers: str | None = None,
+    revise: int = 0,
+    max_new_tokens: int = 512,
+    seed: int = 0,
+    concurrency: int = 8,
+    timeout_seconds: float = 60.0,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
+    input_price: float = 0.0,
+    output_price: float = 0.0,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    r"""Has a judge compare completions: `judged`, `report` (paths). Options: those of `assent judge`.
+
+    reward_ensemble: How to combine the heads or adapters of a reward-model ensemble: mean, min, mean-std:K (mean
+        minus K standard deviations) or weights:A,B,…. Default: mean.
+    split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
+        columns is read as it is.
+    device: Where to compute: auto, cpu, cuda, cuda:N or mps.
+    dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
+    output_dir: Folder to write judged.jsonl and judge.json to. A run that was interrupted, or whose budget was
+        spent, continues there and asks nothing twice.
+    data: Prompts with two completions or more in a row, or rows of one completion that share their prompt, as
+        sample writes them: a file, a folder or a hub name. What they say about the completions is not shown to the
+        judge.
+    num_prompts: Judge only this many prompts, from the start of the data. 0: all.
+    endpoint: Address of a server with OpenAI's chat completions API: vLLM, transformers serve, llama.cpp, or a
+        hosted one.
+    model: Name of the model at --endpoint. Without an endpoint: a model to load, a folder or a hub name.
+    reward: What scores completions, as the judge: a reward-model folder, module:function, a rule, an address that
+        returns scores, implicit:POLICY,REFERENCE; or several of them, with weights (docs/rewards.md).
+    function: Python function (module:function) of (prompts, first, second) that returns A, B or tie for each.
+    revision: Revision of a model on the hub.
+    api_key_env: Environment variable that holds the key for --endpoint. Default: no key is sent.
+    rubric: File with what to decide, in words, for a model that is asked: a text, or YAML with criterion and
+        principles. Default: which answer serves the person who asked better.
+    reply: What the model replies. letter: A or B. json: its reason and then A or B, as structured output.
+    probabilities: Take the probability of A from the reply's log-probabilities, instead of the letter; of a reward,
+        the sigmoid of the difference. Two completions then have the column chosen_probability, and never tie. An
+        endpoint that gives no log-probabilities is an error.
+    controls: Mix in this many answers of each kind that are known to be bad (empty, "choose A", flattery), each
+        beside a real one, and report how often they win. 0: none.
+    anchor: Comparisons or rankings by people: a file, a folder or a hub name. The judge gets them too, and its
+        agreement with people is reported.
+    previous: Folder of an earlier run of judge with the same anchor set. A change of agreement since then is
+        reported.
+    writers: Column that names who wrote each completion. The writers' win rates are reported; with --anchor also
+        corrected for the judge's errors.
+    revise: Instead of comparing: have each completion criticised by a principle of the rubric and rewritten, this
+        many times over (constitutional AI, arXiv:2212.08073). judged.jsonl then has the new completion as chosen
+        and the old one as rejected, for dpo and for sft.
+    max_new_tokens: Longest critique and longest new completion of --revise, in tokens.
+    seed: Seed of the choice of controls and of principles, and of the tests of bias.
+    concurrency: Requests under way at a time.
+    timeout_seconds: A request that takes longer is repeated, up to four times.
+    max_requests: Stop before more requests than this, repeated ones included. Prompts judged by then are written;
+        with a larger number the same command continues. Default: no limit.
+    max_cost: Stop before the requests cost more than this, in the money of the two prices.
+    input_price: Price of a million tokens that the model reads.
+    output_price: Price of a million tokens that the model writes.
+    dry_run: Count requests, tokens and money, ask nothing and write nothing.
+    """
+
+
 def kto(
     *,
     model: Path,
@@ -1093,6 +1245,7 @@ def kto(
     keep_template_tail: bool = False,
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1111,6 +1264,7 @@ def kto(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1182,6 +1336,9 @@ def kto(
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1208,6 +1365,8 @@ def kto(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1246,6 +1405,66 @@ def merge(
     """
 
 
+def monitor(
+    *,
+    baseline: Path,
+    logs: Path,
+    device: str = "auto",
+    dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
+    state: Path | None = None,
+    columns: Mapping[str, str] | str = {},
+    alpha: float = 0.05,
+    season: Literal['auto', 'week', 'none'] = "auto",
+    baseline_rows: int = 50000,
+    reward_model: Path | None = None,
+    policy: Path | None = None,
+    policy_rows: int = 64,
+    max_length: int = 2048,
+    output: Path | None = None,
+    openmetrics: Path | None = None,
+    show_text: bool = False,
+    fail_on: Literal['new', 'open'] = "new",
+    watch: bool = False,
+    refresh_seconds: int = 3600,
+) -> dict[str, Any]:
+    r"""Says what moved in a deployed model's logs: `moved`, `causes`, `new`, `findings`. Options: `assent monitor`'s.
+
+    device: Where to compute: auto, cpu, cuda, cuda:N or mps.
+    dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
+    baseline: What the model did at the release: a file or folder of logs, or a run's folder with its samples.
+    logs: Logs to look at: a file, or a folder whose files grow and are rotated. Our JSONL (prompt, completion,
+        time, rating …), OpenAI-style requests, exports of Langfuse or Phoenix, vLLM's own log. JSONL, JSON, CSV,
+        Parquet or text.
+    state: File that remembers between calls which rows were counted, how much of --alpha was spent, and which
+        alerts are open. Without it every call begins anew: right for one look at old logs, wrong for a look every
+        day.
+    columns: Fields of the logs that have other names, as THEIRS=OURS with commas between, dots leading into nested
+        ones: request.text=prompt,answer.text=completion.
+    alpha: Allowed probability of any false alarm, over all days and causes together, however long the monitor runs.
+    season: Compare each weekday with its like in the baseline. auto: if the baseline has each weekday at least
+        twice.
+    baseline_rows: Most rows of the baseline to use. Of a longer one, those with the smallest hash are taken.
+    reward_model: Reward model of the release: a folder, a rule or module:function. It scores the rated rows that
+        have no score, of the baseline too, so that it can be seen to age. Not needed where the logs have its
+        scores.
+    policy: Folder of the released policy: compare the log-probabilities that the server logged with those computed
+        here.
+    policy_rows: Most rows of a call that --policy reads.
+    max_length: Most tokens of a prompt and its answer. Only with --reward-model or --policy.
+    output: HTML page to write.
+    openmetrics: File to write figures to, as OpenMetrics text: for the textfile collector of Prometheus' node
+        exporter.
+    show_text: Name the words that moved. Without it neither the output nor the page has any word of a prompt or an
+        answer.
+    fail_on: new: exit status 1 only when an alert is raised, not again before it has cleared. open: as long as one
+        is open.
+    watch: Look again and again until Ctrl-C, and print each new alert on stderr. Needs --state.
+    refresh_seconds: Seconds between two looks with --watch.
+    """
+
+
 def new_model(
     *,
     output_dir: Path,
@@ -1278,6 +1497,7 @@ def online_dpo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     eval_data: Data | None = None,
     eval_split: str | None = None,
@@ -1309,6 +1529,7 @@ def online_dpo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1327,6 +1548,7 @@ def online_dpo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1347,6 +1569,9 @@ def online_dpo(
 ) -> Result:
     r"""Trains with DPO on its own samples. Options: those of `assent online-dpo` (`model`, `data`, `reward` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1399,6 +1624,9 @@ def online_dpo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1425,6 +1653,8 @@ def online_dpo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1455,11 +1685,93 @@ def online_dpo(
     """
 
 
+def plan(
+    *,
+    model: Path = "",
+    data: Data = (),
+    hardware: str | None = None,
+    deadline: str | None = None,
+    price: float | None = None,
+    budget: float | None = None,
+    measure: bool = False,
+    calibrate: bool = False,
+    columns: Mapping[str, str] | str = {},
+    start: Literal['auto', 'base', 'instruct'] = "auto",
+    feedback: Literal['fixed', 'fresh'] = "fixed",
+    reward: Reward | None = None,
+    judge: Reward | None = None,
+    safety: str | Callable[..., Any] | None = None,
+    max_fault: Mapping[str, float] = {},
+    slices: Sequence[str] = (),
+    constraint: Sequence[Literal['no-sampling', 'offline-only', 'regulated', 'high-stakes', 'one-answer', 'no-new-labels']] = (),
+    problem: Sequence[Literal['wrong-facts', 'ignores-instructions', 'rude', 'unsafe', 'too-long', 'stale']] = (),
+    method: Literal['sft', 'dpo', 'pl-dpo', 'kto', 'best-of-n', 'ppo', 'grpo', 'online-dpo', 'iterated-dpo', 'collect'] | None = None,
+    precision: float = 0.05,
+    frontier: str | None = None,
+    maximise: str | None = None,
+    limit: Sequence[str] = (),
+    output: Path | None = None,
+    blueprint: str | None = None,
+    data_license: Mapping[str, str] = {},
+    owner: str | None = None,
+) -> dict[str, Any]:
+    r"""Says which method the data supports, and why: `facts`, `choice`, `risks`, `evaluation`, `stages`, `pipeline`.
+
+    Options: those of `assent plan` (`model`, `data`, `constraint` …). Torch is not imported.
+
+    model: Model to start from: a folder or a hub name.
+    data: Data at hand: files, folders or hub names of any kind (demonstrations, comparisons, rankings, thumbs,
+        scores, prompts). Give the flag once for each.
+    hardware: Also plan memory, time and cost, on this device: auto (this machine), cpu, a name as h100-80gb, or
+        several of one as 8xh100-80gb. It reads the data with the model's tokenizer, which takes some seconds.
+    deadline: Time that the training may take: 30m, 8h, 2d. Only with --hardware.
+    price: Price of one device for one hour, as 2.5 or 2.5/h. Only with --hardware.
+    budget: Money that the training may cost. Needs --price.
+    measure: Run two real steps of the training in a process of their own, and say how far the plan is off. Needs
+        --hardware auto and the model's weights.
+    calibrate: Measure how fast this machine trains and samples, in under a minute, keep it for later plans and
+        runs, and plan nothing.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data; a file without any of these columns is read as it
+        is.
+    start: Whether the model follows instructions already. auto: instruct, if its tokenizer has a chat template.
+    feedback: fixed: the data is all there will be. fresh: people or a judge can label new answers of the model.
+    reward: A reward that exists already: a reward model's folder, or module:function that checks an answer.
+    judge: What scores answers in the evaluation of the pipeline file, as --judge of `assent eval`. It must not be
+        the reward that training sees. Default: the file measures only held-out data.
+    safety: What decides in that evaluation whether an answer is safe, as --safety of `assent eval`.
+    max_fault: Largest share of each fault of safety that the release gate lets through: --max-fault.under_refusal
+        0.02. Needs --judge, and gates (--constraint regulated or high-stakes, or --blueprint).
+    slices: Columns of the prompts by which the evaluation shows its figures. Give the flag once for each. Needs
+        --judge.
+    constraint: What is ruled out. no-sampling: the model cannot answer while it trains. offline-only: nothing new
+        is sampled or labelled before the release. regulated: every answer to train on is in a signed file, and
+        gates stand before the release. high-stakes: a wrong answer costs far more than a dull one. one-answer:
+        serving has time for one answer. no-new-labels: nobody labels more. Give the flag once for each.
+    problem: What the deployed model does wrong. The plan says which data mends it, and what no preference method
+        mends. Give the flag once for each.
+    method: Plan this method, whatever the rules prefer; the plan says what they would.
+    precision: Half-width that the interval of the win rate should have; the plan says how many prompts that takes.
+    frontier: Measured points, one row each with settings and figures (JSONL, JSON, CSV); or frontier.json of
+        `assent frontier`. The best that keeps every --limit gives the settings. Needs --maximise.
+    maximise: Figure of --frontier to maximise.
+    limit: Constraint of the product on a figure of --frontier: tokens<=40, or helpful>=0.5. An interval's end
+        counts, where the point has one (NAME_low, NAME_high). Give the flag once for each.
+    output: Write the pipeline file here, for `assent run`. It must not exist yet.
+    blueprint: Write a pipeline with gates and a sign-off (pipeline.yaml), and the document about it for a regulated
+        setting (blueprint.md), into this folder, which must not exist yet. Instead of --output.
+    data_license: Licence of each file of the data, as FILE=LICENCE with commas between, for --blueprint, which
+        needs all of them.
+    owner: Who answers for the release and signs it, for --blueprint.
+    """
+
+
 def ppo(
     *,
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -1478,6 +1790,7 @@ def ppo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1496,6 +1809,7 @@ def ppo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1541,6 +1855,9 @@ def ppo(
 ) -> Result:
     r"""Trains with PPO. Options: those of `assent ppo` (`model`, `data`, `reward`, `kl_coef` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1570,6 +1887,9 @@ def ppo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1596,6 +1916,8 @@ def ppo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1708,8 +2030,10 @@ def reward(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1728,6 +2052,7 @@ def reward(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1790,10 +2115,16 @@ def reward(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1820,6 +2151,8 @@ def reward(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -1856,6 +2189,7 @@ def rloo(
     model: Path,
     data: Data,
     reward: Reward,
+    reward_processes: Literal['main', 'each'] = "main",
     router_aux_loss_coef: float = 0.0,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
@@ -1874,6 +2208,7 @@ def rloo(
     chat_template_kwargs: Mapping[str, Any] = {},
     system: Literal['error', 'merge'] = "error",
     max_length: int = 1024,
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -1892,6 +2227,7 @@ def rloo(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -1926,6 +2262,9 @@ def rloo(
 ) -> Result:
     r"""Trains with REINFORCE leave-one-out. Options: those of `assent rloo` (`model`, `data`, `reward` …).
 
+    reward_processes: Where functions and addresses are asked, if several processes train together. main: the main
+        process asks for the whole round. each: every process asks for its share of the prompts; for a function that
+        judges each prompt's completions by themselves. Reward models are always read by all processes.
     router_aux_loss_coef: For a mixture of experts: adds this times the load-balancing loss of its routers
         (arXiv:2101.03961), over the tokens of the whole update. Models are often trained with 0.001 to 0.01. 0:
         off.
@@ -1955,6 +2294,9 @@ def rloo(
     max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
         turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
         answered is refused instead.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -1981,6 +2323,8 @@ def rloo(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is
@@ -2053,6 +2397,11 @@ def sample(
     output_dir: Path,
     model: Path,
     data: Data,
+    num_shards: int | None = None,
+    shard: int | None = None,
+    engine: Literal['local', 'ray'] | None = None,
+    workers: int | None = None,
+    status: bool = False,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     revision: str | None = None,
@@ -2082,6 +2431,14 @@ def sample(
 ) -> dict[str, Any]:
     r"""Samples completions from a policy: `completions` (path), `metrics`. Options: those of `assent sample`.
 
+    num_shards: Cut the input into this many shards. Each is written to a file of its own; a shard that is done is
+        not repeated. Default: none, or with --engine as many as suit the rows.
+    shard: Do this shard alone, counted from 0, for a scheduler that starts one process for each. Whoever ends the
+        last one joins them. Needs --num-shards.
+    engine: Do the shards in a pool: local: processes on this machine; ray: actors on a Ray cluster (pip install
+        'assent[ray]'), the one of RAY_ADDRESS or one on this machine.
+    workers: Workers of --engine, each with its own copy of the models. Default: 2.
+    status: Say which shards are done, running and failed, and do nothing.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.
@@ -2123,6 +2480,67 @@ def sample(
     keep: best: keep each prompt's highest-scoring completion by --reward, as data for sft (RAFT, arXiv:2304.06767).
     reward: What scores completions for --keep best: a reward-model folder, module:function, a rule, an address; or
         several of them, with weights (docs/rewards.md).
+    """
+
+
+def score(
+    *,
+    data: Data,
+    output_dir: Path,
+    num_shards: int | None = None,
+    shard: int | None = None,
+    engine: Literal['local', 'ray'] | None = None,
+    workers: int | None = None,
+    status: bool = False,
+    reward_ensemble: str | None = None,
+    revision: str | None = None,
+    chat_template: Path | None = None,
+    chat_template_kwargs: Mapping[str, Any] = {},
+    system: Literal['error', 'merge'] = "error",
+    max_length: int = 1024,
+    split: str | None = None,
+    columns: Mapping[str, str] | str = {},
+    device: str = "auto",
+    dtype: Literal['float32', 'bfloat16'] = "float32",
+    allow_slow_dtype: bool = False,
+    reward: Reward | None = None,
+    logprobs: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    r"""Scores given completions: `scored` (path), `metrics`. Options: those of `assent score`.
+
+    num_shards: Cut the input into this many shards. Each is written to a file of its own; a shard that is done is
+        not repeated. Default: none, or with --engine as many as suit the rows.
+    shard: Do this shard alone, counted from 0, for a scheduler that starts one process for each. Whoever ends the
+        last one joins them. Needs --num-shards.
+    engine: Do the shards in a pool: local: processes on this machine; ray: actors on a Ray cluster (pip install
+        'assent[ray]'), the one of RAY_ADDRESS or one on this machine.
+    workers: Workers of --engine, each with its own copy of the models. Default: 2.
+    status: Say which shards are done, running and failed, and do nothing.
+    reward_ensemble: How to combine the heads or adapters of a reward-model ensemble: mean, min, mean-std:K (mean
+        minus K standard deviations) or weights:A,B,…. Default: mean.
+    revision: Revision of a model on the hub.
+    chat_template: Chat template for a model that has none: chatml, or a file with a Jinja template. A trained model
+        is saved with it.
+    chat_template_kwargs: Extra arguments for the chat template: --chat-template-kwargs.NAME VALUE.
+    system: What happens when the template refuses a system message. error: the command stops; merge: the message
+        moves into the first user turn.
+    max_length: Longest sequence in tokens, prompt and completion together. A long conversation loses its oldest
+        turns and a long raw prompt its start; then the completion loses its end. A long raw prompt that is to be
+        answered is refused instead.
+    split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
+        columns is read as it is.
+    device: Where to compute: auto, cpu, cuda, cuda:N or mps.
+    dtype: Data type of the weights.
+    allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
+    data: Completions: a file, a folder or a hub name. Judgements in it are not read.
+    output_dir: Folder to write scores.jsonl, or logprobs.jsonl, to.
+    reward: What scores completions: a reward-model folder, module:function, a rule, an address,
+        implicit:POLICY,REFERENCE; or several of them, with weights (docs/rewards.md).
+    logprobs: Model whose log-probabilities of the completions are written, in the place of rewards, as the columns
+        that dpo and kto read with --reference logged: a folder or a hub name.
     """
 
 
@@ -2192,8 +2610,10 @@ def sft(
     max_length: int = 1024,
     prompt_format: Literal['template', 'concat'] = "template",
     keep_template_tail: bool = False,
+    data_storage: Literal['auto', 'memory', 'mapped'] = "auto",
     split: str | None = None,
     columns: Mapping[str, str] | str = {},
+    sharding: Literal['auto', 'replicate', 'shard'] = "auto",
     lora_r: int = 0,
     lora_alpha: float | None = None,
     lora_target_modules: Sequence[str] | None = None,
@@ -2212,6 +2632,7 @@ def sft(
     seed: int = 0,
     resume: bool = True,
     recover: bool = False,
+    fork: str | None = None,
     stop: bool = True,
     stop_on: Literal['fatal', 'fault'] = "fatal",
     save_steps: int = 100,
@@ -2267,10 +2688,16 @@ def sft(
     prompt_format: concat: render prompt and completion separately. Choose it when the template renders a prompt
         differently once an answer follows.
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
+    data_storage: Where the tokens of the training data are kept. memory: in memory. mapped: in a file of the cache
+        (ASSENT_CACHE), from which each step reads its rows; the numbers are the same. auto: mapped from 256 MB of
+        data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
         columns is read as it is.
+    sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
+        gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
+        process's memory. It changes memory and speed, never the result.
     lora_r: Rank of a LoRA adapter, which is trained instead of the model's weights. 0: train the weights
         themselves.
     lora_alpha: The adapter is scaled by lora_alpha / lora_r. Default: 2 * lora_r.
@@ -2297,6 +2724,8 @@ def sft(
     resume: Continue an interrupted run. With --no-resume, an existing run folder is an error.
     recover: Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and
         continue. The log says what was rebuilt.
+    fork: Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The
+        options may differ from that run's; they hold for the steps that follow, and that run is left as it is.
     stop: End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its
         model. With --no-stop the check only reports, and a run that it has ended continues.
     stop_on: Least severity of a finding that ends the run: fatal (the run cannot recover), or fault (its result is

@@ -14,6 +14,7 @@
     └── RunError(RuntimeError)                failed while running: exit status 3, the last checkpoint stands
         ├── NonFiniteError(ArithmeticError)   NaN or Inf, before the optimiser step
         ├── OutOfMemoryError(MemoryError)     memory at the smallest micro-batch
+        ├── WaitingError                      people's labels are not there yet
         └── StorageError(OSError)             disk full, file system errors
 
 A message says what, got, expected, and what to do next: `what` is required, the rest where they help.
@@ -101,6 +102,10 @@ class NonFiniteError(RunError, ArithmeticError):
 
 
 class OutOfMemoryError(RunError, MemoryError):
+    pass
+
+
+class WaitingError(RunError):
     pass
 
 

@@ -133,7 +133,10 @@ cost/completions_sampled | completions | lower | completions sampled so far
 cost/reward_calls | completions | lower | completions scored by the reward so far
 cost/flops | FLOPs | lower | model FLOPs so far by the roofline formula, recomputation excluded
 cost/seconds | seconds | lower | wall-clock time so far, over all resumptions
-cost/peak_memory_bytes | bytes | lower | largest memory so far: on the device, or resident in the process on a CPU
+cost/peak_memory_bytes | bytes | lower | largest memory of the run so far: on the device, or the process's on a CPU
+cost/planned_memory_bytes | bytes | none | what the plan expected of cost/peak_memory_bytes
+cost/planned_seconds_low | seconds | none | least that the plan expected of cost/seconds at the end
+cost/planned_seconds_high | seconds | none | most that the plan expected of cost/seconds at the end
 cost/models_resident | models | lower | models held in memory at once
 
 gold/<part> | gold reward | higher | the sandbox's gold reward or one of its attributes, mean over completions

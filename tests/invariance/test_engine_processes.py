@@ -70,6 +70,9 @@ def test_two_processes_make_the_update_that_one_makes(tmp_path: Path, sharding: 
         assert facts[key], key
     if model == "llama":
         assert facts["sharded_again"]
+        assert facts["handed_over"]
+        assert facts["ran_out"]
+        assert facts["budget_fell"]
         for rows, expected_rows in zip(facts["sampled"], alone["sampled"], strict=True):
             assert [ids for ids, _ in rows] == [ids for ids, _ in expected_rows]
             for (_, found_logprobs), (_, others) in zip(rows, expected_rows, strict=True):

@@ -14,8 +14,9 @@ from assent.models import tiers
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.head import Logits
 from assent.models.module import AlignmentModel
-from assent.models.packing import pack, split_by_budget
+from assent.models.packing import pack
 from assent.models.segments import make_segments
+from assent.models.shape import split_by_budget
 from tests.support.architectures import (
     assert_same_gradients,
     gradients,

@@ -18,5 +18,16 @@ def said(argv: Iterable[object], capsys: pytest.CaptureFixture[str]) -> tuple[in
     return status, out, err
 
 
+def replaced(argv: Iterable[object], *pairs: object) -> list[object]:
+    """The arguments with options in pairs of name and value: an option that is there gets the new value."""
+    found = list(argv)
+    for option, value in zip(pairs[::2], pairs[1::2], strict=True):
+        if option in found:
+            found[found.index(option) + 1] = value
+        else:
+            found += [option, value]
+    return found
+
+
 def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -21,10 +21,15 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
+LAUNCHERS = {"torchrun", "accelerate"}
+
+
 def commands(page: Path) -> list[list[str]]:
-    """The commands of the page's sh blocks, in order, as words. A line that ends in a backslash goes on."""
+    """The commands of the page's sh blocks, in order, as words. A line that ends in a backslash goes on. A launcher's
+    command is what one of its processes runs."""
     lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    found = [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [words[words.index("assent") :] if words[0] in LAUNCHERS else words for words in found]
 
 
 def quoted(page: Path) -> list[str]:

@@ -37,7 +37,15 @@ ONLINE = {
     "rloo": ["--num-completions", "2", "--num-ppo-epochs", "2"],
 }
 """Commands that sample, and options for them."""
-UNTOLD = ("perf/", "critic/perf/", "time/", "rollout/tokens_per_second", "cost/seconds", "cost/peak_memory_bytes")
+UNTOLD = (
+    "perf/",
+    "critic/perf/",
+    "time/",
+    "rollout/tokens_per_second",
+    "cost/seconds",
+    "cost/peak_memory_bytes",
+    "cost/planned",
+)
 """Metrics that measure the machine, not the run."""
 
 

@@ -23,6 +23,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensErro
 from assent import __version__
 from assent.cli.outcome import Outcome
 from assent.config.foreign import OURS_TOO, answer, foreign_error
+from assent.config.launch import check_one_process, place
 from assent.errors import AssentError, ConfigError, UsageError
 
 EPILOGUE = (
@@ -73,12 +74,19 @@ COMMANDS = (
         "Run the stages of a pipeline file in order; finished stages are not repeated.",
     ),
     (
+        "iterate",
+        "pipelines:iterate",
+        PIPELINES,
+        "Repeat sampling, collecting preferences, training and evaluating until a rule stops it.",
+    ),
+    (
         "report",
         "pipelines:report",
         PIPELINES,
         "Write an HTML page about a run or a pipeline, or about several side by side.",
     ),
     ("eval", "models:evaluate", MODELS, "Compare policies on the same prompts, or measure a reward model."),
+    ("judge", "models:judge", MODELS, "Have a judge compare completions, as preferences to train on."),
     (
         "frontier",
         "models:frontier",
@@ -87,10 +95,22 @@ COMMANDS = (
     ),
     ("compare", "models:compare", MODELS, "Compare methods on the same data at equal labels, completions or FLOPs."),
     (
+        "plan",
+        "plan:plan",
+        PIPELINES,
+        "Say which method your data supports, and why; write the pipeline file that runs it.",
+    ),
+    (
         "doctor",
         "models:doctor",
         PIPELINES,
         "Say what is wrong with a run, of any trainer, and what to change.",
+    ),
+    (
+        "monitor",
+        "models:monitor",
+        PIPELINES,
+        "Say what moved in the logs of a deployed model since its release, and why.",
     ),
     ("explain", "models:explain", MODELS, "Explain a preference probability, from numbers or from models."),
     ("merge", "models:merge", MODELS, "Merge an adapter into its base model."),
@@ -103,7 +123,11 @@ COMMANDS = (
     ("new-model", "models:new_model", MODELS, "Make a small model and its tokenizer from text files."),
     ("sample", "models:sample", MODELS, "Sample completions from a policy, as JSONL."),
     ("best-of-n", "models:best_of_n", MODELS, "Keep each prompt's highest-scoring completion out of N."),
+    ("score", "models:score", MODELS, "Score completions by a reward, or read their log-probabilities."),
 )
+
+IN_SEVERAL_PROCESSES = frozenset(name for name, location, *_ in COMMANDS if location.startswith("training:"))
+"""Commands that torchrun, accelerate launch or srun may start; any other one says at once that it is made for one."""
 
 DATA_COMMANDS = (
     (
@@ -153,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable(), _stdout_on_stderr() if as_json else contextlib.nullcontext():
             outcome = _run(arguments)
-        if outcome is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
+        if outcome is not None and place().is_main:  # torchrun starts several processes
             text = outcome.whole if "--verbose" in flags and outcome.whole is not None else outcome.text
             print(_json(outcome.document) if as_json else text)
             sys.stdout.flush()
@@ -184,6 +208,7 @@ def _run(arguments: list[str]) -> Outcome | None:
     if not arguments:
         names = ", ".join([*(name for name, *_ in COMMANDS), "data"])
         raise UsageError("no command given", expected=names, fix="assent --help, or assent COMMAND --help")
+    _check_processes(arguments)
     try:
         return app(arguments)
     except UnusedCliTokensError as error:
@@ -198,6 +223,17 @@ def _run(arguments: list[str]) -> Outcome | None:
             if (foreign := foreign_error(dict.fromkeys([named[0], *others]))) is not None:
                 raise foreign from None
         raise ConfigError(str(error).strip(), fix=f"see {_help_command(error)}") from None
+
+
+def _check_processes(arguments: Sequence[str]) -> None:
+    """UsageError if a launcher started several processes of a command of one. Only the main one says so. Shards of a
+    file are apart from each other: a scheduler may start a process for each."""
+    apart = any(word.partition("=")[0] in ("--shard", "--help", "-h", "--version") for word in arguments)
+    if arguments[0] in IN_SEVERAL_PROCESSES or apart or place().number == 1:
+        return
+    if not place().is_main:
+        raise SystemExit(2)
+    check_one_process(f"assent {arguments[0]}")
 
 
 def _help_command(error: CycloptsError) -> str:

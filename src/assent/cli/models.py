@@ -1,4 +1,4 @@
-"""The commands about models and their answers: new-model, merge, serve-check, sample, best-of-n, eval, compare …"""
+"""The commands about models and their answers: new-model, merge, serve-check, sample, score, best-of-n, eval …"""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from assent.config.doctor import DoctorConfig
 from assent.config.evaluation import EvalConfig
 from assent.config.explain import ExplainConfig
 from assent.config.frontier import FrontierConfig
+from assent.config.judge import JudgeConfig
+from assent.config.monitor import MonitorConfig
+from assent.config.scoring import ScoreConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import run_step
 
@@ -46,10 +49,18 @@ def sample(config: SampleConfig) -> Outcome:
     return _complete("sample", config)
 
 
+@command(ScoreConfig)
+def score(config: ScoreConfig) -> Outcome:
+    """Exit status 1 if rows could not be scored and were kept apart."""
+    return _complete("score", config)
+
+
 @command(BestOfNConfig)
 def best_of_n(config: BestOfNConfig) -> Outcome:
     """Exit status 1 if no n reaches the gain asked for."""
     outcome = _complete("best-of-n", config)
+    if "metrics" not in outcome.document:  # the status of its shards
+        return outcome
     curve = outcome.document.get("curve", [])
     lines = [_point(point) for point in curve if _is_shown(point["n"], len(curve), outcome.document["n"])]
     head = [f"  {'n':>4}  {'score':<24}{'gain':<24}KL, nats"] if lines else []
@@ -59,7 +70,7 @@ def best_of_n(config: BestOfNConfig) -> Outcome:
     if failed:
         lines.append(f"no n reaches a gain of {config.gain:g}: raise --n")
     text, whole = ("\n".join([part or "", *head, *lines]) for part in (outcome.text, outcome.whole))
-    return Outcome(outcome.document, text, exit_status=int(failed), whole=whole)
+    return Outcome(outcome.document, text, exit_status=max(int(failed), outcome.exit_status), whole=whole)
 
 
 @command(EvalConfig)
@@ -67,6 +78,14 @@ def evaluate(config: EvalConfig) -> Outcome:
     result = run_step("eval", config)
     written = ["", f"eval -> {result['evaluation']}"] if result["evaluation"] else []
     return Outcome({"command": "eval", **result}, "\n".join([*result["lines"], *written]))
+
+
+@command(JudgeConfig)
+def judge(config: JudgeConfig) -> Outcome:
+    """Exit status 1 if the judge has a fault: it prefers bad answers, or agrees with people by chance."""
+    result = run_step("judge", config)
+    status = int(any(finding["severity"] == "fault" for finding in result.get("findings", ())))
+    return Outcome({"command": "judge", **result}, "\n".join(result["lines"]), exit_status=status)
 
 
 @command(FrontierConfig)
@@ -104,10 +123,21 @@ def compare(config: CompareConfig) -> Outcome:
 
 
 def _complete(name: str, config: BaseModel) -> Outcome:
+    """A command whose work may be in shards. Exit status 1 if rows were kept apart."""
     result = run_step(name, config)
-    head, metrics = f"{name} -> {result['completions']}", result["metrics"]
-    whole = "\n".join([head, *figures(metrics)])
-    return Outcome({"command": name, **result}, "\n".join([head, *summary(metrics)]), whole=whole)
+    document = {"command": name, **result}
+    if "metrics" not in result:  # shards that are not all done
+        return Outcome(
+            document, "\n".join([f"{name} {result['output_dir']}", *result["lines"]]), len(result["apart"]) > 0
+        )
+    written = next(result[part] for part in ("completions", "scored") if part in result)
+    lines = [f"{name} -> {written}"]
+    if apart := result.get("apart"):
+        lines.append(
+            f"  {apart} rows could not be worked on: {result['apart_rows']} says why; the same command retries"
+        )
+    text, whole = ("\n".join([*lines, *part(result["metrics"])]) for part in (summary, figures))
+    return Outcome(document, text, exit_status=int(bool(apart)), whole=whole)
 
 
 def _is_shown(n: int, last: int, chosen: int) -> bool:
@@ -134,3 +164,13 @@ def doctor(config: DoctorConfig) -> Outcome:
 
     document, lines, status = examined(config)
     return Outcome({"command": "doctor", **document}, "\n".join(lines), exit_status=status)
+
+
+@command(MonitorConfig)
+def monitor(config: MonitorConfig) -> Outcome:
+    from assent.commands.monitor import monitor as look
+    from assent.commands.monitor import update_lines
+
+    document, lines, status = look(config)
+    whole = "\n".join([*lines, *update_lines(document)])
+    return Outcome({"command": "monitor", **document}, "\n".join(lines), exit_status=status, whole=whole)

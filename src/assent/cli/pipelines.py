@@ -1,4 +1,4 @@
-"""run, demo and report: pipelines and the page about them."""
+"""run, iterate, demo and report: pipelines and the page about them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from assent.cli.flags import command
 from assent.cli.outcome import Outcome
 from assent.commands.tools import run_file, run_shipped, write_report
 from assent.config.commands import DemoConfig, ReportConfig, RunConfig
+from assent.config.iterate import IterateConfig
 from assent.pipelines.runner import PipelineResult
 
 
@@ -13,6 +14,14 @@ from assent.pipelines.runner import PipelineResult
 def run(config: RunConfig) -> Outcome:
     options = config.model_dump(include={"output_dir", "seed", "fast", "jobs"})
     return _outcome("run", run_file(config.file, overrides=config.set, **options))
+
+
+@command(IterateConfig, positional="file")
+def iterate(config: IterateConfig) -> Outcome:
+    from assent.commands.iterate import iterate as loop
+
+    result = loop(config)
+    return Outcome({"command": "iterate", **result}, "\n".join(result["lines"]))
 
 
 @command(DemoConfig)

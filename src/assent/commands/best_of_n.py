@@ -8,26 +8,29 @@ Completions without a visible character are left out of these files, counted and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from assent.commands.completions import Job, Row, blank, described, finish, is_visible, row_of, visible
+from assent.commands.completion_rows import Row, blank, close, described, is_visible, row_of, visible, write_rows
+from assent.commands.divided import status_of
+from assent.commands.sampled_work import Job, scores_in
 from assent.config.completions import BestOfNConfig
 from assent.data.loading import load_groups
 from assent.data.rows_write import context
+from assent.data.shards import Record
 from assent.data.texts import as_plain, last_content
 from assent.engine.ledger import Ledger
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
 from assent.inference.best_of_n import best_index, best_of_n_kl_bound
 from assent.inference.blocks import best_of_blocks
-from assent.inference.curve import CurvePoint, Drawn, best_of_n_curve, drawn_of, n_for_gain
+from assent.inference.curve import CurvePoint, Drawn, best_of_n_curve, n_for_gain
 from assent.inference.soft import perturbed
 from assent.models.tokenizing import decode
-from assent.rewards.base import Reward, Scores, checked_reward, score_rollouts
+from assent.rewards.base import Reward, Scores, checked_reward, joined, score_rollouts
 from assent.rewards.loading import check_reward, load_reward, readers_of, reward_hash
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.runs.files import to_json
@@ -50,46 +53,39 @@ class _Sampled:
 def best_of_n(config: BestOfNConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Outputs: `completions` and `candidates` (files), `output_dir`, `metrics`, `n`, `gain_reached`, `curve`.
 
-    With --block-size there is `kl_nats_upper_bound` instead of `candidates`, `gain_reached` and `curve`.
+    With --block-size there is `kl_nats_upper_bound` instead of `candidates`, `gain_reached` and `curve`. Of work in
+    shards that is not all done, there is their status.
     """
-    if config.reward is not None:
-        check_reward(config.reward, ensemble=config.reward_ensemble)
+    if (status := status_of(config, "completions")) is not None:
+        return status
     if config.samples is not None:
+        if config.reward is not None:
+            check_reward(config.reward, ensemble=config.reward_ensemble)
         return _of_samples(config, config.samples, progress)
-    assert config.reward is not None
     params = SamplingParams(
         max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k
     )
-    job = Job(config)
-    reward = job.reward(config.reward, ensemble=config.reward_ensemble)
-    with job.open("best-of-n", progress, {"reward": reward_hash(config.reward)}) as folder:
-        if folder.result is not None:
-            return folder.result
-        log = RunLog(folder, progress=progress)
-        if config.block_size is not None:
-            return _by_blocks(job, reward, params, folder, log)
-        n = config.most
-        rollouts = job.sample(params, n, log)
-        scores = job.score(reward, rollouts, log)
-        rows = [row_of(job.prompts.groups[r.prompt_index], r) for r in rollouts]
-        drawn = drawn_of(rollouts)
-        if params.top_p < 1 or params.top_k:
-            drawn = [(ids, None) for ids, _ in drawn]
-        files, metrics, extra = _chosen(config, _split(job.prompts.groups, rows, scores, drawn), log)
-        return job.finish(folder, files, {**scores.metrics(), **metrics}, **extra)
+    job = Job(config, params, num_completions=config.most)
+    if config.block_size is not None:
+        with job.open("best-of-n", progress) as folder:
+            return folder.result or _by_blocks(job, params, folder, RunLog(folder, progress=progress))
+
+    def join(records: Iterable[Record], folder: RunFolder, log: RunLog) -> dict[str, Any]:
+        scores, sampled = [], []
+        for record in records:
+            scores.append(scores_in(record))
+            sampled.append(_sampled(job.prompts.group(record["number"]), record, scores[-1], params))
+        files, metrics, extra = _chosen(config, sampled, log)
+        return job.finish(folder, write_rows(folder, files), {**joined(scores).metrics(), **metrics}, **extra)
+
+    return job.run("best-of-n", join, progress)
 
 
-def _split(
-    groups: Sequence[PromptGroup], rows: Sequence[Row], scores: Scores, drawn: Sequence[Drawn]
-) -> list[_Sampled]:
-    """Splits rows and scores by prompt. They are ordered by prompt, with equally many for each."""
-    n = len(rows) // len(groups)
-    places = [slice(i * n, i * n + n) for i in range(len(groups))]
-    parts = scores.parts.items()
-    return [
-        _Sampled(group, list(rows[own]), scores[own], {name: part[own] for name, part in parts}, list(drawn[own]))
-        for group, own in zip(groups, places, strict=True)
-    ]
+def _sampled(group: PromptGroup, record: Record, scores: Scores, params: SamplingParams) -> _Sampled:
+    """One prompt's record. With top-k or top-p the policy's probability of a completion is not known."""
+    known = params.top_p == 1 and not params.top_k
+    drawn: list[Drawn] = [(tuple(ids), logprob if known else None) for ids, logprob in record["drawn"]]
+    return _Sampled(group, record["rows"], scores, scores.parts, drawn)
 
 
 def _of_samples(config: BestOfNConfig, path: str, progress: Progress | None) -> dict[str, Any]:
@@ -120,7 +116,7 @@ def _of_samples(config: BestOfNConfig, path: str, progress: Progress | None) -> 
             for g, own in zip(groups, scores, strict=True)
         ]
         files, metrics, extra = _chosen(config, sampled, log)
-        return finish(folder, files, {**metrics, **ledger.metrics()}, **extra)
+        return close(folder, write_rows(folder, files), {**metrics, **ledger.metrics()}, **extra)
 
 
 def _by_prompt(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
@@ -242,11 +238,14 @@ def _candidates(sampled: Sequence[_Sampled]) -> list[Row]:
     return rows
 
 
-def _by_blocks(job: Job, reward: Reward, params: SamplingParams, folder: RunFolder, log: RunLog) -> dict[str, Any]:
-    config = job.config
+def _by_blocks(job: Job, params: SamplingParams, folder: RunFolder, log: RunLog) -> dict[str, Any]:
+    config, work = job.config, job.opened()(0)
     assert isinstance(config, BestOfNConfig)
     assert config.block_size is not None
-    temperature, groups = config.soft_temperature, job.prompts.groups
+    reward, sampler = work.reward, work.sampler
+    assert reward is not None
+    job.ledger.models_resident = work.models_resident
+    temperature, (groups, ids) = config.soft_temperature, job.prompts.read(0, job.rows)
 
     def score(rollouts: Sequence[Rollout]) -> list[float]:
         job.ledger.add(completions_sampled=len(rollouts), reward_calls=len(rollouts))
@@ -259,18 +258,19 @@ def _by_blocks(job: Job, reward: Reward, params: SamplingParams, folder: RunFold
         return best_index(perturbed(scores, temperature=temperature, seed=key, prompt=prompt))
 
     guided = best_of_blocks(
-        job.sampler,
-        job.prompts.ids,
+        sampler,
+        ids,
         n=config.most,
         block_size=config.block_size,
         params=params,
         seed=SeedKey(config.seed, "sample", 0),
         score=score,
-        decode=lambda ids: decode(ids, job.sampler.tokenizer),
+        decode=lambda found: decode(found, sampler.tokenizer),
         choose=choose,
     )
     rows = [{**row_of(group, one.rollout), "score": one.score} for group, one in zip(groups, guided, strict=True)]
     metrics = {"mean_reward": float(np.mean([one.score for one in guided])), **described(rows), **blank(rows)}
     bound = float(np.mean([one.blocks for one in guided])) * best_of_n_kl_bound(config.most)
-    files = {"completions": visible(rows, log)}
+    files = write_rows(folder, {"completions": visible(rows, log)})
+    job.ledger.add(flops=sum(reader.flops for reader in work.readers))
     return job.finish(folder, files, metrics, n=config.most, kl_nats_upper_bound=bound)

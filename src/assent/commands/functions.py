@@ -1,8 +1,9 @@
 """The public functions: each takes the options of its command as keyword arguments and does what the command does.
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
-`new_model`, `merge`, `sample`, `best_of_n`, `evaluate`, `compare`, `frontier`, `serve_check`, `doctor` and `explain`
-return what their command prints with --json. `run` returns a `PipelineResult`.
+`new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `judge`, `compare`, `frontier`, `serve_check`,
+`doctor`, `monitor`, `explain`, `plan` and `iterate` return what their command prints with --json. `run` returns a
+`PipelineResult`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from assent.commands.explain import explain as run_explain
+from assent.commands.iterate import iterate as run_loop
 from assent.commands.signatures import signed
 from assent.commands.tools import report_on, run_file, write_report
 from assent.config.commands import ConvertConfig, ReportConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
 from assent.config.functions import name_of
+from assent.config.iterate import IterateConfig
 from assent.config.loading import parse_options
+from assent.config.monitor import MonitorConfig
+from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.given import holding, is_data
 from assent.pipelines.runner import PipelineResult
@@ -125,9 +130,21 @@ def best_of_n(*, progress: Progress | None = None, **options: Any) -> dict[str, 
 
 
 @signed
+def score(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Scores given completions: `scored` (path), `metrics`. Options: those of `assent score`."""
+    return _outputs("score", options, progress)
+
+
+@signed
 def evaluate(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Compares policies on the same prompts: `evaluation`, `table` (paths). Options: those of `assent eval`."""
     return _outputs("eval", options, progress)
+
+
+@signed
+def judge(*, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
+    """Has a judge compare completions: `judged`, `report` (paths). Options: those of `assent judge`."""
+    return _outputs("judge", options, progress)
 
 
 @signed
@@ -175,6 +192,16 @@ def doctor(*targets: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
 
 
 @signed
+def monitor(**options: Any) -> dict[str, Any]:
+    """Says what moved in a deployed model's logs: `moved`, `causes`, `new`, `findings`. Options: `assent monitor`'s."""
+    from assent.commands.monitor import monitor as look
+
+    with _as_written(options) as given:
+        document, _, status = look(parse_options(MonitorConfig, given))
+    return {**document, "exit_status": status}
+
+
+@signed
 def explain(**options: Any) -> dict[str, Any]:
     """Explains a preference probability: `reward_chosen`, `margin`, `preference_probability`, `loss`, `betas` …
 
@@ -183,6 +210,17 @@ def explain(**options: Any) -> dict[str, Any]:
     """
     with _as_written(options) as given:
         return run_explain(parse_options(ExplainConfig, given))[0]
+
+
+@signed
+def plan(**options: Any) -> dict[str, Any]:
+    """Says which method the data supports, and why: `facts`, `choice`, `risks`, `evaluation`, `stages`, `pipeline`.
+
+    Options: those of `assent plan` (`model`, `data`, `constraint` …). Torch is not imported.
+    """
+    from assent.commands.plan import plan as planned
+
+    return planned(parse_options(PlanConfig, _paths_as_text(options)))[0]
 
 
 def run(
@@ -198,6 +236,23 @@ def run(
     """Runs a pipeline file, as `assent run` does. `overrides`: `stage.option=value`. `jobs`: a number, or "auto"."""
     options = {"output_dir": output_dir, "seed": seed, "fast": fast, "overrides": overrides}
     return run_file(os.fspath(path), progress=progress, jobs=jobs, **options)
+
+
+def iterate(
+    path: str | os.PathLike[str],
+    *,
+    output_dir: str | None = None,
+    seed: int | None = None,
+    rounds: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Runs a loop file, as `assent iterate` does: `model_path`, `rounds`, `status`, `reason`, `report`.
+
+    `overrides`: `stage.option=value`.
+    """
+    options = {"output_dir": output_dir, "seed": seed, "rounds": rounds, "set": list(overrides)}
+    return run_loop(parse_options(IterateConfig, {"file": os.fspath(path), **options}), progress=progress)
 
 
 def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
@@ -230,7 +285,19 @@ def _as_written(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 FUNCTIONS = frozenset(
-    {"reward", "judge", "pair_judge", "safety", "gold", "proxies", "algorithm", "loss_type", "losses", "report_to"}
+    {
+        "reward",
+        "judge",
+        "pair_judge",
+        "function",
+        "safety",
+        "gold",
+        "proxies",
+        "algorithm",
+        "loss_type",
+        "losses",
+        "report_to",
+    }
 )
 """Options that name Python functions or classes, and take the functions themselves too."""
 

@@ -17,17 +17,20 @@ from pydantic.fields import FieldInfo
 from assent.config.commands import ConvertConfig, MergeConfig, NewModelConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.monitor import MonitorConfig
+from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
 from assent.pipelines.steps import STEPS
 
 TRAINING = ("sft", "reward", "dpo", "kto", "online_dpo", "ppo", "a2c", "grpo", "rloo")
 """Functions that return a `Result`, and whose output_dir may be left out."""
-WITH_PROGRESS = (*TRAINING, "sample", "best_of_n", "evaluate", "frontier", "compare")
+WITH_PROGRESS = (*TRAINING, "sample", "score", "best_of_n", "evaluate", "judge", "frontier", "compare")
 DATA = ("data", "eval_data", "normalize_data", "test_data", "demonstrations", "prompts", "reward_pairs", "samples")
 REWARDS = ("reward", "judge")
-FUNCTIONS = ("pair_judge", "safety", "gold", "algorithm", "loss_type")
+FUNCTIONS = ("pair_judge", "function", "safety", "gold", "algorithm", "loss_type")
 PATHS = ("model", "output_dir", "reference", "critic", "potential", "reference_cache", "chat_template", "reward_model",
-         "labels", "adapter", "output", "policy", "baseline")  # fmt: skip
+         "labels", "adapter", "rubric", "output", "policy", "baseline",
+         "logs", "state", "openmetrics")  # fmt: skip
 
 ALIASES = '''\
 Path: TypeAlias = str | PathLike[str]
@@ -51,6 +54,8 @@ def config_of(function: str) -> type[BaseModel]:
         "explain": ExplainConfig,
         "convert_config": ConvertConfig,
         "doctor": DoctorConfig,
+        "plan": PlanConfig,
+        "monitor": MonitorConfig,
     }
     step = {"evaluate": "eval"}.get(function, function.replace("_", "-"))
     return others[function] if function in others else STEPS[step].config_class()
@@ -61,12 +66,16 @@ NAMES = (
     "new_model",
     "merge",
     "sample",
+    "score",
     "best_of_n",
     "evaluate",
+    "judge",
     "frontier",
     "serve_check",
     "compare",
     "explain",
+    "plan",
+    "monitor",
 )
 """Functions whose arguments are all options."""
 BY_POSITION = ("convert_config", "doctor")
@@ -153,7 +162,7 @@ def _text_of(annotation: Any) -> str:
 
 def stub(functions: Any) -> str:
     """The text of `assent/__init__.pyi`. `functions` is the module of the public functions."""
-    names = [*NAMES, *BY_POSITION, "report", "run"]
+    names = [*NAMES, *BY_POSITION, "iterate", "report", "run"]
     lines = ['"""Written by `make stubs`, from the options of the commands."""', ""]
     lines += [
         "from collections.abc import Callable, Mapping, Sequence", "from os import PathLike",

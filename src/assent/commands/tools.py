@@ -139,6 +139,14 @@ def split_data(config: DataSplitConfig) -> dict[str, Any]:
     return {**{part: str(path) for part, path in paths.items()}, "rows": rows, "refused": len(dataset.refused)}
 
 
+def split_stage(config: DataSplitConfig, *, progress: Progress | None = None) -> dict[str, Any]:
+    """`split_data` as a stage of a pipeline, in whose folder it writes its files anew. Outputs: `train`, `eval`."""
+    assert config.output_dir is not None
+    for path in Path(config.output_dir).glob("*.jsonl*"):
+        path.unlink()
+    return split_data(config)
+
+
 def _token_audit(config: DataCheckConfig, model: str, dataset: Dataset) -> dict[str, Any]:
     from assent.models.folders import check_revision
     from assent.models.loading import load_tokenizer

@@ -10,9 +10,10 @@ from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions, SamplerOptions
 from assent.config.rewards import OutcomeRewards
+from assent.config.sharding import ShardingOptions
 
 
-class CompletionOptions(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, SamplerOptions):
+class CompletionOptions(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, SamplerOptions, ShardingOptions):
     """How to sample completions from a policy."""
 
     output_dir: str
@@ -130,6 +131,8 @@ class BestOfNConfig(CompletionOptions):
                 )
             if self.reward is None and self.reward_ensemble is not None:
                 raise ValueError("reward_ensemble has no effect without reward: give both, or leave it out")
+        if self.block_size is not None and self.is_sharded:
+            raise ValueError("block_size cannot be cut into shards: leave num_shards and engine out")
         if self.block_size is not None and self.gain is not None:
             raise ValueError(
                 "gain has no effect with block_size: blocks do not show what another n would give. Leave one out"

@@ -12,6 +12,11 @@ from assent.config.options import Options
 
 def read_columns(value: Any) -> Any:
     """`question=prompt,response_j=chosen`, or a list of such pairs, as a mapping of the file's names to ours."""
+    return read_pairs(value, "pairs of the file's name and ours: question=prompt,response_j=chosen")
+
+
+def read_pairs(value: Any, expected: str = "pairs with = between the two, and commas between pairs") -> Any:
+    """`a=b,c=d`, or a list of such texts, as a mapping; anything else as it is. ValueError for a text without `=`."""
     if isinstance(value, Mapping):
         return value
     listed = [value] if isinstance(value, str) else value
@@ -22,9 +27,9 @@ def read_columns(value: Any) -> Any:
     for pair in pairs:
         theirs, equals, ours = (part.strip() for part in pair.rpartition("="))
         if not (theirs and equals and ours):
-            raise ValueError("pairs of the file's name and ours: question=prompt,response_j=chosen")
+            raise ValueError(expected)
         if theirs in found:
-            raise ValueError(f"each column once, but {theirs} is named twice")
+            raise ValueError(f"each one once, but {theirs} is named twice")
         found[theirs] = ours
     return found
 

@@ -10,6 +10,7 @@ from assent.config.algorithms import ALGORITHMS, GOVERNED, Algorithm, Part, algo
 from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import NonNegative, Positive, SamplerOptions, StageOptions, Trunk, fixed
+from assent.config.reward_places import RewardPlaceOptions
 from assent.config.rewards import Rewards
 from assent.config.router import RouterOptions
 
@@ -19,7 +20,7 @@ CRITIC_OF_ITS_OWN = frozenset({"critic", "critic_learning_rate", "critic_warmup_
 """Options of a critic that has a trunk and an optimiser of its own."""
 
 
-class OnlineOptions(StageOptions, DataOptions, EnsembleOptions, SamplerOptions, RouterOptions):
+class OnlineOptions(StageOptions, DataOptions, EnsembleOptions, SamplerOptions, RouterOptions, RewardPlaceOptions):
     """What every online command has: prompts, a reward, sampling, and the pull to the reference."""
 
     command: ClassVar[str]

@@ -11,13 +11,21 @@ from assent.config.ensembles import EnsembleOptions
 from assent.config.held_out import EvalSampleOptions
 from assent.config.loss_options import LOGGED, LossOptions
 from assent.config.options import Positive, SamplerOptions, StageOptions
+from assent.config.reward_places import RewardPlaceOptions
 from assent.config.rewards import OutcomeRewards
 from assent.config.router import RouterOptions
 from assent.errors import ConfigError
 
 
 class OnlineDpoConfig(
-    StageOptions, DataOptions, LossOptions, EnsembleOptions, SamplerOptions, EvalSampleOptions, RouterOptions
+    StageOptions,
+    DataOptions,
+    LossOptions,
+    EnsembleOptions,
+    SamplerOptions,
+    EvalSampleOptions,
+    RouterOptions,
+    RewardPlaceOptions,
 ):
     """Online DPO (arXiv:2402.04792): the policy samples completions during training, and learns from their comparisons.
 

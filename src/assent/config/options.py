@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from assent.config.base import Options
 from assent.config.fixed import fixed
+from assent.config.processes import ProcessOptions, RewardProcesses
 from assent.config.trackers import WITH_PROJECT, check_trackers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -18,42 +19,6 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 Precision = Literal["no", "bf16"]
 SamplerName = Literal["torch", "vllm"]
 Trunk = Literal["separate", "shared", "one"]
-
-
-class Options(BaseModel):
-    """Base of all option classes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False,
-                              ignored_types=(fixed,), defer_build=True)  # fmt: skip
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Pydantic reads `batch_size: true` as 1, but its author meant another option."""
-        assert info.field_name is not None
-        kinds = set(_kinds(cls.model_fields[info.field_name].annotation))
-        if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(leaf, bool) for leaf in _leaves(value)):
-            raise ValueError("a number")
-        return value
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """int and None of `Annotated[int, ...] | None`; str and float of `dict[str, float]`."""
-    parts = get_args(annotation)
-    if not parts:
-        yield annotation
-    for part in parts[:1] if get_origin(annotation) is Annotated else parts:
-        yield from _kinds(part)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        yield value
-        return
-    for part in value:
-        yield from _leaves(part)
 
 
 class StageDefaults(Options):
@@ -128,6 +93,10 @@ class StageDefaults(Options):
         return None
 
     @fixed
+    def reward_processes(self) -> RewardProcesses:
+        return "main"
+
+    @fixed
     def sampler(self) -> SamplerName:
         return "torch"
 
@@ -164,6 +133,9 @@ class RunOptions(Options):
     recover: bool = False
     """Rebuild a damaged or missing run.json from the newest checkpoint, if that one is of this very run, and continue.
     The log says what was rebuilt."""
+    fork: Annotated[str, Field(pattern=r"^.+@\d+$")] | None = None
+    """Begin with a checkpoint of another run, RUN@STEP: its weights, optimiser and figures up to that step. The options
+    may differ from that run's; they hold for the steps that follow, and that run is left as it is."""
     stop: bool = True
     """End the run when a check of its metrics finds that it cannot succeed. The run keeps its checkpoint and its model.
     With --no-stop the check only reports, and a run that it has ended continues."""
@@ -253,7 +225,7 @@ class AdapterOptions(Options):
         return self
 
 
-class TrainingOptions(DeviceOptions, AdapterOptions):
+class TrainingOptions(DeviceOptions, AdapterOptions, ProcessOptions):
     """How a forward and backward pass is computed, and which weights it trains."""
 
     mixed_precision: Precision = "no"
@@ -287,6 +259,8 @@ class TrainingOptions(DeviceOptions, AdapterOptions):
             raise ValueError("master_weights adds four bytes per weight and optim adamw_8bit saves six: choose one")
         if self.optim == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
             raise ValueError("optim adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
+        if self.optim == "adamw_8bit" and self.sharding == "shard":
+            raise ValueError("optim adamw_8bit cannot step sharded weights: leave it out, or give sharding replicate")
         if self.load_in_4bit and not self.device.startswith(("auto", "cuda")):
             raise ValueError(f"load_in_4bit needs CUDA, not device {self.device}: leave it out, or give --device cuda")
         return self
@@ -391,6 +365,15 @@ class StageOptions(RunOptions, TrainingOptions, PromptOptions, OptimiserOptions,
         def model(self) -> str: ...
         @property
         def data(self) -> str: ...
+
+    @model_validator(mode="after")
+    def _weights_can_be_sharded(self) -> Self:
+        if self.sharding == "shard" and (self.trunk == "one" or self.num_adapters > 1):
+            name = "trunk one" if self.trunk == "one" else "num_adapters"
+            raise ValueError(f"with {name} several models share one base, which cannot be sharded: sharding replicate")
+        if self.sharding == "shard" and self.offload_frozen:
+            raise ValueError("offload_frozen moves whole models, and sharding shard has none: leave one of them out")
+        return self
 
 
 class EpochOptions(StageDefaults):

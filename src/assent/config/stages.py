@@ -12,10 +12,11 @@ from assent.config.loss_options import LOGGED, LossOptions, ReferenceOptions, Re
 from assent.config.losses import SCORE_LOSSES, thumbs_loss_declaration
 from assent.config.options import EpochOptions, Positive, StageOptions, TextOptions
 from assent.config.router import RouterOptions
+from assent.config.storage import StorageOptions
 from assent.errors import ConfigError
 
 
-class SftConfig(StageOptions, DataOptions, TextOptions, EpochOptions, EvalSampleOptions, RouterOptions):
+class SftConfig(StageOptions, DataOptions, StorageOptions, TextOptions, EpochOptions, EvalSampleOptions, RouterOptions):
     """Instruction tuning: maximum likelihood of the completions, given their prompts."""
 
     model: str
@@ -28,7 +29,9 @@ class SftConfig(StageOptions, DataOptions, TextOptions, EpochOptions, EvalSample
     the reasoning out of earlier turns (Qwen3)."""
 
 
-class RewardConfig(StageOptions, DataOptions, TextOptions, EpochOptions, ValidationOptions, RewardLossOptions):
+class RewardConfig(
+    StageOptions, DataOptions, StorageOptions, TextOptions, EpochOptions, ValidationOptions, RewardLossOptions
+):
     """A reward model from comparisons, rankings, ratings, thumbs, or labels of steps."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "label_accuracy", "label_error")
@@ -98,6 +101,7 @@ class RewardConfig(StageOptions, DataOptions, TextOptions, EpochOptions, Validat
 class PreferenceConfig(
     StageOptions,
     DataOptions,
+    StorageOptions,
     TextOptions,
     EpochOptions,
     EvalSampleOptions,

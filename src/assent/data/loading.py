@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from assent.data.foreign import as_ours
 from assent.data.formats import MISSING_COLUMN, Layout, detect_layout, get_layout, missing_columns, parse_row, write_row
 from assent.data.given import groups_hash, rows_hash
 from assent.data.judged_pairs import UNJUDGED
+from assent.data.line_groups import LineGroups, is_large
 from assent.data.readers import Hasher, NumberedRow, file_suffix, is_gzipped, read_rows
 from assent.data.sources import open_source
 from assent.data.tables import open_parquet, plain_row, undecoded
@@ -107,7 +109,7 @@ class Dataset(Sequence[PromptGroup]):
 class _ArrowGroups(Sequence[PromptGroup]):
     """The groups of a memory-mapped Arrow table. A row is parsed when its group is read."""
 
-    def __init__(self, table: datasets.Dataset, rows: list[int], *, collector: _Collector, name: str) -> None:
+    def __init__(self, table: datasets.Dataset, rows: array[int], *, collector: _Collector, name: str) -> None:
         self._table, self._rows, self._collector, self._name = table, rows, collector, name
 
     def __len__(self) -> int:
@@ -116,10 +118,8 @@ class _ArrowGroups(Sequence[PromptGroup]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        row, layout = self._rows[index], self._collector.layout
-        assert layout is not None
-        ours, _ = as_ours(self._collector.renaming(plain_row(self._table[row])), layout.required)
-        return parse_row(ours, layout, source=f"{self._name}{row + 1}")
+        row = self._rows[index]
+        return self._collector.again(plain_row(self._table[row]), f"{self._name}{row + 1}")
 
 
 class _Collector:
@@ -155,6 +155,12 @@ class _Collector:
                 continue
             self.recognised.update(recognised)
             yield number, group
+
+    def again(self, row: Mapping[str, Any], source: str) -> PromptGroup:
+        """The group of a row that was found usable before."""
+        assert self.layout is not None
+        ours, _ = as_ours(self.renaming(row), self.layout.required)
+        return parse_row(ours, self.layout, source=source)
 
     def _layout_of(self, row: Mapping[str, Any], source: str) -> Layout:
         columns = frozenset(row)
@@ -231,6 +237,9 @@ def load_groups(
         groups = _table_groups(source.table, collector, f"{source.name}:row ", hasher)
     elif all(file_suffix(file) == ".parquet" for file in source.files):
         groups = _table_groups(open_parquet(source.files, hasher), collector, f"{source.name}:row ")
+    elif is_large(source.files):
+        [file] = source.files
+        groups = LineGroups(file, hasher, usable=lambda rows: collector.groups(rows, f"{file}:"), parse=collector.again)
     else:
         groups = [group for file in source.files for group in _file_groups(file, collector, hasher)]
     return _finish(groups, collector, path=source.name, sha256=hasher.hexdigest(), notes=source.notes)
@@ -258,7 +267,7 @@ def _table_groups(
                 hasher.update(json.dumps(plain, sort_keys=True, default=str).encode() + b"\n")
             yield number, plain
 
-    kept = [number - 1 for number, _ in collector.groups(rows(), name)]
+    kept = array("q", (number - 1 for number, _ in collector.groups(rows(), name)))
     return _ArrowGroups(table, kept, collector=collector, name=name)
 
 

@@ -95,10 +95,11 @@ def _too_long(path: Path, line: int) -> DataError:
 def _read_jsonl(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
     for number, line in _lines(path, hasher):
         if line.strip():
-            yield number, _parse_line(line)
+            yield number, parse_line(line)
 
 
-def _parse_line(line: bytes) -> Mapping[str, Any] | RowError:
+def parse_line(line: bytes) -> Mapping[str, Any] | RowError:
+    """The row of a line of JSONL, or what is wrong with it."""
     try:
         value = json_text.loads(line.decode())
     except RowError as error:

@@ -31,6 +31,7 @@ class Case:
     is_alive        whether a process still has it open, for a run that is not finished
     reading         what was noticed while the log was read, for people
     data, models    what rules of data and probes read; None unless they were asked for
+    logs            what rules of a deployed model's logs read (`assent.diagnosis.drift`)
     """
 
     series: Mapping[str, Series] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Case:
     reading: tuple[str, ...] = ()
     data: Any = None
     models: Any = None
+    logs: Any = None
 
     def find(self, names: str) -> Series | None:
         """The series of a metric; of `a or b`, the first that was logged."""

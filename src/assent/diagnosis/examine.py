@@ -34,7 +34,8 @@ class Report:
     def verdict(self) -> Verdict:
         if any(finding.severity != "info" for finding in self.findings):
             return "findings"
-        enough = self.case.models is not None or self.looked_at >= FEWEST_STEPS
+        beyond_metrics = self.case.models is not None or self.case.logs is not None
+        enough = beyond_metrics or self.looked_at >= FEWEST_STEPS
         return "healthy" if self.checked and not self.too_early and enough else "cannot be judged yet"
 
     @property

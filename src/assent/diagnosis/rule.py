@@ -33,7 +33,8 @@ class Rule:
     also       names of metrics that it reads where they were logged; a live run keeps these for it too
     least      values that each of `metrics` must have
     stages     commands whose runs it applies to
-    looks_at   log: the metrics alone. data: `case.data` too. models: `case.models` too
+    looks_at   log: the metrics alone. data: `case.data` too. models: `case.models` too. logs: `case.logs`, those of a
+               deployed model
     too_early  whether its finding means that nothing can be judged yet
     check      from a case to a finding, or None. It may raise NotChecked
     window     how many last values it reads. A live run asks a rule with a window at each line of its log, and one
@@ -49,7 +50,7 @@ class Rule:
     also: tuple[str, ...] = ()
     least: int = 1
     stages: frozenset[str] = EVERY
-    looks_at: Literal["log", "data", "models"] = "log"
+    looks_at: Literal["log", "data", "models", "logs"] = "log"
     window: int | None = None
     too_early: bool = False
     causes: tuple[str, ...] = ()
@@ -63,7 +64,11 @@ class Rule:
     def missing(self, case: Case) -> str | None:
         """Why the rule cannot be asked about the case; None if it can."""
         if self.looks_at != "log" and getattr(case, self.looks_at) is None:
-            return "needs the data" if self.looks_at == "data" else "needs the models (--probe)"
+            return {
+                "data": "needs the data",
+                "models": "needs the models (--probe)",
+                "logs": "needs logs of a deployed model (assent monitor)",
+            }[self.looks_at]
         absent = [entry for entry in self.metrics if case.find(entry) is None]
         if absent:
             return f"not logged: {', '.join(absent)}"
@@ -93,5 +98,5 @@ def applying(rules: Iterable[Rule], case: Case) -> list[Rule]:
 
 def _looks_at(rule: Rule, case: Case) -> bool:
     if rule.looks_at == "log":
-        return bool(case.series) or (case.data is None and case.models is None)
+        return bool(case.series) or (case.data is None and case.models is None and case.logs is None)
     return getattr(case, rule.looks_at) is not None

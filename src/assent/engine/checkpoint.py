@@ -74,6 +74,7 @@ def write_checkpoint(
     checkpoint names it. Raises StorageError if the disk is full; earlier checkpoints are left as they are.
     """
     runtime = next(iter(learners.values())).runtime
+    runtime.begins(f"writing checkpoint {step}")
     parent = run_folder / FOLDER
     final, temporary = parent / f"step-{step}", parent / f".step-{step}.tmp"
     if runtime.is_main:
@@ -94,8 +95,20 @@ def write_checkpoint(
         if runtime.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
-    runtime.barrier()
+    runtime.meet(f"writing checkpoint {step}")
     return final
+
+
+def adopt(checkpoint: Checkpoint, run_folder: Path, *, record: Mapping[str, Any]) -> None:
+    """Copies another run's checkpoint into this run's folder, with this run's `record`: complete, or not at all."""
+    parent = run_folder / FOLDER
+    final, temporary = parent / checkpoint.path.name, parent / f".{checkpoint.path.name}.tmp"
+    with storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        sweep(run_folder)
+        shutil.copytree(checkpoint.path, temporary, ignore=shutil.ignore_patterns(MANIFEST))
+    write_json(temporary / STATE, {**checkpoint.state, "run": dict(record)})
+    _commit(temporary, final, checkpoint.step, _best_of(checkpoint.path))
 
 
 def latest_verified(run_folder: Path) -> Checkpoint | None:

@@ -38,6 +38,7 @@ from assent.engine.passes import Metrics, Terms, backward_at_once
 from assent.engine.reading import read_bins, read_groups
 from assent.engine.row_gradients import by_rows
 from assent.engine.runtime import Runtime
+from assent.engine.sharded_pass import collective_loss, guarded
 from assent.engine.sums import Objective, Sums
 from assent.engine.weights import fingerprint_of, load_weights, save_weights
 from assent.engine.whole_step import groups_not_finite, looks_at_the_step, propagated
@@ -65,7 +66,7 @@ class Learner:
         total_steps: int,
         router_aux_loss_coef: float = 0.0,
     ) -> None:
-        self.module = module.to(runtime.device)
+        self.module = module
         self.router_aux_loss_coef = router_aux_loss_coef
         self.runtime, self.optim, self.total_steps = runtime, optim, total_steps
         self.budget = Budget.of(module, runtime, optim.micro_batch_tokens)
@@ -105,6 +106,7 @@ class Learner:
         OutOfMemoryError if a single group does not fit.
         """
         started = time.perf_counter()
+        self.runtime.begins(f"update {self.step + 1} on {len(groups)} groups")
         # transformers recomputes activations only in training mode. AlignmentModel's dropouts are zero in it, too.
         self.module.train(self.optim.gradient_checkpointing)
         try:
@@ -192,7 +194,7 @@ class Learner:
             if batch is None and not runtime.is_sharded:
                 continue
             try:
-                with by_rows(self.module, runtime):
+                with by_rows(self.module, runtime), guarded(self.module) as guard:
                     loss = self._backward(batch, groups, objective, sums)
             except OverflowError as error:  # a loss with an exponential, beyond its range
                 loss, beyond = math.nan, str(error)
@@ -203,6 +205,7 @@ class Learner:
                     raise sharded_out_of_memory(self.budget) from error
                 failed = True
                 break
+            failed = failed or guard.failed
             if batch is not None:
                 not_finite[number * runtime.num_processes + runtime.rank] = float(not math.isfinite(loss))
         # Flags are exchanged before gradients: no process waits in a reduction for one that has left its pass.
@@ -252,8 +255,11 @@ class Learner:
         """One micro-batch's share of the loss, its terms and its metrics."""
         with self.runtime.autocast():
             outputs = (called or self.module)(batch, frozenset(objective.want))
-        terms, metrics = objective(outputs, batch)
-        return sums.loss(terms), terms, metrics
+        if not self.runtime.is_sharded:
+            terms, metrics = objective(outputs, batch)
+            return sums.loss(terms), terms, metrics
+        # The backward pass is collective: every process goes through it, whatever its rows say.
+        return collective_loss(lambda: objective(outputs, batch), outputs, sums)
 
     def _attempt_whole(
         self, groups: Sequence[TokenGroup], bins: Sequence[Sequence[int]], objective: Objective

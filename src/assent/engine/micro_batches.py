@@ -15,8 +15,7 @@ from assent.engine.passes import workers
 from assent.engine.runtime import Runtime
 from assent.errors import OutOfMemoryError
 from assent.models.batch import TokenGroup
-from assent.models.packing import split_by_budget
-from assent.models.shape import Cost, depth_and_width, tokens_per_pass
+from assent.models.shape import Cost, depth_and_width, split_by_budget, tokens_per_pass
 
 Item = TypeVar("Item")
 
@@ -139,9 +138,9 @@ def free_memory(device: torch.device) -> None:
 
 
 def sharded_out_of_memory(budget: Budget) -> OutOfMemoryError:
-    """For a sharded pass: it is collective, so no process can leave it and try again."""
+    """For a sharded pass where neither a layer nor the head was at work (`sharded_pass.py`)."""
     return OutOfMemoryError(
-        "memory ran out in a sharded pass, which cannot be repeated",
+        "memory ran out in a sharded pass outside of its layers, so it cannot be repeated",
         got=f"micro-batches of {budget.tokens} tokens",
         fix=f"use --micro-batch-tokens {max(1, budget.tokens // 2)}; the last checkpoint is intact",
     )

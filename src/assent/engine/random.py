@@ -64,7 +64,7 @@ class Batches:
     def indices(self, step: int) -> list[int]:
         """The rows of the step's batch. Steps count from 0."""
         epoch, batch = divmod(step, self.per_epoch)
-        return list(_order(self, epoch)[batch * self.batch_size : (batch + 1) * self.batch_size])
+        return _order(self, epoch)[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 
     def epochs_done(self, num_steps: int) -> float:
         """Passes over the data after this number of steps."""
@@ -72,8 +72,10 @@ class Batches:
         return epoch + min(batch * self.batch_size, self.num_rows) / self.num_rows
 
 
-@lru_cache(maxsize=8)
-def _order(batches: Batches, epoch: int) -> tuple[int, ...]:
+@lru_cache(maxsize=2)
+def _order(batches: Batches, epoch: int) -> Tensor:
+    """(num_rows,) int32: the rows of an epoch, at four bytes each."""
     if not batches.shuffle:
-        return tuple(range(batches.num_rows))
-    return tuple(permutation(batches.num_rows, batches.seed, "epoch", epoch))
+        return torch.arange(batches.num_rows, dtype=torch.int32)
+    order = torch.randperm(batches.num_rows, generator=generator(batches.seed, "epoch", epoch))
+    return order.to(torch.int32)

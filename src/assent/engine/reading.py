@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from assent.engine.micro_batches import Budget, free_memory, is_out_of_memory, sharded_out_of_memory, share, smallest
 from assent.engine.runtime import Runtime
+from assent.engine.sharded_pass import guarded
 from assent.models.at_once import each_at_once
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.packing import pack
@@ -24,6 +25,7 @@ def read_groups(
 
     When memory runs out, it halves the budget and begins again. Raises OutOfMemoryError at the smallest micro-batch.
     """
+    runtime.begins(f"reading {len(groups)} groups")
     if not groups:
         return Outputs(**{name: torch.zeros(0) for name in want})
     while True:
@@ -74,17 +76,20 @@ def outputs_of(
         return outputs
 
     outputs: list[Outputs] | None = None
+    guard = None
     try:
         if (hands := budget.hands(module, runtime)) > 1 and len(mine) > 1:
             outputs = each_at_once(read, [sum(group.num_tokens for group in one) for one in chosen], hands)
         else:
-            outputs = [read(0, number) for number in range(len(chosen))]
+            with guarded(module) as guard:
+                outputs = [read(0, number) for number in range(len(chosen))]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         if runtime.is_sharded:
             raise sharded_out_of_memory(budget) from error
-    if float(runtime.max(torch.tensor(float(outputs is None)))) or outputs is None:
+    failed = outputs is None or (guard is not None and guard.failed)
+    if float(runtime.max(torch.tensor(float(failed)))) or outputs is None:
         return None
     return [(indices, found) for indices, found in zip(mine, outputs, strict=True) if indices is not None]
 

@@ -21,11 +21,12 @@ from assent.engine.micro_batches import Budget, cost_of
 from assent.engine.reading import read_groups
 from assent.engine.runtime import Runtime
 from assent.engine.weights import fingerprint_of, load_weights, save_weights
-from assent.engine.wrapping import full, wrap
+from assent.engine.wrapping import copy_full, full, reshard, wrap
 from assent.models.adapters import adapter_off, base_weights
 from assent.models.batch import Outputs, TokenGroup
 from assent.models.loading import fingerprint
 from assent.models.one_trunk import resident
+from assent.models.token_store import counts_of
 from assent.runs.files import replacing, storage_errors
 
 MASTERS = "masters.safetensors"
@@ -52,7 +53,7 @@ class Reference:
     def __init__(
         self, module: nn.Module, runtime: Runtime, micro_batch_tokens: int = 0, *, offloaded: bool = False
     ) -> None:
-        self.module = module.to("cpu" if offloaded else runtime.device).requires_grad_(False).eval()
+        self.module = module.requires_grad_(False).eval()
         self.runtime, self.offloaded = runtime, offloaded
         self.budget = Budget.of(module, runtime, micro_batch_tokens)
         self.cost = cost_of(module)
@@ -62,6 +63,8 @@ class Reference:
         """Float32 copies of low-precision weights, once the reference has moved."""
         if runtime.is_sharded:
             wrap(self.module, runtime)
+        else:
+            self.module.to("cpu" if offloaded else runtime.device)
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
         """Outputs in the order of `groups`, on the CPU in float32, the same on every process. No gradient."""
@@ -79,7 +82,8 @@ class Reference:
 
         This is computed on float32 copies: bfloat16 would round a share of a small difference away, every time.
         """
-        for (name, mine), theirs in zip(self.module.named_parameters(), module.parameters(), strict=True):
+        pairs = zip(reshard(self.module).named_parameters(), reshard(module).parameters(), strict=True)
+        for (name, mine), theirs in pairs:
             if mine.dtype == torch.float32:
                 mine.lerp_(theirs.detach(), share)
                 continue
@@ -89,15 +93,19 @@ class Reference:
     def save(self, folder: Path) -> None:
         """Saves the weights into `folder`, which exists. The main process writes, all must call it."""
         save_weights(folder, self.module, is_main=self.runtime.is_main)
-        if self.masters and self.runtime.is_main:
+        masters = {name: full(master).cpu() for name, master in self.masters.items()}
+        if masters and self.runtime.is_main:
             with storage_errors(folder / MASTERS):
-                save_file(self.masters, folder / MASTERS)
+                save_file(masters, folder / MASTERS)
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`."""
         load_weights(folder, self.module)
         stored = load_file(folder / MASTERS) if (folder / MASTERS).is_file() else {}
-        self.masters = {name: master.to(self.runtime.device) for name, master in stored.items()}
+        mine = dict(reshard(self.module).named_parameters())
+        self.masters = {name: mine[name].detach().float().clone() for name in stored}
+        for name, master in self.masters.items():
+            copy_full(master, stored[name])
 
 
 class AdapterOff:
@@ -116,8 +124,8 @@ class AdapterOff:
 
     def fingerprint(self) -> str:
         """The fingerprint of the policy without its adapter. All processes must call it."""
-        named = base_weights(dict(self.learner.module.base.named_parameters()))
-        return fingerprint({name: full(weight.detach()) for name, weight in named.items()})
+        reshard(self.learner.module)
+        return fingerprint(base_weights(dict(self.learner.module.base.named_parameters())), whole=full)
 
 
 def reference_logps(
@@ -136,7 +144,7 @@ def reference_logps(
     """
     name = content_key(groups, key)
     path = cache_dir / f"{name}.safetensors"
-    size = sum(len(group.completions) for group in groups)
+    size = int(counts_of(groups).sum())
     cached = _load(path, name, size)
     missing = reader.runtime.max(torch.tensor(float(cached is None)))
     if cached is not None and not missing:  # on every process; otherwise all of them read, together
@@ -144,7 +152,7 @@ def reference_logps(
     values = completion_sums(groups, reader, on_read=on_read)
     if reader.runtime.is_main:
         _store(path, name, values)
-    reader.runtime.barrier()  # every process finds the same groups on disk the next time
+    reader.runtime.meet("writing the cache")  # every process finds the same groups on disk the next time
     return values, False
 
 
@@ -182,10 +190,10 @@ def completion_sums(
         logprobs = reader.read(block, want={"logprobs"}).logprobs
         assert logprobs is not None
         lengths = [completion.num_counted for group in block for completion in group.completions]
-        sums += [piece.double().sum() for piece in logprobs.split(lengths)]
+        sums.append(torch.stack([piece.double().sum() for piece in logprobs.split(lengths)]).float())
         if on_read is not None:
             on_read(len(block))
-    return torch.stack(sums).float() if sums else torch.zeros(0)
+    return torch.cat(sums) if sums else torch.zeros(0)
 
 
 def _load(path: Path, name: str, size: int) -> Tensor | None:

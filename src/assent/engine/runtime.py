@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any, Literal
 
@@ -14,8 +15,11 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from assent.config.launch import check_one_process, place, take_slurm
 from assent.config.options import DeviceOptions
+from assent.config.processes import ProcessOptions
 from assent.engine.half_speed import check_half_speed
+from assent.engine.together import COLLECTIVE_SECONDS, Together
 from assent.errors import ConfigError
 from assent.models import host_memory
 from assent.models.products import linear
@@ -47,20 +51,36 @@ class Runtime:
             raise ConfigError("unknown mixed precision", got=mixed_precision, expected="no or bf16")
         self.mixed_precision, self.seed, self.sharding = mixed_precision, seed, sharding
         chosen = _choose(device)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        self.together: Together | None = None
+        """The processes of the run that goes on, if there are several."""
+        if place().number > 1:
+            take_slurm()
             # `cpu` is explicit: without it and without an accelerator, Accelerate starts no process group.
-            state = PartialState(cpu=chosen.type == "cpu")
+            state = PartialState(cpu=chosen.type == "cpu", timeout=timedelta(seconds=COLLECTIVE_SECONDS))
             self.num_processes, self.rank = state.num_processes, state.process_index
             self.device = state.device
         else:
             self.num_processes, self.rank = 1, 0
             self.device = chosen
-        host_memory.keep_freed(self.device)
+        if self.num_processes == 1:
+            host_memory.keep_freed(self.device)
         torch.manual_seed(seed)  # ours never draws from it; libraries that do start from a known state
 
     @classmethod
     def of(cls, options: DeviceOptions) -> Runtime:
-        """What a command's options ask for. Raises ConfigError if they ask for bfloat16 on a CPU that cannot."""
+        """What a command's options ask for. Raises ConfigError if they ask for bfloat16 on a CPU that cannot, or to
+        shard in one process, and UsageError if several processes run a command that is made for one.
+
+        With sharding "auto" the runtime replicates: `engine/sharding.py` chooses, once the model's size is known.
+        """
+        if not isinstance(options, ProcessOptions):
+            check_one_process("this command")
+        elif options.sharding == "shard" and place().number == 1:
+            raise ConfigError(
+                "there is only one process, so there is nothing to shard",
+                got="--sharding shard",
+                fix="start it with torchrun (docs/scaling.md), or leave --sharding out",
+            )
         runtime = cls(options.device, mixed_precision=options.mixed_precision, seed=getattr(options, "seed", 0))
         half = {"--dtype": options.dtype == "bfloat16", "--mixed-precision": options.mixed_precision == "bf16"}
         asked = " and ".join(flag for flag, is_half in half.items() if is_half)
@@ -71,6 +91,23 @@ class Runtime:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """Around all that several processes do together: one's error ends all, and waits are bounded (`Together`)."""
+        if self.num_processes == 1:
+            yield
+            return
+        with Together(self.rank, self.num_processes) as self.together:
+            try:
+                yield
+            finally:
+                self.together = None
+
+    def begins(self, what: str) -> None:
+        """Says what this process does from now on, for the message of another one that waits for it in vain."""
+        if self.together is not None:
+            self.together.begins(what)
 
     @property
     def is_sharded(self) -> bool:
@@ -104,11 +141,30 @@ class Runtime:
         if self.is_main:
             received.copy_(content)
         torch.distributed.broadcast(received, src=0)
-        return json.loads(bytes(received.tolist()))
+        return json.loads(received.cpu().numpy().tobytes())
 
-    def barrier(self) -> None:
-        """Waits for all processes."""
-        if self.num_processes > 1:
+    def from_each(self, value: Any) -> list[Any]:
+        """Each process's `value`, in the order of their ranks, on every process. They must be JSON."""
+        if self.num_processes == 1:
+            return [value]
+        content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = torch.zeros(self.num_processes, dtype=torch.long)
+        sizes[self.rank] = len(content)
+        sizes = self.sum(sizes)
+        own = torch.zeros(int(sizes.max()), dtype=torch.uint8, device=self.device)
+        own[: len(content)] = content.to(self.device)
+        received = [torch.zeros_like(own) for _ in range(self.num_processes)]
+        torch.distributed.all_gather(received, own)
+        parts = zip(received, sizes.tolist(), strict=True)
+        return [json.loads(part[:size].cpu().numpy().tobytes()) for part, size in parts]
+
+    def meet(self, what: str) -> None:
+        """Waits for all processes, however long the work `what` takes them, as long as they live."""
+        if self.num_processes == 1:
+            return
+        if self.together is not None:
+            self.together.meet(what)
+        else:
             torch.distributed.barrier()
 
     def _reduce(self, tensor: Tensor, operation: torch.distributed.ReduceOp.RedOpType) -> Tensor:

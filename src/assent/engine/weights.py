@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from assent.engine.optimiser import Optimiser
-from assent.engine.wrapping import copy_full, full
+from assent.engine.wrapping import copy_full, full, reshard
 from assent.errors import RunFolderError
 from assent.models.loading import fingerprint
 from assent.runs.files import storage_errors
@@ -22,21 +22,27 @@ def named_weights(module: nn.Module) -> dict[str, Tensor]:
 
     If only some parameters are trained, as an adapter's are, the others are left out.
     """
-    parameters = dict(module.named_parameters())
+    parameters = dict(reshard(module).named_parameters())
     named: dict[str, Tensor] = {name: p for name, p in parameters.items() if p.requires_grad} or dict(parameters)
     buffers = dict(module.named_buffers())
     return named | {name: buffers[name] for name in module.state_dict() if name in buffers}
 
 
-def gathered(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict on the CPU, with sharded weights put together. All processes must call it."""
-    return {name: full(tensor.detach()).cpu() for name, tensor in model.state_dict().items()}
+def gathered(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """The state dict of the transformers model inside, on the CPU, with sharded weights put together. All processes
+    must call it; those that do not `keep` it hold one whole weight at a time and return nothing."""
+    found = {}
+    for name, tensor in getattr(reshard(module), "hf", module).state_dict().items():
+        whole = full(tensor.detach())
+        if keep:
+            found[name] = whole.cpu()
+    return found
 
 
 def fingerprint_of(module: nn.Module) -> str:
     """`models.loading.fingerprint` of the transformers model inside. All processes must call it."""
-    model = getattr(module, "hf", module)
-    return fingerprint({name: full(p.detach()) for name, p in model.named_parameters()})
+    model = getattr(reshard(module), "hf", module)
+    return fingerprint(dict(model.named_parameters()), whole=full)
 
 
 def save_weights(folder: Path, module: nn.Module, *, is_main: bool, optimiser: Optimiser | None = None) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from assent.engine.runtime import Runtime
+from assent.engine.sharded_pass import Guard, blocks_of
 
 Result = TypeVar("Result")
 
@@ -24,13 +27,19 @@ _NO_BUFFERS = (
 
 
 def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
-    """The module to call. With one process it is the module itself. Sharded, its parameters become DTensors."""
+    """The module to call, on its device. With one process it is the module itself. Sharded, its parameters become
+    DTensors; a module that is on the CPU until then is never whole on the device."""
+    if not runtime.is_sharded:
+        module.to(runtime.device)
     if runtime.num_processes == 1:
         return module
     if runtime.is_sharded:
-        for block in _blocks(module):
-            fully_shard(block)
-        fully_shard(module)
+        Guard.over(module)
+        mesh, dtype = _mesh(runtime.device.type, runtime.num_processes), getattr(module, "sharded_dtype", None)
+        for part in (*blocks_of(module), module):  # one part at a time is whole on the device, and in another type
+            if dtype is not None:
+                part.to(dtype)
+            fully_shard(part, mesh=mesh)
         setattr(module, "within", _call)  # noqa: B010 (an entry beside `forward`, for `whole`)
         register_fsdp_forward_method(module, "within")
         return module
@@ -39,20 +48,31 @@ def wrap(module: nn.Module, runtime: Runtime) -> nn.Module:
     return DistributedDataParallel(module, device_ids=ids, **{_NO_BUFFERS: False})  # type: ignore[arg-type]
 
 
+@cache
+def _mesh(device: str, number: int) -> DeviceMesh:
+    return init_device_mesh(device, (number,))
+
+
 @torch.no_grad()
 def whole(module: nn.Module, function: Callable[..., Result], *args: Any, **keywords: Any) -> Result:
     """`function(…)`, which calls parts of `module` directly and many times, as sampling does.
 
-    The first call of a part puts its sharded weights together; they stay whole in every process until it returns.
-    All processes must call it, and their functions must call the same parts.
+    Sharded weights are put together first and stay whole in every process until it returns. So all processes must call
+    it, but what their functions call may differ.
     """
     if not isinstance(module, FSDPModule):
         return function(*args, **keywords)
     blocks = [part for part in module.modules() if isinstance(part, FSDPModule) and part is not module]
     for block in blocks:
         block.set_reshard_after_forward(False)
+
+    def call() -> Result:
+        for block in blocks:
+            block.unshard()
+        return function(*args, **keywords)
+
     try:
-        result: Result = module.within(lambda: function(*args, **keywords))  # type: ignore[operator]
+        result: Result = module.within(call)  # type: ignore[operator]
         return result
     finally:
         for block in blocks:
@@ -65,12 +85,13 @@ def _call(function: Callable[[], Result]) -> Result:
     return function()
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The layers of the trunk: the elements of the outermost module lists."""
-    found: list[nn.Module] = []
-    for child in module.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else _blocks(child)
-    return found
+def reshard(module: nn.Module) -> nn.Module:
+    """The module, with each of its sharded weights a shard. After a forward pass the root's weights are still whole,
+    and what is written into them then is lost."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+    return module
 
 
 def full(tensor: Tensor) -> Tensor:

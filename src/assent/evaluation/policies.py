@@ -29,7 +29,8 @@ from assent.inference.best_of_n import best_index, best_of_n_kl_bound
 from assent.inference.curve import best_of_n_kl_estimate, drawn_of
 from assent.judging.verdicts import PairJudge
 from assent.models.batch import TokenCompletion, TokenGroup
-from assent.models.packing import pack, split_by_budget
+from assent.models.packing import pack
+from assent.models.shape import split_by_budget
 from assent.rewards.base import Reward
 from assent.rollouts.kept import KeptDraws
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey

@@ -7,7 +7,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,13 +61,15 @@ def post_json(
     key: str | None = None,
     timeout_seconds: float = 60.0,
     retries: int = 4,
+    before_attempt: Callable[[], None] | None = None,
 ) -> Any:
     """Sends `body` and returns the JSON of the answer. `key` is sent as a bearer token; if the answer or an error
     repeats it, it is replaced by asterisks.
 
     A request ends after `timeout_seconds`, however its answer comes. A busy or unreachable server, and one whose answer
     breaks off, is asked again up to `retries` times, after 1, 2, 4, … seconds or after its Retry-After. Raises RunError
-    for any other status, if the server stays busy, and if the answer is not JSON.
+    for any other status, if the server stays busy, and if the answer is not JSON. `before_attempt` is called before the
+    first attempt and each further one; what it raises ends the call.
     """
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     if key is not None:
@@ -76,6 +78,8 @@ def post_json(
     check_address(url)
     for attempt in range(retries + 1):
         wait = None
+        if before_attempt is not None:
+            before_attempt()
         try:
             answer = _run(_ask(url, content, headers, seconds=timeout_seconds))
             if answer.is_success:

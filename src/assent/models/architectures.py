@@ -41,6 +41,15 @@ class Options:
             expected=" or ".join(names),
         )
 
+    def off(self, *names: str) -> None:
+        """Raises ModelError if one of these is on: its weights are not known here."""
+        for name in names:
+            if self.get(name):
+                raise ModelError(
+                    f"config.json sets {name}, whose weights are not known by name",
+                    got=f"model_type {self.config.get('model_type')}",
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -148,6 +157,28 @@ def _dense(options: Options, s: Sizes, layer: int, *, bias: str = "", name: str 
     return weights | _linear(f"{name}.down_proj", s.hidden_size, inner, bias=has_bias)
 
 
+def _fused(options: Options, s: Sizes, layer: int) -> Weights:
+    """A gated MLP whose gate and inner projection are one matrix."""
+    return {
+        "mlp.gate_up_proj.weight": (2 * s.intermediate_size, s.hidden_size),
+        "mlp.down_proj.weight": (s.hidden_size, s.intermediate_size),
+    }
+
+
+def _plain(
+    options: Options,
+    s: Sizes,
+    layer: int,
+    *,
+    bias: tuple[str, bool],
+    names: tuple[str, str] = ("up_proj", "down_proj"),
+) -> Weights:
+    """An MLP without a gate. `bias`: the option that gives it biases, and its default."""
+    has_bias = bool(options.get(*bias))
+    weights = _linear(f"mlp.{names[0]}", s.intermediate_size, s.hidden_size, bias=has_bias)
+    return weights | _linear(f"mlp.{names[1]}", s.hidden_size, s.intermediate_size, bias=has_bias)
+
+
 def _experts(s: Sizes) -> Weights:
     return {
         "mlp.experts.gate_up_proj": (s.num_experts, 2 * s.expert_size, s.hidden_size),
@@ -188,28 +219,35 @@ def _decoder(
     layer: int,
     *,
     qkv_bias: tuple[str, bool] = ("", False),
-    out_bias: bool = True,
+    out_bias: bool | tuple[str, bool] = True,
     sinks: bool = False,
     qk_norm: str = "",
     mlp: Layer = _dense,
     norms: tuple[str, ...] = _TWO,
+    norm: tuple[str, ...] = ("weight",),
+    off: tuple[str, ...] = (),
 ) -> Weights:
     """A layer of the Llama kind.
 
     qkv_bias   the option that gives queries, keys and values biases, and its default
-    out_bias   the same option gives the output projection a bias
+    out_bias   the same option gives the output projection a bias, or one of its own does
     qk_norm    norms of queries and keys: for each "head", for the "whole", or "" for none
+    norm       parameters of the norms over the hidden width
+    off        options that must not be on
     """
+    options.off(*off)
     query, key = s.num_heads * s.head_dim, s.num_key_value_heads * s.head_dim
     bias = bool(options.get(*qkv_bias))
     weights: Weights = {"self_attn.sinks": (s.num_heads,)} if sinks else {}
     for name, width in (("q_proj", query), ("k_proj", key), ("v_proj", key)):
         weights |= _linear(f"self_attn.{name}", width, s.hidden_size, bias=bias)
-    weights |= _linear("self_attn.o_proj", s.hidden_size, query, bias=bias and out_bias)
+    has_out = bool(options.get(*out_bias)) if isinstance(out_bias, tuple) else bias and out_bias
+    weights |= _linear("self_attn.o_proj", s.hidden_size, query, bias=has_out)
     if qk_norm:
         widths = (s.head_dim, s.head_dim) if qk_norm == "head" else (query, key)
         weights |= {f"self_attn.{name}_norm.weight": (width,) for name, width in zip("qk", widths, strict=True)}
-    return weights | mlp(options, s, layer) | {f"{norm}.weight": (s.hidden_size,) for norm in norms}
+    of_norms: Weights = {f"{name}.{part}": (s.hidden_size,) for name in norms for part in norm}
+    return weights | mlp(options, s, layer) | of_norms
 
 
 def _phi3(options: Options, s: Sizes, layer: int) -> Weights:
@@ -217,8 +255,7 @@ def _phi3(options: Options, s: Sizes, layer: int) -> Weights:
     return {
         "self_attn.o_proj.weight": (s.hidden_size, query),
         "self_attn.qkv_proj.weight": (query + 2 * key, s.hidden_size),
-        "mlp.gate_up_proj.weight": (2 * s.intermediate_size, s.hidden_size),
-        "mlp.down_proj.weight": (s.hidden_size, s.intermediate_size),
+        **_fused(options, s, layer),
         **{f"{norm}.weight": (s.hidden_size,) for norm in _TWO},
     }
 
@@ -266,7 +303,13 @@ def _all_but_every(options: Options, layer: int, *, full: int) -> bool:
 
 
 _BIAS: Any = {"qkv_bias": ("attention_bias", False)}
-_LLAMA = partial(_decoder, **_BIAS, mlp=partial(_dense, bias="mlp_bias"))
+_BIASED = partial(_dense, bias="mlp_bias")
+_LLAMA = partial(_decoder, **_BIAS, mlp=_BIASED)
+_LAYER_NORM: Any = {"norm": ("weight", "bias")}
+_STABLELM_OFF = ("qk_layernorm", "use_parallel_residual")
+_STARCODER_MLP = partial(_plain, bias=("use_bias", True), names=("c_fc", "c_proj"))
+_GLM: Any = {"qkv_bias": ("attention_bias", True), "out_bias": False, "mlp": _fused}
+_GLM_NORMS = (*_TWO, "post_self_attn_layernorm", "post_mlp_layernorm")
 _WHOLE_NORM: Any = {"qk_norm": "whole", "norms": ("post_attention_layernorm", "post_feedforward_layernorm")}
 FAMILIES: dict[str, Family] = {
     "llama": Family(_LLAMA, grouped=False),
@@ -310,5 +353,45 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(_gpt2, ("transformer", "wte", "h", "ln_f"), ("weight", "bias"), tied=True, grouped=False),
     "gpt_neox": Family(
         _gpt_neox, ("gpt_neox", "embed_in", "layers", "final_layer_norm"), ("weight", "bias"), grouped=False
+    ),
+    "arcee": Family(partial(_decoder, **_BIAS, mlp=partial(_plain, bias=("mlp_bias", False))), grouped=False),
+    "cohere": Family(
+        partial(_decoder, **_BIAS, norms=("input_layernorm",), off=("use_qk_norm",)), tied=True, grouped=False
+    ),
+    "cohere2": Family(
+        partial(_decoder, **_BIAS, norms=("input_layernorm",)),
+        tied=True,
+        grouped=False,
+        slides=partial(_all_but_every, full=4),
+    ),
+    "ernie4_5": Family(
+        partial(_decoder, qkv_bias=("use_bias", False), mlp=partial(_dense, bias="use_bias")),
+        tied=True,
+        own_head_dim=True,
+    ),
+    "glm": Family(partial(_decoder, **_GLM), own_head_dim=True),
+    "glm4": Family(partial(_decoder, **_GLM, norms=_GLM_NORMS), own_head_dim=True),
+    "helium": Family(partial(_decoder, **_BIAS, out_bias=False, mlp=_BIASED), own_head_dim=True),
+    "nemotron": Family(
+        partial(_decoder, **_BIAS, **_LAYER_NORM, mlp=partial(_plain, bias=("mlp_bias", False))),
+        norm=("weight", "bias"),
+        grouped=False,
+    ),
+    "olmoe": Family(
+        partial(_decoder, **_BIAS, qk_norm="whole", mlp=_mixtral), grouped=False, expert_size="intermediate_size"
+    ),
+    "seed_oss": Family(
+        partial(_decoder, qkv_bias=("attention_bias", True), out_bias=("attention_out_bias", False), mlp=_BIASED),
+        own_head_dim=True,
+    ),
+    "stablelm": Family(
+        partial(_decoder, qkv_bias=("use_qkv_bias", False), out_bias=False, **_LAYER_NORM, off=_STABLELM_OFF),
+        norm=("weight", "bias"),
+    ),
+    "starcoder2": Family(
+        partial(_decoder, qkv_bias=("use_bias", True), **_LAYER_NORM, mlp=_STARCODER_MLP),
+        norm=("weight", "bias"),
+        tied=True,
+        slides=_always,
     ),
 }

@@ -21,7 +21,8 @@ from assent.runs.files import sha256_of
 __all__ = ["check_config", "check_weights", "content_hash", "members_of", "read_json", "resolve_folder"]
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
-_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_WEIGHTS = "*.safetensors"
+_FETCHED = ["*.json", _WEIGHTS, "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MEMBER = re.compile(r"\w[\w.-]*")
@@ -29,8 +30,10 @@ MEMBERS = "assent_members.json"
 """The file that names an ensemble's members: adapters on one base, each a reward model by itself."""
 
 
-def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
+def resolve_folder(path: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
     """The local folder of a model. A hub name is downloaded into the hub's cache, or found there without a network.
+
+    weights   download them too; without them the folder has configuration and tokenizer
 
     Raises ModelError if the folder does not exist, the hub does not know the name or refuses access, or there is no
     network.
@@ -46,7 +49,7 @@ def resolve_folder(path: str | Path, *, revision: str | None = None) -> Path:
         raise ModelError(
             "the model folder does not exist", got=path, expected="a folder, or a hub name like owner/name"
         )
-    return _fetch(path, revision)
+    return _fetch(path, revision, weights=weights)
 
 
 def _check_no_run(folder: Path) -> None:
@@ -92,7 +95,7 @@ def check_revision(revision: str | None, *paths: str) -> None:
         )
 
 
-def _fetch(name: str, revision: str | None) -> Path:
+def _fetch(name: str, revision: str | None, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -102,8 +105,9 @@ def _fetch(name: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
+    wanted = _FETCHED if weights else [pattern for pattern in _FETCHED if pattern != _WEIGHTS]
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except GatedRepoError as error:
         raise ModelError(
             "the model is gated on the hub",

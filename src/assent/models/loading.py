@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -224,12 +224,15 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
     return tokenizer
 
 
-def fingerprint(model: torch.nn.Module | Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the weights, 16 hex digits. Tied weights are read once."""
+def fingerprint(
+    model: torch.nn.Module | Mapping[str, Tensor], *, whole: Callable[[Tensor], Tensor] = Tensor.detach
+) -> str:
+    """SHA-256 over names, types, shapes and bytes of the weights, 16 hex digits. Tied weights are read once. One at a
+    time is in memory, put together by `whole` if it is sharded."""
     named = dict(model) if isinstance(model, Mapping) else dict(model.named_parameters())
     digest = hashlib.sha256()
     for name in sorted(named):
-        tensor = named[name].detach().contiguous().cpu()
+        tensor = whole(named[name]).detach().contiguous().cpu()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
@@ -237,11 +240,8 @@ def fingerprint(model: torch.nn.Module | Mapping[str, Tensor]) -> str:
 
 def check_context(config: Any, max_length: int, *, whose: str = "the model") -> None:
     """Raises ModelError if a model's context is shorter than `max_length`. `whose` names the model."""
-    text = config.get_text_config()
-    context = next(
-        (n for key in ("max_position_embeddings", "n_positions") if isinstance(n := getattr(text, key, None), int)),
-        None,
-    )
+    text, keys = config.get_text_config(), ("max_position_embeddings", "n_positions")
+    context = next((n for key in keys if isinstance(n := getattr(text, key, None), int)), None)
     if context is not None and context < max_length:
         raise ModelError(
             f"{whose}'s context is shorter than max_length",

@@ -38,7 +38,10 @@ class AlignmentModel(nn.Module):
     temperature   divides the logits, as in sampling
     value_head    for a policy: (d) -> (1) on its last hidden states, so that it also gives values
     tier          None: the best tier that passes the probe; a given tier must pass it
+    sharded_dtype the type that its weights take when they are sharded; None: the one that they have
     """
+
+    sharded_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -121,10 +124,7 @@ class AlignmentModel(nn.Module):
             if want == {"router"}:
                 return Outputs(**values)
         if self.has_chunked_head:
-            head = self.base.get_output_embeddings()
-            logprobs, entropy = log_probabilities(
-                head, states, batch.targets, logits=self.logits, want_entropy="entropy" in want
-            )
+            logprobs, entropy = self.read_head(states, batch.targets, want_entropy="entropy" in want)
         else:
             wide = states.to(torch.promote_types(states.dtype, torch.float32)) / self.logits.temperature
             logp = wide.log_softmax(-1)
@@ -132,10 +132,15 @@ class AlignmentModel(nn.Module):
             entropy = -(logp.exp() * logp).sum(-1) if "entropy" in want else None
         return Outputs(logprobs=logprobs if "logprobs" in want else None, entropy=entropy, **values)
 
+    def read_head(self, states: Tensor, targets: Tensor, *, want_entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """(N, d), (N,) -> (N,) log-probabilities of the targets and, if wanted, (N,) entropies."""
+        head = self.base.get_output_embeddings()
+        return log_probabilities(head, states, targets, logits=self.logits, want_entropy=want_entropy)
+
     def _value(self, states: Tensor) -> Tensor:
         """(M, d) -> (M,)"""
         assert self.value_head is not None
-        values = self.value_head(states.to(self.value_head.weight.dtype))[:, 0]
+        values = self.value_head(states.to(self.value_head.weight.dtype))[:, 0].clone()  # no view: FSDP2 warns of one
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
     def _read_scorer(self, batch: GroupBatch, want: frozenset[str]) -> Outputs:
@@ -150,7 +155,7 @@ class AlignmentModel(nn.Module):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         bias = torch.as_tensor(getattr(self.config, "assent_score_bias", 0.0), dtype=scores.dtype, device=scores.device)
         scores = scores + bias
-        return scores[:, 0] if scores.shape[1] == 1 else scores
+        return scores[:, 0].clone() if scores.shape[1] == 1 else scores  # no view: FSDP2 warns of one
 
     def _check_length(self, batch: GroupBatch) -> None:
         if self.longest is None or not batch.completions:

@@ -101,31 +101,3 @@ def _check(group: TokenGroup, *, fields: TokenGroup) -> None:
     for name, array in group.completion.items():
         if len(array) != len(sizes):
             refuse(f"completion field {name!r} has another length", got=len(array), expected=len(sizes))
-
-
-def split_by_budget(groups: Sequence[TokenGroup], *, max_tokens: int, shared: bool) -> list[list[int]]:
-    """Indices of `groups` in micro-batches of at most `max_tokens` tokens each. A larger group gets one of its own.
-
-    The longest come first: each micro-batch holds groups of similar length, and memory runs out in the first one or
-    never. If `shared`, a group costs the tokens of its packed row. Otherwise a micro-batch costs its number of
-    completions times its longest `prompt + completion`, padding included. The result depends on the lengths alone.
-    """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-    rows = [len(g.completions) for g in groups]
-    if shared:
-        size = [g.num_tokens for g in groups]
-    else:
-        size = [len(g.prompt_ids) + max((len(c.ids) for c in g.completions), default=0) for g in groups]
-    bins: list[list[int]] = []
-    used = longest = 0
-    for index in sorted(range(len(groups)), key=lambda i: (-size[i], i)):
-        if bins and shared and used + size[index] <= max_tokens:
-            used += size[index]
-        elif bins and not shared and (used + rows[index]) * longest <= max_tokens:
-            used += rows[index]
-        else:
-            bins.append([])
-            used, longest = (size[index] if shared else rows[index]), size[index]
-        bins[-1].append(index)
-    return bins

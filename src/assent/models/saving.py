@@ -96,7 +96,7 @@ def folder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     is not changed, because adding and subtracting the adapter would change it by rounding.
     """
     base: Any = model
-    named = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    named = _held(model)
     if is_adapted(model):
         base = model.get_base_model()  # type: ignore[operator]
         named = base_weights(named) | _merged(base)
@@ -105,6 +105,15 @@ def folder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     from transformers.core_model_loading import revert_weight_conversion
 
     return dict(revert_weight_conversion(base, {n: t for n, t in named.items() if n not in tied}))
+
+
+def _held(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What `state_dict` would give, as the modules hold it now: for `state_dict` FSDP2 shards its weights again."""
+    named = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for prefix, module in model.named_modules():
+        kept = module._buffers.keys() - module._non_persistent_buffers_set
+        named |= {f"{prefix}.{name}": buffer for name in kept if (buffer := module._buffers[name]) is not None}
+    return named
 
 
 def _merged(base: PreTrainedModel) -> dict[str, Tensor]:

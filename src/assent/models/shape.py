@@ -177,6 +177,33 @@ class Cost:
         return trunk + 2.0 * self.head_weights * head_positions
 
 
+def split_by_budget(groups: Sequence[Lengths], *, max_tokens: int, shared: bool) -> list[list[int]]:
+    """Indices of `groups` in micro-batches of at most `max_tokens` tokens each. A larger group gets one of its own.
+
+    The longest come first: each micro-batch holds groups of similar length, and memory runs out in the first one or
+    never. If `shared`, a group costs the tokens of its packed row. Otherwise a micro-batch costs its number of
+    completions times its longest `prompt + completion`, padding included. The result depends on the lengths alone.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+    lengths = [group.completion_lengths for group in groups]
+    rows = [len(own) for own in lengths]
+    ends = [sum(own) if shared else max(own, default=0) for own in lengths]
+    size = [group.prompt_length + end for group, end in zip(groups, ends, strict=True)]
+    bins: list[list[int]] = []
+    used = longest = 0
+    for index in sorted(range(len(groups)), key=lambda i: (-size[i], i)):
+        if bins and shared and used + size[index] <= max_tokens:
+            used += size[index]
+        elif bins and not shared and (used + rows[index]) * longest <= max_tokens:
+            used += rows[index]
+        else:
+            bins.append([])
+            used, longest = (size[index] if shared else rows[index]), size[index]
+        bins[-1].append(index)
+    return bins
+
+
 def attended_pairs(group: Lengths, *, shared: bool) -> float:
     """Pairs (query, key) under the causal mask: P²/2 + Σ (P·C + C²/2). The prompt's P²/2 counts once if shared."""
     prompt, lengths = group.prompt_length, group.completion_lengths

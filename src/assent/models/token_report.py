@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from assent.data.texts import counted
 from assent.models.cutting import RowText
@@ -87,6 +87,20 @@ class TokenReport:
                 self.markers[marker] = self.markers.get(marker, 0) + 1
             if completion.tail:
                 self.tails_dropped[completion.tail] = self.tails_dropped.get(completion.tail, 0) + 1
+
+    def merge(self, other: TokenReport) -> None:
+        """Adds the counts of further rows. Their lengths are left out: they are as many as the rows."""
+        for one in fields(self):
+            ours, theirs = getattr(self, one.name), getattr(other, one.name)
+            if one.name == "max_length" or one.name.endswith("_lengths"):
+                continue
+            if isinstance(ours, int):
+                setattr(self, one.name, ours + theirs)
+            elif isinstance(ours, list):
+                ours += theirs
+            else:
+                for key, value in theirs.items():
+                    ours[key] = ours[key] + value if key in ours else value
 
     def lines(self) -> list[str]:
         """The report as text for people, at most 80 columns wide."""

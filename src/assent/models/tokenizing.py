@@ -45,10 +45,12 @@ def tokenize_groups(
     max_length: int,
     train_on: Literal["all", "last", "each"] = "all",
     max_new_tokens: int | None = None,
+    compared: int = SAMPLE,
 ) -> Tokenized:
     """Ids of prompts and completions, cut to `max_length` tokens of prompt and completion together.
 
     train_on   last: earlier turns become the prompt; each: the rows have one assistant turn already
+    compared   rows whose joint tokenization is compared with ours
 
     With `max_new_tokens` the data's completions are not read, and prompts leave that much room for sampling.
     Raises TemplateError for a template that cannot be used. Rows that cannot be used are refused and counted.
@@ -78,7 +80,7 @@ def tokenize_groups(
                 f"{error.what} ({source})", got=error.got, expected=error.expected, fix=error.fix
             ) from error
     rows = encode_rows(texts, template)
-    _compare_joint([source for _, _, source in usable], texts, rows, template, report)
+    _compare_joint([source for _, _, source in usable], texts, rows, template, report, compared)
     out, kept = [], []
     for (i, group, source), text, row in zip(usable, texts, rows, strict=True):
         report.measure(row)
@@ -181,9 +183,10 @@ def _compare_joint(
     rows: Sequence[RowIds],
     template: Template,
     report: TokenReport,
+    compared: int,
 ) -> None:
     """Counts the rows of a sample whose ids differ if prompt and completion are encoded as one text."""
-    step = max(1, len(texts) // SAMPLE)
+    step = max(1, len(texts) // compared)
     at = [
         (i, k)
         for i in range(0, len(texts), step)

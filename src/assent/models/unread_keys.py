@@ -17,38 +17,54 @@ _ROWS_TRIED = 16
 """Rows of a key that are rendered before it counts as left out."""
 
 
+class KeyCensus:
+    """Finds, row by row, the keys of messages and of `chat_template_kwargs` that the template does not read."""
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        self._tried: dict[str, int] = {}
+        self._read: set[str] = set()
+        self._unknown: Counter[str] = Counter()
+
+    def add(self, group: PromptGroup) -> None:
+        if self.template.source is None:
+            return
+        source = self.template.source
+        unknown = [name for name in group.chat_template_kwargs if not _stands_in(source, name)]
+        self._unknown.update(f"chat_template_kwargs.{name}" for name in unknown)
+        if isinstance(group.prompt, str):
+            return
+        for completion in group.completions or ((),):
+            turns = (*group.prompt, *(completion if not isinstance(completion, str) else ()))
+            keys = {key for turn in turns for key, value in turn.extra.items() if not is_empty(value)}
+            for key in keys - self._read:
+                if self._tried.get(key, 0) < _ROWS_TRIED:
+                    self._tried[key] = self._tried.get(key, 0) + 1
+                    if _changes_text(turns, key, group, self.template):
+                        self._read.add(key)
+
+    def unread(self) -> list[str]:
+        """Keys, not empty, of messages that change nothing in the rendered text of the first 16 rows that have them."""
+        return sorted(self._tried.keys() - self._read)
+
+    def line(self, census: Census) -> str | None:
+        """The keys with the numbers of rows that `census`, of the same rows, counted; None if there are none."""
+        keys = self.unread()
+        counts = Counter({key: count for key, count in census.keys.items() if key in keys})
+        counts.update(self._unknown)
+        return f"not read by the chat template: {in_rows(counts)}" if counts else None
+
+
 def unread_keys_line(groups: Sequence[PromptGroup], template: Template) -> str | None:
-    """The keys of messages and of `chat_template_kwargs` that the template does not read, as a line; None without."""
-    if template.source is None:
-        return None
-    keys = unread_keys(groups, template)
-    counts = Counter({key: count for key, count in Census(groups).keys.items() if key in keys}) if keys else Counter()
+    """`KeyCensus.line` of these rows."""
+    keys = KeyCensus(template)
     for group in groups:
-        unknown = [name for name in group.chat_template_kwargs if not _stands_in(template.source, name)]
-        counts.update(f"chat_template_kwargs.{name}" for name in unknown)
-    return f"not read by the chat template: {in_rows(counts)}" if counts else None
+        keys.add(group)
+    return keys.line(Census(groups))
 
 
 def _stands_in(source: str, name: str) -> bool:
     return re.search(rf"\b{re.escape(name)}\b", source) is not None
-
-
-def unread_keys(groups: Sequence[PromptGroup], template: Template) -> list[str]:
-    """Keys, not empty, of messages that change nothing in the rendered text of the first 16 rows that have them."""
-    tried: dict[str, int] = {}
-    read: set[str] = set()
-    for group in groups:
-        if isinstance(group.prompt, str):
-            continue
-        for completion in group.completions or ((),):
-            turns = (*group.prompt, *(completion if not isinstance(completion, str) else ()))
-            keys = {key for turn in turns for key, value in turn.extra.items() if not is_empty(value)}
-            for key in keys - read:
-                if tried.get(key, 0) < _ROWS_TRIED:
-                    tried[key] = tried.get(key, 0) + 1
-                    if _changes_text(turns, key, group, template):
-                        read.add(key)
-    return sorted(tried.keys() - read)
 
 
 def _without(key: str, extra: Mapping[str, Any]) -> dict[str, Any]:

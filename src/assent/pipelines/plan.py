@@ -16,7 +16,7 @@ from assent.config.loading import parse_options, read_value, read_yaml, unknown_
 from assent.config.options import NonNegative, Options
 from assent.errors import ConfigError
 from assent.pipelines.references import REFERENCE, check_variables, references, replaced, texts, with_variables
-from assent.pipelines.steps import STEPS, Step
+from assent.pipelines.steps import GATE, STEPS, Step
 from assent.runs.files import sha256_of
 from assent.runs.manifest import RESULT_NEUTRAL
 
@@ -100,14 +100,26 @@ def read_plan(
     overrides   `stage.option=value`, each instead of the file's value; values are read by `read_value`
     """
     file = parse_options(PipelineFile, read_yaml(path), where=f" in {path}")
+    return plan_of(file, path=path, output_dir=output_dir, seed=seed, fast=fast, overrides=overrides)
+
+
+def plan_of(
+    file: PipelineFile,
+    *,
+    path: str | Path,
+    output_dir: str | None = None,
+    seed: int | None = None,
+    fast: bool = False,
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """The plan of a pipeline as it was read. `path` is what messages call it; for the rest see `read_plan`."""
     folder = output_dir or file.output_dir
     if folder is None:
         raise ConfigError(f"{path} names no output folder", fix="give --output-dir")
-    entries = [_entry(raw, number, path) for number, raw in enumerate(file.stages, start=1)]
-    _check_names(entries)
+    entries = entries_of(file.stages, path)
     if fast and not any(entry.fast for entry in entries):
         raise ConfigError(f"--fast has no effect: no stage in {path} has a `fast:` section", fix="leave it out")
-    given, variables = _parse_overrides(overrides, entries, file.variables)
+    given, variables = parse_overrides(overrides, entries, file.variables)
     check_variables(variables, [part for entry in entries for part in (entry.options, entry.fast)], path)
     stages: list[Stage] = []
     for entry in entries:
@@ -120,6 +132,15 @@ def read_plan(
         shortened = checked({**entry.options, **entry.fast, **given[entry.name]})
         stages.append(shortened if fast else plain)
     return Plan(file.name, Path(folder), tuple(stages))
+
+
+def entries_of(stages: Sequence[Mapping[str, Any]], path: str | Path) -> list[StageEntry]:
+    """The stages as written, each known by a name of its own. Raises ConfigError."""
+    entries = [_entry(raw, number, path) for number, raw in enumerate(stages, start=1)]
+    names = [entry.name for entry in entries]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"two stages have the name {twice[0]}", fix="give each stage a name of its own")
+    return entries
 
 
 def _entry(raw: Mapping[str, Any], number: int, path: str | Path) -> StageEntry:
@@ -135,14 +156,7 @@ def _entry(raw: Mapping[str, Any], number: int, path: str | Path) -> StageEntry:
     return entry
 
 
-def _check_names(entries: Sequence[StageEntry]) -> None:
-    names = [entry.name for entry in entries]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ConfigError(f"two stages have the name {twice[0]}", fix="give each stage a name of its own")
-
-
-def _parse_overrides(
+def parse_overrides(
     overrides: Sequence[str], entries: Sequence[StageEntry], variables: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Each stage's options that --set gives, and the file's variables with those that --set gives."""
@@ -183,7 +197,8 @@ def _stage(entry: StageEntry, options: dict[str, Any], folder: str, seed: int, e
     known = {stage.name: stage for stage in earlier}
     used = [_known_reference(reference, known, where) for reference in references(options, where)]
     config = parse_options(config_class, options, where=where)  # references are text, as the outputs are
-    needs = {stage.name for stage in (*used, *_in_folders_of(earlier, options))}
+    gates = [stage for stage in earlier if stage.command == GATE]
+    needs = {stage.name for stage in (*used, *_in_folders_of(earlier, options), *gates)}
     return Stage(entry.name, entry.command, step, options, output_dir, _key(entry, config, used), frozenset(needs))
 
 

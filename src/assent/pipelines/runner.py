@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from assent.errors import RunFolderError, UsageError
+from assent.errors import FaultError, RunFolderError, UsageError
 from assent.pipelines.children import (
     PATIENCE_SECONDS,
     Child,
@@ -60,8 +60,9 @@ Report = Callable[[Path], Path]
 def run_pipeline(plan: Plan, *, report: Report, progress: Progress | None = None, jobs: Jobs = 1) -> PipelineResult:
     """Runs the stages that are not finished yet, then calls `report`.
 
-    `jobs`: how many stages may run at the same time, or "auto". Raises RunFolderError before anything runs if the
-    folder holds another pipeline, if it holds stages that ran with other options, or if another process is using it.
+    `jobs`: how many stages may run at the same time, or "auto". A stage that finds a fault (a gate) ends the pipeline:
+    the report is written, and the FaultError raised. Raises RunFolderError before anything runs if the folder holds
+    another pipeline, if it holds stages that ran with other options, or if another process is using it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("a pipeline runs in one process", fix="start single training commands with torchrun")
@@ -73,7 +74,11 @@ def run_pipeline(plan: Plan, *, report: Report, progress: Progress | None = None
         state.settle(plan, number)
         if number > 1 and all(state.threads(stage) is None for stage in plan.stages):
             progress.line(f"--jobs {jobs} changes nothing: {_why_in_turn(plan, number)}")
-        outputs = _Run(plan, state, progress, number).all()
+        try:
+            outputs = _Run(plan, state, progress, number).all()
+        except FaultError:
+            progress.line(f"report: {report(plan.output_dir)}")
+            raise
         return PipelineResult(plan.name, plan.output_dir, outputs, report(plan.output_dir))
 
 
@@ -124,7 +129,11 @@ class _Run:
         self.progress.line(f"{self._title(stage)} ({stage.command})")
         config = stage.config(self.outputs)
         self.state.start(stage, config.model_dump(mode="json"))
-        result = stage.step.run(config, progress=self.progress)
+        try:
+            result = stage.step.run(config, progress=self.progress)
+        except FaultError as fault:
+            self.state.fail(stage, fault)
+            raise
         self.state.finish(stage, result)
         self._finish(stage, result, task)
 
@@ -157,6 +166,8 @@ class _Run:
                                 self._start(running, events, task)
                         elif failure is None:
                             failure, asked = error_of(child.stage, child.error, message["exit"]), 1
+                            if isinstance(failure, FaultError):
+                                self.state.fail(child.stage, failure)
                             self._stop(running, asked)
                         else:
                             failure = with_promise(failure, child, self.progress)
@@ -276,12 +287,20 @@ class _State:
             finished_at=None,
             result=None,
         )
+        entry.pop("fault", None)
         self._write()
 
     def finish(self, stage: Stage, result: Mapping[str, Any]) -> None:
         entry = self._entry(stage)
         assert entry is not None
         entry.update(finished_at=_now(), result=dict(result))
+        self._write()
+
+    def fail(self, stage: Stage, fault: FaultError) -> None:
+        """Records the fault that a stage found, such as a gate's; the report shows it."""
+        entry = self._entry(stage)
+        assert entry is not None
+        entry.update(finished_at=_now(), fault=fault.what)
         self._write()
 
     def close(self) -> None:

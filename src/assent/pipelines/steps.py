@@ -44,6 +44,9 @@ def _imported(location: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+GATE = "gate"
+"""A stage of this command is a barrier: every stage below it in the file needs it."""
+
 STEPS: dict[str, Step] = {
     "new-model": Step("assent.config.commands:NewModelConfig", "assent.commands.tools:new_model"),
     "merge": Step("assent.config.commands:MergeConfig", "assent.commands.tools:merge"),
@@ -56,6 +59,15 @@ STEPS: dict[str, Step] = {
         "assent.config.sandbox:SandboxLabelsConfig",
         "assent.sandbox.steps:write_labels",
         outputs=("train", "test", "labels"),
+    ),
+    "data-split": Step(
+        "assent.config.commands:DataSplitConfig", "assent.commands.tools:split_stage", outputs=("train", "eval")
+    ),
+    "sandbox-annotate": Step(
+        "assent.config.iterate:SandboxAnnotateConfig", "assent.sandbox.steps:annotate", outputs=("output_dir", "labels")
+    ),
+    "collect": Step(
+        "assent.config.iterate:CollectConfig", "assent.commands.collect:collect", outputs=("output_dir", "labels")
     ),
     "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
@@ -77,6 +89,10 @@ STEPS: dict[str, Step] = {
     "compare": Step(
         "assent.config.compare:CompareConfig", "assent.commands.compare:compare", outputs=("comparison", "table")
     ),
+    GATE: Step("assent.config.gate:GateConfig", "assent.commands.gate:gate", outputs=("output_dir", "gate")),
+    "judge": Step(
+        "assent.config.judge:JudgeConfig", "assent.commands.judge:judge", outputs=("output_dir", "judged", "report")
+    ),
     "sample": Step(
         "assent.config.completions:SampleConfig",
         "assent.commands.completions:sample",
@@ -87,6 +103,7 @@ STEPS: dict[str, Step] = {
         "assent.commands.best_of_n:best_of_n",
         outputs=("output_dir", "completions"),
     ),
+    "score": Step("assent.config.scoring:ScoreConfig", "assent.commands.score:score", outputs=("output_dir", "scored")),
 }
 
 

@@ -13,6 +13,7 @@ from assent.errors import UsageError
 from assent.reporting.charts import SERIES, line_chart
 from assent.reporting.formatting import (
     COSTS,
+    NOT_SUMMED,
     cost,
     interval,
     kl_estimate,
@@ -214,7 +215,7 @@ def _rows(sides: Sequence[Side]) -> list[dict[str, Any]]:
         add(name, [_last(side.source.stages, metric) for side in sides])
     for metric, name in COSTS.items():
         amounts = [[a for stage in side.source.stages if (a := stage.last(metric)) is not None] for side in sides]
-        total = max if metric in ("cost/peak_memory_bytes", "cost/models_resident") else sum
+        total = max if metric in NOT_SUMMED else sum
         add(name, [(cost(total(found), metric), "") if found else None for found in amounts])
     return rows
 

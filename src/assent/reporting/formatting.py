@@ -14,10 +14,13 @@ COSTS = {
     "cost/reward_calls": "Reward calls",
     "cost/flops": "Compute",
     "cost/seconds": "Time",
+    "cost/planned_seconds_low": "Planned time, at least",
+    "cost/planned_seconds_high": "at most",
     "cost/peak_memory_bytes": "Peak memory",
+    "cost/planned_memory_bytes": "Planned peak memory",
     "cost/models_resident": "Models in memory",
 }
-NOT_SUMMED = {"cost/peak_memory_bytes", "cost/models_resident"}
+NOT_SUMMED = {"cost/peak_memory_bytes", "cost/planned_memory_bytes", "cost/models_resident"}
 """Their total over stages is the maximum, not the sum."""
 
 
@@ -114,11 +117,11 @@ def scaled(value: float | None, unit: str) -> str:
 
 
 def cost(value: float | None, name: str) -> str:
-    if name == "cost/seconds":
+    if "seconds" in name:
         return duration(value)
     if name == "cost/flops":
         return scaled(value, "FLOP")
-    if name == "cost/peak_memory_bytes":
+    if name.endswith("memory_bytes"):
         return scaled(value, "B")
     return f"{value:,.0f}" if value is not None and _known(value) else DASH
 

@@ -38,7 +38,7 @@ class Progress:
 
 def progress_of(source: Source) -> Progress | None:
     """None if everything is finished."""
-    stage = next((stage for stage in source.stages if not stage.finished), None)
+    stage = next((stage for stage in source.stages if not stage.finished and stage.fault is None), None)
     if stage is None:
         return None
     share = None if not stage.planned_steps else min(1.0, stage.step / stage.planned_steps)

@@ -29,6 +29,8 @@ class Stage:
     finished: bool = True
     stopped: bool = False
     """A finding ended it before its last step."""
+    fault: str | None = None
+    """What a stage without a run folder found, such as a gate whose limit is not kept; it ended the pipeline."""
     metrics: Mapping[str, Series] = field(default_factory=dict)
     samples: tuple[Mapping[str, Any], ...] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class Source:
     @property
     def goes_on(self) -> bool:
         """Whether more may be written: nothing has ended it."""
-        return not self.is_finished and not any(stage.stopped for stage in self.stages)
+        return not self.is_finished and not any(stage.stopped or stage.fault for stage in self.stages)
 
 
 def read_source(folder: str | Path) -> Source:
@@ -137,6 +139,7 @@ def _read_stage(folder: Path, entry: Mapping[str, Any] | None = None) -> Stage:
             options=dict(listed.get("options") or {}),
             result=dict(listed.get("result") or {}),
             finished=listed.get("result") is not None,
+            fault=listed.get("fault"),
             manifest={"started": listed.get("started_at"), "finished": listed.get("finished_at")},
             written_to=str(listed.get("output_dir") or folder),
         )

@@ -21,14 +21,18 @@ class Verdict:
     """The sentence also says what `tone` says."""
 
     sentence: str
-    tone: Literal["better", "worse", "open", "plain"]
+    tone: Literal["better", "worse", "open", "plain", "stopped"]
     beside: tuple[str, ...] = ()
     winner: str | None = None
     """The policy that the sentence is about; samples compare it with the baseline."""
 
 
 def verdict_of(source: Source) -> Verdict:
-    """From the evaluation if there is one; otherwise from training, with a note that this is not an evaluation."""
+    """A fault that ended the pipeline; otherwise from the evaluation if there is one, or from training, with a note
+    that this is not an evaluation."""
+    if failed := [stage for stage in source.stages if stage.fault]:
+        advice = "Nothing after it has run. The same command asks again, once what failed has changed."
+        return Verdict(sentence=f"{failed[0].fault}.", tone="stopped", beside=(advice,))
     if source.evaluation is not None and _compared(source.evaluation):
         return _from_evaluation(source.evaluation)
     unfinished = [stage for stage in source.stages if not stage.finished]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def _hash(source: RewardSource) -> str:
 
 
 def load_reward(spec: Spec, *, ensemble: str | None = None, **options: Any) -> Reward:
-    """One source, or the weighted sum of several. `options` are those of `RewardModel`.
+    """One source, or the weighted sum of several. `options` are those of `RewardModel`, and `place`, which gets each
+    source and the function that opens it (stages/placed_rewards.py).
 
     ensemble   how a reward model's heads are combined into one score (config/ensembles.py); None: their mean
 
@@ -86,7 +88,19 @@ def _parts(sources: Sequence[RewardSource], options: dict[str, Any]) -> dict[str
 
 
 def _open(source: RewardSource, options: dict[str, Any]) -> Reward:
-    """Opens one source. Imports models and torch only if it needs them."""
+    """Opens one source, or has `place` open it."""
+    place, rest = options.get("place"), {name: value for name, value in options.items() if name != "place"}
+    if isinstance(source, EnsembleSource):
+        from assent.rewards.combined import EnsembleReward
+
+        combination = Combination.parse(source.combine)
+        return EnsembleReward(_parts(source.members, options), combination=combination, name=source.label)
+    reward: Reward = _open_leaf(source, rest) if place is None else place(source, partial(_open_leaf, source, rest))
+    return reward
+
+
+def _open_leaf(source: RewardSource, options: dict[str, Any]) -> Reward:
+    """Imports models and torch only if it needs them."""
     if isinstance(source, FunctionSource):
         return load_function(source.reward, process=source.is_process)
     if isinstance(source, EndpointSource):
@@ -98,11 +112,6 @@ def _open(source: RewardSource, options: dict[str, Any]) -> Reward:
 
         known = ("policy_tokenizer", "device", "dtype", "micro_batch_tokens")
         return ImplicitReward(source, **{name: value for name, value in options.items() if name in known})
-    if isinstance(source, EnsembleSource):
-        from assent.rewards.combined import EnsembleReward
-
-        combination = Combination.parse(source.combine)
-        return EnsembleReward(_parts(source.members, options), combination=combination, name=source.label)
     if isinstance(source, ModelSource):
         from assent.rewards.reward_model import RewardModel
 

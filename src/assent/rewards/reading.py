@@ -17,8 +17,8 @@ from assent.errors import RunError
 from assent.models.batch import Outputs, TokenCompletion, TokenGroup
 from assent.models.module import AlignmentModel
 from assent.models.one_trunk import Ensemble, resident
-from assent.models.packing import pack, split_by_budget
-from assent.models.shape import Cost
+from assent.models.packing import pack
+from assent.models.shape import Cost, split_by_budget
 from assent.models.templates import Template
 from assent.models.tokenizing import Tokenized, decode, tokenize_groups
 from assent.rewards.steps import step_ends, steps_of

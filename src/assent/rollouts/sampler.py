@@ -75,6 +75,8 @@ class Sampler(Protocol):
 
     version: str
     """The version of the weights that it samples from."""
+    flops: float
+    """Model FLOPs of all samples so far."""
 
     def load(self, named_tensors: Mapping[str, Any], version: str) -> None:
         """Takes the policy's weights (empty: the sampler already shares them) and their version."""

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -34,6 +35,8 @@ from assent.runs.recovery import Find, keep_damaged, recovered
 
 METRICS, SAMPLES, LOCK = "metrics.jsonl", "samples.jsonl", ".lock"
 PREFERENCES = "preferences.jsonl"
+SHARDS = "shards"
+"""Of a command whose work was cut (data/shards.py)."""
 FINDINGS, FINDINGS_SCHEMA = "findings.json", 1
 KEPT = "judgements.jsonl", "drawn"
 """An evaluation's judgements, and the completions that were drawn before an interruption."""
@@ -60,12 +63,14 @@ class RunFolder:
         parents: Sequence[str] = (),
         is_main: bool = True,
         find_record: Find | None = None,
+        wait_seconds: float = 0.0,
     ) -> RunFolder:
         """Creates the folder, or reopens it for an interrupted or finished run with the same configuration.
 
         `hashes` (data, tokenizer, model) belong to the configuration: a run with other data is another run. With
         several processes only the main one (`is_main`) locks and writes; the others open the folder after it.
         `find_record` is given with --recover: it finds the record from which a damaged or missing run.json is rebuilt.
+        `wait_seconds`: how long to wait for another process that has the folder, where several are meant to use it.
         Raises RunFolderError if the folder has another run or other files, if it is in use, or if it has a run and
         `resume` is False. Raises StorageError if the disk is full.
         """
@@ -74,7 +79,7 @@ class RunFolder:
         existing, _ = _existing(path, identity, find_record, resume=resume)
         if not is_main:
             return cls(path, existing or new_manifest(identity, parents), None)
-        lock = lock_folder(path)
+        lock = lock_folder(path, wait_seconds=wait_seconds)
         try:
             # Again, now that no other process writes.
             existing, said = _existing(path, identity, find_record, resume=resume)
@@ -214,7 +219,7 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Removes a new folder without results if bad input was found after it was made. Releases the lock."""
-        has_results = any((self.path / name).exists() for name in (METRICS, *KEPT))
+        has_results = any((self.path / name).exists() for name in (METRICS, SHARDS, *KEPT))
         is_new = self.is_main and not self.resumed and not has_results
         if is_new and kind is not None and issubclass(kind, UsageError):
             for name in (MANIFEST, LOCK):
@@ -259,19 +264,22 @@ def model_is_damaged(folder: Path) -> bool:
     return damage_of(folder / "model", facts.get("model_files", {}), sizes_only=True) is not None
 
 
-def lock_folder(path: Path) -> IO[str]:
+def lock_folder(path: Path, *, name: str = LOCK, text: str | None = None, wait_seconds: float = 0.0) -> IO[str]:
     """Creates the folder and locks it exclusively, until the file is closed or the process ends in any way.
+
+    `name` is the lock's; a folder may have several. `text` names the owner (default: the process's id). `wait_seconds`:
+    how long to try.
 
     Raises RunFolderError if another process has the lock, or if the folder cannot be written.
     """
     try:
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / LOCK).open("a+", encoding="utf-8")
+            lock = (path / name).open("a+", encoding="utf-8")
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise RunFolderError(f"cannot write in {path}", got=error, fix="choose another --output-dir") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(lock, until=time.monotonic() + wait_seconds)
     except OSError as error:
         lock.seek(0)
         owner = lock.read().strip() or "unknown"
@@ -282,6 +290,17 @@ def lock_folder(path: Path) -> IO[str]:
             fix="wait for it, or choose another --output-dir",
         ) from error
     lock.truncate(0)
-    lock.write(str(os.getpid()))
+    lock.write(text or str(os.getpid()))
     lock.flush()
     return lock
+
+
+def _flock(lock: IO[str], *, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.2)

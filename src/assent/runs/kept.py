@@ -31,6 +31,10 @@ class Kept:
     def __len__(self) -> int:
         return len(self._answers)
 
+    def answers(self) -> list[Any]:
+        """All answers, in the order in which they came."""
+        return list(self._answers.values())
+
     def find(self, asked: Any) -> Any | None:
         """The answer; None if there is none."""
         return self._answers.get(content_key(asked))

@@ -23,6 +23,8 @@ RECOVER = (
 RESULT_NEUTRAL = frozenset(
     {"output_dir", "resume", "recover", "stop", "stop_on", "save_steps", "save_total_limit", "micro_batch_tokens"}
     | {"reference_cache", "report_to", "project", "allow_slow_dtype"}
+    | {"sharding", "num_shards", "shard", "engine", "workers", "status", "data_storage"}
+    | {"concurrency", "timeout_seconds", "max_requests", "max_cost", "input_price", "output_price", "dry_run"}
 )
 """Options that may differ when a run is resumed. They say where and how often it writes and how much memory it takes,
 not what it computes (law 2)."""

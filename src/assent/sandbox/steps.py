@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from assent.config.iterate import SandboxAnnotateConfig
 from assent.config.sandbox import SandboxLabelsConfig, SandboxWorldConfig
 from assent.data.loading import write_groups
+from assent.data.named import load_named
 from assent.engine.runtime import Runtime
+from assent.errors import DataError
+from assent.judging.collecting import join_prompts
 from assent.models.loading import load_policy, load_tokenizer
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
@@ -18,7 +22,7 @@ from assent.runs.files import write_json
 from assent.runs.progress import Progress, Silent
 from assent.sandbox.base_model import base_folder
 from assent.sandbox.documents import demonstrations
-from assent.sandbox.labellers import Labelled, noise_ceiling, sample_and_label
+from assent.sandbox.labellers import Labelled, label, noise_ceiling, sample_and_label
 from assent.sandbox.settings import RATERS, LabelSettings, Rater
 from assent.sandbox.world import World
 from assent.types import PromptGroup
@@ -108,3 +112,23 @@ def _text_sampler(config: SandboxLabelsConfig) -> Callable[[Sequence[PromptGroup
         return texts
 
     return sample
+
+
+def annotate(config: SandboxAnnotateConfig, *, progress: Progress | None = None) -> dict[str, object]:
+    """The raters compare the completions of a file. Outputs: `labels` (file), `output_dir`, `number`, `price`."""
+    world = World(config.world_seed)
+    groups = [group for group in join_prompts(load_named(config)) if len(group.completions) > 1]
+    is_pairs = all(len(group.completions) == 2 for group in groups)
+    settings = LabelSettings(
+        labels="pairs" if is_pairs else "rankings", raters=RATERS[config.raters], votes=config.votes
+    )
+    labelled = label(groups, settings, world=world, seed=config.seed)
+    if not labelled.groups:
+        raise DataError(f"{config.data}: nothing can be labelled", got=dict(labelled.skipped))
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "labels.jsonl"
+    write_groups(path, labelled.groups, "comparisons" if is_pairs else "rankings")
+    skipped = "".join(f", {count} skipped: {reason}" for reason, count in labelled.skipped.items())
+    (progress or Silent()).line(f"labels: {len(labelled.groups)} rows{skipped}")
+    return {"output_dir": str(folder), "labels": str(path), "number": len(labelled.groups), "price": labelled.cost}

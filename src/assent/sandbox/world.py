@@ -1,8 +1,9 @@
 """The sandbox's world: a shop with products, policies, customers and their questions.
 
 A world is a function of its seed and of a time. As `World(seed, time=t)` moves in time, products come and go, each
-policy fact changes once in two units of time, and the mix of prompts and the taste (gold's weights) drift. Version 1 is
-frozen: `world.json` has its hash, and a test compares.
+policy fact changes once in two units of time, and the mix of prompts and the taste (gold's weights) drift. Each of the
+four can also have a time of its own: `World(seed, taste_time=t)` moves the taste alone. Version 1 is frozen:
+`world.json` has its hash, and a test compares.
 
 A prompt is one user message: the facts of the order, sometimes another customer's data, and a question.
 `PromptGroup.columns` has everything that gold needs, as plain JSON values.
@@ -95,24 +96,34 @@ STEREOTYPE = (
 
 @dataclass(frozen=True)
 class World:
-    """The shop at some time. Equal arguments give equal worlds on every machine."""
+    """The shop at some time. Equal arguments give equal worlds on every machine.
+
+    mix_time, taste_time, products_time, facts_time   the time of one thing alone; None: that of the world
+    """
 
     seed: int = 0
     time: float = 0.0
+    mix_time: float | None = None
+    taste_time: float | None = None
+    products_time: float | None = None
+    facts_time: float | None = None
 
     def _random(self, *key: object) -> random.Random:
         return random.Random("/".join(map(str, ("assent-sandbox", VERSION, self.seed, *key))))
 
-    def _epoch(self, period: float, *key: object) -> int:
+    def _epoch(self, own_time: float | None, period: float, *key: object) -> int:
         """How often the thing with this key has changed by now: 0 at time 0, once more in each period."""
-        return math.floor(self.time / period + self._random("phase", *key).random())
+        time = self.time if own_time is None else own_time
+        return math.floor(time / period + self._random("phase", *key).random())
 
     @cached_property
     def products(self) -> tuple[str, ...]:
         """24 products on sale. Each shelf alternates between two products."""
         order = list(language.PRODUCTS)
         self._random("products").shuffle(order)
-        return tuple(order[(shelf + 24 * self._epoch(4.0, "shelf", shelf)) % 48] for shelf in range(24))
+        return tuple(
+            order[(shelf + 24 * self._epoch(self.products_time, 4.0, "shelf", shelf)) % 48] for shelf in range(24)
+        )
 
     @cached_property
     def facts(self) -> Mapping[str, Mapping[str, str]]:
@@ -122,28 +133,30 @@ class World:
             for plan in language.PLANS:
                 key = f"{product}/{plan}"
                 table[key] = {fact: str(self._drawn(key, fact)) for fact in ("price", "refund", "warranty")}
-                ease = self._random("use", product, self._epoch(2.0, "use", product))
+                ease = self._random("use", product, self._epoch(self.facts_time, 2.0, "use", product))
                 table[key]["use"] = ease.choice(language.EASE)
         for city in language.CITIES:
             table[city] = {"delivery": str(self._drawn(city, "delivery"))}
         return table
 
     def _drawn(self, key: str, fact: str) -> int:
-        return self._random("fact", key, fact, self._epoch(2.0, key, fact)).choice(language.RANGES[fact])
+        return self._random("fact", key, fact, self._epoch(self.facts_time, 2.0, key, fact)).choice(
+            language.RANGES[fact]
+        )
 
-    def _drifted(self, start: Mapping[str, float], name: str, speed: float) -> dict[str, float]:
+    def _drifted(self, start: Mapping[str, float], name: str, speed: float, own_time: float | None) -> dict[str, float]:
         """Weights that move away from `start` in a direction given by the seed, and still sum to 1."""
-        direction = self._random(name)
-        raw = {k: v * math.exp(speed * self.time * direction.gauss(0.0, 1.0)) for k, v in start.items()}
+        direction, time = self._random(name), self.time if own_time is None else own_time
+        raw = {k: v * math.exp(speed * time * direction.gauss(0.0, 1.0)) for k, v in start.items()}
         return {k: round(v / sum(raw.values()), 6) for k, v in raw.items()}
 
     @cached_property
     def mix(self) -> Mapping[str, float]:
-        return self._drifted(MIX, "mix", 0.3)
+        return self._drifted(MIX, "mix", 0.3, self.mix_time)
 
     @cached_property
     def taste(self) -> Mapping[str, float]:
-        return self._drifted(TASTE, "taste", 0.3)
+        return self._drifted(TASTE, "taste", 0.3, self.taste_time)
 
     def prompts(self, split: str, n: int, seed: int, mix: Mapping[str, float] | None = None) -> list[PromptGroup]:
         """`n` different prompts of a split (K = 0). Splits share no combination of order, owner and city.

@@ -37,6 +37,7 @@ from assent.models.loading import (
     load_policy,
     load_scorer,
 )
+from assent.models.mapped import type_in_file
 from assent.models.module import AlignmentModel
 from assent.models.one_trunk import (
     check_stands_on_base,
@@ -51,6 +52,7 @@ from assent.models.tiers import Kind
 from assent.rewards.base import Reward
 from assent.rewards.loading import Spec, load_reward, readers_of
 from assent.rewards.reading import ModelReader
+from assent.stages.placed_rewards import placed
 
 START = "start"
 """Folder of a run's merged start, if the run continues from an adapter."""
@@ -62,13 +64,14 @@ def load_module(
     kind: Kind,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    runtime: Runtime,
     trunk: AlignmentModel | None = None,
 ) -> AlignmentModel:
     """A policy or scorer with the weights of its folder. With `trunk`, a scorer is an adapter on the trunk's base."""
     if trunk is not None and kind == "scorer":
         scorer = load_beside(trunk, config, path, name="potential", trained=False)
         return _module(scorer, config, kind)
-    return _module(_load(config, path, kind, tokenizer), config, kind)
+    return _module(_load(config, path, kind, tokenizer, runtime), config, kind)
 
 
 def load_trained_modules(
@@ -91,7 +94,8 @@ def load_trained_modules(
         scorer = load_beside(trunk, config, path, name=name, trained=True)
         return {name: (_module(scorer, config, kind), [f"{name}: adapter and head on the policy's base"])}
     names = [name, *(f"member-{number}" for number in range(2, config.num_adapters + 1))]
-    models = siblings(_load(config, path, kind, tokenizer, quantised=_quantised(config, runtime, path)), len(names))
+    quantised = _quantised(config, runtime, path)
+    models = siblings(_load(config, path, kind, tokenizer, runtime, quantised=quantised), len(names))
     head_is_fresh = not is_classifier(load_config(path, revision=config.revision))
     found = {}
     for own, model in zip(names, models, strict=True):
@@ -155,6 +159,8 @@ def load_rewards(
         options["micro_batch_tokens"] = config.micro_batch_tokens
     if trunk is not None:
         options["load"] = partial(_members_beside, trunk, config)
+    if (place := placed(runtime, config.reward_processes)) is not None:
+        options["place"] = place
     reward = load_reward(spec, ensemble=config.reward_ensemble, **options)
     readers = readers_of(reward)
     for reader in readers if config.offload_frozen else ():
@@ -163,18 +169,36 @@ def load_rewards(
 
 
 def _load(
-    config: StageOptions, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, **more: Any
+    config: StageOptions,
+    path: str,
+    kind: Kind,
+    tokenizer: PreTrainedTokenizerBase,
+    runtime: Runtime,
+    **more: Any,
 ) -> PreTrainedModel:
-    options = {"dtype": config.dtype, "revision": config.revision, "tokenizer": tokenizer, **more}
+    dtype = _type_to_load(config, path, kind, tokenizer) if runtime.is_sharded else config.dtype
+    options = {"dtype": dtype, "revision": config.revision, "tokenizer": tokenizer, **more}
     if kind == "policy":
         return load_policy(path, **options)
     return load_scorer(path, num_labels=config.num_heads, seed=config.seed, **options)
 
 
+def _type_to_load(config: StageOptions, path: str, kind: Kind, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The file's own type where that leaves the weights in the file until they are sharded and become float32. New rows
+    and heads are drawn in the type of --dtype, in every process."""
+    folder = resolve_folder(path, revision=config.revision)
+    is_whole = not fresh_tokens(folder, tokenizer) and (kind == "policy" or is_classifier(load_config(folder)))
+    in_file = type_in_file(folder) if is_whole and config.dtype == "float32" else None
+    return "bfloat16" if in_file == "bfloat16" else config.dtype
+
+
 def _module(
     model: PreTrainedModel, config: StageOptions, kind: Kind, *, value_head: nn.Linear | None = None
 ) -> AlignmentModel:
-    return AlignmentModel(model, kind=kind, temperature=config.temperature, value_head=value_head)
+    module = AlignmentModel(model, kind=kind, temperature=config.temperature, value_head=value_head)
+    if model.dtype != DTYPES[config.dtype]:
+        module.sharded_dtype = DTYPES[config.dtype]
+    return module
 
 
 def _quantised(config: StageOptions, runtime: Runtime, path: str) -> dict[str, Any] | None:

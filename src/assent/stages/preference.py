@@ -16,6 +16,7 @@ from assent.engine.learner import Learner
 from assent.errors import DataError
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
 from assent.models.packing import pack
+from assent.models.token_store import value_names
 from assent.objectives.preference import preference_loss
 from assent.objectives.ranking import ranking_loss
 from assent.runs.log import Progress
@@ -121,6 +122,7 @@ def train(
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=select_for(config),
+        selection=f"{[entry.name for entry in config.entries]} {config.reference == LOGGED}",
     )
     check_reference(config, stage_data)
     _check_columns(config, stage_data)
@@ -147,8 +149,9 @@ def _check_columns(config: PreferenceConfig, data: StageData) -> None:
     used = frozenset.union(*accepts) - {"chosen_probability"} | frozenset.intersection(*accepts)
     sorts = any(not entry.declaration.row_weights for entry in config.entries)
     for part in data.parts.values():
-        idle = {name for group in part.tokens for name in group.value if name in COLUMNS} - used
-        if sorts and any(group.value.get("weight", 1.0) != 1.0 for group in part.tokens):
+        names_there, weighted = value_names(part.tokens)
+        idle = names_there.intersection(COLUMNS) - used
+        if sorts and weighted:
             idle.add("weight")
         if idle:
             raise DataError(

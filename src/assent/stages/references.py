@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from assent.engine.references import Reference, completion_sums
 from assent.errors import ConfigError, DataError, ModelError
 from assent.models.batch import TokenGroup
 from assent.models.loading import check_adapter, check_context, load_config, load_tokenizer
+from assent.models.token_store import Chosen, Overlaid, StoredGroups, counts_of, numbers_of
 from assent.stages.session import Session
 from assent.stages.stage_data import StageData
 
@@ -64,7 +65,7 @@ class StageReference(Protocol):
     path: str | None
     """The model to measure the policy's distance from. None: the policy's start."""
 
-    def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    def read(self, groups: Sequence[TokenGroup]) -> Sequence[TokenGroup]:
         """The groups with the reference's summed log-probabilities added."""
 
     def follow(self, updates: int) -> None:
@@ -87,7 +88,7 @@ class NoReference:
     origin = "none"
     path: str | None = None
 
-    def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    def read(self, groups: Sequence[TokenGroup]) -> Sequence[TokenGroup]:
         return list(groups)
 
     def follow(self, updates: int) -> None:
@@ -110,7 +111,7 @@ class FixedReference(NoReference):
             self.origin = "start" if config.reference is None else "fixed"
             self.path = config.reference
             used = session.rows_used()
-            parts = [session.train_tokens[i] for i in used], session.eval_tokens
+            parts = Chosen(session.train_tokens, used), session.eval_tokens
             read, held_out = session.models.reference_logps(config.reference, *parts)
             train = _spread(read, used, session.train_tokens)
         self.digest = digest(train)
@@ -118,7 +119,7 @@ class FixedReference(NoReference):
         session.eval_tokens = with_reference(session.eval_tokens, held_out)
 
     def finish(self) -> None:
-        stored = np.concatenate([group.completion[REFERENCE] for group in self.session.train_tokens])
+        stored = numbers_of(self.session.train_tokens, REFERENCE)
         self.session.models.check_same(REFERENCE, self.digest, digest(torch.from_numpy(stored)))
 
 
@@ -130,7 +131,7 @@ class ReadReference(NoReference):
         self.origin = "start" if path is None else "fixed"
         self.model = session.models.add_reference(path)
 
-    def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    def read(self, groups: Sequence[TokenGroup]) -> Sequence[TokenGroup]:
         return with_reference(groups, completion_sums(groups, self.model))
 
     def finish(self) -> None:
@@ -153,7 +154,7 @@ class FollowingReference:
         session.state[self.LAST] = self.model.fingerprint()
         session.state["reference_syncs"] = 0
 
-    def read(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    def read(self, groups: Sequence[TokenGroup]) -> Sequence[TokenGroup]:
         return with_reference(groups, completion_sums(groups, self.model)) if groups else []
 
     def follow(self, updates: int) -> None:
@@ -171,8 +172,10 @@ class FollowingReference:
         self.session.models.check_same(self.LAST, self.session.state[self.LAST], self.model.fingerprint())
 
 
-def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGroup]:
+def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> Sequence[TokenGroup]:
     """Adds the reference's summed log-probabilities, (S,) in the groups' order, to the groups."""
+    if isinstance(groups, StoredGroups):
+        return Overlaid(groups, REFERENCE, logps.numpy())
     result, start = [], 0
     for group in groups:
         end = start + len(group.completions)
@@ -181,11 +184,13 @@ def with_reference(groups: Sequence[TokenGroup], logps: Tensor) -> list[TokenGro
     return result
 
 
-def _spread(read: Tensor, used: Sequence[int], groups: Sequence[TokenGroup]) -> Tensor:
+def _spread(read: Tensor, used: Sequence[int] | np.ndarray, groups: Sequence[TokenGroup]) -> Tensor:
     """(S,) over the completions of all groups what was read for those of `used`; NaN where nothing was read."""
-    sizes = torch.tensor([len(group.completions) for group in groups])
+    if len(used) == len(groups):
+        return read
+    sizes = torch.from_numpy(counts_of(groups).astype(np.int64))
     is_used = torch.zeros(len(groups), dtype=torch.bool)
-    is_used[list(used)] = True
+    is_used[torch.as_tensor(np.asarray(used))] = True
     spread = torch.full((int(sizes.sum()),), torch.nan)
     spread[torch.repeat_interleave(is_used, sizes)] = read
     return spread
@@ -197,8 +202,7 @@ def digest(values: Tensor) -> str:
 
 
 def _logged(groups: Sequence[TokenGroup]) -> Tensor:
-    numbers: list[Any] = [group.completion["logp"] for group in groups] or [np.zeros(0)]
-    return torch.from_numpy(np.concatenate(numbers)).float()
+    return torch.from_numpy(numbers_of(groups, "logp").copy()).float()
 
 
 SAMPLED_GROUPS = 32
@@ -215,7 +219,7 @@ def check_logged(groups: Sequence[TokenGroup], logged: Tensor, learner: Learner)
     fail. Sums over the tokens of another tokenizer pass, if the models are alike: a text's log-probability hardly
     depends on how it is cut into tokens.
     """
-    starts = np.cumsum([0, *(len(group.completions) for group in groups)])
+    starts = np.concatenate([[0], np.cumsum(counts_of(groups))])
     sample = sorted({round(i) for i in np.linspace(0, len(groups) - 1, min(SAMPLED_GROUPS, len(groups)))})
     own = completion_sums([groups[i] for i in sample], learner).double()
     given = torch.cat([logged[starts[i] : starts[i + 1]] for i in sample]).double()

@@ -35,6 +35,9 @@ from assent.stages.session import Session, open_session
 from assent.stages.stage_data import read_stage_data
 from assent.types import PromptGroup
 
+BLOCK_ROWS = 4096
+"""Rows read at a time to normalise scores."""
+
 
 def train(
     config: RewardConfig, *, progress: Progress | None = None, data: Sequence[PromptGroup] | None = None
@@ -46,6 +49,7 @@ def train(
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=select_for(config),
+        selection=f"{config.score_loss} {[entry.name for entry in config.entries]}",
     )
     if config.normalize_data is not None:
         sources: dict[str, str | Sequence[PromptGroup] | None] = {"normalize": config.normalize_data}
@@ -103,8 +107,9 @@ def normalise(learner: Learner, groups: Sequence[TokenGroup], log: RunLog) -> No
     The gain is multiplied into the head. The bias goes to the model's config, and all of Assent adds it to the scores.
     RunError if a head gives every completion the same score.
     """
-    scores = learner.read(groups, want={"scores"}).scores
-    assert scores is not None
+    blocks = (groups[at : at + BLOCK_ROWS] for at in range(0, len(groups), BLOCK_ROWS))
+    read = [learner.read(block, want={"scores"}).scores for block in blocks]
+    scores = torch.cat([part for part in read if part is not None])
     scores = scores.double().view(len(scores), -1)
     mean, deviation = scores.mean(0), scores.std(0, correction=0)
     if not bool((deviation > 0).all()):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +15,13 @@ from assent.engine.ledger import Ledger
 from assent.engine.references import AdapterOff, Reader, Reference, reader_key, reference_logps
 from assent.engine.runtime import Runtime
 from assent.engine.weights import gathered
-from assent.errors import GateError, RunError
+from assent.errors import GateError
 from assent.models.adapters import is_adapted
 from assent.models.batch import TokenGroup
 from assent.models.module import AlignmentModel
 from assent.models.tiers import Kind
-from assent.rewards.base import Reward, Scores
-from assent.rewards.loading import Spec, judges_alone
+from assent.rewards.base import Reward
+from assent.rewards.loading import Spec
 from assent.rewards.reading import ModelReader
 from assent.rollouts.opening import ModelSampler, open_sampler
 from assent.runs.files import file_facts, user_cache
@@ -30,7 +29,6 @@ from assent.runs.folder import RunFolder
 from assent.runs.log import RunLog
 from assent.stages.model_loading import frozen, load_module, load_rewards, load_trained_modules, save_trained
 from assent.stages.stage_data import StageData
-from assent.types import PromptGroup, Rollout, Text
 
 
 class RunModels:
@@ -122,7 +120,8 @@ class RunModels:
             self.note_start(name, start.fingerprint())
             return start
         trunk = self._trunk
-        module = load_module(self.config, path or self.config.model, kind, self.data.tokenizer, trunk=trunk)
+        at = path or self.config.model
+        module = load_module(self.config, at, kind, self.data.tokenizer, runtime=self.runtime, trunk=trunk)
         reference = frozen(self.config, module, self.runtime)
         self._readers.append(reference)
         self.ledger.models_resident += trunk is None
@@ -130,16 +129,12 @@ class RunModels:
         return reference
 
     def add_reward(self, spec: Spec) -> Reward:
-        """Opens the reward in the main process, which sends its scores to the other processes."""
+        """Opens the reward: with several processes, each source where `stages/placed_rewards.py` says."""
         trunk = self._trunk
-
-        def load() -> Reward:
-            reward, models = load_rewards(self.config, spec, self.data.tokenizer, runtime=self.runtime, trunk=trunk)
-            self.ledger.models_resident += len(models) * (trunk is None)
-            self._readers += models
-            return reward
-
-        return load() if self.runtime.num_processes == 1 else MainReward(load, self.runtime)
+        reward, models = load_rewards(self.config, spec, self.data.tokenizer, runtime=self.runtime, trunk=trunk)
+        self.ledger.models_resident += len(models) * (trunk is None)
+        self._readers += models
+        return reward
 
     def add_sampler(self) -> ModelSampler:
         """Opens a sampler that uses the learner's own weights, or a copy that `load` updates."""
@@ -156,7 +151,7 @@ class RunModels:
         """
         reader: Reader
         if path is not None:
-            module = load_module(self.config, path, "policy", self.data.tokenizer)
+            module = load_module(self.config, path, "policy", self.data.tokenizer, runtime=self.runtime)
             reader = frozen(self.config, module, self.runtime)
         else:
             reader = AdapterOff(self.learner) if is_adapted(self.learner.module) else self.learner
@@ -212,11 +207,11 @@ class RunModels:
         """Writes the model's folder in the main process, after all processes have gathered sharded weights. Records the
         fingerprints of what was trained in run.json."""
         modules = [module_of(learner) for learner in self.members]
-        whole = gathered(modules[0].hf) if self.runtime.is_sharded else None
+        whole = gathered(modules[0], keep=self.runtime.is_main) if self.runtime.is_sharded else None
         if self.runtime.is_main:
             save_trained(self.folder.model_path, modules, self.data.tokenizer, state_dict=whole)
             self.folder.record(model_files=file_facts(self.folder.model_path))
-        self.runtime.barrier()
+        self.runtime.meet("writing the model")
         for name, learner in self.learners.items():
             self.fingerprints[f"{name}_end"] = learner.fingerprint()
         self.folder.record(fingerprints=self.fingerprints)
@@ -226,45 +221,3 @@ def module_of(learner: Learner) -> AlignmentModel:
     """The learner's module, as the class that every model of a run has."""
     assert isinstance(learner.module, AlignmentModel)
     return learner.module
-
-
-class MainReward:
-    """A reward that only the main process opens and calls; it sends the scores to the others.
-
-    A judge may answer the same question differently twice: asked by each process, it would give them different
-    advantages, and cost more. All processes must call `score` together, with the same arguments.
-    """
-
-    def __init__(self, load: Callable[[], Reward], runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.reward = load() if runtime.is_main else None
-        facts = None if self.reward is None else {"name": self.reward.name, "alone": judges_alone(self.reward)}
-        facts = runtime.from_main(facts)
-        self.name: str = facts["name"]
-        self.judges_alone: bool = facts["alone"]
-
-    def score(
-        self,
-        prompts: Sequence[Text],
-        completions: Sequence[str],
-        *,
-        groups: Sequence[PromptGroup] | None = None,
-        rollouts: Sequence[Rollout] | None = None,
-    ) -> Scores:
-        """The reward's scores. If the reward fails, every process fails."""
-        answer: dict[str, Any] = {}
-        failure: Exception | None = None
-        if self.reward is not None:
-            try:
-                scores = self.reward.score(prompts, completions, groups=groups, rollouts=rollouts)
-                answer = {"scores": scores.given() if isinstance(scores, Scores) else list(scores)}
-                if isinstance(scores, Scores):
-                    answer |= {"parts": scores.parts, "steps": scores.steps, "statistics": scores.statistics}
-            except Exception as error:  # any error: the other processes must not wait for scores
-                failure, answer = error, {"failure": str(error)}
-        answer = self.runtime.from_main(answer)
-        if failure is not None:
-            raise failure
-        if "failure" in answer:
-            raise RunError("the reward failed in the main process", got=answer["failure"])
-        return Scores(answer.pop("scores"), **answer)

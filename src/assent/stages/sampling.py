@@ -11,6 +11,7 @@ from assent.config.online import OnlineOptions
 from assent.config.online_dpo import OnlineDpoConfig
 from assent.data.texts import as_plain
 from assent.engine.learner import Learner
+from assent.engine.runtime import Runtime
 from assent.models.batch import TokenCompletion, TokenGroup
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
 from assent.types import PromptGroup, Rollout
@@ -28,17 +29,64 @@ def sample(
 ) -> list[Rollout]:
     """Samples completions with the learner's current weights, prompt by prompt, in the precision of its updates.
 
-    All processes must call this together.
+    All processes must call this together: each samples for its share of the prompts, and gets the others' completions.
+    A completion's random numbers follow from its names alone (`SeedKey`), so it does not matter who draws it.
     """
-    sampler.load({}, learner.fingerprint_step)
-    with learner.runtime.autocast():
-        return learner.whole(
-            sampler.sample,
-            prompt_ids,
-            num_completions=num_completions,
-            params=SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature),
-            seed=seed,
+    runtime = learner.runtime
+    mine = range(runtime.rank, len(prompt_ids), runtime.num_processes)
+    params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature)
+
+    def draw() -> list[Rollout]:
+        sampler.load({}, learner.fingerprint_step)  # inside: an engine of its own takes weights that are whole
+        if not mine:
+            return []
+        with runtime.autocast():
+            return sampler.sample(
+                [prompt_ids[i] for i in mine],
+                num_completions=num_completions,
+                params=params,
+                seed=seed,
+                prompt_numbers=list(mine),
+            )
+
+    if runtime.num_processes == 1:
+        return draw()
+    runtime.begins(f"sampling {len(mine) * num_completions} completions")
+    before = sampler.flops
+    return _put_together(runtime, sampler, learner.whole(draw), prompt_ids, mine, before=before)
+
+
+def _put_together(
+    runtime: Runtime,
+    sampler: Sampler,
+    drawn: Sequence[Rollout],
+    prompt_ids: Sequence[tuple[int, ...]],
+    mine: Sequence[int],
+    *,
+    before: float,
+) -> list[Rollout]:
+    """All processes' rollouts, in the order of the prompts. The sampler counts the FLOPs of all of them."""
+    runtime.meet("sampling")
+    own = [
+        [mine[r.prompt_index], r.completion_index, r.ids, r.logprobs, r.finish_reason, r.text, r.policy_version]
+        for r in drawn
+    ]
+    told = runtime.from_each({"flops": sampler.flops - before, "rollouts": own})
+    sampler.flops = before + sum(part["flops"] for part in told)
+    rows = sorted((row for part in told for row in part["rollouts"]), key=lambda row: (row[0], row[1]))
+    return [
+        Rollout(
+            prompt_ids=tuple(prompt_ids[prompt]),
+            ids=tuple(ids),
+            logprobs=tuple(logprobs),
+            finish_reason=finish_reason,
+            text=text,
+            prompt_index=prompt,
+            completion_index=k,
+            policy_version=version,
         )
+        for prompt, k, ids, logprobs, finish_reason, text, version in rows
+    ]
 
 
 def sample_round(

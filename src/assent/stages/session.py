@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from assent.config.options import StageOptions
@@ -18,13 +20,14 @@ from assent.diagnosis.examine import examine
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.opening import case_of_run
 from assent.diagnosis.watch import Watch
-from assent.engine.checkpoint import FOLDER as CHECKPOINTS
-from assent.engine.checkpoint import Checkpoint, latest_verified, sweep, verified, write_checkpoint
+from assent.engine.checkpoint import Checkpoint, sweep, verified, write_checkpoint
+from assent.engine.forking import Fork
 from assent.engine.interrupts import Interruption, interruptible
 from assent.engine.ledger import Ledger
 from assent.engine.random import Batches
 from assent.engine.references import Reader
 from assent.engine.runtime import Runtime
+from assent.engine.sharding import choose_sharding
 from assent.engine.threads import kept_threads
 from assent.engine.trackers import Trackers
 from assent.errors import RunFolderError, StopRun, StorageError
@@ -39,11 +42,11 @@ from assent.rollouts.sampler import Sampler
 from assent.runs.files import read_lines
 from assent.runs.folder import METRICS, RunFolder
 from assent.runs.log import Progress, RunLog
-from assent.runs.manifest import step_of
 from assent.runs.model_card import write_card
-from assent.runs.recovery import Recorded
 from assent.stages.held_out_samples import HeldOutPrompts, answers, choose_prompts
+from assent.stages.planned import planned
 from assent.stages.result import StageResult
+from assent.stages.resuming import recorded, to_resume_from, what_is_kept
 from assent.stages.run_models import RunModels
 from assent.stages.stage_data import StageData
 from assent.stages.validation import Validation
@@ -71,14 +74,7 @@ class Session:
         self.train_groups: Sequence[PromptGroup] = data.train.groups
         self.train_tokens: Sequence[TokenGroup] = data.train.tokens
         self.eval_tokens: Sequence[TokenGroup] = data.parts["eval"].tokens if "eval" in data.parts else []
-        self.order = Batches(
-            num_rows=len(self.train_tokens),
-            batch_size=config.batch_size,
-            epochs=config.num_train_epochs,
-            max_steps=config.max_steps or config.total_steps,
-            seed=config.seed,
-            shuffle=config.shuffle,
-        )
+        self.order = order_of(config, data)
         self.ledger = Ledger(runtime.device, models_resident=0)
         self.models = RunModels(config, data, folder, log, runtime, ledger=self.ledger)
         self.state: dict[str, Any] = {}  # the stage's own JSON values that checkpoints keep
@@ -97,11 +93,11 @@ class Session:
     def batch(self, step: int) -> list[TokenGroup]:
         return [self.train_tokens[i] for i in self.order.indices(step)]
 
-    def rows_used(self) -> list[int]:
+    def rows_used(self) -> Sequence[int] | np.ndarray:
         """Rows that some step reads, in the order of the data: not all, where max_steps ends the first pass early."""
         if self.order.num_steps >= self.order.per_epoch:
-            return list(range(self.order.num_rows))
-        return sorted({i for step in range(self.order.num_steps) for i in self.order.indices(step)})
+            return range(self.order.num_rows)
+        return np.unique(np.concatenate([self.order.indices(step) for step in range(self.order.num_steps)]))
 
     def validate_with(self, measure: Callable[[], dict[str, float]], *, reference: str | None = None) -> None:
         """Calls `measure` for the held-out figures at the configured steps. Does nothing without held-out data.
@@ -129,7 +125,7 @@ class Session:
 
     def resume(self) -> None:
         """Restores learners, ledger and state from the newest verified checkpoint, if there is one."""
-        checkpoint = _to_resume_from(self.folder, note=self.log.note)
+        checkpoint = self._checkpoint()
         if self.runtime.is_main:
             sweep(self.folder.path)
         for line in self.folder.rewind(None if checkpoint is None else checkpoint.step):
@@ -145,6 +141,14 @@ class Session:
             self.watch.replay(read_lines(self.folder.path / METRICS))
         self.step = self.kept_step = checkpoint.step
         self.log.note(f"resumed after step {checkpoint.step}")
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """What the main process finds and verifies, on every process."""
+        found = to_resume_from(self.folder, note=self.log.note) if self.runtime.is_main else None
+        self.runtime.meet("verifying checkpoints")
+        kept = None if found is None else {"path": str(found.path), "step": found.step, "state": found.state}
+        kept = self.runtime.from_main(kept)
+        return None if kept is None else found or Checkpoint(Path(kept["path"]), kept["step"], kept["state"])
 
     def steps(self) -> Iterator[int]:
         """Yields the steps that are left. Between steps it measures, writes checkpoints and ends the run if it must."""
@@ -275,6 +279,18 @@ class Session:
         return best["measured"]
 
 
+def order_of(config: StageOptions, data: StageData) -> Batches:
+    """The rows of each step."""
+    return Batches(
+        num_rows=len(data.train.tokens),
+        batch_size=config.batch_size,
+        epochs=config.num_train_epochs,
+        max_steps=config.max_steps or config.total_steps,
+        seed=config.seed,
+        shuffle=config.shuffle,
+    )
+
+
 @contextmanager
 def open_session(
     config: StageOptions,
@@ -289,14 +305,32 @@ def open_session(
 
     `inputs`: SHA-256, by name, of what the run depends on besides data, tokenizer and model.
     """
+    runtime = Runtime.of(config)
+    with runtime.as_one(), _opened(config, data, runtime, command, kind, inputs or {}, progress) as session:
+        yield session
+
+
+@contextmanager
+def _opened(
+    config: StageOptions,
+    data: StageData,
+    runtime: Runtime,
+    command: str,
+    kind: Kind,
+    inputs: Mapping[str, str],
+    progress: Progress | None,
+) -> Iterator[Session]:
     check_context(start := load_config(config.model, revision=config.revision), config.max_length)
     if config.router_aux_loss_coef:
         check_has_router(start, config.model)
     eval_prompts = choose_prompts(config, data)
-    runtime = Runtime.of(config)
     hashes = {f"{name} data": part.sha256 for name, part in data.parts.items()}
     model = content_hash(config.model, revision=config.revision)
-    hashes |= {"model": model, "tokenizer": tokenizer_hash(data.tokenizer), **(inputs or {})}
+    hashes |= {"model": model, "tokenizer": tokenizer_hash(data.tokenizer), **inputs}
+    fork = None if config.fork is None else Fork.parse(config.fork)
+    if fork is not None and not fork.is_made(Path(config.output_dir)):
+        steps = order_of(config, data).num_steps
+        fork.check(command=command, tokenizer=hashes["tokenizer"], num_steps=steps)
     folder = RunFolder.open(
         config.output_dir,
         config.model_dump(),
@@ -304,7 +338,7 @@ def open_session(
         resume=config.resume,
         hashes=hashes,
         is_main=runtime.is_main,
-        find_record=_record if config.recover else None,
+        find_record=recorded if config.recover else None,
     )
     log = RunLog(folder, progress=progress)
     with (
@@ -317,7 +351,7 @@ def open_session(
             for line in folder.recovered or ["--recover: run.json is whole, nothing was rebuilt"]:
                 log.note(line)
         damage = folder.damage() if folder.is_finished else None
-        if damage is not None and _to_resume_from(folder) is None:
+        if damage is not None and to_resume_from(folder) is None:
             raise RunFolderError(
                 f"the finished run's model in {folder.path} is damaged, and no checkpoint is left to write it from",
                 got=damage,
@@ -334,39 +368,21 @@ def open_session(
                 log.note(f"model/ is damaged ({damage}): it is written again, from the last checkpoint")
             stack.enter_context(kept_threads(folder, log, runtime.device))
             folder.go_on()
+            if fork is not None and runtime.is_main and not fork.is_made(folder.path):
+                log.note(fork.into(folder))
             trackers.start(config.model_dump(), runtime)
             log.observers += [trackers.log, session.watch]
             for line in [*data.lines(), *eval_prompts.lines]:
                 log.note(line)
+            if (chosen := choose_sharding(config, runtime, start)) is not None:
+                log.note(chosen)
             steps = session.order.num_steps
+            plan = planned(config, command, order=session.order, rows=session.train_tokens, runtime=runtime)
+            session.ledger.planned = plan
+            folder.record(plan=None if plan is None else asdict(plan))
             session.models.add_learner("model", config.model, kind=kind, updates=config.num_updates(steps))
             folder.record(planned_steps=steps)
         try:
             yield session
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_what_is_kept(folder)) from None
-
-
-def _record(folder: Path) -> Recorded | None:
-    """The copy of run.json in the newest verified checkpoint."""
-    checkpoint = latest_verified(folder)
-    if checkpoint is None:
-        return None
-    return Recorded(f"{CHECKPOINTS}/{checkpoint.path.name}", checkpoint.state.get("run"))
-
-
-def _to_resume_from(folder: RunFolder, *, note: Callable[[str], None] | None = None) -> Checkpoint | None:
-    """The newest verified checkpoint, unless it is that of step 0, which only keeps the start as the best so far."""
-    checkpoint = latest_verified(folder.path)
-    if checkpoint is not None and note is not None:
-        for reason in checkpoint.refused:
-            note(f"skipped a damaged checkpoint: {reason}")
-    return None if checkpoint is None or checkpoint.step == 0 else checkpoint
-
-
-def _what_is_kept(folder: RunFolder) -> str:
-    """For whoever pressed Ctrl-C: what the same command will do."""
-    steps = [step for path in folder.checkpoints() if (step := step_of(path.name))]
-    if not steps:
-        return "no checkpoint has been written yet, so the same command starts over"
-    return f"the same command continues after step {max(steps)}"
+            raise KeyboardInterrupt(what_is_kept(folder)) from None

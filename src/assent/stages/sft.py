@@ -51,6 +51,7 @@ def train(
         model=config.model,
         sources={"train": data if data is not None else config.data, "eval": config.eval_data},
         select=demonstrations_of(config.train_on),
+        selection=f"demonstrations {config.train_on}",
         train_on=config.train_on,
     )
     with open_session(config, stage_data, command="sft", kind="policy", progress=progress) as session:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -33,3 +34,33 @@ def annotators_agreement(
             values.append(0.5 * (1 + np.sign(same - other)))
             of.append(cluster)
     return proportion_interval(values, clusters=of, confidence=confidence) if values else None
+
+
+MOST_RATERS, MOST_ITEMS = 10, 100
+"""Raters that `order_agreement` compares, those with most scores; items of two raters, evenly spread over theirs."""
+
+
+def order_agreement(
+    scores: Mapping[Hashable, Mapping[Hashable, float]], *, confidence: float = 0.95
+) -> Estimate | None:
+    """How often two raters order two items alike that both have scored: Kendall's pairs. Chance is one half.
+
+    scores   of each rater, by item
+
+    A pair of items that one of the two raters ties is left out. The interval is clustered by both items. None if no two
+    raters have ordered the same two items.
+    """
+    raters = sorted(scores, key=lambda rater: (-len(scores[rater]), str(rater)))[:MOST_RATERS]
+    values, first, second = [], [], []
+    for one, other in combinations(raters, 2):
+        common = [item for item in scores[one] if item in scores[other]]
+        common = common[:: 1 + (len(common) - 1) // MOST_ITEMS]
+        for a, b in combinations(common, 2):
+            left, right = scores[one][a] - scores[one][b], scores[other][a] - scores[other][b]
+            if left and right:
+                values.append(float((left > 0) == (right > 0)))
+                first.append(a)
+                second.append(b)
+    if not values:
+        return None
+    return proportion_interval(values, clusters=first, second_clusters=second, confidence=confidence)

@@ -21,6 +21,9 @@ from assent.config.commands import (
 )
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
+from assent.config.iterate import IterateConfig
+from assent.config.monitor import MonitorConfig
+from assent.config.plan import PlanConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
 from assent.data.formats import LAYOUTS
@@ -33,7 +36,10 @@ CONFIGS: list[type[BaseModel]] = [
     DataSplitConfig,
     DemoConfig,
     ExplainConfig,
+    IterateConfig,
     DoctorConfig,
+    PlanConfig,
+    MonitorConfig,
     ReportConfig,
     RunConfig,
 ]

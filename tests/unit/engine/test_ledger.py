@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from assent.engine.interrupts import interruptible
-from assent.engine.ledger import Ledger, peak_memory_bytes
+from assent.engine.ledger import Ledger
 from assent.metrics import lookup
 from tests.support.engine import Nll, make_groups, make_learner
 
@@ -42,15 +42,6 @@ def test_the_ledger_goes_on_where_it_was() -> None:
     assert all(lookup(name).name == name for name in metrics)
     with pytest.raises(KeyError):
         ledger.add(coffee=1)
-
-
-def test_peak_memory_is_in_bytes() -> None:
-    before = peak_memory_bytes(torch.device("cpu"))
-    block = torch.ones(2**24)  # 64 MiB, touched
-    after = peak_memory_bytes(torch.device("cpu"))
-    assert 2**26 < after < 2**40
-    assert after >= before
-    del block
 
 
 def test_the_first_signal_is_a_flag_and_the_second_interrupts() -> None:

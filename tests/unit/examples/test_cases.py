@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-from tests.support.docs import ROOT
-
-CASES = ROOT / "examples" / "cases"
-FILES = {file.name[:2]: file for file in sorted(CASES.glob("[0-9][0-9]_*.py"))}
-
-
-def case(number: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"case_{number}", FILES[number])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def answer(number: str, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
-    """What the case's main gives, and what it printed."""
-    sys.path.insert(0, str(CASES))  # as Python does for a file that is run: cases share helpers
-    try:
-        main = case(number).main
-    finally:
-        sys.path.remove(str(CASES))
-    capsys.readouterr()
-    found = main()
-    return found, capsys.readouterr().out
+from tests.support.cases import CASES, FILES, answer, case
 
 
 def test_the_page_lists_every_case() -> None:
@@ -333,6 +306,39 @@ def test_30_demonstrations_and_rankings_cost_the_same(
     assert "    32 spent: " in capsys.readouterr().out
 
 
+def test_31_cheap_labels_win_on_the_average_and_not_where_the_judge_is_blind(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At the smallest size: what the money buys, and the largest difference."""
+    sys.path.insert(0, str(CASES))
+    found = case("31").main(small=True)
+    sys.path.remove(str(CASES))
+    assert found["people", 2]["labels"] == 6  # 2 / 0.32
+    assert 480 < found["judge once", 2]["labels"] <= 500  # 2 / 0.004, less pairs of equal answers
+    both = found["judge both orders", 2]["labels"]
+    assert 100 < both < 250  # asked twice, and ties where the orders disagree
+    people, judge = found["people", 2], found["judge both orders", 2]
+    assert judge["all pairs"].value > people["all pairs"].value + 0.02
+    assert "80 times as much" in capsys.readouterr().out
+
+
+def test_35_noise_hides_what_a_model_has_learnt_and_a_bias_what_it_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(CASES))
+    found = case("35").main(small=True)
+    sys.path.remove(str(CASES))
+    limits = {name: one for name, one in found.items() if name != "by group"}
+    for name, one in limits.items():
+        assert one["gold_ceiling"] <= one["best"] + 1e-12, name
+        assert one["accuracy"].low < one["best"], name  # no model passes the ceiling
+    noise, length = limits["noise"], limits["length bias"]
+    assert noise["best"] < 0.83
+    assert noise["with_gold"] > 0.9
+    assert length["best"] - length["gold_ceiling"] > 0.15
+    assert length["with_gold"] < 0.8 < length["two_labels"]
+    assert all(own > shared - 0.05 for shared, own in found["by group"].values())
+    assert "agreement sees the first and is blind to the second" in capsys.readouterr().out
+
+
 def test_36_the_fingerprint_of_the_reference_tells(capsys: pytest.CaptureFixture[str]) -> None:
     found, out = answer("36", capsys)
     stays, moves, follows = (
@@ -348,3 +354,41 @@ def test_36_the_fingerprint_of_the_reference_tells(capsys: pytest.CaptureFixture
     assert moves["kl"] > stays["kl"]
     assert "reference_moves" not in follows["rules"]
     assert "FATAL  reference_moves" in out
+
+
+def test_18_what_the_logs_hold_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = answer("18", capsys)
+    feedback, reference = "DPO on logged pairs, KTO on logged thumbs", "logged log-probabilities as the reference's"
+    ppo = "PPO on the logged answers"
+    logs = found["logs"]
+    assert {log[ppo] for log in logs.values()} == {"not sound"}
+    assert [log[feedback] for log in logs.values()] == [
+        "sound",
+        "sound",
+        "not possible",
+        "not sound",
+        "not sound",
+        "sound",
+    ]
+    assert [log[reference] for log in logs.values()] == [
+        "sound",
+        "not possible",
+        "sound",
+        "sound",
+        "sound",
+        "not sound",
+    ]
+    assert max(found["dpo_on_logs"], found["dpo_evenly"]) < 1e-5
+    assert found["cosine_as_if_own"] < 0.98 < 1 - 1e-9 < found["cosine_weighted"]
+    assert found["outside_clip"] > 0.3
+    assert "the loss does not ask who sampled" in out
+
+
+def test_27_drift_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    main = case("27").main
+    capsys.readouterr()
+    found = main(small=True)
+    assert list(found.values()) == [
+        [], ["prompts_moved"], ["taste_moved"], ["reward_model_aged"], ["serving_differs"]
+    ]  # fmt: skip
+    assert "first found on day" in capsys.readouterr().out

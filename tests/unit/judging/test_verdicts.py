@@ -92,7 +92,7 @@ def test_a_few_answers_that_are_no_verdict_are_ties_and_many_stop() -> None:
 def test_what_a_function_does_wrong_is_named() -> None:
     with pytest.raises(ConfigError, match="does not compare answers"):
         judge(lambda prompts, completions: [])
-    with pytest.raises(RunError, match="returned 1 verdicts for 2"):
+    with pytest.raises(RunError, match="returned 1 verdicts for 4"):
         judge_both_orders(judge(lambda prompts, first, second: ["A"]), ["p", "p"], ["a", "a"], ["b", "b"])
     with pytest.raises(RunError, match="raised KeyError: 'z'"):
         judge_both_orders(judge(lambda prompts, first, second: {}["z"]), ["p"], ["a"], ["b"])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from assent.errors import DataError
 from assent.models.batch import TokenCompletion, TokenGroup
-from assent.models.packing import pack, split_by_budget
+from assent.models.packing import pack
+from assent.models.shape import split_by_budget
 from tests.support.architectures import random_groups
 
 

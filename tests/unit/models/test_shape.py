@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from assent.errors import ModelError
 from assent.models.architectures import FAMILIES
 from assent.models.batch import TokenCompletion, TokenGroup
+from assent.models.meta_shape import on_meta, shape_of
 from assent.models.module import AlignmentModel
 from assent.models.shape import Cost, GivenLengths, ModelShape, attended_pairs, tokens_per_pass
 from tests.support.adapters import adapted
@@ -28,7 +29,7 @@ _BASE = ARCHITECTURES["llama"][1]
 _LISTED = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": WINDOW}
 _QWEN_EXPERTS = ARCHITECTURES["qwen2-moe"][1]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: ARCHITECTURES[name][:2] for name in ARCHITECTURES if name not in {"phi", "opt", "cohere"}},
+    **{name: ARCHITECTURES[name][:2] for name in ARCHITECTURES if name not in {"phi", "opt"}},
     "llama-biases": ("Llama", {**_BASE, "attention_bias": True, "mlp_bias": True, "head_dim": 16}),
     "granite-biases": ("Granite", {**_BASE, "attention_bias": True, "mlp_bias": True}),
     "mistral-whole": ("Mistral", {**_BASE, "sliding_window": None, "tie_word_embeddings": True}),
@@ -44,6 +45,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-moe-no-bias": ("Qwen2Moe", {**_QWEN_EXPERTS, "mlp_only_layers": [0], "qkv_bias": False}),
     "qwen3-moe-window": ("Qwen3Moe", {**ARCHITECTURES["qwen3-moe"][1], "use_sliding_window": True}),
     "gpt2-untied": ("GPT2", {**ARCHITECTURES["gpt2"][1], "n_inner": 40, "tie_word_embeddings": False}),
+    "arcee": ("Arcee", {**_BASE, "mlp_bias": True}),
+    "cohere2": ("Cohere2", {**_BASE, "num_hidden_layers": 5, "sliding_window": WINDOW, "attention_bias": True}),
+    "ernie": ("Ernie4_5", {**_BASE, "head_dim": 16, "use_bias": True}),
+    "glm": ("Glm", {**_BASE, "head_dim": 8}),
+    "glm4": ("Glm4", {**_BASE, "head_dim": 8, "attention_bias": False}),
+    "helium": ("Helium", {**_BASE, "head_dim": 8, "attention_bias": True, "mlp_bias": True}),
+    "nemotron": ("Nemotron", {**_BASE, "attention_bias": True}),
+    "olmoe": ("Olmoe", {**_BASE, "num_experts": 4, "num_experts_per_tok": 2}),
+    "seed-oss": ("SeedOss", {**_BASE, "head_dim": 8, "attention_out_bias": True}),
+    "stablelm": ("StableLm", {**_BASE, "use_qkv_bias": True}),
+    "starcoder2": ("Starcoder2", {**_BASE, "sliding_window": 5}),
+    "starcoder2-no-bias": ("Starcoder2", {**_BASE, "use_bias": False}),
     "gpt-neox-no-bias": ("GPTNeoX", {**_BASE, "attention_bias": False}),
 }
 CASES = {
@@ -56,6 +69,10 @@ CASES = {
 def config_of(name: str) -> Any:
     prefix, options = CASES[name]
     return getattr(transformers, "Gemma3TextConfig" if prefix == "Gemma3" else f"{prefix}Config")(**options)
+
+
+CLASSIFIED = AutoModelForSequenceClassification._model_mapping
+"""Configurations for which transformers has a classifier."""
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -77,12 +94,15 @@ def shapes(model: PreTrainedModel) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
 
 
+READ_AT_CALLS = ("mistral", "mixtral", "phi3", "starcoder2")
+
+
 def windows(model: PreTrainedModel) -> tuple[int | None, ...]:
     """Of the attention modules, in the layers' order."""
     attentions = [m for name, m in model.named_modules() if name.endswith((".self_attn", ".attn", ".attention"))]
     assert len(attentions) == model.config.num_hidden_layers
     # mistral and its kind read it of the configuration at each call
-    shared = model.config.sliding_window if model.config.model_type in ("mistral", "mixtral", "phi3") else None
+    shared = model.config.sliding_window if model.config.model_type in READ_AT_CALLS else None
     return tuple(getattr(attention, "sliding_window", shared) for attention in attentions)
 
 
@@ -111,7 +131,7 @@ def test_the_cost_is_that_of_the_built_model(name: str, shared: bool) -> None:
     assert cost.update(random_groups()) == Cost.of(model, shared=shared).update(random_groups()) > 0
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("granite")])
+@pytest.mark.parametrize("name", [name for name in CASES if type(config_of(name)) in CLASSIFIED])
 def test_a_classifier_has_a_score_head_in_place_of_the_vocabulary(name: str) -> None:
     config = config_of(name)
     config.num_labels = 3
@@ -248,3 +268,34 @@ def test_weights_beside_an_adapter_cost_no_gradients_of_their_own() -> None:
     assert cost.update(groups) == pytest.approx(2 * cost.forward(groups) + trained * weights + attention)
     scorer = Cost.of(AlignmentModel(adapted(tiny_llama(kind="scorer")), kind="scorer"), shared=True)
     assert scorer.head_weights == 16  # the trained copy alone
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("cohere", "use_qk_norm"), ("stablelm", "qk_layernorm"), ("stablelm", "use_parallel_residual")],
+)
+def test_weights_that_are_not_known_by_name_are_not_guessed(kind: str, option: str) -> None:
+    given = as_json(config_of(kind)) | {option: True}
+    with pytest.raises(ModelError, match=f"sets {option}"):
+        ModelShape.of(given)
+    shape = on_meta(AutoConfig.for_model(**given))
+    assert list(shape.weights.items()) == shapes(built(AutoConfig.for_model(**given)))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gpt2", "mixtral", "olmoe"])
+def test_the_model_on_the_meta_device_has_the_same_weights_and_sizes(name: str) -> None:
+    config = config_of(name)
+    meta, known = on_meta(config), ModelShape.of(as_json(config))
+    assert meta.weights == known.weights
+    assert meta.num_parameters == known.num_parameters
+    for size in ("num_layers", "hidden_size", "num_heads", "num_key_value_heads", "head_dim", "vocab_size"):
+        assert getattr(meta.sizes, size) == getattr(known.sizes, size)
+
+
+def test_the_answer_says_where_the_number_of_parameters_is_from(tmp_path: Path) -> None:
+    config_of("llama").save_pretrained(tmp_path / "known")
+    transformers.PhiConfig(**{**_BASE}).save_pretrained(tmp_path / "other")
+    assert shape_of(tmp_path / "known")[1] == "arithmetic over config.json"
+    shape, source = shape_of(tmp_path / "other")
+    assert source == "transformers' model on the meta device"
+    assert shape.num_parameters == built(transformers.PhiConfig(**_BASE)).num_parameters()

@@ -83,6 +83,25 @@ def test_time_moves_products_facts_mix_and_taste() -> None:
     assert sum(now.facts[k] != soon.facts[k] for k in set(now.facts) & set(soon.facts)) < len(kept) / 2
 
 
+@pytest.mark.parametrize("name", ["mix", "taste", "products", "facts"])
+def test_each_of_them_moves_alone(name: str) -> None:
+    now, later, alone = World(0), World(0, 2.0), World(0, **{f"{name}_time": 2.0})
+    for part in ("mix", "taste", "products"):
+        assert getattr(alone, part) == getattr(later if part == name else now, part), part
+    kept = set(now.facts) & set(alone.facts)
+    moved = sum(now.facts[key] != alone.facts[key] for key in kept)
+    assert (moved > len(kept) / 2) == (name == "facts")
+    if name == "facts":
+        assert all(alone.facts[key] == later.facts[key] for key in set(alone.facts) & set(later.facts))
+
+
+def test_all_four_together_are_the_worlds_time() -> None:
+    together = World(0, mix_time=2.0, taste_time=2.0, products_time=2.0, facts_time=2.0)
+    later = World(0, 2.0)
+    for part in ("mix", "taste", "products", "facts"):
+        assert getattr(together, part) == getattr(later, part)
+
+
 def test_documents_answer_a_question_as_often_as_they_go_on_asking() -> None:
     texts = list(documents.documents(0, 4000))
     asked = [t for t in texts if "?" in t or "Tell me" in t]

@@ -1,0 +1,105 @@
+"""Does the package, built and installed, work on the lowest and the newest versions of what it stands on?
+
+Builds wheel and sdist, installs the wheel into an empty environment for each combination of interpreter, torch and
+transformers, runs `assent --help`, `assent demo --fast` and the quick tests (golden, properties, objectives) there, and
+writes the software bill of materials (CycloneDX) of each environment.
+
+    python benchmarks/versions.py WORK --python python3.11 python3.13 --set torch=2.11.0,transformers=5.17.0
+        --set torch=2.15.0,transformers=5.24.0
+
+Each combination downloads up to 3 GB where the index has torch's CUDA build alone. Prints one JSON document: passed or
+failed, at which step and with which last lines, and what of the interpreters named was not found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+QUICK = ("tests/golden", "tests/properties", "tests/unit/objectives")
+TOOLS = ("build", "cyclonedx-bom")
+TEST_TOOLS = ("pytest", "hypothesis", "pytest-xdist")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--python", nargs="+", default=[sys.executable])
+    parser.add_argument("--set", action="append", default=[], metavar="PACKAGE=VERSION,…", help="one combination")
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    tools = environment(sys.executable, given.work / "tools")
+    run([tools, "-m", "pip", "install", "-q", *TOOLS])
+    shutil.rmtree(given.work / "dist", ignore_errors=True)
+    run([tools, "-m", "build", "--outdir", given.work / "dist", ROOT])
+    built = sorted(path.name for path in (given.work / "dist").iterdir())
+    rows, absent = [], []
+    for python in given.python:
+        if shutil.which(python) is None:
+            absent.append(python)
+            continue
+        rows += [combination(given.work, tools, python, pins) for pins in given.set or [""]]
+    document = {"date": str(date.today()), "built": built, "combinations": rows, "interpreters_not_found": absent}
+    print(json.dumps(document, indent=2))
+    return int(any(row["failed"] for row in rows))
+
+
+def combination(work: Path, tools: Path, python: str, pins: str) -> dict[str, object]:
+    """Installs and tries one combination. It stops at the first step that fails."""
+    name = f"{Path(python).name}-{pins or 'resolved'}".replace(",", "-").replace("=", "")
+    folder = work / name
+    shutil.rmtree(folder, ignore_errors=True)
+    ours = environment(python, folder / "env")
+    wheel = next((work / "dist").glob("assent-*.whl"))
+    pinned = [part.replace("=", "==", 1) for part in pins.split(",") if part]
+    steps: list[tuple[str, list[object]]] = [
+        ("install", [ours, "-m", "pip", "install", "-q", *pinned, wheel]),
+        ("help", [ours, "-m", "assent", "--help"]),
+        ("demo", [ours, "-m", "assent", "demo", "--fast", "--output-dir", folder / "demo"]),
+        ("bill", [tools, "-m", "cyclonedx_py", "environment", ours, "--of", "JSON", "-o", work / f"{name}.cdx.json"]),
+        ("test tools", [ours, "-m", "pip", "install", "-q", *TEST_TOOLS]),
+        ("quick tests", [ours, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *QUICK]),
+    ]
+    began, failed, last = time.monotonic(), None, ""
+    for step, command in steps:
+        done = run(command, check=False)
+        last = (done.stdout + done.stderr).strip()[-800:]
+        if done.returncode != 0:
+            failed = step
+            break
+    listed = run([ours, "-m", "pip", "list", "--format", "json"], check=False).stdout or "[]"
+    versions = {row["name"]: row["version"] for row in json.loads(listed)}
+    tried = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "cyclopts")
+    return {
+        "python": run([ours, "--version"]).stdout.split()[1],
+        "versions": {package: versions.get(package) for package in tried},
+        "failed": failed,
+        "last_lines": last.splitlines()[-1:] if failed is None else last.splitlines()[-12:],
+        "seconds": round(time.monotonic() - began),
+    }
+
+
+def environment(python: str, folder: Path) -> Path:
+    """A new virtual environment's interpreter."""
+    if not (folder / "bin" / "python").exists():
+        run([python, "-m", "venv", folder])
+    return folder / "bin" / "python"
+
+
+def run(command: list[object], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True)
+    if check and done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done
+
+
+if __name__ == "__main__":
+    sys.exit(main())

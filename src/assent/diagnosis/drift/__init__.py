@@ -1,0 +1,1 @@
+"""What a deployed model's logs say beside a baseline: what moved, and by how much. Torch-free."""

@@ -1,0 +1,74 @@
+"""What the plan says of a run that is about to start, so that the run can be compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from assent.config.options import StageOptions
+from assent.config.rewards import ModelSource
+from assent.engine.ledger import Planned
+from assent.engine.random import Batches
+from assent.engine.runtime import Runtime
+from assent.errors import ModelError
+from assent.models.batch import TokenGroup
+from assent.models.folders import resolve_folder
+from assent.models.meta_shape import shape_of
+from assent.models.shape import GivenLengths, Lengths, ModelShape
+from assent.planning.memory import PROGRAM, predict
+from assent.planning.setup import Setup
+from assent.planning.time import calibrated, duration
+
+MOST_STEPS = 200
+"""Updates among which the one with the most tokens is looked for."""
+
+
+def planned(
+    config: StageOptions, command: str, *, order: Batches, rows: Sequence[TokenGroup], runtime: Runtime
+) -> Planned | None:
+    """Memory above what the process holds before the run, and the time where this machine is calibrated. None for a
+    model whose configuration does not tell its sizes."""
+    try:
+        shape = _shape_of(config.model, config.revision)
+        reward = _reward_of(config)
+    except ModelError:
+        return None
+    setup = Setup.of(
+        command, config, threads=torch.get_num_threads(), processes=runtime.num_processes, sharded=runtime.is_sharded
+    )
+    kind = "cuda" if runtime.device.type == "cuda" else "cpu"
+    steps = [
+        _lengths(setup, [rows[i] for i in order.indices(step)]) for step in range(min(order.num_steps, MOST_STEPS))
+    ]
+    largest = max(steps, key=_tokens)
+    memory = predict(setup, shape, largest, device=kind, reward=reward)
+    seconds = None
+    if kind == "cpu" and (rates := calibrated()) is not None:
+        some = [group for step in steps for group in step]
+        seconds = duration(setup, shape, some, rates=rates, steps=order.num_steps, reward=reward).seconds
+    # On CUDA tensors alone are measured, without the context and what the allocator reserves.
+    highest = memory.peak if kind == "cpu" else memory.allocated - PROGRAM[kind]
+    return Planned(highest, seconds, memory.peak_moment)
+
+
+def _shape_of(path: str, revision: str | None = None) -> ModelShape:
+    return shape_of(resolve_folder(path, revision=revision))[0]
+
+
+def _reward_of(config: StageOptions) -> ModelShape | None:
+    """Of the first reward that is a model."""
+    sources = [source for source in getattr(config, "reward", ()) if isinstance(source, ModelSource)]
+    return _shape_of(sources[0].reward) if sources else None
+
+
+def _lengths(setup: Setup, groups: Sequence[TokenGroup]) -> list[Lengths]:
+    """As they are trained: an online stage's prompts with completions of the largest length."""
+    if not setup.is_online:
+        return list(groups)
+    number, length = setup.num_completions, setup.max_new_tokens
+    return [GivenLengths(len(g.prompt_ids), (length,) * number, number * length) for g in groups]
+
+
+def _tokens(groups: Sequence[Lengths]) -> int:
+    return sum(g.prompt_length + sum(g.completion_lengths) for g in groups)

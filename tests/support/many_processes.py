@@ -1,0 +1,151 @@
+"""Runs commands in a group of processes, as torchrun starts them, one command after another in the same group."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tests.support.models import TEXTS, random_model, tiny_model
+from tests.support.rows import comparisons, demonstrations, prompts
+from tests.support.stages import PRELOADED
+
+PATIENCE_SECONDS = 240
+METHODS = {
+    "sft": "--data demonstrations",
+    "reward": "--data comparisons",
+    "dpo": "--data comparisons --reference other",
+    "kto": "--data comparisons --split-comparisons --reference other",
+    "ppo": "--data prompts --num-completions 2 --reward rm",
+    "grpo": "--data prompts --num-completions 3 --reward tests.support.stages:brevity --reward-processes each "
+    "--reference other --kl-penalty k3",
+    "online-dpo": "--data prompts --num-completions 3 --reward tests.support.stages:letters --reference other",
+}
+SAMPLES = ("ppo", "grpo", "online-dpo")
+LEARNING_RATE = 0.1
+"""Large, so that the rounding of weights near one is small beside an update."""
+
+
+def write_inputs(folder: Path) -> dict[str, str]:
+    """Names in `METHODS`, and the paths that they stand for."""
+    from assent.models.loading import load_config, load_tokenizer
+    from assent.models.saving import save_model
+
+    model = tiny_model(folder / "model", texts=TEXTS)
+    paths = {"model": model, "other": tiny_model(folder / "other", texts=TEXTS, seed=1)}
+    scorer = random_model(load_config(model), kind="scorer", seed=2, scale=4.0)
+    paths["rm"] = str(save_model(folder / "rm", scorer, load_tokenizer(model)))
+    writers = {"demonstrations": demonstrations, "comparisons": comparisons, "prompts": prompts}
+    return paths | {name: str(write(folder / f"{name}.jsonl", 10)) for name, write in writers.items()}
+
+
+def arguments(
+    method: str, inputs: Mapping[str, str], output_dir: Path, *, adapter: bool, steps: int = 1, seed: int = 0
+) -> list[str]:
+    """`assent METHOD`: one update, of the weights or of an adapter."""
+    given = [inputs.get(word, word) for word in METHODS[method].split()]
+    argv = [method, "--model", inputs["model"], "--output-dir", str(output_dir), "--max-length", "64", *given]
+    argv += ["--learning-rate", str(LEARNING_RATE), "--adam-epsilon", "1e-2", "--batch-size", "5", "--seed", str(seed)]
+    argv += ["--lr-scheduler-type", "constant", "--save-steps", "0"]
+    argv += ["--total-steps" if method in SAMPLES else "--max-steps", str(steps)]
+    argv += ["--max-new-tokens", "6"] if method in SAMPLES else []
+    return [*argv, "--lora-r", "4"] if adapter else argv
+
+
+class Group:
+    """So many processes that run commands one after another. What they print goes to files in `folder`."""
+
+    def __init__(self, number: int, folder: Path, commands: Sequence[Sequence[str]], **environment: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self.logs = [folder / f"rank {rank}" for rank in range(number)]
+        self.processes: list[BaseProcess] = []
+        for rank in range(number):
+            own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
+            own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"} | environment  # type: ignore[dict-item]
+            told = {key: str(value) for key, value in own.items()}
+            process = context.Process(target=_main, args=(told, str(self.logs[rank]), [list(c) for c in commands]))
+            process.start()
+            self.processes.append(process)
+
+    def ended(self) -> list[int | None]:
+        """Exit statuses, when all have one: 0, or that of the first command that failed."""
+        until = time.monotonic() + PATIENCE_SECONDS + 30
+        for process in self.processes:
+            process.join(max(0.0, until - time.monotonic()))
+        for process in self.processes:
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        return [process.exitcode for process in self.processes]
+
+    def said(self) -> list[str]:
+        return [log.read_text() for log in self.logs]
+
+
+def _main(environment: dict[str, str], log: str, commands: list[list[str]]) -> None:
+    os.environ.update(environment)
+    with open(log, "a", encoding="utf-8") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    faulthandler.dump_traceback_later(PATIENCE_SECONDS, exit=True)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    prepare = os.environ.get("PREPARE")
+    if prepare:
+        module, _, function = prepare.partition(":")
+        __import__(module)
+        getattr(sys.modules[module], function)()
+    from assent.cli import main
+
+    for argv in commands:
+        if status := main(argv):
+            sys.exit(status)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def update_of(run: Path, start: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a run changed: its weights less those of its start; an adapter's weights, whose start is the same."""
+    adapter = run / "model" / "adapter_model.safetensors"
+    found = load_file(adapter if adapter.exists() else run / "model" / "model.safetensors")
+    return {name: tensor - start[name] if name in start else tensor for name, tensor in found.items()}
+
+
+def differences(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """For each tensor the largest difference, as a share of the largest entry of what is expected."""
+    assert found.keys() == expected.keys()
+    return {
+        name: float((found[name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-12))
+        for name, tensor in expected.items()
+        if float(tensor.abs().max()) > 0 or float(found[name].abs().max()) > 0
+    }
+
+
+def first_metrics(run: Path) -> dict[str, Any]:
+    """The line of the first step."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return next(row for row in rows if row["step"] == 1)
+
+
+def allow_4bit() -> None:
+    """Lets --load-in-4bit run on a CPU, where bitsandbytes is slow but right."""
+    from assent.stages import model_loading
+
+    model_loading.check_quantisation = lambda _: None  # type: ignore[assignment]

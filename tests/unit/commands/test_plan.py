@@ -1,0 +1,138 @@
+"""`assent plan` on the sandbox: what it says, and that `assent run` executes the file that it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from assent.pipelines.plan import read_plan
+from tests.support.cli import files_in, said
+from tests.support.sandbox_data import asked, base_model, labelled, written
+
+GOLD = "assent.sandbox.gold:reward"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "demonstrations": written(folder / "demonstrations.jsonl", 24),
+        "pairs": labelled(folder / "pairs.jsonl", number=120),
+        "rankings": labelled(folder / "rankings.jsonl", number=120, labels="rankings", num_completions=4),
+        "thumbs": labelled(folder / "thumbs.jsonl", number=60, labels="thumbs", num_completions=1),
+        "scores": labelled(folder / "scores.jsonl", number=60, labels="ratings", num_completions=1),
+        "prompts": asked(folder / "prompts.jsonl", 40),
+    }
+
+
+def planned(data: dict[str, str], kinds: list[str], *flags: str) -> list[str]:
+    return ["plan", "--model", base_model(), *(word for kind in kinds for word in ("--data", data[kind])), *flags]
+
+
+CASES = {
+    "sft": (["demonstrations"], []),
+    "dpo": (["demonstrations", "pairs"], ["--constraint", "one-answer", "--start", "base"]),
+    "dpo on the chosen first": (["pairs"], ["--constraint", "one-answer", "--start", "base"]),
+    "pl-dpo": (["rankings"], []),
+    "kto": (["thumbs"], []),
+    "best-of-n": (["scores", "prompts"], []),
+    "best-of-n, pairs": (["pairs"], []),
+    "iterated-dpo": (["pairs", "prompts"], ["--feedback", "fresh"]),
+    "grpo": (["prompts"], ["--reward", GOLD]),
+    "collect": (["prompts"], []),
+}
+JUDGED = {"dpo", "kto", "best-of-n, pairs"}
+"""Cases whose file ends with an evaluation; the others have it too, and reading their file checks it."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_file_that_it_writes_runs_as_it_stands(
+    case: str, data: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds, flags = CASES[case]
+    file = tmp_path / "pipeline.yaml"
+    judge = ["--judge", GOLD] if case in JUDGED else []
+    status, out, err = said([*planned(data, kinds, *flags), *judge, "--output", file, "--json"], capsys)
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["choice"]["method"] == case.partition(",")[0].partition(" ")[0]
+    stages = [stage.name for stage in read_plan(file).stages]
+    assert stages == [stage["name"] for stage in document["stages"]]
+    assert ("evaluation" in stages) == (case in JUDGED)
+    run = ["run", file, "--output-dir", tmp_path / "out", "--fast"]
+    status, out, err = said(run, capsys)
+    assert status == 0, err
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_it_prints_facts_reasons_and_what_the_others_give_up_in_80_columns(
+    data: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*planned(data, ["demonstrations", "pairs"], "--constraint", "no-sampling"), "--problem", "rude"]
+    status, out, err = said(command, capsys)
+    assert status == 0, err
+    for part in ("pairs             120", "The method:", "What the others give up", "When the answer would change",
+                 "Where to spend", "What is likely to go wrong", "381 prompts"):  # fmt: skip
+        assert part in out
+    text = out.replace(data["pairs"], "").replace(data["demonstrations"], "")  # paths may be longer than a line
+    assert max(map(len, text.splitlines())) <= 80
+    assert "What each method needs" not in out
+    assert "What each method needs" in said([*command, "--verbose"], capsys)[1]
+
+
+def test_bad_input_is_refused_and_nothing_is_written(
+    data: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    taken = tmp_path / "taken.yaml"
+    taken.write_text("mine")
+    before = files_in(tmp_path)
+    file = ["--output", tmp_path / "new.yaml"]
+    for command, message in (
+        ([*planned({**data, "none": str(empty)}, ["none"]), *file], "has no rows"),
+        ([*planned(data, ["pairs"]), "--output", taken], "exists already"),
+        ([*planned(data, ["prompts"], "--constraint", "no-sampling"), *file], "lift no-sampling"),
+        ([*planned(data, ["pairs"], "--constraint", "no-samplng"), *file], "no-sampling"),
+        ([*planned(data, ["pairs"], "--reward", GOLD, "--judge", GOLD), *file], "give another"),
+        ([*planned(data, ["pairs", "pairs"]), *file], "twice"),
+        (["plan", "--model", tmp_path / "none", "--data", data["pairs"], *file], "does not exist"),
+    ):
+        status, out, err = said(command, capsys)
+        assert (status, out) == (2, ""), err
+        assert message in err
+    assert files_in(tmp_path) == before
+
+
+def test_it_loads_no_torch(data: dict[str, str]) -> None:
+    import subprocess
+    import sys
+
+    command = planned(data, ["pairs"])
+    code = f"import sys, assent.cli; assert assent.cli.main({command!r}) == 0 and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "flags", "gates"),
+    [
+        (["pairs"], [], {"agreement": "eval_accuracy", "release": "best-of-16"}),
+        (["pairs"], ["--constraint", "one-answer"], {"agreement": "eval_rewards/accuracies", "release": "trained"}),
+        (["scores", "prompts"], [], {"release": "best-of-16"}),  # ratings have no agreement
+        (["thumbs"], [], {"release": "trained"}),
+    ],
+)
+def test_a_regulated_file_has_the_gates_whose_figures_are_measured(
+    kinds: list[str], flags: list[str], gates: dict[str, str], data: dict[str, str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = tmp_path / "pipeline.yaml"
+    command = planned(data, kinds, "--constraint", "regulated", *flags, "--judge", GOLD, "--output", str(file))
+    assert said(command, capsys)[0] == 0
+    stages = {stage.name: stage.options for stage in read_plan(file).stages if stage.command == "gate"}
+    assert list(stages) == [f"gate-{name}" for name in gates]
+    assert stages["gate-release"]["policy"] == gates["release"]
+    if "agreement" in gates:
+        assert stages["gate-agreement"]["min_held_out"] == {gates["agreement"]: 0.55}

@@ -1,0 +1,76 @@
+"""Whether a stage fits, what to change if it does not, and the same as text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from assent.models.shape import GivenLengths, ModelShape
+from assent.planning.devices import Device, device
+from assent.planning.fit import CHECKPOINTS, RANK, fit
+from assent.planning.memory import predict
+from assent.planning.needs_text import lines_of_fit, lines_of_limits, lines_of_time
+from assent.planning.setup import Setup
+from assent.planning.time import Duration
+
+LLAMA_8B: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+    "num_hidden_layers": 32, "num_key_value_heads": 8, "tie_word_embeddings": False, "vocab_size": 128256,
+}  # fmt: skip
+SHAPE = ModelShape.of(LLAMA_8B)
+ROWS = [GivenLengths(200, (300, 300), 600)] * 16
+BF16 = Setup("dpo", dtype="bfloat16", micro_batch_tokens=2048, reads_reference=True)
+
+
+def test_all_weights_of_8_billion_need_more_than_one_80_gb_device_and_an_adapter_does_not() -> None:
+    """Weights, gradients and two moments in bfloat16 take 8 bytes for each of 8.03 billion parameters."""
+    found = fit(BF16, SHAPE, ROWS, device("a100-80gb"))
+    held = found.planned.memory.components
+    assert held["weights"] + held["gradients"] + held["optimiser"] == 8 * 8_030_261_248
+    assert not found.planned.fits
+    by_name = {way.name: way for way in found.ways}
+    assert by_name["LoRA"].fits
+    assert by_name["QLoRA"].memory.peak < by_name["LoRA"].memory.peak
+    assert found.advice == f"--lora-r {RANK}"
+
+
+def test_eight_devices_hold_an_eighth_of_the_states_each() -> None:
+    found = fit(BF16, SHAPE, ROWS, device("8xa100-80gb"))
+    sharded = {way.name: way for way in found.ways}["sharded over 8"]
+    assert sharded.memory.moments["later steps"]["weights"] == 2 * 8_030_261_248 / 8
+    assert sharded.fits
+
+
+def test_the_largest_batch_fits_and_twice_as_much_does_not() -> None:
+    one = replace(BF16, lora_r=16)
+    target = device("h100-80gb")
+    budget = fit(one, SHAPE, ROWS * 400, target).largest_budget
+    assert budget >= 2048
+    for factor, fits in ((1, True), (2, False)):
+        memory = predict(replace(one, micro_batch_tokens=factor * budget), SHAPE, ROWS * 400, device="cuda")
+        assert (memory.peak <= target.memory_bytes) == fits
+
+
+def test_checkpoints_hold_weights_and_moments_twice_and_the_result_once() -> None:
+    found = fit(BF16, SHAPE, ROWS, device("a100-80gb"))
+    size = 2 * 8_030_261_248
+    assert found.checkpoint_bytes == CHECKPOINTS * 3 * size + size
+
+
+def test_the_text_fits_80_columns_and_says_whether_it_fits() -> None:
+    small = Device("cpu", "cpu", 1e9)
+    lines = lines_of_fit(fit(BF16, SHAPE, ROWS, small), small, host=True)
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    assert "it does NOT fit" in text
+    assert "a smaller model, a larger device, or more of them" in text
+
+
+def test_deadline_and_budget_are_kept_missed_or_in_doubt() -> None:
+    one = Duration({}, 0, 0, (3600.0, 7200.0), "")
+    for limit, answer in ((3 * 3600.0, "kept"), (1.5 * 3600, "in doubt"), (1800.0, "missed")):
+        assert answer in lines_of_limits([one], deadline=limit, budget=None, price=None, devices=1)[1]
+    money = lines_of_limits([one, one], deadline=None, budget=100.0, price=2.5, devices=8)[1]
+    assert "kept, 40.00 to 80.00 in all" in money
+    assert not lines_of_limits([one], deadline=None, budget=None, price=None, devices=1)
+    assert "Cost: 20.00 to 40.00" in "\n".join(lines_of_time(one, price=2.5, device=device("8xh100")))
