@@ -429,6 +429,10 @@ def doctor(
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
+    split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
+    columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
+        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
+        columns is read as it is.
     targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
         of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and
         answers); with --probe, folders of policies and of reward models.

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from assent.commands.doctor_logs import accepted_in, listed, look, opened, tell
 from assent.config.doctor import DoctorConfig
 from assent.config.loading import parse_options
-from assent.data.loading import Dataset, write_groups
 from assent.diagnosis.case import Case
 from assent.diagnosis.examine import Report
 from assent.diagnosis.fix import Applied, changes
@@ -21,6 +20,9 @@ from assent.diagnosis.opening import kind_of_model
 from assent.errors import UsageError
 from assent.pipelines.steps import STEPS
 from assent.runs.files import write_text
+
+if TYPE_CHECKING:
+    from assent.data.loading import Dataset
 
 
 def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
@@ -125,6 +127,8 @@ def _dropped(report: Report) -> dict[str, tuple[str, ...]]:
 
 def _write_rows(path: Path, dataset: Dataset, dropped: dict[str, tuple[str, ...]]) -> list[str]:
     """Writes the rows that stay. Raises UsageError where none does."""
+    from assent.data.loading import write_groups
+
     out = {source for sources in dropped.values() for source in sources}
     kept = [group for group in dataset if group.source not in out]
     if not kept:

@@ -10,7 +10,8 @@ import torch
 
 from assent.commands.doctor_probe import ordered
 from assent.data import texts
-from assent.data.loading import load_groups
+from assent.data.loading import Dataset
+from assent.data.named import load_named
 from assent.data.splitting import prompt_key
 from assent.diagnosis.probes import MANNERS
 from assent.diagnosis.scored import FEWEST, Scored
@@ -37,7 +38,7 @@ def scores_of(path: str, config: DoctorConfig) -> Scored:
     """Asks a reward model the user's pairs, or the built-in ones. Raises DataError for a file without pairs."""
     device = Runtime.of(config).device
     reward = RewardModel(path, device=device, dtype=config.dtype, max_length=config.max_length)
-    rows = _built_in(reward) if config.data is None else _pairs(config.data)
+    rows = _built_in(reward) if config.data is None else _pairs(load_named(config), config.data)
     prompts = [prompt for prompt, _, _ in rows]
     better, worse = [good for _, good, _ in rows], [bad for _, _, bad in rows]
     others = prompts[1:] + prompts[:1]
@@ -85,10 +86,10 @@ def _cut(text: str) -> Rollout:
                    completion_index=0, policy_version="")  # fmt: skip
 
 
-def _pairs(path: str) -> list[tuple[Text, str, str]]:
+def _pairs(rows: Dataset, path: str) -> list[tuple[Text, str, str]]:
     """Prompt, better and worse answer: one pair for each prompt."""
     found: dict[str, tuple[Text, str, str]] = {}
-    for group in map(ordered, load_groups(path)):
+    for group in map(ordered, rows):
         if len(group.completions) == 2:
             good, bad = map(texts.last_content, group.completions)
             found.setdefault(prompt_key(group.prompt), (group.prompt, good, bad))

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from assent.config.data import DataOptions
 from assent.config.options import DeviceOptions, Options, Positive
 
 
@@ -61,7 +62,7 @@ class LogDoctorConfig(Options):
         return self
 
 
-class DoctorConfig(LogDoctorConfig, DeviceOptions):
+class DoctorConfig(LogDoctorConfig, DataOptions, DeviceOptions):
     """Reads a run's log, of ours or of another trainer, or a file of data; says what is wrong and what to change.
 
     Neither torch nor a model is loaded without --probe. Exit status 1 if something is wrong (--fail-on).
@@ -92,9 +93,11 @@ class DoctorConfig(LogDoctorConfig, DeviceOptions):
 
     @model_validator(mode="after")
     def _models_only_with_probe(self) -> Self:
-        probing = ("prompts", "data", "model", "max_new_tokens", "max_length", "device", "dtype")
+        probing = ("prompts", "data", "model", "max_new_tokens", "max_length", "device", "dtype", "split", "columns")
         if not self.probe and (idle := sorted(self.model_fields_set & set(probing))):
             raise ValueError(f"{', '.join(idle)} has no effect without probe: give both, or leave it out")
+        if self.data is None and (idle := sorted(self.model_fields_set & {"split", "columns"})):
+            raise ValueError(f"{', '.join(idle)} has no effect without data: give both, or leave it out")
         if self.probe and self.watch:
             raise ValueError("watch reads a log, probe loads models: give one of them")
         return self

@@ -9,8 +9,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
-
 from assent.data.readers import Hasher, NumberedRow, file_suffix, is_gzipped, parse_line, read_rows
 from assent.data.texts import RowError
 from assent.errors import DataError
@@ -60,7 +58,7 @@ class LineGroups(Sequence[PromptGroup]):
         for number, _ in usable(read_rows(file, places)):
             starts.append(places.start)
             numbers.append(number)
-        self._starts, self._numbers = np.frombuffer(starts, np.int64), np.frombuffer(numbers, np.int64)
+        self._starts, self._numbers = starts, numbers
         self._stream = file.open("rb")
         self._known = _identity(self._stream.fileno())
 
@@ -70,7 +68,7 @@ class LineGroups(Sequence[PromptGroup]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        start, number = int(self._starts[index]), int(self._numbers[index])
+        start, number = self._starts[index], self._numbers[index]
         with self._lock:
             self._stream.seek(start)
             line = self._stream.readline()
