@@ -1,29 +1,31 @@
-"""A real Ray cluster of two workers on this machine: the whole command's bytes, though an actor is killed."""
+"""A real Ray cluster of two workers on this machine: what a killed actor and a failing row cost."""
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from tests.support.cli import said
-from tests.support.rows import write_rows
+from assent.integrations.ray_pool import RayPool
+from tests.support.sharding import ONCE, squares
+from tests.unit.integrations.test_executor import work_off
 
 pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
 
 
-def test_two_actors_give_the_whole_commands_bytes_though_one_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_two_actors_lose_nothing_though_one_is_killed_and_a_row_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"p {i}", "completion": f" row {i} " + "b" * (i % 5)} for i in range(600)]
-    write_rows(tmp_path / "completions.jsonl", rows)
-    argv = ["score", "--data", "completions.jsonl", "--reward", "tests.support.sharding:length_or_die_once"]
-    Path("killed-once").touch()
-    assert said([*argv, "--output-dir", "whole"], capsys)[0] == 0
-    Path("killed-once").unlink()
-    status, _, err = said([*argv, "--output-dir", "parts", "--engine", "ray", "--workers", 2], capsys)
-    assert status == 0, err
-    assert Path("killed-once").exists()
-    assert Path("parts/scores.jsonl").read_bytes() == Path("whole/scores.jsonl").read_bytes()
-    assert "the worker was lost" in Path("parts/shards/failures.jsonl").read_text()
+    pool = RayPool(squares, size=2)
+    try:
+        kept, failures = work_off(pool, [("a", 0, 8), ("b", 12, 15), ("c", 20, 22)])
+    finally:
+        pool.close()
+    assert [*chain(*kept["a"].values)] == [n**2 for n in range(8)]
+    assert ONCE.exists()
+    assert [reason.partition(":")[0] for key, reason in failures if key == "a"] == ["the worker was lost"]
+    assert [*chain(*kept["b"].values)] == [144, 196]
+    assert kept["b"].apart == [(13, "ValueError: 13 is not liked")]
+    assert [*chain(*kept["c"].values)] == [400, 441]
