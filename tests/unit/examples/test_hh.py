@@ -9,7 +9,9 @@ import pytest
 from assent.pipelines.plan import read_plan
 from tests.support.docs import ROOT
 
-FILES = [file for file in sorted((ROOT / "examples").glob("*/*.yaml")) if file.parent.name != "loop"]  # it has a test of its own
+FILES = [
+    file for file in sorted((ROOT / "examples").glob("*/*.yaml")) if file.parent.name != "loop"
+]  # it has a test of its own
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)

@@ -100,7 +100,9 @@ def _behaviour(rows: Rows, chosen: Chosen, said: Mapping[str, Floats], found: di
         sizes = num_categories or len(edges) + 1
         strata, num_strata = _strata(chosen, said, name)
         found[f"completion/{name}"] = table(strata[there], kinds, num_strata, sizes)
-        found[f"completion/{name}/leaves"] = table(said[f"{name}/leaves"][there].astype(np.int64), kinds, tree.num_leaves, sizes)
+        found[f"completion/{name}/leaves"] = table(
+            said[f"{name}/leaves"][there].astype(np.int64), kinds, tree.num_leaves, sizes
+        )
 
 
 def _ratings(rows: Rows, chosen: Chosen, said: Mapping[str, Floats], found: dict[str, Floats]) -> None:
