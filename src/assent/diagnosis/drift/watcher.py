@@ -135,10 +135,8 @@ class Watcher:
             self.counts[LATE] += len(rows)
         tables, sample = count(rows, self.reference.chosen), Sample.of(rows, SAMPLE_A_DAY)
         if (old := self.days.get(day)) is not None:
-            tables = {
-                name: sum((one[name] for one in (tables, old.tables) if name in one), np.float64(0))
-                for name in {**tables, **old.tables}
-            }
+            for name, before in old.tables.items():
+                tables[name] = tables[name] + before if name in tables else before
             sample = Sample.joined([old.sample, sample]).cut(SAMPLE_A_DAY)
         self.days[day] = Day(tables, sample)
 

@@ -158,7 +158,7 @@ def _postgresql(url: URL) -> Engine:
 def _migrate(database: Database) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    newest = ScriptDirectory.from_config(config)
+    newest = ScriptDirectory(str(MIGRATIONS))
     with database.writing() as connection:
         if not database.is_sqlite:
             connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))

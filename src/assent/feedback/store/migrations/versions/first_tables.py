@@ -10,6 +10,7 @@ down_revision = None
 def upgrade() -> None:
     _texts_and_people()
     _judging()
+    _judgements()
 
 
 def _texts_and_people() -> None:
@@ -158,6 +159,9 @@ def _judging() -> None:
         sqlite_where=sa.text("state = 'open'"),
         postgresql_where=sa.text("state = 'open'"),
     )
+
+
+def _judgements() -> None:
     op.create_table(
         "queue",
         sa.Column("item_id", sa.Integer(), autoincrement=False, nullable=False),
