@@ -28,7 +28,7 @@ from assent.sandbox.world import World
 from assent.statistics.intervals import proportion_interval
 from assent.types import Preference, PromptGroup
 
-FULL = {"money": [2, 8, 32], "seeds": 5, "tests": 3000}
+FULL = {"money": [2, 8], "seeds": 5, "tests": 1500}
 SMALL = {"money": [2], "seeds": 2, "tests": 400}
 CLOSE = 0.1
 """Of gold: pairs that differ by less are the hard ones."""

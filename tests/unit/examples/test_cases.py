@@ -313,7 +313,7 @@ def test_31_cheap_labels_win_on_the_average_and_not_where_the_judge_is_blind(
     sys.path.insert(0, str(CASES))
     found = case("31").main(small=True)
     sys.path.remove(str(CASES))
-    assert found["people", 2]["labels"] == 6  # 2 / 0.32
+    assert 5 <= found["people", 2]["labels"] <= 6  # 2 / 0.32, less pairs of equal answers
     assert 480 < found["judge once", 2]["labels"] <= 500  # 2 / 0.004, less pairs of equal answers
     both = found["judge both orders", 2]["labels"]
     assert 100 < both < 250  # asked twice, and ties where the orders disagree
