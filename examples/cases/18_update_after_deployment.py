@@ -32,7 +32,7 @@ LOGS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     ("annoyed users alone still rate", "feedback", ()),
     ("the server computes other log-probabilities", "serving", ()),
 )
-FIRST_DAY, BASE_DAYS, DAYS, ROWS_A_DAY = 20_000, 14, 5, 150
+FIRST_DAY, BASE_DAYS, DAYS, ROWS_A_DAY = 20_000, 14, 9, 150
 
 
 def main() -> dict[str, Any]:

@@ -62,14 +62,16 @@ def test_where_taste_moved_the_reward_model_has_not_aged_for_itself() -> None:
 
 
 def test_what_strata_leave_of_the_prompts_move_is_no_behaviour() -> None:
-    def with_raw(raw: float) -> set[str]:
-        case = example("prompt/classifier", "completion/refusal", difference=0.04)
+    def with_raw(raw: float, prompts: float = 0.06) -> set[str]:
+        case = example("prompt/length", "completion/refusal", difference=0.04)
         signals = {name: replace(one, raw=raw) for name, one in case.logs.signals.items()}
+        signals["prompt/length"] = replace(signals["prompt/length"], difference=prompts)
         logs = replace(case.logs, signals=signals)
         return {finding.rule for finding in examine(replace(case, logs=logs), RULES).findings}
 
     assert with_raw(0.13) == {"prompts_moved"}
     assert with_raw(0.05) == {"prompts_moved", "behaviour_moved"}
+    assert with_raw(0.05, prompts=0.3) == {"prompts_moved"}
 
 
 def test_the_trainers_log_probabilities_decide() -> None:

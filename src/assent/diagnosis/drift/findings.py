@@ -18,7 +18,8 @@ def drift_in(case: Case) -> Drift:
 
 
 STRATA_LEAVE = 0.5
-"""Of a difference that another cause's move may explain, the share that must be left within strata."""
+"""A difference that another cause's move may explain counts from this share on: of what it is without strata, and of
+that other move."""
 
 
 def moved(case: Case, rule: str, *, needs: str, beside: Sequence[str] = ()) -> list[Tested]:
@@ -26,18 +27,21 @@ def moved(case: Case, rule: str, *, needs: str, beside: Sequence[str] = ()) -> l
 
     needs    which field the logs would have to have
     beside   rules of causes that may show in these signals too. Where one of them has moved, strata take that part
-             away, but never all of it: a signal counts if they leave at least half of the difference
+             away, but never all of it: a signal counts if they leave at least half of the difference, and if it is at
+             least half as large as that of the other cause
     """
     drift = drift_in(case)
     tested = drift.of_rule(rule)
     if not tested:
         raise NotChecked(f"neither logs nor baseline have {needs}")
-    is_shared = any(drift.has_moved(other) for other in beside)
-    return [one for one in tested if one.found and not (is_shared and _is_explained(one))]
-
-
-def _is_explained(one: Tested) -> bool:
-    return one.raw is not None and abs(one.difference) < STRATA_LEAVE * abs(one.raw)
+    others = [
+        abs(one.difference) for rule in beside for one in drift.of_rule(rule) if one.found and one.share is not None
+    ]
+    if not others:
+        return [one for one in tested if one.found]
+    return [
+        one for one in tested if one.found and abs(one.difference) >= STRATA_LEAVE * max(*others, abs(one.raw or 0.0))
+    ]
 
 
 def evidence(tested: Sequence[Tested]) -> tuple[Evidence, ...]:
