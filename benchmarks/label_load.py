@@ -130,7 +130,7 @@ def csrf(page: str) -> str:
 def served(store: str) -> Iterator[str]:
     """`assent label` at a free port."""
     argv = [sys.executable, "-m", "assent", "label", "--store", store, "--port", "0", "--no-open"]
-    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         found = re.search(r"http://[\d.]+:\d+", process.stderr.readline())

@@ -18,8 +18,8 @@ from assent.types import PromptGroup
 
 LAYOUTS = {"pairs": "comparisons", "rankings": "rankings", "ratings": "ratings", "thumbs": "thumbs"}
 AGREEING = tuple(Rater(name=f"careful {n}", temperature=0.03) for n in range(3))
-DISAGREEING = tuple(Rater(name=f"hurried {n}", temperature=0.3, flip=0.25) for n in range(5))
-"""Raters who contradict each other in about two of five comparisons."""
+DISAGREEING = tuple(Rater(name=f"hurried {n}", temperature=0.3, flip=0.18) for n in range(5))
+"""Raters who contradict each other in about a third of the comparisons."""
 
 
 def labels(path: Path, number: int, *, world: World | None = None, **settings: Any) -> str:

@@ -60,7 +60,7 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "data": [{"path": s.path, "kind": s.kind, "rows": s.count} for s in self.sources],
+            "data": [{"path": s.path, "kind": s.kind, "rows": s.count, "refused": s.refused} for s in self.sources],
             "facts": self.facts.as_dict(),
             "choice": self.choice.as_dict(),
             "methods": rules()["methods"],
@@ -75,6 +75,11 @@ class Plan:
     def lines(self) -> list[str]:
         return [
             *lines_of_facts(self.facts),
+            *(
+                f"  {s.refused:,} rows of {s.path} cannot be used: see assent data check"
+                for s in self.sources
+                if s.refused
+            ),
             *lines_of_choice(self.choice),
             *lines_of_frontier(self.chosen, self.choice),
             *lines_of_alternatives(self.choice),

@@ -60,7 +60,7 @@ def measured(command: str, options: Mapping[str, Any]) -> Measured:
                 fix="mend what it says, or leave --measure out",
             )
         plan = json.loads((run / MANIFEST).read_text(encoding="utf-8"))["facts"]["plan"]
-        rows = read_lines(run / METRICS)
+        rows = [row for row in read_lines(run / METRICS) if "cost/peak_memory_bytes" in row]  # the steps
     before = rows[-1]["cost/planned_memory_bytes"] - plan["memory_bytes"]
     first, second = (row["cost/peak_memory_bytes"] - before for row in rows[:STEPS])
     seconds = rows[1]["cost/seconds"] - rows[0]["cost/seconds"]

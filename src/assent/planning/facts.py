@@ -105,6 +105,8 @@ class Source:
     kind: str
     count: int
     rows: Rows
+    refused: int = 0
+    """Rows that no command can use."""
 
 
 def source_of(dataset: Dataset) -> Source:
@@ -115,7 +117,7 @@ def source_of(dataset: Dataset) -> Source:
     if len(kinds) > 1 and set(kinds) != {"pairs", "rankings"}:
         raise DataError(f"{dataset.path} mixes kinds of rows", got=dict(kinds), fix="give a file for each kind")
     kind = "rankings" if "rankings" in kinds else next(iter(kinds))
-    return Source(dataset.path, kind, len(dataset), Rows(dataset))
+    return Source(dataset.path, kind, len(dataset), Rows(dataset), len(dataset.refused))
 
 
 def _kind(group: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from assent.pipelines.plan import read_plan
 from tests.support.cli import files_in, said
+from tests.support.rows import write_rows
 from tests.support.sandbox_data import asked, base_model, labelled, written
 
 GOLD = "assent.sandbox.gold:reward"
@@ -136,3 +137,12 @@ def test_a_regulated_file_has_the_gates_whose_figures_are_measured(
     assert stages["gate-release"]["policy"] == gates["release"]
     if "agreement" in gates:
         assert stages["gate-agreement"]["min_held_out"] == {gates["agreement"]: 0.55}
+
+
+def test_rows_that_no_command_can_use_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "p", "completion": "x"}, {"prompt": "q"}, {"prompt": "r", "completion": "y"}]
+    data = str(write_rows(tmp_path / "rows.jsonl", rows))
+    status, out, err = said(["plan", "--model", base_model(), "--data", data], capsys)
+    assert status == 0, err
+    assert "1 rows of" in out
+    assert "cannot be used" in out

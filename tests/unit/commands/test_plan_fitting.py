@@ -53,7 +53,7 @@ def test_a_deadline_that_no_method_meets_is_an_error_that_says_what_to_do(
     status, out, err = said([*command, "--deadline", "8h"], capsys)
     assert status == 0, err
     assert "Deadline of 8.0 h: kept" in out
-    status, out, err = said([*command, "--deadline", "0.0001m"], capsys)
+    status, out, err = said([*command, "--deadline", "0.0000001m"], capsys)
     assert (status, out) == (2, "")
     assert "give a longer deadline" in err
-    assert "the deadline is 0.0001m" in err
+    assert "the deadline is 0.0000001m" in err

