@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,12 @@ class Served:
         assert found is not None, line + self._process.stderr.read()
         self.link = found[0]
         self._process.stderr.readline()
+        for _ in range(300):  # the link is printed before the server listens
+            with socket.socket() as one:
+                if one.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.1)
+        raise AssertionError("the app does not listen")
 
     def kill(self) -> None:
         self._process.kill()
@@ -89,7 +96,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[], Served]]:
 def quiet(page: Any) -> list[str]:
     """What the page says in the console, violations of the policy included, and what it asks for elsewhere."""
     said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
+    page.on("console", lambda message: None if message.text.startswith("[DOM]") else said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if "127.0.0.1" not in request.url else None)
     return said
@@ -218,15 +225,15 @@ def test_every_page_can_be_used_by_all(browser: Any, serve: Callable[[], Served]
     from axe_playwright_python.sync_playwright import Axe
 
     with open_database(str(tmp_path / "labels.db")) as database:
-        for task, count in (("compare", 2), ("rank", 3), ("rate", 1), ("thumbs", 1)):
-            fill(database, 1, task=task, answers=count)
         one, two = (ensure_annotator(database, name).id for name in ("ben", "kim"))
         items, _ = to_items([group(77, "it is **one**.", "`it` is two.")], "compare")
         add_items(database, items, task="compare", reviews=2)
-        label_all(database, one, lambda given: {"scores": [3]})
+        label_all(database, one)
         given = next_assignment(database, two)
         assert given is not None
         answer(database, given.id, two, revision=0, value={"ranking": [2, 1]})
+        for task, count in (("compare", 2), ("rank", 3), ("rate", 1), ("thumbs", 1)):
+            fill(database, 1, task=task, answers=count)
         add_guidelines(database, "Prefer the *true* one.\n\n- then the shorter one")
         token = invite(database, "mia")
     served = serve()
