@@ -146,10 +146,3 @@ def first_metrics(run: Path) -> dict[str, Any]:
     """The line of the first step."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return next(row for row in rows if row["step"] == 1)
-
-
-def allow_4bit() -> None:
-    """Lets --load-in-4bit run on a CPU, where bitsandbytes is slow but right."""
-    from assent.stages import model_loading
-
-    model_loading.check_quantisation = lambda _: None  # type: ignore[assignment]
