@@ -65,6 +65,28 @@ Join = Callable[[Iterable[Record], RunFolder, RunLog], dict[str, Any]]
 """Writes a command's files from the records of all rows, closes the run and returns its result."""
 
 
+def open_job(
+    config: Any, command: str, hashes: Mapping[str, str], lines: Iterable[str], progress: Progress | None
+) -> RunFolder:
+    """The run's folder, opened or resumed; `lines` say what was read. A finished one has its result."""
+    folder = RunFolder.open(
+        config.output_dir,
+        config.model_dump(),
+        command=command,
+        resume=True,
+        hashes=hashes,
+        wait_seconds=WAIT_SECONDS if config.shard is not None else 0.0,
+    )
+    log = RunLog(folder, progress=progress)
+    if folder.result is not None:
+        log.note(f"{folder.path}: this run is finished; nothing to do")
+        return folder
+    folder.rewind(None)
+    for line in lines:
+        log.note(line)
+    return folder
+
+
 def run_job(
     job: Job, join: Join, *, opened: Callable[[], RunFolder], progress: Progress | None = None
 ) -> dict[str, Any]:

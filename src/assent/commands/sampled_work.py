@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.commands.completion_rows import close, row_of
-from assent.commands.divided import WAIT_SECONDS, Join, check_engine, run_job
+from assent.commands.divided import Join, check_engine, open_job, run_job
 from assent.commands.opening import open_policy, template_of
 from assent.commands.prompt_rows import PromptRows
 from assent.config.completions import BestOfNConfig, SampleConfig
@@ -30,7 +30,7 @@ from assent.rewards.reward_model import same_ids
 from assent.rollouts.opening import ModelSampler, check_sampler, open_sampler
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.runs.folder import RunFolder
-from assent.runs.log import Progress, RunLog
+from assent.runs.log import Progress
 from assent.types import PromptGroup, Rollout
 
 CHUNK_PROMPTS = 64
@@ -206,22 +206,7 @@ class Job:
             hashes["reference"] = content_hash(config.reference, revision=config.revision)
         if config.reward is not None:
             hashes["reward"] = reward_hash(config.reward)
-        folder = RunFolder.open(
-            config.output_dir,
-            config.model_dump(),
-            command=command,
-            resume=True,
-            hashes=hashes,
-            wait_seconds=WAIT_SECONDS if config.shard is not None else 0.0,
-        )
-        log = RunLog(folder, progress=progress)
-        if folder.result is not None:
-            log.note(f"{folder.path}: this run is finished; nothing to do")
-            return folder
-        folder.rewind(None)
-        for line in self.prompts.lines:
-            log.note(line)
-        return folder
+        return open_job(config, command, hashes, self.prompts.lines, progress)
 
     def run(self, command: str, join: Join, progress: Progress | None) -> dict[str, Any]:
         """Does the work, and joins its records with `join`."""

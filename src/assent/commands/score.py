@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from assent.commands.completion_rows import close
-from assent.commands.divided import WAIT_SECONDS, check_engine, run_job, status_of
+from assent.commands.divided import check_engine, open_job, run_job, status_of
 from assent.commands.opening import open_reader, template_of
 from assent.config.scoring import ScoreConfig
 from assent.data.formats import get_layout, write_row
@@ -133,22 +133,7 @@ class ScoreJob:
             hashes["reward"] = reward_hash(config.reward)
         if config.logprobs is not None:
             hashes["model"] = content_hash(config.logprobs, revision=config.revision)
-        folder = RunFolder.open(
-            config.output_dir,
-            config.model_dump(),
-            command="score",
-            resume=True,
-            hashes=hashes,
-            wait_seconds=WAIT_SECONDS if config.shard is not None else 0.0,
-        )
-        log = RunLog(folder, progress=progress)
-        if folder.result is not None:
-            log.note(f"{folder.path}: this run is finished; nothing to do")
-            return folder
-        folder.rewind(None)
-        for line in self.dataset.notes:
-            log.note(line)
-        return folder
+        return open_job(config, "score", hashes, self.dataset.notes, progress)
 
 
 @dataclass(frozen=True, slots=True)
