@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -26,10 +26,26 @@ MOST_STEPS = 200
 
 
 def planned(
-    config: StageOptions, command: str, *, order: Batches, rows: Sequence[TokenGroup], runtime: Runtime
+    config: StageOptions,
+    command: str,
+    *,
+    order: Batches,
+    rows: Sequence[TokenGroup],
+    runtime: Runtime,
+    note: Callable[[str], None],
 ) -> Planned | None:
     """Memory above what the process holds before the run, and the time where this machine is calibrated. None for a
-    model whose configuration does not tell its sizes."""
+    model whose configuration does not tell its sizes, and, with a note, where the plan itself fails."""
+    try:
+        return _planned(config, command, order=order, rows=rows, runtime=runtime)
+    except Exception as error:  # any error: a plan only says what to expect, and never ends a run
+        note(f"this run has no plan to be compared with: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
+        return None
+
+
+def _planned(
+    config: StageOptions, command: str, *, order: Batches, rows: Sequence[TokenGroup], runtime: Runtime
+) -> Planned | None:
     try:
         shape = _shape_of(config.model, config.revision)
         reward = _reward_of(config)
