@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import pickle
+import sys
 from typing import Any
 
 from assent.errors import ConfigError
@@ -26,7 +28,8 @@ class RayPool:
     def __init__(self, opened: Open, *, size: int, gpus: bool = False) -> None:
         import ray
 
-        self.size, self._open, self._ray = size, opened, ray
+        # As bytes: an actor reads them when it knows this process's paths, else a module beside the data is not found.
+        self.size, self._opened, self._ray = size, pickle.dumps(opened), ray
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             ray.init(
@@ -53,7 +56,7 @@ class RayPool:
 
     def submit(self, worker: int, rows: Any) -> None:
         if worker not in self._actors:
-            self._actors[worker] = self._actor.remote(self._open, worker, os.getcwd())
+            self._actors[worker] = self._actor.remote(self._opened, worker, os.getcwd(), sys.path)
         self._going[self._actors[worker].do.remote(rows)] = worker
 
     def wait(self) -> tuple[int, Outcome]:
@@ -61,7 +64,7 @@ class RayPool:
         worker = self._going.pop(ended)
         try:
             return worker, self._ray.get(ended)
-        except self._ray.exceptions.RayActorError as error:
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError) as error:
             del self._actors[worker]
             return worker, Failed(f"the worker was lost: {str(error).splitlines()[0]}", died=True)
 
@@ -75,14 +78,15 @@ class RayPool:
 class _Worker:
     """An actor. It opens its work when it is first asked, so that an error there is an answer."""
 
-    def __init__(self, opened: Open, worker: int, folder: str) -> None:
-        self._open, self._number, self._work = opened, worker, None
+    def __init__(self, opened: bytes, worker: int, folder: str, paths: list[str]) -> None:
+        self._opened, self._number, self._work = opened, worker, None
         os.chdir(folder)  # names of models and of functions' modules are relative to it
+        sys.path.extend(path for path in paths if path not in sys.path)
 
     def do(self, rows: Any) -> Outcome:
         if self._work is None:
             try:
-                self._work = self._open(self._number)  # type: ignore[assignment]
+                self._work = pickle.loads(self._opened)(self._number)
             except Exception as error:  # whatever it is, the pool says it
                 return Failed(reason_of(error), opening=True)
         assert self._work is not None
