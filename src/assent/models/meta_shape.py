@@ -40,7 +40,7 @@ def on_meta(config: Any) -> ModelShape:
     text = config.get_text_config()
     weights = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     layers, width = depth_and_width(config)
-    # Where layers differ (Gemma 4), transformers refuses to read their sizes off the whole. The last one sees all tokens.
+    # Where layers differ (Gemma 4), transformers refuses to read their sizes off the whole. The last sees all tokens.
     layer = (layer_configs(config) or (text,))[-1]
     heads = _largest(layer, "num_attention_heads") or 1
     tied = bool(getattr(text, "tie_word_embeddings", False))

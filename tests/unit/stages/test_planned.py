@@ -18,7 +18,7 @@ def test_a_run_whose_plan_fails_trains_without_one_and_says_so(tmp_path: Path, m
         raise RuntimeError("sizes differ\nby layer")
 
     monkeypatch.setattr(planned, "predict", fails)
-    assert main([*arguments("sft", write_inputs(tmp_path), tmp_path / "run"), "--max-steps", "1"]) == 0
+    assert main(arguments("sft", write_inputs(tmp_path), tmp_path / "run")) == 0
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert manifest["facts"]["plan"] is None
     assert "this run has no plan to be compared with: RuntimeError: sizes differ" in manifest["notes"]
