@@ -25,7 +25,7 @@ from assent.diagnosis.drift.watcher import Alert, Watcher
 from assent.errors import DataError
 from assent.runs.files import replacing, storage_errors
 
-VERSION = 1
+VERSION = 2
 Arrays = dict[str, np.ndarray]
 
 
@@ -111,7 +111,7 @@ def _watcher(flat: dict[str, Any], arrays: Arrays) -> Watcher:
         days={day: Day(tables(one["tables"]), sample(one["sample"])) for day, one in flat["days"]},
         hashes={day: array(one) for day, one in flat["hashes"]},
         places={name: Place(**one) for name, one in flat["places"]},
-        pending={name: dict(one) for name, one in flat["pending"]},
+        pending={key: list(halves) for key, halves in flat["pending"]},
         counts=Counter(dict(flat["counts"])),
         alerts={name: Alert(**one) for name, one in flat["alerts"]},
         told=flat["told"],

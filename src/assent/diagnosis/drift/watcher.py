@@ -64,7 +64,7 @@ class Watcher:
     days: dict[int, Day] = field(default_factory=dict)
     hashes: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
-    pending: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pending: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     num_tested: int = 0
     last_tested: int = -1
