@@ -29,7 +29,7 @@ def read_logs(path: Path, reader: Reader, *, places: dict[str, Place], refused: 
             except Unreadable as reason:
                 refused[str(reason)] += 1
                 continue
-            except (TypeError, AttributeError, KeyError):  # a field of another kind than its format says
+            except (TypeError, AttributeError, KeyError, RecursionError):  # a field that is not what its format says
                 refused["a row whose fields are of another kind than their names say"] += 1
                 continue
             if served is not None:
