@@ -3,8 +3,8 @@
 It holds counts, hashes, and the frequent words of the baseline, but no prompt and no answer, except requests that still
 wait for their answer (vLLM's log, batches).
 
-It is no safetensors file: `safetensors.numpy` wrote wrong values for strided arrays, such as a slice of a table. numpy's
-archive writes any array as it is; only objects would be pickled, and they are refused.
+It is no safetensors file: `safetensors.numpy` wrote wrong values for strided arrays, such as a slice of a table.
+numpy's archive writes any array as it is; only objects would be pickled, and they are refused.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def test_columns_name_one_text_of_a_format_or_both() -> None:
 
 
 def test_columns_name_fields_of_ours() -> None:
-    with pytest.raises(ConfigError, match="unknown field in --columns .*: ratin\n.*did you mean rating?"):
+    with pytest.raises(ConfigError, match=r"unknown field in --columns .*: ratin\n.*did you mean rating\?"):
         Reader({"stars": "ratin"})
     Reader({"stars": "label", "conversation": "messages"})
 

@@ -12,9 +12,9 @@ import pytest
 from assent.diagnosis.drift import watcher as watching
 from assent.diagnosis.drift.encoding import DAY_SECONDS
 from assent.diagnosis.drift.findings import example
+from assent.diagnosis.drift.reference import fit
 from assent.diagnosis.drift.served import Served
 from assent.diagnosis.drift.signals import Drift
-from assent.diagnosis.drift.reference import fit
 from assent.diagnosis.drift.state import VERSION, load, save
 from assent.diagnosis.drift.watcher import CLEAR_AFTER, DOUBLED, KEPT_DAYS, LATE, TOO_LATE, Watcher
 from assent.errors import DataError
@@ -162,7 +162,7 @@ def test_another_file_is_no_state(tmp_path: Path) -> None:
     made = [(tmp_path / name).read_bytes() for name in ("one.npy", "other.npz", "partial.npz")]
     for content in (b"hello", b"", whole[:100], whole[:-100], *made):
         state.write_bytes(content)
-        with pytest.raises(DataError, match="no state(.|\n)*give another --state"):
+        with pytest.raises(DataError, match=r"no state(.|\n)*give another --state"):
             load(state)
 
 
