@@ -453,7 +453,7 @@ def doctor(
         pause longer.
     list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
     apply: Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data:
-        write the rows that the findings leave standing, as JSONL.
+        write the rows that the findings leave standing, as JSONL. A file that exists is an error.
     probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's:
         what its scores depend on besides quality. Of a file of data: how likely its answers are to the policy that
         --model names.
