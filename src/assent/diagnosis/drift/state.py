@@ -31,7 +31,7 @@ from assent.runs.files import replacing, storage_errors
 
 VERSION = 2
 Arrays = dict[str, np.ndarray]
-DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, RecursionError,
+DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
           zipfile.BadZipFile, zlib.error)  # fmt: skip
 """What reading raises for a file that is empty, cut, another archive, a single array, or whose parts are missing."""
 
