@@ -2,17 +2,21 @@
 
     python docs/make_cases.py [NUMBER ...] [--limit SECONDS]
 
-Without numbers, all. A case that takes longer than the limit is named, and keeps no output.
+Without numbers, all. A case that takes longer than the limit is named, and its output stays as it was. The head line of
+an output names the hash of what it was printed by, so that a test sees when the case has changed since, and the time of
+the processor, which does not depend on what else runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import re
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import date
 from pathlib import Path
 
@@ -32,8 +36,22 @@ def main() -> int:
     return int(failed > 0)
 
 
+def _seconds() -> float:
+    """Processor time of the cases that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def source_hash(case: Path) -> str:
+    """The beginning of the SHA-256 of the case and of the modules beside it that it imports."""
+    text = case.read_text("utf-8")
+    beside = sorted(set(re.findall(r"^from (\w+) import|^import (\w+)$", text, flags=re.MULTILINE)))
+    files = [case, *(path for pair in beside if (path := case.with_name(f"{pair[0] or pair[1]}.py")).is_file())]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
 def keep(case: Path, limit: float) -> bool:
-    began = time.monotonic()
+    began = _seconds()
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80"}
         try:
@@ -42,17 +60,16 @@ def keep(case: Path, limit: float) -> bool:
                 check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            print(f"{case.name}: took more than {limit:g} seconds; nothing is kept", file=sys.stderr)
+            print(f"{case.name}: took more than {limit:g} seconds; its output is not kept anew", file=sys.stderr)
             return False
-    seconds = time.monotonic() - began
+    seconds = _seconds() - began
     if done.returncode != 0 or folder in done.stdout:
         what = done.stderr[-500:] if done.returncode else "its output names the folder that it ran in"
         print(f"{case.name}: status {done.returncode}: {what}", file=sys.stderr)
         return False
     took = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-    (KEPT / f"{case.stem}.txt").write_text(
-        f"Kept on {date.today()}; took {took} on one core of two.\n{done.stdout}", "utf-8"
-    )
+    head = f"Kept on {date.today()}, of source {source_hash(case)}; it takes {took} of one core."
+    (KEPT / f"{case.stem}.txt").write_text(f"{head}\n{done.stdout}", "utf-8")
     print(f"{case.name}: {took}")
     return True
 

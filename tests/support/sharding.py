@@ -44,6 +44,11 @@ def length(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     return [float(len(text)) for text in completions]
 
 
+def place(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    """Each completion's place among those that are scored together."""
+    return [float(i) for i in range(len(completions))]
+
+
 def length_or_die_once(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     """`length`; the first process that sees the completion of row 70 dies."""
     if any("row 70" in text for text in completions):
@@ -56,6 +61,10 @@ def length_but_poison(prompts: Sequence[Any], completions: Sequence[str]) -> lis
     if any("poison" in text for text in completions) and not Path("mended").exists():
         raise ValueError("poison")
     return length(prompts, completions)
+
+
+def refusing(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    raise ValueError("never")
 
 
 Reward = Callable[[Sequence[Any], Sequence[str]], list[float]]

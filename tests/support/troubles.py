@@ -51,6 +51,20 @@ def interrupted() -> None:
     Session.log_step = log_and_stop  # type: ignore[method-assign]
 
 
+def slow_copy() -> None:
+    """The main process copies the checkpoint of --fork for longer than a collective call waits."""
+    from assent.engine.forking import Fork
+
+    short_waits()
+    into = Fork.into
+
+    def slowly_into(self: Fork, folder: Any) -> str:
+        time.sleep(8)
+        return into(self, folder)
+
+    Fork.into = slowly_into  # type: ignore[method-assign]
+
+
 def slow(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     """A judge that takes longer than the process group waits."""
     time.sleep(8)

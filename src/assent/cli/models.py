@@ -132,6 +132,8 @@ def _complete(name: str, config: BaseModel) -> Outcome:
         )
     written = next(result[part] for part in ("completions", "scored") if part in result)
     lines = [f"{name} -> {written}"]
+    if refused := result.get("refused"):
+        lines.append(f"  {refused} rows were refused: {result['apart_rows']} says why")
     if apart := result.get("apart"):
         lines.append(
             f"  {apart} rows could not be worked on: {result['apart_rows']} says why; the same command retries"

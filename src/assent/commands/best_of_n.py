@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from assent.commands.completion_rows import Row, blank, close, described, is_visible, row_of, visible, write_rows
-from assent.commands.divided import status_of
+from assent.commands.divided import final_result, open_job, status_of
 from assent.commands.sampled_work import Job, scores_in
 from assent.config.completions import BestOfNConfig
 from assent.data.loading import load_groups
@@ -101,16 +101,10 @@ def _of_samples(config: BestOfNConfig, path: str, progress: Progress | None) -> 
             fix="lower --n, or sample more",
         )
     scores, inputs, ledger = _scores(config, groups)
-    folder = RunFolder.open(
-        config.output_dir, config.model_dump(), command="best-of-n", resume=True,
-        hashes={"samples": dataset.sha256, **inputs},
-    )  # fmt: skip
-    with folder:
+    with open_job(config, "best-of-n", {"samples": dataset.sha256, **inputs}, dataset.lines(), progress) as folder:
+        if (result := final_result(folder)) is not None:
+            return result
         log = RunLog(folder, progress=progress)
-        if folder.result is not None:
-            log.note(f"{folder.path}: this run is finished; nothing to do")
-            return folder.result
-        folder.rewind(None)
         sampled = [
             _Sampled(g, _rows_of(g), own, own.parts, [(to_json(as_plain(text)), None) for text in g.completions])
             for g, own in zip(groups, scores, strict=True)

@@ -33,18 +33,21 @@ def close(
     metrics: dict[str, float],
     *,
     apart: Sequence[Apart] = (),
+    refused: Sequence[Apart] = (),
     **extra: Any,
 ) -> dict[str, Any]:
-    """Logs the metrics and closes the run, whose files are written; rows kept `apart` go to a file of their own."""
+    """Logs the metrics and closes the run, whose files are written; rows kept `apart` or refused go to a file of their
+    own. The result counts both, and only those kept apart are tried again."""
     log = RunLog(folder)
     log.metrics(0, metrics)
     paths = {name: str(path) for name, path in files.items()}
     result = {"output_dir": str(folder.path), **paths, "steps": 0, "metrics": metrics, **extra}
     path = folder.path / "apart.jsonl"
     path.unlink(missing_ok=True)  # of an earlier try
-    if apart:
-        keep_lines(path, [asdict(row) for row in apart])
-        result |= {"apart": len(apart), "apart_rows": str(path)}
+    if rows := [*apart, *refused]:
+        keep_lines(path, [asdict(row) for row in rows])
+        result["apart_rows"] = str(path)
+        result |= {name: len(part) for name, part in (("apart", apart), ("refused", refused)) if part}
     folder.finish(result)
     return result
 

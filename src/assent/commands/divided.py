@@ -43,7 +43,9 @@ class Job(Protocol):
     """Rows that are worked on together: shards begin at multiples of it, so that no result depends on them."""
     ledger: Ledger
     apart: list[Apart]
-    """Rows that could not be worked on: none, unless the work is in shards."""
+    """Rows that could not be worked on: none without shards. Complete when all records have been read."""
+    reports: list[dict[str, Any]]
+    """What the work says of its rows, as `Done.reports`. Complete when all records have been read."""
 
     @property
     def rows(self) -> int: ...
@@ -68,7 +70,7 @@ Join = Callable[[Iterable[Record], RunFolder, RunLog], dict[str, Any]]
 def open_job(
     config: Any, command: str, hashes: Mapping[str, str], lines: Iterable[str], progress: Progress | None
 ) -> RunFolder:
-    """The run's folder, opened or resumed; `lines` say what was read. A finished one has its result."""
+    """The run's folder, opened or resumed; `lines` say what was read. A finished one has its `final_result`."""
     folder = RunFolder.open(
         config.output_dir,
         config.model_dump(),
@@ -78,13 +80,19 @@ def open_job(
         wait_seconds=WAIT_SECONDS if config.shard is not None else 0.0,
     )
     log = RunLog(folder, progress=progress)
-    if folder.result is not None:
+    if final_result(folder) is not None:
         log.note(f"{folder.path}: this run is finished; nothing to do")
         return folder
     folder.rewind(None)
     for line in lines:
         log.note(line)
     return folder
+
+
+def final_result(folder: RunFolder) -> dict[str, Any] | None:
+    """The finished run's result. None if rows were kept apart: the same command takes them again."""
+    result = folder.result
+    return None if result is None or result.get("apart") else result
 
 
 def run_job(
@@ -96,8 +104,8 @@ def run_job(
     """
     config, shown = job.config, progress or Silent()
     with opened() as folder:
-        if folder.result is not None and not folder.result.get("apart"):
-            return folder.result
+        if (result := final_result(folder)) is not None:
+            return result
         log = RunLog(folder, progress=progress)
         if not config.is_sharded:
             return join(_whole(job, log), folder, log)
@@ -111,8 +119,8 @@ def run_job(
     if len(status["done"]) < len(shards.shards):
         return status
     with opened() as folder:
-        if folder.result is not None and not folder.result.get("apart"):
-            return folder.result
+        if (result := final_result(folder)) is not None:
+            return result
         return join(_joined(job, shards), folder, RunLog(folder, progress=progress))
 
 
@@ -152,16 +160,18 @@ def _whole(job: Job, log: RunLog) -> Iterator[Record]:
             last = min(first + job.unit, job.rows)
             done: Done = work(job.load(first, last))
             _add(job.ledger, done.costs)
+            job.reports += done.reports
             task.advance(last - first)
             yield from done.records
 
 
 def _joined(job: Job, shards: Shards) -> Iterator[Record]:
-    """The records of all shards. When they have been read, `job.apart` is complete."""
+    """The records of all shards. When they have been read, `job.apart` and `job.reports` are complete."""
 
     def each(shard: Shard, seal: Mapping[str, Any]) -> None:
         _add(job.ledger, seal["costs"])
         job.apart.extend(Apart(**row) for row in seal["apart"])
+        job.reports += seal.get("reports", [])
 
     return shards.records(each=each)
 
@@ -221,12 +231,7 @@ def _work_off(job: Job, shards: Shards, mine: list[Shard], shown: Progress) -> N
 
 
 def _keep(job: Job, shards: Shards, shard: Shard, result: Result, task: Task) -> None:
-    done = Done([])
-    for part in result.values:
-        done.records += part.records
-        for name, cost in part.costs.items():
-            known = done.costs.get(name, 0.0)
-            done.costs[name] = known + cost if name in ADDS_UP else max(known, cost)
+    done = added_up(result.values)
     done.apart = [Apart(job.source(row), reason) for row, reason in result.apart]
     shards.write(shard, done)
     task.advance(shard.last - shard.first)
@@ -260,6 +265,18 @@ class _Opened:
         if torch.cuda.is_available():
             torch.cuda.set_device(worker % torch.cuda.device_count())
         return self.opened(worker)
+
+
+def added_up(parts: Iterable[Done]) -> Done:
+    """One `Done` for pieces of work that follow one another."""
+    whole = Done([])
+    for part in parts:
+        whole.records += part.records
+        whole.reports += part.reports
+        for name, cost in part.costs.items():
+            known = whole.costs.get(name, 0.0)
+            whole.costs[name] = known + cost if name in ADDS_UP else max(known, cost)
+    return whole
 
 
 def _add(ledger: Ledger, costs: Mapping[str, float]) -> None:

@@ -38,7 +38,7 @@ class PromptRows:
             self._kept.extend(places[i] for i in kept)
             if rows <= BLOCK_ROWS:
                 self._first = groups, ids
-        self.lines = [*dataset.notes, *report.lines()]
+        self.lines = [*dataset.lines(), *report.lines()]
         if not self._kept:
             got = "\n".join(self.lines)
             raise DataError(f"{source}: no usable prompt is left", got=got, expected="at least one prompt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from assent.data.shards import Apart, Done, Record
 from assent.engine.ledger import Ledger
 from assent.engine.peak_memory import PeakMemory
 from assent.engine.runtime import Runtime
-from assent.errors import ModelError
+from assent.errors import ModelError, RunError
 from assent.inference.curve import drawn_of
 from assent.inference.mixing import MixedSampler
 from assent.models.folders import check_revision, content_hash
@@ -30,7 +30,7 @@ from assent.rewards.reward_model import same_ids
 from assent.rollouts.opening import ModelSampler, check_sampler, open_sampler
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.runs.folder import RunFolder
-from assent.runs.log import Progress
+from assent.runs.log import Progress, RunLog
 from assent.types import PromptGroup, Rollout
 
 CHUNK_PROMPTS = 64
@@ -170,6 +170,7 @@ class Job:
             self._check_reference(config.reference)
         self.ledger = Ledger(Runtime.of(config).device)
         self.apart: list[Apart] = []
+        self.reports: list[dict[str, Any]] = []
 
     def _check_reference(self, reference: str) -> None:
         revision = self.config.revision
@@ -209,8 +210,23 @@ class Job:
         return open_job(config, command, hashes, self.prompts.lines, progress)
 
     def run(self, command: str, join: Join, progress: Progress | None) -> dict[str, Any]:
-        """Does the work, and joins its records with `join`."""
-        return run_job(self, join, opened=lambda: self.open(command, progress), progress=progress)
+        """Does the work, and joins its records with `join`. Raises RunError if there is no record."""
+
+        def joined_some(records: Iterable[Record], folder: RunFolder, log: RunLog) -> dict[str, Any]:
+            return join(self._some(records), folder, log)
+
+        return run_job(self, joined_some, opened=lambda: self.open(command, progress), progress=progress)
+
+    def _some(self, records: Iterable[Record]) -> Iterator[Record]:
+        first = None
+        for first in records:
+            yield first
+        if first is None:
+            raise RunError(
+                "no prompt could be worked on",
+                got=f"{self.apart[0].source}: {self.apart[0].error}" if self.apart else None,
+                fix="the same command with --status lists the prompts that were kept apart, and why",
+            )
 
     def finish(
         self, folder: RunFolder, files: Mapping[str, Path], metrics: dict[str, float], **extra: Any

@@ -3,20 +3,21 @@
 scores.jsonl     the prompt, its completions, and a score for each
 logprobs.jsonl   the rows as they were, with the columns that `dpo --reference logged` reads
 
-Judgements of the data are left out of scores.jsonl, whose scores are another judgement.
+Judgements of the data are left out of scores.jsonl, whose scores are another judgement. Rows that the model cannot
+read are refused, counted and listed in apart.jsonl.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from assent.commands.completion_rows import close
-from assent.commands.divided import check_engine, open_job, run_job, status_of
+from assent.commands.divided import added_up, check_engine, open_job, run_job, status_of
 from assent.commands.opening import open_reader, template_of
 from assent.config.scoring import ScoreConfig
 from assent.data.formats import get_layout, write_row
@@ -33,6 +34,7 @@ from assent.engine.runtime import Runtime
 from assent.errors import DataError
 from assent.models.folders import check_revision, content_hash
 from assent.models.loading import check_adapter, check_context, load_config, load_tokenizer
+from assent.models.token_report import TokenReport
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.base import checked_reward, joined
 from assent.rewards.loading import check_reward, load_reward, readers_of, reward_hash
@@ -43,7 +45,7 @@ from assent.stages.selecting import to_completions
 from assent.types import PromptGroup
 
 UNIT_ROWS = 256
-"""Rows that are read together, as the reference's pass of `dpo` reads them."""
+"""Rows that are read or scored together, as the reference's pass of `dpo` reads them, however the work is cut."""
 
 
 def score(config: ScoreConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def score(config: ScoreConfig, *, progress: Progress | None = None) -> dict[str,
         with storage_errors(path), replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
             stream.writelines(to_json(record) + "\n" for record in lines())
         metrics = {"mean_reward": float(np.mean(scores))} if len(scores) else {}
-        return close(folder, {job.output: path}, {**metrics, **job.ledger.metrics()}, apart=job.apart)
+        metrics |= job.ledger.metrics()
+        return close(folder, {job.output: path}, metrics, apart=job.apart, refused=job.told(log))
 
     return run_job(job, join, opened=lambda: job.open(progress), progress=progress)
 
@@ -109,6 +112,18 @@ class ScoreJob:
             _check_has_column(self.dataset)
         self.ledger = Ledger(Runtime.of(config).device)
         self.apart: list[Apart] = []
+        self.reports: list[dict[str, Any]] = []
+
+    def told(self, log: RunLog) -> list[Apart]:
+        """Says what tokenizing did to the rows, and returns those that it refused."""
+        if not self.reports:
+            return []
+        report = TokenReport(max_length=self.config.max_length)
+        for own in self.reports:
+            report.merge(TokenReport(**own))
+        for line in report.lines():
+            log.note(line)
+        return [Apart(row, reason) for reason, rows in report.refused.items() for row in rows]
 
     @property
     def rows(self) -> int:
@@ -133,7 +148,7 @@ class ScoreJob:
             hashes["reward"] = reward_hash(config.reward)
         if config.logprobs is not None:
             hashes["model"] = content_hash(config.logprobs, revision=config.revision)
-        return open_job(config, "score", hashes, self.dataset.notes, progress)
+        return open_job(config, "score", hashes, self.dataset.lines(), progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +179,9 @@ class RewardWork:
         self._flops = 0.0
 
     def __call__(self, groups: list[PromptGroup]) -> Done:
+        return added_up(map(self._unit, _units(groups)))
+
+    def _unit(self, groups: Sequence[PromptGroup]) -> Done:
         flat = [group for group in groups for _ in group.completions]
         texts = [last_content(text) for group in groups for text in group.completions]
         scores = joined([checked_reward(self.reward, [group.prompt for group in flat], texts, groups=flat)])
@@ -203,6 +221,9 @@ class LogprobWork:
         self._flops = 0.0
 
     def __call__(self, groups: list[PromptGroup]) -> Done:
+        return added_up(map(self._unit, _units(groups)))
+
+    def _unit(self, groups: Sequence[PromptGroup]) -> Done:
         tokenized = tokenize_groups(
             groups, tokenizer=self.tokenizer, template=self.template, max_length=self.config.max_length
         )
@@ -213,9 +234,15 @@ class LogprobWork:
             own = tuple(sums[start : start + len(group.completions)])
             start += len(own)
             records.append(write_row(replace(group, logps=own), self.layout))
-        apart = [Apart(row, reason) for reason, rows in tokenized.report.refused.items() for row in rows]
+        report = TokenReport(max_length=self.config.max_length)
+        report.merge(tokenized.report)  # without the rows' lengths
         before, self._flops = self._flops, self.reader.flops
-        return Done(records, _costs(self.memory, 1, self._flops - before), apart)
+        return Done(records, _costs(self.memory, 1, self._flops - before), reports=[asdict(report)])
+
+
+def _units(groups: Sequence[PromptGroup]) -> Iterator[Sequence[PromptGroup]]:
+    """A shard's rows in the parts in which they are worked on without shards: a shard begins at a multiple of them."""
+    return (groups[start : start + UNIT_ROWS] for start in range(0, len(groups), UNIT_ROWS))
 
 
 def _costs(memory: PeakMemory, models: int, flops: float, **counts: float) -> dict[str, float]:

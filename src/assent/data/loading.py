@@ -89,6 +89,14 @@ class Dataset(Sequence[PromptGroup]):
         counts = Counter(row.reason for row in self.refused)
         return {reason: [r.source for r in self.refused if r.reason == reason] for reason, _ in counts.most_common()}
 
+    def lines(self) -> list[str]:
+        """What to tell of how it was read: the notes, and the rows that were refused, with the reasons."""
+        refused = self.refused_by_reason().items()
+        return [
+            *self.notes,
+            *(f"refused at loading, {len(rows)}: {why} ({', '.join(rows[:3])})" for why, rows in refused),
+        ]
+
     def row(self, number: int) -> PromptGroup:
         """The group of one row: its line in a JSONL or CSV file, otherwise its place, counted from 1.
 

@@ -50,11 +50,15 @@ class Apart:
 
 @dataclass(slots=True)
 class Done:
-    """What the work on some rows gave. `costs` are numbers that add up."""
+    """What the work on some rows gave. `reports`: what it says of them, as JSON; rows that it refused, say.
+
+    A row kept `apart` is tried again by the same command; a refused one would be refused again.
+    """
 
     records: list[Record]
     costs: dict[str, float] = field(default_factory=dict)
     apart: list[Apart] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
 
 
 def cut(rows: int, *, shards: int, unit: int) -> list[tuple[int, int]]:
@@ -174,6 +178,7 @@ class Shards:
                 "records": len(done.records),
                 "costs": done.costs,
                 "apart": [asdict(row) for row in done.apart],
+                "reports": done.reports,
                 "sha256": digest.hexdigest(),
             }
             stream.write(to_json({"seal": seal}).encode() + b"\n")

@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from assent.statistics.intervals import Estimate, mean_interval, paired_differen
 
 Questions = dict[tuple[str, str], list[float]]
 """A task and a metric to that metric's value for each question, in the questions' order."""
+Metric = tuple[str, str]
+"""A task and one of its metrics."""
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
@@ -57,10 +60,11 @@ def tasks_hash(tasks: Sequence[str], limit: int) -> str:
 
 def ask(
     model: str, tasks: Sequence[str], *, device: torch.device, dtype: str, revision: str | None, limit: int, seed: int
-) -> Questions:
-    """Each question's figures for one model's folder. `limit`: only each task's first questions; 0: all.
+) -> tuple[Questions, list[Metric]]:
+    """Each question's figures for one model's folder, and the metrics that are no mean over questions. `limit`: only
+    each task's first questions; 0: all.
 
-    Raises DataError if a task's data cannot be read, or if a task has no metric with a number for each question.
+    Raises DataError if a task's data cannot be read, or if a task has no metric that is a mean over its questions.
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -87,44 +91,60 @@ def ask(
             got=cut(last, 200) or None,
             fix="without a network, name task files whose data_files are local",
         ) from error
-    return _questions(found["samples"])
+    return _questions(found["samples"], found["results"])
 
 
-def _questions(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Questions:
+def _questions(
+    samples: Mapping[str, Sequence[Mapping[str, Any]]], results: Mapping[str, Mapping[str, Any]]
+) -> tuple[Questions, list[Metric]]:
+    """The metrics that are means over the questions, and those that are not. `results`: the harness's own aggregates,
+    by task and "metric,filter"."""
     questions: Questions = {}
+    left_out: list[Metric] = []
     for task, rows in samples.items():
-        first = {row["filter"] for row in rows}
-        for row in sorted(rows, key=lambda row: row["doc_id"]):
-            for metric in row["metrics"]:
-                name = metric if len(first) == 1 else f"{metric} ({row['filter']})"
-                value = row.get(metric)
-                if isinstance(value, bool | int | float) and math.isfinite(value):
-                    questions.setdefault((task, name), []).append(float(value))
-        lengths = {len(values) for (name, _), values in questions.items() if name == task}
-        per_filter = len(rows) // max(1, len(first))
-        if not lengths or lengths != {per_filter}:
+        filters = list(dict.fromkeys(row["filter"] for row in rows))
+        for own_filter in filters:
+            own = sorted((row for row in rows if row["filter"] == own_filter), key=lambda row: row["doc_id"])
+            for metric in dict.fromkeys(name for row in own for name in row["metrics"]):
+                key = task, metric if len(filters) == 1 else f"{metric} ({own_filter})"
+                values = [row.get(metric) for row in own]
+                if _is_mean(values, results.get(task, {}).get(f"{metric},{own_filter}")):
+                    questions[key] = [float(value) for value in values]
+                else:
+                    left_out.append(key)
+        if not any(name == task for name, _ in questions):
             raise DataError(
-                f"lm_eval: the task {task!r} has no metric that is one number for each question",
+                f"lm_eval: the task {task!r} has no metric that is the mean of one number for each question",
+                got=", ".join(metric for name, metric in left_out if name == task) or None,
                 expected="a metric such as acc, acc_norm or exact_match",
             )
-    return questions
+    return questions, left_out
 
 
-def as_figures(asked: Mapping[str, Questions], baseline: str) -> dict[str, Any]:
-    """What evaluation.json holds: `version`, and `tasks`, each with `task`, `metric` and `policies` by name.
+def _is_mean(values: Sequence[Any], aggregate: Any) -> bool:
+    """Whether the harness's aggregate is the mean of these: it may be a median, or a score of the whole."""
+    if not all(isinstance(value, bool | int | float) and math.isfinite(value) for value in [*values, aggregate]):
+        return False
+    return math.isclose(math.fsum(values) / len(values), aggregate, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def as_figures(asked: Mapping[str, tuple[Questions, list[Metric]]], baseline: str) -> dict[str, Any]:
+    """What evaluation.json holds: `version`, `tasks`, each with `task`, `metric` and `policies` by name, and the
+    metrics `left_out`, which are no mean over the questions for some policy.
 
     A policy has its `mean` and `difference`: its mean minus the baseline's, paired by question; the baseline has none.
     """
     rows = []
-    for task, metric in asked[baseline]:
+    left_out = dict.fromkeys(key for _, others in asked.values() for key in others)
+    for task, metric in (key for key in asked[baseline][0] if key not in left_out):
         policies: dict[str, Any] = {}
-        for name, questions in asked.items():
+        for name, (questions, _) in asked.items():
             values = questions[task, metric]
             policies[name] = {"mean": mean_interval(values).as_dict()}
             if name != baseline:
-                policies[name]["difference"] = paired_difference(values, asked[baseline][task, metric]).as_dict()
+                policies[name]["difference"] = paired_difference(values, asked[baseline][0][task, metric]).as_dict()
         rows.append({"task": task, "metric": metric, "policies": policies})
-    return {"version": _version(), "tasks": rows}
+    return {"version": _version(), "tasks": rows, "left_out": [{"task": task, "metric": m} for task, m in left_out]}
 
 
 def task_lines(figures: Mapping[str, Any], baseline: str) -> list[str]:
@@ -137,7 +157,9 @@ def task_lines(figures: Mapping[str, Any], baseline: str) -> list[str]:
             head = (cut(row["task"], 16), cut(row["metric"], 12)) if name == baseline else ("", "")
             body.append((*head, cut(name, 12), mean.text(), difference))
     title = f"lm-evaluation-harness {figures['version']}; differences paired by question"
-    return ["", title, *aligned([("task", "metric", "policy", "mean", f"minus {cut(baseline, 9)}"), *body])]
+    left_out = ", ".join(f"{row['task']} {row['metric']}" for row in figures.get("left_out", ()))
+    told = textwrap.wrap(f"left out, because they are no mean over questions: {left_out}", 80) if left_out else []
+    return ["", title, *aligned([("task", "metric", "policy", "mean", f"minus {cut(baseline, 9)}"), *body]), *told]
 
 
 def _version() -> str:

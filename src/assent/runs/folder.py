@@ -76,7 +76,8 @@ class RunFolder:
         """
         path = Path(output_dir)
         identity = from_json(to_json({"command": command, "config": dict(config), "hashes": dict(hashes or {})}))
-        existing, _ = _existing(path, identity, find_record, resume=resume)
+        # Another process than the main one may come after it, and find the record that the main one has just written.
+        existing, _ = _existing(path, identity, find_record, resume=resume or not is_main)
         if not is_main:
             return cls(path, existing or new_manifest(identity, parents), None)
         lock = lock_folder(path, wait_seconds=wait_seconds)

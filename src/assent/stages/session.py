@@ -368,8 +368,10 @@ def _opened(
                 log.note(f"model/ is damaged ({damage}): it is written again, from the last checkpoint")
             stack.enter_context(kept_threads(folder, log, runtime.device))
             folder.go_on()
-            if fork is not None and runtime.is_main and not fork.is_made(folder.path):
-                log.note(fork.into(folder))
+            if fork is not None:
+                if runtime.is_main and not fork.is_made(folder.path):
+                    log.note(fork.into(folder))
+                runtime.meet("copying the checkpoint of --fork")  # however long it takes
             trackers.start(config.model_dump(), runtime)
             log.observers += [trackers.log, session.watch]
             for line in [*data.lines(), *eval_prompts.lines]:

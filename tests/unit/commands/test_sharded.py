@@ -29,6 +29,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "poisoned.jsonl", rows)
     pairs = [{"prompt": f"p {i}", "chosen": " b" * (i % 4 + 1), "rejected": f" c {i}"} for i in range(300)]
     write_rows(folder / "pairs.jsonl", pairs)
+    pairs[7] |= {"rejected": pairs[7]["chosen"]}  # refused at loading
+    pairs[270] |= {"chosen": " b" * 99, "rejected": " b" * 98}  # the same when they are cut: refused by the reader
+    write_rows(folder / "some-refused.jsonl", pairs)
     return folder
 
 
@@ -106,9 +109,50 @@ def test_a_poisoned_row_is_named_and_kept_apart_and_taken_again(
     first = (tmp_path / "out/shards/00000.jsonl").stat().st_mtime_ns
     status, out, err = said(argv, capsys)
     assert (status, "apart" in json.loads(out)) == (0, False), err
+    assert "nothing to do" not in err  # rows were apart, so it was not finished
     assert (tmp_path / "out/shards/00000.jsonl").stat().st_mtime_ns == first  # what is done is not repeated
     assert len(read_rows(tmp_path / "out/scores.jsonl")) == 600
     assert not (tmp_path / "out/apart.jsonl").exists()
+
+
+@pytest.mark.parametrize("more", [["--num-shards", 2], ["--num-shards", 3], ["--engine", "local", "--workers", 1]])
+def test_a_reward_that_sees_its_batch_gives_the_same_in_any_number_of_shards(
+    more: list[Any], shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(scoring(shared, tmp_path / "whole", "place"), capsys)[0] == 0
+    status, _, err = said([*scoring(shared, tmp_path / "parts", "place"), *more], capsys)
+    assert status == 0, err
+    assert (tmp_path / "parts/scores.jsonl").read_bytes() == (tmp_path / "whole/scores.jsonl").read_bytes()
+    assert max(row["score"] for row in read_rows(tmp_path / "whole/scores.jsonl")) == 255
+
+
+@pytest.mark.parametrize("more", [[], ["--num-shards", 2]])
+def test_score_tells_and_keeps_the_rows_that_it_refuses(
+    more: list[Any], shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: the same command has nothing left to try."""
+    argv = ["score", "--data", shared / "some-refused.jsonl", "--logprobs", shared / "model", "--max-length", 64]
+    argv += ["--output-dir", tmp_path / "out", *more]
+    status, out, err = said([*argv, "--json"], capsys)
+    assert (status, json.loads(out)["refused"]) == (0, 1), err
+    assert "refused at loading, 1:" in err
+    assert "rows: 298 of 299 used" in err
+    [row] = read_rows(tmp_path / "out/apart.jsonl")
+    assert row["source"].endswith("some-refused.jsonl:271")
+    assert len(read_rows(tmp_path / "out/logprobs.jsonl")) == 298
+    status, out, err = said(argv, capsys)
+    assert (status, "nothing to do" in err, "1 rows were refused" in out) == (0, True, True), err
+
+
+def test_where_no_prompt_can_be_worked_on_the_command_says_why(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "one.jsonl", [{"prompt": "row 0"}])
+    for command in (["sample", "--num-completions", 2, "--keep", "best"], ["best-of-n", "--n", 2]):
+        argv = [*command, *sampling(shared, tmp_path / command[0]), "--reward", f"{SUPPORT}:refusing"]
+        argv[argv.index("--data") + 1] = tmp_path / "one.jsonl"
+        status, _, err = said([*argv, "--num-shards", 1], capsys)
+        assert (status, "no prompt could be worked on" in err, "ValueError: never" in err) == (3, True, True), err
 
 
 def test_without_shards_a_poisoned_row_ends_the_command_and_is_named(

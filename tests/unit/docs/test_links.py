@@ -47,6 +47,11 @@ def test_the_index_lists_every_page_of_docs() -> None:
     assert pages - {"README.md"} <= listed
 
 
+def test_the_readmes_last_part_lists_every_page_of_docs() -> None:
+    listed = set(LINK.findall(prose(ROOT / "README.md").partition("\n## Read on\n")[2]))
+    assert {page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md")} <= listed
+
+
 def test_the_benchmarks_page_lists_every_script() -> None:
     listed = set(LINK.findall(prose(ROOT / "benchmarks/README.md")))
     assert {path.name for kind in ("py", "yaml") for path in ROOT.glob(f"benchmarks/*.{kind}")} <= listed

@@ -58,3 +58,11 @@ def test_a_judge_may_take_longer_than_a_collective_call(inputs: dict[str, str], 
     statuses, said = two(argv, tmp_path, "short_waits")
     assert statuses == [0, 0], said
     assert len(read_rows(tmp_path / "run" / "preferences.jsonl")) > 0
+
+
+def test_the_copy_of_a_fork_may_take_longer_than_a_collective_call(inputs: dict[str, str], tmp_path: Path) -> None:
+    parent = sft(inputs, tmp_path / "parent", "--save-steps", "1", "--save-total-limit", "9")
+    assert Group(1, tmp_path / "alone", [parent]).ended() == [0]
+    statuses, said = two(sft(inputs, tmp_path / "run", "--fork", f"{tmp_path / 'parent'}@2"), tmp_path, "slow_copy")
+    assert statuses == [0, 0], said
+    assert "resumed after step 2" in said[0]

@@ -120,13 +120,26 @@ def sample(number: int, **values: object) -> dict[str, object]:
 
 def test_questions_are_in_order_and_only_metrics_of_single_questions_count() -> None:
     rows = [sample(1, acc=0.0, perplexity=(1.0, 2)), sample(0, acc=1.0, perplexity=(3.0, 4))]
-    assert _questions({"t": rows}) == {("t", "acc"): [1.0, 0.0]}
-    with pytest.raises(DataError, match="no metric that is one number for each question"):
-        _questions({"t": [sample(0, perplexity=(1.0, 2))]})
+    found = _questions({"t": rows}, {"t": {"acc,none": 0.5, "perplexity,none": 2.0}})
+    assert found == ({("t", "acc"): [1.0, 0.0]}, [("t", "perplexity")])
+    with pytest.raises(DataError, match="no metric that is the mean of one number for each question"):
+        _questions({"t": [sample(0, perplexity=(1.0, 2))]}, {"t": {"perplexity,none": 2.0}})
+
+
+def test_a_metric_whose_aggregate_is_not_the_mean_is_left_out_and_told() -> None:
+    """A median, and a figure that one question lacks, among others that stay."""
+    rows = [sample(i, acc=float(i == 2), delay=float(i**2), **({} if i else {"f1": 1.0})) for i in range(3)]
+    asked = _questions({"t": rows}, {"t": {"acc,none": 1 / 3, "delay,none": 1.0, "f1,none": 1.0}})
+    assert asked == ({("t", "acc"): [0.0, 0.0, 1.0]}, [("t", "delay"), ("t", "f1")])
+    whole = {("t", "acc"): [1.0, 0.0, 1.0], ("t", "delay"): [1.0, 1.0, 1.0]}, [("t", "f1")]
+    figures = as_figures({"a": whole, "b": asked}, "a")
+    assert [row["metric"] for row in figures["tasks"]] == ["acc"]
+    assert sorted(row["metric"] for row in figures["left_out"]) == ["delay", "f1"]
+    assert "left out, because they are no mean over questions: t f1, t delay" in task_lines(figures, "a")[-1]
 
 
 def test_a_paired_difference_is_by_question() -> None:
-    figures = as_figures({"a": {("t", "acc"): [0.0, 1.0, 0.0]}, "b": {("t", "acc"): [1.0, 1.0, 1.0]}}, "a")
+    figures = as_figures({"a": ({("t", "acc"): [0.0, 1.0, 0.0]}, []), "b": ({("t", "acc"): [1.0, 1.0, 1.0]}, [])}, "a")
     found = figures["tasks"][0]["policies"]["b"]["difference"]
     assert found["value"] == pytest.approx(2 / 3)
     assert found["standard_error"] == pytest.approx((((1 / 3) ** 2 * 2 + (2 / 3) ** 2) / 2 / 3) ** 0.5)

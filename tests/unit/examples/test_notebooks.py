@@ -35,7 +35,19 @@ def test_a_notebook_runs_from_top_to_bottom(notebook: Path, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr[-2000:]
     if notebook.stem == "own_data":
-        assert "wins vs sft" in done.stdout
+        assert "wins vs start" in done.stdout
+
+
+def test_pairs_may_be_a_file_and_instruction_tuning_may_be_left_out(tmp_path: Path) -> None:
+    """As the notebook says: nothing after that cell names what it alone made, and the cell reads a file's lines."""
+    cells = code_of(ROOT / "examples/notebooks/own_data.ipynb")
+    [number] = [i for i, cell in enumerate(cells) if "assent.sft(" in cell]
+    assert not any("sft" in cell for cell in cells[number + 1 :])
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    names: dict[str, object] = {"json": json, "Path": Path, "pairs": str(tmp_path / "pairs.jsonl")}
+    exec(cells[number].partition("sft = ")[0], names)
+    assert names["answers"] == [{"prompt": "p", "completion": "c"}, {"prompt": "p", "completion": "r"}]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)

@@ -93,6 +93,11 @@ def test_no_resume_wants_a_new_folder(tmp_path: Path) -> None:
         open_folder(tmp_path, resume=False)
 
 
+def test_no_resume_holds_for_the_main_process_which_the_others_may_come_after(tmp_path: Path) -> None:
+    with open_folder(tmp_path, resume=False), open_folder(tmp_path, resume=False, is_main=False) as other:
+        assert not other.is_main
+
+
 def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(RunFolderError, match=r"thesis\.tex"):
