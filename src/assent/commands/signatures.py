@@ -166,7 +166,7 @@ def _text_of(annotation: Any) -> str:
 
 def stub(functions: Any) -> str:
     """The text of `assent/__init__.pyi`. `functions` is the module of the public functions."""
-    names = [*NAMES, *BY_POSITION, "iterate", "report", "run"]
+    names = [*NAMES, *BY_POSITION, "iterate", "report", "rollback", "run", "update"]
     lines = ['"""Written by `make stubs`, from the options of the commands."""', ""]
     lines += [
         "from collections.abc import Callable, Mapping, Sequence", "from os import PathLike",
