@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
+from pydantic import Field, model_validator
+
+from assent.config.data import Columns
 from assent.config.options import NonNegative, Options, Positive
 
 
@@ -39,3 +42,46 @@ class RollbackConfig(Options):
 
     folder: str = "releases"
     """Folder of the mark."""
+
+
+class LoggedDataConfig(Options):
+    """Turns the logs of a deployed model into data for its update: rows to train on, and prompts to compare models on.
+
+    A share of the prompts is held out. No prompt that is compared on is trained on.
+    """
+
+    output_dir: str
+    """Folder to write train.jsonl, eval.jsonl and prompts.jsonl to."""
+    columns: Columns = Field(default_factory=dict)
+    """Fields of the logs that have other names, as THEIRS=OURS, as in `assent monitor`."""
+    logs: str
+    """Logs: a file or a folder, as `assent monitor` reads them."""
+    kind: Literal["pairs", "thumbs", "prompts"]
+    """pairs: of each prompt with differently rated answers, the best and the worst. thumbs: each rated answer.
+    prompts: the prompts alone, to sample new answers."""
+    baseline: str | None = None
+    """Logs or run of the release, whose prompts are compared on too (era: release; those of the logs have era: now)."""
+    since: str | None = None
+    """Use ratings from this day (UTC, 2026-11-30) on."""
+    up_above: float | None = None
+    """A rating above this is a thumb up. Only with thumbs, which need it."""
+    logged: bool = False
+    """Keep the logged log-probabilities of the answers, for `reference: logged`. Only with pairs."""
+    weighted: bool = False
+    """Weight each row by one over the probability with which it was rated (`propensity` of the logs)."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the prompts to hold out."""
+    eval_prompts: Positive = 400
+    """Most prompts of each era to compare models on."""
+    seed: NonNegative = 0
+    """Seed that chooses which prompts are held out."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if (self.up_above is not None) != (self.kind == "thumbs"):
+            raise ValueError("up_above and thumbs go together: give both, or neither")
+        if self.logged and self.kind != "pairs":
+            raise ValueError("logged has an effect with pairs alone: leave it out")
+        if self.kind == "prompts" and (self.weighted or self.since is not None):
+            raise ValueError("weighted and since are about ratings, and prompts have none: leave them out")
+        return self

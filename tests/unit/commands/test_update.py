@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
+from assent.cli import main
+from assent.commands import update as update_command
 from assent.models.folders import content_hash
+from assent.pipelines.update_file import read_update
+from assent.runs.release import Mark
 from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import comparisons, question, write_rows
 
 JUDGE = f"{__name__}:long"
 LIMITS = {"min_win_rate": 0.0, "max_kl_nats": 1e6, "min_slice_win_rate": {"era=release": 0.0}}
-Ran = tuple[int, str, str]
 
 
 def long(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
@@ -43,19 +46,35 @@ def update_file(folder: Path, **changes: Any) -> dict[str, Any]:
     return file
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ASSENT_CACHE", str(tmp_path / "cache"))
-    tiny_model(tmp_path / "old")
-    comparisons(tmp_path / "pairs.jsonl")
+def write_place(folder: Path) -> None:
+    tiny_model(folder / "old")
+    comparisons(folder / "pairs.jsonl")
     rows = [{"prompt": question(n), "era": "new" if n % 2 else "release"} for n in range(24)]
-    write_rows(tmp_path / "prompts.jsonl", rows)
-    update_file(tmp_path)
-    return tmp_path
+    write_rows(folder / "prompts.jsonl", rows)
+    update_file(folder)
 
 
 UPDATE = ["update", "update.yaml", "--output-dir", "out"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the update has run: the tests work in copies of it."""
+    folder = tmp_path_factory.mktemp("update")
+    write_place(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ASSENT_CACHE", str(folder / "cache"))
+        assert main(UPDATE) == 0
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "place"
+    shutil.copytree(trained, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def mark(folder: Path) -> dict[str, Any]:
@@ -65,22 +84,23 @@ def mark(folder: Path) -> dict[str, Any]:
 def test_a_model_that_passes_its_gates_is_released_and_a_rollback_returns_to_the_one_before(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = content_hash("old")
-    status, out, err = said(UPDATE, capsys)
-    assert status == 0, err
-    assert "reference in training: the release, old" in out
-    assert "at least 0 wanted: kept" in out
-    written = mark(place)
+    old, written = content_hash("old"), mark(place)
     first, second = written["releases"]
     assert (first["model"], first["content_hash"], first["parent"]) == ("../old", old, None)
     assert (second["content_hash"], second["parent"]) == (content_hash("out/train/model"), 1)
     assert (place / "releases" / written["model"]).resolve() == place / "out" / "train" / "model"
     assert written["content_hash"] == second["content_hash"] != old
-    assert {check["what"] for check in second["gates"]} >= {"win rate", "KL to the reference, nats"}
+    assert [check["what"] for check in second["gates"]] == [
+        "KL to the reference, nats", "win rate", "win rate where era=release",
+    ]  # fmt: skip
+    assert second["reference"] == "the release, old"
 
     before = (place / "releases" / "release.json").read_bytes()
-    status, out, err = said([*UPDATE, "--json"], capsys)  # again: nothing is trained, nothing is marked twice
-    assert (status, json.loads(out)["new"]) == (0, False), err
+    status, out, err = said(UPDATE, capsys)  # again: nothing is trained, nothing is marked twice
+    assert status == 0, err
+    assert "it was already, since" in out
+    assert "reference in training: the release, old" in out
+    assert "at least 0 wanted: kept" in out
     assert (place / "releases" / "release.json").read_bytes() == before
 
     status, out, err = said(["rollback", "--json"], capsys)
@@ -111,12 +131,15 @@ def test_a_model_that_passes_its_gates_is_released_and_a_rollback_returns_to_the
 def test_a_gate_that_closes_ends_with_status_1_and_marks_nothing(
     place: Path, capsys: pytest.CaptureFixture[str], limits: dict[str, Any], reason: str
 ) -> None:
+    shutil.rmtree("releases")
+    shutil.rmtree("out/release")
     update_file(place, limits=limits)
     status, out, err = said(UPDATE, capsys)
     assert (status, out, reason in err) == (1, "", True), err
+    assert "train is already finished" in " ".join(err.split())
     assert (place / "out" / "train" / "model").is_dir()
     assert not (place / "releases" / "release.json").exists()
-    assert (place / "out" / "report.html").is_file()
+    assert reason in (place / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -132,16 +155,16 @@ def test_a_gate_that_closes_ends_with_status_1_and_marks_nothing(
         ({"new": "old"}, "names no stage that makes a model"),
         ({"new": "${evaluation.table}"}, "names no stage that makes a model"),
         ({"new": "${evaluation.model_path}"}, "names no stage that makes a model"),
-        ({"old": "old"}, "unknown key"),
+        ({"old": "old"}, "unknown option: old"),
     ],
 )
 def test_gates_that_do_not_compare_with_the_release_are_refused_before_anything_runs(
     place: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
 ) -> None:
     update_file(place, **changes)
-    status, _, err = said(UPDATE, capsys)
+    status, _, err = said(["update", "update.yaml", "--output-dir", "out2"], capsys)
     assert (status, message in err) == (2, True), err
-    assert not (place / "out").exists()
+    assert not (place / "out2").exists()
 
 
 def changed(folder: Path) -> None:
@@ -150,14 +173,13 @@ def changed(folder: Path) -> None:
 
 
 def test_files_that_changed_since_their_release_are_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(UPDATE, capsys)[0] == 0
     before = (place / "releases" / "release.json").read_bytes()
     changed(place / "old")
     status, _, err = said(["rollback"], capsys)
     assert (status, "the files of old have changed since it was released" in err) == (2, True), err
     assert (place / "releases" / "release.json").read_bytes() == before
 
-    new = os.path.join("out", "train", "model")
+    new = "out/train/model"
     evaluation = {"policies": {"new": "${train.model_path}", "old": new}}
     update_file(place, name="third", replaces=new, train={"model": new}, evaluation=evaluation)
     changed(place / new)
@@ -167,7 +189,6 @@ def test_files_that_changed_since_their_release_are_refused(place: Path, capsys:
 
 
 def test_another_model_than_the_released_one_is_not_replaced(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(UPDATE, capsys)[0] == 0
     status, _, err = said(["update", "update.yaml", "--output-dir", "out2"], capsys)  # still replaces `old`
     assert (status, "does not replace what is released" in err) == (2, True), err
     assert not (place / "out2").exists()
@@ -176,24 +197,24 @@ def test_another_model_than_the_released_one_is_not_replaced(place: Path, capsys
 def test_what_another_process_released_meanwhile_is_not_overwritten(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from assent.commands import update as module
+    shutil.rmtree("releases")
+    other = Path(tiny_model(place / "other", seed=1))
+    run = update_command.run_pipeline
 
-    run = module.run_pipeline
+    def slow(*arguments: Any, **options: Any) -> Any:
+        """While it runs, another update of the same release ends."""
+        first = Mark(Path("releases"), (), ()).with_release(Path("old"), content_hash("old"))
+        Path("releases").mkdir()
+        first.with_release(other, content_hash(other)).write()
+        return run(*arguments, **options)
 
-    def slow(plan: Any, **options: Any) -> Any:
-        """While it trains, another update of the same release ends."""
-        monkeypatch.setattr(module, "run_pipeline", run)
-        assert said(["update", "update.yaml", "--output-dir", "other"], capsys)[0] == 0
-        return run(plan, **options)
-
-    monkeypatch.setattr(module, "run_pipeline", slow)
+    monkeypatch.setattr(update_command, "run_pipeline", slow)
     status, _, err = said(UPDATE, capsys)
     assert (status, "does not replace what is released" in err) == (2, True), err
     assert len(mark(place)["releases"]) == 2
 
 
 def test_a_damaged_mark_is_an_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "releases").mkdir()
     for text in ("[]", "{}", '{"format": 1, "releases": [], "moves": []}', '{"format": 2}', "{"):
         (place / "releases" / "release.json").write_text(text)
         status, _, err = said(["rollback"], capsys)
@@ -203,10 +224,15 @@ def test_a_damaged_mark_is_an_error(place: Path, capsys: pytest.CaptureFixture[s
     assert not (place / "nowhere").exists()
 
 
-def test_a_reference_that_is_not_the_release_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny_model(place / "elsewhere", seed=1)
-    update_file(place, train={"reference": "elsewhere"})
-    status, out, err = said(UPDATE, capsys)
-    assert status == 0, err
-    assert "reference in training: elsewhere, which is not the release" in out
-    assert mark(place)["releases"][1]["reference"] == "elsewhere, which is not the release"
+@pytest.mark.parametrize(
+    ("train", "said_as"),
+    [
+        ({}, "the release, old"),
+        ({"reference": "./old"}, "the release, ./old"),
+        ({"reference": "elsewhere"}, "elsewhere, which is not the release"),
+        ({"reference": "logged"}, "the log-probabilities that the logs hold"),
+    ],
+)
+def test_what_training_held_the_model_to_is_said(place: Path, train: dict[str, Any], said_as: str) -> None:
+    update_file(place, train=train)
+    assert read_update("update.yaml", output_dir="out").reference_in({}) == said_as

@@ -264,7 +264,7 @@ def _opinions(row: Mapping[str, Any]) -> dict[str, Any]:
         number = number_of(_first(row, *names))
         if number is not None:
             said[ours] = number
-    for name in ("slice", "anchor", "holdout"):
+    for name in ("slice", "anchor", "holdout", "propensity"):
         if row.get(name) is not None:
             said[name] = row[name]
     return said
