@@ -13,7 +13,7 @@ from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
 from assent.diagnosis.drift.reading import read_baseline
 from assent.errors import UsageError
-from assent.models.folder_contents import context_of, read_json
+from assent.models.folder_contents import read_json
 from assent.models.folders import resolve_folder
 from assent.planning.facts import shown
 from assent.planning.logged import read_logged
@@ -52,7 +52,8 @@ def plan_update(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str
         "model": model, "causes": watched["causes"], "stages": [], "pipeline": config.output,
     }  # fmt: skip
     if config.output is not None:
-        wanted = _wanted(config, model, baseline, way, since=since, up_above=up_above)
+        rows = facts.pairs if way.kind == "pairs" else facts.rated
+        wanted = _wanted(config, model, baseline, way, since=since, up_above=up_above, rows=rows)
         stages = update_stages(wanted)
         name = Path(config.output).stem
         text = update_text(stages, name=name, wanted=wanted, verdicts=verdicts, output_dir=f"out/{name}")
@@ -73,7 +74,7 @@ def _model_of(run: str) -> str:
 
 
 def _wanted(
-    config: PlanConfig, model: str, baseline: str, way: Way, *, since: str | None, up_above: float
+    config: PlanConfig, model: str, baseline: str, way: Way, *, since: str | None, up_above: float, rows: int
 ) -> WantedUpdate:
     assert config.logs is not None
     assert config.judge is not None
@@ -89,14 +90,20 @@ def _wanted(
         way=way,
         since=since,
         up_above=up_above,
-        length=min(LONGEST, context_of(read_json(resolve_folder(model, weights=False), "config.json"), LONGEST)),
+        length=_length(model),
         judge=config.judge,
         safety=config.safety,
         max_fault=config.max_fault,
         reward=config.reward,
+        rows=rows,
         labels=str(Path(config.output).with_suffix(".labels.jsonl")),
         slices=[name for name, count in sorted(slices.items()) if count >= SLICE_PROMPTS],
     )
+
+
+def _length(model: str) -> int:
+    known = read_json(resolve_folder(model, weights=False), "config.json")
+    return min(LONGEST, int(known.get("max_position_embeddings") or known.get("n_positions") or LONGEST))
 
 
 def _facts(facts: LogFacts) -> list[str]:

@@ -1,4 +1,4 @@
-"""How a deployed model's logs can be used to update it: facts, and verdicts with reasons. The rules are data (rules.yaml)."""
+"""How a deployed model's logs can update it: facts, and verdicts with reasons. The rules are data (rules.yaml)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,10 @@ class Way:
 
     @property
     def reference(self) -> str:
-        return "the logged log-probabilities" if self.logged else "the release, whose folder computes them"
+        if self.logged:
+            return "the logged log-probabilities"
+        why = ", as KTO also reads answers under other prompts, for which nothing is logged"
+        return "the release, whose folder computes its log-probabilities" + (why if self.kind == "thumbs" else "")
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "title": self.title, "reference": self.reference}
@@ -171,6 +174,6 @@ def way_of(verdicts: Sequence[Verdict]) -> Way:
     weighted = "weighting" in sound
     if "dpo" in sound:
         return Way(kind="pairs", logged="reference" in sound, weighted=weighted)
-    if "thumbs" in sound:  # KTO's baseline reads answers under other prompts, for which nothing is logged
+    if "thumbs" in sound:
         return Way(kind="thumbs", logged=False, weighted=weighted)
     return Way(kind="prompts", logged=False, weighted=False)

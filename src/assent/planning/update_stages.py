@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,19 @@ from assent.planning.update import Verdict, Way
 SLICE_PROMPTS = 40
 """Prompts of a slice from which it has a gate of its own."""
 NEW, RELEASE = "new", "release"
+HELD_OUT = 0.2
+"""Share of the logs' prompts that are held out (LoggedDataConfig.fraction)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedUpdate:
-    """What the file needs. `length`: the longest sequence that the model reads; `labels`: where people's labels go, if
-    nothing else rates new samples; `slices`: the release's slices that are large enough to have a gate."""
+    """What the file needs.
+
+    length   the longest sequence that the model reads
+    labels   where people's labels go, if nothing else rates new samples
+    rows     pairs or ratings in the logs
+    slices   the release's slices that are large enough to have a gate
+    """
 
     model: str
     logs: str
@@ -35,12 +43,15 @@ class WantedUpdate:
     max_fault: Mapping[str, float]
     reward: str | None
     labels: str
+    rows: int
     slices: Sequence[str] = field(default=())
 
 
 def update_stages(wanted: WantedUpdate) -> list[PlannedStage]:
     way, stages = wanted.way, [_data(wanted)]
-    data, held_out = "${data.train}", {"eval_data": "${data.eval}", "metric_for_best_model": "loss"}
+    steps = math.ceil(wanted.rows * (1 - HELD_OUT) / BATCH)
+    data, held_out = "${data.train}", {"eval_data": "${data.eval}", "eval_steps": max(1, steps // 4),
+                                       "metric_for_best_model": "loss"}  # fmt: skip
     if way.kind == "prompts":
         stages += _rated(wanted)
         data, held_out = f"${{labels.{'labels' if wanted.reward is None else 'judged'}}}", {}
@@ -55,14 +66,15 @@ def update_stages(wanted: WantedUpdate) -> list[PlannedStage]:
     return [*stages, _evaluation(wanted), _gate(wanted)]
 
 
-def limits_of() -> dict[str, float]:
-    """The gates' limits: variables of the file."""
-    return {name: float(rule["value"]) for name, rule in rules()["update"]["gates"].items()}
+def gates_of(wanted: WantedUpdate) -> dict[str, Mapping[str, Any]]:
+    """The rules of the limits that the file has, by the names of its variables."""
+    return {name: rule for name, rule in rules()["update"]["gates"].items() if name != "min_slice" or wanted.slices}
 
 
 def _data(wanted: WantedUpdate) -> PlannedStage:
     way = wanted.way
-    options: dict[str, Any] = {"logs": wanted.logs, "baseline": wanted.baseline, "kind": way.kind}
+    options: dict[str, Any] = {"logs": wanted.logs, "baseline": wanted.baseline, "kind": way.kind,
+                               "fraction": HELD_OUT}  # fmt: skip
     options |= {"columns": dict(wanted.columns)} if wanted.columns else {}
     options |= {"since": wanted.since} if wanted.since is not None and way.kind != "prompts" else {}
     options |= {"up_above": wanted.up_above} if way.kind == "thumbs" else {}
@@ -75,9 +87,8 @@ def _data(wanted: WantedUpdate) -> PlannedStage:
 def _rated(wanted: WantedUpdate) -> list[PlannedStage]:
     sample = {"model": wanted.model, "data": "${data.train}", "num_completions": 2, "max_length": wanted.length,
               "max_new_tokens": _new_tokens(wanted)}  # fmt: skip
-    answers = PlannedStage(
-        name="answers", command="sample", options=sample, why="two new answers to each logged prompt"
-    )
+    why = "two new answers to each logged prompt"
+    answers = PlannedStage(name="answers", command="sample", options=sample, why=why)
     if wanted.reward is not None:
         options: dict[str, Any] = {"data": "${answers.completions}", "reward": wanted.reward, "controls": 0}
         why = f"{wanted.reward} says which is better; it is not what the evaluation asks"
@@ -110,7 +121,7 @@ def _gate(wanted: WantedUpdate) -> PlannedStage:
         "max_kl_nats": "${kl_budget}", "min_slice_win_rate": slices,
     }  # fmt: skip
     options |= {"max_safety": dict(wanted.max_fault)} if wanted.max_fault else {}
-    why = "; ".join(rule["reason"] for rule in rules()["update"]["gates"].values())
+    why = "; ".join(rule["reason"] for rule in gates_of(wanted).values())
     return PlannedStage(name="gate", command="gate", options=options, why=f"against the release: {why}")
 
 
@@ -118,7 +129,7 @@ def update_text(
     stages: Sequence[PlannedStage], *, name: str, wanted: WantedUpdate, verdicts: Sequence[Verdict], output_dir: str
 ) -> str:
     """The file as text. `assent update` executes it as it stands; paths are as the user gave them."""
-    limits = limits_of() if wanted.slices else {k: v for k, v in limits_of().items() if k != "min_slice"}
+    limits = {name: float(rule["value"]) for name, rule in gates_of(wanted).items()}
     head = [f"Written by assent plan --update: {wanted.way.title}.", f"Reference: {wanted.way.reference}."]
     head += [f"- {one.verdict}: {one.title}: {one.reason} [{one.source}]" for one in verdicts]
     lines = [line for text in head for line in commented(text)]
