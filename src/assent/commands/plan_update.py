@@ -79,8 +79,8 @@ def _wanted(
     assert config.logs is not None
     assert config.judge is not None
     assert config.output is not None
-    rows, _ = read_baseline(Path(baseline), columns=config.columns, most=MOST_OF_BASELINE)
-    prompts = {row.prompt: row.slice for row in rows}
+    served, _ = read_baseline(Path(baseline), columns=config.columns, most=MOST_OF_BASELINE)
+    prompts = {row.prompt: row.slice for row in served}
     slices = Counter(name for name in prompts.values() if name is not None)
     return WantedUpdate(
         model=model,

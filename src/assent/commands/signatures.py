@@ -32,7 +32,7 @@ REWARDS = ("reward", "judge")
 FUNCTIONS = ("pair_judge", "function", "safety", "gold", "algorithm", "loss_type")
 PATHS = ("model", "output_dir", "reference", "critic", "potential", "reference_cache", "chat_template", "reward_model",
          "labels", "adapter", "rubric", "output", "policy", "baseline",
-         "logs", "state", "openmetrics")  # fmt: skip
+         "logs", "state", "openmetrics", "run")  # fmt: skip
 
 ALIASES = '''\
 Path: TypeAlias = str | PathLike[str]

@@ -15,6 +15,9 @@ from assent.runs.folder import lock_folder
 from assent.runs.progress import Progress
 from assent.runs.release import RELEASE, Mark, Release, read_mark, relative
 
+PATIENCE_SECONDS = 600
+"""How long to wait for another process that moves the mark: it hashes a model meanwhile."""
+
 
 def update(config: UpdateConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Outputs: `model`, `content_hash`, `release` (its number), `reference`, `gates`, `mark` (file), `report`, `lines`.
@@ -25,12 +28,14 @@ def update(config: UpdateConfig, *, progress: Progress | None = None) -> dict[st
 
     found = read_update(config.file, output_dir=config.output_dir, seed=config.seed, overrides=config.set)
     folder = Path(config.releases)
+    if not Path(found.replaces).is_dir():
+        raise ModelError("what is replaced is a model's folder", got=found.replaces, expected="a folder that is here")
     mark = read_mark(folder)
     before, done = content_hash(found.replaces), _already(found, mark)
     if mark is not None and done is None:
         _check_is_released(found.replaces, before, mark)
     result = run_pipeline(found.plan, report=report_on, progress=progress, jobs=config.jobs)
-    with lock_folder(folder):
+    with lock_folder(folder, wait_seconds=PATIENCE_SECONDS):
         mark = read_mark(folder)
         if done is None:
             mark = _marked(found, result, mark, folder=folder, before=before, again=config.again)
@@ -140,7 +145,7 @@ def rollback(config: RollbackConfig) -> dict[str, Any]:
     folder = Path(config.folder)
     if read_mark(folder) is None:  # before the lock: a folder of something else gets none
         raise UsageError(f"nothing is released in {folder}", expected=f"a folder with {RELEASE}, from assent update")
-    with lock_folder(folder):
+    with lock_folder(folder, wait_seconds=PATIENCE_SECONDS):
         mark = read_mark(folder)
         assert mark is not None
         left = mark.current

@@ -17,6 +17,7 @@ from assent.config.loading import parse_options
 from assent.config.plan import PlanConfig
 from assent.config.update import LoggedDataConfig
 from assent.data.loading import load_groups
+from assent.data.splitting import prompt_key
 from assent.errors import DataError
 from assent.pipelines.update_file import read_update
 from assent.sandbox.settings import LogSettings, Rater
@@ -78,8 +79,9 @@ def test_from_logs_to_a_new_release(place: Path, capsys: pytest.CaptureFixture[s
     gate["min_slice_win_rate"] = {name: limit for name, limit in gate["min_slice_win_rate"].items() if "era=" in name}
     file["variables"].pop("min_slice")
     Path("next.yaml").write_text(yaml.safe_dump(file))  # the small evaluation below measures no slice
-    small = ["data.eval_prompts=12", "train.max_steps=1", "train.eval_steps=1", "train.batch_size=4", "evaluation.samples_per_prompt=1",
-             "evaluation.max_new_tokens=3", "min_win_rate=0", "min_before=0", "kl_budget=1e6"]  # fmt: skip
+    small = ["data.eval_prompts=12", "train.max_steps=1", "train.eval_steps=1", "train.batch_size=4",
+             "evaluation.samples_per_prompt=1", "evaluation.max_new_tokens=3",
+             "min_win_rate=0", "min_before=0", "kl_budget=1e6"]  # fmt: skip
     status, out, err = said(["update", "next.yaml", *(word for one in small for word in ("--set", one))], capsys)
     assert status == 0, err
     assert "reference in training: the log-probabilities that the logs hold" in out
@@ -144,7 +146,7 @@ def test_no_prompt_that_is_compared_on_is_trained_on(tmp_path: Path) -> None:
     write_rows(tmp_path / "release.jsonl", rows)
     found = data(tmp_path, kind="pairs", logged=True, baseline=str(tmp_path / "release.jsonl"), eval_prompts=10)
     train, held_out, prompts = (list(load_groups(found[name])) for name in ("train", "eval", "prompts"))
-    asked = [{group.prompt for group in part} for part in (train, held_out, prompts)]
+    asked = [{prompt_key(group.prompt) for group in part} for part in (train, held_out, prompts)]
     assert not asked[0] & asked[1]
     assert not asked[0] & asked[2]
     assert [group.columns["era"] for group in prompts] == ["now"] * 10 + ["release"] * 10

@@ -152,6 +152,10 @@ def test_a_gate_that_closes_ends_with_status_1_and_marks_nothing(
         ({"evaluation": {"baseline": "new"}}, "gates against it: none"),
         ({"evaluation": {"reference": "new"}}, "gates against it: none"),
         ({"replaces": "older"}, "gates against it: none"),
+        (
+            {"replaces": "older", "evaluation": {"policies": {"new": "${train.model_path}", "old": "older"}}},
+            "a folder that",
+        ),
         ({"new": "old"}, "names no stage that makes a model"),
         ({"new": "${evaluation.table}"}, "names no stage that makes a model"),
         ({"new": "${evaluation.model_path}"}, "names no stage that makes a model"),
