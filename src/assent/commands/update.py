@@ -99,11 +99,11 @@ def _marked(
         raise UsageError(
             f"this very model was rolled back on {rolled_back}", got=model, fix="train another, or give --again"
         )
-    gates = [
+    gates = tuple(
         {"gate": stage.name, **check}
         for stage in found.gates
         for check in from_json(bytes_of(Path(result.outputs[stage.name]["gate"])))["checks"]
-    ]
+    )
     mark = mark.with_release(
         model, content, reference=found.reference_in(result.outputs), gates=gates,
         pipeline=relative(found.plan.output_dir, folder),

@@ -9,7 +9,7 @@ Models are named by paths relative to FOLDER. Nothing here deletes or moves a mo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ class Release:
     parent: int | None
     date: str
     reference: str | None = None
-    gates: Sequence[Mapping[str, Any]] = ()
+    gates: tuple[Mapping[str, Any], ...] = ()
     pipeline: str | None = None
 
 
@@ -69,7 +69,7 @@ class Mark:
 
     def path_of(self, release: Release) -> Path:
         """The model's folder, from the working directory."""
-        return Path(os.path.relpath(self.folder / release.model))
+        return Path(os.path.relpath((self.folder.resolve() / release.model).resolve()))
 
     def left_by_rollback(self, content_hash: str) -> str | None:
         """The date on which a model of this content was last rolled back; None if it never was."""
@@ -129,7 +129,7 @@ def read_mark(folder: str | Path) -> Mark | None:
         record = from_json(bytes_of(path / RELEASE))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}, not {FORMAT}")
-        mark = Mark(path, tuple(Release(**one) for one in record["releases"]),
+        mark = Mark(path, tuple(Release(**{**one, "gates": tuple(one["gates"])}) for one in record["releases"]),
                     tuple(Move(**one) for one in record["moves"]))  # fmt: skip
         numbers = [one.number for one in mark.releases]
         named = {move.release for move in mark.moves} | {one.parent for one in mark.releases if one.parent is not None}

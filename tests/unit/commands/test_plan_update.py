@@ -74,6 +74,7 @@ def test_from_logs_to_a_new_release(place: Path, capsys: pytest.CaptureFixture[s
     file = yaml.safe_load(Path("next.yaml").read_text())
     assert file["replaces"] == "run/model"
     assert file["variables"] == {"min_win_rate": 0.5, "min_before": 0.4, "min_slice": 0.3, "kl_budget": 10.0}
+    assert (file["stages"][0]["options"]["logged"], file["stages"][1]["options"]["reference"]) == (True, "logged")
     gate = file["stages"][-1]["options"]
     assert set(gate["min_slice_win_rate"]) >= {"era=now", "era=release", "slice=instruction"}
     gate["min_slice_win_rate"] = {name: limit for name, limit in gate["min_slice_win_rate"].items() if "era=" in name}
@@ -81,10 +82,11 @@ def test_from_logs_to_a_new_release(place: Path, capsys: pytest.CaptureFixture[s
     Path("next.yaml").write_text(yaml.safe_dump(file))  # the small evaluation below measures no slice
     small = ["data.eval_prompts=12", "train.max_steps=1", "train.eval_steps=1", "train.batch_size=4",
              "evaluation.samples_per_prompt=1", "evaluation.max_new_tokens=3",
-             "min_win_rate=0", "min_before=0", "kl_budget=1e6"]  # fmt: skip
+             "min_win_rate=0", "min_before=0", "kl_budget=1e6",
+             "data.logged=false", "train.reference=run/model"]  # fmt: skip  # composed log-probabilities are no model's
     status, out, err = said(["update", "next.yaml", *(word for one in small for word in ("--set", one))], capsys)
     assert status == 0, err
-    assert "reference in training: the log-probabilities that the logs hold" in out
+    assert "reference in training: the release, run/model" in out
     assert json.loads(Path("releases/release.json").read_text())["model"] == "../out/next/train/model"
     assert (place / "out" / "next" / "report.html").is_file()
 
