@@ -27,6 +27,7 @@ from typing import Any
 
 import assent
 from assent.data.loading import load_groups, write_groups
+from assent.data.splitting import prompt_key
 from assent.data.texts import last_content
 from assent.errors import FaultError
 from assent.runs.files import write_json
@@ -100,12 +101,12 @@ def _answered(
     asked = _written(folder / "asked.jsonl", prompts, "prompts")
     path = assent.sample(model=model, data=asked, output_dir=folder / "answers", num_completions=2, seed=seed,
                          progress=Silent(), **ANSWERS)["completions"]  # fmt: skip
-    by_prompt: dict[Any, list[PromptGroup]] = defaultdict(list)
+    by_prompt: dict[str, list[PromptGroup]] = defaultdict(list)
     for answer in load_groups(path, lenient=True):
-        by_prompt[answer.prompt].append(answer)
+        by_prompt[prompt_key(answer.prompt)].append(answer)
     found = []
     for group in prompts:
-        answers = by_prompt[group.prompt]
+        answers = by_prompt[prompt_key(group.prompt)]
         if len(answers) == 2:  # an empty answer is no row
             texts = tuple(answer.completions[0] for answer in answers)
             logged = [{"logprobs": one.columns["logprob"], "num_tokens": one.columns["tokens"]} for one in answers]
