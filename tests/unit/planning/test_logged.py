@@ -107,3 +107,10 @@ def test_weighting_undoes_a_selection_whose_probability_is_known() -> None:
         plain += chance * sum(chosen)
     assert weighted == pytest.approx(sum(values))
     assert abs(plain - sum(values)) > 1
+
+
+def test_a_propensity_stands_beside_the_fields_of_any_format(tmp_path: Path) -> None:
+    row = {"request": {"messages": [{"role": "user", "content": "a"}]}, "rating": 1, "propensity": 0.25,
+           "response": {"choices": [{"message": {"content": "x"}}]}}  # fmt: skip
+    [served] = read_logged(write_rows(tmp_path / "log.jsonl", [row]), {}).rated
+    assert (served.propensity, served.turns) == (0.25, (Message("user", "a"),))
