@@ -29,7 +29,7 @@ CHAPTERS = {
               "papers.md", "scaling.md", "large-files.md", "reliability.md"],
     "Sample and serve": ["inference.md", "serving.md"],
     "Measure": ["evaluation.md", "compare.md", "over-optimisation.md", "report.md", "explain.md"],
-    "Diagnose and watch": ["doctor.md", "add-a-rule.md", "monitor.md"],
+    "Diagnose and watch": ["doctor.md", "add-a-rule.md", "monitor.md", "update.md"],
     "Cases": "cases/*.md",
     "Examples": "examples/*.md",
     "Reference": "reference/*.md",

@@ -38,11 +38,13 @@ if TYPE_CHECKING:
         report,
         reward,
         rloo,
+        rollback,
         run,
         sample,
         score,
         serve_check,
         sft,
+        update,
     )
 
 __version__ = "0.1.0"
@@ -71,11 +73,13 @@ __all__ = [
     "report",
     "reward",
     "rloo",
+    "rollback",
     "run",
     "sample",
     "score",
     "serve_check",
     "sft",
+    "update",
 ]
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

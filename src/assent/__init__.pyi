@@ -14,7 +14,7 @@ from assent.runs.progress import Progress
 from assent.types import PromptGroup
 
 __version__: str
-__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "label", "merge", "monitor", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "run", "sample", "score", "serve_check", "sft"]
+__all__ = ["Result", "a2c", "best_of_n", "compare", "convert_config", "doctor", "dpo", "evaluate", "explain", "frontier", "grpo", "iterate", "judge", "kto", "label", "merge", "monitor", "new_model", "online_dpo", "plan", "ppo", "report", "reward", "rloo", "rollback", "run", "sample", "score", "serve_check", "sft", "update"]
 
 Path: TypeAlias = str | PathLike[str]
 Data: TypeAlias = (
@@ -1808,6 +1808,11 @@ def online_dpo(
 
 def plan(
     *,
+    update: bool = False,
+    run: Path | None = None,
+    logs: Path | None = None,
+    baseline: Path | None = None,
+    up_above: float | None = None,
     model: Path = "",
     data: Data = (),
     hardware: str | None = None,
@@ -1840,6 +1845,14 @@ def plan(
 
     Options: those of `assent plan` (`model`, `data`, `constraint` …). Torch is not imported.
 
+    update: Plan an update of a deployed model from its logs, instead of a first training: what the logs are good
+        for, and the pipeline file for `assent update`. Needs --run and --logs; --model is then the run's
+        (docs/update.md).
+    run: Folder of the run that trained the released model. Only with --update.
+    logs: Logs of the released model: a file or a folder, as `assent monitor` reads them. Only with --update.
+    baseline: What the model did at the release, as in `assent monitor`. Default: the run's own samples. Only with
+        --update.
+    up_above: A rating above this is a thumb up. Default: 0.5. Only with --update.
     model: Model to start from: a folder or a hub name.
     data: Data at hand: files, folders or hub names of any kind (demonstrations, comparisons, rankings, thumbs,
         scores, prompts). Give the flag once for each.
@@ -2499,6 +2512,13 @@ def rloo(
     """
 
 
+def rollback(
+    folder: Path = "releases",
+) -> dict[str, Any]:
+    r"""Marks the model that was released before, as `assent rollback` does: `model`, `release`, `from`, `mark`.
+    """
+
+
 def run(
     path: Path,
     *,
@@ -2866,5 +2886,22 @@ def sft(
     train_on: Which assistant turns of a `messages` row to train on. all: every one, in one row. last: the last one.
         each: every one, in a row of its own that ends with it, as the template renders it at that point; for
         templates that take the reasoning out of earlier turns (Qwen3).
+    """
+
+
+def update(
+    path: Path,
+    *,
+    releases: str = "releases",
+    output_dir: str | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    jobs: Jobs = 1,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    r"""Trains a successor of the released model, and marks it if all gates pass: `model`, `release`, `gates`, `mark`.
+
+    Options: those of `assent update`; `overrides`: `stage.option=value`. Raises FaultError if a gate stops it.
     """
 

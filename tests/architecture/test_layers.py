@@ -208,11 +208,13 @@ def test_no_subpackage_bears_a_public_functions_name() -> None:
         "report",
         "reward",
         "rloo",
+        "rollback",
         "run",
         "sample",
         "score",
         "serve_check",
         "sft",
+        "update",
     ]
     assert assent.__all__ == ["Result", *functions]
     assert all(callable(getattr(assent, name)) for name in assent.__all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from transformers import (
 
 from assent.models.module import AlignmentModel
 from assent.models.new_model import new_model
+from assent.runs.files import write_json
+from assent.runs.manifest import new_manifest
 
 TEXTS = [f"what is {i} plus {i}? it is {2 * i}. no, I will not say." for i in range(40)]
 LLAMA = {
@@ -81,6 +84,14 @@ def random_model(
             if parameter.dim() == 2 and scale != 1.0:
                 parameter.mul_(scale)
     return model
+
+
+def finished_run(folder: Path, model: str | Path) -> Path:
+    """A run's folder that holds a copy of a model as its result."""
+    shutil.copytree(model, folder / "model")
+    manifest = new_manifest({"command": "sft", "config": {}, "hashes": {}}, [])
+    write_json(folder / "run.json", {**manifest, "status": "finished", "result": {"steps": 1, "metrics": {}}})
+    return folder
 
 
 def write_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:

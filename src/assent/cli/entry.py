@@ -81,6 +81,13 @@ COMMANDS = (
         "Repeat sampling, collecting preferences, training and evaluating until a rule stops it.",
     ),
     (
+        "update",
+        "pipelines:update",
+        PIPELINES,
+        "Train a successor of the released model, and mark it as released if all gates pass.",
+    ),
+    ("rollback", "pipelines:rollback", PIPELINES, "Put the mark back on the model that was released before."),
+    (
         "report",
         "pipelines:report",
         PIPELINES,

@@ -1,4 +1,4 @@
-"""run, iterate, demo and report: pipelines and the page about them."""
+"""run, iterate, update, rollback, demo and report: pipelines and the page about them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from assent.cli.outcome import Outcome
 from assent.commands.tools import run_file, run_shipped, write_report
 from assent.config.commands import DemoConfig, ReportConfig, RunConfig
 from assent.config.iterate import IterateConfig
+from assent.config.update import RollbackConfig, UpdateConfig
 from assent.pipelines.runner import PipelineResult
 
 
@@ -22,6 +23,22 @@ def iterate(config: IterateConfig) -> Outcome:
 
     result = loop(config)
     return Outcome({"command": "iterate", **result}, "\n".join(result["lines"]))
+
+
+@command(UpdateConfig, positional="file")
+def update(config: UpdateConfig) -> Outcome:
+    from assent.commands.update import update as released
+
+    result = released(config)
+    return Outcome({"command": "update", **result}, "\n".join(result["lines"]))
+
+
+@command(RollbackConfig, positional="folder")
+def rollback(config: RollbackConfig) -> Outcome:
+    from assent.commands.update import rollback as rolled_back
+
+    result = rolled_back(config)
+    return Outcome({"command": "rollback", **result}, "\n".join(result["lines"]))
 
 
 @command(DemoConfig)

@@ -2,8 +2,8 @@
 
 The functions that train (`sft`, `reward`, `dpo`, `kto`, `online_dpo`, `ppo`, `a2c`, `grpo`, `rloo`) return a `Result`.
 `new_model`, `merge`, `sample`, `score`, `best_of_n`, `evaluate`, `judge`, `compare`, `frontier`, `serve_check`,
-`doctor`, `monitor`, `explain`, `label`, `plan` and `iterate` return what their command prints with --json. `run`
-returns a `PipelineResult`.
+`doctor`, `monitor`, `explain`, `label`, `plan`, `iterate`, `update` and `rollback` return what their command prints
+with --json. `run` returns a `PipelineResult`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from assent.commands.explain import explain as run_explain
 from assent.commands.iterate import iterate as run_loop
 from assent.commands.signatures import signed
 from assent.commands.tools import report_on, run_file, write_report
+from assent.commands.update import rollback as run_rollback
+from assent.commands.update import update as run_update
 from assent.config.commands import ConvertConfig, ReportConfig
 from assent.config.doctor import DoctorConfig
 from assent.config.explain import ExplainConfig
@@ -30,6 +32,7 @@ from assent.config.loading import parse_options
 from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
 from assent.config.serving import ServeCheckConfig
+from assent.config.update import RollbackConfig, UpdateConfig
 from assent.data.given import holding, is_data
 from assent.pipelines.runner import PipelineResult
 from assent.pipelines.shares import Jobs
@@ -266,6 +269,31 @@ def iterate(
     """
     options = {"output_dir": output_dir, "seed": seed, "rounds": rounds, "set": list(overrides)}
     return run_loop(parse_options(IterateConfig, {"file": os.fspath(path), **options}), progress=progress)
+
+
+def update(
+    path: str | os.PathLike[str],
+    *,
+    releases: str = "releases",
+    output_dir: str | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    jobs: Jobs = 1,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains a successor of the released model, and marks it if all gates pass: `model`, `release`, `gates`, `mark`.
+
+    Options: those of `assent update`; `overrides`: `stage.option=value`. Raises FaultError if a gate stops it.
+    """
+    options = {"releases": releases, "output_dir": output_dir, "seed": seed, "jobs": jobs, "again": again}
+    given = {"file": os.fspath(path), **options, "set": list(overrides)}
+    return run_update(parse_options(UpdateConfig, given), progress=progress)
+
+
+def rollback(folder: str | os.PathLike[str] = "releases") -> dict[str, Any]:
+    """Marks the model that was released before, as `assent rollback` does: `model`, `release`, `from`, `mark`."""
+    return run_rollback(parse_options(RollbackConfig, {"folder": os.fspath(folder)}))
 
 
 def report(*runs: str | os.PathLike[str], **options: Any) -> dict[str, Any]:

@@ -99,6 +99,10 @@ def plan(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str]]:
 
         measured, lines = calibrate()
         return measured, lines, lines
+    if config.update:
+        from assent.commands.plan_update import plan_update
+
+        return plan_update(config)
     for option, path in (("output", config.output), ("blueprint", config.blueprint)):
         if path is not None and Path(path).exists():
             raise UsageError(f"{path} exists already", fix=f"delete it, or give another --{option}")

@@ -32,7 +32,7 @@ REWARDS = ("reward", "judge")
 FUNCTIONS = ("pair_judge", "function", "safety", "gold", "algorithm", "loss_type")
 PATHS = ("model", "output_dir", "reference", "critic", "potential", "reference_cache", "chat_template", "reward_model",
          "labels", "adapter", "rubric", "output", "policy", "baseline",
-         "logs", "state", "openmetrics")  # fmt: skip
+         "logs", "state", "openmetrics", "run")  # fmt: skip
 
 ALIASES = '''\
 Path: TypeAlias = str | PathLike[str]
@@ -166,7 +166,7 @@ def _text_of(annotation: Any) -> str:
 
 def stub(functions: Any) -> str:
     """The text of `assent/__init__.pyi`. `functions` is the module of the public functions."""
-    names = [*NAMES, *BY_POSITION, "iterate", "report", "run"]
+    names = [*NAMES, *BY_POSITION, "iterate", "report", "rollback", "run", "update"]
     lines = ['"""Written by `make stubs`, from the options of the commands."""', ""]
     lines += [
         "from collections.abc import Callable, Mapping, Sequence", "from os import PathLike",

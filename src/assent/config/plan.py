@@ -79,7 +79,7 @@ class PlanConfig(NeedsOptions):
 
     @property
     def has_gates(self) -> bool:
-        return self.blueprint is not None or bool({"regulated", "high-stakes"} & set(self.constraint))
+        return self.update or self.blueprint is not None or bool({"regulated", "high-stakes"} & set(self.constraint))
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
@@ -90,6 +90,8 @@ class PlanConfig(NeedsOptions):
         idle = [name for name in ("safety", "slices", "max_fault") if getattr(self, name)]
         if idle and self.judge is None:
             raise ValueError(f"{', '.join(idle)} has no effect without judge: give one, or leave it out")
+        if self.update:
+            return self._of_update()
         if self.max_fault and not self.has_gates:
             raise ValueError("max_fault has no effect without gates: give constraint regulated, or leave it out")
         if self.max_fault and self.safety is None:
@@ -106,6 +108,13 @@ class PlanConfig(NeedsOptions):
             raise ValueError("a blueprint names who answers for the release: give owner")
         if self.judge is None:
             raise ValueError("a blueprint's release gate reads an evaluation: give judge")
+        return self
+
+    def _of_update(self) -> Self:
+        if (self.output is None) != (self.judge is None):
+            raise ValueError("update writes a file whose gates need a judge: give output and judge, or neither")
+        if self.reward is not None and self.output is None:
+            raise ValueError("reward rates new samples in the file that output names: give output, or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from assent.config.options import Options
+from assent.config.plan_update import UpdateOptions
 
 SECONDS = {"m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class NeedsOptions(Options):
+class NeedsOptions(UpdateOptions):
     """What the plan says about the machine."""
 
     model: str = ""
@@ -54,6 +54,8 @@ class NeedsOptions(Options):
         if self.calibrate:
             if idle := sorted(self.model_fields_set - {"calibrate"}):
                 raise ValueError(f"calibrate measures this machine and plans nothing: leave out {', '.join(idle)}")
+            return self
+        if self.update:
             return self
         if not self.model or not self.data:
             raise ValueError(f"{'data' if self.model else 'model'} is missing: give --model and --data")

@@ -69,6 +69,11 @@ STEPS: dict[str, Step] = {
     "collect": Step(
         "assent.config.iterate:CollectConfig", "assent.commands.collect:collect", outputs=("output_dir", "labels")
     ),
+    "logged-data": Step(
+        "assent.config.update:LoggedDataConfig",
+        "assent.commands.logged_data:logged_data",
+        outputs=("output_dir", "train", "eval", "prompts"),
+    ),
     "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),
     "dpo": Step("assent.config.stages:PreferenceConfig", "assent.stages.preference:train"),

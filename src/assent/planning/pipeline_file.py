@@ -20,22 +20,27 @@ def pipeline_text(
     """The file as text. `assent run` executes it as it stands; paths are as the user gave them."""
     head = [f"Written by assent plan: {choice.title}.", *(f"- {r.text} [{r.source}]" for r in choice.reasons)]
     head += [f"Would change to {change}." for change in choice.changes]
-    lines = [line for text in head for line in _comment(text)]
-    lines += [_dumped({"name": name, "output_dir": output_dir, "seed": 0})]
+    lines = [line for text in head for line in commented(text)]
+    lines += [dumped({"name": name, "output_dir": output_dir, "seed": 0})]
     if variables:
-        lines += ["# The gates' limits; --set NAME=VALUE gives another.", _dumped({"variables": dict(variables)})]
-    lines.append("stages:")
+        lines += ["# The gates' limits; --set NAME=VALUE gives another.", dumped({"variables": dict(variables)})]
+    return "\n".join([*lines, "stages:", *stage_lines(stages)]) + "\n"
+
+
+def stage_lines(stages: Sequence[PlannedStage], *, fast: bool = True) -> list[str]:
+    """The stages, each below its reason. `fast`: with the options of a smoke test."""
+    lines: list[str] = []
     for stage in stages:
-        lines += ["", *(f"  {line}" for line in _comment(stage.why, WIDTH - 2))]
+        lines += ["", *(f"  {line}" for line in commented(stage.why, WIDTH - 2))]
         entry = {"name": stage.name, "command": stage.command, "options": dict(stage.options)}
-        entry |= {"fast": stage.fast} if stage.fast else {}
-        lines.append(textwrap.indent(_dumped([entry]), "  "))
-    return "\n".join(lines) + "\n"
+        entry |= {"fast": stage.fast} if fast and stage.fast else {}
+        lines.append(textwrap.indent(dumped([entry]), "  "))
+    return lines
 
 
-def _comment(text: str, width: int = WIDTH) -> list[str]:
+def commented(text: str, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(text, width, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)
 
 
-def _dumped(value: object) -> str:
+def dumped(value: object) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000).rstrip()

@@ -60,11 +60,12 @@ def failing(when: Mapping[str, Any], situation: Situation) -> Iterator[tuple[str
             given: Collection[str] = situation.constraints if name == "constraint" else situation.problems
             if wanted not in given:
                 yield name, wanted
-        elif not _meets(situation.facts[name], wanted):
+        elif not meets(situation.facts[name], wanted):
             yield name, wanted
 
 
-def _meets(value: Any, wanted: Any) -> bool:
+def meets(value: Any, wanted: Any) -> bool:
+    """Whether a fact is what a condition wants: a value, one of a list, or a size from `at_least` to below `below`."""
     if isinstance(wanted, Mapping):
         if value is None:
             return False
@@ -93,8 +94,12 @@ def _size(value: float) -> str:
 
 def reason_of(rule: Mapping[str, Any], situation: Situation) -> Reason:
     """The rule's reason, with the facts quoted."""
-    text = QUOTED.sub(lambda match: shown(situation.facts, match[1]), rule["reason"])
-    return Reason(text, frozenset(cited(rule, situation)), rule["source"])
+    return Reason(quoted(rule["reason"], situation.facts), frozenset(cited(rule, situation)), rule["source"])
+
+
+def quoted(text: str, facts: Facts | Mapping[str, Any]) -> str:
+    """The text with each {fact} as its value."""
+    return QUOTED.sub(lambda match: shown(facts, match[1]), text)
 
 
 def cited(rule: Mapping[str, Any], situation: Situation) -> Iterator[str]:

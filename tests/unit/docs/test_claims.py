@@ -27,6 +27,7 @@ from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
 from assent.config.sandbox import SandboxLabelsConfig
 from assent.config.serving import ServeCheckConfig
+from assent.config.update import RollbackConfig, UpdateConfig
 from assent.data.formats import LAYOUTS
 from assent.pipelines.steps import STEPS
 from tests.support.docs import IDS, PAGES, ROOT, commands, first_column, quoted
@@ -44,7 +45,7 @@ CONFIGS: list[type[BaseModel]] = [
     ReportConfig,
     RunConfig,
 ]
-CONFIGS += [ConvertConfig, DataShowConfig, LabelConfig, ServeCheckConfig]
+CONFIGS += [ConvertConfig, DataShowConfig, LabelConfig, ServeCheckConfig, UpdateConfig, RollbackConfig]
 CONFIGS += [step.config_class() for name, step in STEPS.items() if name in NAMES]
 EVERYWHERE = {"--config", "--json", "--verbose", "--debug", "--help", "--version"}
 

@@ -20,7 +20,7 @@ from assent.feedback.store.people import ensure_annotator
 from tests.support.cli import said
 from tests.support.docs import PAGES, ROOT, blocks, commands
 from tests.support.feedback import label_all
-from tests.support.models import tiny_model
+from tests.support.models import finished_run, tiny_model
 from tests.support.rows import comparisons, demonstrations, thumbs, write_rows
 from tests.support.traffic import logged, release
 
@@ -57,6 +57,12 @@ SHORTER = {
     "iterate": [
         *("--rounds", "1", "--set", "samples.max_new_tokens=4", "--set", "dpo.max_steps=1"),
         *("--set", "evaluation.samples_per_prompt=2", "--set", "evaluation.max_new_tokens=4"),
+    ],
+    "update next.yaml": [
+        *("--set", "train.max_steps=1", "--set", "train.eval_steps=1", "--set", "data.eval_prompts=12"),
+        *("--set", "evaluation.samples_per_prompt=1"),
+        *("--set", "evaluation.max_new_tokens=2", "--set", "min_win_rate=0", "--set", "min_before=0"),
+        *("--set", "kl_budget=1e6"),
     ],
     "label": ["--no-serve"],
     "label --prompts": ["--no-serve"],
@@ -104,6 +110,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tables = {name: datasets.Dataset.from_list(rows).rename_columns(renamed) for name, rows in splits.items()}
     datasets.DatasetDict(tables).save_to_disk(folder / "my-dataset")
     write_rows(folder / "release.jsonl", release())
+    finished_run(folder / "runs" / "release", folder / "my-model")
     (folder / "logs").mkdir()
     write_rows(folder / "logs" / "app.jsonl", logged(days=2))
     prompt = {"prompt": [{"role": "user", "content": "1?"}]}

@@ -34,6 +34,7 @@ class Served:
     anchor      the name of a fixed question with a fixed answer, which the judge is asked about again and again
     identity    what tells the row from every other: its id; None if nothing does
     holdout     whether feedback was asked for whatever the answer was like (a random slice)
+    propensity  the probability with which this answer was rated, where whoever asks for ratings knows it
     """
 
     prompt: str
@@ -51,6 +52,7 @@ class Served:
     anchor: str | None = None
     identity: str | None = None
     holdout: bool | None = None
+    propensity: float | None = None
     turns: tuple[Message, ...] | None = None
 
 
@@ -70,6 +72,7 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "anchor": ("anchor",),
     "id": ("id", "request_id"),
     "holdout": ("holdout",),
+    "propensity": ("propensity",),
 }
 """Fields of our JSONL, each with the names that are tried in turn. `--columns THEIRS=OURS` adds a name."""
 
@@ -84,7 +87,8 @@ def read_ours(row: Mapping[str, Any]) -> Served:
 
 def known_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row under our names says beside prompt and completion, as `make` takes it."""
-    names = ("time", "logprobs", "num_tokens", "finish_reason", "model", "slice", "anchor", "holdout")
+    names = ("time", "logprobs", "num_tokens", "finish_reason", "model", "slice", "anchor", "holdout",
+             "propensity")  # fmt: skip
     return {
         **{name: _given(row, name) for name in names},
         "label": _first_number(_given(row, "rating"), _given(row, "outcome")),
@@ -123,6 +127,7 @@ def make(prompt: Any, completion: Any, **known: Any) -> Served:
         num_tokens=count,
         ended=None if finish is None else str(finish).lower() not in ("length", "max_tokens"),
         holdout=None if (holdout := number_of(known.get("holdout"))) is None else holdout != 0,
+        propensity=_probability(known.get("propensity")),
         turns=_turns(prompt),
         **named,
     )
@@ -207,6 +212,13 @@ def _logprobs(value: Any, count: Any) -> tuple[float | None, int | None]:
         return (sum(known), len(known)) if known and len(known) == len(numbers) else (None, None)
     tokens = number_of(count)
     return number_of(value), None if tokens is None else int(tokens)
+
+
+def _probability(value: Any) -> float | None:
+    number = number_of(value)
+    if value is not None and (number is None or not 0 < number <= 1):
+        raise Unreadable("a propensity that is no probability above 0")
+    return number
 
 
 def _name(value: Any) -> str | None:

@@ -105,7 +105,7 @@ class Watcher:
         if not kept:
             return
         encoded = self.reference.encoder.encode(kept, day=self.num_calls if self.by_call else None)
-        identities = np.array([_identity(row) for row in kept], dtype=np.uint64)
+        identities = np.array([identity_of(row) for row in kept], dtype=np.uint64)
         for day in np.unique(encoded.day):
             inside = np.flatnonzero(encoded.day == day)
             fresh = self._fresh(int(day), identities[inside])
@@ -200,7 +200,7 @@ def told(drift: Drift, day: Day, found: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _identity(row: Served) -> int:
+def identity_of(row: Served) -> int:
     """0 for a row that nothing tells from another one that says the same."""
     if row.identity is not None:
         return hash_of("id", row.identity) or 1
