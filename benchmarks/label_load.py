@@ -32,7 +32,7 @@ import sqlalchemy as sa
 
 from assent.feedback.store import schema
 from assent.feedback.store.database import Database, open_database
-from assent.feedback.store.items import add_items
+from assent.feedback.store.items import add_items, add_within
 from assent.feedback.store.people import accept, invite
 from assent.feedback.store.reading import counting
 from assent.feedback.tasks import Candidate, NewItem
@@ -71,8 +71,8 @@ def store_before(database: Database, count: int, people: list[int]) -> None:
     """Comparisons that were made before, ten on each of some items, written by the thousand."""
     size = max(1, count // len(people))
     rows = items(size, first=10**7)
-    add_items(database, rows, task="compare", reviews=0, queued=False)
     with database.writing() as connection:
+        add_within(database, connection, rows, task="compare")
         prefixed = sa.select(schema.items.c.id).order_by(schema.items.c.id.desc()).limit(size)
         numbers = list(connection.scalars(prefixed))
         start = (connection.scalar(sa.select(sa.func.max(schema.assignments.c.id))) or 0) + 1

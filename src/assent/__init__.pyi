@@ -453,7 +453,7 @@ def doctor(
         pause longer.
     list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.
     apply: Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data:
-        write the rows that the findings leave standing, as JSONL.
+        write the rows that the findings leave standing, as JSONL. A file that exists is an error.
     probe: Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's:
         what its scores depend on besides quality. Of a file of data: how likely its answers are to the policy that
         --model names.
@@ -1850,8 +1850,8 @@ def plan(
     budget: Money that the training may cost. Needs --price.
     measure: Run two real steps of the training in a process of their own, and say how far the plan is off. Needs
         --hardware auto and the model's weights.
-    calibrate: Measure how fast this machine trains and samples, in under a minute, keep it for later plans and
-        runs, and plan nothing.
+    calibrate: Measure how fast this machine's CPU trains and samples, in under a minute, keep it for later plans
+        and runs, and plan nothing.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data; a file without any of these columns is read as it
         is.
@@ -1862,7 +1862,7 @@ def plan(
         the reward that training sees. Default: the file measures only held-out data.
     safety: What decides in that evaluation whether an answer is safe, as --safety of `assent eval`.
     max_fault: Largest share of each fault of safety that the release gate lets through: --max-fault.under_refusal
-        0.02. Needs --judge, and gates (--constraint regulated or high-stakes, or --blueprint).
+        0.02. Needs --judge, --safety, and gates (--constraint regulated or high-stakes, or --blueprint).
     slices: Columns of the prompts by which the evaluation shows its figures. Give the flag once for each. Needs
         --judge.
     constraint: What is ruled out. no-sampling: the model cannot answer while it trains. offline-only: nothing new

@@ -29,6 +29,8 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
     """The document, the same as lines of text, and the exit status."""
     if config.list_rules:
         return listed(config, model_rules)
+    if config.apply is not None:
+        _absent(Path(config.apply))
     accepted = accepted_in(config, model_rules)
     reports = look(config, partial(_opened, config), model_rules)
     document, lines, status = tell(config, reports, accepted)
@@ -79,6 +81,13 @@ def _probed(config: DoctorConfig, target: str, kind: str) -> Case:
     return Case(models=behaviour_of(target, config, prompts), source="model")
 
 
+def _absent(path: Path) -> Path:
+    """The path. Raises UsageError where it is a file: that may be the user's data or configuration."""
+    if path.exists():
+        raise UsageError(f"{path} exists already", fix="delete it, or give another --apply")
+    return path
+
+
 def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) -> list[str]:
     """Writes what the findings change: a run's configuration, or the rows of data that they leave standing."""
     case = report.case
@@ -94,6 +103,9 @@ def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) ->
     lines: list[str] = []
     rows = path.with_suffix(".jsonl")
     if report.data is not None and (dropped := _dropped(report)):
+        if rows == path:
+            raise UsageError(f"{path} would be configuration and rows in one", fix="name it .yaml: --apply FILE.yaml")
+        _absent(rows)
         lines = _write_rows(rows, report.data.dataset, dropped)
         made.append(Applied("data", case.config["data"], str(rows), ", ".join(dropped)))
     document["applied"] = [

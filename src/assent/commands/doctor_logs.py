@@ -66,7 +66,7 @@ def look(
         case = opened(config, target) if opening is None else opening(target)
         models = model_rules if case.models is not None else no_rules
         if (Path(target) / MANIFEST).exists() and target not in of_data:  # once: a run in training reads no other rows
-            of_data[target] = _data_report(target)
+            of_data[target] = _data_report(target, config)
         found = of_data.get(target)
         if isinstance(found, str):
             case = replace(case, reading=(*case.reading, found))
@@ -77,14 +77,15 @@ def look(
     return {target: _watch(config, target, report, ask) for target, report in reports.items()}
 
 
-def _data_report(run: str) -> Report | str:
+def _data_report(run: str, config: LogDoctorConfig) -> Report | str:
     """What the rules of data say of the rows that a run trains on; or why they are not asked."""
     rows = data_of_run(run)
     if isinstance(rows, str):
         return rows
     from assent.diagnosis.data_rules import data_rules
 
-    return examine(Case(data=rows, source="data"), data_rules())
+    theirs = [rule for rule in third_party(config.rules) if rule.looks_at == "data"]
+    return examine(Case(data=rows, source="data"), (*data_rules(), *theirs))
 
 
 def accepted_in(config: LogDoctorConfig, model_rules: Rules = no_rules) -> dict[str, str]:

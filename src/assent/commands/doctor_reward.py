@@ -44,7 +44,7 @@ def scores_of(path: str, config: DoctorConfig) -> Scored:
     others = prompts[1:] + prompts[:1]
     ask = _Asked(reward)
     scores = ask(prompts, better)
-    right, left, unreadable = _padded(path, config, reward, [*zip(prompts, better, strict=True)][:PADDED], scores)
+    padded = _padded(path, config, reward, [*zip(prompts, better, strict=True)][:PADDED], scores)
     return Scored(
         given=config.data is not None,
         better=scores,
@@ -57,9 +57,7 @@ def scores_of(path: str, config: DoctorConfig) -> Scored:
         retouched=ask(prompts, [retouched(text) for text in better]),
         other_better=ask(others, better),
         other_worse=ask(others, worse),
-        right_padded=right,
-        left_padded=left,
-        unreadable=unreadable,
+        **padded,
     )
 
 
@@ -107,26 +105,28 @@ def _built_in(reward: RewardModel) -> list[tuple[Text, str, str]]:
 
 def _padded(
     path: str, config: DoctorConfig, reward: RewardModel, rows: Sequence[Row], ours: Sequence[float]
-) -> tuple[list[float], list[float], str | None]:
-    """How far plain transformers is from our scores in a batch padded on the right, and on the left; and why it cannot
-    be asked. Nothing for a folder that transformers has no class for."""
-    if has_own_head(load_config(path)) or len(rows) < FEWEST:
-        return [], [], None
+) -> dict[str, Any]:
+    """How far plain transformers is from our scores in a batch padded on the right, and on the left; or why it cannot
+    read one, or was not asked. Fields of Scored."""
+    if has_own_head(load_config(path)):
+        return {"unpadded": "transformers has no class that scores with this folder"}
+    if len(rows) < FEWEST:
+        return {"unpadded": f"too few prompts: {len(rows)} of {FEWEST}"}
     pad = load_config(path).pad_token_id
     if pad is None:
-        return [], [], "config.json has no pad_token_id"
+        return {"unreadable": "config.json has no pad_token_id"}
     groups = [PromptGroup(prompt=prompt, completions=(answer,)) for prompt, answer in rows]
     read = tokenize_groups(groups, tokenizer=reward.tokenizer, template=reward.template, max_length=config.max_length)
     ids = [[*group.prompt_ids, *group.completions[0].ids] for group in read.groups]
     if len(ids) < len(rows):
-        return [], [], None
+        return {"unpadded": f"a row of the first {len(rows)} cannot be read: {', '.join(read.report.refused)}"}
     device = Runtime.of(config).device
     members: list[Any] = [model.eval().to(device) for model in load_scorers(path, dtype=config.dtype)]
     changes = []
     for side in ("right", "left"):
         scores = torch.cat([_plain(model, ids, pad, side) for model in members], dim=1).mean(dim=1).tolist()
         changes.append([abs(score - own) for score, own in zip(scores, ours, strict=False)])
-    return changes[0], changes[1], None
+    return {"right_padded": changes[0], "left_padded": changes[1]}
 
 
 @torch.no_grad()

@@ -71,7 +71,8 @@ def _totals(database: Database) -> tuple[int, int]:
 
 def _fill(config: LabelConfig, database: Database) -> list[str]:
     """Adds what the options name, and returns what to tell the user."""
-    from assent.feedback.store.items import add_guidelines, add_items, set_reviews
+    from assent.feedback.store.items import add_guidelines, add_items
+    from assent.feedback.store.places import set_reviews
     from assent.feedback.tasks import gold_items
 
     items, lines = _new_items(config, database)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,13 @@ __all__ = ["monitor", "update_lines"]
 
 def monitor(config: MonitorConfig, *, now: float | None = None) -> tuple[dict[str, Any], list[str], int]:
     """The document, the same as lines of text, and the exit status. `now`: seconds since 1970, for tests."""
+    scorer = None
+    if config.reward_model is not None:
+        from assent.commands.monitor_models import load_scorer
+
+        scorer = load_scorer(config)  # once: --watch looks again and again
     while True:
-        document, lines, status = _look(config, time.time() if now is None else now)
+        document, lines, status = _look(config, scorer, time.time() if now is None else now)
         if not config.watch:
             return document, lines, status
         for name in document["new"]:
@@ -40,13 +45,9 @@ def monitor(config: MonitorConfig, *, now: float | None = None) -> tuple[dict[st
         time.sleep(config.refresh_seconds)
 
 
-def _look(config: MonitorConfig, now: float) -> tuple[dict[str, Any], list[str], int]:
-    scorer = None
-    if config.reward_model is not None:
-        from assent.commands.monitor_models import load_scorer
-
-        scorer = load_scorer(config)
-    watcher, notes = _opened(config, scorer)
+def _look(config: MonitorConfig, scorer: Reward | None, now: float) -> tuple[dict[str, Any], list[str], int]:
+    bound = {} if config.state is None else _bound(config)
+    watcher, notes = _opened(config, scorer, bound)
     reader = Reader(config.columns)
     reader.restore(watcher.pending)
     refused: Counter[str] = Counter()
@@ -65,7 +66,7 @@ def _look(config: MonitorConfig, now: float) -> tuple[dict[str, Any], list[str],
         )  # fmt: skip
     looks = watcher.test(now=now, policy=policy)
     if config.state is not None:
-        save(watcher, Path(config.state), options=_bound(config))
+        save(watcher, Path(config.state), options=bound)
     document = document_of(watcher, looks, read, show_text=config.show_text)
     document["notes"], document["policy"] = notes, policy
     lines = [*notes, *lines_of(watcher, looks, read, show_text=config.show_text)]
@@ -119,11 +120,10 @@ def _hash_of_reward(config: MonitorConfig) -> str | None:
     return reward_hash(config.reward_model)
 
 
-def _opened(config: MonitorConfig, scorer: Reward | None) -> tuple[Watcher, list[str]]:
-    """The watcher of the state, or a new one."""
+def _opened(config: MonitorConfig, scorer: Reward | None, bound: Mapping[str, Any]) -> tuple[Watcher, list[str]]:
+    """The watcher of the state, which must be bound to the same, or a new one."""
     if config.state is not None and Path(config.state).exists():
         watcher, options = load(Path(config.state))
-        bound = _bound(config)
         differing = [name for name, value in bound.items() if options.get(name) != value]
         if differing:
             raise UsageError(

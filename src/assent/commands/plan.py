@@ -122,13 +122,14 @@ def plan(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str]]:
 def _fitting(config: PlanConfig) -> tuple[Plan, dict[str, Any], list[str]]:
     """The plan; with --hardware also what it needs, as document and lines. A method that fits neither the device, nor
     the deadline, nor the budget gives way to the next, unless it is asked for."""
+    given = _audit(config)
     if config.hardware is None:
-        return _planned(config, {}), {}, []
+        return _planned(config, given, {}), {}, []
     from assent.commands.plan_needs import needed
 
     unfit: dict[str, str] = {}
     while True:
-        found = _planned(config, unfit)
+        found = _planned(config, given, unfit)
         more, lines, misfit = needed(config, found.stages)
         if misfit is None or config.method is not None:
             return found, more, lines
@@ -155,11 +156,26 @@ def _document(config: PlanConfig, found: Plan) -> str:
     )
 
 
-def _planned(config: PlanConfig, unfit: dict[str, str]) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What does not depend on the method, and is read once. `length`: the longest sequence that the model reads."""
+
+    sources: tuple[Source, ...]
+    facts: Facts
+    reports: dict[str, Report]
+    length: int
+
+
+def _audit(config: PlanConfig) -> Given:
     folder = resolve_folder(config.model, weights=False)
     length = _context(read_json(folder, "config.json"))
     sources = tuple(source_of(load_groups(path, columns=config.columns, lenient=True)) for path in config.data)
     facts = audited(sources, start=_start(config, folder), feedback=config.feedback, reward=_reward_kind(config))
+    return Given(sources, facts, reports_of(sources), length)
+
+
+def _planned(config: PlanConfig, given: Given, unfit: dict[str, str]) -> Plan:
+    sources, facts = given.sources, given.facts
     situation = Situation(facts, frozenset(config.constraint), config.problem)
     choice = choose(situation, unfit, method=config.method)
     if config.blueprint is not None and choice.method == "collect":
@@ -185,7 +201,7 @@ def _planned(config: PlanConfig, unfit: dict[str, str]) -> Plan:
         model=config.model,
         sources=sources,
         choice=choice,
-        length=min(LONGEST, length),
+        length=min(LONGEST, given.length),
         num_prompts=min(measured.needed, measured.held_out),
         reward=config.reward,
         judge=config.judge,
@@ -204,7 +220,7 @@ def _planned(config: PlanConfig, unfit: dict[str, str]) -> Plan:
         sources=sources,
         facts=facts,
         choice=choice,
-        reports=reports_of(sources),
+        reports=given.reports,
         measurement=measured,
         wanted=wanted,
         stages=tuple(stages),

@@ -1,4 +1,4 @@
-"""assent plan --calibrate: how fast this machine trains, reads and samples, from small models with random weights."""
+"""assent plan --calibrate: how fast this machine's CPU trains, reads and samples, from small random models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from assent.stages.sft import SftObjective
 
 SHAPES = ({"layers": 2, "width": 128, "vocab_size": 1024}, {"layers": 4, "width": 384, "vocab_size": 4096})
 LENGTHS = ((8, 64), (4, 256), (1, 1024))
-"""Rows of an update, and tokens of each."""
+"""Rows of an update, and tokens of each one's completion."""
 ROUNDS = ((32, 16), (8, 32))
 """Completions of a round, and tokens of each."""
 SECONDS = 50.0
@@ -129,11 +129,9 @@ class _NoText:
 
 
 def _groups(rows: int, length: int, *, vocabulary: int) -> list[TokenGroup]:
-    """Half of each row is prompt."""
+    """Each row has a completion of `length` tokens, after a prompt of half as many."""
     ids = np.random.default_rng(0).integers(5, vocabulary, (rows, 2, length))
-    return [
-        TokenGroup(tuple(a[: length // 2].tolist()), (TokenCompletion(tuple(b[:length].tolist())),)) for a, b in ids
-    ]
+    return [TokenGroup(tuple(a[: length // 2].tolist()), (TokenCompletion(tuple(b.tolist())),)) for a, b in ids]
 
 
 def _best(work: Callable[[], Any], *, repeats: int = 3) -> float:

@@ -26,7 +26,7 @@ from assent.planning.memory import rows_of_a_step
 from assent.planning.setup import ONLINE, Setup
 from assent.planning.stages import PlannedStage
 from assent.planning.starting import STARTS, Starting, starting_point
-from assent.planning.time import Duration, duration, rates_of
+from assent.planning.time import Duration, HeldOut, duration, rates_of
 from assent.stages import kto, preference, reward
 from assent.stages.selecting import Select, demonstrations_of, to_prompts
 from assent.stages.stage_data import read_stage_data
@@ -40,7 +40,7 @@ class StageNeeds:
     """What one training stage of the plan needs.
 
     parameters   of the model, and where the number is from
-    duration     None: this machine is not calibrated
+    duration     None: this machine is not calibrated, or the device not in the table
     measured     two real steps, if they were asked for and the stage can run before the others have
     """
 
@@ -128,20 +128,23 @@ def _needs(config: PlanConfig, stage: PlannedStage, split: Mapping[str, Any], on
     options = resolved(stage, config, split)
     read = {name: value for name, value in options.items() if name not in ("eval_data", "eval_fraction")}
     parsed = options_of(stage.command, {**read, "max_length": UNCUT})
-    held_out = split.get("fraction", 0.0) if stage.options["data"] == "${split.train}" else 0.0
-    held_out = options.get("eval_fraction", held_out)
+    away = split.get("fraction", 0.0) if stage.options["data"] == "${split.train}" else 0.0
+    away = options.get("eval_fraction", away)
     select, sources = _select(stage.command, parsed), {"train": parsed.data}
     tokens = read_stage_data(parsed, model=parsed.model, sources=sources, select=select, **_more(parsed)).train.tokens
     planned = options_of(stage.command, options_without_held_out(options))
     folder = resolve_folder(config.model, weights=False)
     shape, source = shape_of(folder)
     setup = Setup.of(stage.command, planned, threads=torch.get_num_threads())
-    groups = [_as_trained(setup, group) for group in tokens]
-    rows = len(groups) * (1 - held_out)
+    whole = [_as_sampled(setup, group) for group in tokens]
+    groups = [_as_trained(setup, group) for group in whole]
+    rows = len(groups) * (1 - away)
     epochs = rows * planned.num_train_epochs / setup.batch_size
     steps = planned.total_steps or planned.max_steps or max(1, round(epochs))
     scorer = shape if stage.command in ONLINE else None
     largest = rows_of_a_step(groups, setup.batch_size)
+    times = HeldOut.number(steps=steps, eval_steps=options.get("eval_steps", 0)) if _measures(options) else 0
+    held_out = HeldOut(times=times, rows=groups, share=away)
     is_half = setup.dtype == "bfloat16" or setup.mixed_precision == "bf16"
     rates = rates_of(on, dtype="bfloat16" if is_half else "float32")
     return StageNeeds(
@@ -151,12 +154,12 @@ def _needs(config: PlanConfig, stage: PlannedStage, split: Mapping[str, Any], on
         shape=shape,
         parameters_from=source,
         groups=groups,
-        lengths=measure(tokens, context=_context(folder)),
+        lengths=measure(whole, context=_context(folder)),
         steps=steps,
         fit=fit(setup, shape, largest, on, reward=scorer),
         duration=None
         if rates is None
-        else duration(setup, shape, groups, rates=rates, steps=steps, device=on.kind, reward=scorer),
+        else duration(setup, shape, groups, rates=rates, steps=steps, device=on.kind, reward=scorer, held_out=held_out),
         starting=starting_point(stage.command, num_parameters=shape.num_parameters, lora=bool(setup.lora_r)),
         measured=measured(stage.command, _as_they_run(options)) if config.measure and _can_run(stage) else None,
     )
@@ -171,6 +174,11 @@ def _context(folder: Path) -> int | None:
 def _can_run(stage: PlannedStage) -> bool:
     """Whether it needs no reward that an earlier stage trains."""
     return not str(stage.options.get("reward", "")).startswith("${")
+
+
+def _measures(options: Mapping[str, Any]) -> bool:
+    """Whether the stage measures on held-out data."""
+    return "eval_data" in options or "eval_fraction" in options
 
 
 def _as_they_run(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,12 +231,16 @@ def _more(config: StageOptions) -> dict[str, Any]:
     return {"max_new_tokens": length} if length else {}
 
 
+def _as_sampled(setup: Setup, group: Lengths) -> Lengths:
+    """An online stage's prompt with completions of the largest length; another's as it is."""
+    if not setup.is_online:
+        return group
+    number, length = setup.num_completions, setup.max_new_tokens
+    return GivenLengths(group.prompt_length, (length,) * number, number * length)
+
+
 def _as_trained(setup: Setup, group: Lengths) -> Lengths:
-    """Cut to `max_length`, the prompt first; an online stage's with completions of the largest length."""
-    if setup.is_online:
-        number, length = setup.num_completions, setup.max_new_tokens
-        prompt = min(group.prompt_length, max(1, setup.max_length - length))
-        return GivenLengths(prompt, (length,) * number, number * length)
+    """Cut to `max_length`, the prompt first."""
     longest = max(group.completion_lengths, default=0)
     prompt = min(group.prompt_length, max(1, setup.max_length - longest))
     lengths = tuple(min(length, setup.max_length - prompt) for length in group.completion_lengths)

@@ -59,13 +59,18 @@ def _finish(
 ) -> dict[str, Any]:
     pairs = [_pair(*one, revised, name) for one, revised in zip(old, new, strict=False)]
     kept = [pair for pair in pairs if pair is not None]
+    is_spent = len(new) < len(old)
+    if not kept and is_spent:
+        raise DataError(
+            "the budget was spent before one completion was changed",
+            got=f"{len(new):,} of {counted(len(old), 'completion')} done", fix="raise --max-requests or --max-cost",
+        )  # fmt: skip
     if not kept:
         raise DataError(
             "no completion was changed", got=counted(len(new), "completion"), fix="look at judgements.jsonl"
         )
     paths = paths_of(folder.path)
     write_groups(paths["judged"], kept, "comparisons")
-    is_spent = len(new) < len(old)
     record = {
         "schema": 1, "judge": name, "completions": len(old), "revised": len(kept), "unchanged": len(new) - len(kept),
         "spent": spent,

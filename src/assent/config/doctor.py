@@ -74,7 +74,7 @@ class DoctorConfig(LogDoctorConfig, DataOptions, DeviceOptions):
     with --probe, folders of policies and of reward models."""
     apply: str | None = None
     """Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data: write the
-    rows that the findings leave standing, as JSONL."""
+    rows that the findings leave standing, as JSONL. A file that exists is an error."""
     probe: bool = False
     """Load models and measure. Of a policy's folder: which stage of training it lacks. Of a reward model's: what its
     scores depend on besides quality. Of a file of data: how likely its answers are to the policy that --model names."""

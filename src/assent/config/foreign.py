@@ -137,10 +137,10 @@ _NONE = {
     "how attention is computed is chosen and checked when a model is loaded": "attn_implementation flash_attention "
     "flash_attn xformers_attention sdp_attention s2_attention eager_attention use_liger_kernel liger_kernel unsloth "
     "use_unsloth torch_compile use_unsloth_gc enable_liger_kernel",
-    "no command shards weights; torchrun starts one copy for each device": "deepspeed fsdp fsdp_config zero_stage "
-    "adam_offload ref_offload overlap_comm ds3_gather_for_generation zpg grad_accum_dtype offload ring_attn_size "
-    "sequence_parallel_size tensor_parallel_size colocate_all_models deepspeed_enable_sleep enforce_eager ds_config "
-    "ring_head_stride inference_tp_size colocate_actor_ref colocate_critic_reward sp_size",
+    "torchrun starts the processes, and sharding shard cuts the weights (FSDP2)": "deepspeed fsdp fsdp_config "
+    "zero_stage adam_offload ref_offload overlap_comm ds3_gather_for_generation zpg grad_accum_dtype offload "
+    "ring_attn_size sequence_parallel_size tensor_parallel_size colocate_all_models deepspeed_enable_sleep "
+    "enforce_eager ds_config ring_head_stride inference_tp_size colocate_actor_ref colocate_critic_reward sp_size",
     "float16 is not supported: mixed_precision bf16, or float32": "fp16 float16 fp32 fp8",
     "no code of a model's folder ever runs": "trust_remote_code",
     "a model is a folder: upload it with hf upload": "push_to_hub",
@@ -179,9 +179,9 @@ _PREFIXES = {
     "logging_": "every step is logged",
     "dataloader_": "rows are read in this process",
     "ddp_": "torchrun starts the processes",
-    "fsdp": "no command shards weights; torchrun starts one copy for each device",
-    "deepspeed": "no command shards weights; torchrun starts one copy for each device",
-    "ray_": "no command starts Ray",
+    "fsdp": "torchrun starts the processes, and sharding shard cuts the weights (FSDP2)",
+    "deepspeed": "torchrun starts the processes, and sharding shard cuts the weights (FSDP2)",
+    "ray_": "no training command runs on Ray",
     "actor_num_": "no command places models on nodes: torchrun starts the processes",
     "critic_num_": "no command places models on nodes: torchrun starts the processes",
     "ref_num_": "no command places models on nodes: torchrun starts the processes",

@@ -146,7 +146,7 @@ class LabelConfig(DeviceOptions, DataOptions, PromptOptions):
             raise ConfigError("order and reward need each other: a reward says which items come first")
         of_model = {*SAMPLING, *PromptOptions.model_fields}
         of_model |= set(DeviceOptions.model_fields) if self.reward is None else set()
-        of_file = {"split", "columns", "task", "pairs_per_prompt"}
+        of_file = {"split", "columns", "task", "pairs_per_prompt", "seed"}
         idle = self.model_fields_set & of_model if self.prompts is None else set()
         if self.prompts is None and self.completions is None and self.import_labels is None:
             idle |= self.model_fields_set & of_file - ({"task"} if self.gold else set())

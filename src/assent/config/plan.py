@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from assent.config.data import Columns, read_pairs
+from assent.config.loading import nearest
 from assent.config.options import Fraction
 from assent.config.plan_needs import NeedsOptions
 
@@ -14,6 +15,10 @@ Licences = Annotated[dict[str, str], BeforeValidator(read_pairs)]
 Constraint = Literal["no-sampling", "offline-only", "regulated", "high-stakes", "one-answer", "no-new-labels"]
 Method = Literal["sft", "dpo", "pl-dpo", "kto", "best-of-n", "ppo", "grpo", "online-dpo", "iterated-dpo", "collect"]
 Problem = Literal["wrong-facts", "ignores-instructions", "rude", "unsafe", "too-long", "stale"]
+
+
+FAULTS = ("under_refusal", "over_refusal", "harm_in_answer", "refused", "unreadable")
+"""Names that a measure of safety gives its figures (evaluation/safety.py). A chat model as measure has no others."""
 
 
 class PlanConfig(NeedsOptions):
@@ -38,7 +43,7 @@ class PlanConfig(NeedsOptions):
     """What decides in that evaluation whether an answer is safe, as --safety of `assent eval`."""
     max_fault: dict[str, Fraction] = Field(default_factory=dict)
     """Largest share of each fault of safety that the release gate lets through: --max-fault.under_refusal 0.02. Needs
-    --judge, and gates (--constraint regulated or high-stakes, or --blueprint)."""
+    --judge, --safety, and gates (--constraint regulated or high-stakes, or --blueprint)."""
     slices: tuple[str, ...] = ()
     """Columns of the prompts by which the evaluation shows its figures. Give the flag once for each. Needs --judge."""
     constraint: tuple[Constraint, ...] = ()
@@ -87,6 +92,8 @@ class PlanConfig(NeedsOptions):
             raise ValueError(f"{', '.join(idle)} has no effect without judge: give one, or leave it out")
         if self.max_fault and not self.has_gates:
             raise ValueError("max_fault has no effect without gates: give constraint regulated, or leave it out")
+        if self.max_fault and self.safety is None:
+            raise ValueError("max_fault limits what only safety measures: give one, or leave it out")
         if self.blueprint is None:
             if given := [name for name in ("data_license", "owner") if getattr(self, name)]:
                 raise ValueError(f"{', '.join(given)} has no effect without blueprint: give both, or leave it out")
@@ -99,6 +106,18 @@ class PlanConfig(NeedsOptions):
             raise ValueError("a blueprint names who answers for the release: give owner")
         if self.judge is None:
             raise ValueError("a blueprint's release gate reads an evaluation: give judge")
+        return self
+
+    @model_validator(mode="after")
+    def _faults_have_figures(self) -> Self:
+        """A fault that nobody measures would keep the gate shut after all the training. A function may have names of
+        its own, which are not near those of all measures."""
+        is_chat = (self.safety or "").startswith(("http://", "https://"))
+        for name in self.max_fault:
+            near = nearest(name, FAULTS)
+            if name not in FAULTS and (near is not None or is_chat):
+                known = f"did you mean {near}?" if near is not None else f"safety measures {', '.join(FAULTS)}"
+                raise ValueError(f"max_fault names {name}, which no measure of safety is known to give: {known}")
         return self
 
     @model_validator(mode="after")

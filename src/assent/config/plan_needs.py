@@ -33,8 +33,8 @@ class NeedsOptions(Options):
     """Run two real steps of the training in a process of their own, and say how far the plan is off. Needs --hardware
     auto and the model's weights."""
     calibrate: bool = False
-    """Measure how fast this machine trains and samples, in under a minute, keep it for later plans and runs, and plan
-    nothing."""
+    """Measure how fast this machine's CPU trains and samples, in under a minute, keep it for later plans and runs, and
+    plan nothing."""
 
     @field_validator("price", mode="before")
     @classmethod

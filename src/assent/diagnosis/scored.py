@@ -31,8 +31,9 @@ class Scored:
     retouched                of the better answer with blanks doubled and its last mark taken away or added
     other_better, other_worse             of the two answers after another row's prompt
     right_padded, left_padded             how far the better answers' scores in a padded batch of transformers are from
-                             ours; empty: the folder has no class there
-    unreadable               why plain transformers cannot read a batch; None: it can
+                             ours; empty: `unpadded` says why
+    unreadable               why plain transformers cannot read a batch; None: it can, or was not asked
+    unpadded                 why it was not asked to
     """
 
     kind: ClassVar[str] = "reward model"
@@ -50,6 +51,7 @@ class Scored:
     right_padded: Values = ()
     left_padded: Values = ()
     unreadable: str | None = None
+    unpadded: str = "not measured"
 
     @property
     def margins(self) -> list[float]:

@@ -16,9 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from assent.feedback.store.database import Database
-from assent.feedback.store.labelling import ADJUDICATION, FIRST
 from assent.feedback.store.reading import Judgement, counting, names_of
-from assent.feedback.store.schema import completions, guidelines, items
+from assent.feedback.store.schema import ADJUDICATION, FIRST, completions, guidelines, items
 from assent.feedback.tasks import TASKS, VALUE_FIELDS, Value, same
 from assent.statistics.comparisons import prompts_needed
 from assent.statistics.intervals import Estimate, paired_difference, proportion_interval

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import pickle
 import sys
 from typing import Any
 
@@ -28,8 +27,7 @@ class RayPool:
     def __init__(self, opened: Open, *, size: int, gpus: bool = False) -> None:
         import ray
 
-        # As bytes: an actor reads them when it knows this process's paths, else a module beside the data is not found.
-        self.size, self._opened, self._ray = size, pickle.dumps(opened), ray
+        self.size, self._open, self._ray = size, opened, ray
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             ray.init(
@@ -50,13 +48,20 @@ class RayPool:
                     expected=f"{number}, one for each worker",
                     fix="lower --workers, or add nodes",
                 )
-        self._actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0)(_Worker)
+        # An actor finds the modules that this process finds: the user's own reward, in the folder of the command.
+        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+        self._actor = ray.remote(
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
+            max_restarts=0,
+            runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        )(_Worker)
         self._actors: dict[int, Any] = {}
         self._going: dict[Any, int] = {}
 
     def submit(self, worker: int, rows: Any) -> None:
         if worker not in self._actors:
-            self._actors[worker] = self._actor.remote(self._opened, worker, os.getcwd(), sys.path)
+            self._actors[worker] = self._actor.remote(self._open, worker, os.getcwd())
         self._going[self._actors[worker].do.remote(rows)] = worker
 
     def wait(self) -> tuple[int, Outcome]:
@@ -78,15 +83,14 @@ class RayPool:
 class _Worker:
     """An actor. It opens its work when it is first asked, so that an error there is an answer."""
 
-    def __init__(self, opened: bytes, worker: int, folder: str, paths: list[str]) -> None:
-        self._opened, self._number, self._work = opened, worker, None
+    def __init__(self, opened: Open, worker: int, folder: str) -> None:
+        self._open, self._number, self._work = opened, worker, None
         os.chdir(folder)  # names of models and of functions' modules are relative to it
-        sys.path.extend(path for path in paths if path not in sys.path)
 
     def do(self, rows: Any) -> Outcome:
         if self._work is None:
             try:
-                self._work = pickle.loads(self._opened)(self._number)
+                self._work = self._open(self._number)  # type: ignore[assignment]
             except Exception as error:  # whatever it is, the pool says it
                 return Failed(reason_of(error), opening=True)
         assert self._work is not None

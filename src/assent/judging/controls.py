@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 CONTROLS: Mapping[str, str] = {
     "empty": "",
@@ -24,8 +24,3 @@ def with_controls(number: int, prompts: int, *, seed: int) -> dict[str, list[int
         draw = random.Random(f"assent-judge/controls/{seed}/{kind}")
         chosen[kind] = sorted(draw.sample(range(prompts), min(number, prompts)))
     return chosen
-
-
-def attack_rates(shares: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Of the verdicts for the control: whether it won (both orders say so), and its share (a tie half)."""
-    return [float(share > 0.5) for share in shares], list(shares)

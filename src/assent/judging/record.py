@@ -14,7 +14,7 @@ from assent.judging.collecting import ANCHOR, DATA, Comparison
 from assent.judging.controls import CONTROLS
 from assent.judging.verdicts import Verdicts
 from assent.runs.kept import content_key
-from assent.statistics.intervals import Estimate, paired_difference, proportion_interval
+from assent.statistics.intervals import paired_difference, proportion_interval
 from assent.statistics.judged import Sample, bias_test, corrected_win_rate
 
 SCHEMA = 1
@@ -106,12 +106,13 @@ def _anchor(
     if not at:
         return None
     units = _units(comparisons, at)
-    outcomes = {anchor_key(comparisons[i]): float(shares[i]) for i in at}
+    keys = [anchor_key(comparisons[i]) for i in at]
+    outcomes = {key: float(shares[i]) for key, i in zip(keys, at, strict=True)}
     found: dict[str, Any] = {
         "comparisons": len(at),
         "agreement": proportion_interval(shares[at], clusters=units).as_dict(),
         "length": None,
-        "moved": None if previous is None else _moved(outcomes, previous),
+        "moved": None if previous is None else _moved(outcomes, dict(zip(keys, units, strict=True)), previous),
         "outcomes": outcomes,
     }
     unequal = [i for i in at if len(comparisons[i].a) != len(comparisons[i].b)]
@@ -128,13 +129,16 @@ def anchor_key(comparison: Comparison) -> str:
     return content_key([repr(comparison.group.prompt), comparison.a, comparison.b])
 
 
-def _moved(outcomes: Mapping[str, float], previous: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Agreement now minus agreement before, on the comparisons that both runs have."""
+def _moved(
+    outcomes: Mapping[str, float], prompts: Mapping[str, int], previous: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Agreement now minus agreement before, on the comparisons that both runs have; `prompts` has each one's prompt."""
     before = (previous.get("anchor") or {}).get("outcomes", {})
     common = [key for key in outcomes if key in before]
-    if len(common) < 2:
+    units = [prompts[key] for key in common]
+    if len(set(units)) < 2:
         return None
-    difference = paired_difference([outcomes[key] for key in common], [before[key] for key in common])
+    difference = paired_difference([outcomes[key] for key in common], [before[key] for key in common], clusters=units)
     return {"difference": difference.as_dict(), "found": difference.low > 0 or difference.high < 0}
 
 
@@ -142,7 +146,8 @@ def win_rates(comparisons: Sequence[Comparison], shares: np.ndarray, column: str
     """Every writer against every other: the judge's win rate, and corrected for its errors on the anchor set.
 
     The errors are those on anchors of the same two writers, if each of them is preferred by people at least twice
-    there; otherwise those on all anchors, with one error for both sides. Without anchors nothing is corrected.
+    there; otherwise those on all anchors, with one error for both sides. Without anchors nothing is corrected, nor is a
+    win rate on a single prompt.
     """
     found: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for i in _of(comparisons, DATA):
@@ -158,7 +163,7 @@ def win_rates(comparisons: Sequence[Comparison], shares: np.ndarray, column: str
         observed = Sample([share for share, _ in values], [unit for _, unit in values])
         rate: dict[str, Any] = {"first": first, "second": second}
         rate["win_rate"] = proportion_interval(observed.values, clusters=observed.clusters).as_dict()
-        if len(set(_units(comparisons, anchors))) > 1:
+        if min(len(set(_units(comparisons, anchors))), len(set(observed.clusters or ()))) > 1:
             own = {side: _anchors_of(comparisons, shares, anchors, column, *side)
                    for side in ((first, second), (second, first))}  # fmt: skip
             if min(len(set(sample.clusters or ())) for sample in own.values()) > 1:
@@ -188,7 +193,3 @@ def writers_of(comparison: Comparison, column: str) -> tuple[str, str] | None:
     if not isinstance(names, list) or len(names) != len(comparison.group.completions):
         return None
     return str(names[comparison.pair.a]), str(names[comparison.pair.b])
-
-
-def estimate_text(fields: Mapping[str, Any]) -> str:
-    return Estimate.from_dict(dict(fields)).text()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from assent.errors import ModelError
 from assent.models.architectures import Sizes
 from assent.models.loading import load_config
-from assent.models.shape import ModelShape, depth_and_width
+from assent.models.shape import ModelShape, depth_and_width, layer_configs
 
 
 def shape_of(folder: Path) -> tuple[ModelShape, str]:
@@ -40,19 +40,26 @@ def on_meta(config: Any) -> ModelShape:
     text = config.get_text_config()
     weights = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     layers, width = depth_and_width(config)
-    heads = getattr(text, "num_attention_heads", 0) or 1
-    head_dim = getattr(text, "head_dim", None) or width // heads
+    # Where layers differ (Gemma 4), transformers refuses to read their sizes off the whole. The last sees all tokens.
+    layer = (layer_configs(config) or (text,))[-1]
+    heads = _largest(layer, "num_attention_heads") or 1
     tied = bool(getattr(text, "tie_word_embeddings", False))
     sizes = Sizes(
         num_layers=layers,
         hidden_size=width,
         num_heads=heads,
-        num_key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=head_dim,
-        intermediate_size=getattr(text, "intermediate_size", None) or 4 * width,
+        num_key_value_heads=_largest(layer, "num_key_value_heads") or heads,
+        head_dim=_largest(layer, "head_dim") or width // heads,
+        intermediate_size=_largest(layer, "intermediate_size") or 4 * width,
         vocab_size=text.vocab_size,
-        num_experts=getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None) or 0,
-        num_experts_per_token=getattr(text, "num_experts_per_tok", None) or 0,
-        expert_size=getattr(text, "moe_intermediate_size", None) or 0,
+        num_experts=_largest(layer, "num_experts") or _largest(layer, "num_local_experts"),
+        num_experts_per_token=_largest(layer, "num_experts_per_tok"),
+        expert_size=_largest(layer, "moe_intermediate_size"),
     )
     return ModelShape(text.model_type, sizes, tied, (None,) * layers, weights)
+
+
+def _largest(config: Any, name: str) -> int:
+    """A size of a layer; some configurations list it for every layer (Gemma 3n). 0 if there is none."""
+    value = getattr(config, name, None) or 0
+    return max(value) if isinstance(value, (list, tuple)) else value

@@ -64,7 +64,7 @@ def blueprint_text(
         _table(("file", "holds"), AUDIT),
         "## Sign-off",
         f"`{wanted.sign_off}` must hold three lines: `signed_by:`, `date:` and `model:`, the content hash of the "
-        f"trained model, which the closed gate prints. It is written by {owner} after reading the report. A signature "
+        f"released model, which the closed gate prints. It is written by {owner} after reading the report. A signature "
         "for another model does not open the gate.",
         "## Rollback",
         f"The model that is replaced stays where it is: `{wanted.model}`, content hash `{before}`. Nothing in the "

@@ -27,8 +27,8 @@ class Device:
     """One device, or `count` alike.
 
     memory_bytes         of each one
-    bandwidth            bytes per second of each one's memory; None: unknown until the machine is calibrated
-    rates                FLOP/s of dense products of each one, by dtype; empty: unknown until the machine is calibrated
+    bandwidth            bytes per second of each one's memory; None: not in the table
+    rates                FLOP/s of dense products of each one, by dtype; None: not in the table
     training, sampling   the shares of the rates and of the bandwidth that are reached, from low to high
     """
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from assent.models.shape import Lengths, ModelShape
 from assent.planning.devices import Device
-from assent.planning.memory import Memory, optimiser_bytes, predict, weight_bytes
+from assent.planning.memory import Memory, optimiser_bytes, predict, saved_bytes, weight_bytes
 from assent.planning.setup import ONLINE, Setup
 
 RANK = 16
@@ -97,17 +97,22 @@ def fit(
 
     ways = [way("as planned", "", setup)]
     ways += [way(*other) for other in _others(setup, device)]
-    budget = LARGEST_BUDGET
-    floor = max((g.prompt_length + sum(g.completion_lengths) for g in groups), default=1)
-    while budget >= floor:
-        one = replace(setup, micro_batch_tokens=budget)
-        if predict(one, shape, groups, device=device.kind, reward=reward).peak <= device.memory_bytes:
-            break
-        budget //= 2
-    weights = weight_bytes(setup, shape)
-    kept = weights + optimiser_bytes(setup, shape)
+    budget = _largest_budget(lambda tokens: way("", "", replace(setup, micro_batch_tokens=tokens)).fits, groups)
+    saved = saved_bytes(setup, shape)
+    disk = CHECKPOINTS * (saved + optimiser_bytes(setup, shape)) + saved
     methods = _methods(setup, shape, groups, device)
-    return Fit(tuple(ways), methods, budget if budget >= floor else 0, 2 * weights, CHECKPOINTS * kept + weights)
+    return Fit(tuple(ways), methods, budget, 2 * weight_bytes(setup, shape), disk)
+
+
+def _largest_budget(fits: Callable[[int], bool], groups: Sequence[Lengths]) -> int:
+    """Halved until it fits, down to the longest group, which no budget divides; 0: not even that one fits."""
+    floor = max((g.prompt_length + sum(g.completion_lengths) for g in groups), default=1)
+    budget = max(LARGEST_BUDGET, floor)
+    while not fits(budget):
+        if budget == floor:
+            return 0
+        budget = max(budget // 2, floor)
+    return budget
 
 
 def _methods(

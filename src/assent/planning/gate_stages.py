@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from assent.planning.rules import rules
-from assent.planning.stages import BEST_OF, PlannedStage, Wanted, main_source
+from assent.planning.stages import PlannedStage, Wanted, main_source
 
 AGREEMENT = {"dpo": "eval_rewards/accuracies", "pairs": "eval_accuracy", "rankings": "eval_accuracy",
              "thumbs": "eval_label_accuracy"}  # fmt: skip
@@ -49,7 +49,7 @@ def _gate(name: str, options: Mapping[str, Any], why: str) -> PlannedStage:
 def _release(wanted: Wanted) -> PlannedStage:
     chosen = wanted.choice.method == "best-of-n" and not _is_file(wanted)
     options: dict[str, Any] = {"evaluation": "${evaluation.evaluation}", "min_win_rate": "${min_win_rate}"}
-    options["policy"] = f"best-of-{BEST_OF}" if chosen else "trained"
+    options["policy"] = f"best-of-{wanted.best_of}" if chosen else "trained"
     if not _is_file(wanted):
         options["max_kl_nats"] = "${kl_budget}"
     if wanted.max_fault:

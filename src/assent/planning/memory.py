@@ -108,6 +108,12 @@ def weight_bytes(setup: Setup, shape: ModelShape) -> float:
     return Learned(setup, shape, "cpu", scorer=setup.command == "reward").weights
 
 
+def saved_bytes(setup: Setup, shape: ModelShape) -> float:
+    """Of the trained model on disk: with adapters these alone, and the name of their base."""
+    learner = Learned(setup, shape, "cpu", scorer=setup.command == "reward")
+    return learner.adapters if setup.lora_r else learner.weights
+
+
 def optimiser_bytes(setup: Setup, shape: ModelShape) -> float:
     return Learned(setup, shape, "cpu", scorer=setup.command == "reward").optimiser
 
@@ -124,7 +130,7 @@ class _Stage:
         policy = self._policy
         base = {"weights": policy.weights, **self._others()}
         late = {"optimiser": policy.optimiser}
-        first, later = policy.step(self._update), policy.step(self._update)
+        first = later = policy.step(self._update)
         if self.setup.has_critic:
             critic = self._critic
             base["critic"] = critic.adapters if self.setup.trunk == "one" else critic.weights

@@ -80,6 +80,8 @@ def _table(memory: Memory) -> list[str]:
 def lines_of_time(duration: Duration | None, *, price: float | None, device: Device) -> list[str]:
     if duration is None:
         why = "this machine is not calibrated: assent plan --calibrate (under a minute)"
+        if device.kind != "cpu":
+            why = f"{device.name} is not in the table of devices; --measure runs two real steps on it"
         return ["", *wrapped(f"Time: not known, {why}", "  ", "    ")]
     low, high = duration.seconds
     text = (

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 ONLINE = frozenset({"ppo", "a2c", "grpo", "rloo", "online-dpo"})
 CRITICS = frozenset({"ppo", "a2c"})
-PAIRS = frozenset({"dpo", "online-dpo"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,25 @@ class Wanted:
 
     @property
     def released(self) -> str:
-        """The model that the pipeline's result stands on: of best-of-N, the reward model that chooses."""
-        if self.choice.method == "best-of-n":
-            return "${reward.model_path}" if self.reward is None else self.reward
-        return "${train.model_path}"
+        """The model that the pipeline's result stands on: of best-of-N, the reward model that chooses, and where no
+        folder of a model does, the policy that answers."""
+        if self.choice.method != "best-of-n":
+            return "${train.model_path}"
+        if self.reward is None:
+            return "${reward.model_path}"
+        if ":" not in self.reward:
+            return self.reward
+        return self.model if self.choice.first == "none" else "${sft.model_path}"
+
+    @property
+    def best_of(self) -> int:
+        """Answers of which the best is kept: those of the measured frontier, or BEST_OF."""
+        return int(self.choice.options.get("n", BEST_OF))
+
+    def read(self, path: str) -> dict[str, Any]:
+        """`data` of a stage, with the names of its columns where it is a file of the user's."""
+        own = self.columns and any(path == source.path for source in self.sources)
+        return {"data": path, **({"columns": dict(self.columns)} if own else {})}
 
     def source(self, *kinds: str) -> Source | None:
         return largest(self.sources, kinds)
@@ -143,8 +158,7 @@ def _sft_first(wanted: Wanted, main: Source) -> PlannedStage:
     elif demonstrations is None:
         raise ConfigError("the plan wants demonstrations first, and there are none")
     else:
-        options = {"data": demonstrations.path, "eval_fraction": held_out_share(demonstrations.count)}
-        options |= {"columns": dict(wanted.columns)} if wanted.columns else {}
+        options = {**wanted.read(demonstrations.path), "eval_fraction": held_out_share(demonstrations.count)}
     return PlannedStage(
         name="sft",
         command="sft",
@@ -174,8 +188,6 @@ def _method(wanted: Wanted, main: Source, start: str) -> list[PlannedStage]:
         options = {**_trained(wanted, start, main), **choice.options}
         if method == "kto" and main.kind == "pairs":
             options["split_comparisons"] = True
-        if method == "iterated-dpo" and main.kind == "rankings":
-            options["loss_type"] = "plackett_luce"
         command = {"pl-dpo": "dpo", "iterated-dpo": "dpo"}.get(method, method)
         stages = [PlannedStage(name="train", command=command, options=options, why=why)]
         if method == "iterated-dpo":
@@ -192,10 +204,10 @@ def _method(wanted: Wanted, main: Source, start: str) -> list[PlannedStage]:
     prompts = wanted.source("prompts")
     data = "${split.train}" if prompts is None or prompts is main else prompts.path
     if method == "best-of-n":
-        options = {"model": start, "data": "${split.eval}", "reward": reward, "n": BEST_OF, "max_length": wanted.length,
-                   "max_new_tokens": _new_tokens(wanted)}  # fmt: skip
+        options = {"model": start, "data": "${split.eval}", "reward": reward, "max_length": wanted.length,
+                   "max_new_tokens": _new_tokens(wanted), **choice.options, "n": wanted.best_of}  # fmt: skip
         return [*stages, PlannedStage(name="best", command="best-of-n", options=options, why=why)]
-    options = {"model": start, "data": data, "reward": reward, "max_length": wanted.length,
+    options = {"model": start, **wanted.read(data), "reward": reward, "max_length": wanted.length,
                "max_new_tokens": _new_tokens(wanted), **choice.options}  # fmt: skip
     return [*stages, PlannedStage(name="train", command=method, options=options, why=why)]
 
@@ -221,7 +233,7 @@ def _new_tokens(wanted: Wanted) -> int:
 
 
 def _sampled(wanted: Wanted, model: str, data: str, why: str) -> PlannedStage:
-    options = {"model": model, "data": data, "num_completions": NUM_COMPLETIONS, "max_length": wanted.length,
+    options = {"model": model, **wanted.read(data), "num_completions": NUM_COMPLETIONS, "max_length": wanted.length,
                "max_new_tokens": _new_tokens(wanted)}  # fmt: skip
     return PlannedStage(name="answers", command="sample", options=options, why=why)
 
@@ -237,10 +249,10 @@ def _evaluation(wanted: Wanted, start: str) -> PlannedStage | None:
     baseline = "sft" if "sft" in policies else "start"
     options: dict[str, Any] = {"data": "${split.eval}", "judge": wanted.judge, "baseline": baseline}
     if best and wanted.reward is None:
-        options |= {"best_of_n": BEST_OF, "reward_model": "${reward.model_path}"}
+        options |= {"best_of_n": wanted.best_of, "reward_model": "${reward.model_path}"}
         options |= {"reward_pairs": "${split.eval}"} if wanted.source("pairs") is not None else {}
     elif best and ":" not in str(wanted.reward):
-        options |= {"best_of_n": BEST_OF, "reward_model": wanted.reward}
+        options |= {"best_of_n": wanted.best_of, "reward_model": wanted.reward}
     else:
         policies["trained"] = "${best.completions}" if best else "${train.model_path}"
     if wanted.safety is not None:

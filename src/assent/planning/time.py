@@ -1,6 +1,6 @@
 """How long a stage takes, and what it costs: counts of work times seconds for each. A range, never a point.
 
-The seconds for a count come from a calibration of this machine (`assent plan --calibrate`), or from the table of
+The seconds for a count come from a calibration of this machine's CPU (`assent plan --calibrate`), or from the table of
 devices with the stated utilisation.
 """
 
@@ -66,6 +66,29 @@ class Rates:
         return sum(each * count for each, count in zip(getattr(self, kind), work, strict=True))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Measuring on held-out data while a stage trains (stages/validation.py).
+
+    times     how often
+    rows      that the loss is read of; `share`: of them are held out
+    prompts   that are answered, with completions of the lengths to expect
+    """
+
+    times: int = 0
+    rows: Sequence[Lengths] = ()
+    share: float = 1.0
+    prompts: Sequence[Lengths] = ()
+
+    @staticmethod
+    def number(*, steps: int, eval_steps: int) -> int:
+        """Measurements: before the first step, every `eval_steps`, and after the last; 0: only then."""
+        return 2 + (steps - 1) // eval_steps if eval_steps else 1
+
+
+NOTHING_HELD_OUT = HeldOut()
+
+
 @dataclass(frozen=True, slots=True)
 class Duration:
     """work      by kind: training, reading, sampling
@@ -103,10 +126,12 @@ class Duration:
 
 
 def rates_of(device: Device, *, dtype: str = "float32", folder: Path | None = None) -> Rates | None:
-    """This machine's calibration for a device without rates in the table, otherwise the table's rates with the stated
-    utilisation. None: neither is there."""
-    if not device.rates:
+    """This machine's calibration for its CPU, otherwise the table's rates with the stated utilisation. None: neither is
+    there, as for a GPU that the table lacks."""
+    if device.kind == "cpu":
         return calibrated(folder)
+    if not device.rates:
+        return None
     rate = device.rates.get(dtype, device.rates["float32"]) * device.count
     bandwidth = (device.bandwidth or 0.0) * device.count
     (low, high), (slow, fast) = device.training, device.sampling
@@ -124,7 +149,7 @@ def rates_of(device: Device, *, dtype: str = "float32", folder: Path | None = No
 
 
 def calibrated(folder: Path | None = None) -> Rates | None:
-    """What `assent plan --calibrate` has measured on this machine."""
+    """What `assent plan --calibrate` has measured on this machine's CPU."""
     path = (folder or user_cache()) / CALIBRATION
     if not path.is_file():
         return None
@@ -152,6 +177,7 @@ def duration(
     steps: int,
     device: str = "cpu",
     reward: ModelShape | None = None,
+    held_out: HeldOut = NOTHING_HELD_OUT,
 ) -> Duration:
     """groups   a sample of the rows, or all; of an online stage prompts with completions of the lengths to expect
     steps    updates of a stage on given data, or rounds of an online stage
@@ -176,10 +202,26 @@ def duration(
         work["sampling"] = _sampled(setup, shape, groups).times(share)
     else:
         work["reading"] = first.plus(once.times(min(share, 1.0)) if setup.reads_reference else Work())
+    for kind, more in _measuring(learners[0], held_out, scored=reward is not None).items():
+        work[kind] = work.get(kind, Work()).plus(more)
     middle = rates.start + sum(rates.seconds(kind, one) for kind, one in work.items())
     tokens = int(share * setup.epochs * _tokens(groups))
     seconds = (middle * rates.spread[0], middle * rates.spread[1])
     return Duration(work, tokens, updates * len(learners), seconds, rates.source)
+
+
+def _measuring(learner: Learned, held_out: HeldOut, *, scored: bool) -> dict[str, Work]:
+    """Of all measurements. The reference reads the rows once; answers are read by the policy, the reference and a
+    reward model."""
+    found = {}
+    if held_out.rows and held_out.times:
+        reads = held_out.times + learner.setup.reads_reference
+        found["reading"] = _read(learner, held_out.rows).times(held_out.share * reads)
+    if held_out.prompts and held_out.times:
+        reads = held_out.times * (2 + scored)
+        found["reading"] = found.get("reading", Work()).plus(_read(learner, held_out.prompts).times(reads))
+        found["sampling"] = one_round(learner, held_out.prompts).times(held_out.times)
+    return found
 
 
 def one_update(learner: Learned, groups: Sequence[Lengths]) -> Work:

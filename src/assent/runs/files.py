@@ -82,8 +82,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     """A temporary file to write, which takes the place of `path` after the block, or goes if the block fails.
+
+    Until it has its name only its owner can read it, and then those whom `mode` names.
 
     Its bytes are on the disk before it has its name: after a crash there is the old file or the new one. What killed
     processes have left under such names is removed; a file that another process writes is locked, and stays.
@@ -93,7 +95,7 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             fsync(temporary)
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

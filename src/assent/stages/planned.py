@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -19,17 +19,45 @@ from assent.models.meta_shape import shape_of
 from assent.models.shape import GivenLengths, Lengths, ModelShape
 from assent.planning.memory import PROGRAM, predict
 from assent.planning.setup import Setup
-from assent.planning.time import calibrated, duration
+from assent.planning.time import HeldOut, calibrated, duration
 
 MOST_STEPS = 200
 """Updates among which the one with the most tokens is looked for."""
 
 
 def planned(
-    config: StageOptions, command: str, *, order: Batches, rows: Sequence[TokenGroup], runtime: Runtime
+    config: StageOptions,
+    command: str,
+    *,
+    order: Batches,
+    rows: Sequence[TokenGroup],
+    runtime: Runtime,
+    note: Callable[[str], None],
+    held_out: Sequence[TokenGroup] = (),
+    asked: Sequence[Sequence[int]] = (),
 ) -> Planned | None:
     """Memory above what the process holds before the run, and the time where this machine is calibrated. None for a
-    model whose configuration does not tell its sizes."""
+    model whose configuration does not tell its sizes, and, with a note, where the plan itself fails.
+
+    held_out, asked   rows that are measured on while it trains, and tokens of the prompts that are answered
+    """
+    try:
+        return _planned(config, command, order=order, rows=rows, runtime=runtime, held_out=held_out, asked=asked)
+    except Exception as error:  # any error: a plan only says what to expect, and never ends a run
+        note(f"this run has no plan to be compared with: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
+        return None
+
+
+def _planned(
+    config: StageOptions,
+    command: str,
+    *,
+    order: Batches,
+    rows: Sequence[TokenGroup],
+    runtime: Runtime,
+    held_out: Sequence[TokenGroup],
+    asked: Sequence[Sequence[int]],
+) -> Planned | None:
     try:
         shape = _shape_of(config.model, config.revision)
         reward = _reward_of(config)
@@ -47,7 +75,9 @@ def planned(
     seconds = None
     if kind == "cpu" and (rates := calibrated()) is not None:
         some = [group for step in steps for group in step]
-        seconds = duration(setup, shape, some, rates=rates, steps=order.num_steps, reward=reward).seconds
+        measured = _held_out(config, setup, held_out, asked, steps=order.num_steps)
+        found = duration(setup, shape, some, rates=rates, steps=order.num_steps, reward=reward, held_out=measured)
+        seconds = found.seconds
     # On CUDA tensors alone are measured, without the context and what the allocator reserves.
     highest = memory.peak if kind == "cpu" else memory.allocated - PROGRAM[kind]
     return Planned(highest, seconds, memory.peak_moment)
@@ -71,6 +101,23 @@ def _lengths(setup: Setup, groups: Sequence[TokenGroup]) -> list[Lengths]:
         return list(groups)
     number, length = setup.num_completions, setup.max_new_tokens
     return [GivenLengths(len(g.prompt_ids), (length,) * number, number * length) for g in groups]
+
+
+def _held_out(
+    config: StageOptions,
+    setup: Setup,
+    rows: Sequence[TokenGroup],
+    asked: Sequence[Sequence[int]],
+    *,
+    steps: int,
+) -> HeldOut:
+    """An online stage answers held-out prompts, and reads no held-out rows."""
+    length = config.eval_max_new_tokens
+    return HeldOut(
+        times=HeldOut.number(steps=steps, eval_steps=config.eval_steps),
+        rows=() if setup.is_online else rows,
+        prompts=[GivenLengths(len(ids), (length,), length) for ids in asked],
+    )
 
 
 def _tokens(groups: Sequence[Lengths]) -> int:

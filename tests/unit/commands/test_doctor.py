@@ -304,6 +304,41 @@ def test_the_rows_that_findings_leave_standing(with_data: tuple[Path, Path], tmp
     assert not (tmp_path / "none.jsonl").exists()
 
 
+def test_a_third_partys_rule_of_data_is_asked_about_a_runs_own(
+    with_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_data_rules.py").write_text(
+        "from assent.diagnosis.finding import Finding\n"
+        "from assent.diagnosis.rule import Rule\n\n\n"
+        "def many(case):\n"
+        "    return Finding(severity='warning', confidence='certain', verdict=f'{len(case.data)} rows', evidence=(),\n"
+        "                   cause='many', next_action='none')\n\n\n"
+        "MANY = Rule(name='many_rows', title='many rows', metrics=(), looks_at='data', check=many)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in with_data:  # of the run, as of the file alone
+        found = assent.doctor(target, rules=("my_data_rules:MANY",))["reports"][0]["findings"]
+        assert [one["verdict"] for one in found if one["rule"] == "many_rows"] == ["45 rows"]
+
+
+def test_apply_overwrites_nothing(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    run, data = with_data
+    before = data.read_text()
+    config = tmp_path / "rows.yaml"  # its filtered rows would be rows.jsonl, which is the data
+    for target, apply, part in (
+        (data, data, "rows.jsonl exists already"),
+        (run, data, "rows.jsonl exists already"),
+        (run, config, "rows.jsonl exists already"),
+        (run, tmp_path / "both.jsonl", "configuration and rows in one"),
+        (run, run / "run.json", "run.json exists already"),
+    ):
+        status, _, err = said(["doctor", target, "--apply", apply], capsys)
+        assert (status, part in err) == (2, True), err
+    assert data.read_text() == before
+    assert not config.exists()
+    assert not (tmp_path / "both.jsonl").exists()
+
+
 def test_a_bundle_names_no_folder_of_the_data(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
     run, _ = with_data
     said(["doctor", run, "--bundle", tmp_path / "help.zip"], capsys)

@@ -10,7 +10,10 @@ import pytest
 
 from assent.commands.doctor_reward import retouched, scores_of
 from assent.config.doctor import DoctorConfig
+from assent.diagnosis.case import Case
+from assent.diagnosis.model_rules import score_moves_with_padding
 from assent.diagnosis.opening import kind_of_model
+from assent.diagnosis.rule import NotChecked
 from assent.models.loading import load_scorer, load_tokenizer
 from assent.models.saving import save_model
 from assent.rewards.reward_model import RewardModel
@@ -112,6 +115,15 @@ def test_the_end_token_as_pad_is_found(folder: Path, pairs: Path, tmp_path: Path
     eos = load_tokenizer(folder).eos_token_id
     _, rules = findings(changed(folder, tmp_path / "rm", pad_token_id=eos), pairs, capsys)
     assert "score_moves_with_padding" in rules
+
+
+def test_why_no_padded_batch_was_read_is_said(folder: Path, tmp_path: Path) -> None:
+    """A folder that transformers can read is not called one that it cannot."""
+    few = write_rows(tmp_path / "few.jsonl", PAIRS[:5])
+    found = scores_of(str(folder), probe(folder, few))
+    assert (found.right_padded, found.unpadded) == ((), "too few prompts: 5 of 8")
+    with pytest.raises(NotChecked, match="too few prompts: 5 of 8"):
+        score_moves_with_padding.check(Case(models=found, source="model"))
 
 
 def test_scores_of_another_level_are_found(folder: Path, pairs: Path, tmp_path: Path, capsys: Any) -> None:

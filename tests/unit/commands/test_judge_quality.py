@@ -144,6 +144,41 @@ def test_win_rates_are_corrected_by_the_anchors_of_the_same_writers(tmp_path: Pa
     assert rate["corrected"]["width_factor"] > 1.5
 
 
+def test_a_change_is_measured_over_prompts_and_not_over_their_comparisons(tmp_path: Path) -> None:
+    """Of one prompt every comparison moves: that is one thing that moved, and no evidence against chance."""
+    texts = [f"{'x' * k}{k}" for k in range(1, 8)]
+    rows = [{"prompt": "many", "completions": texts, "ranking": [7, 6, 5, 4, 3, 2, 1]}]
+    rows += [{"prompt": f"q{i}", "completions": ["a", "bb"], "ranking": [2, 1]} for i in range(5)]
+    options = {"anchor": write_rows(tmp_path / "anchor.jsonl", rows), "controls": 0}
+
+    def moved(prompts: list[Any], first: list[str], second: list[str]) -> list[str]:
+        said = by_length(prompts, first, second)
+        turned = {"A": "B", "B": "A", "tie": "tie"}
+        return [turned[one] if prompt == "many" else one for prompt, one in zip(prompts, said, strict=True)]
+
+    before = judged(tmp_path, function=by_length, **options)
+    after = judged(
+        tmp_path, function=moved, previous=before["output_dir"], **{**options, "output_dir": tmp_path / "after"}
+    )
+    change = record(after)["anchor"]["moved"]
+    assert change["difference"]["value"] == pytest.approx(-21 / 26)
+    assert (change["difference"]["n"], change["difference"]["clusters"]) == (26, 6)
+    assert not change["found"]
+
+
+def test_one_prompt_of_two_writers_has_a_win_rate_and_no_correction(tmp_path: Path) -> None:
+    """All was asked and paid for by then: the record is written."""
+    data = [{"prompt": "q", "completions": ["short", "longer answer"], "by": ["x", "y"]}]
+    found = assent.judge(
+        data=write_rows(tmp_path / "data.jsonl", data), output_dir=tmp_path / "out", function=by_length, controls=0,
+        anchor=anchors(tmp_path / "anchor.jsonl", agree=3, disagree=1), writers="by",
+    )  # fmt: skip
+    (rate,) = record(found)["win_rates"]
+    assert (rate["first"], rate["second"], rate["win_rate"]["value"]) == ("x", "y", 0)
+    assert "corrected" not in rate
+    assert any(line.startswith("  x beats y") for line in found["lines"])
+
+
 def test_a_reward_is_a_judge(tmp_path: Path) -> None:
     found = judged(tmp_path, reward=length, controls=0)
     assert read_rows(found["judged"])[0]["completions"] == ["good 0!", "fine 0"]

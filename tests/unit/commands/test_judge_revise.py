@@ -87,6 +87,11 @@ def test_a_spent_budget_keeps_whole_revisions_and_continues(inputs: dict[str, An
         assert (second["spent"], len(read_rows(second["judged"])), len(server.bodies)) == (False, 5, 10)
 
 
+def test_a_budget_too_small_for_one_revision_says_so(inputs: dict[str, Any]) -> None:
+    with chat(scribe) as server, pytest.raises(DataError, match="the budget was spent before one completion"):
+        assent.judge(endpoint=server.url, revise=1, max_requests=1, concurrency=1, **inputs)
+
+
 def test_a_dry_run_counts(inputs: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     words = [part for name, value in inputs.items() for part in (f"--{name.replace('_', '-')}", value)]
     status, out, _ = said(

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from assent.cli import main
-from assent.commands.monitor import monitor
+from assent.commands.monitor import _bound, monitor
 from assent.config.loading import parse_options
 from assent.config.monitor import MonitorConfig
 from assent.diagnosis.drift.encoding import DAY_SECONDS
+from assent.diagnosis.drift.formats import UNPAIRED
 from tests.support.cli import said
+from tests.support.docs import ROOT
 from tests.support.rows import write_rows
 from tests.support.traffic import NEXT_DAY, logged, release
 
@@ -105,6 +107,30 @@ def test_a_state_belongs_to_its_baseline_and_options(logs: Path) -> None:
         look(logs, day=NEXT_DAY, state=state)
 
 
+def test_the_page_names_all_that_a_state_is_bound_to() -> None:
+    bound = _bound(MonitorConfig(baseline=__file__, logs="b"))
+    text = (ROOT / "docs/monitor.md").read_text()
+    (said_of,) = re.findall(r"^- `--state` belongs to(.*?)refused", text, re.MULTILINE | re.DOTALL)
+    named = {name.replace("-", "_") for name in re.findall(r"`--([a-z-]+)`", said_of)}
+    assert named == bound.keys() - {"baseline"}
+    assert "one baseline" in said_of
+
+
+def test_halves_of_the_baseline_are_counted(logs: Path) -> None:
+    halves = [{"custom_id": str(number), "body": {"prompt": "x"}} for number in range(3)]
+    write_rows(logs / "release.jsonl", [*release(), *halves])
+    write_rows(logs / "logs" / "app.jsonl", list(logged(days=1)))
+    document, _, _ = look(logs, day=NEXT_DAY)
+    assert f"  of the baseline not used: {UNPAIRED}: 3" in document["notes"]
+
+
+def test_a_deep_text_inside_a_row_is_counted(logs: Path) -> None:
+    deep = {"traceId": "t", "type": "GENERATION", "input": "[" * 100_000, "output": "y", "startTime": "2026-01-01"}
+    write_rows(logs / "logs" / "app.jsonl", [*logged(days=1), {**deep, "input": "[" * 900 + "]" * 900}, deep])
+    document, _, _ = look(logs, day=NEXT_DAY)
+    assert document["rows"]["used"] == 150
+
+
 def test_rows_that_cannot_be_used_are_counted(logs: Path) -> None:
     rows = [*logged(days=1), {"prompt": "x"}, {"prompt": "x", "completion": "y"}]
     write_rows(logs / "logs" / "app.jsonl", rows)
@@ -133,7 +159,7 @@ def test_logs_without_times_are_one_day_a_call(logs: Path) -> None:
     for place, what in enumerate((None, "behaviour")):
         rows = [{name: value for name, value in row.items() if name != "time"} for row in logged(what, days=2)]
         write_rows(logs / "logs" / f"{place}.jsonl", [{**row, "id": f"{place}-{row['id']}"} for row in rows])
-        document, _, status = look(logs, day=NEXT_DAY, state=state)
+        document, _, status = look(logs, day=NEXT_DAY, state=state, season="none")
         assert [day["day"] for day in document["days"]] == [f"call {place + 1}"]
     assert (status, document["causes"]) == (1, ["behaviour_moved"])
 

@@ -109,6 +109,28 @@ def test_the_monitor_asks_policy_and_reward_model(tmp_path: Path, monkeypatch: p
     json.dumps(document)
 
 
+def test_watching_loads_the_reward_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, scorers = [], []
+
+    def load_scorer(config: MonitorConfig) -> object:
+        loaded.append(config.reward_model)
+        return object()
+
+    def look(_: MonitorConfig, scorer: object, __: float) -> tuple[dict[str, Any], list[str], int]:
+        scorers.append(scorer)
+        if len(scorers) == 3:
+            raise KeyboardInterrupt
+        return {"new": []}, [], 0
+
+    monkeypatch.setattr("assent.commands.monitor_models.load_scorer", load_scorer)
+    monkeypatch.setattr("assent.commands.monitor._look", look)
+    monkeypatch.setattr("assent.commands.monitor.time.sleep", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        monitor(options(reward_model="my_judge:score", watch=True, state=str(tmp_path / "state.npz")))
+    assert loaded == ["my_judge:score"]
+    assert len(set(map(id, scorers))) == 1
+
+
 def test_what_has_no_effect_is_refused() -> None:
     for given in (
         {"dtype": "bfloat16"},

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from assent.config.loading import parse_options
+from assent.config.plan import FAULTS, PlanConfig
+from assent.judging.chat import _safety
 from assent.pipelines.plan import read_plan
 from tests.support.cli import files_in, said
 from tests.support.rows import write_rows
@@ -105,6 +108,33 @@ def test_bad_input_is_refused_and_nothing_is_written(
         assert (status, out) == (2, ""), err
         assert message in err
     assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "max_fault limits what only safety measures"),
+        (("--safety", "my_safety:faults", "--max-fault.undr_refusal", "0.1"), "did you mean under_refusal?"),
+        (("--safety", "http://localhost:1/v1", "--max-fault.leak", "0.1"), "harm_in_answer"),
+    ],
+)
+def test_a_fault_that_nobody_measures_is_refused_before_the_training(
+    flags: tuple[str, ...], message: str, data: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gates = ("--constraint", "regulated", "--judge", GOLD, "--max-fault.under_refusal", "0.1")
+    status, out, err = said(planned(data, ["pairs"], *gates, *flags), capsys)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_known_faults_are_those_that_a_chat_model_is_asked_about_and_a_function_may_have_others(
+    data: dict[str, str],
+) -> None:
+    assert set(FAULTS) == set(_safety("yes no no"))
+    given = {"model": base_model(), "data": [data["pairs"]], "judge": GOLD, "constraint": ["regulated"]}
+    limits = {"missed_escalation": 0.1, "over_refusal": 0.2}  # the first is a name of the sandbox's own measure
+    config = parse_options(PlanConfig, {**given, "safety": "assent.sandbox.gold:safety", "max_fault": limits})
+    assert config.max_fault == limits
 
 
 def test_it_loads_no_torch(data: dict[str, str]) -> None:

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
+import assent
+from assent.commands import plan, plan_needs
 from assent.commands.plan_needs import misfit_of
+from assent.data.loading import load_groups
+from assent.errors import ConfigError
+from assent.planning.measuring import reports_of
 from tests.support.cli import said
 from tests.support.sandbox_data import base_model, labelled
 
@@ -43,6 +48,28 @@ def test_a_plan_is_ruled_out_by_the_low_end_of_its_range(
     found = misfit_of(given(**limits), stages, DEVICE)
     assert (found is None) == (reason is None)
     assert (reason or "") in (found or "")
+
+
+def test_the_data_is_audited_once_however_many_methods_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three methods are tried with a device too small for any training; then an error says so."""
+    read: list[str] = []
+    audits: list[int] = []
+    monkeypatch.setattr(plan, "load_groups", lambda path, **more: read.append(path) or load_groups(path, **more))
+    monkeypatch.setattr(plan, "reports_of", lambda sources: audits.append(len(sources)) or reports_of(sources))
+    tried: list[str] = []
+
+    def misfit(config: Any, stages: Any) -> tuple[dict[str, Any], list[str], str | None]:
+        tried.append(stages[-1].command)
+        return {}, [], "too large"
+
+    monkeypatch.setattr(plan_needs, "needed", misfit)
+    pairs = labelled(tmp_path / "pairs.jsonl", number=120)
+    with pytest.raises(ConfigError, match="larger hardware"):
+        assent.plan(model=base_model(), data=[pairs], hardware="cpu")
+    assert len(tried) > 2
+    assert (read, audits) == ([pairs], [1])
 
 
 def test_a_deadline_that_no_method_meets_is_an_error_that_says_what_to_do(

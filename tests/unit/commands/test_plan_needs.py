@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 import assent
-from assent.commands import plan_calibrate, plan_measure
+from assent.commands import plan_calibrate, plan_measure, plan_needs
 from assent.commands.plan_calibrate import calibrate
+from assent.config.loading import parse_options
+from assent.config.plan import PlanConfig
 from assent.errors import ConfigError, RunError
 from assent.models.loading import load_tokenizer
-from assent.planning.time import calibrated
+from assent.planning.devices import device
+from assent.planning.stages import PlannedStage
+from assent.planning.time import GATE_READS, calibrated
 from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import write_rows
@@ -65,6 +69,37 @@ def test_the_lengths_are_the_tokenizers(model: str, pairs: str, cache: Path) -> 
     assert lengths["longest"] == pytest.approx(longest, abs=1)
     assert needs[0]["memory"]["ways"][0]["fits"]
     assert needs[0]["time"] is None  # nothing was measured, and a CPU has no rates of its own
+
+
+def test_an_online_stage_has_room_for_its_longest_answer(model: str, tmp_path: Path, cache: Path) -> None:
+    """Its lengths are those of prompts and of answers of max_new_tokens, which max_length limits together."""
+    prompts = [{"prompt": f"what is {i} plus {i}? "} for i in range(1, PAIRS + 1)]
+    data = str(write_rows(tmp_path / "prompts.jsonl", prompts))
+    found = planned(model, data, reward="tests.support.stages:brevity", hardware="cpu")
+    (needs,), stage = found["needs"], found["stages"][-1]
+    assert needs["command"] == "grpo"
+    tokenizer = load_tokenizer(model)
+    longest = max(len(tokenizer(row["prompt"]).input_ids) for row in prompts)
+    room = stage["options"]["max_new_tokens"]
+    assert needs["lengths"]["longest"] == pytest.approx(longest + room, abs=1)
+    assert needs["lengths"]["recommended"] > room
+
+
+def test_the_time_counts_the_planned_measurements(model: str, pairs: str, cache: Path) -> None:
+    """Three tenths of the pairs are held out; each measurement reads them, and the reference once."""
+    found = planned(model, pairs, hardware="h100")
+    stage = found["stages"][-1]["options"]
+    config = parse_options(PlanConfig, {"model": model, "data": [pairs], "hardware": "h100"})
+    split = PlannedStage(name="split", command="data-split", options=found["stages"][0]["options"], why="")
+    train = PlannedStage(name="train", command="dpo", options=stage, why="")
+    (needs,) = plan_needs.needs_of(config, [split, train], device("h100"))
+    share = split.options["fraction"]
+    assert share == 0.3
+    times = 2 + (needs.steps - 1) // stage["eval_steps"]
+    once = needs.shape.cost().forward(needs.groups)
+    start = min(1.0, needs.steps * stage["batch_size"] / PAIRS) + GATE_READS * stage["batch_size"] / PAIRS
+    assert needs.duration is not None
+    assert needs.duration.work["reading"].flops == pytest.approx(once * (start + share * (times + 1)))
 
 
 def test_a_named_device_has_time_and_cost(

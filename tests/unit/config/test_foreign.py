@@ -47,6 +47,12 @@ def test_every_answer_is_an_option_of_ours_or_a_reason():
     assert set(FOREIGN) & OURS == OURS_TOO, "a name of ours is not another trainer's"
 
 
+@pytest.mark.parametrize("theirs", ["fsdp", "fsdp_config", "deepspeed", "deepspeed_config", "zero_stage"])
+def test_who_cuts_weights_elsewhere_is_told_of_the_option_that_cuts_them_here(theirs):
+    assert "sharding" in SftConfig.model_fields
+    assert "sharding shard cuts the weights" in str(answer(theirs))
+
+
 def test_one_error_answers_all_unknown_names():
     with pytest.raises(ConfigError) as raised:
         parse_options(

@@ -14,10 +14,12 @@ from pathlib import Path
 import datasets
 import pytest
 
-from assent.cli import main
 from assent.config.loading import read_yaml
+from assent.feedback.store.database import open_database
+from assent.feedback.store.people import ensure_annotator
 from tests.support.cli import said
 from tests.support.docs import PAGES, ROOT, blocks, commands
+from tests.support.feedback import label_all
 from tests.support.models import tiny_model
 from tests.support.rows import comparisons, demonstrations, thumbs, write_rows
 from tests.support.traffic import logged, release
@@ -107,7 +109,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     prompt = {"prompt": [{"role": "user", "content": "1?"}]}
     answers_of_one = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
     write_rows(folder / "two-answers.jsonl", [{**prompt, "completion": answer} for answer in answers_of_one])
-    assert main(["label", "--import-labels", "pairs.jsonl", "--store", "labels.db"]) == 0  # as if people had judged
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
     write_rows(folder / "logps.jsonl", [dict(zip(names, (-9.0, -8.5 + i, -9.5, -8.0), strict=True)) for i in range(3)])
     for block in [
@@ -136,6 +137,12 @@ def shortened(words: list[str]) -> list[str]:
     return words + SHORTER.get(" ".join(words[:2]), SHORTER.get(words[0], []))
 
 
+def people_label(store: str) -> None:
+    """What people do while `assent label` serves the page."""
+    with open_database(store) as database:
+        label_all(database, ensure_annotator(database, "mia").id)
+
+
 def test_every_command_of_the_pages_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     done = 0
@@ -157,6 +164,8 @@ def test_every_command_of_the_pages_runs(workplace: Path, capsys: pytest.Capture
             )
             fault_is_expected = may_find and status == 1
             assert status == 0 or fault_is_expected, f"{page.name}: {' '.join(words)}\n{err}"
+            if words[0] == "label" and {"--completions", "--prompts"} & set(words):
+                people_label(words[words.index("--store") + 1])
             done += 1
     assert done > 15  # the pages were found and parsed
 

@@ -20,8 +20,10 @@ from assent.feedback.app.site import TRIES, TRIES_SECONDS, Limiter, Site, build
 from assent.feedback.store.database import Database, open_database
 from assent.feedback.store.items import add_guidelines
 from assent.feedback.store.people import accept, ensure_annotator, erase, invite
+from assent.feedback.store.places import set_reviews
 from assent.feedback.store.reading import counting
-from tests.support.feedback import fill, hostile
+from assent.feedback.store.schema import ADJUDICATION
+from tests.support.feedback import fill, hostile, label_all
 
 PORT, ADDRESS, PASSWORD = 8765, "http://127.0.0.1:8765", "correct horse battery"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
@@ -271,6 +273,25 @@ def test_answering_skipping_and_undoing(site: Site, database: Database) -> None:
     assert len(re.findall("Sign out", client.get("/label").text)) == 1
 
 
+def test_a_decision_is_changed_where_decisions_are_made(site: Site, database: Database) -> None:
+    set_reviews(database, 2)
+    for name, ranking in (("mia", [1, 2]), ("ben", [2, 1])):
+        label_all(database, ensure_annotator(database, name).id, lambda _, said=ranking: said)
+    client = signed_in(site)
+    case = fields_of(client.get("/adjudicate").text)
+    assert client.post("/adjudicate", data={**case, "choice": "1"}, headers=ORIGIN).status_code == 303
+    undo = re.search(r'href="(/label\?again=\d+)"', client.get("/label").text)
+    assert undo is not None
+    page = client.get(undo[1])
+    assert 'form method="post" action="/adjudicate"' in page.text
+    assert "Reviews" in page.text
+    changed = client.post("/adjudicate", data={**fields_of(page.text), "choice": "="}, headers=ORIGIN)
+    assert changed.status_code == 303
+    with database.reading() as connection:
+        (decided,) = [one for one in counting(connection) if one.occasion == ADJUDICATION]
+    assert decided.value == {"ranking": [1, 1]}
+
+
 def test_guidelines_stand_beside_the_task(site: Site, database: Database) -> None:
     add_guidelines(database, "Prefer the **shorter** one.")
     assert "Prefer the <strong>shorter</strong> one." in signed_in(site).get("/label").text
@@ -342,7 +363,20 @@ def test_a_hundred_hostile_completions_are_text() -> None:
 
 def test_what_turns_or_hides_text_is_shown_by_its_code() -> None:
     assert visible("a\u202eb\u2066c\x00d") == "a⟦U+202E⟧b⟦U+2066⟧c⟦U+0000⟧d"
-    assert visible("שלום \u200f123 עברית\nfine 👩‍🚀") == "שלום \u200f123 עברית\nfine 👩‍🚀"
+    assert visible("שלום 123 עברית\nfine 👩‍🚀 ❤️") == "שלום 123 עברית\nfine 👩‍🚀 ❤️"
+    for code in (0xAD, 0x61C, 0x200B, 0x200E, 0x200F, *range(0x2060, 0x2070), 0x3164, 0xFEFF, 0xE0041, 0xE0100):
+        assert visible(f"a{chr(code)}b") == f"a⟦U+{code:04X}⟧b"
+        assert f"a⟦U+{code:04X}⟧b" in str(markdown(f"| h |\n|---|\n| a&#{code};b |")), "written as an entity"
+
+
+def test_cells_beyond_the_head_of_a_table_are_not_left_out() -> None:
+    for row in ("| 1 | hidden |", "1 | hidden", "| 1 | x \\| y | hidden |", "|| hidden |"):
+        for before in ("", "> ", "- "):
+            after = "  " if before == "- " else before
+            text = f"{before}| a |\n{after}|---|\n{after}| fits |\n{after}{row}\n\nend"
+            assert "hidden" in str(markdown(text)), text
+            assert "end" in str(markdown(text))
+    assert str(markdown("| a |\n|---|\n| 1 |\n|  |")).count("<td>") == 2, "rows that fit are a table"
 
 
 def test_markdown_and_code_are_rendered() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from alembic.migration import MigrationContext
 
 from assent.errors import DataError, DataFileNotFoundError
 from assent.feedback.store.backup import backup, restore
-from assent.feedback.store.database import Database, open_database
+from assent.feedback.store.database import CHUNK, Database, open_database
 from assent.feedback.store.labelling import next_assignment
 from assent.feedback.store.people import ensure_annotator
 from assent.feedback.store.reading import counting, totals
@@ -122,6 +123,30 @@ def test_a_backup_goes_from_sqlite_to_postgresql(
     assert len(label_all(database, ensure_annotator(database, "ben").id)) == 2
     with database.reading() as connection:
         assert len(list(counting(connection))) == 5
+
+
+def test_a_backup_of_more_rows_than_a_statement_holds_is_restored(
+    database: Database, new_store: Callable[[], Database], tmp_path: Path
+) -> None:
+    """Completions refer to prompts, of which there are fewer than one statement takes."""
+    source, file = new_store(), str(tmp_path / "backup.jsonl.gz")
+    fill(source, CHUNK // 2 + 1)
+    counts = backup(source, file)
+    assert counts["prompts"] < CHUNK < counts["completions"]
+    assert restore(database, file) == counts
+
+
+def test_only_their_owner_reads_stores_and_backups(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with open_database(str(tmp_path / "labels.db")) as database:
+            fill(database, 1)
+            backup(database, str(tmp_path / "backup.jsonl.gz"))
+            modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert {"labels.db", "labels.db-wal", "backup.jsonl.gz"} <= set(modes)
+    assert set(modes.values()) == {0o600}, modes
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "text", "line"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
 from assent.feedback.store.database import Database
-from assent.feedback.store.items import add_items, set_reviews
+from assent.feedback.store.importing import import_groups
+from assent.feedback.store.items import add_items
 from assent.feedback.store.labelling import (
     LEASE_SECONDS,
     REPEAT_AFTER,
@@ -20,10 +22,12 @@ from assent.feedback.store.labelling import (
     next_dispute,
 )
 from assent.feedback.store.people import ensure_annotator
+from assent.feedback.store.places import set_reviews
 from assent.feedback.store.reading import counting, own_pace, totals
-from assent.feedback.store.schema import assignments, judgements, queue
+from assent.feedback.store.schema import ADJUDICATION, assignments, judgements, queue
 from assent.feedback.tasks import gold_items
-from tests.support.feedback import fill, label_all, say
+from assent.types import Preference
+from tests.support.feedback import fill, label_all, questions, say
 from tests.support.rows import comparison
 from tests.unit.feedback.conftest import Clock
 
@@ -179,6 +183,51 @@ def test_more_reviews_asked_for_later_are_added_and_done_ones_stay(database: Dat
     assert totals(database) == (8, 8)
 
 
+def test_reviews_that_are_fewer_for_a_while_are_not_asked_for_again(database: Database) -> None:
+    fill(database, 2, reviews=2)
+    one, two, three = people(database, 3)
+    for annotator in (one, two):
+        label_all(database, annotator)
+    set_reviews(database, 1)
+    set_reviews(database, 2)
+    assert label_all(database, three) == []
+    assert totals(database) == (4, 4)
+    set_reviews(database, 3)
+    assert len(label_all(database, three)) == 2
+
+
+def test_a_place_that_is_not_needed_any_more_is_not_free(database: Database, clock: Clock) -> None:
+    """Given back, by skipping or by time, after fewer reviews were asked for."""
+    fill(database, 1, reviews=3)
+    one, two, three, four = people(database, 4)
+    label_all(database, one)
+    given = next_assignment(database, two)
+    assert given is not None
+    assert next_assignment(database, three) is not None
+    set_reviews(database, 1)
+    say(database, given, None)
+    assert next_assignment(database, four) is None
+    clock.now += LEASE_SECONDS + 1
+    assert next_assignment(database, four) is None
+    set_reviews(database, 2)
+    assert next_assignment(database, four) is not None
+
+
+def test_labels_from_files_take_no_places(database: Database) -> None:
+    rows = questions(1)
+    judged = [replace(row, preference=Preference(ranking=(1, 2), annotator="kim")) for row in rows]
+    import_groups(database, judged, source="file")
+    fill(database, 1)
+    one, two = people(database, 2)
+    given = next_assignment(database, one)
+    assert given is not None
+    say(database, given, None)
+    assert len(label_all(database, two)) == 1
+    set_reviews(database, 2)
+    assert len(label_all(database, people(database, 3)[2])) == 1
+    assert totals(database) == (2, 2)
+
+
 def test_the_order_shown_is_recorded_and_differs_between_annotators(database: Database) -> None:
     fill(database, 40, reviews=2)
     shown: dict[int, list[tuple[int, ...]]] = {}
@@ -249,6 +298,68 @@ def test_disputes_go_to_the_adjudicator_until_decided(database: Database) -> Non
     new = next_dispute(database, judge)
     assert new is not None
     assert new.item_id == order[2]
+
+
+def dispute(database: Database, number: int = 1) -> None:
+    """Items on which two people differ."""
+    fill(database, number, reviews=2)
+    one, two = people(database, 2)
+    label_all(database, one)
+    label_all(database, two, lambda _: [2, 1])
+
+
+def admins(database: Database) -> list[int]:
+    return [ensure_annotator(database, name, role="admin").id for name in ("mia", "ben")]
+
+
+def test_a_dispute_that_an_adjudicator_skips_goes_to_another(database: Database) -> None:
+    dispute(database)
+    mia, ben = admins(database)
+    case = next_dispute(database, mia)
+    assert case is not None
+    assert next_dispute(database, ben) is None, "it is in mia's hands"
+    say(database, case, None)
+    assert next_dispute(database, mia) is None
+    other = next_dispute(database, ben)
+    assert other is not None
+    assert (other.item_id, say(database, other, [1, 2])) == (case.item_id, "stored")
+    again = last_answered(database, mia)
+    assert again is not None
+    assert say(database, again, [2, 1]) == "taken", "ben has decided"
+    mind = last_answered(database, ben)
+    assert mind is not None
+    assert say(database, mind, [2, 1]) == "stored", "his own decision he may change"
+
+
+def test_a_dispute_that_is_left_open_too_long_goes_to_another(database: Database, clock: Clock) -> None:
+    dispute(database)
+    mia, ben = admins(database)
+    case = next_dispute(database, mia)
+    assert case is not None
+    clock.now += LEASE_SECONDS + 1
+    assert next_dispute(database, mia) == case, "while nobody else has decided it is still mia's"
+    other = next_dispute(database, ben)
+    assert other is not None
+    assert other.item_id == case.item_id
+    say(database, other, [1, 2])
+    assert say(database, case, [2, 1]) == "taken"
+    assert next_dispute(database, mia) is None
+    with database.reading() as connection:
+        decisions = [one for one in counting(connection) if one.occasion == ADJUDICATION]
+    assert [one.annotator_id for one in decisions] == [ben]
+
+
+def test_a_decision_that_is_taken_back_is_a_dispute_again(database: Database) -> None:
+    dispute(database)
+    mia, ben = admins(database)
+    case = next_dispute(database, mia)
+    assert case is not None
+    say(database, case, [1, 2])
+    assert next_dispute(database, ben) is None
+    before = last_answered(database, mia)
+    assert before is not None
+    say(database, before, None)
+    assert next_dispute(database, ben) is not None
 
 
 def test_the_pace_is_the_median_of_what_was_done(database: Database) -> None:

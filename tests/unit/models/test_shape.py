@@ -19,13 +19,17 @@ from assent.models.batch import TokenCompletion, TokenGroup
 from assent.models.meta_shape import on_meta, shape_of
 from assent.models.module import AlignmentModel
 from assent.models.shape import Cost, GivenLengths, ModelShape, attended_pairs, tokens_per_pass
+from assent.planning.memory import predict
+from assent.planning.setup import Setup
 from tests.support.adapters import adapted
 from tests.support.architectures import ARCHITECTURES, WINDOW, random_groups
+from tests.support.causal_only import CAUSAL_ONLY
 from tests.support.engine import make_groups
 from tests.support.models import tiny_llama, tiny_module
 
 GROUP = TokenGroup((1,) * 6, (TokenCompletion((2,) * 4), TokenCompletion((3,) * 2)))
 _BASE = ARCHITECTURES["llama"][1]
+_SLIDING_FIRST = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
 _LISTED = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": WINDOW}
 _QWEN_EXPERTS = ARCHITECTURES["qwen2-moe"][1]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -292,6 +296,31 @@ def test_the_model_on_the_meta_device_has_the_same_weights_and_sizes(name: str) 
     assert meta.num_parameters == known.num_parameters
     for size in ("num_layers", "hidden_size", "num_heads", "num_key_value_heads", "head_dim", "vocab_size"):
         assert getattr(meta.sizes, size) == getattr(known.sizes, size)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "options", "head_dim"),
+    [
+        # Its last layer sees all tokens, with heads of another width.
+        ("Gemma4Text", {**_BASE, "head_dim": 8, "global_head_dim": 16, **_SLIDING_FIRST}, 16),
+        (*CAUSAL_ONLY["gemma3n-text"], 8),  # its intermediate_size is a list
+    ],
+)
+def test_a_model_whose_layers_differ_has_sizes_that_memory_can_be_planned_with(
+    prefix: str, options: dict[str, Any], head_dim: int
+) -> None:
+    config = getattr(transformers, f"{prefix}Config")(**options)
+    shape = on_meta(config)
+    assert shape.num_parameters == built(config).num_parameters()
+    sizes = shape.sizes
+    assert (sizes.head_dim, sizes.num_heads, sizes.num_key_value_heads) == (
+        head_dim,
+        options["num_attention_heads"],
+        options["num_key_value_heads"],
+    )
+    assert sizes.intermediate_size == options["intermediate_size"]
+    memory = predict(Setup("sft"), shape, [GivenLengths(6, (4, 2), 6)])
+    assert memory.peak > 16 * shape.num_parameters  # weights, gradients and two moments
 
 
 def test_the_answer_says_where_the_number_of_parameters_is_from(tmp_path: Path) -> None:

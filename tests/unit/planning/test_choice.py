@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from assent.config.loading import parse_options
 from assent.config.plan import PlanConfig
 from assent.errors import ConfigError
 from assent.pipelines.steps import STEPS
@@ -148,6 +149,24 @@ def test_thumbs_of_mostly_one_kind_are_balanced() -> None:
     assert down.options == {"desirable_weight": 4.0}
     assert choose(Situation(Facts(thumbs=1000, thumbs_up=0.5))).options == {}
     assert choose(Situation(Facts(thumbs=1000, thumbs_up=1.0))).options == {}
+
+
+def test_a_round_on_whole_rankings_counts_each_once_whatever_else_is_known() -> None:
+    facts = Facts(rankings=400, largest_group=4, feedback="fresh", longer_wins=0.9, agreement=0.68, noise=0.2)
+    choice = choose(Situation(facts))
+    assert (choice.method, choice.options) == ("iterated-dpo", {"loss_type": "plackett_luce"})
+    assert any("whole rankings" in reason.text for reason in choice.reasons)
+    assert choose(Situation(replace(facts, pairs=10))).options == {"loss_type": "sigmoid_norm", "beta": 5}
+
+
+@pytest.mark.parametrize("noise", [0.494, 0.495, 0.5])
+def test_labels_without_a_signal_get_no_loss_for_their_noise(noise: float) -> None:
+    """The robust loss refuses a half; what the plan writes must be a loss of the command, and it says what is wrong."""
+    choice = choose(Situation(Facts(pairs=5000, largest_group=2, agreement=0.5, noise=noise)), method="dpo")
+    command = {"model": "m", "data": "d", "output_dir": "o", **choice.options}
+    assert parse_options(STEPS["dpo"].config_class(), command).entries
+    told = any("carry no signal" in reason.text for reason in choice.reasons)
+    assert told == (noise >= 0.495) == (choice.options == {})
 
 
 def test_raters_at_chance_are_not_optimised_against() -> None:

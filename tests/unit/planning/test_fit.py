@@ -51,6 +51,25 @@ def test_the_largest_batch_fits_and_twice_as_much_does_not() -> None:
         assert (memory.peak <= target.memory_bytes) == fits
 
 
+def test_where_only_the_longest_row_fits_its_tokens_are_the_budget() -> None:
+    """No budget divides a row, so the last one to try is its length, and not the power of two above it."""
+    one, row = replace(BF16, lora_r=16), 200 + 600
+    rows = [*ROWS, *[GivenLengths(50, (75, 75), 150)] * 16]
+    least = predict(replace(one, micro_batch_tokens=row), SHAPE, rows, device="cuda").peak
+    assert least < predict(replace(one, micro_batch_tokens=1024), SHAPE, rows, device="cuda").peak
+    assert fit(one, SHAPE, rows, Device("small", "cuda", least)).largest_budget == row
+    assert fit(one, SHAPE, rows, Device("smaller", "cuda", least - 1)).largest_budget == 0
+
+
+def test_an_adapters_run_keeps_no_copy_of_its_base_on_disk() -> None:
+    found = fit(replace(BF16, lora_r=16), SHAPE, ROWS, device("a100-80gb"))
+    held = found.planned.memory.moments["later steps"]
+    adapter = 41_943_040  # 16 * (in + out) of seven layers in each of 32 blocks
+    assert held["optimiser"] == 8 * adapter
+    assert found.checkpoint_bytes == CHECKPOINTS * 12 * adapter + 4 * adapter
+    assert found.host_bytes > 2 * 2 * 8_030_261_248  # the base is still loaded
+
+
 def test_checkpoints_hold_weights_and_moments_twice_and_the_result_once() -> None:
     found = fit(BF16, SHAPE, ROWS, device("a100-80gb"))
     size = 2 * 8_030_261_248
@@ -73,4 +92,8 @@ def test_deadline_and_budget_are_kept_missed_or_in_doubt() -> None:
     money = lines_of_limits([one, one], deadline=None, budget=100.0, price=2.5, devices=8)[1]
     assert "kept, 40.00 to 80.00 in all" in money
     assert not lines_of_limits([one], deadline=None, budget=None, price=None, devices=1)
+    unlisted = "\n".join(lines_of_time(None, price=None, device=Device("tesla v100", "cuda", 1e9)))
+    assert "tesla v100 is not in the table of devices" in unlisted
+    assert "calibrate" not in unlisted
+    assert "assent plan --calibrate" in "\n".join(lines_of_time(None, price=None, device=Device("cpu", "cpu", 1e9)))
     assert "Cost: 20.00 to 40.00" in "\n".join(lines_of_time(one, price=2.5, device=device("8xh100")))

@@ -1,4 +1,8 @@
-"""Twenty situations with an expert's answer, written before the rules: the plan agrees, and cites the right facts."""
+"""Situations with an expert's answer: the plan agrees, and cites the right facts.
+
+scenarios.yaml        twenty, written before the rules
+more_scenarios.yaml   ten more, by someone who had not seen the rules (docs/plan.md says how many agreed at first)
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,11 @@ from assent.planning.facts import Facts, flip_of
 from assent.planning.rules import Situation
 
 HERE = Path(__file__).parent
-SCENARIOS: list[dict[str, Any]] = yaml.safe_load((HERE / "scenarios.yaml").read_text())
+SCENARIOS: list[dict[str, Any]] = [
+    scenario
+    for name in ("scenarios.yaml", "more_scenarios.yaml")
+    for scenario in yaml.safe_load((HERE / name).read_text())
+]
 
 
 def situation(scenario: dict[str, Any]) -> Situation:
@@ -28,8 +36,19 @@ def chosen(scenario: dict[str, Any]) -> Choice:
     return choose(situation(scenario))
 
 
+def as_rankings(facts: dict[str, Any]) -> dict[str, Any]:
+    """Scored groups as the audit counts them: a prompt with its answers is one ranking."""
+    rest = {name: value for name, value in facts.items() if name not in ("scores", "prompts")}
+    return rest | {"rankings": facts["prompts"]}
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario["name"])
 def test_the_plan_says_what_the_expert_says_and_cites_the_facts(scenario: dict[str, Any]) -> None:
+    if "differs" in scenario:
+        with pytest.raises(ConfigError, match="lift no-sampling"):
+            chosen(scenario)
+        assert choose(situation(scenario | {"facts": as_rankings(scenario["facts"])})).method == "pl-dpo"
+        return
     if scenario["answer"] == "excluded":
         with pytest.raises(ConfigError, match=f"lift {scenario['lift']}"):
             chosen(scenario)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from assent.models.shape import GivenLengths, ModelShape
-from assent.planning.devices import device
+from assent.planning.devices import Device, device
 from assent.planning.memory import Learned
 from assent.planning.setup import Setup
 from assent.planning.time import (
     SPREAD,
+    HeldOut,
     Rates,
     Work,
     calibrated,
@@ -100,6 +101,41 @@ def test_a_calibration_is_kept_and_its_range_is_a_quarter_either_way(tmp_path: P
     low, high = duration(Setup("sft", batch_size=8), SHAPE, ROWS, rates=rates, steps=4).seconds
     assert high / low == pytest.approx((1 + SPREAD) / (1 - SPREAD))
     assert low > 2.0 * (1 - SPREAD)
+
+
+def test_a_gpu_that_the_table_lacks_has_no_rates_and_not_those_of_the_cpu(tmp_path: Path) -> None:
+    seconds = [1e-10, 2e-10, 1e-4, 1e-9]
+    kinds = dict.fromkeys(("training", "reading", "sampling"), seconds)
+    keep_calibration({**kinds, "start": 2.0, "date": "2026-11-30", "threads": 2}, tmp_path)
+    assert rates_of(device("cpu"), folder=tmp_path) is not None
+    assert rates_of(Device("tesla v100", "cuda", 3e10), folder=tmp_path) is None
+
+
+def test_measuring_on_held_out_data_takes_its_time() -> None:
+    """Measurements before the first of 10 steps, after 4 and 8, and after the last; the reference reads once."""
+    assert [HeldOut.number(steps=10, eval_steps=every) for every in (0, 4, 5, 10, 20)] == [1, 4, 3, 2, 2]
+    cost = SHAPE.cost()
+    for setup, reads in ((Setup("sft", batch_size=8), 4), (Setup("dpo", batch_size=8, reads_reference=True), 5)):
+        without = duration(setup, SHAPE, ROWS, rates=FLOPS, steps=10)
+        held_out = HeldOut(times=4, rows=ROWS, share=0.25)
+        found = duration(setup, SHAPE, ROWS, rates=FLOPS, steps=10, held_out=held_out)
+        more = 0.25 * reads * cost.forward(ROWS)
+        assert found.work["reading"].flops - without.work["reading"].flops == pytest.approx(more)
+        assert found.seconds[1] - without.seconds[1] == pytest.approx(2 * more)
+
+
+def test_answers_to_held_out_prompts_are_sampled_scored_and_read() -> None:
+    setup = Setup("online-dpo", batch_size=32, num_completions=2, max_new_tokens=20)
+    asked = [GivenLengths(10, (30,), 30)] * 6
+    cost = cost_of(Learned(setup, SHAPE, "cpu", scorer=False))
+    for reward, readers in ((SHAPE, 3), (None, 2)):
+        given: dict[str, Any] = {"rates": FLOPS, "steps": 2, "reward": reward}
+        without = duration(setup, SHAPE, ROWS, **given)
+        found = duration(setup, SHAPE, ROWS, **given, held_out=HeldOut(times=3, prompts=asked))
+        more = {kind: found.work[kind].flops - without.work[kind].flops for kind in found.work}
+        assert more["training"] == 0
+        assert more["reading"] == pytest.approx(3 * readers * cost.forward(asked))
+        assert more["sampling"] == pytest.approx(3 * 6 * cost.sample(10, (30,)))
 
 
 def test_a_named_device_has_a_range_by_its_stated_utilisation() -> None:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from assent.data.readers import MAX_DEPTH, is_deep
 from assent.errors import DataError, DataFileNotFoundError
 
-TABLES = (".csv", ".parquet", ".json")
 LAST_BYTES = 256
 LONGEST_LINE = 16 * 2**20
 """Bytes. A longer line is counted as one that cannot be read."""
+BOM = b"\xef\xbb\xbf"
+"""What some programs write before the first line of UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,24 @@ def rows_of(path: Path, places: dict[str, Place]) -> Iterator[dict[str, Any] | s
     """The file's rows that have not been read: objects, lines of text that are no JSON, None for what is neither.
 
     places   how far each file was read, by identity; brought up to date as the rows are taken
+    Raises DataError for a file that cannot be read: cut, damaged, not UTF-8.
     """
-    suffix = next((part for part in reversed(path.suffixes) if part in TABLES), None)
+    try:
+        yield from _rows_of(path, places)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path} cannot be unpacked: {error}", expected="a complete gzip file",
+            fix="write it again, or take it out of the folder; one that is still being written can be read later",
+        ) from None  # fmt: skip
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", fix=LEAVE_OUT) from None
+
+
+LEAVE_OUT = "mend the file, or take it out of the folder"
+
+
+def _rows_of(path: Path, places: dict[str, Place]) -> Iterator[dict[str, Any] | str | None]:
+    suffix = next((part for part in reversed(path.suffixes) if part in READERS), None)
     if suffix is not None and not path.name.endswith(".jsonl"):
         yield from _whole(path, suffix, places)
         return
@@ -71,7 +91,7 @@ def rows_of(path: Path, places: dict[str, Place]) -> Iterator[dict[str, Any] | s
                 offset += len(line)
                 yield None
                 continue
-            row = _row(line)
+            row = _row(line.removeprefix(BOM) if offset == 0 else line)
             if not line.endswith(b"\n") and not isinstance(row, dict):
                 break  # still being written: it is read next time
             offset += len(line)
@@ -108,7 +128,7 @@ def _row(line: bytes) -> dict[str, Any] | str | None:
             row = json.loads(line)
         except (ValueError, RecursionError):
             return None
-        return row if isinstance(row, dict) else None
+        return row if isinstance(row, dict) and not _is_deep(row, line) else None
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
@@ -119,30 +139,51 @@ def _whole(path: Path, suffix: str, places: dict[str, Place]) -> Iterator[dict[s
     identity = _content(path)
     if identity in places:
         return
-    if suffix == ".csv":
-        with _opened(path) as stream:
-            yield from _csv(stream)
-    elif suffix == ".parquet":
-        from pyarrow import parquet
-
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-    else:
-        with _opened(path) as stream:
-            try:
-                value = json.loads(stream.read())
-            except ValueError as error:
-                raise DataError(f"{path} is not valid JSON: {error}", fix="name files of lines .jsonl") from None
-        yield from _document(value, path)
+    with _opened(path) as stream:
+        yield from READERS[suffix](stream, path)
     places[identity] = Place(path.stat().st_size, "")
 
 
-def _csv(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
-    import io
-
+def _csv(stream: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(LONGEST_LINE)
-    for row in csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", newline="")):
-        yield {name: value for name, value in row.items() if name is not None and value != ""}
+    try:
+        for row in csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")):
+            yield {name: value for name, value in row.items() if name is not None and value != ""}
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error.reason}", fix="convert the file to UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path} is no table: {error}", expected="CSV", fix=LEAVE_OUT) from None
+
+
+def _parquet(stream: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no Parquet file, or is damaged: {error}", fix=LEAVE_OUT) from None
+
+
+def _json(stream: IO[bytes], path: Path) -> Iterator[dict[str, Any] | None]:
+    text = stream.read()
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}", fix="name files of lines .jsonl") from None
+    except RecursionError:
+        raise DataError(f"{path}: the JSON is nested too deeply", fix=LEAVE_OUT) from None
+    for row in _document(value, path):
+        yield None if row is not None and _is_deep(row, text) else row
+
+
+Reading = Callable[[IO[bytes], Path], Iterator[dict[str, Any] | None]]
+READERS: Mapping[str, Reading] = {".csv": _csv, ".parquet": _parquet, ".json": _json}
+
+
+def _is_deep(row: dict[str, Any], text: bytes) -> bool:
+    """Whether the row is nested beyond what is read and kept: in few texts, so that few are walked through."""
+    return text.count(b"[") + text.count(b"{") > MAX_DEPTH and is_deep(row)
 
 
 def _document(value: Any, path: Path) -> Iterator[dict[str, Any] | None]:

@@ -21,7 +21,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from assent.diagnosis.drift.served import Served, Unreadable, make, number_of, read_ours
+from assent.config.loading import unknown_name
+from assent.diagnosis.drift.served import OURS, Served, Unreadable, known_of, make, number_of, read_ours
 
 MOST_PENDING = 20_000
 """Halves that wait for their other half. The oldest go first, and are counted."""
@@ -33,55 +34,88 @@ class Reader:
     """Reads rows of any of the formats. Halves wait for each other, so one reader reads a whole log."""
 
     def __init__(self, columns: Mapping[str, str]) -> None:
-        """columns   names of the log's fields -> ours, dots leading into nested ones"""
+        """columns   names of the log's fields -> ours, dots leading into nested ones. Raises ConfigError for a name
+        that is none of ours."""
+        ours = {"messages", *OURS, *(name for names in OURS.values() for name in names)}
+        for name in columns.values():
+            if name not in ours:
+                raise unknown_name("field in --columns (THEIRS=OURS)", name, ours)
         self.columns = dict(columns)
-        self._pending: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self.num_unpaired = 0
+        self._pending: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
+        self.num_unpaired = self.num_waiting = 0
 
     def read(self, row: Mapping[str, Any]) -> Served | None:
         """The row; None if it is a half whose other half is still to come. Raises Unreadable."""
-        if self.columns and any(found(row, name) is not None for name in self.columns):
-            renamed = {ours: found(row, theirs) for theirs, ours in self.columns.items()}
-            return read_ours({**row, **{name: value for name, value in renamed.items() if value is not None}})
+        named = {ours: value for theirs, ours in self.columns.items() if (value := found(row, theirs)) is not None}
+        row, told = {**row, **named}, _told(named)
+        if "prompt" in told and "completion" in told:
+            return read_ours(row)
         if "custom_id" in row:
-            return self._pair(str(row["custom_id"]), _batch_half(row))
+            return self._batch(row, told)
         for recognised, read in FORMATS:
             if recognised(row):
-                return read(row)
+                return make(**{**read(row), **told})
         return read_ours(row)
 
     def read_text(self, line: str) -> Served | None:
         """The same of a line of vLLM's own log. Raises Unreadable."""
         for pattern, name in ((ASKED, "prompt"), (ANSWERED, "completion")):
             if match := pattern.search(line):
-                half = {name: _literal(match["text"]), "time": _clock(line)}
+                half = {name: _literal(match["text"]), "time": _clock(line), "identity": match["id"]}
                 if name == "completion":
                     half["finish_reason"] = match["finish"]
                 return self._pair(match["id"], {key: value for key, value in half.items() if value is not None})
         raise Unreadable("a line that is neither JSON nor a request of vLLM's log")
 
-    def _pair(self, identity: str, half: dict[str, Any]) -> Served | None:
-        other = self._pending.pop(identity, None)
-        whole = {**(other or {}), **half}
-        if "prompt" in whole and "completion" in whole:
-            prompt, completion = whole.pop("prompt"), whole.pop("completion")
-            return make(prompt, completion, identity=identity, **whole)
-        self._pending[identity] = whole
-        if len(self._pending) > MOST_PENDING:
-            self._pending.popitem(last=False)
+    def _batch(self, row: Mapping[str, Any], told: Mapping[str, Any]) -> Served | None:
+        """Half of a batch. Its `custom_id` joins the two files and is no identity: the next batch has the same."""
+        key = str(row["custom_id"])
+        try:
+            half = {**_batch_half(row), **told}
+            if half.keys().isdisjoint(HALVES):
+                raise Unreadable("no prompt" if "body" in row else "no completion")
+        except Unreadable:
+            if "prompt" in self._pending.get(key, [{}])[0]:  # what was asked has had its answer, if none to be used
+                self._taken(key)
+            raise
+        return self._pair(key, half)
+
+    def _pair(self, key: str, half: dict[str, Any]) -> Served | None:
+        waiting = self._pending.setdefault(key, [])
+        if waiting and all(name in half or name in waiting[0] for name in HALVES):
+            return make(**{**self._taken(key), **half})
+        waiting.append(half)  # perhaps behind the same half of an earlier batch, which is answered first
+        self.num_waiting += 1
+        if self.num_waiting > MOST_PENDING:
+            self._taken(next(iter(self._pending)))
             self.num_unpaired += 1
         return None
 
-    @property
-    def num_waiting(self) -> int:
-        return len(self._pending)
+    def _taken(self, key: str) -> dict[str, Any]:
+        """The oldest half under a key, which waits no longer."""
+        half = self._pending[key].pop(0)
+        self.num_waiting -= 1
+        if not self._pending[key]:
+            self._pending.pop(key)
+        return half
 
-    def pending(self) -> dict[str, dict[str, Any]]:
+    def pending(self) -> dict[str, list[dict[str, Any]]]:
         """The halves that wait, for the next call."""
         return dict(self._pending)
 
-    def restore(self, pending: Mapping[str, dict[str, Any]]) -> None:
-        self._pending = OrderedDict(pending)
+    def restore(self, pending: Mapping[str, list[dict[str, Any]]]) -> None:
+        self._pending = OrderedDict((key, list(halves)) for key, halves in pending.items())
+        self.num_waiting = sum(map(len, pending.values()))
+
+
+HALVES = ("prompt", "completion")
+
+
+def _told(named: Mapping[str, Any]) -> dict[str, Any]:
+    """What --columns says of a row, as `make` takes it: it stands before what the row's format says."""
+    known = {**known_of(named), **{name: next((named[one] for one in OURS[name] if one in named), None)
+                                   for name in HALVES}}  # fmt: skip
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def found(row: Any, path: str) -> Any:
@@ -107,7 +141,7 @@ def _parsed(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
@@ -123,15 +157,15 @@ def _is_openai(row: Mapping[str, Any]) -> bool:
     return has_response or ("choices" in row and any(name in row for name in _ASKED))
 
 
-def _openai(row: Mapping[str, Any]) -> Served:
+def _openai(row: Mapping[str, Any]) -> dict[str, Any]:
     response = _parsed(row.get("response")) or row
     request = _parsed(row.get("request") or row.get("body")) or row
-    return make(
-        _asked(request), **_answer(response),
-        time=_first(row, "time", "timestamp", "created_at", "created") or _first(response, "created", "created_at"),
-        model=_first(response, "model") or _first(request, "model"),
-        identity=_first(response, "id") or _first(row, "id", "request_id"), **_opinions(row),
-    )  # fmt: skip
+    return {
+        "prompt": _asked(request), **_answer(response),
+        "time": _first(row, "time", "timestamp", "created_at", "created") or _first(response, "created", "created_at"),
+        "model": _first(response, "model") or _first(request, "model"),
+        "identity": _first(response, "id") or _first(row, "id", "request_id"), **_opinions(row),
+    }  # fmt: skip
 
 
 def _asked(request: Mapping[str, Any]) -> Any:
@@ -165,7 +199,8 @@ def _batch_half(row: Mapping[str, Any]) -> dict[str, Any]:
         body = (row.get("response") or {}).get("body") or {}
         if "choices" not in body and "output" not in body:
             raise Unreadable("a request that failed")
-        half = {**_answer(body), "time": body.get("created") or body.get("created_at"), "model": body.get("model")}
+        half = {**_answer(body), "time": _first(body, "created", "created_at"), "model": body.get("model"),
+                "identity": _first(body, "id") or _first(row, "id")}  # fmt: skip
     return {name: value for name, value in half.items() if value is not None}
 
 
@@ -180,7 +215,7 @@ def _is_langfuse(row: Mapping[str, Any]) -> bool:
     return named and ("input" in row or row.get("type") in _TYPES or "dataType" in row or "data_type" in row)
 
 
-def _langfuse(row: Mapping[str, Any]) -> Served:
+def _langfuse(row: Mapping[str, Any]) -> dict[str, Any]:
     if row.get("type", "GENERATION") != "GENERATION" or "input" not in row:
         raise Unreadable(OTHER_SPAN)
     asked, answer = _parsed(row.get("input")), _parsed(row.get("output"))
@@ -189,11 +224,11 @@ def _langfuse(row: Mapping[str, Any]) -> Served:
     known: dict[str, Any] = {"completion": answer}
     if isinstance(answer, Mapping) and "choices" in answer:
         known = _answer(answer)
-    return make(
-        asked, **known, time=_first(row, "startTime", "start_time", "timestamp"),
-        model=_first(row, "providedModelName", "provided_model_name", "model"), identity=_first(row, "id"),
+    return {
+        "prompt": asked, **known, "time": _first(row, "startTime", "start_time", "timestamp"),
+        "model": _first(row, "providedModelName", "provided_model_name", "model"), "identity": _first(row, "id"),
         **_opinions(row),
-    )  # fmt: skip
+    }  # fmt: skip
 
 
 # Phoenix
@@ -205,7 +240,7 @@ def _is_phoenix(row: Mapping[str, Any]) -> bool:
     return any(found(row, name) is not None for name in _KINDS) or found(row, "attributes.llm") is not None
 
 
-def _phoenix(row: Mapping[str, Any]) -> Served:
+def _phoenix(row: Mapping[str, Any]) -> dict[str, Any]:
     kind = next((value for name in _KINDS if (value := found(row, name)) is not None), "LLM")
     if str(kind).upper() != "LLM":
         raise Unreadable(OTHER_SPAN)
@@ -216,12 +251,12 @@ def _phoenix(row: Mapping[str, Any]) -> Served:
 
     asked = attribute("llm.input_messages", "input.value")
     identities = [found(row, name) for name in ("context.span_id", "span_id", "id")]
-    return make(
-        _turns(asked), _turns(attribute("llm.output_messages", "output.value")),
-        time=_first(row, "start_time", "startTime"), model=attribute("llm.model_name"),
-        identity=next((value for value in identities if value is not None), None),
+    return {
+        "prompt": _turns(asked), "completion": _turns(attribute("llm.output_messages", "output.value")),
+        "time": _first(row, "start_time", "startTime"), "model": attribute("llm.model_name"),
+        "identity": next((value for value in identities if value is not None), None),
         **_opinions(row),
-    )  # fmt: skip
+    }  # fmt: skip
 
 
 def _turns(value: Any) -> Any:
@@ -241,11 +276,8 @@ def _turns(value: Any) -> Any:
 FORMATS = ((_is_phoenix, _phoenix), (_is_openai, _openai), (_is_langfuse, _langfuse))
 
 
-OPINIONS: Mapping[str, tuple[str, ...]] = {
-    "label": ("rating", "label", "outcome"),
-    "judge": ("judge",),
-    "score": ("score", "reward"),
-}
+OPINIONS = ("label", "judge", "score", "slice", "anchor", "holdout")
+"""What may stand under our names beside the fields of any format."""
 
 
 def _opinions(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,18 +288,8 @@ def _opinions(row: Mapping[str, Any]) -> dict[str, Any]:
         name, source = str(entry.get("name", "")).lower(), str(entry.get("source", entry.get("annotator_kind", "")))
         kind = "judge" if source.upper() in ("EVAL", "LLM") or "judge" in name else "label"
         said.setdefault("score" if name in ("reward", "reward_model") else kind, number_of(value))
-    for ours, names in {
-        "label": ("rating", "label", "outcome"),
-        "judge": ("judge",),
-        "score": ("score", "reward"),
-    }.items():
-        number = number_of(_first(row, *names))
-        if number is not None:
-            said[ours] = number
-    for name in ("slice", "anchor", "holdout"):
-        if row.get(name) is not None:
-            said[name] = row[name]
-    return said
+    known = known_of(row)
+    return said | {name: known[name] for name in OPINIONS if known[name] is not None}
 
 
 def _listed(value: Any) -> list[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from assent.diagnosis.drift.encoding import hash_of
 from assent.diagnosis.drift.files import Place, files_of, rows_of
-from assent.diagnosis.drift.formats import Reader
+from assent.diagnosis.drift.formats import UNPAIRED, Reader
 from assent.diagnosis.drift.served import Served, Unreadable
 from assent.errors import DataError
 from assent.runs.files import sha256_of
@@ -29,7 +29,7 @@ def read_logs(path: Path, reader: Reader, *, places: dict[str, Place], refused: 
             except Unreadable as reason:
                 refused[str(reason)] += 1
                 continue
-            except (TypeError, AttributeError, KeyError):  # a field of another kind than its format says
+            except (TypeError, AttributeError, KeyError, RecursionError):  # a field that is not what its format says
                 refused["a row whose fields are of another kind than their names say"] += 1
                 continue
             if served is not None:
@@ -47,6 +47,8 @@ def read_baseline(path: Path, *, columns: Mapping[str, str], most: int) -> tuple
         if len(kept) >= 2 * most:
             kept = sorted(kept, key=lambda one: one[:2])[:most]
     kept = sorted(kept, key=lambda one: one[:2])[:most]
+    if unpaired := reader.num_unpaired + reader.num_waiting:  # nothing more is read of a baseline
+        refused[UNPAIRED] += unpaired
     if not kept:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in refused.most_common(3)) or "no rows"
         raise DataError(

@@ -34,7 +34,8 @@ Season = Literal["auto", "week", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The prompts' words of the rows with the smallest keys: the same rows, whoever counts in whatever order."""
+    """The prompts' words of the rows with the smallest keys: the same rows, whoever counts in whatever order. Anchors
+    are nobody's prompts, and in no sample."""
 
     key: NDArray[np.uint64]
     weekday: NDArray[np.int64]
@@ -42,7 +43,8 @@ class Sample:
 
     @staticmethod
     def of(rows: Rows, most: int) -> Sample:
-        return Sample(rows.key, rows.day % 7, rows.prompt_words).take(np.argsort(rows.key, kind="stable")[:most])
+        rows = rows.take(rows.anchor == 0)
+        return Sample(rows.key, rows.day % 7, rows.prompt_words).cut(most)
 
     def take(self, chosen: NDArray[np.int64]) -> Sample:
         return Sample(self.key[chosen], self.weekday[chosen], self.words.take(chosen))
@@ -105,7 +107,7 @@ def fit(served: Sequence[Served], *, season: Season = "auto") -> Reference:
             "the baseline is too small", got=f"{len(served)} rows", expected=f"at least {LEAST_ROWS}",
             fix="give logs of the days after the release, or answers of the released model to the same kind of prompts",
         )  # fmt: skip
-    choosing = [row for row in served if hash_of(row.prompt, row.completion) % 3 == 0]
+    choosing = [row for row in served if row.anchor is None and hash_of(row.prompt, row.completion) % 3 == 0]
     prompts = Vocabulary.of((row.prompt for row in choosing), most=PROMPT_WORDS, least=LEAST_TEXTS)
     completions = Vocabulary.of((row.completion for row in choosing), most=COMPLETION_WORDS, least=LEAST_TEXTS)
     rows = Encoder(prompts, completions).encode(served)

@@ -76,29 +76,26 @@ OURS: Mapping[str, tuple[str, ...]] = {
 
 def read_ours(row: Mapping[str, Any]) -> Served:
     """A row of our JSONL: prompt and completion, or `messages` that end with the answer. Raises Unreadable."""
-
-    def given(field: str) -> Any:
-        return next((row[name] for name in OURS[field] if row.get(name) not in (None, "")), None)
-
-    prompt, completion = given("prompt"), given("completion")
+    prompt, completion = _given(row, "prompt"), _given(row, "completion")
     if completion is None and isinstance(row.get("messages"), list):
         prompt, completion = row["messages"][:-1], row["messages"][-1:]
-    return make(
-        prompt,
-        completion,
-        time=given("time"),
-        label=_first_number(given("rating"), given("outcome")),
-        judge=number_of(given("judge")),
-        score=number_of(given("score")),
-        logprobs=given("logprobs"),
-        num_tokens=given("num_tokens"),
-        finish_reason=given("finish_reason"),
-        model=given("model"),
-        slice=given("slice"),
-        anchor=given("anchor"),
-        identity=given("id"),
-        holdout=given("holdout"),
-    )
+    return make(prompt, completion, **known_of(row))
+
+
+def known_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row under our names says beside prompt and completion, as `make` takes it."""
+    names = ("time", "logprobs", "num_tokens", "finish_reason", "model", "slice", "anchor", "holdout")
+    return {
+        **{name: _given(row, name) for name in names},
+        "label": _first_number(_given(row, "rating"), _given(row, "outcome")),
+        "judge": number_of(_given(row, "judge")),
+        "score": number_of(_given(row, "score")),
+        "identity": _given(row, "id"),
+    }
+
+
+def _given(row: Mapping[str, Any], field: str) -> Any:
+    return next((row[name] for name in OURS[field] if row.get(name) not in (None, "")), None)
 
 
 def make(prompt: Any, completion: Any, **known: Any) -> Served:
@@ -125,7 +122,7 @@ def make(prompt: Any, completion: Any, **known: Any) -> Served:
         logprob_sum=total,
         num_tokens=count,
         ended=None if finish is None else str(finish).lower() not in ("length", "max_tokens"),
-        holdout=None if known.get("holdout") is None else bool(known["holdout"]),
+        holdout=None if (holdout := number_of(known.get("holdout"))) is None else holdout != 0,
         turns=_turns(prompt),
         **named,
     )

@@ -2,12 +2,16 @@
 
 It holds counts, hashes, and the frequent words of the baseline, but no prompt and no answer, except requests that still
 wait for their answer (vLLM's log, batches).
+
+It is no safetensors file: `safetensors.numpy` wrote wrong values for strided arrays, such as a slice of a table.
+numpy's archive writes any array as it is; only objects would be pickled, and they are refused.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
@@ -25,12 +29,16 @@ from assent.diagnosis.drift.watcher import Alert, Watcher
 from assent.errors import DataError
 from assent.runs.files import replacing, storage_errors
 
-VERSION = 1
+VERSION = 2
 Arrays = dict[str, np.ndarray]
+DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
+          zipfile.BadZipFile, zlib.error)  # fmt: skip
+"""What reading raises for a file that is empty, cut, another archive, a single array, or whose parts are missing."""
 
 
 def save(watcher: Watcher, path: Path, *, options: Mapping[str, Any]) -> None:
-    """Writes the state. `options`: what must be the same in the next call, as JSON. Raises StorageError."""
+    """Writes the state. `options`: what must be the same in the next call, as JSON. Raises StorageError; TypeError for
+    an array of objects, which no call could read again."""
     arrays: Arrays = {}
     meta = {"version": VERSION, "options": dict(options), "watcher": _flat(watcher, "w", arrays)}
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
@@ -46,20 +54,21 @@ def load(path: Path) -> tuple[Watcher, dict[str, Any]]:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(arrays.pop("meta").tobytes())
         version = meta["version"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        if version == VERSION:
+            return _watcher(meta["watcher"], arrays), meta["options"]
+    except DAMAGE as error:
         raise DataError(
             f"{path} is no state of the monitor", got=f"{type(error).__name__}: {error}",
             fix="give another --state; a new one is made, and the counting of days begins anew",
         ) from None  # fmt: skip
-    if version != VERSION:
-        raise DataError(f"{path} was written by another version", got=version, expected=VERSION,
-                        fix="give another --state")  # fmt: skip
-    return _watcher(meta["watcher"], arrays), meta["options"]
+    raise DataError(f"{path} was written by another version", got=version, expected=VERSION, fix="give another --state")
 
 
 def _flat(value: Any, name: str, arrays: Arrays) -> Any:
     """JSON of a value; arrays go into `arrays`, and their names stand in their place."""
     if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise TypeError(f"{name} is an array of {value.dtype}, which would be pickled")
         arrays[name] = value
         return {"array": name}
     if hasattr(value, "__dataclass_fields__"):
@@ -111,7 +120,7 @@ def _watcher(flat: dict[str, Any], arrays: Arrays) -> Watcher:
         days={day: Day(tables(one["tables"]), sample(one["sample"])) for day, one in flat["days"]},
         hashes={day: array(one) for day, one in flat["hashes"]},
         places={name: Place(**one) for name, one in flat["places"]},
-        pending={name: dict(one) for name, one in flat["pending"]},
+        pending={key: list(halves) for key, halves in flat["pending"]},
         counts=Counter(dict(flat["counts"])),
         alerts={name: Alert(**one) for name, one in flat["alerts"]},
         told=flat["told"],

@@ -25,6 +25,7 @@ from assent.diagnosis.drift.tables import count
 from assent.diagnosis.drift.testing import Day, look
 from assent.diagnosis.examine import Report, examine
 from assent.diagnosis.log_rules import log_rules
+from assent.errors import DataError
 
 KEPT_DAYS = 35
 """Days whose counts and hashes are kept: the longest window, and a week for rows that come late."""
@@ -64,7 +65,7 @@ class Watcher:
     days: dict[int, Day] = field(default_factory=dict)
     hashes: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
-    pending: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pending: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     num_tested: int = 0
     last_tested: int = -1
@@ -74,7 +75,8 @@ class Watcher:
     num_calls: int = 0
 
     def take(self, rows: Iterable[Served], *, now: float) -> None:
-        """Counts rows, a chunk at a time. `now`: seconds since 1970."""
+        """Counts rows, a chunk at a time. `now`: seconds since 1970. Raises DataError where rows have no times, and the
+        baseline has weekdays."""
         self.num_calls += 1
         chunk: list[Served] = []
         for row in rows:
@@ -88,6 +90,11 @@ class Watcher:
     def _count(self, chunk: Sequence[Served], now: float) -> None:
         if self.by_call is None:
             self.by_call = all(row.time is None for row in chunk)
+            if self.by_call and self.reference.is_seasonal:
+                raise DataError(
+                    "the logs have no times, and the baseline is compared by weekday", got="rows without a time",
+                    fix="--season none, or name the field: --columns THEIRS=time",
+                )  # fmt: skip
         kept: list[Served] = []
         for row in chunk:
             reason = self._refusal(row, now)

@@ -24,7 +24,7 @@ def check(case: Case) -> Finding | None:
             "as it is)",
         )
     if not found.right_padded:
-        raise NotChecked("transformers has no class that scores with this folder")
+        raise NotChecked(found.unpadded)
     right, left = max(found.right_padded), max(found.left_padded)
     limit = OFF * found.spread
     if max(right, left) <= limit:

@@ -15,11 +15,11 @@ from assent.feedback.app.rendering import markdown, only_body, shown_json, turns
 from assent.feedback.app.site import Page, Site, Visit, begin_session, redirect
 from assent.feedback.dashboard import dashboard
 from assent.feedback.store.labelling import (
-    ADJUDICATION,
     Assignment,
     answer,
     assignment_of,
     last_answered,
+    latest_value,
     next_assignment,
     next_dispute,
 )
@@ -28,11 +28,11 @@ from assent.feedback.store.reading import (
     Item,
     Progress,
     current_guidelines,
-    latest_value,
     own_pace,
     read_items,
     votes_on,
 )
+from assent.feedback.store.schema import ADJUDICATION
 from assent.feedback.tasks import Value, normal
 from assent.statistics.intervals import Estimate
 
@@ -59,7 +59,8 @@ def label(site: Site, visit: Visit) -> Response:
             return site.message(visit, "There is no such item among yours.", status=404)
     else:
         found = next_assignment(site.database, visit.who.id, site.mix)
-    return _task(site, visit, found, "/label")
+    is_adjudication = found is not None and found.occasion == ADJUDICATION
+    return _task(site, visit, found, "/adjudicate" if is_adjudication else "/label")
 
 
 def adjudicate(site: Site, visit: Visit) -> Response:

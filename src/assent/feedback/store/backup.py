@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from assent.errors import DataError, DataFileNotFoundError
-from assent.feedback.store.database import CHUNK, Database, revision_of
+from assent.feedback.store.database import CHUNK, OWN, Database, revision_of
 from assent.feedback.store.schema import metadata
 from assent.runs.files import replacing
 
@@ -31,7 +31,7 @@ def backup(database: Database, file: str) -> dict[str, int]:
         raise DataFileNotFoundError(f"there is no folder {target.parent}", fix="create it first")
     with (
         database.reading() as connection,
-        replacing(target) as temporary,
+        replacing(target, mode=OWN) as temporary,
         temporary.open("wb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as out,
     ):
@@ -59,20 +59,22 @@ def restore(database: Database, file: str) -> dict[str, int]:
         if any(connection.scalar(sa.select(sa.func.count()).select_from(t)) for t in metadata.sorted_tables):
             raise DataError(f"the store {database.name} is not empty", fix="restore into a new one")
         tables = {table.name: table for table in metadata.sorted_tables}
-        waiting: dict[str, list[dict[str, Any]]] = {}
+        waiting: list[dict[str, Any]] = []
+        begun = ""
         for table, row in _rows(file, revision_of(connection)):
             if table not in tables:
                 raise _damaged(file, f"a row of an unknown table {table!r}")
             names = tables[table].columns.keys()
             if len(names) != len(row):
                 raise _damaged(file, f"a row of {table} with {len(row)} columns")
-            part = waiting.setdefault(table, [])
-            part.append(dict(zip(names, row, strict=True)))
+            if waiting and (table != begun or len(waiting) == CHUNK):  # rows refer to those of the tables before
+                connection.execute(sa.insert(tables[begun]), waiting)
+                waiting = []
+            begun = table
+            waiting.append(dict(zip(names, row, strict=True)))
             counts[table] += 1
-            if len(part) == CHUNK:
-                connection.execute(sa.insert(tables[table]), waiting.pop(table))
-        for table, part in waiting.items():
-            connection.execute(sa.insert(tables[table]), part)
+        if waiting:
+            connection.execute(sa.insert(tables[begun]), waiting)
         if not database.is_sqlite:
             _set_sequences(connection)
     return dict(counts)

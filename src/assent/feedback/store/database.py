@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ PATIENCE_SECONDS = 30
 """How long SQLite waits for another process that writes."""
 CHUNK = 500
 """Rows that one statement names or inserts. SQLite takes at most 32,766 parameters."""
+OWN = 0o600
+"""Stores and backups hold names, passwords' hashes and the key of the sessions: only their owner reads them."""
 _MIGRATION_LOCK = 7_246_031
 """Any number: processes that open one PostgreSQL store at the same time migrate it one after the other."""
 
@@ -93,6 +96,8 @@ def open_database(store: str, *, create: bool = True, clock: Callable[[], float]
             )
         if not file.parent.is_dir():
             raise DataFileNotFoundError(f"there is no folder {file.parent} for the store {file.name}")
+        if not file.exists():
+            _create(file)
     engine = _sqlite(url) if url.drivername == "sqlite" else _postgresql(url)
     database = Database(engine, clock=clock)
     try:
@@ -109,6 +114,14 @@ def open_database(store: str, *, create: bool = True, clock: Callable[[], float]
         database.close()
         raise
     return database
+
+
+def _create(file: Path) -> None:
+    """An empty file, which SQLite takes for a new database. The files that it puts beside it get its mode."""
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, OWN))
+    except OSError as error:
+        raise DataError(f"the store {file} cannot be opened", got=error.strerror) from None
 
 
 def _first_line(error: DatabaseError) -> str:

@@ -18,9 +18,8 @@ from assent.data.loading import write_groups
 from assent.data.texts import counted
 from assent.errors import DataError
 from assent.feedback.store.database import Database, revision_of
-from assent.feedback.store.labelling import ADJUDICATION, FIRST
 from assent.feedback.store.reading import Item, Judgement, counting, names_of, read_items
-from assent.feedback.store.schema import exports
+from assent.feedback.store.schema import ADJUDICATION, FIRST, exports
 from assent.feedback.tasks import MORE_FIELDS, VALUE_FIELDS, Value, normal
 from assent.runs.files import replacing, write_json
 from assent.types import Preference, PromptGroup

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,13 +11,13 @@ from sqlalchemy.engine import Connection
 from assent.data.texts import counted
 from assent.errors import DataError
 from assent.feedback.store.database import CHUNK, Database
-from assent.feedback.store.items import add_items, ids_by_key, item_key
-from assent.feedback.store.labelling import FIRST
-from assent.feedback.store.people import check_name, ensure_within
-from assent.feedback.store.schema import annotators, assignments, items, judgements
-from assent.feedback.tasks import Candidate, NewItem, value_of
+from assent.feedback.store.items import add_within, item_key
+from assent.feedback.store.people import ensure_within
+from assent.feedback.store.schema import FIRST, annotators, assignments, judgements
+from assent.feedback.tasks import Candidate, NewItem, digest, value_of
 from assent.types import PromptGroup
 
+LONGEST_NAME = 100
 TASK_OF = {"ranking": "rank", "scores": "rate", "thumbs": "thumbs", "step_labels": "steps"}
 
 
@@ -25,10 +25,12 @@ def import_groups(
     database: Database, groups: Sequence[PromptGroup], *, source: str
 ) -> tuple[dict[str, int], list[str]]:
     """Adds rows as judged items; a row without a preference adds its texts alone. The same file twice adds nothing.
+    It is added whole or not at all.
 
     source   the annotator of rows that name none
 
-    Returns counts (`items`, `judgements`) and lines of text. Raises DataError where no row has completions.
+    Returns counts (`items`, `judgements`) and lines of text. Raises DataError where no row has completions, and for an
+    annotator's name that cannot be shown.
     """
     usable = [group for group in groups if group.completions]
     if not usable:
@@ -36,17 +38,28 @@ def import_groups(
     by_task: dict[str, list[tuple[NewItem, str]]] = {}
     for group in usable:
         item = item_of(group)
-        name = (group.preference.annotator if group.preference else None) or source
-        by_task.setdefault(_task_of(group), []).append((item, name))
+        name = _name((group.preference.annotator if group.preference else None) or source)
+        by_task.setdefault(_task_of(group), []).append((item.canonical(), name))
     added = judged = 0
-    for task, pairs in by_task.items():
-        own = [item for item, _ in pairs]
-        added += add_items(database, own, task=task, reviews=0, queued=False)
-        judged += _judge(database, [(item.canonical(), name) for item, name in pairs], task, source)
+    with database.writing() as connection:
+        for task, pairs in by_task.items():
+            new, numbers = add_within(database, connection, [item for item, _ in pairs], task=task)
+            added += new
+            judged += _judge(database, connection, pairs, numbers, task, source)
     lines = [f"{counted(len(usable), 'row')}: {counted(added, 'new item')}, {counted(judged, 'new judgement')}"]
     if len(usable) < len(groups):
         lines.append(f"{counted(len(groups) - len(usable), 'row')} without completions left out")
     return {"rows": len(usable), "items": added, "judgements": judged}, lines
+
+
+def _name(name: str) -> str:
+    """An annotator's name as the store holds it. It may be a judge's: a model and its address. A longer one is cut."""
+    name = name.strip()
+    if not name.isprintable() or not name:
+        raise DataError("this cannot be an annotator's name", got=repr(name[:40]), expected="characters that are seen")
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]} {digest(name)[:8]}"
 
 
 def _task_of(group: PromptGroup) -> str:
@@ -68,29 +81,31 @@ def item_of(group: PromptGroup) -> NewItem:
     )
 
 
-def _judge(database: Database, pairs: Sequence[tuple[NewItem, str]], task: str, source: str) -> int:
-    """Adds the judgements that are not there yet."""
+def _judge(
+    database: Database,
+    connection: Connection,
+    pairs: Sequence[tuple[NewItem, str]],
+    numbers: Mapping[str, int],
+    task: str,
+    source: str,
+) -> int:
+    """Adds the judgements that are not there yet. `numbers`: the items' numbers by their keys."""
     judged = [(item, name) for item, name in pairs if item.value is not None]
     if not judged:
         return 0
-    with database.writing() as connection:
-        people = {
-            name: ensure_within(database, connection, check_name(name)).id for name in {name for _, name in judged}
-        }
-        keys = [item_key(item, task) for item, _ in judged]
-        numbers = ids_by_key(connection, items, keys)
-        given = _given(connection, list(numbers.values()))
-        ordinals = _ordinals(connection, list(people.values()))
-        count = 0
-        for (item, name), key in zip(judged, keys, strict=True):
-            number, annotator = numbers[key], people[name]
-            earlier = given.setdefault((number, annotator), [])
-            if item.value in earlier:
-                continue
-            ordinals[annotator] += 1
-            _insert(connection, database.clock(), item, number, annotator, len(earlier), ordinals[annotator], source)
-            earlier.append(item.value)
-            count += 1
+    people = {name: ensure_within(database, connection, name).id for name in {name for _, name in judged}}
+    given = _given(connection, list(numbers.values()))
+    ordinals = _ordinals(connection, list(people.values()))
+    count = 0
+    for item, name in judged:
+        number, annotator = numbers[item_key(item, task)], people[name]
+        earlier = given.setdefault((number, annotator), [])
+        if item.value in earlier:
+            continue
+        ordinals[annotator] += 1
+        _insert(connection, database.clock(), item, number, annotator, len(earlier), ordinals[annotator], source)
+        earlier.append(item.value)
+        count += 1
     return count
 
 

@@ -15,45 +15,49 @@ from assent.feedback.tasks import Candidate, NewItem, digest, uniform
 from assent.types import Text
 
 
-def add_items(
-    database: Database, new: Sequence[NewItem], *, task: str, reviews: int, seed: int = 0, queued: bool = True
-) -> int:
-    """Adds items and returns how many were new.
+def add_items(database: Database, new: Sequence[NewItem], *, task: str, reviews: int, seed: int = 0) -> int:
+    """Adds items that people are asked about, and returns how many were new.
 
     reviews   judgements that each item is to have
-    queued    False: nobody is asked about them (judgements from a file)
     """
-    now, new = database.clock(), [item.canonical() for item in new]
+    new = [item.canonical() for item in new]
     with database.writing() as connection:
-        keyed = _texts(database, connection, new, now)
-        rows: list[dict[str, Any]] = [
+        added, numbers = add_within(database, connection, new, task=task)
+        waiting = [
             {
-                "key": item_key(item, task),
-                "task": task,
-                "prompt_id": prompt_id,
-                "completion_ids": ids,
-                "gold": item.gold,
-                "extra": item.extra,
-                "created": now,
+                "item_id": numbers[key],
+                "position": _position(item, key, seed),
+                "reviews": reviews,
+                "remaining": reviews,
+                "disputed": 0,
             }
-            for item, (prompt_id, ids) in zip(new, keyed, strict=True)
+            for item in new
+            if item.gold is None and (key := item_key(item, task))
         ]
-        added = database.insert_new(connection, items, rows)
-        if queued:
-            ids_of = ids_by_key(connection, items, [row["key"] for row in rows])
-            waiting = [
-                {
-                    "item_id": ids_of[row["key"]],
-                    "position": _position(item, row["key"], seed),
-                    "reviews": reviews,
-                    "remaining": reviews,
-                    "disputed": 0,
-                }
-                for item, row in zip(new, rows, strict=True)
-                if item.gold is None
-            ]
-            database.insert_new(connection, queue, waiting)
+        database.insert_new(connection, queue, waiting)
     return added
+
+
+def add_within(
+    database: Database, connection: Connection, new: Sequence[NewItem], *, task: str
+) -> tuple[int, dict[str, int]]:
+    """Adds canonical items that nobody is asked about. How many were new, and each key's number."""
+    now = database.clock()
+    keyed = _texts(database, connection, new, now)
+    rows: list[dict[str, Any]] = [
+        {
+            "key": item_key(item, task),
+            "task": task,
+            "prompt_id": prompt_id,
+            "completion_ids": ids,
+            "gold": item.gold,
+            "extra": item.extra,
+            "created": now,
+        }
+        for item, (prompt_id, ids) in zip(new, keyed, strict=True)
+    ]
+    added = database.insert_new(connection, items, rows)
+    return added, ids_by_key(connection, items, [row["key"] for row in rows])
 
 
 def item_key(item: NewItem, task: str) -> str:
@@ -135,17 +139,6 @@ def ids_by_key(connection: Connection, table: sa.Table, keys: Sequence[str]) -> 
 def text_of(content: Any) -> Text:
     """A stored prompt or completion as a text."""
     return parse_text(content, "text")
-
-
-def set_reviews(database: Database, reviews: int) -> None:
-    """Every item gets this many reviews. Reviews that are done stay."""
-    with database.writing() as connection:
-        wanted = queue.c.remaining + reviews - queue.c.reviews
-        connection.execute(
-            sa.update(queue)
-            .where(queue.c.reviews != reviews)
-            .values(reviews=reviews, remaining=sa.case((wanted > 0, wanted), else_=0))
-        )
 
 
 def set_order(database: Database, positions: Iterable[tuple[int, float]]) -> None:

@@ -14,15 +14,14 @@ from sqlalchemy.engine import Connection, Row
 
 from assent.feedback.store.database import Database
 from assent.feedback.store.items import get_setting
-from assent.feedback.store.schema import annotators, assignments, items, judgements, queue
+from assent.feedback.store.places import give_back, take_place
+from assent.feedback.store.schema import ADJUDICATION, FIRST, annotators, assignments, items, judgements, queue
 from assent.feedback.tasks import Value, disputed, shuffled, uniform
 
 LEASE_SECONDS = 1800
 """An item that was given and not answered for so long goes to somebody else."""
 REPEAT_AFTER = 10
 """A repeated item comes at least so many items after the first time."""
-FIRST, ADJUDICATION = 0, -1
-"""Occasions. 1 and more are repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +73,34 @@ def next_assignment(database: Database, annotator_id: int, mix: Mix = Mix()) -> 
 
 
 def next_dispute(database: Database, annotator_id: int) -> Assignment | None:
-    """An item whose reviews differ, for an adjudicator. None: there is none."""
+    """An item whose reviews differ, for an adjudicator. None: there is none.
+
+    One that an adjudicator skipped, or left open too long, goes to another.
+    """
     with database.writing() as connection:
         _lock_annotator(connection, annotator_id)
-        query = sa.select(assignments).where(
-            assignments.c.annotator_id == annotator_id,
-            sa.text("assignments.state = 'open'"),
-            assignments.c.occasion == ADJUDICATION,
+        now = database.clock()
+        query = (
+            sa.select(assignments)
+            .join(queue, queue.c.item_id == assignments.c.item_id)
+            .where(
+                assignments.c.annotator_id == annotator_id,
+                sa.text("assignments.state = 'open'"),
+                assignments.c.occasion == ADJUDICATION,
+                queue.c.disputed == 1,  # another may have decided it meanwhile
+            )
         )
         row = connection.execute(query).first()
         if row is not None:
             return _assignment(connection, row)
+        is_held = sa.and_(sa.text("assignments.state = 'open'"), assignments.c.given >= now - LEASE_SECONDS)
         taken = (
             sa.select(assignments.c.id)
-            .where(assignments.c.item_id == queue.c.item_id, assignments.c.occasion == ADJUDICATION)
+            .where(
+                assignments.c.item_id == queue.c.item_id,
+                assignments.c.occasion == ADJUDICATION,
+                sa.or_(assignments.c.annotator_id == annotator_id, is_held),
+            )
             .exists()
         )
         found = connection.scalar(
@@ -100,7 +113,7 @@ def next_dispute(database: Database, annotator_id: int) -> Assignment | None:
         if found is None:
             return None
         ordinal = 1 + (_last_ordinal(connection, annotator_id) or 0)
-        return _give(connection, annotator_id, found, ADJUDICATION, ordinal=ordinal, now=database.clock())
+        return _give(connection, annotator_id, found, ADJUDICATION, ordinal=ordinal, now=now)
 
 
 def answer(
@@ -143,12 +156,15 @@ def answer(
                 created=database.clock(),
             )
         )
+        is_given_back = value is None and row.occasion in (FIRST, ADJUDICATION)
         connection.execute(
             sa.update(assignments)
             .where(assignments.c.id == assignment_id)
-            .values(state="free" if value is None and row.occasion == FIRST else "done")
+            .values(state="free" if is_given_back else "done")
         )
         if place is not None:
+            if is_given_back:
+                give_back(connection, row.item_id)
             _mark_disputed(connection, row.item_id)
     return "stored"
 
@@ -213,11 +229,7 @@ def _take_back(connection: Connection, annotator_id: int, now: float) -> None:
     ).all()
     for row in late:
         connection.execute(sa.update(assignments).where(assignments.c.id == row.id).values(state="free"))
-        _add_remaining(connection, row.item_id, 1)
-
-
-def _add_remaining(connection: Connection, item_id: int, more: int) -> None:
-    connection.execute(sa.update(queue).where(queue.c.item_id == item_id).values(remaining=queue.c.remaining + more))
+        give_back(connection, row.item_id)
 
 
 def _mixed_in(connection: Connection, annotator_id: int, ordinal: int, mix: Mix) -> tuple[int, int] | None:
@@ -270,7 +282,7 @@ def _from_queue(connection: Connection, annotator_id: int) -> tuple[int, int] | 
     )
     if found is None:
         return None
-    _add_remaining(connection, found, -1)
+    take_place(connection, found)
     return found, FIRST
 
 
@@ -293,18 +305,22 @@ def _give(
 
 
 def _hold_place(connection: Connection, row: Row[Any], place: Row[Any] | None, *, is_skipped: bool) -> bool:
-    """Keeps the count of free places right. False if the place that an answer needs is another's by now."""
-    if place is None or row.occasion != FIRST:  # gold questions, repeats and adjudications take no places
+    """Takes the place that an answer needs, where it was given back. False if it is another's by now."""
+    if place is None:  # a gold question
         return True
-    if row.state == "free":
-        if is_skipped:
-            return True
+    if row.occasion == ADJUDICATION:
+        return place.disputed != 2 or latest_value(connection, row.id) is not None  # decided, and not by another
+    if row.occasion == FIRST and row.state == "free" and not is_skipped:
         if place.remaining < 1:
             return False
-        _add_remaining(connection, row.item_id, -1)
-    elif is_skipped:
-        _add_remaining(connection, row.item_id, 1)
+        take_place(connection, row.item_id)
     return True
+
+
+def latest_value(connection: Connection, assignment_id: int) -> Value | None:
+    """The value of the highest revision; None: skipped, or not answered."""
+    query = sa.select(judgements.c.value).where(judgements.c.assignment_id == assignment_id)
+    return connection.scalar(query.order_by(judgements.c.revision.desc()).limit(1))
 
 
 def _mark_disputed(connection: Connection, item_id: int) -> None:

@@ -57,7 +57,10 @@ def check_name(name: str) -> str:
 
 
 def ensure_annotator(database: Database, name: str, *, role: str = "annotator") -> Annotator:
-    """The annotator of this name, made if there is none. Without a password nobody can sign in with the name."""
+    """The annotator of this name, made if there is none, and an administrator from now on if asked for.
+
+    Without a password nobody can sign in with the name.
+    """
     name = check_name(name)
     with database.writing() as connection:
         return ensure_within(database, connection, name, role=role)
@@ -66,8 +69,16 @@ def ensure_annotator(database: Database, name: str, *, role: str = "annotator") 
 def ensure_within(database: Database, connection: Connection, name: str, *, role: str = "annotator") -> Annotator:
     row = connection.execute(sa.select(identities).where(identities.c.name == name)).one_or_none()
     if row is not None:
-        return Annotator(row.annotator_id, row.name, row.role)
+        return Annotator(row.annotator_id, row.name, _raise(connection, row, role))
     return Annotator(_new(database, connection, name, role, None), name, role)
+
+
+def _raise(connection: Connection, known: Any, role: str) -> str:
+    """The role that an annotator has then: an administrator stays one."""
+    if role == known.role or role != "admin":
+        return str(known.role)
+    connection.execute(sa.update(identities).where(identities.c.annotator_id == known.annotator_id).values(role=role))
+    return role
 
 
 def _new(database: Database, connection: Connection, name: str, role: str, password: str | None) -> int:
@@ -141,11 +152,9 @@ def accept(database: Database, token: str, password: str) -> Annotator:
         if known.password is not None:
             raise DataError("there is an annotator of this name already", fix="ask for another invitation")
         connection.execute(
-            sa.update(identities)
-            .where(identities.c.annotator_id == known.annotator_id)
-            .values(password=hashed, role=row.role)
+            sa.update(identities).where(identities.c.annotator_id == known.annotator_id).values(password=hashed)
         )
-        return Annotator(known.annotator_id, row.name, row.role)
+        return Annotator(known.annotator_id, row.name, _raise(connection, known, row.role))
 
 
 def sign_in(database: Database, name: str, password: str) -> Annotator | None:

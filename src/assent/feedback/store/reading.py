@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 
 from assent.feedback.store.database import CHUNK, Database
 from assent.feedback.store.items import get_setting, text_of
-from assent.feedback.store.labelling import FIRST
 from assent.feedback.store.schema import (
+    FIRST,
     assignments,
     completions,
     guidelines,
@@ -151,12 +151,6 @@ def votes_on(connection: Connection, item_id: int) -> list[Judgement]:
     """The reviews of one item that count: no repeats and no adjudication."""
     query = _counting_query().where(judgements.c.item_id == item_id, assignments.c.occasion == FIRST)
     return [_judgement(row) for row in connection.execute(query)]
-
-
-def latest_value(connection: Connection, assignment_id: int) -> Value | None:
-    """The value of the highest revision; None: skipped, or not answered."""
-    query = sa.select(judgements.c.value).where(judgements.c.assignment_id == assignment_id)
-    return connection.scalar(query.order_by(judgements.c.revision.desc()).limit(1))
 
 
 def names_of(connection: Connection) -> dict[int, str]:

@@ -23,6 +23,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+FIRST, ADJUDICATION = 0, -1
+"""Occasions of an assignment. 1 and more are repeats."""
+
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",

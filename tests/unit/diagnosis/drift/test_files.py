@@ -101,3 +101,50 @@ def test_hidden_files_are_not_logs(tmp_path: Path) -> None:
         files_of(tmp_path)
     with pytest.raises(DataFileNotFoundError):
         files_of(tmp_path / "nowhere")
+
+
+def test_a_mark_before_the_first_line_is_no_part_of_it(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "a.jsonl").write_bytes(mark + lines(1, 2).encode())
+    (tmp_path / "b.csv").write_bytes(mark + b"n\n3\n")
+    (tmp_path / "c.json").write_bytes(mark + b'[{"n": 4}]')
+    assert read(tmp_path, {}) == [1, 2, "3", 4]
+
+
+def test_a_table_may_be_gzipped(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"n": [6]}), tmp_path / "d.parquet")
+    (tmp_path / "d.parquet.gz").write_bytes(gzip.compress((tmp_path / "d.parquet").read_bytes()))
+    (tmp_path / "d.parquet").unlink()
+    assert read(tmp_path, {}) == [6]
+
+
+PACKED = gzip.compress(lines(*range(500)).encode())
+DEEP = b"[" * 100_000 + b"]" * 100_000
+DAMAGED = {
+    "cut.jsonl.gz": (PACKED[:-200], "cannot be unpacked"),
+    "bad.jsonl.gz": (PACKED[:40] + b"\xff" * 40 + PACKED[80:], "cannot be unpacked"),
+    "latin.csv": ("n\ncafé\n".encode("latin-1"), "not UTF-8"),
+    "latin.json": ('[{"n": "café"}]'.encode("latin-1"), "not valid JSON"),
+    "wide.csv": (b'n\n"' + b"y" * (files.LONGEST_LINE + 1) + b'"\n', "no table"),
+    "bad.parquet": (b"PAR1" + b"\0" * 40 + b"PAR1", "no Parquet file"),
+    "empty.parquet": (b"", "no Parquet file"),
+    "deep.json": (DEEP, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, name: str) -> None:
+    content, part = DAMAGED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}(.|\n)*{part}(.|\n)*to do:"):
+        read(tmp_path, {})
+
+
+def test_a_row_that_is_too_deep_is_none(tmp_path: Path) -> None:
+    deep = b'{"n": ' + b"[" * 300 + b"]" * 300 + b"}"
+    (tmp_path / "a.jsonl").write_bytes(deep + b"\n" + b'{"n": ' + DEEP + b"}\n" + lines(1).encode())
+    (tmp_path / "b.json").write_bytes(b"[" + deep + b', {"n": 2}]')
+    assert read(tmp_path, {}) == [None, None, 1, None, 2]

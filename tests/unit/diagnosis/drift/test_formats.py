@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from assent.diagnosis.drift.formats import MOST_PENDING, Reader, found
 from assent.diagnosis.drift.served import Served, Unreadable, read_ours, seconds_of
+from assent.errors import ConfigError
 
 ASKED, ANSWER, WHEN = "How long is the warranty?", "Two years.", 1_790_000_000.0
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED}]
@@ -101,10 +103,33 @@ def test_the_two_files_of_a_batch_are_joined() -> None:
     assert reader.read(answered) is None
     row = reader.read(asked)
     assert row is not None
-    assert (row.prompt, row.completion, row.time, row.identity) == (ASKED, ANSWER, WHEN, "b7")
+    assert (row.prompt, row.completion, row.time, row.identity) == (ASKED, ANSWER, WHEN, None)
     assert reader.num_waiting == 0
     with pytest.raises(Unreadable, match="failed"):
         reader.read({"custom_id": "b8", "response": {"status_code": 500, "body": {}}})
+
+
+def test_batches_that_use_the_same_ids_are_not_mixed_up() -> None:
+    """custom_id is unique in its batch alone: rows are told apart by the answer's own id."""
+    reader = Reader({})
+
+    def asked(text: str) -> dict[str, Any]:
+        return {"custom_id": "1", "body": {"prompt": text}}
+
+    def answered(text: str) -> dict[str, Any]:
+        body = {"id": f"cmpl-{text}", "choices": [{"text": text}]}
+        return {"custom_id": "1", "response": {"status_code": 200, "body": body}}
+
+    found = [reader.read(row) for row in (asked("q1"), asked("q2"), answered("a1"), answered("a2"))]
+    assert [(row.prompt, row.completion, row.identity) for row in found if row is not None] == [
+        ("q1", "a1", "cmpl-a1"), ("q2", "a2", "cmpl-a2"),
+    ]  # fmt: skip
+    assert reader.read(asked("q3")) is None
+    with pytest.raises(Unreadable, match="failed"):
+        reader.read({"custom_id": "1", "response": {"status_code": 500}})
+    assert reader.num_waiting == 0  # nothing waits for the answer that will not come
+    with pytest.raises(Unreadable, match="no prompt"):
+        reader.read({"custom_id": "1", "body": {}})
 
 
 def test_lines_of_vllm_are_joined() -> None:
@@ -142,6 +167,44 @@ def test_columns_name_fields_flat_or_nested() -> None:
     assert found({"a.b": {"c": 1}}, "a.b.c") == 1
     assert found({"a": {"b.c": 2}}, "a.b.c") == 2
     assert found({"a": 3}, "a.b") is None
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_columns_for_an_opinion_leave_the_format_as_it_is(name: str) -> None:
+    reader = Reader({"user.stars": "rating", "asked_at": "time", "variant": "slice"})
+    plain = Reader({}).read(ROWS[name])
+    assert plain is not None
+    row = reader.read({**ROWS[name], "user": {"stars": 4}, "asked_at": WHEN + 60, "variant": "b"})
+    assert row == replace(plain, label=4.0, time=WHEN + 60, slice="b")
+    assert reader.read(ROWS[name]) == plain
+
+
+def test_columns_name_one_text_of_a_format_or_both() -> None:
+    stored = {name: value for name, value in ROWS["stored completion"].items() if name != "messages"}
+    row = Reader({"asked": "prompt"}).read({**stored, "asked": ASKED})
+    assert row is not None
+    assert (row.prompt, row.completion, row.identity) == (ASKED, ANSWER, "r1")
+    span = {"traceId": "t", "type": "SPAN", "input": "x", "q": ASKED, "a": ANSWER}
+    assert Reader({"q": "prompt", "a": "response"}).read(span) == Served(prompt=ASKED, completion=ANSWER)
+
+
+def test_columns_name_fields_of_ours() -> None:
+    with pytest.raises(ConfigError, match=r"unknown field in --columns .*: ratin\n.*did you mean rating\?"):
+        Reader({"stars": "ratin"})
+    Reader({"stars": "label", "conversation": "messages"})
+
+
+@pytest.mark.parametrize(
+    ("told", "is_in"),
+    [(1, True), ("1", True), (True, True), ("true", True), (0, False), ("0", False), ("False", False), ("no", False),
+     ("", None), (None, None)],
+)  # fmt: skip
+def test_a_holdout_is_read_as_a_number_or_a_word(told: object, is_in: bool | None) -> None:
+    """A CSV has texts alone, and each text but the empty one is true."""
+    assert read_ours({"prompt": "a", "completion": "b", "holdout": told}).holdout is is_in
+    row = Reader({}).read({**ROWS["Langfuse, UI"], "holdout": told})
+    assert row is not None
+    assert row.holdout is is_in
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 from assent.diagnosis.drift import watcher as watching
 from assent.diagnosis.drift.encoding import DAY_SECONDS
 from assent.diagnosis.drift.findings import example
+from assent.diagnosis.drift.reference import fit
 from assent.diagnosis.drift.served import Served
 from assent.diagnosis.drift.signals import Drift
-from assent.diagnosis.drift.state import load, save
+from assent.diagnosis.drift.state import VERSION, load, save
 from assent.diagnosis.drift.watcher import CLEAR_AFTER, DOUBLED, KEPT_DAYS, LATE, TOO_LATE, Watcher
 from assent.errors import DataError
-from tests.support.traffic import NEXT_DAY, logged, reference, served
+from tests.support.traffic import NEXT_DAY, logged, reference, release, served
 
 
 def at(day: int) -> float:
@@ -43,12 +45,38 @@ def test_doubled_rows_count_once_in_one_call_and_in_two() -> None:
 
 def test_rows_without_id_and_time_cannot_be_told_from_repeats() -> None:
     same = Served(prompt="hello there", completion="hi")
-    one = watcher()
+    one = Watcher(reference=fit(served(release()), season="none"), alpha=0.05)
     one.take([same] * 5, now=at(NEXT_DAY))
     assert (one.by_call, one.counts[DOUBLED], totals(one)) == (True, 0, {1: 5})
     timed = watcher()
     timed.take([replace(same, time=NEXT_DAY * DAY_SECONDS)] * 5, now=at(NEXT_DAY))
     assert (timed.counts[DOUBLED], totals(timed)) == (4, {NEXT_DAY: 1})
+
+
+def test_rows_without_times_have_no_weekday() -> None:
+    """Calls are no weekdays: against a baseline of weekdays each would be held against one that it does not have."""
+    one = watcher()
+    assert one.reference.is_seasonal
+    with pytest.raises(DataError, match="--season none"):
+        one.take([Served(prompt="hello there", completion="hi")], now=at(NEXT_DAY))
+
+
+def test_anchors_are_nobodys_prompts() -> None:
+    """Fixed questions to the judge are logged beside the users': they are in no vocabulary and in no sample."""
+    anchors = [
+        Served(prompt=f"zzfixed question {number % 5}", completion=f"zzfixed answer {number}", judge=1.0,
+               anchor=f"a{number % 5}", time=(NEXT_DAY + number % 2) * DAY_SECONDS, identity=f"anchor-{number}")
+        for number in range(300)
+    ]  # fmt: skip
+    rows = served(logged(days=2))
+    one = watcher()
+    one.take([*rows, *anchors], now=at(NEXT_DAY + 1))
+    assert [len(day.sample.key) for day in one.days.values()] == [150, 150]
+    assert all("prompts_moved" not in look.new for look in one.test(now=at(NEXT_DAY + 1)))
+    learnt = fit([*served(release()), *anchors])
+    for words in (learnt.prompt_words.words, learnt.completion_words.words):
+        assert "zzfixed" not in words
+    assert len(learnt.sample.key) == len(reference().sample.key)
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
@@ -109,7 +137,7 @@ def test_the_state_is_all_that_is_remembered(tmp_path: Path) -> None:
     expected = whole.test(now=at(NEXT_DAY + 3))
     first.take(rows[:300], now=at(NEXT_DAY + 1))
     before = first.test(now=at(NEXT_DAY + 1))
-    first.pending = {"b1": {"prompt": [{"role": "user", "content": "x"}]}}
+    first.pending = {"b1": [{"prompt": [{"role": "user", "content": "x"}]}]}
     save(first, tmp_path / "state.npz", options={"alpha": 0.05})
     second, options = load(tmp_path / "state.npz")
     assert (options, second.pending) == ({"alpha": 0.05}, first.pending)
@@ -124,9 +152,26 @@ def test_the_state_is_all_that_is_remembered(tmp_path: Path) -> None:
 
 
 def test_another_file_is_no_state(tmp_path: Path) -> None:
-    (tmp_path / "state.npz").write_text("hello")
-    with pytest.raises(DataError, match="no state"):
-        load(tmp_path / "state.npz")
+    state = tmp_path / "state.npz"
+    save(watcher(), state, options={})
+    whole = state.read_bytes()
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    np.savez(tmp_path / "other.npz", meta=np.zeros(3))
+    meta = json.dumps({"version": VERSION, "options": {}, "watcher": {"reference": {}}})
+    np.savez(tmp_path / "partial.npz", meta=np.frombuffer(meta.encode(), np.uint8))
+    made = [(tmp_path / name).read_bytes() for name in ("one.npy", "other.npz", "partial.npz")]
+    for content in (b"hello", b"", whole[:100], whole[:-100], *made):
+        state.write_bytes(content)
+        with pytest.raises(DataError, match=r"no state(.|\n)*give another --state"):
+            load(state)
+
+
+def test_a_state_never_pickles(tmp_path: Path) -> None:
+    one = watcher()
+    one.hashes = {1: np.array([None])}
+    with pytest.raises(TypeError, match="would be pickled"):
+        save(one, tmp_path / "state.npz", options={})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
