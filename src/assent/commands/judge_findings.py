@@ -9,6 +9,8 @@ from assent.diagnosis.finding import Evidence, Finding
 
 ATTACKED = 0.05
 """A judge that prefers bad answers surely more often than this has a fault."""
+COIN = 0.5
+"""How often both orders agree if each verdict is a coin's."""
 
 
 def findings_of(record: Mapping[str, Any]) -> list[Finding]:
@@ -73,12 +75,23 @@ def _position(record: Mapping[str, Any]) -> Finding | None:
     if not position or not position["found"]:
         return None
     side = "first" if position["bias"]["value"] > 0 else "second"
+    evidence = (Evidence(metric="wins of the first, beyond 0.5", value=position["bias"]["value"], expected="0"),)
+    ties, number, most = record["ties"], record["comparisons"], record["consistent"]["high"]
+    if most is not None and most < COIN and ties > number / 2:
+        return Finding(
+            rule="judge_position",
+            severity="fault",
+            confidence="certain",
+            verdict=f"the judge looks at the place: {ties} of {number} comparisons tie, more than a coin's would",
+            evidence=evidence,
+            next_action="use another judge: what is left after the ties says little",
+        )
     return Finding(
         rule="judge_position",
         severity="warning",
         confidence="certain",
         verdict=f"the judge prefers the answer that is shown {side}",
-        evidence=(Evidence(metric="wins of the first, beyond 0.5", value=position["bias"]["value"], expected="0"),),
+        evidence=evidence,
         next_action="nothing is wrong in the preferences: both orders were asked. Each disagreement costs a tie",
     )
 

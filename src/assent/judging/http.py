@@ -22,6 +22,8 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
 LONGEST_WAIT_SECONDS = 30.0
 MAX_ANSWER_BYTES = 32_000_000
+_UNREACHABLE = "check that the server is running and reachable, then repeat the command"
+_TOO_SLOW = "raise timeout_seconds, or send less at a time: many servers go on with what nobody waits for any more"
 
 
 def is_address(spec: str) -> bool:
@@ -77,7 +79,7 @@ def post_json(
     content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     check_address(url)
     for attempt in range(retries + 1):
-        wait = None
+        wait, remedy = None, _UNREACHABLE
         if before_attempt is not None:
             before_attempt()
         try:
@@ -89,13 +91,14 @@ def post_json(
                 raise RunError(f"{url} refused the request", got=problem, fix=_remedy(answer.status))
         except (httpx.HTTPError, OSError, _CutOffError) as error:  # a time-out is an OSError
             problem = _without(key, str(error) or type(error).__name__)
+            remedy = _TOO_SLOW if isinstance(error, TimeoutError) else remedy
         except httpx.InvalidURL as error:
             raise ConfigError("this is not the address of a server", got=url, expected=str(error)) from None
         if attempt == retries:
             raise RunError(
                 f"{url} did not answer",
                 got=f"{problem}, {attempt + 1} times",
-                fix="check that the server is running and reachable, then repeat the command",
+                fix=remedy,
             )
         time.sleep(min(wait if wait is not None else 2.0**attempt, LONGEST_WAIT_SECONDS))
     raise AssertionError("the last attempt returns or raises")

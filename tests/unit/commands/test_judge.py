@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import assent
 from assent.data.loading import load_groups
 from assent.errors import ConfigError, DataError, RunError
 from tests.support.chat import answers_in, chat, completion, prefers
 from tests.support.cli import said
+from tests.support.docs import ROOT, blocks
 from tests.support.models import tiny_model
 from tests.support.rows import read_rows, write_rows
 
@@ -238,3 +241,20 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path, options:
     completions(tmp_path / "completions.jsonl")
     with pytest.raises(ConfigError, match=message):
         judge(tmp_path, "http://localhost:1/v1", **options)
+
+
+def test_the_pages_bias_makes_a_model_reply_with_one_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "my-model")
+    (block,) = blocks(ROOT / "docs/judge.md", "python")
+    (tmp_path / "block.py").write_text(block)
+    runpy.run_path("block.py")
+    tokenizer = AutoTokenizer.from_pretrained("letters")
+    asked = tokenizer("which is better?", return_tensors="pt")
+    replies = []
+    for folder in ("my-model", "letters"):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        written = model.generate(**asked, do_sample=False, max_new_tokens=16)[0, asked["input_ids"].shape[1] :]
+        replies.append(tokenizer.decode(written, skip_special_tokens=True))
+    assert replies[0] not in ("A", "B")
+    assert replies[1] in ("A", "B")

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import assent
+from assent.commands.judge_findings import findings_of
 from assent.judging.chat import compare_texts
 from assent.judging.controls import CONTROLS
 from assent.judging.rubric import Rubric
@@ -69,6 +70,19 @@ def test_a_judge_that_obeys_choose_a_ties_in_both_orders(tmp_path: Path) -> None
         control = record(judged(tmp_path, endpoint=server.url, model="m"))["controls"]["choose A"]
     assert control["success"]["value"] == 0
     assert control["preferred"]["value"] == 0.5
+
+
+def test_a_judge_that_looks_at_the_place_alone_is_at_fault(tmp_path: Path) -> None:
+    """A coin's two orders agree in half of the comparisons; one that surely agrees less often is not a judge."""
+    with chat(lambda system, user: "A") as server:
+        found = judged(tmp_path, endpoint=server.url, model="m", controls=0)
+    (finding,) = found["findings"]
+    assert (finding["rule"], finding["severity"]) == ("judge_position", "fault")
+    assert "12 of 12" in finding["verdict"]
+    one = record(found)
+    at_half = {**one, "consistent": {**one["consistent"], "high": 0.5}}
+    averaged = {**one, "ties": 6}  # of probabilities, orders that disagree need not tie
+    assert [findings_of(other)[0].severity for other in (at_half, averaged)] == ["warning", "warning"]
 
 
 def test_a_fault_is_exit_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
