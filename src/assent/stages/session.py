@@ -379,9 +379,8 @@ def _opened(
             if (chosen := choose_sharding(config, runtime, start)) is not None:
                 log.note(chosen)
             steps = session.order.num_steps
-            rows = session.train_tokens
-            plan = planned(config, command, order=session.order, rows=rows, runtime=runtime, note=log.note,
-                           held_out=session.eval_tokens, asked=eval_prompts.ids)  # fmt: skip
+            plan = planned(config, command, order=session.order, rows=session.train_tokens, runtime=runtime,
+                           note=log.note, held_out=session.eval_tokens, asked=eval_prompts.ids)  # fmt: skip
             session.ledger.planned = plan
             folder.record(plan=None if plan is None else asdict(plan))
             session.models.add_learner("model", config.model, kind=kind, updates=config.num_updates(steps))
