@@ -1,9 +1,9 @@
 """Does an update from logs beat the release on what is asked now, without losing what was asked before?
 
 The sandbox's world moves to `--time`: its mix of prompts, its taste, its products and its facts. A release (SFT, then
-DPO on labels of time 0) serves it: each prompt is answered twice, and users of today's taste leave thumbs. From these
-logs `assent plan --update` writes the file and `assent update` runs it, as it stands but for rates that suit the small
-model. Both models then answer test prompts of today and of time 0 (by today's taste), which no training has seen.
+DPO on labels of time 0) serves it: each prompt is answered twice, and users of today's taste rate both, 1 to 5. From
+these logs `assent plan --update` writes the file and `assent update` runs it, as it stands but for rates that suit the
+small model. Both models then answer test prompts of today and of time 0 (by today's taste), which no training has seen.
 
     python benchmarks/update.py --output-dir out/update                         (five seeds)
     python benchmarks/update.py --output-dir out/update-small --small           (two seeds of a few rows: that it runs)
@@ -117,24 +117,24 @@ def _answered(
 def _logged(
     folder: Path, world: World, run: Path, *, days: int, first: int, seed: int, given: argparse.Namespace
 ) -> str:
-    """A log in which each prompt of the world was answered twice by the release, and both answers got a thumb."""
+    """A log in which each prompt of the world was answered twice by the release, and both answers were rated."""
     path = folder / "logs.jsonl"
     if path.exists():
         return str(path)
     answered = _answered(folder, world.prompts("rl", given.prompts, seed), str(run / "model"), seed=seed)
-    settings = LabelSettings(source="sft", labels="thumbs", num_completions=2)
+    settings = LabelSettings(source="sft", labels="ratings", num_completions=2)
     rows = []
     for place, (group, logged) in enumerate(answered):
         for rated in label([group], settings, world=world, seed=seed * 1_000_003 + place).groups:
             assert rated.preference is not None
-            assert rated.preference.thumbs is not None
+            assert rated.preference.scores is not None
             moment = (first + days * place / len(answered)) * DAY_SECONDS
             rows += [
                 {"id": f"{seed}-{place}-{number}", "time": moment + number, "prompt": last_content(group.prompt),
-                 "completion": last_content(text), "rating": int(up), **known, "model": "release",
+                 "completion": last_content(text), "rating": rating, **known, "model": "release",
                  "slice": group.columns["kind"]}
-                for number, (text, up, known) in enumerate(
-                    zip(rated.completions, rated.preference.thumbs, logged, strict=True)
+                for number, (text, rating, known) in enumerate(
+                    zip(rated.completions, rated.preference.scores, logged, strict=True)
                 )
             ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -157,7 +157,8 @@ def _updated(
     file, kept = folder / "next.yaml", folder / "plan.json"
     if not kept.exists():
         file.unlink(missing_ok=True)
-        found = assent.plan(update=True, run=str(run), logs=logs, baseline=baseline, judge=GOLD, output=file)
+        found = assent.plan(update=True, run=str(run), logs=logs, baseline=baseline, judge=GOLD, up_above=3.0,
+                            output=file)  # fmt: skip
         write_json(kept, {name: found[name] for name in ("way", "facts", "causes")})
     plan = json.loads(kept.read_text())
     if plan["way"]["kind"] == "prompts":
