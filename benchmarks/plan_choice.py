@@ -119,10 +119,10 @@ def _data(kind: str, start: str, here: Path, seed: int) -> str:
 
 def _grouped(prompts: Sequence[PromptGroup], answers: Sequence[PromptGroup]) -> list[PromptGroup]:
     """Each prompt, with its columns, and the answers to it."""
-    by_prompt: dict[Any, list[Any]] = {}
+    by_prompt: dict[str, list[Any]] = {}
     for answer in answers:
-        by_prompt.setdefault(answer.prompt, []).extend(answer.completions)
-    return [replace(group, completions=tuple(by_prompt.get(group.prompt, ()))) for group in prompts]
+        by_prompt.setdefault(repr(answer.prompt), []).extend(answer.completions)
+    return [replace(group, completions=tuple(by_prompt.get(repr(group.prompt), ()))) for group in prompts]
 
 
 def _trained(method: str, given: Mapping[str, Any], here: Path, *, test: str, seed: int) -> str:
