@@ -23,7 +23,7 @@ READ, UPDATE, SAMPLE = 1.0, 3.0, 2.0
 OF_A_ROW = {"sft": UPDATE, "reward": 2 * UPDATE, "dpo": 2 * (READ + UPDATE), "kto": 2 * (READ + UPDATE)}
 ONLINE = {"ppo", "a2c", "grpo", "rloo", "online-dpo"}
 LAST_LINE = 65_536
-"""Bytes at the end of metrics.jsonl that surely hold its last line."""
+"""Bytes at the end of metrics.jsonl that surely hold a step's line."""
 
 Entries = Mapping[str, Mapping[str, Any]]
 """What pipeline.json holds of each stage that has started, by name."""
@@ -45,10 +45,12 @@ def seconds_left(
     for stage in stages:
         entry = entries.get(stage.name, {})
         if entry.get("result") is not None:
-            took[stage.name] = _between(entry["started_at"], entry["finished_at"])
+            spent, _ = _of_run(stage.output_dir) or (0.0, 0.0)  # of a resumed stage also what it took before
+            took[stage.name] = max(_between(entry["started_at"], entry["finished_at"]), spent)
             left[stage.name] = 0.0
-        elif entry and (rest := _rest_of_run(stage.output_dir)) is not None:
-            took[stage.name] = _since(entry["started_at"], now) + rest
+        elif entry and (run := _of_run(stage.output_dir)) is not None:
+            spent, rest = run
+            took[stage.name] = max(_since(entry["started_at"], now), spent) + rest
             left[stage.name] = rest
     known = [value for value in work.values() if value]
     if not known:
@@ -119,15 +121,18 @@ def _rate(
     return sum(took[other.name] for other in alike) / total if total else None
 
 
-def _rest_of_run(folder: Path) -> float | None:
-    """Seconds that a running training stage still takes at its own rate; None if its run folder does not tell."""
+def _of_run(folder: Path) -> tuple[float, float] | None:
+    """Seconds that a training stage has taken over all its processes, and still takes at its own rate; None if its run
+    folder does not tell."""
     try:
         planned = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["facts"]["planned_steps"]
         with (folder / METRICS).open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - LAST_LINE))
-            last = json.loads(file.read().splitlines()[-1])
-        return (planned - last["step"]) * last["cost/seconds"] / last["step"]
-    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
+            rows = map(json.loads, reversed(file.read().splitlines()))
+            last = next(row for row in rows if "cost/seconds" in row)  # the others are held-out figures
+        spent = last["cost/seconds"]
+        return spent, (planned - last["step"]) * spent / last["step"]
+    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError, StopIteration):
         return None  # not there yet, or being written: the configured work must do
 
 

@@ -91,6 +91,19 @@ def test_a_running_stage_is_measured_by_its_own_steps(plan: Plan, tmp_path: Path
     assert seconds_left(plan.stages, {"stages": stages}, now=START + timedelta(seconds=251)) is not None
 
 
+def test_a_resumed_stage_took_all_its_processes_time(plan: Plan, tmp_path: Path) -> None:
+    """Its last process took 1 s, the earlier ones 23 s: the next stage's rate is a tenth of a second a unit."""
+    (tmp_path / "rows.jsonl").write_text("{}\n" * 40)
+    folder = plan.stages[1].output_dir
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"facts": {"planned_steps": 10}}))
+    rows = [{"step": 10, "cost/seconds": 24.0}, {"step": 10, "eval_loss": 1.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = entry(plan, 0, at=0, took=7, demonstrations=str(tmp_path / "rows.jsonl"))
+    done = {"stages": [first, entry(plan, 1, at=7, took=1)]}
+    assert seconds_left(plan.stages, done, now=START + timedelta(seconds=8)) == pytest.approx(24 + 224.0)
+
+
 def test_the_runner_shows_it(tmp_path: Path) -> None:
     class Watched(Silent):
         left: Any = None
