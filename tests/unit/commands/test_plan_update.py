@@ -192,7 +192,7 @@ def test_every_evaluated_row_has_both_columns_and_prompts_are_drawn_from_all_day
 def test_a_slice_has_a_gate_where_enough_of_its_prompts_are_compared(
     others: int, count: int, expected: list[str]
 ) -> None:
-    """others: prompts without a slice up to 800 in all, or fewer, of as many slices, which an evaluation may not take"""
+    """others: prompts of the logs, each of its own slice; 400: none, and 800 prompts in the baseline"""
     before = [PromptGroup(prompt=f"{n}", columns={"slice": "news"}) for n in range(count)]
     before += [PromptGroup(prompt=f"o{n}") for n in range(800 - count if others == 400 else 0)]
     names = others if others != 400 else 0
