@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def logged_data(config: LoggedDataConfig, *, progress: Progress | None = None) -
     ):
         if not groups:
             raise DataError(f"{config.logs} leaves no rows for {name}.jsonl", fix="give more logs, or another fraction")
+        groups = [_as_text(group) for group in groups] if config.as_text else groups
         write_groups(folder / f"{name}.jsonl", groups, layout)
         outputs[name] = str(folder / f"{name}.jsonl")
         outputs["rows"][name] = len(groups)
@@ -85,6 +87,16 @@ def prompts_of_baseline(baseline: str, columns: Mapping[str, str]) -> dict[str, 
     """A prompt of each conversation of the release, by the conversation's root."""
     rows, _ = read_baseline(Path(baseline), columns=columns, most=MOST_OF_BASELINE)
     return {conversation_root(group.prompt): group for group in map(asked, rows)}
+
+
+def _as_text(group: PromptGroup) -> PromptGroup:
+    """Without roles, and without the system's turn, which a model without a chat template was not served."""
+    assert not isinstance(group.prompt, str)  # a logged prompt is a conversation, if of one turn
+    texts = tuple(
+        "".join(turn.content for turn in answer) for answer in group.completions if not isinstance(answer, str)
+    )
+    turns = [turn.content for turn in group.prompt if turn.role != "system"]
+    return replace(group, prompt="\n".join(turns), completions=texts)
 
 
 def _drawn(groups: Sequence[PromptGroup], config: LoggedDataConfig) -> list[PromptGroup]:

@@ -17,7 +17,7 @@ from assent.config.plan import PlanConfig
 from assent.config.update import LoggedDataConfig
 from assent.errors import UsageError
 from assent.evaluation.pairs import MAX_SLICES
-from assent.models.folder_contents import read_json
+from assent.models.folder_contents import has_chat_template, read_json
 from assent.models.folders import resolve_folder
 from assent.planning.facts import shown
 from assent.planning.logged import Logged, pairs_of, read_logged
@@ -125,6 +125,7 @@ def _wanted(
         way=way,
         since=since,
         up_above=up_above,
+        as_text=not has_chat_template(resolve_folder(model, weights=False)),
         length=_length(model),
         judge=config.judge,
         safety=config.safety,

@@ -69,6 +69,8 @@ class LoggedDataConfig(Options):
     """Keep the logged log-probabilities of the answers, for `reference: logged`. Only with pairs."""
     weighted: bool = False
     """Weight each row by one over the probability with which it was rated (`propensity` of the logs)."""
+    as_text: bool = False
+    """Write prompts and answers as plain text: for a model without a chat template."""
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the prompts to hold out, half for eval.jsonl and half for prompts.jsonl."""
     eval_prompts: Positive = 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -114,10 +115,19 @@ def test_without_ratings_new_samples_are_rated_by_people_or_by_a_reward(
         assert document["way"]["kind"] == "prompts"
         assert document["not_used"] == {"a propensity that is no probability above 0": 1}
         assert {one["question"]: one["verdict"] for one in document["verdicts"]}["samples"] == "needed"
+        assert "as_text" not in document["stages"][0]["options"]
         update = read_update(file)
         assert [one.command for one in update.plan.stages] == ["logged-data", "sample", stage, "dpo", "eval", "gate"]
         assert update.new.options["data"] == f"${{labels.{source}}}"
     assert update.plan.stages[2].options["reward"] == "assent.sandbox.gold:reward"
+    model = place / "raw"
+    shutil.copytree(place / "run" / "model", model)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "chat_template": None}))
+    status, out, err = said([*PLAN, "--model", model, "--judge", JUDGE, "--output", "raw.yaml", "--json"], capsys)
+    assert status == 0, err
+    assert json.loads(out)["stages"][0]["options"]["as_text"] is True
 
 
 def test_a_run_that_is_not_finished_has_no_release(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +179,20 @@ def test_no_prompt_that_is_compared_on_is_trained_on(tmp_path: Path) -> None:
     assert list(load_groups(again["train"])) == train
     found = data(tmp_path, kind="prompts")
     assert found["rows"] == {"train": 120, "eval": 15, "prompts": 15}  # of 150: a fifth is held out, in halves
+
+
+def test_a_model_without_a_template_has_rows_of_plain_text(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "who?"}]
+    rows = [{"prompt": [*turns, {"role": "user", "content": f"{n // 2}?"}], "completion": f"{n}", "rating": n % 2}
+            for n in range(2)] + [{"prompt": f"what is {n // 2}?", "completion": f"{n}", "rating": n % 2}
+                                  for n in range(80)]  # fmt: skip
+    write_rows(tmp_path / "logs.jsonl", rows)
+    found = data(tmp_path, kind="pairs", as_text=True)
+    groups = [group for name in ("train", "eval") for group in load_groups(found[name])]
+    assert {type(text) for group in groups for text in (group.prompt, *group.completions)} == {str}
+    assert all(isinstance(group.prompt, str) for group in load_groups(found["prompts"]))
+    texts = {group.prompt for name in ("train", "eval", "prompts") for group in load_groups(found[name])}
+    assert texts == {"who?\n0?", *(f"what is {n}?" for n in range(40))}
 
 
 def test_every_evaluated_row_has_both_columns_and_prompts_are_drawn_from_all_days(tmp_path: Path) -> None:
