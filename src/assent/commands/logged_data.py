@@ -10,6 +10,7 @@ from typing import Any
 from assent.config.update import LoggedDataConfig
 from assent.data.loading import write_groups
 from assent.data.splitting import conversation_root, split_by_conversation_root
+from assent.data.texts import last_content
 from assent.diagnosis.drift.encoding import hash_of
 from assent.diagnosis.drift.reading import read_baseline
 from assent.errors import DataError
@@ -92,11 +93,8 @@ def prompts_of_baseline(baseline: str, columns: Mapping[str, str]) -> dict[str, 
 def _as_text(group: PromptGroup) -> PromptGroup:
     """Without roles, and without the system's turn, which a model without a chat template was not served."""
     assert not isinstance(group.prompt, str)  # a logged prompt is a conversation, if of one turn
-    texts = tuple(
-        "".join(turn.content for turn in answer) for answer in group.completions if not isinstance(answer, str)
-    )
     turns = [turn.content for turn in group.prompt if turn.role != "system"]
-    return replace(group, prompt="\n".join(turns), completions=texts)
+    return replace(group, prompt="\n".join(turns), completions=tuple(map(last_content, group.completions)))
 
 
 def _drawn(groups: Sequence[PromptGroup], config: LoggedDataConfig) -> list[PromptGroup]:

@@ -140,7 +140,7 @@ def _wanted(
 def _slices(before: Collection[PromptGroup], logged: Logged) -> list[str]:
     """The release's slices of which enough prompts are compared on. None where an evaluation takes no more slices."""
     named = {group.columns.get("slice", NO_SLICE) for group in (*before, *logged.prompts.values())}
-    if len(named | {NO_SLICE}) > MAX_SLICES:
+    if len(named) > MAX_SLICES:
         return []
     share = min(1.0, LoggedDataConfig.model_fields["eval_prompts"].default / len(before))
     found = Counter(group.columns["slice"] for group in before if "slice" in group.columns)

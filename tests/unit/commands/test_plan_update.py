@@ -227,7 +227,7 @@ def test_a_slice_has_a_gate_where_enough_of_its_prompts_are_compared(
 def test_what_logs_hold_after_the_stage_read_them_does_not_change_it(tmp_path: Path) -> None:
     rows = [{"prompt": f"what is {n}?", "completion": "x"} for n in range(60)]
     write_rows(tmp_path / "logs.jsonl", rows)
-    write_rows(tmp_path / "release.jsonl", rows)
+    write_rows(tmp_path / "release.jsonl", [{**row, "prompt": f"who is {n}?"} for n, row in enumerate(rows)])
     options = {"logs": str(tmp_path / "logs.jsonl"), "baseline": str(tmp_path / "release.jsonl"), "kind": "prompts"}
     file = {"name": "p", "output_dir": str(tmp_path / "out"),
             "stages": [{"name": "data", "command": "logged-data", "options": options}]}  # fmt: skip
