@@ -79,7 +79,7 @@ def plan_update(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str
         "not_used": dict(recent.refused),
     }  # fmt: skip
     if config.output is not None:
-        rows = facts.pairs if way.kind == "pairs" else facts.rated
+        rows = len(pairs_of(recent.rated, every=way.weighted)) if way.kind == "pairs" else facts.rated
         wanted = _wanted(config, model, baseline, way, since=since, up_above=up_above, rows=rows, logged=logged)
         stages = update_stages(wanted)
         name = Path(config.output).stem
