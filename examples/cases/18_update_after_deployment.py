@@ -1,7 +1,7 @@
 """Case 18: an update after deployment. DPO on the logged pairs, or a new round of RLHF?
 
-What the logs hold decides, and the monitor says it. Then, in a world small enough to enumerate, why logged answers are
-training data for DPO and no episodes for PPO.
+What the logs hold decides, by the rules of `assent plan --update`. Then, in a world small enough to enumerate, why
+logged answers are training data for DPO and no episodes for PPO.
 
     python examples/cases/18_update_after_deployment.py
 """
@@ -19,6 +19,8 @@ import torch
 
 import assent
 from assent.objectives import preference_loss
+from assent.planning.logged import read_logged
+from assent.planning.update import Verdict, facts_of, moves_of, since_of, verdicts_of
 from assent.sandbox.microworld import MicroWorld
 from assent.sandbox.traffic import Traffic, moved, served_rows
 from assent.sandbox.world import World
@@ -32,6 +34,8 @@ LOGS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     ("annoyed users alone still rate", "feedback", ()),
     ("the server computes other log-probabilities", "serving", ()),
 )
+QUESTIONS = ("thumbs", "reference", "ppo")
+"""Each prompt of these logs has one answer, so that there are no pairs."""
 FIRST_DAY, BASE_DAYS, DAYS, ROWS_A_DAY = 20_000, 14, 9, 150
 
 
@@ -50,15 +54,22 @@ def of_logs() -> dict[str, dict[str, str]]:
         for title, what, without in LOGS:
             traffic = release if what is None else moved(release, what, 1.0)
             rows = served_rows(traffic, first_day=FIRST_DAY + BASE_DAYS, days=DAYS, rows_a_day=ROWS_A_DAY, seed=2)
-            document = assent.monitor(
-                baseline=write(folder / "release.jsonl", base, without),
-                logs=write(folder / "logs.jsonl", rows, without),
-            )
-            found[title] = {way["way"]: way["verdict"] for way in document["update"]}
+            logs = write(folder / "logs.jsonl", rows, without)
+            document = assent.monitor(baseline=write(folder / "release.jsonl", base, without), logs=logs)
+            verdicts = [one for one in verdicts_on(logs, document) if one.question in QUESTIONS]
+            found[title] = {one.question: one.verdict for one in verdicts}
             print(f"\n  {title}: {', '.join(document['causes']) or 'nothing moved'}")
-            for way in document["update"][:3]:
-                print(f"    {way['verdict']:<12} {way['way']}: {way['reason']}")
+            for one in verdicts[:2]:
+                print(f"    {one.verdict:<12} {one.title}: {one.reason}")
     return found
+
+
+def verdicts_on(logs: str, document: Mapping[str, Any]) -> list[Verdict]:
+    """As if `assent monitor --policy` had found the server's log-probabilities to be the trainer's at the release."""
+    moves = moves_of(document)
+    since = since_of(document, moves)
+    logged = read_logged(logs, {}).since(since)
+    return verdicts_of(facts_of(logged, moves, since=since, up_above=0.5, is_compared=True))
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]], without: tuple[str, ...]) -> str:

@@ -171,8 +171,7 @@ def doctor(config: DoctorConfig) -> Outcome:
 @command(MonitorConfig)
 def monitor(config: MonitorConfig) -> Outcome:
     from assent.commands.monitor import monitor as look
-    from assent.commands.monitor import update_lines
 
     document, lines, status = look(config)
-    whole = "\n".join([*lines, *update_lines(document)])
+    whole = "\n".join([*lines, "", "what an update can take from these logs: assent plan --update"])
     return Outcome({"command": "monitor", **document}, "\n".join(lines), exit_status=status, whole=whole)

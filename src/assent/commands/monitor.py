@@ -16,7 +16,7 @@ from assent.config.monitor import MonitorConfig
 from assent.diagnosis.drift.formats import UNPAIRED, Reader
 from assent.diagnosis.drift.reading import content_of, read_baseline, read_logs
 from assent.diagnosis.drift.reference import fit
-from assent.diagnosis.drift.report import document_of, lines_of, openmetrics_of, update_lines
+from assent.diagnosis.drift.report import document_of, lines_of, openmetrics_of
 from assent.diagnosis.drift.served import Served
 from assent.diagnosis.drift.state import load, save
 from assent.diagnosis.drift.watcher import Look, Watcher
@@ -25,8 +25,6 @@ from assent.runs.files import write_text
 
 if TYPE_CHECKING:
     from assent.rewards.base import Reward
-
-__all__ = ["monitor", "update_lines"]
 
 
 def monitor(config: MonitorConfig, *, now: float | None = None) -> tuple[dict[str, Any], list[str], int]:

@@ -11,7 +11,7 @@ from assent.config.plan import PlanConfig
 from assent.data.loading import load_groups
 from assent.diagnosis.examine import Report
 from assent.errors import UsageError
-from assent.models.folder_contents import read_json
+from assent.models.folder_contents import has_chat_template, read_json
 from assent.models.folders import content_hash, resolve_folder
 from assent.pipelines.steps import STEPS
 from assent.planning.blueprint import blueprint_text
@@ -255,9 +255,7 @@ def _start(config: PlanConfig, folder: Path) -> Start:
     """A chat template stands for instruction tuning, unless the user says otherwise."""
     if config.start != "auto":
         return config.start
-    tokenizer = folder / "tokenizer_config.json"
-    named = tokenizer.is_file() and '"chat_template"' in tokenizer.read_text(encoding="utf-8")
-    return "instruct" if named or (folder / "chat_template.jinja").is_file() else "base"
+    return "instruct" if has_chat_template(folder) else "base"
 
 
 def _reward_kind(config: PlanConfig) -> Reward:

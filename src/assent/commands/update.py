@@ -30,13 +30,20 @@ def update(config: UpdateConfig, *, progress: Progress | None = None) -> dict[st
     folder = Path(config.releases)
     if not Path(found.replaces).is_dir():
         raise ModelError("what is replaced is a model's folder", got=found.replaces, expected="a folder that is here")
+    if Path(found.replaces).resolve().is_relative_to(found.plan.output_dir.resolve()):
+        raise UsageError(
+            "the model that is replaced lies in the folder of the update's own results",
+            got=f"{found.replaces} in {found.plan.output_dir}",
+            fix="give another --output-dir, and delete nothing there: it is what is released",
+        )
     mark = read_mark(folder)
-    before, done = content_hash(found.replaces), _already(found, mark)
-    if mark is not None and done is None:
+    before = content_hash(found.replaces)
+    if mark is not None and _already(found, mark) is None:
         _check_is_released(found.replaces, before, mark)
     result = run_pipeline(found.plan, report=report_on, progress=progress, jobs=config.jobs)
-    with lock_folder(folder, wait_seconds=PATIENCE_SECONDS):
+    with lock_folder(folder, wait_seconds=PATIENCE_SECONDS, option="--releases"):
         mark = read_mark(folder)
+        done = _already(found, mark)  # the mark may have moved while it ran
         if done is None:
             mark = _marked(found, result, mark, folder=folder, before=before, again=config.again)
         elif (content := content_hash(result.outputs[found.new.name]["model_path"])) != done.content_hash:
@@ -70,11 +77,12 @@ def _changed(path: Path, content: str, release: Release) -> ModelError:
 
 
 def _already(found: Update, mark: Mark | None) -> Release | None:
-    """The release, where this pipeline has made what is released now."""
-    if mark is None or mark.current.pipeline is None:
+    """The release, where this pipeline has made what is released now, of the same model."""
+    if mark is None or mark.current.pipeline is None or mark.current.parent is None:
         return None
     is_its = is_same(str(mark.folder / mark.current.pipeline), str(found.plan.output_dir))
-    return mark.current if is_its else None
+    replaced = mark.path_of(mark.by_number(mark.current.parent))
+    return mark.current if is_its and is_same(found.replaces, str(replaced)) else None
 
 
 def _marked(
@@ -145,7 +153,7 @@ def rollback(config: RollbackConfig) -> dict[str, Any]:
     folder = Path(config.folder)
     if read_mark(folder) is None:  # before the lock: a folder of something else gets none
         raise UsageError(f"nothing is released in {folder}", expected=f"a folder with {RELEASE}, from assent update")
-    with lock_folder(folder, wait_seconds=PATIENCE_SECONDS):
+    with lock_folder(folder, wait_seconds=PATIENCE_SECONDS, option="FOLDER"):
         mark = read_mark(folder)
         assert mark is not None
         left = mark.current

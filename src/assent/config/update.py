@@ -47,7 +47,7 @@ class RollbackConfig(Options):
 class LoggedDataConfig(Options):
     """Turns the logs of a deployed model into data for its update: rows to train on, and prompts to compare models on.
 
-    A share of the prompts is held out. No prompt that is compared on is trained on.
+    A share of the prompts is held out: half of it chooses the checkpoint, the other half is compared on.
     """
 
     output_dir: str
@@ -57,8 +57,8 @@ class LoggedDataConfig(Options):
     logs: str
     """Logs: a file or a folder, as `assent monitor` reads them."""
     kind: Literal["pairs", "thumbs", "prompts"]
-    """pairs: of each prompt with differently rated answers, the best and the worst. thumbs: each rated answer.
-    prompts: the prompts alone, to sample new answers."""
+    """pairs: of each prompt with differently rated answers, the best and the worst (weighted: all that
+    were rated differently). thumbs: each rated answer. prompts: the prompts alone, to sample new answers."""
     baseline: str | None = None
     """Logs or run of the release, whose prompts are compared on too (era: release; those of the logs have era: now)."""
     since: str | None = None
@@ -69,12 +69,14 @@ class LoggedDataConfig(Options):
     """Keep the logged log-probabilities of the answers, for `reference: logged`. Only with pairs."""
     weighted: bool = False
     """Weight each row by one over the probability with which it was rated (`propensity` of the logs)."""
+    as_text: bool = False
+    """Write prompts and answers as plain text: for a model without a chat template."""
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the prompts to hold out."""
+    """Share of the prompts to hold out, half for eval.jsonl and half for prompts.jsonl."""
     eval_prompts: Positive = 400
-    """Most prompts of each era to compare models on."""
+    """Most prompts of each era to compare models on, drawn at random."""
     seed: NonNegative = 0
-    """Seed that chooses which prompts are held out."""
+    """Seed that chooses which prompts are held out and compared on."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:

@@ -351,3 +351,8 @@ def check_finite(model: Any, folder: Path) -> None:
 def first_line(error: BaseException) -> str:
     """The first line of a library's error, or its kind where it has no text."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def has_chat_template(folder: Path) -> bool:
+    named = read_json(folder, "tokenizer_config.json").get("chat_template")
+    return bool(named) or (folder / "chat_template.jinja").is_file()

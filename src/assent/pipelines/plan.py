@@ -225,7 +225,8 @@ def _known_reference(reference: str, earlier: Mapping[str, Stage], where: str) -
 def _key(entry: StageEntry, config: BaseModel, used: Sequence[Stage]) -> str:
     """SHA-256 over all that the result depends on: command, options, content of files, the stages referred to."""
     options = config.model_dump(mode="json", exclude=set(RESULT_NEUTRAL))
-    files = {text: _file_state(Path(text)) for text in texts(options) if text and not REFERENCE.search(text)}
+    still = {name: value for name, value in options.items() if name not in STEPS[entry.command].growing}
+    files = {text: _file_state(Path(text)) for text in texts(still) if text and not REFERENCE.search(text)}
     identity = {
         "command": entry.command,
         "options": options,

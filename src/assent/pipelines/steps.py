@@ -21,11 +21,13 @@ from assent.runs.progress import Progress, progress_for_stderr
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`config` and `function` are `module:name`; `outputs` are those that later stages may refer to."""
+    """`config` and `function` are `module:name`; `outputs` are those that later stages may refer to; `growing` are
+    options that name files which grow: a stage read them once, and what they hold now does not change it."""
 
     config: str
     function: str
     outputs: tuple[str, ...] = ("output_dir", "model_path")
+    growing: tuple[str, ...] = ()
 
     def config_class(self) -> type[BaseModel]:
         return _imported(self.config)
@@ -73,6 +75,7 @@ STEPS: dict[str, Step] = {
         "assent.config.update:LoggedDataConfig",
         "assent.commands.logged_data:logged_data",
         outputs=("output_dir", "train", "eval", "prompts"),
+        growing=("logs",),
     ),
     "sft": Step("assent.config.stages:SftConfig", "assent.stages.sft:train"),
     "reward": Step("assent.config.stages:RewardConfig", "assent.stages.reward:train"),

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 from assent.data.splitting import conversation_root, prompt_key
-from assent.diagnosis.drift.formats import Reader
+from assent.diagnosis.drift.formats import UNPAIRED, Reader
 from assent.diagnosis.drift.reading import read_logs
 from assent.diagnosis.drift.served import Served, seconds_of
 from assent.diagnosis.drift.watcher import identity_of
 from assent.errors import ConfigError, DataError
 from assent.types import Message, Preference, PromptGroup
 
+UNTIMED = "a rating without a time, where ratings count from a day on"
+CUT = "a rated answer that was cut at its limit, so that its end is no end"
+
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """Rows of a log, doubled ones once. `prompts`: each prompt once, by its key; `refused`: unread rows by reason."""
+    """Rows of a log, doubled ones once. `prompts`: each prompt once, by its key; `refused`: rows and ratings that are
+    not used, by reason."""
 
     rows: int
     rated: Sequence[Served]
@@ -26,7 +31,7 @@ class Logged:
     refused: Counter[str] = field(default_factory=Counter)
 
     def since(self, day: str | None) -> Logged:
-        """With the ratings from this day on alone. A rating without a time is left out."""
+        """With the ratings from this day on alone. The others, and those without a time, are counted as not used."""
         if day is None:
             return self
         try:
@@ -34,25 +39,42 @@ class Logged:
         except ValueError:
             raise ConfigError("since is no day", got=day, expected="a day like 2026-11-30") from None
         assert start is not None
-        return replace(self, rated=[one for one in self.rated if one.time is not None and one.time >= start])
+        timed = [one for one in self.rated if one.time is not None]
+        kept = [one for one in timed if one.time is not None and one.time >= start]
+        left = Counter({UNTIMED: len(self.rated) - len(timed), f"a rating before {day}": len(timed) - len(kept)})
+        return replace(self, rated=kept, refused=self.refused + left)
+
+    def not_used(self) -> list[str]:
+        """A line for each reason."""
+        return [f"not used: {reason}: {count:,}" for reason, count in self.refused.most_common()]
 
 
 def read_logged(path: str | Path, columns: Mapping[str, str]) -> Logged:
     """Raises DataError if no row can be used."""
     reader, refused = Reader(columns), Counter[str]()
     seen: set[int] = set()
+    labelled: set[int] = set()
+    cut: set[int] = set()
     rated: list[Served] = []
     prompts: dict[str, PromptGroup] = {}
     rows = 0
     for served in read_logs(Path(path), reader, places={}, refused=refused):
         identity = identity_of(served)
-        if identity in seen:
-            continue
-        seen |= {identity} if identity else set()
-        rows += 1
-        prompts.setdefault(prompt_key(turns_of(served)), asked(served))
-        if served.label is not None:
+        if not identity or identity not in seen:
+            seen.add(identity)
+            rows += 1
+            prompts.setdefault(prompt_key(turns_of(served)), asked(served))
+        if served.ended is False and identity:
+            cut.add(identity)
+        if served.label is None or (identity and identity in labelled):
+            continue  # a row may come again with its rating
+        labelled.add(identity)
+        if served.ended is False or (identity and identity in cut):
+            refused[CUT] += 1
+        else:
             rated.append(served)
+    if left := reader.num_unpaired + reader.num_waiting:  # nothing more is read of these logs
+        refused[UNPAIRED] += left
     if not rows:
         raise DataError(
             f"no row of {path} can be used",
@@ -68,36 +90,52 @@ def turns_of(served: Served) -> tuple[Message, ...]:
     return served.turns or (Message("user", served.prompt),)
 
 
-def asked(served: Served, **columns: str) -> PromptGroup:
+def asked(served: Served) -> PromptGroup:
     """The prompt alone, with the operator's name for it."""
     named = {"slice": served.slice} if served.slice is not None else {}
-    return PromptGroup(prompt=turns_of(served), columns={**columns, **named})
+    return PromptGroup(prompt=turns_of(served), columns=named)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Of one prompt, the answer that was rated best and the one that was rated worst."""
+    """Two answers to one prompt, of which `best` was rated better than `worst`."""
 
     best: Served
     worst: Served
 
     @property
     def propensity(self) -> float | None:
-        """The probability that both were rated, if ratings are given independently; None if it is not known."""
+        """The probability that both were rated; None if it is not known.
+
+        The two sides of a comparison (outcomes 1 and 0) were rated together; other ratings are taken as independent.
+        """
         one, other = self.best.propensity, self.worst.propensity
-        return None if one is None or other is None else one * other
+        if one is None or other is None:
+            return None
+        return one if one == other and self._is_one_comparison else one * other
+
+    @property
+    def _is_one_comparison(self) -> bool:
+        are_outcomes = self.best.by_outcome and self.worst.by_outcome
+        return are_outcomes and (self.best.label, self.worst.label) == (1.0, 0.0)
 
 
-def pairs_of(rated: Sequence[Served]) -> list[Pair]:
-    """One pair for each prompt with differently rated answers: more would count its answers as if they were new."""
+def pairs_of(rated: Sequence[Served], *, every: bool = False) -> list[Pair]:
+    """One pair for each prompt with differently rated answers: more would count its answers as if they were new.
+
+    every   all pairs of differently rated answers instead. Which answers are best and worst depends on who rated, so
+            that 1/(pq) undoes the selection of each pair, and not that of the best and the worst
+    """
     by_prompt: dict[str, list[Served]] = defaultdict(list)
     for one in rated:
         by_prompt[prompt_key(turns_of(one))].append(one)
     found = []
     for answers in by_prompt.values():
+        ordered = sorted(answers, key=_label, reverse=True)
         best, worst = max(answers, key=_label), min(answers, key=_label)
-        if _label(best) > _label(worst) and best.completion != worst.completion:
-            found.append(Pair(best, worst))
+        for one, other in combinations(ordered, 2) if every else [(best, worst)]:
+            if _label(one) > _label(other) and one.completion != other.completion:
+                found.append(Pair(one, other))
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from assent.diagnosis.drift.served import Served
 from assent.planning.logged import Logged, effective_share, pairs_of
 from assent.planning.rules import meets, quoted, rules
 
@@ -34,8 +35,10 @@ class LogFacts:
     up, down    ratings above and not above the border
     logged      share of the answers to train on with a logged sum of log-probabilities
     policies    models that are named in the rows to train on
-    propensity  share of the rows to train on whose probability of a rating is known
-    effective   what those rows are worth when weighted by it, as a share of their number; None: not known
+    propensity  share of the pairs whose probability of being rated is known
+    effective   what the pairs are worth when weighted by it, as a share of their number; None: not known
+    rated_propensity, rated_effective  the same of the ratings
+    trainer     whether logged log-probabilities were compared with the trainer's
     """
 
     rows: int
@@ -48,6 +51,9 @@ class LogFacts:
     policies: int
     propensity: float
     effective: float | None
+    rated_propensity: float
+    rated_effective: float | None
+    trainer: Literal["compared", "not compared"]
     prompts: Move
     taste: Move
     behaviour: Move
@@ -121,17 +127,26 @@ def since_of(monitor: Mapping[str, Any], moves: Mapping[str, Move]) -> str | Non
     return days[0] if moves["taste"] == "moved" and days and not days[0].startswith("call") else None
 
 
-def facts_of(logged: Logged, moves: Mapping[str, Move], *, since: str | None, up_above: float) -> LogFacts:
-    """The facts. Ratings before `since` do not count."""
-    recent = logged.since(since)
-    pairs = pairs_of(recent.rated)
+def answers_to_train_on(rated: Sequence[Served]) -> list[Served]:
+    """The answers of the pairs, weighted where that can be; where pairs are too few, all rated ones."""
+    pairs = pairs_of(rated)
+    if len(pairs) < LEAST_PAIRS:
+        return list(rated)
+    every = pairs_of(rated, every=True)
+    is_known = all(pair.propensity is not None for pair in every)
+    return [one for pair in (every if is_known else pairs) for one in (pair.best, pair.worst)]
+
+
+def facts_of(
+    recent: Logged, moves: Mapping[str, Move], *, since: str | None, up_above: float, is_compared: bool
+) -> LogFacts:
+    """The facts. `recent`: with the ratings from `since` on alone."""
+    pairs, answers = pairs_of(recent.rated), answers_to_train_on(recent.rated)
     up = sum(one.label is not None and one.label > up_above for one in recent.rated)
-    if len(pairs) >= LEAST_PAIRS:
-        answers, known = [one for p in pairs for one in (p.best, p.worst)], [one.propensity for one in pairs]
-    else:
-        answers, known = list(recent.rated), [one.propensity for one in recent.rated]
+    known = [one.propensity for one in pairs_of(recent.rated, every=True)]
+    of_ratings = [one.propensity for one in recent.rated]
     return LogFacts(
-        rows=logged.rows,
+        rows=recent.rows,
         rated=len(recent.rated),
         since=since or ("unknown" if moves["taste"] == "moved" else "all"),
         pairs=len(pairs),
@@ -141,6 +156,9 @@ def facts_of(logged: Logged, moves: Mapping[str, Move], *, since: str | None, up
         policies=len({one.model for one in answers if one.model is not None}),
         propensity=_share([one is not None for one in known]),
         effective=effective_share(known),
+        rated_propensity=_share([one is not None for one in of_ratings]),
+        rated_effective=effective_share(of_ratings),
+        trainer="compared" if is_compared else "not compared",
         **{name: moves[name] for name in MOVES},
     )
 

@@ -24,6 +24,7 @@ HELD_OUT = 0.2
 class WantedUpdate:
     """What the file needs.
 
+    as_text  whether the model has no chat template
     length   the longest sequence that the model reads
     labels   where people's labels go, if nothing else rates new samples
     rows     pairs or ratings in the logs
@@ -37,6 +38,7 @@ class WantedUpdate:
     way: Way
     since: str | None
     up_above: float
+    as_text: bool
     length: int
     judge: str
     safety: str | None
@@ -79,6 +81,7 @@ def _data(wanted: WantedUpdate) -> PlannedStage:
     options |= {"since": wanted.since} if wanted.since is not None and way.kind != "prompts" else {}
     options |= {"up_above": wanted.up_above} if way.kind == "thumbs" else {}
     options |= {name: True for name in ("logged", "weighted") if getattr(way, name)}
+    options |= {"as_text": True} if wanted.as_text else {}
     why = "rows to train on, and prompts to compare on: of today (era: now) and of the release (era: release)"
     why += "; each row counts by one over the probability of its rating" if way.weighted else ""
     return PlannedStage(name="data", command="logged-data", options=options, why=why)

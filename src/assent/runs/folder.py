@@ -265,11 +265,13 @@ def model_is_damaged(folder: Path) -> bool:
     return damage_of(folder / "model", facts.get("model_files", {}), sizes_only=True) is not None
 
 
-def lock_folder(path: Path, *, name: str = LOCK, text: str | None = None, wait_seconds: float = 0.0) -> IO[str]:
+def lock_folder(
+    path: Path, *, name: str = LOCK, text: str | None = None, wait_seconds: float = 0.0, option: str = "--output-dir"
+) -> IO[str]:
     """Creates the folder and locks it exclusively, until the file is closed or the process ends in any way.
 
     `name` is the lock's; a folder may have several. `text` names the owner (default: the process's id). `wait_seconds`:
-    how long to try.
+    how long to try. `option` is what the user named the folder with.
 
     Raises RunFolderError if another process has the lock, or if the folder cannot be written.
     """
@@ -278,7 +280,7 @@ def lock_folder(path: Path, *, name: str = LOCK, text: str | None = None, wait_s
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / name).open("a+", encoding="utf-8")
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise RunFolderError(f"cannot write in {path}", got=error, fix="choose another --output-dir") from error
+        raise RunFolderError(f"cannot write in {path}", got=error, fix=f"choose another {option}") from error
     try:
         _flock(lock, until=time.monotonic() + wait_seconds)
     except OSError as error:
@@ -288,7 +290,7 @@ def lock_folder(path: Path, *, name: str = LOCK, text: str | None = None, wait_s
         raise RunFolderError(
             f"{path} is in use by another process",
             got=f"process {owner}",
-            fix="wait for it, or choose another --output-dir",
+            fix=f"wait for it, or choose another {option}",
         ) from error
     lock.truncate(0)
     lock.write(text or str(os.getpid()))

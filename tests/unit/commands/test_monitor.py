@@ -90,10 +90,10 @@ def test_from_the_command_line(logs: Path, capsys: pytest.CaptureFixture[str]) -
     status, out, _ = said(command, capsys)
     assert status == 1
     assert "moved: serving_differs" in out
-    assert "for an update" not in out
+    assert "update" not in out
     _, out, _ = said([*command, "--verbose"], capsys)
-    assert "not sound: logged log-probabilities as the reference's" in out
-    assert "sound: DPO on logged pairs" in out
+    assert "what an update can take from these logs: assent plan --update" in out
+    assert "update" not in document
 
 
 def test_a_state_belongs_to_its_baseline_and_options(logs: Path) -> None:

@@ -15,6 +15,7 @@ from assent.cli import main
 from assent.commands import update as update_command
 from assent.models.folders import content_hash
 from assent.pipelines.update_file import read_update
+from assent.runs.folder import lock_folder
 from assent.runs.release import Mark
 from tests.support.cli import said
 from tests.support.models import tiny_model
@@ -216,6 +217,49 @@ def test_what_another_process_released_meanwhile_is_not_overwritten(
     status, _, err = said(UPDATE, capsys)
     assert (status, "does not replace what is released" in err) == (2, True), err
     assert len(mark(place)["releases"]) == 2
+
+
+def test_what_was_rolled_back_while_an_update_ran_again_is_not_called_released(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = update_command.run_pipeline
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        """While it finds all stages finished, somebody rolls back."""
+        assert main(["rollback"]) == 0
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(update_command, "run_pipeline", slow)
+    status, _, err = said(UPDATE, capsys)
+    assert (status, "was rolled back on" in err) == (2, True), err
+    assert mark(place)["release"] == 1
+
+
+def test_a_second_cycle_leaves_the_folder_of_the_released_model_alone(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = "out/train/model"
+    update_file(place, replaces=new, train={"model": new}, evaluation={"policies": {"new": "${train.model_path}",
+                                                                                    "old": new}})  # fmt: skip
+    before = (place / "releases" / "release.json").read_bytes()
+    status, _, err = said(UPDATE, capsys)
+    assert (status, "give another --output-dir, and delete nothing there" in " ".join(err.split())) == (2, True), err
+    shutil.move("out/train/model", "kept")  # the same folder, of another release
+    update_file(place, replaces="kept", train={"model": "kept"}, evaluation={"policies": {"new": "${train.model_path}",
+                                                                                          "old": "kept"}})  # fmt: skip
+    status, _, err = said(UPDATE, capsys)
+    assert (status, "does not replace what is released" in err) == (2, True), err
+    assert (place / "releases" / "release.json").read_bytes() == before
+
+
+def test_who_waits_for_the_mark_is_told_the_option_that_names_its_folder(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(update_command, "PATIENCE_SECONDS", 0)
+    with lock_folder(place / "releases"):
+        for command, option in ((UPDATE, "--releases"), (["rollback"], "FOLDER")):
+            status, _, err = said(command, capsys)
+            assert (status, f"or choose another {option}" in " ".join(err.split())) == (2, True), err
 
 
 def test_a_damaged_mark_is_an_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from assent.diagnosis.drift.formats import UNPAIRED
+from assent.diagnosis.drift.served import Served
 from assent.errors import ConfigError, DataError
-from assent.planning.logged import comparisons, effective_share, pairs_of, read_logged, thumbs, weights_of
+from assent.planning.logged import (
+    CUT,
+    UNTIMED,
+    comparisons,
+    effective_share,
+    pairs_of,
+    read_logged,
+    thumbs,
+    weights_of,
+)
 from assent.types import Message
 from tests.support.rows import write_rows
 
@@ -55,10 +67,68 @@ def test_a_prompt_makes_one_pair_of_its_best_and_its_worst_answer(log: Path) -> 
     assert comparisons([pair], logged=False, weighted=False)[0].logps is None
 
 
+def test_weighted_pairs_are_all_that_were_rated_differently_and_a_comparison_is_one_rating(tmp_path: Path) -> None:
+    every = pairs_of(read_logged(write_rows(tmp_path / "log.jsonl", ROWS), {}).rated, every=True)
+    assert [(one.best.completion, one.worst.completion, one.propensity) for one in every] == [
+        ("good", "middling", 0.25), ("good", "bad", 0.25), ("middling", "bad", 0.25),
+    ]  # fmt: skip
+    sides = [{"prompt": "a", "completion": f"{n}", "outcome": n, "propensity": 0.5} for n in (1, 0)]
+    for rows, propensity in (
+        (sides, 0.5),  # one act of labelling
+        ([sides[0], {**sides[1], "propensity": 0.25}], 0.125),
+        ([{**row, "rating": row["outcome"]} for row in sides], 0.25),  # two thumbs
+        ([{**row, "outcome": 2 * row["outcome"]} for row in sides], 0.25),
+    ):
+        [pair] = pairs_of(read_logged(write_rows(tmp_path / "log.jsonl", rows), {}).rated)
+        assert pair.propensity == propensity
+
+
+def test_the_weights_of_all_pairs_undo_who_rates_and_those_of_best_and_worst_do_not() -> None:
+    """Over all outcomes of who rates, each pair of differently rated answers has weight 1 in the mean."""
+    answers = [
+        Served(prompt="a", completion=str(n), label=float(n), propensity=p) for n, p in enumerate((0.9, 0.5, 0.2))
+    ]
+    mean: dict[bool, Counter[tuple[str, str]]] = {True: Counter(), False: Counter()}
+    for rates in product([True, False], repeat=3):
+        chance = 1.0
+        for one, does in zip(answers, rates, strict=True):
+            assert one.propensity is not None
+            chance *= one.propensity if does else 1 - one.propensity
+        rated = [one for one, does in zip(answers, rates, strict=True) if does]
+        for every, found in mean.items():
+            for pair in pairs_of(rated, every=every):
+                assert pair.propensity is not None
+                found[pair.best.completion, pair.worst.completion] += chance / pair.propensity
+    assert dict(mean[True]) == pytest.approx({("2", "1"): 1.0, ("2", "0"): 1.0, ("1", "0"): 1.0})
+    assert dict(mean[False]) != pytest.approx({("2", "1"): 1.0, ("2", "0"): 1.0, ("1", "0"): 1.0})
+
+
+def test_a_rating_that_comes_later_counts_and_its_row_counts_once(tmp_path: Path) -> None:
+    row = {"id": "1", "prompt": "a", "completion": "x", "finish_reason": "stop"}
+    found = read_logged(write_rows(tmp_path / "log.jsonl", [row, row, {**row, "rating": 1}, {**row, "rating": 0}]), {})
+    assert (found.rows, [one.label for one in found.rated]) == (1, [1.0])
+
+
+def test_rated_answers_that_were_cut_have_no_end_and_are_not_trained_on(tmp_path: Path) -> None:
+    cut = {"id": "1", "prompt": "a", "completion": "x", "finish_reason": "length"}
+    late = {"id": "1", "prompt": "a", "completion": "x", "rating": 1}
+    found = read_logged(write_rows(tmp_path / "log.jsonl", [cut, late, {**cut, "id": "2", "rating": 0}]), {})
+    assert (found.rows, found.rated, dict(found.refused)) == (2, [], {CUT: 2})
+
+
+def test_requests_whose_answer_never_came_are_counted(tmp_path: Path) -> None:
+    half = {"custom_id": "7", "body": {"messages": [{"role": "user", "content": "a"}]}}
+    found = read_logged(write_rows(tmp_path / "log.jsonl", [*ROWS, half]), {})
+    assert dict(found.refused) == {UNPAIRED: 1}
+
+
 def test_ratings_before_a_day_do_not_count(log: Path) -> None:
     found = read_logged(log, {}).since("1970-01-02")
     assert [one.identity for one in found.rated] == ["3", "4", "5"]
     assert found.rows == 6
+    assert dict(found.refused) == {"a rating before 1970-01-02": 2}
+    write_rows(log, [{"id": "7", "prompt": "a", "completion": "x", "rating": 1}])
+    assert read_logged(log, {}).since("1970-01-02").not_used() == [f"not used: {UNTIMED}: 1"]
     with pytest.raises(ConfigError, match="since is no day"):
         found.since("yesterday")
 

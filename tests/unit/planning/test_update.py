@@ -8,13 +8,26 @@ from typing import Any
 
 import pytest
 
+from assent.diagnosis.drift.served import Served
 from assent.diagnosis.log_rules import log_rules
+from assent.planning.logged import Logged
 from assent.planning.rules import QUOTED, rules
-from assent.planning.update import MOVES, LogFacts, holds, moves_of, since_of, verdicts_of, way_of
+from assent.planning.update import (
+    LEAST_PAIRS,
+    MOVES,
+    LogFacts,
+    facts_of,
+    holds,
+    moves_of,
+    since_of,
+    verdicts_of,
+    way_of,
+)
 
 GOOD = LogFacts(rows=5000, rated=2000, since="all", pairs=800, up=1200, down=800, logged=1.0, policies=1,
-                propensity=0.0, effective=None, prompts="same", taste="same", behaviour="same", feedback="same",
-                serving="same", reward_model="same", judge="same")  # fmt: skip
+                propensity=0.0, effective=None, rated_propensity=0.0, rated_effective=None, trainer="compared",
+                prompts="same", taste="same", behaviour="same", feedback="same", serving="same", reward_model="same",
+                judge="same")  # fmt: skip
 NO_PAIRS = {"pairs": 0}
 CASES: list[tuple[dict[str, Any], dict[str, str]]] = [
     # what differs from GOOD; the verdicts that follow, and what is done
@@ -29,9 +42,9 @@ CASES: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({**NO_PAIRS, "down": 0}, {"thumbs": "not possible", "way": "prompts"}),
     ({**NO_PAIRS, "behaviour": "moved"}, {"thumbs": "not sound", "way": "prompts"}),
     ({**NO_PAIRS, "feedback": "moved"}, {"thumbs": "not sound", "way": "prompts"}),
-    ({**NO_PAIRS, "feedback": "moved", "propensity": 1.0, "effective": 0.4},
+    ({**NO_PAIRS, "feedback": "moved", "rated_propensity": 1.0, "rated_effective": 0.4},
      {"thumbs": "sound", "way": "thumbs weighted"}),
-    ({**NO_PAIRS, "propensity": 1.0, "effective": 0.01},
+    ({**NO_PAIRS, "rated_propensity": 1.0, "rated_effective": 0.01},
      {"thumbs": "not sound", "weighting": "not sound", "way": "prompts"}),
     ({**NO_PAIRS, "taste": "moved", "since": "unknown"}, {"thumbs": "not sound", "way": "prompts"}),
     ({"behaviour": "moved"}, {"dpo": "not sound", "way": "prompts"}),
@@ -40,10 +53,17 @@ CASES: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"feedback": "moved", "propensity": 0.9}, {"dpo": "not sound", "weighting": "not possible", "way": "prompts"}),
     ({"feedback": "moved", "propensity": 1.0, "effective": 0.5}, {"dpo": "sound", "weighting": "sound",
                                                                   "way": "pairs logged weighted"}),
-    ({"propensity": 1.0, "effective": 0.05}, {"dpo": "not sound", "weighting": "not sound", "way": "prompts"}),
+    ({"propensity": 1.0, "effective": 0.05, "rated_propensity": 1.0, "rated_effective": 0.05},
+     {"dpo": "not sound", "thumbs": "not sound", "weighting": "not sound", "way": "prompts"}),
+    ({"propensity": 1.0, "effective": 0.05, "rated_propensity": 1.0, "rated_effective": 0.5},  # pairs weigh p·q
+     {"dpo": "not sound", "thumbs": "sound", "weighting": "sound", "way": "thumbs weighted"}),
+    ({"propensity": 1.0, "effective": 0.5}, {"weighting": "sound", "way": "pairs logged weighted"}),
+    ({"propensity": 1.0, "effective": 0.5, "feedback": "moved", "behaviour": "moved"},
+     {"thumbs": "not sound", "weighting": "not possible", "way": "prompts"}),
     ({"logged": 0.5}, {"reference": "not possible", "ppo": "not sound", "way": "pairs"}),
     ({"serving": "moved"}, {"reference": "not sound", "way": "pairs"}),
     ({"serving": "unknown"}, {"reference": "not shown", "way": "pairs"}),
+    ({"trainer": "not compared"}, {"reference": "not shown", "way": "pairs"}),
     ({"policies": 2}, {"reference": "not sound", "way": "pairs"}),
     ({"reward_model": "moved"}, {"reward": "not sound", "way": "pairs logged"}),
     ({"reward_model": "unknown"}, {"reward": "not shown", "way": "pairs logged"}),
@@ -94,6 +114,26 @@ def test_reasons_quote_the_facts() -> None:
     assert verdicts["dpo"].reason.startswith("800 pairs. ")
     assert "50% of the rated answers" in verdicts["reference"].reason
     assert "50% of them have" in verdicts["ppo"].reason
+
+
+def test_pairs_and_ratings_have_facts_of_their_own() -> None:
+    served = [Served(prompt=f"what is {n // 2}?", completion=f"{n}", label=float(n % 2), logprob_sum=-1.0,
+                     propensity=0.5) for n in range(2 * LEAST_PAIRS)]  # fmt: skip
+    alone = [replace(one, prompt=f"who is {n}?", propensity=None) for n, one in enumerate(served)]
+    moves = moves_of({"moved": None, "causes": [], "open": [], "not_checked": []})
+
+    def found(rated: list[Served]) -> LogFacts:
+        return facts_of(Logged(len(rated), rated, {}), moves, since=None, up_above=0.5, is_compared=False)
+
+    both = found([*served, *alone])
+    assert (both.pairs, both.propensity, both.rated_propensity) == (LEAST_PAIRS, 1.0, 0.5)
+    assert (both.effective, both.rated_effective, both.trainer) == (pytest.approx(1.0), None, "not compared")
+    few = found([*served[:20], *alone])
+    assert (few.pairs, few.propensity, few.rated_propensity) == (10, 1.0, pytest.approx(20 / 220))
+    # a third answer, rated in between, makes two more pairs where they are weighted: its log-probabilities count
+    third = replace(served[0], completion="third", label=0.5, logprob_sum=None)
+    assert found([*served, third]).logged == pytest.approx(202 / 204)
+    assert found([*served, replace(third, propensity=None)]).logged == 1.0
 
 
 def test_moves_are_those_that_the_monitor_found_and_those_it_could_not_read_are_unknown() -> None:

@@ -276,7 +276,7 @@ def _turns(value: Any) -> Any:
 FORMATS = ((_is_phoenix, _phoenix), (_is_openai, _openai), (_is_langfuse, _langfuse))
 
 
-OPINIONS = ("label", "judge", "score", "slice", "anchor", "holdout", "propensity")
+OPINIONS = ("label", "judge", "score", "slice", "anchor", "holdout", "propensity", "by_outcome")
 """What may stand under our names beside the fields of any format."""
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from assent.diagnosis.case import Case
 from assent.diagnosis.doctor_text import lines_of_finding
 from assent.diagnosis.drift.signals import Tested
 from assent.diagnosis.drift.testing import available
-from assent.diagnosis.drift.update import Way, ways
 from assent.diagnosis.drift.watcher import DOUBLED, LATE, TOO_LATE, Look, Watcher, name_of_day
 
 WIDTH = 80
@@ -42,7 +41,6 @@ def document_of(watcher: Watcher, looks: Sequence[Look], read: Counter[str], *, 
             for look in looks
         ],
         "signals": [] if last is None else [_signal(one, show_text=show_text) for one in last.drift.signals.values()],
-        "update": [] if last is None else [way.as_dict() for way in _ways(last)],
         "not_logged": [] if last is None else list(last.drift.not_logged),
         "alpha": watcher.alpha,
         "days_tested": watcher.num_tested,
@@ -90,18 +88,6 @@ def lines_of(watcher: Watcher, looks: Sequence[Look], read: Counter[str], *, sho
         for rule, reason in last.report.not_checked:
             lines += _folded(f"not checked: {rule}: {reason}")
     lines += ["", *_rows(watcher, read)]
-    return lines
-
-
-def _ways(look: Look) -> tuple[Way, ...]:
-    return ways(look.drift, [finding.rule for finding in look.report.findings])
-
-
-def update_lines(document: Mapping[str, Any]) -> list[str]:
-    """What the logs are good for in an update (`--verbose`)."""
-    lines = ["", "for an update:"] if document["update"] else []
-    for way in document["update"]:
-        lines += _folded(f"  {way['verdict']}: {way['way']}: {way['reason']}")
     return lines
 
 

@@ -33,6 +33,7 @@ class Served:
     model       the model's name; slice: a name that the operator gave the request (a product, a language)
     anchor      the name of a fixed question with a fixed answer, which the judge is asked about again and again
     identity    what tells the row from every other: its id; None if nothing does
+    by_outcome  whether the label is an outcome: with one, a comparison labels both of its answers at once
     holdout     whether feedback was asked for whatever the answer was like (a random slice)
     propensity  the probability with which this answer was rated, where whoever asks for ratings knows it
     """
@@ -53,6 +54,7 @@ class Served:
     identity: str | None = None
     holdout: bool | None = None
     propensity: float | None = None
+    by_outcome: bool = False
     turns: tuple[Message, ...] | None = None
 
 
@@ -89,9 +91,11 @@ def known_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row under our names says beside prompt and completion, as `make` takes it."""
     names = ("time", "logprobs", "num_tokens", "finish_reason", "model", "slice", "anchor", "holdout",
              "propensity")  # fmt: skip
+    rating, outcome = number_of(_given(row, "rating")), number_of(_given(row, "outcome"))
     return {
         **{name: _given(row, name) for name in names},
-        "label": _first_number(_given(row, "rating"), _given(row, "outcome")),
+        "label": outcome if rating is None else rating,
+        "by_outcome": (rating is None and outcome is not None) or None,
         "judge": number_of(_given(row, "judge")),
         "score": number_of(_given(row, "score")),
         "identity": _given(row, "id"),
@@ -128,6 +132,7 @@ def make(prompt: Any, completion: Any, **known: Any) -> Served:
         ended=None if finish is None else str(finish).lower() not in ("length", "max_tokens"),
         holdout=None if (holdout := number_of(known.get("holdout"))) is None else holdout != 0,
         propensity=_probability(known.get("propensity")),
+        by_outcome=bool(known.get("by_outcome")),
         turns=_turns(prompt),
         **named,
     )
@@ -198,10 +203,6 @@ def number_of(value: Any) -> float | None:
     if not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < 1e300 and not math.isnan(value) else None
-
-
-def _first_number(*values: Any) -> float | None:
-    return next((number for value in values if (number := number_of(value)) is not None), None)
 
 
 def _logprobs(value: Any, count: Any) -> tuple[float | None, int | None]:
