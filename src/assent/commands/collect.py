@@ -27,7 +27,7 @@ def collect(config: CollectConfig, *, progress: Progress | None = None) -> dict[
     layouts = set()
     for path in config.files:
         dataset = load_groups(path)
-        for note in dataset.notes:
+        for note in dataset.lines():
             (progress or Silent()).line(f"{path}: {note}")
         groups = list(dataset)
         if any(group.preference is None or group.preference.ranking is None for group in groups):

@@ -121,7 +121,7 @@ class _Comparison:
     def _rows(self, name: str, select: Callable[[Sequence[PromptGroup]], Any]) -> list[PromptGroup]:
         dataset = load_named(self.config, name)
         path = dataset.path
-        for line in dataset.notes:
+        for line in dataset.lines():
             self.progress.line(f"{path}: {line}")
         kept, refused = select(dataset)
         for reason, sources in refused.items():

@@ -20,6 +20,7 @@ from assent.diagnosis.opening import kind_of_model
 from assent.errors import UsageError
 from assent.pipelines.steps import STEPS
 from assent.runs.files import write_text
+from assent.runs.folder import MANIFEST
 
 if TYPE_CHECKING:
     from assent.data.loading import Dataset
@@ -31,6 +32,8 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
         return listed(config, model_rules)
     if config.apply is not None:
         _absent(Path(config.apply))
+        if Path(config.targets[0], MANIFEST).is_file():  # the rows of a run are written beside its configuration
+            _absent(Path(config.apply).with_suffix(".jsonl"))
     accepted = accepted_in(config, model_rules)
     reports = look(config, partial(_opened, config), model_rules)
     document, lines, status = tell(config, reports, accepted)

@@ -57,7 +57,7 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     judging = judging_of(config, cast)
     _check_quality(config)
     _check_tasks(config, cast)
-    for line in (*(f"{data.path}: {note}" for note in data.notes), *cast.lines, *judging.lines):
+    for line in (*(f"{data.path}: {note}" for note in data.lines()), *cast.lines, *judging.lines):
         progress.line(line)
     prompts = _prompts(config, cast, progress)
     if config.output_dir is None:
@@ -274,7 +274,7 @@ def judge_reward_model(config: EvalConfig, *, progress: Progress) -> dict[str, A
         raise ConfigError(f"{', '.join(reading)} has no effect on a function", got=config.reward_model)
     else:
         dataset = load_named(config)
-        lines = [f"{dataset.path}: {note}" for note in dataset.notes]
+        lines = [f"{dataset.path}: {note}" for note in dataset.lines()]
         data = Part("comparisons", list(dataset), [], dataset.sha256, labelled=True, lines=lines)
     pairs = pairs_of(data.groups, slices=config.slices)
     for line in data.lines:

@@ -101,7 +101,7 @@ def frontier(config: FrontierConfig, *, progress: Progress | None = None) -> dic
         dataset[: config.num_prompts or None],
         template,
         source=config.data,
-        notes=dataset.notes,
+        notes=dataset.lines(),
         max_length=config.max_length,
         max_new_tokens=config.max_new_tokens,
         models={model: model for model in models},

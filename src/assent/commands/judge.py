@@ -83,7 +83,7 @@ def _data(config: JudgeConfig) -> Data:
     dataset = load_named(config)
     joined = join_prompts(dataset)
     groups = [group for group in joined if len(group.completions) > 1]
-    lines = [f"{config.data}: {note}" for note in dataset.notes]
+    lines = [f"{config.data}: {note}" for note in dataset.lines()]
     if alone := len(joined) - len(groups):
         lines.append(f"{counted(alone, 'prompt')} left out: one completion alone cannot be compared")
     if not groups:

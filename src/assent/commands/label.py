@@ -124,7 +124,7 @@ def _new_items(config: LabelConfig, database: Database) -> tuple[list[NewItem], 
     if config.completions is not None:
         dataset = load_named(config, "completions")
         items, lines = to_items(dataset, config.task, **options)
-        return items, [*dataset.notes, *lines]
+        return items, [*dataset.lines(), *lines]
     if config.prompts is not None:
         from assent.commands.label_sampling import sampled
 
@@ -205,7 +205,7 @@ def _import(config: LabelConfig, database: Database) -> Outcome:
     notes: list[str] = []
     if config.format == "columns":
         dataset = load_named(config, "import_labels")
-        groups, notes = list(dataset), dataset.notes
+        groups, notes = list(dataset), dataset.lines()
     else:
         groups = read_file(config.import_labels, config.format)
     name = Path(config.import_labels).name

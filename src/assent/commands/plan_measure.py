@@ -17,6 +17,8 @@ from assent.runs.files import read_lines, write_json
 from assent.runs.folder import MANIFEST, METRICS
 
 STEPS = 2
+NO_PLAN = "no plan to be compared with"
+"""Stands in the note of a run whose plan failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,15 @@ def measured(command: str, options: Mapping[str, Any]) -> Measured:
                 got=done.stderr.strip()[-1000:],
                 fix="mend what it says, or leave --measure out",
             )
-        plan = json.loads((run / MANIFEST).read_text(encoding="utf-8"))["facts"]["plan"]
+        manifest = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
+        plan = manifest["facts"].get("plan")
+        if plan is None:
+            told = [note for note in manifest.get("notes", []) if NO_PLAN in note]
+            raise RunError(
+                "the run made no plan to compare with",
+                got="; ".join(told) or f"the sizes of {options.get('model')} are not told by its configuration",
+                fix="leave --measure out",
+            )
         rows = [row for row in read_lines(run / METRICS) if "cost/peak_memory_bytes" in row]  # the steps
     before = rows[-1]["cost/planned_memory_bytes"] - plan["memory_bytes"]
     first, second = (row["cost/peak_memory_bytes"] - before for row in rows[:STEPS])

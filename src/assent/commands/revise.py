@@ -42,7 +42,7 @@ def revise_answers(config: JudgeConfig, *, progress: Progress) -> dict[str, Any]
             progress.line(f"{folder.path}: every completion is revised; nothing to do")
             return folder.result
         continue_chat(chat, kept_of(folder, progress))
-        for note in dataset.notes:
+        for note in dataset.lines():
             progress.line(f"{config.data}: {note}")
         with progress.task("completions", total=len(old)) as task:
             texts = [shown_text(group.completions[k]) for group, k in old]

@@ -27,7 +27,7 @@ def gated(stages: list[PlannedStage], wanted: Wanted) -> tuple[list[PlannedStage
             found.append(_gate("agreement", options, rules()["gates"]["min_agreement"]["reason"]))
         if stage.command == "eval":
             limits["min_win_rate"] = _limit("min_win_rate")
-            if not _is_file(wanted):
+            if not wanted.takes_chosen:  # no KL can be measured of a file of answers
                 limits["kl_budget"] = _limit("kl_budget")
             found.append(_release(wanted))
     return found, limits
@@ -37,25 +37,20 @@ def _limit(name: str) -> float:
     return float(rules()["gates"][name]["value"])
 
 
-def _is_file(wanted: Wanted) -> bool:
-    """Whether what is released is a file of chosen answers, of which no KL can be measured."""
-    return wanted.choice.method == "best-of-n" and ":" in str(wanted.reward)
-
-
 def _gate(name: str, options: Mapping[str, Any], why: str) -> PlannedStage:
     return PlannedStage(name=f"gate-{name}", command="gate", options=options, why=f"gate: {why}")
 
 
 def _release(wanted: Wanted) -> PlannedStage:
-    chosen = wanted.choice.method == "best-of-n" and not _is_file(wanted)
+    chosen = wanted.choice.method == "best-of-n" and not wanted.takes_chosen
     options: dict[str, Any] = {"evaluation": "${evaluation.evaluation}", "min_win_rate": "${min_win_rate}"}
     options["policy"] = f"best-of-{wanted.best_of}" if chosen else "trained"
-    if not _is_file(wanted):
+    if not wanted.takes_chosen:
         options["max_kl_nats"] = "${kl_budget}"
     if wanted.max_fault:
         options["max_safety"] = dict(wanted.max_fault)
     why = "release, by the ends of the 95% intervals: no worse than before"
-    why += "" if _is_file(wanted) else ", near enough to the reference"
+    why += "" if wanted.takes_chosen else ", near enough to the reference"
     why += ", and no fault of safety above its limit" if wanted.max_fault else ""
     if wanted.sign_off is not None:
         options |= {"model": wanted.released, "sign_off": wanted.sign_off}

@@ -77,6 +77,13 @@ class Wanted:
         return self.model if self.choice.first == "none" else "${sft.model_path}"
 
     @property
+    def takes_chosen(self) -> bool:
+        """Whether the file of chosen answers is what is evaluated and released. The evaluation chooses with a model
+        alone, among answers at temperature 1: with a function or other settings it would be of another policy."""
+        settings = self.choice.options.keys() & {"temperature", "top_p", "top_k"}
+        return self.choice.method == "best-of-n" and (":" in str(self.reward) or bool(settings))
+
+    @property
     def best_of(self) -> int:
         """Answers of which the best is kept: those of the measured frontier, or BEST_OF."""
         return int(self.choice.options.get("n", BEST_OF))
@@ -248,13 +255,15 @@ def _evaluation(wanted: Wanted, start: str) -> PlannedStage | None:
         policies["sft"] = start
     baseline = "sft" if "sft" in policies else "start"
     options: dict[str, Any] = {"data": "${split.eval}", "judge": wanted.judge, "baseline": baseline}
-    if best and wanted.reward is None:
+    if wanted.takes_chosen:
+        policies["trained"] = "${best.completions}"
+    elif best and wanted.reward is None:
         options |= {"best_of_n": wanted.best_of, "reward_model": "${reward.model_path}"}
         options |= {"reward_pairs": "${split.eval}"} if wanted.source("pairs") is not None else {}
-    elif best and ":" not in str(wanted.reward):
+    elif best:
         options |= {"best_of_n": wanted.best_of, "reward_model": wanted.reward}
     else:
-        policies["trained"] = "${best.completions}" if best else "${train.model_path}"
+        policies["trained"] = "${train.model_path}"
     if wanted.safety is not None:
         options["safety"] = wanted.safety
     if wanted.slices:

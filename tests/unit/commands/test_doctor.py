@@ -339,6 +339,15 @@ def test_apply_overwrites_nothing(with_data: tuple[Path, Path], tmp_path: Path, 
     assert not (tmp_path / "both.jsonl").exists()
 
 
+def test_rows_in_the_way_are_seen_before_the_run_is_read(
+    with_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    run, _ = with_data
+    monkeypatch.setattr("assent.commands.doctor.look", lambda *_: pytest.fail("the report would be lost"))
+    status, _, err = said(["doctor", run, "--apply", tmp_path / "rows.yaml"], capsys)
+    assert (status, "rows.jsonl exists already" in err) == (2, True), err
+
+
 def test_a_bundle_names_no_folder_of_the_data(with_data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
     run, _ = with_data
     said(["doctor", run, "--bundle", tmp_path / "help.zip"], capsys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydantic import Field
@@ -242,7 +243,14 @@ def test_labels_of_a_judge_and_of_people_become_one_file(tmp_path: Path) -> None
 
     judge = write_rows(tmp_path / "j.jsonl", [{"prompt": "p", "completions": ["a", "b"], "ranking": [1, 1]}])
     people = write_rows(tmp_path / "p.jsonl", [{"prompt": "q", "chosen": "c", "rejected": "d", "annotator": "ann"}])
-    found = collect(CollectConfig(output_dir=str(tmp_path / "out"), files=[str(judge), str(people)]))
+    with people.open("a") as file:
+        file.write(json.dumps({"prompt": "q", "chosen": "c", "rejected": "c"}) + "\n")
+    told: list[str] = []
+    found = collect(
+        CollectConfig(output_dir=str(tmp_path / "out"), files=[str(judge), str(people)]),
+        progress=Mock(line=told.append),
+    )
+    assert [f"({people}:2)" in line for line in told if "refused at loading, 1: " in line] == [True]
     assert read_rows(found["labels"]) == [
         {"prompt": "p", "completions": ["a", "b"], "ranking": [1, 1]},
         {"prompt": "q", "completions": ["c", "d"], "ranking": [1, 2], "annotator": "ann"},

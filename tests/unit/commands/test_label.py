@@ -202,6 +202,19 @@ def test_bad_input_is_one_message_and_status_2(
     assert "Traceback" not in err
 
 
+def test_rows_refused_at_loading_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    write_rows(tmp_path / "pairs.jsonl", [row, {**row, "rejected": "a"}])
+    for options in (["--import-labels", "pairs.jsonl"], ["--completions", "pairs.jsonl", "--no-serve"]):
+        status, out, err = said(["label", *options], capsys)
+        assert status == 0, err
+        assert "refused at loading, 1: " in out
+        assert "(pairs.jsonl:2)" in out
+
+
 def test_an_empty_store_has_nothing_to_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,26 @@ def test_halves_of_the_baseline_are_counted(logs: Path) -> None:
     assert f"  of the baseline not used: {UNPAIRED}: 3" in document["notes"]
 
 
+def test_each_request_that_waits_is_counted(logs: Path) -> None:
+    halves = [{"custom_id": "1", "body": {"prompt": str(number)}} for number in range(3)]
+    write_rows(logs / "logs" / "app.jsonl", [*logged(days=1), *halves])
+    document, text, _ = look(logs, day=NEXT_DAY)
+    assert document["rows"]["waiting"] == 3
+    assert "  3 requests wait for their answer" in text
+
+
+def test_batches_of_one_log_are_joined_at_its_end(logs: Path) -> None:
+    """The requests of two batches, then their answers, one of which cannot be read."""
+    asked = [{"custom_id": "1", "body": {"prompt": str(number)}} for number in range(2)]
+    texts = ["y", 5]
+    bodies = [{"choices": [{"text": text}], "created": NEXT_DAY * DAY_SECONDS} for text in texts]
+    answers = [{"custom_id": "1", "response": {"body": body}} for body in bodies]
+    write_rows(logs / "logs" / "app.jsonl", [*logged(days=1), *asked, *answers])
+    document, _, _ = look(logs, day=NEXT_DAY)
+    assert document["rows"]["used"] == 151
+    assert document["rows"]["waiting"] == 0
+
+
 def test_a_deep_text_inside_a_row_is_counted(logs: Path) -> None:
     deep = {"traceId": "t", "type": "GENERATION", "input": "[" * 100_000, "output": "y", "startTime": "2026-01-01"}
     write_rows(logs / "logs" / "app.jsonl", [*logged(days=1), {**deep, "input": "[" * 900 + "]" * 900}, deep])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,24 @@ def test_a_calibrated_machine_plans_a_time_and_every_run_compares_itself_with_it
     before = metrics["cost/planned_memory_bytes"] - plan["memory_bytes"]
     assert 0 < before <= metrics["cost/peak_memory_bytes"]
     assert "Planned peak memory" in Path(result.report()).read_text()
+
+
+@pytest.mark.parametrize(
+    ("notes", "told"),
+    [(["this run has no plan to be compared with: sizes differ"], "sizes differ"), ([], "the sizes of m are not told")],
+)
+def test_a_run_without_a_plan_is_compared_with_none(
+    monkeypatch: pytest.MonkeyPatch, notes: list[str], told: str
+) -> None:
+    def trains(line: list[str], **_: Any) -> Any:
+        run = Path(json.loads(Path(line[-2]).read_text())["output_dir"])
+        run.mkdir()
+        (run / "run.json").write_text(json.dumps({"facts": {"plan": None}, "notes": notes}))
+        return subprocess.CompletedProcess(line, 0)
+
+    monkeypatch.setattr(plan_measure.subprocess, "run", trains)
+    with pytest.raises(RunError, match=f"made no plan to compare with[^$]*{told}"):
+        plan_measure.measured("dpo", {"model": "m"})
 
 
 def test_two_real_steps_stand_beside_the_plan(model: str, pairs: str) -> None:

@@ -135,7 +135,24 @@ def test_a_judges_labels_are_imported_under_its_name(database: Database) -> None
     assert import_groups(database, list(groups_of_rows(rows)), source="a")[0]["judgements"] == 0
 
 
-@pytest.mark.parametrize("name", ["mia\nben", "\u202emia", "\x00", " "])
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("山田\u3000太郎", "山田 太郎"),
+        ("Jean\u00a0Roy", "Jean Roy"),
+        ("نی\u200cما", "نی\u200cما"),
+        ("ක්\u200dර", "ක්\u200dර"),
+    ],
+)
+def test_names_of_other_writing_systems_are_imported(name: str, stored: str, database: Database) -> None:
+    rows = [{"prompt": Q, "chosen": A, "rejected": B, "annotator": name}]
+    import_groups(database, list(groups_of_rows(rows)), source="a")
+    [row] = select(database).rows
+    assert row.group.preference is not None
+    assert row.group.preference.annotator == stored
+
+
+@pytest.mark.parametrize("name", ["mia\nben", "mia\u2028ben", "\u202emia", "\x00", " ", "\u3000", "\u200d"])
 def test_an_import_is_whole_or_not_at_all(name: str, database: Database) -> None:
     rows = [{"prompt": Q, "chosen": A, "rejected": B}, {"prompt": Q, "chosen": B, "rejected": A, "annotator": name}]
     with pytest.raises(DataError, match="cannot be an annotator's name"):

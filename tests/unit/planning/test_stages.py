@@ -61,12 +61,16 @@ def test_settings_of_the_frontier_reach_the_choosing_and_its_evaluation(reward: 
     settings = replace(choice, options={"n": 4.0, "temperature": 0.7})
     stages = staged(settings, reward=reward, judge="judges:score")
     assert (stages["best"].options["n"], stages["best"].options["temperature"]) == (4, 0.7)
-    measured = stages["evaluation"].options
+    measured, gate = stages["evaluation"].options, stages["gate-release"].options
+    assert measured["policies"]["trained"] == "${best.completions}"  # the evaluation alone would be at temperature 1
+    assert (gate["policy"], "max_kl_nats" in gate, "best_of_n" in measured) == ("trained", False, False)
+    stages = staged(replace(choice, options={"n": 4.0}), reward=reward, judge="judges:score")
+    measured, gate = stages["evaluation"].options, stages["gate-release"].options
     if reward == "rules:check":
         assert measured["policies"]["trained"] == "${best.completions}"
     else:
-        assert measured["best_of_n"] == 4
-        assert stages["gate-release"].options["policy"] == "best-of-4"
+        assert (measured["best_of_n"], "trained" in measured["policies"]) == (4, False)
+        assert (gate["policy"], "max_kl_nats" in gate) == ("best-of-4", True)
     assert staged(choice, reward=reward, judge="judges:score")["best"].options["n"] == BEST_OF
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,8 +40,11 @@ class Reader:
         for name in columns.values():
             if name not in ours:
                 raise unknown_name("field in --columns (THEIRS=OURS)", name, ours)
-        self.columns = dict(columns)
+        first = {alias: names[0] for names in OURS.values() for alias in names}  # of which the first is read first
+        self.columns = {theirs: first.get(ours, ours) for theirs, ours in columns.items()}
         self._pending: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
+        self._failed: Counter[str] = Counter()  # answers that failed, whose request is not known yet
+        self._unsure: set[str] = set()  # what belongs together under these keys cannot be known any more
         self.num_unpaired = self.num_waiting = 0
 
     def read(self, row: Mapping[str, Any]) -> Served | None:
@@ -75,29 +78,65 @@ class Reader:
             if half.keys().isdisjoint(HALVES):
                 raise Unreadable("no prompt" if "body" in row else "no completion")
         except Unreadable:
-            if "prompt" in self._pending.get(key, [{}])[0]:  # what was asked has had its answer, if none to be used
-                self._taken(key)
+            self._lost(key, "prompt" if "body" in row else "completion")
             raise
         return self._pair(key, half)
 
+    def _lost(self, key: str, side: str) -> None:
+        """A half that cannot be used was read: the other half of it must not be joined to another batch's."""
+        waiting = self._pending.get(key, [])
+        if side == "prompt":
+            self._unsure.add(key)
+        elif len(waiting) == 1 and "prompt" in waiting[0]:  # what was asked has had its answer, if none to be used
+            self._dropped(key)
+        else:
+            self._failed[key] += 1
+
     def _pair(self, key: str, half: dict[str, Any]) -> Served | None:
-        waiting = self._pending.setdefault(key, [])
-        if waiting and all(name in half or name in waiting[0] for name in HALVES):
-            return make(**{**self._taken(key), **half})
-        waiting.append(half)  # perhaps behind the same half of an earlier batch, which is answered first
+        """The row, if one half alone waits for this one. Of several that wait, `rest` decides at the end."""
+        waiting = self._pending.get(key, [])
+        if key in self._unsure or (not waiting and "prompt" in half and self._failed[key]):
+            self._failed[key] -= bool(self._failed[key])
+            self.num_unpaired += 1
+            return None
+        if len(waiting) == 1 and not self._failed[key] and all(name in half or name in waiting[0] for name in HALVES):
+            return make(**{**self._dropped(key)[0], **half})
+        self._pending.setdefault(key, []).append(half)
         self.num_waiting += 1
         if self.num_waiting > MOST_PENDING:
-            self._taken(next(iter(self._pending)))
-            self.num_unpaired += 1
+            oldest = next(iter(self._pending))
+            self._unsure.add(oldest)
+            self.num_unpaired += len(self._dropped(oldest))
         return None
 
-    def _taken(self, key: str) -> dict[str, Any]:
-        """The oldest half under a key, which waits no longer."""
-        half = self._pending[key].pop(0)
-        self.num_waiting -= 1
-        if not self._pending[key]:
-            self._pending.pop(key)
-        return half
+    def _dropped(self, key: str) -> list[dict[str, Any]]:
+        """The halves under a key, which wait no longer."""
+        halves = self._pending.pop(key)
+        self.num_waiting -= len(halves)
+        return halves
+
+    def rest(self) -> list[dict[str, Any]]:
+        """What `make` takes, of rows that only the end of the log decides; to be called there.
+
+        Several batches use the same ids: as many answers as requests are joined in their order. Other numbers, or a
+        failure among them, leave open what belongs together, and nothing is joined. Requests without any answer wait
+        for the next call; answers never wait so long, because a request is logged first.
+        """
+        joined = []
+        for key, halves in list(self._pending.items()):
+            asked = [half for half in halves if "prompt" in half]
+            answers = [half for half in halves if "prompt" not in half]
+            sure = key not in self._unsure and not self._failed[key]
+            if sure and not answers:
+                continue
+            self._dropped(key)
+            if sure and len(asked) == len(answers):
+                joined += [{**one, **other} for one, other in zip(asked, answers, strict=True)]
+            else:
+                self.num_unpaired += len(halves)
+        self._failed.clear()
+        self._unsure.clear()
+        return joined
 
     def pending(self) -> dict[str, list[dict[str, Any]]]:
         """The halves that wait, for the next call."""

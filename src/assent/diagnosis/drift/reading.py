@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from assent.diagnosis.drift.encoding import hash_of
 from assent.diagnosis.drift.files import Place, files_of, rows_of
 from assent.diagnosis.drift.formats import UNPAIRED, Reader
-from assent.diagnosis.drift.served import Served, Unreadable
+from assent.diagnosis.drift.served import Served, Unreadable, make
 from assent.errors import DataError
 from assent.runs.files import sha256_of
 from assent.runs.folder import SAMPLES
@@ -22,18 +24,27 @@ def read_logs(path: Path, reader: Reader, *, places: dict[str, Place], refused: 
     """Rows that have not been read, file by file. `refused` counts the others by reason."""
     for file in files_of(path):
         for row in rows_of(file, places):
-            try:
-                if row is None:
-                    raise Unreadable(NO_OBJECT)
-                served = reader.read_text(row) if isinstance(row, str) else reader.read(row)
-            except Unreadable as reason:
-                refused[str(reason)] += 1
-                continue
-            except (TypeError, AttributeError, KeyError, RecursionError):  # a field that is not what its format says
-                refused["a row whose fields are of another kind than their names say"] += 1
-                continue
-            if served is not None:
+            if (served := _used(partial(_read, reader, row), refused)) is not None:
                 yield served
+    for known in reader.rest():
+        if (served := _used(partial(make, **known), refused)) is not None:
+            yield served
+
+
+def _read(reader: Reader, row: Mapping[str, Any] | str | None) -> Served | None:
+    if row is None:
+        raise Unreadable(NO_OBJECT)
+    return reader.read_text(row) if isinstance(row, str) else reader.read(row)
+
+
+def _used(read: Callable[[], Served | None], refused: Counter[str]) -> Served | None:
+    try:
+        return read()
+    except Unreadable as reason:
+        refused[str(reason)] += 1
+    except (TypeError, AttributeError, KeyError, RecursionError):  # a field that is not what its format says
+        refused["a row whose fields are of another kind than their names say"] += 1
+    return None
 
 
 def read_baseline(path: Path, *, columns: Mapping[str, str], most: int) -> tuple[list[Served], Counter[str]]:

@@ -45,7 +45,7 @@ def document_of(watcher: Watcher, looks: Sequence[Look], read: Counter[str], *, 
         "alpha": watcher.alpha,
         "days_tested": watcher.num_tested,
         "rows": {"used": read["rows"], "doubled": read[DOUBLED], "late": read[LATE], "too_late": read[TOO_LATE],
-                 "waiting": len(watcher.pending),
+                 "waiting": sum(map(len, watcher.pending.values())),
                  "not_used": {reason: count for reason, count in read.items() if reason not in TOLD}},
     }  # fmt: skip
 
@@ -145,7 +145,8 @@ def _rows(watcher: Watcher, read: Counter[str]) -> list[str]:
                 f"  {count:,} rows {notes[reason]}" if reason in notes else f"  {count:,} not used: {reason}"
             )
     if watcher.pending:
-        lines.append(f"  {len(watcher.pending):,} requests wait for their answer")
+        waiting = sum(map(len, watcher.pending.values()))
+        lines.append(f"  {waiting:,} requests wait for their answer")
     return lines
 
 

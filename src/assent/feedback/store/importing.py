@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from assent.feedback.tasks import Candidate, NewItem, digest, value_of
 from assent.types import PromptGroup
 
 LONGEST_NAME = 100
+JOINERS = dict.fromkeys((0x200C, 0x200D))
+"""They shape the letters beside them, in Persian and in languages of India, and are not seen themselves."""
 TASK_OF = {"ranking": "rank", "scores": "rate", "thumbs": "thumbs", "step_labels": "steps"}
 
 
@@ -54,8 +57,9 @@ def import_groups(
 
 def _name(name: str) -> str:
     """An annotator's name as the store holds it. It may be a judge's: a model and its address. A longer one is cut."""
-    name = name.strip()
-    if not name.isprintable() or not name:
+    name = "".join(" " if unicodedata.category(one) == "Zs" else one for one in name.strip()).strip()
+    seen = name.translate(JOINERS)
+    if not seen.isprintable() or not seen:
         raise DataError("this cannot be an annotator's name", got=repr(name[:40]), expected="characters that are seen")
     if len(name) <= LONGEST_NAME:
         return name

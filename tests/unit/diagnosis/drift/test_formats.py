@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from assent.diagnosis.drift.formats import MOST_PENDING, Reader, found
-from assent.diagnosis.drift.served import Served, Unreadable, read_ours, seconds_of
+from assent.diagnosis.drift.served import Served, Unreadable, make, read_ours, seconds_of
 from assent.errors import ConfigError
 
 ASKED, ANSWER, WHEN = "How long is the warranty?", "Two years.", 1_790_000_000.0
@@ -109,27 +109,77 @@ def test_the_two_files_of_a_batch_are_joined() -> None:
         reader.read({"custom_id": "b8", "response": {"status_code": 500, "body": {}}})
 
 
-def test_batches_that_use_the_same_ids_are_not_mixed_up() -> None:
+FAILED = {"custom_id": "1", "response": {"status_code": 500}}
+
+
+def asked_in_batch(text: str) -> dict[str, Any]:
+    return {"custom_id": "1", "body": {"prompt": text}}
+
+
+def answered_in_batch(text: str) -> dict[str, Any]:
+    body = {"id": f"cmpl-{text}", "choices": [{"text": text}]}
+    return {"custom_id": "1", "response": {"status_code": 200, "body": body}}
+
+
+def joined(reader: Reader, names: str) -> list[tuple[str, str]]:
+    """Reads q1 (a request), a1 (its answer) and f (one that failed), to the end of the log."""
+    found = []
+    for name in names.split():
+        try:
+            found.append(
+                reader.read(
+                    FAILED if name == "f" else asked_in_batch(name) if name[0] == "q" else answered_in_batch(name)
+                )
+            )
+        except Unreadable:
+            assert name == "f"
+    rows = [*(row for row in found if row is not None), *(make(**known) for known in reader.rest())]
+    assert all(row.identity == f"cmpl-{row.completion}" for row in rows)
+    return [(row.prompt, row.completion) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "unpaired"),
+    [
+        ("q1 q2 a1 a2", "q1a1 q2a2", 0),
+        ("a1 a2 q1 q2", "q1a1 q2a2", 0),
+        ("f q1 q2 a2 q3 a3", "q2a2 q3a3", 1),
+        ("q1 f q2 a2 q3 a3", "q2a2 q3a3", 0),
+        ("f f q1 q2 q3 a3", "q3a3", 2),
+        ("q1 q2 a2", "", 3),  # or is it the answer to q1?
+        ("a2 a3 q1", "", 3),
+        ("q1 q2 f a2", "", 3),  # files of failures and of answers: which comes first says nothing
+        ("a1 f q1 q2", "", 3),
+        ("a1", "", 1),
+    ],
+)
+def test_batches_that_use_the_same_ids_are_not_mixed_up(names: str, expected: str, unpaired: int) -> None:
     """custom_id is unique in its batch alone: rows are told apart by the answer's own id."""
     reader = Reader({})
+    assert joined(reader, names) == [(pair[:2], pair[2:]) for pair in expected.split()]
+    assert (reader.num_unpaired, reader.num_waiting) == (unpaired, 0)
+    assert joined(reader, "q8 a8") == [("q8", "a8")]  # the next batch is not off by one
 
-    def asked(text: str) -> dict[str, Any]:
-        return {"custom_id": "1", "body": {"prompt": text}}
 
-    def answered(text: str) -> dict[str, Any]:
-        body = {"id": f"cmpl-{text}", "choices": [{"text": text}]}
-        return {"custom_id": "1", "response": {"status_code": 200, "body": body}}
+def test_a_batch_whose_answers_never_come_spoils_no_later_one() -> None:
+    reader = Reader({})
+    assert joined(reader, "q1") == []
+    for names, expected in (("q2", []), ("q3 a3", []), ("q4 a4", [("q4", "a4")])):
+        after = Reader({})
+        after.restore(reader.pending())
+        assert joined(after, names) == expected
+        reader = after
+    late = Reader({})
+    late.restore({"1": [{"prompt": "q1"}]})
+    assert joined(late, "a1 q2 a2") == [("q1", "a1"), ("q2", "a2")]
 
-    found = [reader.read(row) for row in (asked("q1"), asked("q2"), answered("a1"), answered("a2"))]
-    assert [(row.prompt, row.completion, row.identity) for row in found if row is not None] == [
-        ("q1", "a1", "cmpl-a1"), ("q2", "a2", "cmpl-a2"),
-    ]  # fmt: skip
-    assert reader.read(asked("q3")) is None
-    with pytest.raises(Unreadable, match="failed"):
-        reader.read({"custom_id": "1", "response": {"status_code": 500}})
-    assert reader.num_waiting == 0  # nothing waits for the answer that will not come
+
+def test_a_request_that_cannot_be_read_gives_its_answer_to_no_other() -> None:
+    reader = Reader({})
     with pytest.raises(Unreadable, match="no prompt"):
         reader.read({"custom_id": "1", "body": {}})
+    assert joined(reader, "a1 q2 a2") == []
+    assert reader.num_unpaired == 3
 
 
 def test_lines_of_vllm_are_joined() -> None:
@@ -158,6 +208,22 @@ def test_halves_that_wait_are_bounded_and_counted() -> None:
     after = Reader({})
     after.restore(reader.pending())
     assert after.num_waiting == MOST_PENDING
+
+
+def test_an_answer_whose_request_was_too_old_is_joined_to_no_later_one() -> None:
+    reader = Reader({})
+    reader.read(asked_in_batch("q1"))
+    for number in range(MOST_PENDING):
+        reader.read({"custom_id": f"b{number}", "body": {"prompt": "x"}})
+    assert joined(reader, "a1 q2 a2") == []
+    assert reader.num_unpaired == 4
+
+
+@pytest.mark.parametrize("name", ["response", "completion"])
+def test_columns_may_name_any_name_of_a_field(name: str) -> None:
+    row = Reader({"final": name, "when": "timestamp"}).read({"prompt": "p", "completion": "draft", "final": "sent",
+                                                             "time": 1, "when": WHEN})  # fmt: skip
+    assert row == Served(prompt="p", completion="sent", time=WHEN)
 
 
 def test_columns_name_fields_flat_or_nested() -> None:
