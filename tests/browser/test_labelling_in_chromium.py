@@ -23,7 +23,7 @@ from assent.feedback.store.reading import counting
 from assent.feedback.tasks import to_items
 from tests.support.chromium import PROGRAM
 from tests.support.feedback import fill, hostile, label_all
-from tests.support.rows import group, read_rows
+from tests.support.rows import group, pair, read_rows, turns
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (Debian's package: chromium)")
 PASSWORD = "correct horse battery"
@@ -170,7 +170,10 @@ def test_a_ranking_by_keyboard(browser: Any, serve: Callable[[], Served], tmp_pa
     page = browser.new_context().new_page()
     said = quiet(page)
     page.goto(serve().link)
-    for key in ("2", "Backspace", "3", "1", "=", "4", "2"):
+    for key in ("2", "Backspace", "3", "Enter"):
+        page.keyboard.press(key)
+    assert page.inner_text("#missing") == "No rank yet: answer 1, 2, 4", "and the keys go on as before"
+    for key in ("1", "=", "4", "2"):
         page.keyboard.press(key)
     assert page.locator("[data-rank]").evaluate_all("all => all.map(one => one.value)") == ["2", "4", "1", "2"]
     page.keyboard.press("c")
@@ -182,6 +185,29 @@ def test_a_ranking_by_keyboard(browser: Any, serve: Callable[[], Served], tmp_pa
         (found,) = counting(connection)
     assert [found.value["ranking"][place] for place in found.shown_order] == [2, 3, 1, 2]
     assert found.comment == "3 is best = yes"
+
+
+def test_what_is_asked_and_the_buttons_are_in_sight(browser: Any, serve: Callable[[], Served], tmp_path: Path) -> None:
+    """Of a long conversation the last turn, under long answers the buttons; closed guidelines stay closed."""
+    rows = [
+        pair(turns(("user", "hi"), ("assistant", "so\n\n" * 99), ("user", f"why {n}?")), "it\n\n" * 99, "no")
+        for n in "ab"
+    ]
+    with open_database(str(tmp_path / "labels.db")) as database:
+        items, _ = to_items(rows, "compare")
+        add_items(database, items, task="compare", reviews=1)
+        add_guidelines(database, "Prefer the true one.")
+    page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
+    said = quiet(page)
+    page.goto(serve().link)
+    in_sight = "one => { const b = one.getBoundingClientRect(); return b.top >= 0 && b.bottom <= innerHeight; }"
+    for found in ("text=/^why .\\?$/", "button[value='1']", "button[value='2']", "button[value='=']"):
+        assert page.locator(found).evaluate(in_sight), found
+    page.click("summary")
+    press(page, "1")
+    assert page.locator(".guidelines details[open]").count() == 0
+    assert "answer 1 is better" in page.inner_text(".stored")
+    assert said == []
 
 
 def test_a_hundred_hostile_completions_do_nothing(browser: Any, serve: Callable[[], Served], tmp_path: Path) -> None:
@@ -226,22 +252,33 @@ def test_every_page_can_be_used_by_all(browser: Any, serve: Callable[[], Served]
 
     with open_database(str(tmp_path / "labels.db")) as database:
         one, two = (ensure_annotator(database, name).id for name in ("ben", "kim"))
-        items, _ = to_items([group(77, "it is **one**.", "`it` is two.")], "compare")
+        items, _ = to_items(
+            [group(77, "it is **one**.\n\n" * 9, "`it` is two.\n```python\n" + "x = 1; " * 99)], "compare"
+        )
         add_items(database, items, task="compare", reviews=2)
         label_all(database, one)
         given = next_assignment(database, two)
         assert given is not None
         answer(database, given.id, two, revision=0, value={"ranking": [2, 1]})
+        more, _ = to_items(
+            [pair(turns(("user", "why? " * 999), ("assistant", "so"), ("user", "and?")), "yes", "no")], "compare"
+        )
+        add_items(database, more, task="compare", reviews=1)
         for task, count in (("compare", 2), ("rank", 3), ("rate", 1), ("thumbs", 1)):
             fill(database, 1, task=task, answers=count)
         add_guidelines(database, "Prefer the *true* one.\n\n- then the shorter one")
         token = invite(database, "mia")
+        owner, items_of_all = ensure_annotator(database, "owner").id, []
+        while (given := next_assignment(database, owner)) is not None:  # so that `start` leads to the page at the end
+            answer(database, given.id, owner, revision=0, value=None)
+            items_of_all.append(f"/label?again={given.id}")
     served = serve()
     faults = []
     for scheme in ("light", "dark"):
         context = browser.new_context(color_scheme=scheme)
         page = context.new_page()
-        for path in ("/login", f"/invitation/{token}", "start", "/adjudicate", "/dashboard"):
+        paths = ("/login", f"/invitation/{token}", "start", "/adjudicate", "/dashboard", *items_of_all)
+        for path in paths:
             page.goto(served.link if path == "start" else f"http://127.0.0.1:{served.port}{path}")
             for width in (400, 1400):
                 page.set_viewport_size({"width": width, "height": 900})

@@ -278,7 +278,9 @@ def test_a_decision_is_changed_where_decisions_are_made(site: Site, database: Da
     for name, ranking in (("mia", [1, 2]), ("ben", [2, 1])):
         label_all(database, ensure_annotator(database, name).id, lambda _, said=ranking: said)
     client = signed_in(site)
-    case = fields_of(client.get("/adjudicate").text)
+    asked = client.get("/adjudicate").text
+    assert "What you say stands in their place." in asked
+    case = fields_of(asked)
     assert client.post("/adjudicate", data={**case, "choice": "1"}, headers=ORIGIN).status_code == 303
     undo = re.search(r'href="(/label\?again=\d+)"', client.get("/label").text)
     assert undo is not None

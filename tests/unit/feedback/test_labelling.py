@@ -23,7 +23,7 @@ from assent.feedback.store.labelling import (
 )
 from assent.feedback.store.people import ensure_annotator
 from assent.feedback.store.places import set_reviews
-from assent.feedback.store.reading import counting, own_pace, totals
+from assent.feedback.store.reading import MOST_LEFT, counting, own_left, own_pace, totals
 from assent.feedback.store.schema import ADJUDICATION, assignments, judgements, queue
 from assent.feedback.tasks import gold_items
 from assent.types import Preference
@@ -371,3 +371,19 @@ def test_the_pace_is_the_median_of_what_was_done(database: Database) -> None:
         say(database, given, [1, 2], seconds=seconds)
     next_assignment(database, annotator)
     assert own_pace(database, annotator) == (3, 2.0)
+
+
+def test_what_is_left_for_an_annotator_is_counted(database: Database) -> None:
+    fill(database, 5, reviews=2)
+    one, two = people(database, 2)
+    assert own_left(database, one) == 5
+    first = next_assignment(database, one)
+    assert first is not None
+    assert own_left(database, one) == 5, "the one in hand is still to be answered"
+    say(database, first, [1, 2])
+    skipped = next_assignment(database, one)
+    assert skipped is not None
+    say(database, skipped, None)
+    assert (own_left(database, one), own_left(database, two)) == (3, 5)
+    fill(database, 5 + MOST_LEFT)
+    assert own_left(database, one) == MOST_LEFT

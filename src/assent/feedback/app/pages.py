@@ -25,9 +25,11 @@ from assent.feedback.store.labelling import (
 )
 from assent.feedback.store.people import SHORTEST_PASSWORD, accept, invited, sign_in
 from assent.feedback.store.reading import (
+    MOST_LEFT,
     Item,
     Progress,
     current_guidelines,
+    own_left,
     own_pace,
     read_items,
     votes_on,
@@ -74,11 +76,12 @@ def _is_number(text: str) -> bool:
 def _task(site: Site, visit: Visit, assignment: Assignment | None, action: str) -> Response:
     done, total = site.totals()
     own, seconds = own_pace(site.database, visit.who.id)
-    progress = Progress(done, total, own, seconds)
+    progress = Progress(done, total, own, seconds, own_left(site.database, visit.who.id))
     instructions = current_guidelines(site.database)
     common: dict[str, Any] = {
         "progress": progress,
         "time_left": _duration(progress.seconds_left),
+        "most_left": MOST_LEFT,
         "guidelines": None if instructions is None else markdown(instructions),
         "action": action,
     }
@@ -102,15 +105,17 @@ def _task(site: Site, visit: Visit, assignment: Assignment | None, action: str) 
         shown=f"{site.database.clock():.3f}",
         undo=undo,
         ratings=list(range(1, RATINGS + 1)),
-        before=_shown_before(site, assignment, item) if assignment.revision else None,
+        before=_said(site, assignment, item) if assignment.revision else None,
+        said=None if undo is None else _said(site, undo),
         **common,
     )
 
 
-def _shown_before(site: Site, assignment: Assignment, item: Item) -> str:
-    """What the annotator said of the item before."""
+def _said(site: Site, assignment: Assignment, item: Item | None = None) -> str:
+    """What the annotator said of an item before."""
     with site.database.reading() as connection:
         value = latest_value(connection, assignment.id)
+        item = item or read_items(connection, [assignment.item_id])[assignment.item_id]
     return "you skipped it" if value is None else f"you said: {_shown_value(item, value, assignment.shown_order)}"
 
 
@@ -132,7 +137,7 @@ def _duration(seconds: float | None) -> str | None:
     minutes = round(seconds / 60)
     if minutes == 0:
         return "less than a minute" if seconds else None
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60:02} min"
 
 
 def post_label(site: Site, visit: Visit) -> Response:

@@ -32,6 +32,8 @@ _HIDDEN = re.compile(
 """Characters that a browser shows nothing of: controls, fillers, tags, selectors. The joiners U+200C and U+200D and the
 selectors U+FE0E and U+FE0F are none of them: they shape the characters of many scripts and of emoji."""
 
+_INDENT = re.compile(r"\n[ \t]+")
+
 
 def visible(text: str) -> str:
     """The text with every character that would turn or hide something as ⟦its code⟧."""
@@ -82,11 +84,19 @@ def _fence(_: RendererProtocol, tokens: Sequence[Token], at: int, *__: Any) -> s
     return str(info + Markup("<pre><code>{}</code></pre>\n").format(tokens[at].content))
 
 
+def _keep_indents(state: StateCore) -> None:
+    """Lines that go on with a paragraph keep their indent: code without a fence would read as other code."""
+    for token in state.tokens:
+        if token.type == "inline":
+            token.content = _INDENT.sub(lambda found: found[0].expandtabs(4).replace(" ", "\xa0"), token.content)
+
+
 @lru_cache(maxsize=1)
 def _markdown() -> MarkdownIt:
     markdown = MarkdownIt("js-default", {"html": False, "linkify": False, "breaks": True, "maxNesting": DEEPEST})
     markdown.disable(UNSAFE_RULES, ignoreInvalid=True)
     markdown.block.ruler.at("table", _whole_table, {"alt": ["paragraph", "reference"]})
+    markdown.core.ruler.after("block", "keep_indents", _keep_indents)
     markdown.core.ruler.push("no_styles", _no_styles)
     markdown.core.ruler.push("no_hidden_characters", _no_hidden_characters)
     markdown.add_render_rule("fence", _fence)

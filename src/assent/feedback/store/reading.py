@@ -61,6 +61,10 @@ class Judgement:
     created: float
 
 
+MOST_LEFT = 100
+"""How far the items left for an annotator are counted: every page asks, and a store may hold a million."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Reviews over all annotators, and what this one did."""
@@ -71,9 +75,13 @@ class Progress:
     own_seconds: float | None
     """Median of the annotator's last 50 items; None before the first."""
 
+    left: int
+    """Items that this annotator may still be given, counted up to `MOST_LEFT`."""
+
     @property
     def seconds_left(self) -> float | None:
-        return None if self.own_seconds is None else self.own_seconds * (self.total - self.done)
+        """Of this annotator; None where that is not known: before the first answer, or with too many items to count."""
+        return None if self.own_seconds is None or self.left >= MOST_LEFT else self.own_seconds * self.left
 
 
 def read_items(connection: Connection, numbers: Sequence[int]) -> dict[int, Item]:
@@ -195,6 +203,18 @@ def own_pace(database: Database, annotator_id: int) -> tuple[int, float | None]:
             .where(assignments.c.annotator_id == annotator_id, sa.text("assignments.state = 'open'"))
         )
     return int(given or 0) - int(is_open or 0), median(seconds) if seconds else None
+
+
+def own_left(database: Database, annotator_id: int) -> int:
+    """Items with a free place that this annotator has not had, and the one in hand; at most `MOST_LEFT`."""
+    own = sa.select(assignments.c.id).where(assignments.c.annotator_id == annotator_id)
+    is_had = own.where(assignments.c.item_id == queue.c.item_id).exists()
+    # written out, as in `labelling._from_queue`: only then is the index of open items used
+    some = sa.select(queue.c.item_id).where(sa.text("queue.remaining > 0"), ~is_had).limit(MOST_LEFT).subquery()
+    in_hand = own.where(sa.text("assignments.state = 'open'"), assignments.c.occasion >= FIRST).subquery()
+    with database.reading() as connection:
+        free = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+        return min(MOST_LEFT, free + (connection.scalar(sa.select(sa.func.count()).select_from(in_hand)) or 0))
 
 
 def current_guidelines(database: Database) -> str | None:

@@ -12,6 +12,14 @@
   const ranks = form ? [...form.querySelectorAll("[data-rank]")] : [];
   let last = 0, ties = false;
 
+  const missing = document.getElementById("missing");
+
+  function isIncomplete() {
+    const without = ranks.filter((one) => !one.value).map((one) => one.dataset.rank);
+    if (missing) missing.textContent = without.length ? `No rank yet: answer ${without.join(", ")}` : "";
+    return without.length > 0;
+  }
+
   function rank(key) {
     if (key === "Backspace") {
       ranks.forEach((field) => { field.value = ""; });
@@ -28,6 +36,19 @@
     return true;
   }
 
+  const prompt = document.querySelector(".prompt");
+  const turns = prompt ? prompt.querySelectorAll(".turn") : [];
+  if (turns.length > 1) prompt.scrollTop = turns[turns.length - 1].offsetTop; // what is answered, not how it began
+  const guidelines = document.querySelector(".guidelines details");
+  if (guidelines) { // closed once, they stay closed on the next items, until they change
+    const text = guidelines.textContent;
+    if (sessionStorage.getItem("closed guidelines") === text) guidelines.open = false;
+    guidelines.addEventListener("toggle", () => {
+      if (guidelines.open) sessionStorage.removeItem("closed guidelines");
+      else sessionStorage.setItem("closed guidelines", text);
+    });
+  }
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     const typing = event.target.matches("textarea, input:not([type=hidden])");
@@ -40,6 +61,7 @@
     }
     if (ranks.length && rank(event.key)) { event.preventDefault(); return; }
     if (event.key === "Enter" && event.target.matches("button, a, summary")) return; // Enter presses what has the focus
+    if (event.key === "Enter" && ranks.length && isIncomplete()) return; // the browser would move the keys into a field
     const found = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
     if (found) { event.preventDefault(); found.click(); }
   });

@@ -1,0 +1,72 @@
+"""What a newcomer asks of a page: what do I press, was it stored, how many are left, what happens to what I skip."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from assent.feedback.app.guard import place_of
+from assent.feedback.app.pages import PAGES
+from assent.feedback.app.rendering import markdown
+from assent.feedback.app.site import Site, build
+from assent.feedback.store.database import open_database
+from assent.feedback.store.people import ensure_annotator
+from tests.support.feedback import fill
+
+PORT, ADDRESS = 8765, "http://127.0.0.1:8765"
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page))
+
+
+def send(client: TestClient, page: str, choice: str) -> str:
+    fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.split('id="answer"')[1]))
+    response = client.post("/label", data={**fields, "choice": choice}, headers={"origin": ADDRESS})
+    assert response.status_code == 200
+    return response.text
+
+
+def test_pages_say_what_was_stored_what_is_left_and_where_skipped_items_go(tmp_path: Path) -> None:
+    with open_database(str(tmp_path / "labels.db")) as database:
+        fill(database, 2)
+        owner = ensure_annotator(database, "owner", role="admin")
+        site = Site(database, place_of(PORT, None), start_token="start-token", owner=owner)
+        client = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS)
+        page = client.get("/start?token=start-token").text
+        assert "0 done by you · 2 left for you" in text_of(page)
+        assert "Stored:" not in page
+        page = send(client, page, "=")
+        assert "1 done by you · 1 left for you (less than a minute)" in text_of(page)
+        assert "Stored: of the last item you said: equally good." in text_of(page)
+        assert "somebody else gets it" in page
+        page = send(client, page, "skip")
+        assert "Nothing left for you" in page
+        assert "that you skipped" in page, "the last review is not in others' hands: it was skipped"
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("compare", "Press 1 or 2 for the better answer, = if they are equally good."),
+        ("rank", "Press the numbers of the answers from best to worst"),
+        ("rate", "Press 1 (bad) to 5 (good)."),
+        ("thumbs", "Press 1 for good, 2 for not good."),
+    ],
+)
+def test_the_keys_stand_above_the_answers(task: str, said: str, tmp_path: Path) -> None:
+    with open_database(str(tmp_path / "labels.db")) as database:
+        fill(database, 1, task=task)
+        owner = ensure_annotator(database, "owner", role="admin")
+        site = Site(database, place_of(PORT, None), start_token="start-token", owner=owner)
+        page = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS).get("/start?token=start-token").text
+    assert said in text_of(page.partition('class="answers')[0])
+    assert re.search(r"<h2>Answer( 1)?</h2>", page)
+
+
+def test_code_without_a_fence_keeps_its_indent() -> None:
+    html = str(markdown("def f(x):\n    if x:\n\treturn 1\nend"))
+    assert [line.count("\xa0") for line in html.splitlines()] == [0, 4, 4, 0]
