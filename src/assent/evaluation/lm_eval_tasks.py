@@ -107,7 +107,7 @@ def _questions(
             own = sorted((row for row in rows if row["filter"] == own_filter), key=lambda row: row["doc_id"])
             for metric in dict.fromkeys(name for row in own for name in row["metrics"]):
                 key = task, metric if len(filters) == 1 else f"{metric} ({own_filter})"
-                values = [row.get(metric) for row in own]
+                values: list[Any] = [row.get(metric) for row in own]
                 if _is_mean(values, results.get(task, {}).get(f"{metric},{own_filter}")):
                     questions[key] = [float(value) for value in values]
                 else:
