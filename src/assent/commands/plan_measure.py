@@ -15,10 +15,9 @@ from assent.errors import RunError
 from assent.planning.setup import ONLINE
 from assent.runs.files import read_lines, write_json
 from assent.runs.folder import MANIFEST, METRICS
+from assent.stages.planned import NO_PLAN
 
 STEPS = 2
-NO_PLAN = "no plan to be compared with"
-"""Stands in the note of a run whose plan failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from assent.planning.memory import PROGRAM, predict
 from assent.planning.setup import Setup
 from assent.planning.time import HeldOut, calibrated, duration
 
+NO_PLAN = "this run has no plan to be compared with"
+"""Begins the note of a run whose plan failed; `plan --measure` looks for it."""
 MOST_STEPS = 200
 """Updates among which the one with the most tokens is looked for."""
 
@@ -44,7 +46,7 @@ def planned(
     try:
         return _planned(config, command, order=order, rows=rows, runtime=runtime, held_out=held_out, asked=asked)
     except Exception as error:  # any error: a plan only says what to expect, and never ends a run
-        note(f"this run has no plan to be compared with: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
+        note(f"{NO_PLAN}: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
         return None
 
 

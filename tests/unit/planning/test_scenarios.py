@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
+from assent.config.loading import parse_options
 from assent.errors import ConfigError
+from assent.pipelines.steps import STEPS
 from assent.planning.choice import Choice, choose
 from assent.planning.facts import Facts, flip_of
-from assent.planning.rules import Situation
+from assent.planning.rules import Situation, rules
 
 HERE = Path(__file__).parent
+REWARDED = {"best-of-n", "ppo", "grpo", "online-dpo"}
 SCENARIOS: list[dict[str, Any]] = [
     scenario
     for name in ("scenarios.yaml", "more_scenarios.yaml")
@@ -60,3 +63,11 @@ def test_the_plan_says_what_the_expert_says_and_cites_the_facts(scenario: dict[s
     if "loss" in scenario:
         assert choice.options["loss_type"] == scenario["loss"]
     assert set(scenario["cites"]) <= choice.cites
+    accepted(choice)
+
+
+def accepted(choice: Choice) -> None:
+    """Raises ConfigError if the method's own command refuses the options that the rules set."""
+    config = STEPS[rules()["methods"][choice.method]["command"]].config_class()
+    given = {"model", "data", "output_dir"} | ({"reward"} if choice.method in REWARDED else set())
+    parse_options(config, {**dict.fromkeys(given, "x"), **choice.options})
