@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import resource
+import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -68,11 +73,11 @@ def test_common_architectures_give_the_plain_models_numbers_in_every_command(
 def test_one_that_takes_too_long_is_ended_and_named(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "CPU_SECONDS", 0)
-    monkeypatch.setattr(
-        script,
-        "walk",
-        lambda model_type, at: at(("policy", {"failed": {}, "decoder": "x"})) or [None for _ in iter(int, 1)],
-    )
+    def walk(model_type: str, *, at: Callable[[tuple[str, object]], None]) -> None:
+        allowed = resource.getrlimit(resource.RLIMIT_CPU)[0] - int(time.process_time())
+        at(("policy", {"failed": {}, "allowed": allowed}))
+        os.kill(os.getpid(), signal.SIGXCPU)  # what the system sends after these seconds
+
+    monkeypatch.setattr(script, "walk", walk)
     found = script.apart("llama", cache=str(tmp_path))
-    assert found == {"failed": {"policy": "more than 0 CPU seconds"}, "decoder": "x"}
+    assert found == {"failed": {"policy": "more than 20 CPU seconds"}, "allowed": script.CPU_SECONDS}
