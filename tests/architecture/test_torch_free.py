@@ -36,7 +36,7 @@ sys.meta_path.insert(0, Block())
 
 def run(code: str, *, block: str = BLOCK) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", block + code], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", block + code], capture_output=True, text=True, check=False, timeout=600
     )
 
 

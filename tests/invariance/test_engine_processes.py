@@ -31,7 +31,7 @@ def in_processes(out: Path, sharding: str, model: str, *, number: int) -> None:
         running.append(context.Process(target=start, args=(environment, out, sharding, model)))
     for process in running:
         process.start()
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 900
     try:
         while any(process.exitcode is None for process in running) and time.monotonic() < deadline:
             if any(process.exitcode for process in running):

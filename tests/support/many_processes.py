@@ -22,7 +22,8 @@ from tests.support.models import TEXTS, random_model, tiny_model
 from tests.support.rows import comparisons, demonstrations, prompts
 from tests.support.stages import PRELOADED
 
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 900
+"""Many commands one after another, and several groups side by side; longer than this, and they say where they hang."""
 METHODS = {
     "sft": "--data demonstrations",
     "reward": "--data comparisons",

@@ -14,7 +14,7 @@ from assent.errors import NonFiniteError
 from assent.pipelines.steps import Step
 from assent.runs.progress import Progress
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 600
 
 
 class ScriptConfig(Options):

@@ -266,7 +266,7 @@ def test_data_check_lists_what_training_would_refuse(here: Path, capsys: pytest.
 
 def test_the_same_from_a_shell(here: Path) -> None:
     argv = [sys.executable, "-m", "assent", "dpo", *map(str, options(here, data="none.jsonl"))]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=here, timeout=120)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=here, timeout=600)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert "none.jsonl" in done.stderr

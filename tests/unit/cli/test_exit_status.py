@@ -87,7 +87,7 @@ def test_a_figure_that_is_not_finite_is_text_in_the_document(
 def test_sigterm_is_an_interruption_with_status_130(tmp_path: Path) -> None:
     code = (
         "import sys, time; from assent.cli import main, training\n"
-        "def wait(name, config): print('ready', flush=True); time.sleep(60)\n"
+        "def wait(name, config): print('ready', flush=True); time.sleep(600)\n"
         "training.run_step = wait\n"
         f"sys.exit(main({ARGV!r}))\n"
     )
@@ -98,7 +98,7 @@ def test_sigterm_is_an_interruption_with_status_130(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -135,7 +135,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     )
     assert process.stdout is not None
     process.stdout.close()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert process.stderr is not None

@@ -20,7 +20,9 @@ from tests.support.chat import completion, prefers
 from tests.support.rows import read_rows, write_rows
 
 LONGER = prefers(lambda a, b: len(a) > len(b))
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 120.0
+SHORT_SECONDS = 5.0
+"""The patience with a server that is slow."""
 Fault = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
@@ -33,7 +35,7 @@ def whole(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **hea
 
 
 def slow(handler: BaseHTTPRequestHandler, body: bytes) -> None:
-    time.sleep(PATIENCE_SECONDS + 5)  # longer than anybody waits
+    time.sleep(120)  # longer than anybody waits
     whole(handler, body)
 
 
@@ -114,13 +116,24 @@ def run(folder: Path, url: str, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_passes_changes_no_label_and_every_attempt_is_counted(fault: str, tmp_path: Path) -> None:
+def test_a_fault_that_passes_changes_no_label_and_every_attempt_is_counted(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_slow = fault in ("slow", "dripping")
+    asked: list[int] = []
+    ask = http._ask
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked.append(1)
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(http, "_ask", counted)
     with failing(FAULTS[fault], times=1) as (url, seen):
-        found = run(tmp_path, url)
-        number = len(seen)
-        assert number == 12 or (number > 12 and fault in ("slow", "dripping"))  # six questions, each twice
+        found = run(tmp_path, url, timeout_seconds=SHORT_SECONDS if is_slow else PATIENCE_SECONDS)
+        # six questions, each twice; a good answer that is held up for so long is asked for again
+        assert len(seen) == len(asked) == 12 or (is_slow and len(asked) >= len(seen) >= 12)
     assert [row["completions"][0] for row in read_rows(found["judged"])] == [f"much longer {i}" for i in range(3)]
-    assert json.loads(Path(found["report"]).read_text())["spent"]["requests"] == number
+    assert json.loads(Path(found["report"]).read_text())["spent"]["requests"] == len(asked)
 
 
 @pytest.mark.parametrize("fault", ["429", "500"])

@@ -164,12 +164,14 @@ def test_memory_for_one_pass_but_not_for_two_is_enough(scope: str, tmp_path: Pat
             try:
                 if scope and len(batch.prompts) > 1:
                     raise torch.OutOfMemoryError("out of memory")
+                if not learner.budget.one_at_a_time:
+                    meet.wait(PATIENCE_SECONDS)  # the other one is here too, or this breaks
+                    raise torch.OutOfMemoryError("out of memory")
                 time.sleep(0.2)  # another pass, if there is one, begins meanwhile
                 if self.inside > 1:
                     raise torch.OutOfMemoryError("out of memory")
                 return super().forward(batch, want)
             finally:
-                time.sleep(0.2)
                 with lock:
                     self.inside -= 1
 
@@ -178,7 +180,7 @@ def test_memory_for_one_pass_but_not_for_two_is_enough(scope: str, tmp_path: Pat
 
     if scope:
         Objective.scope = scope  # type: ignore[attr-defined]
-    lock = threading.Lock()
+    lock, meet = threading.Lock(), threading.Barrier(2)
     groups = make_groups(2)
     learner = Learner(Narrow(), runtime=Runtime("cpu"), optim=Settings(), total_steps=2)
     expected = make_learner().update(groups, Objective())

@@ -17,6 +17,7 @@ from assent.engine.peak_memory import PeakMemory, held
 
 CPU = torch.device("cpu")
 MIB = 2**20
+PATIENCE_SECONDS = 60
 
 
 def block(mebibytes: int) -> torch.Tensor:
@@ -37,6 +38,13 @@ def alone(check: Callable[[], None], clear: Path) -> None:
         pool.submit(_check, check, clear).result()
 
 
+def seen(peak: PeakMemory, number: float) -> None:
+    """Waits until the thread that looks, if there is one, has seen so many bytes."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while peak._looks and peak._highest < number and time.monotonic() < until:
+        time.sleep(0.01)
+
+
 def _check(check: Callable[[], None], clear: Path) -> None:
     peak_memory.CLEAR = clear
     check()
@@ -45,12 +53,10 @@ def _check(check: Callable[[], None], clear: Path) -> None:
 def two_runs() -> None:
     first = Ledger()
     large = block(256)
-    time.sleep(0.05)
     assert first.peak_memory_bytes >= first.memory.before + 250 * MIB
     del large
     second = Ledger()
     small = block(64)
-    time.sleep(0.05)
     above = second.peak_memory_bytes - second.memory.before
     assert 60 * MIB <= above <= 128 * MIB
     assert first.peak_memory_bytes >= first.memory.before + 250 * MIB  # it keeps what it has seen
@@ -60,7 +66,7 @@ def two_runs() -> None:
 def a_peak_that_is_over() -> None:
     peak = PeakMemory(CPU)
     large = block(128)
-    time.sleep(0.05)
+    seen(peak, peak.before + 120 * MIB)
     del large
     assert held(CPU) < peak.before + 64 * MIB
     assert 120 * MIB <= peak.bytes - peak.before <= 200 * MIB

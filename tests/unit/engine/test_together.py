@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -44,10 +43,8 @@ def test_a_process_that_is_killed_ends_the_others(inputs: dict[str, str], tmp_pa
 
 def test_a_process_that_is_stuck_is_named_after_the_limit(inputs: dict[str, str], tmp_path: Path) -> None:
     """It is alive, so only the limit of a collective call ends the wait; then its own thread ends it."""
-    began = time.monotonic()
     statuses, said = two(sft(inputs, tmp_path / "run"), tmp_path, "stuck")
-    assert statuses == [3, 3]
-    assert time.monotonic() - began < 50  # not the 60 seconds for which it sleeps
+    assert statuses == [3, 3]  # not that of one who runs out of patience: it sleeps for longer
     assert "process 0 waited for the others in vain, in a collective call" in said[0]
     assert "process 0 failed, which ends this one too" in said[1]
 

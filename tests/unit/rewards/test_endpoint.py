@@ -120,7 +120,7 @@ def test_a_slow_server_is_given_up() -> None:
     done = Event()
 
     def answer(*_: Any) -> tuple[int, Any]:
-        done.wait(20)
+        done.wait(120)
         return 200, {"scores": [1]}
 
     with server(answer) as url:

@@ -16,15 +16,22 @@ from assent.errors import ConfigError
 from assent.feedback.app.pages import PAGES
 from assent.feedback.app.site import Site, build
 
+BACKLOG = 2048
+"""Connections that wait to be taken, as in uvicorn."""
+
 
 @contextmanager
 def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket; port 0 takes a free one. Raises ConfigError where the port is taken."""
+    """A socket that listens; port 0 takes a free one. Who comes before `serve` waits.
+
+    Raises ConfigError where the port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
+            bound.listen(BACKLOG)
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             raise ConfigError(
