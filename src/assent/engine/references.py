@@ -156,14 +156,17 @@ def reference_logps(
     return values, False
 
 
-def reader_key(reader: Any, *precision: str) -> str:
-    """SHA-256 of everything but the rows that a Reader's numbers depend on: weights, configuration, precision."""
+def reader_key(reader: Any, fingerprint: str, *precision: str) -> str:
+    """SHA-256 of everything but the rows that a Reader's numbers depend on: weights, configuration, precision.
+
+    fingerprint   the reader's own, of now
+    """
     module = reader.learner.module if isinstance(reader, AdapterOff) else reader.module
     described = module.config.to_dict()
     for name in ("_name_or_path", "transformers_version"):  # these say where it came from, not what it is
         described.pop(name, None)
     configuration = json.dumps(described, sort_keys=True, default=str)
-    return hashlib.sha256("\n".join((reader.fingerprint(), configuration, *precision)).encode()).hexdigest()
+    return hashlib.sha256("\n".join((fingerprint, configuration, *precision)).encode()).hexdigest()
 
 
 def content_key(groups: Sequence[TokenGroup], key: str) -> str:

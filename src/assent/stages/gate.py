@@ -44,6 +44,9 @@ MOST_MISMATCH = 1e-4
 """Largest mean distance of sampler and trainer, in nats per token, in float32. Ten times the gate's, because weights
 grow in training."""
 
+MOST_GROUPS, ALONE = 4, 2
+"""Groups of the first step that are read before it, as it may be large, and how many of them once more, each alone."""
+
 LEAK = "padding, packing or positions leak between rows; report this {model}'s architecture"
 
 
@@ -118,12 +121,15 @@ def check_positions(gate: Gate, groups: Sequence[TokenGroup]) -> None:
 
 
 def check_policy(gate: Gate, learner: Learner, groups: Sequence[TokenGroup]) -> Tensor:
-    """The checks of every policy that learns from given completions. Returns its log-probabilities, (N,)."""
+    """The checks of every policy that learns from given completions. Returns its log-probabilities, (N,).
+
+    groups   at most MOST_GROUPS of the first step
+    """
     logprobs = learner.read(groups, want={"logprobs"}).logprobs
     assert logprobs is not None
     check_loss_tokens(gate, groups, logprobs.shape[0])
     check_positions(gate, groups)
-    check_batch_mates(gate, learner, groups, want="logprobs")
+    check_batch_mates(gate, learner, groups, want="logprobs", together=logprobs)
     return logprobs
 
 
@@ -225,15 +231,22 @@ def _check_scores(gate: Gate, name: str, together: Tensor, alone: Tensor, *, tol
     )
 
 
-def check_batch_mates(gate: Gate, learner: Learner | Members, groups: Sequence[TokenGroup], *, want: str) -> None:
-    """A completion has the same log-probabilities or score alone and among others."""
+def check_batch_mates(
+    gate: Gate, learner: Learner | Members, groups: Sequence[TokenGroup], *, want: str, together: Tensor
+) -> None:
+    """A completion has the same log-probabilities or score alone and among others. The ALONE shortest are read again.
+
+    together   what one reading of `groups` gave, in their order
+    """
     name = "score_alone_or_together" if want == "scores" else "logprobs_alone_or_together"
-    groups = list(groups)[:4]
     if len(groups) < 2:
         gate.skip(name, reason="the first batch has a single group")
         return
-    together = getattr(learner.read(groups, want={want}), want)
-    alone = torch.cat([getattr(learner.read([group], want={want}), want) for group in groups])
+    sizes = [sum(1 if want == "scores" else c.num_counted for c in group.completions) for group in groups]
+    again = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)[:ALONE]
+    pieces = together.split(sizes)
+    together = torch.cat([pieces[i] for i in again])
+    alone = torch.cat([getattr(learner.read([groups[i]], want={want}), want) for i in again])
     cause = LEAK.format(model="model")
     if want == "logprobs":
         return check_tokens(gate, name, together - alone, cause=cause)

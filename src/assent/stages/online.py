@@ -27,6 +27,7 @@ from assent.rewards.reward_model import same_tokenizer
 from assent.rewards.steps import step_ends
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import (
+    MOST_GROUPS,
     Gate,
     check_batch_mates,
     check_positions,
@@ -244,11 +245,12 @@ def _gate(
     config: OnlineOptions, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reader
 ) -> None:
     """Before the first update: ratio 1, KL 0, and log-probabilities that do not depend on batch mates."""
+    rollouts = rollouts[: MOST_GROUPS * config.num_completions]
     groups = to_groups(rollouts, config.num_completions)
     check_positions(gate, groups)
-    check_batch_mates(gate, learner, groups, want="logprobs")
     outputs = learner.read(groups, want={"logprobs"})
     assert outputs.logprobs is not None
+    check_batch_mates(gate, learner, groups, want="logprobs", together=outputs.logprobs)
     check_ratio(gate, outputs.logprobs, rollouts)
     if config.reference is not None and reference.fingerprint() != learner.fingerprint():
         gate.skip("kl", reason="the reference is not the policy's start")

@@ -156,19 +156,21 @@ class RunModels:
         else:
             reader = AdapterOff(self.learner) if is_adapted(self.learner.module) else self.learner
         self.ledger.models_resident += path is not None
-        self.note_start("reference", reader.fingerprint())
+        fingerprint = reader.fingerprint()
+        self.note_start("reference", fingerprint)
+        precision = (self.config.dtype, self.config.mixed_precision, self.runtime.device.type)
+        key = reader_key(reader, fingerprint, *precision)
         folder = Path(self.config.reference_cache) if self.config.reference_cache else user_cache() / "reference"
-        logps = [self._reference_logps(reader, groups, folder) for groups in parts]
+        logps = [self._reference_logps(reader, groups, key, folder) for groups in parts]
         if isinstance(reader, Reference):
             self._flops_before += reader.flops
         return logps
 
-    def _reference_logps(self, reader: Reader, groups: Sequence[TokenGroup], folder: Path) -> Tensor:
+    def _reference_logps(self, reader: Reader, groups: Sequence[TokenGroup], key: str, folder: Path) -> Tensor:
         if not groups:
             return torch.zeros(0)
         started = time.perf_counter()
         with self.log.progress("reference", len(groups)) as bar:
-            key = reader_key(reader, self.config.dtype, self.config.mixed_precision, self.runtime.device.type)
             values, was_cached = reference_logps(groups, reader, key=key, cache_dir=folder, on_read=bar.advance)
             if was_cached:
                 bar.advance(len(groups))

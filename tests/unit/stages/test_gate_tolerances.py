@@ -45,11 +45,12 @@ def test_scores_are_held_to_a_share_of_the_largest(size: float, share: float, pa
     with RunFolder.open(tmp_path / "run", {}, command="reward", resume=True) as folder:
         gate = Gate(RunLog(folder), precision="float32")
         learner: Any = Scorer(size, share * TOLERANCES["float32"]["score"] * max(1.0, size))
+        together = learner.read(GROUPS, want={"scores"}).scores
         if passes:
-            check_batch_mates(gate, learner, GROUPS, want="scores")
+            check_batch_mates(gate, learner, GROUPS, want="scores", together=together)
             return
         with pytest.raises(GateError, match="score_alone_or_together"):
-            check_batch_mates(gate, learner, GROUPS, want="scores")
+            check_batch_mates(gate, learner, GROUPS, want="scores", together=together)
 
 
 def random_groups(count: int, longest: int, *, vocabulary: int) -> list[TokenGroup]:
@@ -78,11 +79,13 @@ def test_the_tolerances_leave_room_above_what_healthy_models_deviate(
     groups = random_groups(count, longest, vocabulary=250)
     with RunFolder.open(tmp_path / "run", {}, command="sft", resume=True) as folder:
         gate = Gate(RunLog(folder), precision=precision)
-        check_batch_mates(gate, policy, groups, want="logprobs")
-        check_batch_mates(gate, scorer, groups, want="scores")
+        scores = scorer.read(groups, want={"scores"}).scores
+        assert scores is not None
+        check_batch_mates(gate, scorer, groups, want="scores", together=scores)
         alone = torch.cat([policy.read([group], want={"logprobs"}).logprobs for group in groups])  # type: ignore[misc]
         together = policy.read(groups, want={"logprobs"}).logprobs
         assert together is not None
+        check_batch_mates(gate, policy, groups, want="logprobs", together=together)
         batch = pack(groups, device="cpu")
         lengths = [c.num_counted for group in groups for c in group.completions]
         sums = torch.stack([piece.double().sum() for piece in alone.split(lengths)]).float()
