@@ -247,11 +247,13 @@ def test_the_reviews_in_a_store_are_waited_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = loop_file(tmp_path, rounds=2)
-    people = "  - {name: people, command: collect, options: {store: labels.db, completions: 'answers-${round}.jsonl'}}\n"
+    people = (
+        "  - {name: people, command: collect, options: {store: labels.db, completions: 'answers-${round}.jsonl'}}\n"
+    )
     text = path.read_text().replace("stages:\n", f"stages:\n{people}").replace("${play.labels}", "${people.labels}")
     path.write_text(text)
     for name in ("answers-1", "answers-2", "others"):
-        rows = [{"prompt": f"{name} {n}?", "completions": ["a", "b"]} for n in range(2)]
+        rows = [{"prompt": f"{name} {n}?", "completion": text} for n in range(2) for text in "ab"]
         write_rows(tmp_path / f"{name}.jsonl", rows)
 
     def fill(name: str) -> None:

@@ -1,0 +1,104 @@
+"""A server that is not ours: `transformers serve` with a tiny model, asked by `assent judge` in both orders."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+import assent
+from assent.runs.files import from_json, read_lines
+from tests.support.models import tiny_model
+from tests.support.rows import read_rows, write_rows
+
+NEEDED = ("fastapi", "openai", "uvicorn")
+PATIENCE_SECONDS = 900.0
+"""Only what hangs takes so long, on whatever machine."""
+missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(missing), reason=f"transformers serve needs {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that replies with A or B, by whichever it finds likelier (docs/judge.md), and minds the context."""
+    folder = tiny_model(tmp_path_factory.mktemp("serve") / "letters", context=4096)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(5)
+    model.save_pretrained(folder)
+    a, b = (tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "AB")
+    end = tokenizer.eos_token_id
+    config = GenerationConfig.from_pretrained(folder)
+    config.sequence_bias = [[[a], 100.0], [[b], 100.0], [[a, end], 200.0], [[b, end], 200.0]]
+    config.save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def served(model: str, log: Path) -> Iterator[str]:
+    """The address of a server of this model, on loopback and without a network."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = [sys.executable, "-m", "transformers.cli.transformers", "serve", model, "--host", "127.0.0.1"]
+    argv += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with log.open("w") as said:
+        process = subprocess.Popen(argv, stdout=said, stderr=subprocess.STDOUT, env=environment)
+        try:
+            end = time.monotonic() + PATIENCE_SECONDS
+            while not is_up(f"http://127.0.0.1:{port}/health"):
+                assert process.poll() is None, log.read_text()[-2000:]
+                assert time.monotonic() < end, log.read_text()[-2000:]
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def is_up(address: str) -> bool:
+    try:
+        return httpx.get(address, timeout=PATIENCE_SECONDS).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_it_is_asked_in_both_orders_and_nothing_twice(letters: str, tmp_path: Path) -> None:
+    words = ("no", "it is 4.", "what is it? I will not say.", "plus plus plus 7", "B", "it is 2 plus 2. 4")
+    rows = [{"prompt": f"what is {n} plus {n}?", "completion": words[(n + k) % 6]} for n in range(6) for k in (0, 2)]
+    data = write_rows(tmp_path / "completions.jsonl", rows)
+    log = tmp_path / "server.log"
+    given: dict[str, Any] = {"data": data, "model": letters, "controls": 0, "output_dir": tmp_path / "out"}
+    with served(letters, log) as address:
+        asked = {**given, "endpoint": address, "concurrency": 1, "timeout_seconds": PATIENCE_SECONDS}
+        first = assent.judge(**asked, max_requests=5)
+        assert len(read_rows(first["judged"])) == 2
+        second = assent.judge(**asked)
+    assert log.read_text().count("POST /v1/chat/completions") == 12, "6 pairs, both orders, nothing twice"
+    judged = read_rows(second["judged"])
+    record = from_json(Path(second["report"]).read_bytes())
+    assert (len(judged), record["prompts_judged"], record["calls"], record["invalid"]) == (6, 6, 12, 0)
+    replies = [row["answer"] for row in read_lines(tmp_path / "out/judgements.jsonl")]
+    assert {reply["text"] for reply in replies} == {"A", "B"}
+    assert all(reply["usage"]["completion_tokens"] <= 2 for reply in replies), "the server counts tokens"
+
+    here = read_rows(assent.judge(**{**given, "output_dir": tmp_path / "here"})["judged"])
+    assert [row["ranking"] for row in here].count([1, 1]) < 6
+    for one, other in zip(judged, here, strict=True):
+        assert one["completions"] == other["completions"]
+        assert one["ranking"] == other["ranking"]
