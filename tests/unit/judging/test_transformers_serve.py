@@ -38,7 +38,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> str:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
-                parameter.mul_(5)
+                parameter.mul_(40)
     model.save_pretrained(folder)
     a, b = (tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "AB")
     end = tokenizer.eos_token_id
