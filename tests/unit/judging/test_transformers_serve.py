@@ -19,6 +19,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import assent
+from assent.judging.chat import compare_texts
+from assent.judging.rubric import Rubric
 from assent.runs.files import from_json, read_lines
 from tests.support.models import tiny_model
 from tests.support.rows import read_rows, write_rows
@@ -78,14 +80,26 @@ def is_up(address: str) -> bool:
         return False
 
 
+def letter(model: str, question: tuple[str, str]) -> str:
+    """The likelier of A and B as the first token of the reply, from transformers alone."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    turns = [{"role": role, "content": text} for role, text in zip(("system", "user"), question, strict=True)]
+    inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(model)(**inputs).logits[0, -1]
+    return max("AB", key=lambda one: float(logits[tokenizer.encode(one, add_special_tokens=False)[0]]))
+
+
 def test_it_is_asked_in_both_orders_and_nothing_twice(letters: str, tmp_path: Path) -> None:
-    words = ("no", "it is 4.", "what is it? I will not say.", "plus plus plus 7", "B", "it is 2 plus 2. 4")
-    rows = [{"prompt": f"what is {n} plus {n}?", "completion": words[(n + k) % 6]} for n in range(6) for k in (0, 2)]
-    data = write_rows(tmp_path / "completions.jsonl", rows)
-    log = tmp_path / "server.log"
-    given: dict[str, Any] = {"data": data, "model": letters, "controls": 0, "output_dir": tmp_path / "out"}
+    texts = ("no", "it is 4.", "what is it? I will not say.", "plus plus plus 7", "B", "it is 2 plus 2. 4")
+    pairs = [(f"what is {n} plus {n}?", texts[n], texts[(n + 2) % 6]) for n in range(6)]
+    rows = [{"prompt": prompt, "completion": text} for prompt, *both in pairs for text in both]
+    data, log = write_rows(tmp_path / "completions.jsonl", rows), tmp_path / "server.log"
     with served(letters, log) as address:
-        asked = {**given, "endpoint": address, "concurrency": 1, "timeout_seconds": PATIENCE_SECONDS}
+        asked: dict[str, Any] = {
+            "data": data, "model": letters, "controls": 0, "output_dir": tmp_path / "out", "endpoint": address,
+            "concurrency": 1, "timeout_seconds": PATIENCE_SECONDS,
+        }  # fmt: skip
         first = assent.judge(**asked, max_requests=5)
         assert len(read_rows(first["judged"])) == 2
         second = assent.judge(**asked)
@@ -95,10 +109,14 @@ def test_it_is_asked_in_both_orders_and_nothing_twice(letters: str, tmp_path: Pa
     assert (len(judged), record["prompts_judged"], record["calls"], record["invalid"]) == (6, 6, 12, 0)
     replies = [row["answer"] for row in read_lines(tmp_path / "out/judgements.jsonl")]
     assert {reply["text"] for reply in replies} == {"A", "B"}
-    assert all(reply["usage"]["completion_tokens"] <= 2 for reply in replies), "the server counts tokens"
+    assert not any(reply["usage"]["is_estimated"] for reply in replies), "the server counts tokens"
 
-    here = read_rows(assent.judge(**{**given, "output_dir": tmp_path / "here"})["judged"])
-    assert [row["ranking"] for row in here].count([1, 1]) < 6
-    for one, other in zip(judged, here, strict=True):
-        assert one["completions"] == other["completions"]
-        assert one["ranking"] == other["ranking"]
+    expected = []
+    for prompt, x, y in pairs:
+        x_wins = [letter(letters, compare_texts(Rubric(), prompt, x, y)) == "A",
+                  letter(letters, compare_texts(Rubric(), prompt, y, x)) == "B"]  # fmt: skip
+        expected.append({x} if all(x_wins) else {x, y} if any(x_wins) else {y})
+    assert any(len(best) == 1 for best in expected)
+    for row, best in zip(judged, expected, strict=True):
+        ranked = zip(row["completions"], row["ranking"], strict=True)
+        assert {text for text, rank in ranked if rank == 1} == best
