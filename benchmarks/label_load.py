@@ -1,13 +1,17 @@
 """How long does an annotator wait for the next item, beside nineteen others, and is any item lost or given twice?
 
 Simulated annotators label over HTTP at an app in a process of its own: each gets the page of its item, thinks, sends
-the form, and follows the redirect to the next item. That last request, which gives the next item, is what is timed.
+the form, and follows the redirect to the next item. That last request, which gives the next item, is what is asked
+about (`next_item_ms`); the annotator waits for the form's request too (`answer_ms`). They sign in first, and begin at
+different moments of the time that they think. The clients share the computer with the app.
 
-    python benchmarks/label_load.py                                   10,000 items on SQLite, until all are labelled
-    python benchmarks/label_load.py --stored 1000000 --seconds 60     a minute, with a million comparisons stored before
-    python benchmarks/label_load.py --postgresql                      on PostgreSQL, started for the purpose
+    python benchmarks/label_load.py                 SQLite: 10,000 items until all are labelled, in an empty store and
+                                                    in one that holds a million comparisons
+    python benchmarks/label_load.py --postgresql    the same on PostgreSQL, started for the purpose
+    python benchmarks/label_load.py --stored 1000000 --seconds 60      a minute of the second alone
 
-Prints one JSON document: percentiles of the next item's request in milliseconds, items, doubles, losses.
+Prints a JSON document on a line for each store: percentiles in milliseconds, answers, losses, doubles. Exit status 1 if
+an answer is lost, or an item is given or judged twice.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,7 +40,6 @@ from assent.feedback.store import schema
 from assent.feedback.store.database import Database, open_database
 from assent.feedback.store.items import add_items, add_within
 from assent.feedback.store.people import accept, invite
-from assent.feedback.store.reading import counting
 from assent.feedback.tasks import Candidate, NewItem
 
 PASSWORD = "correct horse battery"
@@ -68,13 +73,15 @@ def items(count: int, *, first: int = 0) -> list[NewItem]:
 
 
 def store_before(database: Database, count: int, people: list[int]) -> None:
-    """Comparisons that were made before, ten on each of some items, written by the thousand."""
+    """Comparisons that were made before: each annotator's on the same items, which are done."""
     size = max(1, count // len(people))
     rows = items(size, first=10**7)
     with database.writing() as connection:
         add_within(database, connection, rows, task="compare")
         prefixed = sa.select(schema.items.c.id).order_by(schema.items.c.id.desc()).limit(size)
         numbers = list(connection.scalars(prefixed))
+        done = {"position": 0.0, "reviews": len(people), "remaining": 0, "disputed": 0}
+        connection.execute(sa.insert(schema.queue), [{"item_id": number, **done} for number in numbers])
         start = (connection.scalar(sa.select(sa.func.max(schema.assignments.c.id))) or 0) + 1
         for at, person in enumerate(people):
             given = [
@@ -92,32 +99,57 @@ def store_before(database: Database, count: int, people: list[int]) -> None:
                 connection.execute(
                     sa.text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT max(id) FROM {table}))")
                 )
+    if not database.is_sqlite:  # what autovacuum does in a store that grows over days
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
 
 
 class Annotator(threading.Thread):
-    """Labels until nothing is left, or until the time is over."""
+    """Labels until nothing is left, or until the time is over.
 
-    def __init__(self, address: str, token: str, *, think: float, end: float) -> None:
+    signed_in   all annotators meet there before they begin
+    """
+
+    def __init__(self, address: str, name: str, *, think: float, seconds: float, signed_in: threading.Barrier) -> None:
         super().__init__()
-        self.address, self.token, self.think, self.end = address, token, think, end
+        self.address, self.token, self.think, self.seconds = address, name, think, seconds
+        self.signed_in = signed_in
+        self.sends: list[float] = []
         self.waits: list[float] = []
-        self.done = 0
+        self.began = self.ended = 0.0
+        self.failure: BaseException | None = None
 
     def run(self) -> None:
-        with httpx2.Client(base_url=self.address, headers={"origin": self.address}, timeout=60) as client:
-            page = client.get("/login").text
-            client.post("/login", data={"csrf": csrf(page), "name": self.token, "password": PASSWORD})
-            page = client.get("/label").text
-            while 'id="answer"' in page and time.monotonic() < self.end:
-                time.sleep(self.think)
-                fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.split('id="answer"')[1]))
-                sent = client.post("/label", data={**fields, "choice": random.choice("12=")})
-                assert sent.status_code == 303, sent.text
-                self.done += 1
-                start = time.perf_counter()
-                answer = client.get("/label")
-                self.waits.append(time.perf_counter() - start)
-                page = answer.text
+        try:
+            with httpx2.Client(base_url=self.address, headers={"origin": self.address}, timeout=60) as client:
+                self._label(client)
+        except BaseException as error:
+            self.failure = error
+            self.signed_in.abort()
+
+    def _label(self, client: httpx2.Client) -> None:
+        page = client.get("/login").text
+        signed = client.post("/login", data={"csrf": csrf(page), "name": self.token, "password": PASSWORD})
+        assert signed.status_code == 303, signed.text
+        self.signed_in.wait()
+        self.began = time.monotonic()
+        time.sleep(random.uniform(0, self.think))
+        page = checked(client.get("/label"), 200)
+        while 'id="answer"' in page and time.monotonic() < self.began + self.seconds:
+            time.sleep(self.think)
+            fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.split('id="answer"')[1]))
+            start = time.perf_counter()
+            checked(client.post("/label", data={**fields, "choice": random.choice("12=")}), 303)
+            middle = time.perf_counter()
+            page = checked(client.get("/label"), 200)
+            self.sends.append(middle - start)
+            self.waits.append(time.perf_counter() - middle)
+        self.ended = time.monotonic()
+
+
+def checked(response: httpx2.Response, status: int) -> str:
+    assert response.status_code == status, f"{response.status_code}: {response.text}"
+    return response.text
 
 
 def csrf(page: str) -> str:
@@ -133,8 +165,13 @@ def served(store: str) -> Iterator[str]:
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        found = re.search(r"http://[\d.]+:\d+", process.stderr.readline())
-        assert found is not None, process.stderr.read()
+        said = ""
+        while (found := re.search(r"http://[\d.]+:\d+", said)) is None:
+            line = process.stderr.readline()
+            assert line, f"the app ended: {said}"
+            said += line
+        # read on, so that the app never waits for somebody to read what it writes
+        threading.Thread(target=shutil.copyfileobj, args=(process.stderr, sys.stderr), daemon=True).start()
         yield found[0]
     finally:
         process.terminate()
@@ -153,7 +190,7 @@ def new_store(is_postgresql: bool) -> Iterator[str]:
 
         if postgresql.PROGRAMS is None:
             sys.exit(postgresql.ABSENT)
-        yield postgresql.new_database(stack.enter_context(postgresql.server()), "labels")
+        yield postgresql.new_database(stack.enter_context(postgresql.server(durable=True)), "labels")
 
 
 def main() -> None:
@@ -162,48 +199,73 @@ def main() -> None:
     parser.add_argument("--annotators", type=int, default=20)
     parser.add_argument("--think", type=float, default=0.5, help="seconds between page and answer")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after this long")
-    parser.add_argument("--stored", type=int, default=0, help="comparisons in the store before")
+    parser.add_argument(
+        "--stored", type=int, nargs="+", default=[0, 1_000_000], help="comparisons in the store before, of each store"
+    )
     parser.add_argument("--postgresql", action="store_true")
     options = parser.parse_args()
+    is_right = True
+    for stored in options.stored:
+        found = measured(options, stored)
+        print(json.dumps(found), flush=True)
+        is_right &= not (found["lost"] or found["judged_twice"] or found["given_twice"])
+    sys.exit(0 if is_right else 1)
+
+
+def measured(options: argparse.Namespace, stored: int) -> dict[str, Any]:
     with new_store(options.postgresql) as store:
+        begun = time.monotonic()
         with open_database(store) as database:
             names = [f"annotator {n}" for n in range(options.annotators)]
             people = [accept(database, invite(database, name), PASSWORD).id for name in names]
-            if options.stored:
-                store_before(database, options.stored, people)
+            if stored:
+                store_before(database, stored, people)
             add_items(database, items(options.items), task="compare", reviews=1)
+        filling = time.monotonic() - begun
+        print(f"the store was filled in {filling:.0f} s", file=sys.stderr, flush=True)
         with served(store) as address:
-            end = time.monotonic() + options.seconds
-            workers = [Annotator(address, name, think=options.think, end=end) for name in names]
-            start = time.monotonic()
+            signed_in = threading.Barrier(len(names))
+            more: Any = {"think": options.think, "seconds": options.seconds, "signed_in": signed_in}
+            workers = [Annotator(address, name, **more) for name in names]
             for worker in workers:
                 worker.start()
             for worker in workers:
                 worker.join()
-            took = time.monotonic() - start
+        failures = [worker.failure for worker in workers if worker.failure is not None]
+        for failure in sorted(failures, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+            raise failure  # the first that is not only that of another
         with open_database(store) as database:
-            print(json.dumps(report(database, options, workers, took), indent=1))
+            return {"stored_before": stored, "filling_s": round(filling, 1), **report(database, options, workers)}
 
 
-def report(database: Database, options: argparse.Namespace, workers: list[Annotator], took: float) -> dict[str, Any]:
+def report(database: Database, options: argparse.Namespace, workers: list[Annotator]) -> dict[str, Any]:
+    judgements, assignments = schema.judgements, schema.assignments
     with database.reading() as connection:
-        judged = [one.item_id for one in counting(connection) if one.created > 0]
-    waits = np.array([wait for worker in workers for wait in worker.waits]) * 1000
-    sent = sum(worker.done for worker in workers)
+        judged = connection.scalars(sa.select(judgements.c.item_id).where(judgements.c.created > 0)).all()
+        given = connection.scalars(sa.select(assignments.c.item_id).where(assignments.c.given > 0)).all()
+        version = connection.scalar(sa.text("SELECT sqlite_version()" if database.is_sqlite else "SHOW server_version"))
+    sent = sum(len(worker.sends) for worker in workers)
     return {
-        "store": "PostgreSQL" if not database.is_sqlite else "SQLite",
-        "stored_before": options.stored,
+        "store": f"{'SQLite' if database.is_sqlite else 'PostgreSQL'} {version}",
+        "cores": os.cpu_count(),
         "annotators": options.annotators,
         "think_s": options.think,
-        "seconds": round(took, 1),
-        "next_item_ms": {f"p{p}": round(float(np.percentile(waits, p)), 1) for p in (50, 95, 99)}
-        | {"max": round(float(waits.max()), 1)},
+        "seconds": round(max(worker.ended for worker in workers) - min(worker.began for worker in workers), 1),
+        "next_item_ms": percentiles([wait for worker in workers for wait in worker.waits]),
+        "answer_ms": percentiles([wait for worker in workers for wait in worker.sends]),
         "answers_sent": sent,
         "answers_stored": len(judged),
         "lost": sent - len(judged),
-        "doubled": len(judged) - len(set(judged)),
+        "judged_twice": len(judged) - len(set(judged)),
+        "given_twice": len(given) - len(set(given)),
         "left": options.items - len(set(judged)),
     }
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    waits = np.array(seconds) * 1000
+    found = {f"p{p}": round(float(np.percentile(waits, p)), 1) for p in (50, 95, 99)}
+    return {**found, "max": round(float(waits.max()), 1)}
 
 
 if __name__ == "__main__":

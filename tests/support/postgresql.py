@@ -29,8 +29,11 @@ def _user() -> dict[str, Any]:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """The address of a server without databases of its own: postgresql://tester@127.0.0.1:PORT."""
+def server(*, durable: bool = False) -> Iterator[str]:
+    """The address of a server without databases of its own: postgresql://tester@127.0.0.1:PORT.
+
+    durable   each transaction is on the disk when it ends, as in real life; tests do without
+    """
     assert PROGRAMS is not None
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
     who = _user()
@@ -44,7 +47,8 @@ def server() -> Iterator[str]:
     try:
         made = [PROGRAMS / "initdb", "-D", data, "-U", "tester", "--auth=trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(made, check=True, **common)
-        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories= -c fsync=off"
+        fsync = "on" if durable else "off"
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories= -c fsync={fsync}"
         subprocess.run([PROGRAMS / "pg_ctl", "-D", data, "-w", "-o", options, "start"], check=True, **common)
         try:
             yield f"postgresql://tester@127.0.0.1:{port}"

@@ -1,20 +1,22 @@
-"""`collect`, a stage of a loop: preferences from several files as one, once all of them are there."""
+"""`collect`, a stage of a loop: preferences from files and from people's store as one file, once all are there."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from assent.commands.label import check_packages
 from assent.config.iterate import CollectConfig
 from assent.data.loading import load_groups, write_groups
-from assent.errors import DataError, WaitingError
+from assent.data.texts import counted
+from assent.errors import DataError, DataFileNotFoundError, WaitingError
 from assent.runs.progress import Progress, Silent
 
 
 def collect(config: CollectConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Outputs: `labels` (file), `output_dir`, `number` (rows).
 
-    Raises WaitingError while a file is missing, and DataError for a file without preferences.
+    Raises WaitingError while a file or a review is missing, and DataError for a file without preferences.
     """
     missing = [path for path in config.files if not Path(path).exists()]
     if missing:
@@ -23,9 +25,11 @@ def collect(config: CollectConfig, *, progress: Progress | None = None) -> dict[
             fix=(f"have {config.completions} labelled, " if config.completions else "")
             + "put the labels there, and repeat the command",
         )
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     found = []
     layouts = set()
-    for path in config.files:
+    for path in config.files if config.store is None else [*config.files, _export_from_store(config, folder)]:
         dataset = load_groups(path)
         for note in dataset.lines():
             (progress or Silent()).line(f"{path}: {note}")
@@ -34,8 +38,41 @@ def collect(config: CollectConfig, *, progress: Progress | None = None) -> dict[
             raise DataError(f"{path} has rows without a preference", expected="comparisons or rankings")
         layouts.add("comparisons" if dataset.layout == "comparisons" else "rankings")
         found += groups
-    folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     labels = folder / "labels.jsonl"
     write_groups(labels, found, "comparisons" if layouts == {"comparisons"} else "rankings")
     return {"output_dir": str(folder), "labels": str(labels), "number": len(found)}
+
+
+def _export_from_store(config: CollectConfig, folder: Path) -> str:
+    """The file to which people's labels of the completions were exported.
+
+    Raises WaitingError while the store holds none, or a review of them is not done.
+    """
+    assert config.store is not None
+    assert config.completions is not None
+    check_packages("collect with a store")
+    from assent.feedback.store import exporting
+    from assent.feedback.store.database import open_database
+    from assent.feedback.store.items import items_of
+    from assent.feedback.store.reading import reviews_left
+
+    groups = list(load_groups(config.completions))
+    how = f"label them, and repeat the command: assent label --completions {config.completions} --store"
+    try:
+        database = open_database(config.store, create=False)
+    except DataFileNotFoundError as error:
+        raise WaitingError(f"labels are not there yet: {error.what}", fix=f"{how} {config.store}") from None
+    with database:
+        with database.reading() as connection:
+            numbers = items_of(connection, groups)
+            left = reviews_left(connection, sorted(numbers))
+        if left:
+            what = f"labels are not there yet: {counted(left, 'review')} to do in {database.name}"
+            raise WaitingError(what, fix=f"{how} {database.name}")
+        found = exporting.select(database, only=numbers)
+        if not found.rows:
+            what = f"labels are not there yet: {database.name} has none of {config.completions}"
+            raise WaitingError(what, fix=f"{how} {database.name}")
+        file = str(folder / "from-store.jsonl")
+        exporting.write_export(database, file, found, exporting.choose_layout(found.rows))
+    return file

@@ -79,7 +79,7 @@ def iterate(config: IterateConfig, *, progress: Progress | None = None) -> dict[
         try:
             _rounds(loop, record, before, progress)
         except WaitingError as waiting:
-            record |= {"status": "waiting", "reason": waiting.what}
+            record |= {"status": "waiting", "reason": f"{waiting.what}; {waiting.fix}"}
         return _outputs(loop, record)
 
 

@@ -26,12 +26,7 @@ NEEDED = ("starlette", "uvicorn", "sqlalchemy", "alembic", "pwdlib", "itsdangero
 
 def label(config: LabelConfig, *, say: Callable[[str], None] | None = None) -> Outcome:
     """Outputs: `store`, and what was done with it. `say` gets lines while it serves; None: they go to stderr."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            "label needs packages of the extra feedback", got=f"no {', '.join(missing)}",
-            fix="pip install 'assent[feedback]'",
-        )  # fmt: skip
+    check_packages("label")
     from assent.feedback.store.database import open_database
 
     actions = {
@@ -48,6 +43,16 @@ def label(config: LabelConfig, *, say: Callable[[str], None] | None = None) -> O
     with open_database(config.store, create=fills or action in ("import_labels", "restore", "invite")) as database:
         document, lines = actions[action](config, database) if action else _collect(config, database, say)
         return {"store": database.name, **document}, lines
+
+
+def check_packages(what: str) -> None:
+    """Raises ConfigError where packages of the extra feedback are missing."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{what} needs packages of the extra feedback", got=f"no {', '.join(missing)}",
+            fix="pip install 'assent[feedback]'",
+        )  # fmt: skip
 
 
 def _collect(config: LabelConfig, database: Database, say: Callable[[str], None]) -> Outcome:

@@ -85,15 +85,26 @@ class LoopFile(Options):
 
 
 class CollectConfig(Options):
-    """Puts preferences from several files into one, and waits for files that people have not delivered yet."""
+    """Puts preferences from several files and from people's store into one, and waits for what is not there yet."""
 
     output_dir: str
     """Folder to write labels.jsonl to."""
-    files: Annotated[list[str], Field(min_length=1)]
+    files: list[str] = Field(default_factory=list)
     """Files of comparisons or rankings: a judge's, people's export, or both. If one is missing, the loop stops and
     waits; once the file is there, the same command continues."""
+    store: str | None = None
+    """Store of `assent label` where people compare or rank `completions`. Until all reviews of them are done, the loop
+    stops and waits."""
     completions: str | None = None
-    """What people are to label, for the message."""
+    """What people are to label: named in the message, and with a store the completions whose labels are taken."""
+
+    @model_validator(mode="after")
+    def _labels_come_from_somewhere(self) -> Self:
+        if not self.files and self.store is None:
+            raise ValueError("collect needs labels: give files, or store and completions")
+        if self.store is not None and self.completions is None:
+            raise ValueError("store needs completions: it may hold labels of others too")
+        return self
 
 
 class SandboxAnnotateConfig(DataOptions):

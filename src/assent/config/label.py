@@ -155,6 +155,12 @@ class LabelConfig(DeviceOptions, DataOptions, PromptOptions):
                 f"{', '.join(sorted(idle))} has no effect on what is in the store already",
                 fix="give completions, or prompts and model, or leave it out",
             )
+        is_drawn = self.prompts is not None or self.pairs_per_prompt > 0 or self.order == "random"
+        if "seed" in self.model_fields_set and not is_drawn:
+            raise ConfigError(
+                f"seed has no effect with order {self.order} on all pairs of given completions, where nothing is drawn",
+                fix="leave it out, or give pairs_per_prompt",
+            )
         if self.task != "compare" and "pairs_per_prompt" in self.model_fields_set:
             raise ConfigError(f"pairs_per_prompt has no effect with task {self.task}", fix="leave it out")
         return self

@@ -69,7 +69,10 @@ STEPS: dict[str, Step] = {
         "assent.config.iterate:SandboxAnnotateConfig", "assent.sandbox.steps:annotate", outputs=("output_dir", "labels")
     ),
     "collect": Step(
-        "assent.config.iterate:CollectConfig", "assent.commands.collect:collect", outputs=("output_dir", "labels")
+        "assent.config.iterate:CollectConfig",
+        "assent.commands.collect:collect",
+        outputs=("output_dir", "labels"),
+        growing=("store",),
     ),
     "logged-data": Step(
         "assent.config.update:LoggedDataConfig",

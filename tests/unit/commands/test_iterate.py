@@ -11,15 +11,19 @@ import pytest
 from pydantic import Field
 
 import assent
+from assent.commands.collect import collect
 from assent.commands.iterate import decide
-from assent.config.iterate import StopRules
+from assent.config.iterate import CollectConfig, StopRules
 from assent.config.options import Options
 from assent.errors import ConfigError, RunFolderError
+from assent.feedback.store.database import open_database
+from assent.feedback.store.people import ensure_annotator
 from assent.pipelines import steps
 from assent.pipelines.steps import Step
 from assent.runs.files import write_json
 from tests.support.cli import files_in, said
 from tests.support.docs import ROOT
+from tests.support.feedback import label_all
 from tests.support.rows import read_rows, write_rows
 
 CALLS: list[str] = []
@@ -237,10 +241,64 @@ def test_people_are_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [one["labels"] for one in found["rounds"]] == [3, 1]
 
 
-def test_labels_of_a_judge_and_of_people_become_one_file(tmp_path: Path) -> None:
-    from assent.commands.collect import collect
-    from assent.config.iterate import CollectConfig
+@pytest.mark.usefixtures("scripted")
+def test_the_reviews_in_a_store_are_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = loop_file(tmp_path, rounds=2)
+    people = (
+        "  - {name: people, command: collect, options: {store: labels.db, completions: 'answers-${round}.jsonl'}}\n"
+    )
+    text = path.read_text().replace("stages:\n", f"stages:\n{people}").replace("${play.labels}", "${people.labels}")
+    path.write_text(text)
+    for name in ("answers-1", "answers-2", "others"):
+        rows = [{"prompt": f"{name} {n}?", "completion": text} for n in range(2) for text in "ab"]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
 
+    def fill(name: str) -> None:
+        assert said(["label", "--completions", f"{name}.jsonl", "--reviews", "2", "--no-serve"], capsys)[0] == 0
+
+    def label(who: str, ranking: list[int]) -> None:
+        with open_database("labels.db") as database:
+            label_all(database, ensure_annotator(database, who).id, lambda _: ranking)
+
+    found = assent.iterate(path)
+    assert found["status"] == "waiting"
+    assert found["reason"].startswith("labels are not there yet: there is no store labels.db")
+    assert "assent label --completions answers-1.jsonl --store labels.db" in found["reason"]
+    fill("others")
+    assert "labels.db has none of answers-1.jsonl" in assent.iterate(path)["reason"]
+    fill("answers-1")
+    label("mia", [1, 2])
+    assert "2 reviews to do in labels.db" in assent.iterate(path)["reason"], "those of the other file are not counted"
+    label("ben", [2, 1])
+    fill("answers-2")
+    found = assent.iterate(path)
+    assert [one["labels"] for one in found["rounds"]] == [4]
+    assert "4 reviews to do in labels.db" in found["reason"]
+    taken = read_rows(tmp_path / "out/round-1/people/labels.jsonl")
+    assert {row["prompt"] for row in taken} == {"answers-1 0?", "answers-1 1?"}
+    assert sorted((row["prompt"], row["annotator"]) for row in taken) == [
+        (f"answers-1 {n}?", who) for n in range(2) for who in ("ben", "mia")
+    ]
+    chosen = {(row["annotator"], row["chosen"]) for row in taken}
+    assert len(chosen) == 2, "they always differ, over the two answers in one order"
+    label("mia", [1, 2])
+    label("ben", [1, 2])
+    found = assent.iterate(path)
+    assert (found["status"], [one["labels"] for one in found["rounds"]]) == ("finished", [4, 4])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({}, "give files, or store and completions"), ({"store": "s"}, "store needs completions")]
+)
+def test_labels_come_from_somewhere(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CollectConfig(output_dir="out", **options)
+
+
+def test_labels_of_a_judge_and_of_people_become_one_file(tmp_path: Path) -> None:
     judge = write_rows(tmp_path / "j.jsonl", [{"prompt": "p", "completions": ["a", "b"], "ranking": [1, 1]}])
     people = write_rows(tmp_path / "p.jsonl", [{"prompt": "q", "chosen": "c", "rejected": "d", "annotator": "ann"}])
     with people.open("a") as file:

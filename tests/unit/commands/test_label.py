@@ -172,6 +172,10 @@ def test_an_ensemble_is_needed_for_disagreement(
         (["--task", "rank"], ["task has no effect"]),
         (["--seed", "1"], ["seed has no effect on what is in the store already"]),
         (["--gold", "gold.jsonl", "--seed", "1"], ["seed has no effect"]),
+        (
+            ["--completions", "a", "--order", "margin", "--reward", "r", "--seed", "1"],
+            ["seed has no effect with order margin", "pairs_per_prompt"],
+        ),
         (["--completions", "a", "--task", "rank", "--pairs-per-prompt", "2"], ["pairs_per_prompt has no effect"]),
         (["--host", "0.0.0.0"], ["needs its public address"]),
         (["--trusted-proxy", "127.0.0.1"], ["no effect without public_url"]),

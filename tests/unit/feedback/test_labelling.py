@@ -144,6 +144,58 @@ def test_an_item_that_is_left_open_too_long_goes_to_somebody_else(database: Data
     assert totals(database) == (1, 1)
 
 
+def test_an_item_that_all_others_have_had_comes_back_to_who_left_it_open(database: Database, clock: Clock) -> None:
+    fill(database, 1, reviews=2)
+    one, two = people(database, 2)
+    given = next_assignment(database, one)
+    assert given is not None
+    label_all(database, two)
+    clock.now += LEASE_SECONDS + 1
+    assert next_assignment(database, two) is None
+    assert (own_left(database, one), own_left(database, two)) == (1, 0)
+    again = next_assignment(database, one)
+    assert again == replace(given, given=clock.now), "the same place in line: nothing is counted as done twice"
+    assert own_pace(database, one) == (0, None)
+    assert say(database, again, [1, 2]) == "stored"
+    assert totals(database) == (2, 2)
+
+
+def test_an_item_that_lapsed_earlier_is_the_last_one_when_it_comes_back(database: Database, clock: Clock) -> None:
+    """So that undo goes back to it."""
+    fill(database, 2)
+    one, two = people(database, 2)
+    lapsed = next_assignment(database, one)
+    assert lapsed is not None
+    clock.now += LEASE_SECONDS + 1
+    taken = next_assignment(database, two)
+    assert taken is not None
+    assert taken.item_id == lapsed.item_id
+    other = next_assignment(database, one)
+    assert other is not None
+    say(database, other, [1, 2])
+    say(database, taken, None)
+    again = next_assignment(database, one)
+    assert again is not None
+    assert (again.id, again.ordinal) == (lapsed.id, other.ordinal + 1)
+    say(database, again, [1, 2])
+    assert last_answered(database, one) == replace(again, state="done", revision=1)
+    assert totals(database) == (2, 2)
+
+
+def test_a_gold_question_that_was_left_open_too_long_is_asked_again(database: Database, clock: Clock) -> None:
+    fill(database, 2, reviews=2)
+    add_items(database, gold_items([comparison(100)], "compare"), task="compare", reviews=0)
+    one, two = people(database, 2)
+    mix = Mix(gold_every=1)
+    gold = next_assignment(database, one, mix)
+    assert gold is not None
+    clock.now += LEASE_SECONDS + 1
+    assert next_assignment(database, two) is not None
+    again = next_assignment(database, one, mix)
+    assert again is not None
+    assert (again.id, again.item_id) == (gold.id, gold.item_id)
+
+
 def test_who_answers_late_keeps_the_item_if_nobody_else_took_it(database: Database, clock: Clock) -> None:
     fill(database, 2)
     one, two = people(database, 2)

@@ -6,7 +6,7 @@ import csv
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -57,9 +57,10 @@ class Selection:
     revision: str = ""
 
 
-def select(database: Database, *, aggregate: Aggregate = "each") -> Selection:
+def select(database: Database, *, aggregate: Aggregate = "each", only: Collection[int] | None = None) -> Selection:
     """The judgements that count, as groups.
 
+    only       numbers of the items to take; None: all
     each       a row for each review, with its annotator; an adjudicator's decision stands in place of an item's reviews
     majority   a row for each item: the adjudicator's decision, else what most reviews say; of rankings of more than two
                the order of the mean ranks, of ratings their mean. Items without a majority are left out.
@@ -67,7 +68,7 @@ def select(database: Database, *, aggregate: Aggregate = "each") -> Selection:
     Gold questions and repeated items measure the annotators, and are left out.
     """
     found = Selection()
-    for item, own, names in judged_items(database, found):
+    for item, own, names in judged_items(database, found, only=only):
         if aggregate == "each":
             for one in own:
                 name = names.get(one.annotator_id, f"annotator {one.annotator_id}")
@@ -88,14 +89,18 @@ def as_taken(judged: Sequence[tuple[Item, Sequence[Judgement], Mapping[int, str]
     return [Taken(_group(item, one.value, None, ""), [one.id]) for item, own, _ in judged for one in own]
 
 
-def judged_items(database: Database, found: Selection) -> Iterator[tuple[Item, list[Judgement], Mapping[int, str]]]:
-    """Each judged item with the judgements to take, and the annotators' names. `found` gets what is left out."""
+def judged_items(
+    database: Database, found: Selection, *, only: Collection[int] | None = None
+) -> Iterator[tuple[Item, list[Judgement], Mapping[int, str]]]:
+    """Each judged item (of those in `only`) with the judgements to take, and the annotators' names. `found` gets what
+    is left out."""
     with database.reading() as connection:
         found.revision = revision_of(connection)
         names = names_of(connection)
         own: dict[int, list[Judgement]] = defaultdict(list)
         for judgement in counting(connection):
-            own[judgement.item_id].append(judgement)
+            if only is None or judgement.item_id in only:
+                own[judgement.item_id].append(judgement)
         items = read_items(connection, sorted(own))
     for number, item in items.items():
         if item.gold is not None:

@@ -12,7 +12,7 @@ from assent.data.texts import as_plain, last_content, parse_text
 from assent.feedback.store.database import CHUNK, Database
 from assent.feedback.store.schema import completions, guidelines, items, prompts, queue, settings
 from assent.feedback.tasks import Candidate, NewItem, digest, uniform
-from assent.types import Text
+from assent.types import PromptGroup, Text
 
 
 def add_items(database: Database, new: Sequence[NewItem], *, task: str, reviews: int, seed: int = 0) -> int:
@@ -101,7 +101,7 @@ def _texts(
     ]
 
 
-def _prompt_content(item: NewItem) -> dict[str, Any]:
+def _prompt_content(item: NewItem | PromptGroup) -> dict[str, Any]:
     content: dict[str, Any] = {"prompt": as_plain(item.prompt)}
     content |= {"tools": item.tools} if item.tools else {}
     return content | ({"chat_template_kwargs": dict(item.chat_template_kwargs)} if item.chat_template_kwargs else {})
@@ -133,6 +133,25 @@ def ids_by_key(connection: Connection, table: sa.Table, keys: Sequence[str]) -> 
         part = wanted[start : start + CHUNK]
         rows = connection.execute(sa.select(table.c.key, table.c.id).where(table.c.key.in_(part)))
         found.update((key, number) for key, number in rows)
+    return found
+
+
+def items_of(connection: Connection, groups: Iterable[PromptGroup]) -> set[int]:
+    """Comparisons and lists to rank that hold completions of these rows alone; no gold questions."""
+    prompt_keys, completion_keys = [], []
+    for group in groups:
+        prompt_keys.append(key := digest(_prompt_content(group)))
+        completion_keys += [_completion_key(key, Candidate(text=text)) for text in group.completions]
+    own = set(ids_by_key(connection, completions, completion_keys).values())
+    numbers = list(ids_by_key(connection, prompts, prompt_keys).values())
+    found: set[int] = set()
+    for start in range(0, len(numbers), CHUNK):
+        query = sa.select(items.c.id, items.c.completion_ids).where(
+            items.c.prompt_id.in_(numbers[start : start + CHUNK]),
+            items.c.task.in_(("compare", "rank")),
+            items.c.gold.is_(None),
+        )
+        found |= {row.id for row in connection.execute(query) if own.issuperset(row.completion_ids)}
     return found
 
 

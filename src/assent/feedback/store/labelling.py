@@ -1,7 +1,8 @@
 """Who judges what: the next item of an annotator, and the answer. Each is one transaction.
 
 An item has `reviews` places. A place is taken when the item is given, and free again when it is skipped or left open
-too long. So no item is done more often than asked for, however many annotators ask at the same time.
+too long. So no item is done more often than asked for, however many annotators ask at the same time. Who skipped an
+item does not get it again; who left it open too long does, unless others have taken its places.
 """
 
 from __future__ import annotations
@@ -14,8 +15,17 @@ from sqlalchemy.engine import Connection, Row
 
 from assent.feedback.store.database import Database
 from assent.feedback.store.items import get_setting
-from assent.feedback.store.places import give_back, take_place
-from assent.feedback.store.schema import ADJUDICATION, FIRST, annotators, assignments, items, judgements, queue
+from assent.feedback.store.places import give_back, had, take_place
+from assent.feedback.store.schema import (
+    ADJUDICATION,
+    FIRST,
+    GIVEN_BACK,
+    annotators,
+    assignments,
+    items,
+    judgements,
+    queue,
+)
 from assent.feedback.tasks import Value, disputed, shuffled, uniform
 
 LEASE_SECONDS = 1800
@@ -228,19 +238,15 @@ def _take_back(connection: Connection, annotator_id: int, now: float) -> None:
         .with_for_update(skip_locked=True)
     ).all()
     for row in late:
-        connection.execute(sa.update(assignments).where(assignments.c.id == row.id).values(state="free"))
+        connection.execute(sa.update(assignments).where(assignments.c.id == row.id).values(state="lapsed"))
         give_back(connection, row.item_id)
 
 
 def _mixed_in(connection: Connection, annotator_id: int, ordinal: int, mix: Mix) -> tuple[int, int] | None:
     """A gold question or a repeated item, if it is time for one: the item and the occasion."""
     if mix.gold_every and ordinal % mix.gold_every == 0:
-        had = (
-            sa.select(assignments.c.id)
-            .where(assignments.c.item_id == items.c.id, assignments.c.annotator_id == annotator_id)
-            .exists()
-        )
-        gold = connection.scalars(sa.select(items.c.id).where(sa.text("items.gold IS NOT NULL"), ~had)).all()
+        is_new = ~had(annotator_id, items.c.id)
+        gold = connection.scalars(sa.select(items.c.id).where(sa.text("items.gold IS NOT NULL"), is_new)).all()
         if gold:
             return min(gold, key=lambda item: uniform("gold", annotator_id, item)), FIRST
     if mix.repeat_every and ordinal % mix.repeat_every == 0 and ordinal > REPEAT_AFTER:
@@ -267,15 +273,10 @@ def _mixed_in(connection: Connection, annotator_id: int, ordinal: int, mix: Mix)
 
 def _from_queue(connection: Connection, annotator_id: int) -> tuple[int, int] | None:
     """The first item with a free place that this annotator has not had."""
-    had = (
-        sa.select(assignments.c.id)
-        .where(assignments.c.item_id == queue.c.item_id, assignments.c.annotator_id == annotator_id)
-        .exists()
-    )
     # the condition is written out, and not a parameter: only then do the databases use the index of open items
     found = connection.scalar(
         sa.select(queue.c.item_id)
-        .where(sa.text("queue.remaining > 0"), ~had)
+        .where(sa.text("queue.remaining > 0"), ~had(annotator_id, queue.c.item_id))
         .order_by(queue.c.position)
         .limit(1)
         .with_for_update(skip_locked=True, of=queue)
@@ -289,6 +290,18 @@ def _from_queue(connection: Connection, annotator_id: int) -> tuple[int, int] | 
 def _give(
     connection: Connection, annotator_id: int, item_id: int, occasion: int, *, ordinal: int, now: float
 ) -> Assignment:
+    lapsed = connection.execute(
+        sa.select(assignments).where(
+            assignments.c.item_id == item_id,
+            assignments.c.annotator_id == annotator_id,
+            assignments.c.occasion == occasion,
+        )
+    ).first()
+    if lapsed is not None:
+        ordinal -= lapsed.ordinal == ordinal - 1  # the last one keeps its number: none is counted that was not done
+        update = sa.update(assignments).where(assignments.c.id == lapsed.id)
+        row = connection.execute(update.values(state="open", given=now, ordinal=ordinal).returning(assignments)).one()
+        return _assignment(connection, row)
     count = len(connection.scalar(sa.select(items.c.completion_ids).where(items.c.id == item_id)) or [])
     row = {
         "item_id": item_id,
@@ -310,7 +323,7 @@ def _hold_place(connection: Connection, row: Row[Any], place: Row[Any] | None, *
         return True
     if row.occasion == ADJUDICATION:
         return place.disputed != 2 or latest_value(connection, row.id) is not None  # decided, and not by another
-    if row.occasion == FIRST and row.state == "free" and not is_skipped:
+    if row.occasion == FIRST and row.state in GIVEN_BACK and not is_skipped:
         if place.remaining < 1:
             return False
         take_place(connection, row.item_id)

@@ -1,4 +1,4 @@
-"""The places of an item: how many reviews it still needs."""
+"""The places of an item: how many reviews it still needs, and who may take one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from assent.feedback.store.database import Database
-from assent.feedback.store.schema import FIRST, assignments, judgements, queue
+from assent.feedback.store.schema import FIRST, GIVEN_BACK, assignments, judgements, queue
 
 
 def take_place(connection: Connection, item_id: int) -> None:
     connection.execute(sa.update(queue).where(queue.c.item_id == item_id).values(remaining=queue.c.remaining - 1))
+
+
+def had(annotator_id: int, item_id: Any) -> Any:
+    """Whether an annotator was given this item before, and did not only leave it open too long."""
+    own = sa.select(assignments.c.id).where(
+        assignments.c.item_id == item_id, assignments.c.annotator_id == annotator_id, assignments.c.state != "lapsed"
+    )
+    return own.exists()
 
 
 def give_back(connection: Connection, item_id: int) -> None:
@@ -36,7 +44,7 @@ def _free_places(reviews: Any) -> Any:
         .where(
             assignments.c.item_id == queue.c.item_id,
             assignments.c.occasion == FIRST,
-            assignments.c.state != "free",
+            assignments.c.state.not_in(GIVEN_BACK),
             ~is_from_file,
         )
         .scalar_subquery()

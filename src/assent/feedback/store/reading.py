@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from assent.feedback.store.database import CHUNK, Database
 from assent.feedback.store.items import get_setting, text_of
+from assent.feedback.store.places import had
 from assent.feedback.store.schema import (
     FIRST,
     assignments,
@@ -182,6 +183,19 @@ def totals(database: Database) -> tuple[int, int]:
     return max(0, total - remaining - int(is_open or 0)), total
 
 
+def reviews_left(connection: Connection, numbers: Sequence[int]) -> int:
+    """Reviews of these items that are not done: nobody has begun them, or somebody is at them."""
+    left = 0
+    for start in range(0, len(numbers), CHUNK):
+        part = numbers[start : start + CHUNK]
+        free = sa.select(sa.func.sum(queue.c.remaining)).where(queue.c.item_id.in_(part))
+        begun = sa.select(sa.func.count()).where(
+            assignments.c.item_id.in_(part), assignments.c.occasion == FIRST, assignments.c.state == "open"
+        )
+        left += int(connection.scalar(free) or 0) + int(connection.scalar(begun) or 0)
+    return left
+
+
 def own_pace(database: Database, annotator_id: int) -> tuple[int, float | None]:
     """Items that an annotator was given and answered or skipped, and the median seconds of the last 50."""
     with database.reading() as connection:
@@ -206,9 +220,9 @@ def own_pace(database: Database, annotator_id: int) -> tuple[int, float | None]:
 
 
 def own_left(database: Database, annotator_id: int) -> int:
-    """Items with a free place that this annotator has not had, and the one in hand; at most `MOST_LEFT`."""
+    """Items with a free place that this annotator may be given, and the one in hand; at most `MOST_LEFT`."""
     own = sa.select(assignments.c.id).where(assignments.c.annotator_id == annotator_id)
-    is_had = own.where(assignments.c.item_id == queue.c.item_id).exists()
+    is_had = had(annotator_id, queue.c.item_id)
     # written out, as in `labelling._from_queue`: only then is the index of open items used
     some = sa.select(queue.c.item_id).where(sa.text("queue.remaining > 0"), ~is_had).limit(MOST_LEFT).subquery()
     in_hand = own.where(sa.text("assignments.state = 'open'"), assignments.c.occasion >= FIRST).subquery()

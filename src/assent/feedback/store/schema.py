@@ -175,8 +175,10 @@ assignments = Table(
 """An item that was given to an annotator. `occasion`: 0 the first time, 1 and more a repeat, -1 an adjudication.
 
 `ordinal` counts the annotator's assignments. `shown_order`: places of the completions as shown. `state`: open, done,
-or free (given back: skipped, or left open too long).
+free (skipped) or lapsed (left open too long).
 """
+GIVEN_BACK = ("free", "lapsed")
+"""States in which an assignment takes no place of its item."""
 _is_open = assignments.c.state == "open"
 Index("ix_assignments_open", assignments.c.annotator_id, sqlite_where=_is_open, postgresql_where=_is_open)
 Index("ix_assignments_given", assignments.c.given, sqlite_where=_is_open, postgresql_where=_is_open)
