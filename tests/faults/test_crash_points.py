@@ -1,7 +1,7 @@
 """Every write, rename, fsync and removal of a checkpoint, of a run's folder and of a model's folder fails once.
 
 The k-th of the calls of a run fails, for every k, in each of these ways (`tests/support/crash_points.py`): the disk is
-full, the disk reports an error, the process is killed, the power goes and with it all that no fsync has kept. After each
+full, the disk reports an error, the process is killed, the power goes and takes all that no fsync has kept. After each
 
 - the error says that the disk is at fault (StorageError), and no other error comes in its place;
 - the newest checkpoint that had been written whole is there, and whole;

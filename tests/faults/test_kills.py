@@ -5,8 +5,6 @@ Twenty kills at most; `benchmarks/kills.py` goes on with more of them, over all 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.support.kills import Killer, cells, write_inputs
