@@ -2,7 +2,8 @@
 
 A call is a creation, write, fsync, rename, removal of a file or folder. What befalls it:
 
-    ENOSPC, EIO   it raises OSError; of a write, half of the bytes are there. Later calls work again.
+    ENOSPC, EIO   it raises OSError. Of a write, half of the bytes are there, and closing the file, which tries again,
+                  fails too. Later calls work again.
     kill          the process is dead: neither this call nor any later one has an effect. Half of a write is there.
     power         dead too, and then all is lost that no fsync has kept: bytes that were written after a file's last
                   fsync, and names that a folder got after its own last fsync. Removals are kept, which is the worst.
@@ -153,7 +154,13 @@ class Disk:
         """What `raw.write` does. A dead process's bytes go nowhere."""
         if self.is_dead:
             return len(data)
-        self._call("write", str(raw.name), half=lambda: io.FileIO.write(raw, bytes(data)[: len(data) // 2]))
+        if raw.failed is not None:
+            raise raw.failed
+        try:
+            self._call("write", str(raw.name), half=lambda: io.FileIO.write(raw, bytes(data)[: len(data) // 2]))
+        except OSError as error:
+            raw.failed = error
+            raise
         return io.FileIO.write(raw, data)
 
     def _create(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -258,6 +265,7 @@ class _Raw(io.FileIO):
     def __init__(self, path: str, mode: str, disk: Disk) -> None:
         super().__init__(path, mode.replace("b", ""))
         self._disk = disk
+        self.failed: OSError | None = None
 
     def write(self, data: Any) -> int:
         return self._disk.write(self, data)

@@ -1,7 +1,7 @@
 """Commands that are killed at random moments and started again, until they end: do they end as if nothing had happened?
 
 A moment is a share of the processor time that the undisturbed command takes, so that a busy machine moves it little.
-Linux only: processor time and sessions are read from the folder that the kernel keeps of its processes.
+Linux only: processor time and parents are read from the folder that the kernel keeps of its processes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -63,6 +64,7 @@ def cells(inputs: Mapping[str, str]) -> list[Cell]:
         return [*argv, "--output-dir"]
 
     whole = [Cell(name, stage(name)) for name in ("sft", "reward", "dpo", "online-dpo", *ONLINE)]
+    whole.append(Cell("kto", stage("kto", "--split-comparisons")))
     adapter = ("model/adapter_model.safetensors",)
     adapted = [Cell(f"{name}, LoRA", stage(name, "--lora-r", "4"), adapter) for name in ("sft", "dpo", "ppo")]
     several = [Cell(f"{name}, two processes", stage(name), processes=2) for name in ("sft", "dpo", "ppo")]
@@ -164,31 +166,28 @@ class Killer:
         """The exit status (of all processes: that of the first that failed) and the processor time it took."""
         self.messages.write_text("")
         words = [self.inputs["pipeline"] if word == "PIPELINE" else word for word in [*cell.words, str(folder)]]
-        processes = [start(words, self.messages, rank, cell.processes, port) for port in [_free_port()]
-                     for rank in range(cell.processes)]  # fmt: skip
-        seconds, until = 0.0, time.monotonic() + 4 * PATIENCE_SECONDS
-        sessions = [process.pid or 0 for process in processes]
+        port = _free_port()
+        processes = [start(words, self.messages, rank, cell.processes, port) for rank in range(cell.processes)]
+        seconds, until, family = 0.0, time.monotonic() + 4 * PATIENCE_SECONDS, Family(p.pid or 0 for p in processes)
         while any(process.exitcode is None for process in processes):
-            seconds = max(seconds, processor_seconds(sessions))
-            failed = any(process.exitcode not in (None, 0) for process in processes)
-            if failed or time.monotonic() > until:  # a launcher ends the others
-                kill(sessions)
+            seconds = max(seconds, sum(family.living().values()))
+            if any(process.exitcode not in (None, 0) for process in processes) or time.monotonic() > until:
+                family.kill()  # a launcher ends the others
             elif kill_after is not None and seconds >= kill_after:
-                os.kill(sessions[victim], signal.SIGKILL)
-                for process in processes:
-                    process.join(5)  # what a launcher would do; children of a pipeline end by themselves
-                kill(sessions)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(processes[victim].pid or 0, signal.SIGKILL)
+                processes[victim].join()
+                if cell.processes > 1:
+                    family.kill()
             time.sleep(0.01)
-        for process in processes:
-            process.join()
-        while processes_of(sessions):  # a child that outlives the command for a moment
-            kill(sessions) if time.monotonic() > until else time.sleep(0.01)
+        while family.living():  # a pipeline's stages, and workers, end by themselves when their parent is gone
+            family.kill() if time.monotonic() > until else time.sleep(0.01)
         statuses = [process.exitcode or 0 for process in processes]
         return next((status for status in [statuses[victim], *statuses] if status), 0), seconds
 
 
 def start(words: Sequence[str], messages: Path, rank: int, number: int, port: int) -> BaseProcess:
-    """`assent WORDS` as one of so many processes, in a session of its own."""
+    """`assent WORDS` as one of so many processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(stages.PRELOADED)
     told_by_launcher = {
@@ -196,14 +195,9 @@ def start(words: Sequence[str], messages: Path, rank: int, number: int, port: in
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1,
     }  # fmt: skip
     environment = {name: str(value) for name, value in told_by_launcher.items()} if number > 1 else {}
-    process = context.Process(target=_in_a_session, args=(list(words), str(messages), environment))
+    process = context.Process(target=many_processes._main, args=(environment, str(messages), [list(words)]))
     process.start()
     return process
-
-
-def _in_a_session(words: list[str], messages: str, environment: dict[str, str]) -> None:
-    os.setsid()
-    many_processes._main(environment, messages, [words])
 
 
 def _free_port() -> int:
@@ -213,31 +207,30 @@ def _free_port() -> int:
     return port
 
 
-def processes_of(sessions: Sequence[int]) -> list[tuple[int, float]]:
-    """Number and processor seconds of every living process of these sessions."""
-    found, ticks = [], os.sysconf("SC_CLK_TCK")
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        if int(fields[3]) in sessions and fields[0] != "Z":
-            found.append((int(folder.name), sum(map(int, fields[11:15])) / ticks))
-    return found
+class Family:
+    """Processes and all their descendants, also those whose parent has died."""
 
+    def __init__(self, roots: Iterable[int]) -> None:
+        self._known = set(roots)
 
-def processor_seconds(sessions: Sequence[int]) -> float:
-    return sum(seconds for _, seconds in processes_of(sessions))
+    def living(self) -> dict[int, float]:
+        """Numbers of the living ones, and their seconds of processor time with that of their ended children."""
+        seen: dict[int, tuple[int, float]] = {}
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with suppress(OSError):  # it has ended
+                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                    if fields[0] != "Z":
+                        seconds = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+                        seen[int(folder.name)] = int(fields[1]), seconds
+        while new := {number for number, (parent, _) in seen.items() if parent in self._known} - self._known:
+            self._known |= new
+        return {number: seconds for number, (_, seconds) in seen.items() if number in self._known}
 
-
-def kill(sessions: Sequence[int]) -> None:
-    for number, _ in processes_of(sessions):
-        try:
-            os.kill(number, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    def kill(self) -> None:
+        for number in self.living():
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
 
 def verified(folder: Path) -> dict[str, int]:
