@@ -168,14 +168,14 @@ class Killer:
         words = [self.inputs["pipeline"] if word == "PIPELINE" else word for word in [*cell.words, str(folder)]]
         port = _free_port()
         processes = [start(words, self.messages, rank, cell.processes, port) for rank in range(cell.processes)]
-        seconds, until, family = 0.0, time.monotonic() + 4 * PATIENCE_SECONDS, Family(p.pid or 0 for p in processes)
+        seconds, until, family = 0.0, time.monotonic() + 4 * PATIENCE_SECONDS, Family(map(number_of, processes))
         while any(process.exitcode is None for process in processes):
             seconds = max(seconds, sum(family.living().values()))
             if any(process.exitcode not in (None, 0) for process in processes) or time.monotonic() > until:
                 family.kill()  # a launcher ends the others
             elif kill_after is not None and seconds >= kill_after:
                 with suppress(ProcessLookupError):  # it has just ended
-                    os.kill(processes[victim].pid or 0, signal.SIGKILL)
+                    os.kill(number_of(processes[victim]), signal.SIGKILL)
                 processes[victim].join()
                 if cell.processes > 1:
                     family.kill()
@@ -200,6 +200,11 @@ def start(words: Sequence[str], messages: Path, rank: int, number: int, port: in
     return process
 
 
+def number_of(process: BaseProcess) -> int:
+    assert process.pid, "0 would stand for a whole group of processes"
+    return process.pid
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -212,6 +217,7 @@ class Family:
 
     def __init__(self, roots: Iterable[int]) -> None:
         self._known = set(roots)
+        assert min(self._known) > 1, "not the ancestors of all processes"
 
     def living(self) -> dict[int, float]:
         """Numbers of the living ones, and their seconds of processor time with that of their ended children."""
