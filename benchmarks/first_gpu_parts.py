@@ -70,11 +70,12 @@ def attention(args: argparse.Namespace) -> dict[str, Any]:
 
     groups, found = random_groups(), {}
     for name in CHOSEN:
+        plain = make_model(name).to(args.device)
         with torch.device(args.device):
-            model = make_model(name).to(args.device)
-            expected = plain_logprobs(model, groups)
-        expected_gradients = gradients(model, weighted_on(expected, weighted))
+            expected = plain_logprobs(plain, groups)
+        expected_gradients = gradients(plain, weighted_on(expected, weighted))
         for tier in TIERS:
+            model = make_model(name).to(args.device)  # anew: what it is wrapped in may change its layers
             module = AlignmentModel(model, kind="policy", tier=tier)  # type: ignore[arg-type]
             logprobs = module(pack(groups, device=args.device), frozenset({"logprobs"})).logprobs
             got = gradients(model, weighted_on(logprobs, weighted))
@@ -183,9 +184,9 @@ def join(args: argparse.Namespace) -> dict[str, Any]:
         status, seconds = map(int, path.read_text().split())
         step: dict[str, Any] = {"status": status, "seconds": seconds}
         text = path.with_suffix(".json").read_text() if path.with_suffix(".json").exists() else ""
-        if status == 0:
-            step["found"] = json.loads(text[text.index("{") :]) if "{" in text else text.strip()
-        else:
+        if "{" in text:
+            step["found"] = json.loads(text[text.index("{") :])
+        if status:
             step["last_words"] = path.with_suffix(".err").read_text(errors="replace")[-1500:]
         document["steps"][path.stem] = step
     document["failed"] = [name for name, step in document["steps"].items() if step["status"]]
@@ -214,7 +215,7 @@ def main() -> int:
     args = parser.parse_args()
     document = args.function(args)
     print(json.dumps(document, indent=1))
-    return int(bool(document.get("failed")))
+    return int(bool(document.get("failed")) or document.get("within") is False)
 
 
 if __name__ == "__main__":

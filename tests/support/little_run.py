@@ -22,7 +22,7 @@ from assent.stages.session import Session
 from tests.support.engine import Nll, make_groups, make_learner
 from tests.support.stages import UNTOLD, told
 
-STEPS = 3
+STEPS = 2
 GROUPS = make_groups(2 * STEPS)
 DATA: Any = SimpleNamespace(train=SimpleNamespace(groups=GROUPS, tokens=GROUPS, labelled=True), parts={})
 
@@ -51,7 +51,7 @@ class LittleSession(Session):
 
 
 def little_run(path: Path, kept: list[int] | None = None) -> None:
-    """Trains for three steps, with a checkpoint after each but the last, as `assent sft` would: a folder that is begun
+    """Trains for two steps, with a checkpoint after the first, as `assent sft` would: a folder that is begun
     is continued, and a finished one is left alone."""
     config = SftConfig(
         model="tiny", data="rows.jsonl", output_dir=str(path), max_steps=STEPS, save_steps=1, batch_size=2
