@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 
 
 @pytest.fixture
-def soak(monkeypatch: pytest.MonkeyPatch) -> object:
+def soak(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.delitem(sys.modules, "soak", raising=False)
     import soak
@@ -23,7 +24,7 @@ def soak(monkeypatch: pytest.MonkeyPatch) -> object:
     return soak
 
 
-def test_a_slope_is_that_of_the_blocks_means(soak: object) -> None:
+def test_a_slope_is_that_of_the_blocks_means(soak: Any) -> None:
     at = [float(second) for second in range(200)]
     rising = soak.slope_of(at, [100.0 + 0.5 * second for second in at])
     assert rising["slope"] == pytest.approx(0.5)
