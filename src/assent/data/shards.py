@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.errors import RunError, RunFolderError
-from assent.runs.files import append_line, from_json, read_lines, replacing, storage_errors, to_json, write_json
+from assent.runs.files import append_line, from_json, fsync, read_lines, replacing, storage_errors, to_json, write_json
 from assent.runs.folder import SHARDS as FOLDER
 from assent.runs.folder import lock_folder
 
@@ -100,6 +100,7 @@ class Shards:
         if known is None:
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
+                fsync(folder)
             shards = [Shard(i, first, last, digest(first, last)) for i, (first, last) in enumerate(parts)]
             manifest = {"format": FORMAT, "facts": dict(facts), "shards": [asdict(shard) for shard in shards]}
             write_json(path, manifest)

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from assent.engine.runtime import Runtime
 from assent.errors import RunError, RunFolderError
-from assent.runs.files import fsync, sha256_of, storage_errors, write_json
+from assent.runs.files import fsync, sha256_of, storage_errors, sync_logs, write_json
 from assent.runs.manifest import step_of
 
 FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.json"
@@ -88,9 +88,10 @@ def write_checkpoint(
             learner.save(temporary / name)
         if runtime.is_main:
             write_json(temporary / STATE, dict(state))
-            _sync_logs(run_folder)
+            sync_logs(run_folder)  # so that none ends before its checkpoint
             _commit(temporary, final, step, best)
-            _prune(parent, step, keep=save_total_limit)
+            with storage_errors(parent):
+                _prune(parent, step, keep=save_total_limit)
     except BaseException:
         if runtime.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -108,6 +109,7 @@ def adopt(checkpoint: Checkpoint, run_folder: Path, *, record: Mapping[str, Any]
         sweep(run_folder)
         shutil.copytree(checkpoint.path, temporary, ignore=shutil.ignore_patterns(MANIFEST))
     write_json(temporary / STATE, {**checkpoint.state, "run": dict(record)})
+    sync_logs(run_folder)
     _commit(temporary, final, checkpoint.step, _best_of(checkpoint.path))
 
 
@@ -172,9 +174,10 @@ def damage(path: Path) -> str | None:
 
 def sweep(run_folder: Path) -> None:
     """Removes the rest of an interrupted write. The run folder's lock keeps other processes out."""
-    for orphan in (run_folder / FOLDER).glob(".step-*"):
-        if re.fullmatch(r"\.step-\d+\.(tmp|old)", orphan.name):
-            shutil.rmtree(orphan)
+    with storage_errors(run_folder / FOLDER):
+        for orphan in (run_folder / FOLDER).glob(".step-*"):
+            if re.fullmatch(r"\.step-\d+\.(tmp|old)", orphan.name):
+                shutil.rmtree(orphan)
 
 
 def _commit(temporary: Path, final: Path, step: int, best: int | None) -> None:
@@ -226,12 +229,6 @@ def _checkpoints(parent: Path) -> list[Path]:
     """The folders that runs write. Any other one in there (`step-3.bak`, a link) is somebody's own and stays."""
     ours = (path for path in parent.glob("step-*") if step_of(path.name) is not None)
     return [path for path in ours if path.is_dir() and not path.is_symlink()]
-
-
-def _sync_logs(run_folder: Path) -> None:
-    """Writes the logs to disk, so that none ends before its checkpoint."""
-    for path in run_folder.glob("*.jsonl"):
-        fsync(path)
 
 
 def _step_of(path: Path) -> int:

@@ -154,6 +154,7 @@ def _replacing(target: Path) -> Iterator[Path]:
                 fsync(file)
             fsync(part)
             if target.exists():
+                shutil.rmtree(old, ignore_errors=True)  # of a killed process with this number: in containers they recur
                 target.rename(old)
             part.rename(target)
         fsync(target.parent)

@@ -62,6 +62,13 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_logs(folder: Path) -> None:
+    """Waits until the lines of a run's logs are on the disk, and the names in its folder. Raises StorageError."""
+    with storage_errors(folder):
+        for path in (*folder.glob("*.jsonl"), folder):
+            fsync(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON to `path` atomically: readers see the old file or the new one. Raises StorageError."""
     with storage_errors(path):

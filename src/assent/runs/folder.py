@@ -27,6 +27,7 @@ from assent.runs.files import (
     put_aside_damage,
     read_lines,
     storage_errors,
+    sync_logs,
     to_json,
     write_json,
 )
@@ -159,7 +160,8 @@ class RunFolder:
         said: list[str] = []
         if not self.is_main:
             return said
-        (self.path / FINDINGS).unlink(missing_ok=True)  # of steps that are cut; what still holds is found again
+        with storage_errors(self.path / FINDINGS):  # of steps that are cut; what still holds is found again
+            (self.path / FINDINGS).unlink(missing_ok=True)
         for path in (self.path / name for name in (METRICS, SAMPLES, PREFERENCES)):
             rows = [row for row in read_lines(path) if _has_step(row) and row["step"] <= (step or 0)]
             lacking = _lacking(rows, step or 0) if path.name == METRICS else []
@@ -171,6 +173,8 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Marks the run as finished. When it is opened again, it returns this result and does not train."""
+        if self.is_main:
+            sync_logs(self.path)  # a finished run is not continued: what its logs lose now stays lost
         self.manifest |= {"status": "finished", "finished": now(), "result": dict(result)}
         self._save()
 
@@ -292,9 +296,15 @@ def lock_folder(
             got=f"process {owner}",
             fix=f"wait for it, or choose another {option}",
         ) from error
-    lock.truncate(0)
-    lock.write(text or str(os.getpid()))
-    lock.flush()
+    try:
+        with storage_errors(path / name):
+            lock.truncate(0)
+            lock.write(text or str(os.getpid()))
+            lock.flush()
+    except BaseException:
+        with contextlib.suppress(OSError):  # it tries to write again
+            lock.close()
+        raise
     return lock
 
 
