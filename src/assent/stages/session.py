@@ -266,6 +266,13 @@ class Session:
         self.folder.finish(result.as_dict())
         return result
 
+    def let_go(self) -> None:
+        """Leaves the models to whoever else holds them. The watch holds the session and the session the watch, so the
+        models would stay in memory until Python next looks for cycles, which may be after several stages of a
+        pipeline."""
+        self.validation.measure = self._eval_reference = None
+        self.models.let_go()
+
     def _choose(self) -> dict[str, float]:
         """Loads the best checkpoint into the learners, if a metric chooses one. Returns its held-out figures."""
         best = self.validation.state.get("best")
@@ -389,3 +396,5 @@ def _opened(
             yield session
         except KeyboardInterrupt:
             raise KeyboardInterrupt(what_is_kept(folder)) from None
+        finally:
+            session.let_go()
