@@ -267,9 +267,8 @@ class Session:
         return result
 
     def let_go(self) -> None:
-        """Leaves the models to whoever else holds them. The watch holds the session and the session the watch, so the
-        models would stay in memory until Python next looks for cycles, which may be after several stages of a
-        pipeline."""
+        """Holds no model any longer. Session and watch hold each other, so the models would else stay in memory until
+        Python looks for cycles, which may be several stages later."""
         self.validation.measure = self._eval_reference = None
         self.models.let_go()
 
@@ -314,7 +313,10 @@ def open_session(
     """
     runtime = Runtime.of(config)
     with runtime.as_one(), _opened(config, data, runtime, command, kind, inputs or {}, progress) as session:
-        yield session
+        try:
+            yield session
+        finally:
+            session.let_go()
 
 
 @contextmanager
@@ -396,5 +398,3 @@ def _opened(
             yield session
         except KeyboardInterrupt:
             raise KeyboardInterrupt(what_is_kept(folder)) from None
-        finally:
-            session.let_go()
