@@ -16,6 +16,8 @@ from weakref import WeakSet, ref
 import psutil
 import torch
 
+from assent.models.host_memory import give_back
+
 SECONDS_BETWEEN = 0.01
 """Between two looks, where the system's peak cannot be set back. A peak that is shorter may be missed."""
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -27,11 +29,12 @@ _HIGHEST = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 class PeakMemory:
     """Bytes since it was made. Several at the same time do not disturb each other.
 
-    before   bytes that were held when it was made
+    before   bytes that were in use when it was made: what earlier work has freed is given back first
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        give_back(device)
         self.before = held(device)
         self._highest = 0.0
         is_set_back = _set_back(device)

@@ -1,4 +1,4 @@
-"""Keeps memory that a process on a CPU has freed.
+"""Keeps memory that a process on a CPU has freed, and gives it back when other work begins.
 
 glibc soon returns the free end of its heap to the system, which then has to clear and map pages again for the tensors
 of the next layer, step or token. That cost 7 and 17% of the rate of sampling and 3% of training's
@@ -40,3 +40,12 @@ def _keep_freed() -> bool:
     if mallopt is None:  # not glibc
         return False
     return bool(mallopt(MMAP_THRESHOLD, LARGEST) and mallopt(TRIM_THRESHOLD, KEPT))
+
+
+def give_back(device: torch.device) -> None:
+    """Returns to the system what this process holds and does not use, if `device` is a CPU and the C library is glibc.
+
+    Else the memory of a pipeline's earlier stage counts as held when the next one begins, which uses it again.
+    """
+    if device.type == "cpu" and sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from assent.models.shape import Lengths, ModelShape
 from assent.planning.devices import Device
-from assent.planning.memory import Memory, optimiser_bytes, predict, saved_bytes, weight_bytes
+from assent.planning.memory import Memory, learned, predict
 from assent.planning.setup import ONLINE, Setup
 
 RANK = 16
@@ -98,10 +98,17 @@ def fit(
     ways = [way("as planned", "", setup)]
     ways += [way(*other) for other in _others(setup, device)]
     budget = _largest_budget(lambda tokens: way("", "", replace(setup, micro_batch_tokens=tokens)).fits, groups)
-    saved = saved_bytes(setup, shape)
-    disk = CHECKPOINTS * (saved + optimiser_bytes(setup, shape)) + saved
     methods = _methods(setup, shape, groups, device)
-    return Fit(tuple(ways), methods, budget, 2 * weight_bytes(setup, shape), disk)
+    policy, *_ = learned(setup, shape, device.kind)
+    disk = _on_disk(setup, shape, reward=reward)
+    return Fit(tuple(ways), methods, budget, 2 * policy.weights, disk)
+
+
+def _on_disk(setup: Setup, shape: ModelShape, *, reward: ModelShape | None) -> float:
+    """Bytes of the checkpoints, which hold every model that is trained and its optimiser, and of the result, which is
+    the policy alone. Files are whole, also of sharded weights; of an adapted model they have the adapter alone."""
+    models = learned(replace(setup, sharded=False), shape, "cpu", reward=reward)
+    return CHECKPOINTS * sum(one.saved + one.optimiser for one in models) + models[0].saved
 
 
 def _largest_budget(fits: Callable[[int], bool], groups: Sequence[Lengths]) -> int:

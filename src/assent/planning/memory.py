@@ -103,19 +103,13 @@ def predict(
     return _Stage(setup, shape, groups, device, reward).memory()
 
 
-def weight_bytes(setup: Setup, shape: ModelShape) -> float:
-    """Of the trained model, adapters included."""
-    return Learned(setup, shape, "cpu", scorer=setup.command == "reward").weights
-
-
-def saved_bytes(setup: Setup, shape: ModelShape) -> float:
-    """Of the trained model on disk: with adapters these alone, and the name of their base."""
-    learner = Learned(setup, shape, "cpu", scorer=setup.command == "reward")
-    return learner.adapters if setup.lora_r else learner.weights
-
-
-def optimiser_bytes(setup: Setup, shape: ModelShape) -> float:
-    return Learned(setup, shape, "cpu", scorer=setup.command == "reward").optimiser
+def learned(setup: Setup, shape: ModelShape, device: str, *, reward: ModelShape | None = None) -> list[Learned]:
+    """The models that a stage trains: its own one, and a critic beside it (reward: as in `predict`)."""
+    own = Learned(setup, shape, device, scorer=setup.command == "reward")
+    if not setup.has_critic:
+        return [own]
+    start = reward if reward is not None and setup.trunk == "separate" else shape
+    return [own, Learned(setup, start, device, scorer=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +121,11 @@ class _Stage:
     reward: ModelShape | None
 
     def memory(self) -> Memory:
-        policy = self._policy
-        base = {"weights": policy.weights, **self._others()}
+        policy, *beside = learned(self.setup, self.shape, self.device, reward=self.reward)
+        base = {"weights": policy.weights, **self._others(policy)}
         late = {"optimiser": policy.optimiser}
         first = later = policy.step(self._update)
-        if self.setup.has_critic:
-            critic = self._critic
+        for critic in beside:
             base["critic"] = critic.adapters if self.setup.trunk == "one" else critic.weights
             late["critic"] = base["critic"] + critic.optimiser
             later = max(later, critic.step(self._update), key=_total)
@@ -144,21 +137,12 @@ class _Stage:
         # AdamW's moments are there from the start (engine/optimiser.py); bitsandbytes makes its own in the first step.
         early = {} if self.setup.optim == "adamw_8bit" else late
         if self.setup.reads_reference:
-            moments["reading"] = base | early | self._reading()
+            moments["reading"] = base | early | self._reading(policy)
         if self.setup.is_online:
             moments["sampling"] = base | late | self._sampling()
         moments["first step"] = base | early | first
         moments["later steps"] = base | late | later
         return Memory({name: self._with_allocator(moments[name]) for name in MOMENTS if name in moments})
-
-    @property
-    def _policy(self) -> Learned:
-        return Learned(self.setup, self.shape, self.device, scorer=self.setup.command == "reward")
-
-    @property
-    def _critic(self) -> Learned:
-        start = self.reward if self.reward is not None and self.setup.trunk == "separate" else self.shape
-        return Learned(self.setup, start, self.device, scorer=True)
 
     def _side_by_side(self, policy: Learned, critic: Learned) -> bool:
         """Whether policy and critic train at the same time (engine/side_by_side.py)."""
@@ -170,12 +154,12 @@ class _Stage:
         """The rows of one update: of an online stage a part of the round."""
         return self.groups[: -(-len(self.groups) // self.setup.mini_batches)]
 
-    def _others(self) -> dict[str, float]:
+    def _others(self, policy: Learned) -> dict[str, float]:
         """Models that are only read, in memory while the policy trains."""
         one, width = self.setup.trunk == "one", self.setup.weight_bytes
         found = {}
         if self.setup.keeps_reference and not one and not self.setup.offload_frozen:
-            found["reference"] = self._policy.shared(self.shape.num_parameters * width)
+            found["reference"] = policy.shared(self.shape.num_parameters * width)
         if self.reward is not None and self.setup.is_online and not self.setup.offload_frozen:
             own = adapter_parameters(self.shape, self.setup) * 4.0
             found["reward_model"] = own if one else float(self.reward.num_parameters * width)
@@ -199,10 +183,9 @@ class _Stage:
             "activations": decoders * layers.forward(Pass(longest, longest, longest, 0)),
         }
 
-    def _reading(self) -> dict[str, float]:
-        reader = replace(self._policy, scorer=False)
-        groups = self.groups if self.setup.is_online else self.groups[:1]
-        together = reader.passes(groups)[: reader.hands]
+    def _reading(self, policy: Learned) -> dict[str, float]:
+        reader = replace(policy, scorer=False)
+        together = reader.passes(self.groups)[: reader.hands]
         apart = self.setup.own_reference and not self.setup.is_online
         return {
             "activations": sum(reader.layers.forward(one) for one in together),
@@ -233,9 +216,14 @@ class Learned:
 
     @property
     def adapters(self) -> float:
-        """Bytes of the adapters, which are held in float32; a scorer's head is trained beside them."""
-        head = self.shape.sizes.hidden_size if self.scorer else 0
+        """Bytes of the adapters, which are held in float32; a scorer's or a value head is trained beside them."""
+        head = self.shape.sizes.hidden_size if self.scorer else self._value_head
         return 4.0 * (adapter_parameters(self.shape, self.setup) + head) if self.setup.lora_r else 0.0
+
+    @property
+    def _value_head(self) -> int:
+        """Numbers of a policy's head for the critic on a shared trunk (models/one_trunk.py: value_head_of)."""
+        return self.shape.sizes.hidden_size + 1 if self.setup.trunk == "shared" and not self.scorer else 0
 
     @property
     def _own(self) -> Mapping[str, tuple[int, ...]]:
@@ -246,7 +234,7 @@ class Learned:
     @property
     def number(self) -> int:
         """Weights that are there without adapters."""
-        return sum(map(prod, self._own.values()))
+        return sum(map(prod, self._own.values())) + (0 if self.setup.lora_r else self._value_head)
 
     @property
     def _base(self) -> float:
@@ -266,6 +254,11 @@ class Learned:
     @property
     def weights(self) -> float:
         return self.shared(self._base + self.adapters)
+
+    @property
+    def saved(self) -> float:
+        """Bytes on disk: with adapters these alone, and the name of their base."""
+        return self.adapters if self.setup.lora_r else self.weights
 
     @property
     def gradients(self) -> float:

@@ -66,6 +66,10 @@ class RunModels:
     def in_checkpoints(self) -> dict[str, Learner | Reference]:
         return {**self.learners, **self.moving}
 
+    def let_go(self) -> None:
+        """The run is over: nothing here holds a model any longer."""
+        self.learners, self.moving, self._readers = {}, {}, []
+
     @property
     def flops_of_readers(self) -> float:
         return self._flops_before + sum(reader.flops for reader in self._readers)

@@ -266,6 +266,12 @@ class Session:
         self.folder.finish(result.as_dict())
         return result
 
+    def let_go(self) -> None:
+        """Holds no model any longer. Session and watch hold each other, so the models would else stay in memory until
+        Python looks for cycles, which may be several stages later."""
+        self.validation.measure = self._eval_reference = None
+        self.models.let_go()
+
     def _choose(self) -> dict[str, float]:
         """Loads the best checkpoint into the learners, if a metric chooses one. Returns its held-out figures."""
         best = self.validation.state.get("best")
@@ -307,7 +313,10 @@ def open_session(
     """
     runtime = Runtime.of(config)
     with runtime.as_one(), _opened(config, data, runtime, command, kind, inputs or {}, progress) as session:
-        yield session
+        try:
+            yield session
+        finally:
+            session.let_go()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +15,7 @@ import torch
 from assent.engine import peak_memory
 from assent.engine.ledger import Ledger
 from assent.engine.peak_memory import PeakMemory, held
+from assent.models.host_memory import keep_freed
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -70,6 +72,21 @@ def a_peak_that_is_over() -> None:
     del large
     assert held(CPU) < peak.before + 64 * MIB
     assert 120 * MIB <= peak.bytes - peak.before <= 200 * MIB
+
+
+def freed_by_an_earlier_run() -> None:
+    """Tensors of 1 MiB, whose memory the C library keeps when they are freed."""
+    keep_freed(CPU)
+    empty = held(CPU)
+    tensors = [block(1) for _ in range(256)]
+    del tensors
+    assert held(CPU) > empty + 200 * MIB
+    assert PeakMemory(CPU).before < empty + 64 * MIB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not asked to keep memory")
+def test_what_an_earlier_run_has_freed_is_not_held_when_the_next_begins(clear: Path) -> None:
+    alone(freed_by_an_earlier_run, clear)
 
 
 def test_the_second_of_two_runs_does_not_report_the_firsts_peak(clear: Path) -> None:

@@ -65,3 +65,14 @@ def test_this_c_library_takes_it() -> None:
         pytest.skip("no glibc")
     host_memory._keep_freed.cache_clear()
     assert host_memory._keep_freed()
+
+
+def test_a_cpu_alone_gives_back_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=calls.append))
+    host_memory.give_back(torch.device("meta"))
+    assert calls == []
+    host_memory.give_back(torch.device("cpu"))
+    assert calls == [0]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())  # not glibc
+    host_memory.give_back(torch.device("cpu"))

@@ -76,6 +76,33 @@ def test_checkpoints_hold_weights_and_moments_twice_and_the_result_once() -> Non
     assert found.checkpoint_bytes == CHECKPOINTS * 3 * size + size
 
 
+def test_checkpoints_hold_the_critic_and_its_moments_too() -> None:
+    """A critic on a trunk of its own is the reward model's trunk and a score head of 4,096 numbers; the result is the
+    policy. A value head on the policy's trunk has 4,097 numbers."""
+    policy, head, adapter = 8_030_261_248, 4096, 41_943_040
+    critic = policy - 128256 * 4096 + head
+    ppo = Setup("ppo", micro_batch_tokens=2048, reads_reference=True, max_new_tokens=300)
+    numbers = {
+        "separate": CHECKPOINTS * 3 * (policy + critic) + policy,
+        "shared": CHECKPOINTS * 3 * (policy + head + 1) + policy + head + 1,
+        "lora": CHECKPOINTS * 3 * (2 * adapter + head) + adapter,
+        "one": CHECKPOINTS * 3 * (2 * adapter + head) + adapter,
+    }
+    ways: dict[str, dict[str, Any]] = {
+        "separate": {}, "shared": {"trunk": "shared"}, "lora": {"lora_r": 16}, "one": {"lora_r": 16, "trunk": "one"},
+    }  # fmt: skip
+    rows = [GivenLengths(200, (300,), 300)] * 8
+    for name, more in ways.items():
+        found = fit(replace(ppo, **more), SHAPE, rows, device("a100-80gb"), reward=SHAPE)
+        assert found.checkpoint_bytes == 4 * numbers[name], name
+
+
+def test_files_of_sharded_weights_are_whole() -> None:
+    whole = fit(BF16, SHAPE, ROWS, device("8xa100-80gb"))
+    shards = fit(replace(BF16, processes=8, sharded=True), SHAPE, ROWS, device("8xa100-80gb"))
+    assert shards.checkpoint_bytes == whole.checkpoint_bytes
+
+
 def test_the_text_fits_80_columns_and_says_whether_it_fits() -> None:
     small = Device("cpu", "cpu", 1e9)
     lines = lines_of_fit(fit(BF16, SHAPE, ROWS, small), small, host=True)
