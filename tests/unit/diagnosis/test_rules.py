@@ -30,10 +30,13 @@ def module_of(rule: Rule) -> ModuleType:
 @every_rule
 def test_it_fires_and_stays_quiet(rule: Rule) -> None:
     module = module_of(rule)
-    found = rule.ask(module.FIRES)
-    assert found is not None
-    assert found.rule == rule.name
+    for case in (module.FIRES, *getattr(module, "FIRES_ALSO", ())):
+        found = rule.ask(case)
+        assert found is not None
+        assert found.rule == rule.name
     assert rule.ask(module.QUIET) is None
+    for case in getattr(module, "QUIET_ALSO", ()):
+        assert rule.name not in [one.rule for one in examine(case, [rule]).findings]
 
 
 @every_rule

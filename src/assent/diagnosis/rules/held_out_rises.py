@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from assent.diagnosis.advice import fit_less, passes_of
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import DPO, REWARD, SFT, THUMBS, NotChecked, Rule
-from assent.diagnosis.rules import memorises_epochs
+from assent.diagnosis.rules import learns_the_opposite, memorises_epochs
 from assent.statistics.small import noise
 
 LOSS = "eval_loss"
@@ -19,6 +20,9 @@ BACK = 0.1
 def check(case: Case) -> Finding | None:
     if memorises_epochs.RULE.missing(case) is None and memorises_epochs.check(case) is not None:
         raise NotChecked("memorises_epochs has found the same")
+    other = learns_the_opposite.RULE
+    if case.stage in other.stages and other.missing(case) is None and other.check(case) is not None:
+        raise NotChecked(f"{other.name} has found the cause")
     loss = case[LOSS]
     lowest = min(range(len(loss)), key=loss.values.__getitem__)
     after = loss.values[lowest + 1 :]
@@ -28,6 +32,10 @@ def check(case: Case) -> Finding | None:
         return None
     accuracy = case.find(ACCURACY)
     falls = accuracy is not None and accuracy.last < max(accuracy.values) - 0.03
+    # a rate at which the held-out loss never fell is not mended by stopping earlier
+    best = loss.steps[lowest]
+    what_to_do, fix = fit_less(case, share=best / max(1, loss.steps[-1]), rate=0.3 if best > 0 else 0.1)
+    once = passes_of(case) <= 1.0 or best == 0
     return Finding(
         severity="fault" if falls or accuracy is None else "warning",
         verdict=f"the held-out loss rises since step {loss.steps[lowest]}, from {least:.3g} to {loss.last:.3g}"
@@ -37,10 +45,11 @@ def check(case: Case) -> Finding | None:
                      expected=f"about {least:.3g}, its lowest"),
             *([Evidence(metric=case.named(ACCURACY), steps=accuracy.span, value=accuracy.last)] if accuracy else []),
         ),
-        cause="too many passes over too few rows, or a learning rate that is too high",
-        next_action=f"stop near step {loss.steps[lowest]} (--metric-for-best-model loss keeps the best), or train for "
-        "fewer epochs",
-        fix={"num_train_epochs": times(0.5)},
+        cause="the learning rate is too high: the rows were read once, or the held-out loss never fell"
+        if once
+        else "too many passes over too few rows, or a learning rate that is too high",
+        next_action=f"{what_to_do}; --metric-for-best-model loss keeps the best checkpoint, near step {best}",
+        fix=fix,
     )  # fmt: skip
 
 

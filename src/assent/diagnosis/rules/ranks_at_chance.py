@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding, factor_to, times
 from assent.diagnosis.rule import REWARD, NotChecked, Rule
 from assent.statistics.small import ends, fmean, wilson
 
@@ -12,6 +12,12 @@ STEPS = 20
 PAIRS = 100
 """Comparisons below which a coin cannot be told from a weak model."""
 CHANCE = 0.55
+SCORES = ("eval_margin", "eval_mean_reward")
+"""Held-out figures of the same rows, measured again: they stand still where the weights do."""
+STILL = 0.05
+LEARNED = 1.0
+"""A margin that a reward model which has learned something reaches."""
+UNSEEN, LARGEST = 10.0, 1e5
 
 
 def check(case: Case) -> Finding | None:
@@ -29,29 +35,40 @@ def check(case: Case) -> Finding | None:
         name, value, lowest = TRAIN, fmean(last), wilson(fmean(last) * count, count, confidence=0.99).low
     if lowest > 0.5 or value > CHANCE + 0.03:
         return None
-    learns = fmean(ends(train.values)[1]) > 0.65
+    moved = _moved(case)
+    learns = fmean(ends(train.values)[1]) > 0.65 or (moved is not None and moved > STILL)
+    raised = UNSEEN if moved is None else factor_to(LEARNED, moved, least=UNSEEN, most=LARGEST)
     return Finding(
         severity="fault",
         verdict=f"the reward model is right on {value:.0%} of the pairs, as a coin would be"
-        + (", although it learns the training pairs" if learns else ""),
+        + (", although its scores have moved" if learns else ""),
         evidence=(
             Evidence(metric=name, steps=case[name].span, value=value, expected=f"above {CHANCE:g}"),
             Evidence(metric=TRAIN, steps=train.span, value=fmean(ends(train.values)[1])),
         ),
         cause="the labels are random, or do not depend on what the model reads"
         if learns
-        else "the learning rate is too low, or the labels are random",
-        next_action="let two people label fifty pairs again: where they do not agree, no model can"
+        else "the learning rate is too low" + ("" if moved is not None else ", or the labels are random"),
+        next_action="let two people label fifty pairs again: where they do not agree, no model can; where they do, "
+        "look at rows as the model reads them (assent data show FILE --model MODEL)"
         if learns
-        else "raise the learning rate tenfold; if the training accuracy stays at one half, label fifty pairs again",
-        fix={} if learns else {"learning_rate": times(10.0)},
+        else f"raise the learning rate {raised:g} times; if the training accuracy stays at one half then, label fifty "
+        "pairs again",
+        fix={} if learns else {"learning_rate": times(raised)},
     )
+
+
+def _moved(case: Case) -> float | None:
+    """How far the held-out scores have moved since they were first measured; None: that was not logged."""
+    series = [case[name] for name in SCORES if name in case.series and len(case[name]) > 1]
+    return max((abs(one.last - one.first) for one in series), default=None)
 
 
 RULE = Rule(
     name="ranks_at_chance",
     title="the reward model is at chance",
     metrics=(TRAIN,),
+    also=SCORES,
     least=STEPS,
     stages=REWARD,
     check=check,
@@ -61,3 +78,9 @@ RULE = Rule(
 
 FIRES = example({TRAIN: [0.5, 0.55, 0.45, 0.5] * 8}, stage="reward", batch_size=32, learning_rate=1e-6)
 QUIET = example({TRAIN: [0.5, 0.55, 0.6, 0.6, *[0.68, 0.72] * 14]}, stage="reward", batch_size=32)
+_COIN = [0.5, 0.55, 0.45, 0.5] * 8
+FIRES_ALSO = (
+    example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: 0.012301}}, stage="reward", batch_size=32),
+    example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: -0.3}}, stage="reward", batch_size=32),
+)
+"""Weights that stand still, and labels that say nothing."""
