@@ -11,6 +11,7 @@ from assent.statistics.small import noise
 
 LOSS = "eval_loss"
 ACCURACY = "eval_accuracy or eval_rewards/accuracies"
+APART = "eval_rewards/margins"
 RISE = 0.05
 """Smallest rise above the lowest value that counts, as a share of it."""
 BACK = 0.1
@@ -30,6 +31,9 @@ def check(case: Case) -> Finding | None:
     spread = max(3 * noise(loss.values), RISE * abs(least), BACK * (loss.first - least))
     if len(after) < 2 or min(after[-2:]) <= least + spread:
         return None
+    apart = case.find(APART)
+    if case.stage == "kto" and apart is not None and apart.last >= 0.95 * max(apart.values):
+        return None  # its loss goes up and down with its KL baseline; what it learns shows in how far thumbs part
     accuracy = case.find(ACCURACY)
     falls = accuracy is not None and accuracy.last < max(accuracy.values) - 0.03
     # a rate at which the held-out loss never fell is not mended by stopping earlier
@@ -57,6 +61,7 @@ RULE = Rule(
     name="held_out_rises",
     title="overfitting: the held-out loss rises",
     metrics=(LOSS,),
+    also=(APART,),
     least=4,
     stages=SFT | REWARD | DPO | THUMBS,
     check=check,
@@ -66,3 +71,10 @@ RULE = Rule(
 
 FIRES = example({LOSS: {10: 0.6, 20: 0.5, 30: 0.49, 40: 0.58, 50: 0.7}}, stage="reward", num_train_epochs=20.0)
 QUIET = example({LOSS: {10: 0.6, 20: 0.5, 30: 0.49, 40: 0.50, 50: 0.49}}, stage="reward")
+_RISEN = {10: 0.5, 20: 0.40, 30: 0.42, 40: 0.433, 50: 0.433}
+FIRES_ALSO = (
+    example({LOSS: _RISEN, APART: {10: 0.0, 20: 0.8, 30: 0.7, 40: 0.6, 50: 0.5}}, stage="kto", num_train_epochs=9.0),
+    example({LOSS: {0: 2.0, 10: 2.4, 20: 2.9, 30: 3.0}}, stage="sft", num_train_epochs=1.0),
+)
+QUIET_ALSO = (example({LOSS: _RISEN, APART: {10: 0.0, 20: 0.8, 30: 1.0, 40: 1.05, 50: 1.1}}, stage="kto"),)
+"""KTO, whose loss is no measure alone; a rate at which nothing was learned from the first step on."""

@@ -42,7 +42,9 @@ def check(case: Case) -> Finding | None:
         + ("and ends there" if at_end else "on the way, and came down again"),
         evidence=(Evidence(metric=LOSS, steps=steps, value=worst[0], expected=f"at most {reached:.4g}"),),
         cause="the learning rate is too high" + ("" if at_end else " at its peak"),
-        next_action="lower the learning rate, or warm up for longer",
+        next_action="lower the learning rate to a tenth"
+        if at_end
+        else "lower the learning rate to a third, or warm up for longer (--warmup-ratio 0.1)",
         fix={"learning_rate": times(0.1 if at_end else 0.3)},
     )
 
