@@ -29,14 +29,9 @@ def check(case: Case) -> Finding | None:
     reached = held_out.last if high is None else high.last
     smoothed = max(case.objective.label_smoothing, case.option("label_smoothing", 0.0)) >= SMOOTHED
     has_settled = abs(shift(half.values).value) < 0.05 and fmean(ends(train.values)[0]) < level + 0.05
-    middle = held_out.values[len(held_out) // 2]
-    if (
-        held_out.last - middle >= RISES
-        or not has_settled
-        or not 0.55 < level < CEILING
-        or reached > CEILING
-        or abs(level - held_out.last) > 0.07
-    ):
+    rises = len(held_out) > 3 and held_out.last - held_out.values[(len(held_out) - 1) // 2] >= RISES
+    is_beyond = not 0.55 < level < CEILING or reached > CEILING or abs(level - held_out.last) > 0.07
+    if rises or not has_settled or is_beyond:
         return None
     # the neighbours in a ranking of many are near-ties: its pairs are right less often than those of two answers
     is_ranking = bool({*(case.objective.loss or "").split(" + ")} & {*RANKING_LOSSES} - {"bradley_terry"})
