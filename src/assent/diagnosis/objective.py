@@ -166,7 +166,7 @@ def _of_several(entries: list[tuple[str, float, dict[str, Any]]]) -> Objective:
     """A sum of losses: the margin of none of them is the loss's. The logged margins are those of the first one."""
     parts = [(weight, objective(name, **given)) for name, weight, given in entries if _is_known(name)]
     start = math.fsum(weight * part.start if part.start is not None else math.nan for weight, part in parts)
-    known = len(parts) == len(entries) and math.isfinite(start)
+    known = parts and len(parts) == len(entries) and math.isfinite(start)
     return Objective(
         loss="several",
         needs_reference=parts[0][1].needs_reference if parts and _is_known(entries[0][0]) else None,
@@ -221,11 +221,11 @@ def _of_scores(config: Mapping[str, Any]) -> Objective:
         smoothing = max(smoothing, float(known.get("label_smoothing", 0.0) or 0.0))
         starts.append(math.nan if start is None else weight * start)
     total = math.fsum(starts)
-    is_stated = bool(config.get("losses") or config.get("loss_type")) and all(declared.values())
+    is_stated = bool(config.get("losses") or config.get("loss_type")) and bool(parts) and all(declared.values())
     return Objective(
         loss=" + ".join(parts) if is_stated else None,
         label_smoothing=smoothing,
-        start=total if math.isfinite(total) else None,
+        start=total if parts and math.isfinite(total) else None,
         how="configuration" if is_stated else "unknown",
     )
 

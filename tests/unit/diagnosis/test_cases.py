@@ -55,6 +55,7 @@ def test_the_stage_is_inferred_from_the_metrics(names: list[str], stage: str | N
         ({"losses": [{"name": "sigmoid", "weight": 2.0}, {"name": "hinge"}]}, 2 * LN2 + 1, "configuration"),
         ({"losses": ["sigmoid", {"name": "davidson", "weight": 0.5}]}, LN2 + 0.5 * math.log(3), "configuration"),
         ({"losses": [{"name": "sigmoid", "weight": "heavy"}, 3]}, None, "configuration"),
+        ({"losses": "sigmoid"}, None, "configuration"),
         ({"loss_type": "rpo"}, None, "configuration"),
         ({"loss_type": "rpo", "hyperparameters": {"rpo_alpha": 0.0}}, LN2, "configuration"),
         ({"loss_type": "all_pairs"}, LN2, "configuration"),
@@ -104,12 +105,15 @@ def test_the_start_is_what_the_first_loss_says(name: str, first: float, start: f
         ({"losses": [{"name": "bradley_terry", "weight": 2.0}, {"name": "rao_kupper"}]}, 2 * LN2 + math.log(2.5)),
         ({"losses": [{"name": "bradley_terry"}, {"name": "plackett_luce"}]}, None),
         ({"loss_type": "of somebody"}, None),
+        ({"losses": "bradley_terry"}, None),
     ],
 )
 def test_what_equal_scores_of_a_reward_model_give(config: dict[str, object], start: float | None) -> None:
     found = example({"loss": [0.7], "accuracy": [0.5]}, stage="reward", **config).objective
     assert found.start == (None if start is None else pytest.approx(start))
-    assert found.how == ("unknown" if not config or config.get("loss_type") == "of somebody" else "configuration")
+    is_known = found.loss is not None
+    assert found.how == ("configuration" if is_known else "unknown")
+    assert is_known is (config not in ({}, {"loss_type": "of somebody"}, {"losses": "bradley_terry"}))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ SPREAD = "objective/scores_std"
 NEAR = 0.05
 """Nats a completion."""
 ROUNDS = 16
-STRONG = 0.5
-"""A kl_coef from which on the penalty may be what holds the policy."""
+USUAL, STRONG = 0.05, 0.5
+"""A usual kl_coef, and one from which on the penalty may be what holds the policy."""
 PAYS = 0.05
 """Nats that a reward of one standard deviation can buy, below which the penalty outweighs it."""
 ITS_OWN_UNITS = frozenset({"ppo", "a2c", "rloo"})
@@ -66,7 +66,11 @@ def _why(case: Case, kl: float) -> tuple[str, str, dict[str, Change]]:
             {"scale_scores": to(True)},
         )
     if weight >= STRONG:
-        return f"kl_coef {weight:g} outweighs the reward", "lower kl_coef to a twentieth", {"kl_coef": times(0.05)}
+        return (
+            f"kl_coef {weight:g} outweighs the reward",
+            f"set --kl-coef {USUAL:g}, which suits rewards that differ by about 1",
+            {"kl_coef": to(USUAL)},
+        )
     raised = factor_to(math.sqrt(2 * NEAR), math.sqrt(abs(kl)), least=3.0, most=MOST)
     return (
         "the learning rate is too low",
