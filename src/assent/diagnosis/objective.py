@@ -175,7 +175,7 @@ def _of_several(entries: list[tuple[str, float, dict[str, Any]]]) -> Objective:
     )
 
 
-def objective(name: str, **options: Any) -> Objective:
+def objective(name: str, /, **options: Any) -> Objective:
     """A declared loss of comparisons or rankings with these hyperparameters; those that it does not declare are left
     out."""
     declared = comparison_loss_declaration(name)

@@ -56,6 +56,7 @@ def test_the_stage_is_inferred_from_the_metrics(names: list[str], stage: str | N
         ({"losses": ["sigmoid", {"name": "davidson", "weight": 0.5}]}, LN2 + 0.5 * math.log(3), "configuration"),
         ({"losses": [{"name": "sigmoid", "weight": "heavy"}, 3]}, None, "configuration"),
         ({"losses": "sigmoid"}, None, "configuration"),
+        ({"losses": [{"name": "sigmoid", "hyperparameters": {"name": 1}}]}, LN2, "configuration"),
         ({"loss_type": "rpo"}, None, "configuration"),
         ({"loss_type": "rpo", "hyperparameters": {"rpo_alpha": 0.0}}, LN2, "configuration"),
         ({"loss_type": "all_pairs"}, LN2, "configuration"),
