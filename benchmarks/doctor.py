@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -97,10 +98,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _part(text: str) -> tuple[int, int]:
-    """`2/3` as (2, 3). ValueError for anything else: argparse says so."""
-    mine, parts = map(int, text.split("/"))
+    """`2/3` as (2, 3)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    mine, parts = map(int, found.groups()) if found else (0, 0)
     if not 1 <= mine <= parts:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"got {text}, expected I/N with I from 1 to N, as in 1/2")
     return mine, parts
 
 
