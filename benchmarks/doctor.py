@@ -7,18 +7,22 @@ one family of tasks is in the second alone: thresholds may be chosen on the firs
 
 Beside it stands a baseline: the fixed thresholds that public tools use. A finding of severity info counts as none.
 
-    python benchmarks/doctor.py --runs DIR --purpose report --seeds 20 --healthy 600
-    python benchmarks/doctor.py --runs DIR --purpose report --seeds 20 --cures 5
+    python benchmarks/doctor.py --runs DIR --purpose report --first 3000 --seeds 20 --healthy 600 --cures 5
 
---cures repeats runs of faults that options or data make, with the change that the doctor prints. Cured is a run in
-which the doctor finds nothing more, and whose gold (or held-out accuracy) reaches the lower end of what healthy runs
-of the same stage and task reach (5% of them lie below).
+Two processes share the work: the same command with --part 1/2 and with --part 2/2 makes every second run each, and then
+the command without --part, which finds all of them made, prints the whole.
+
+--cures repeats runs whose fault is not one of code, with the change that the doctor prints. Cured is a run in which the
+doctor finds nothing more, and whose gold (or held-out accuracy, or loss) is not below the interval of healthy runs of
+the same stage and task (of which 5% lie below). `options` counts the faults that a change of options can mend; `others`
+those of labels, rows, the reward or the start, for which no option gives what a healthy run reaches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +33,7 @@ from assent.commands.doctor import fixed_options
 from assent.diagnosis.case import Case
 from assent.diagnosis.examine import Report, examine
 from assent.diagnosis.fix import changes
-from assent.sandbox.faults.confusion import Confusion, Seen, confusion, interval, lowest, table
+from assent.sandbox.faults.confusion import Confusion, Seen, confusion, interval, lower_ends, table
 from assent.sandbox.faults.records import (
     WITHOUT_GOLD,
     Planned,
@@ -55,7 +59,7 @@ def main() -> None:
     options = _arguments()
     torch.set_num_threads(1)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
-    runs = Runs(options.runs, deadline)
+    runs = Runs(options.runs, deadline, options.part)
     names = options.only or [*FAULTS]
     planned = [*plan_healthy(options.purpose, options.healthy, first=options.first)]
     for name in names:
@@ -88,27 +92,38 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=0, help="runs of each pair of faults")
     parser.add_argument("--strengths", type=int, default=0, help="runs of each weaker strength")
     parser.add_argument("--cures", type=int, default=0, help="runs of each fault to cure")
+    parser.add_argument("--part", type=_part, default=(1, 1), help="I/N: make every N-th run only, from the I-th on")
     parser.add_argument("--minutes", type=float, default=0.0, help="make no more runs after this time; 0: no limit")
     return parser.parse_args()
 
 
-class Runs:
-    """Records of planned runs, made while there is time."""
+def _part(text: str) -> tuple[int, int]:
+    """`2/3` as (2, 3)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    mine, parts = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= mine <= parts:
+        raise argparse.ArgumentTypeError(f"got {text}, expected I/N with I from 1 to N, as in 1/2")
+    return mine, parts
 
-    def __init__(self, folder: Path, deadline: float | None) -> None:
-        self.folder, self.deadline = folder, deadline
+
+class Runs:
+    """Records of planned runs: those that are kept, and those of this part, made while there is time."""
+
+    def __init__(self, folder: Path, deadline: float | None, part: tuple[int, int] = (1, 1)) -> None:
+        self.folder, self.deadline, self.part = folder, deadline, part
 
     def of(self, planned: Iterable[Planned]) -> Iterator[tuple[Planned, dict[str, Any]]]:
         for number, one in enumerate(planned):
-            record = record_of(one, self.folder, make=self.has_time)
+            record = record_of(one, self.folder, make=self.makes(number))
             if record is not None:
                 yield one, record
             if number % 50 == 49:
                 print(f"{number + 1} runs, {time.process_time():.0f} s of CPU", file=sys.stderr, flush=True)
 
-    @property
-    def has_time(self) -> bool:
-        return self.deadline is None or time.monotonic() < self.deadline
+    def makes(self, number: int) -> bool:
+        """Whether this process makes the run of this number, if it is not kept."""
+        mine, parts = self.part
+        return number % parts == mine - 1 and (self.deadline is None or time.monotonic() < self.deadline)
 
 
 Reported = tuple[Planned, dict[str, Any], Report]
@@ -195,22 +210,25 @@ def _cures(runs: Runs, options: argparse.Namespace, reports: list[Reported]) -> 
     for planned, record, _ in reports:
         if not planned.faults and (value := outcome(record)) is not None:
             reached.setdefault((planned.stage, planned.family), []).append(value)
+    least = lower_ends(reached)
+    number = 0
     for planned, _, report in reports:
-        if (
-            not planned.faults
-            or planned.number >= options.first + options.cures
-            or not changes(report.case.config, report.findings)
-        ):
+        last = options.first + options.cures
+        if not planned.faults or planned.number >= last or not changes(report.case.config, report.findings):
             continue
         setting = planned.setting(runs.folder / "models")
-        healthy = reached.get((planned.stage, planned.family))
-        if setting.patches or setting.logged or not healthy:
+        if setting.patches or setting.logged or (planned.stage, planned.family) not in least:
             continue  # no option mends code
-        rounds = _cured_after(planned, report, lowest(healthy), runs)
+        number += 1
+        rounds = _cured_after(planned, report, least[planned.stage, planned.family], runs, makes=runs.makes(number))
         if rounds is not None:
             tried.setdefault(planned.name, []).append(rounds)
-    every = [rounds for found in tried.values() for rounds in found]
-    return {name: _of_cures(rounds) for name, rounds in {**tried, "all": every}.items()}
+    found = {name: _of_cures(rounds) for name, rounds in sorted(tried.items())}
+    for kind, mended in (("options", True), ("others", False)):
+        found[kind] = _of_cures(
+            [one for name, rounds in tried.items() if FAULTS[name].mended is mended for one in rounds]
+        )
+    return found
 
 
 def _of_cures(rounds: list[int]) -> dict[str, Any]:
@@ -218,21 +236,25 @@ def _of_cures(rounds: list[int]) -> dict[str, Any]:
     return {"first": interval(first, len(rounds)), "in_three": interval(any_of_three, len(rounds))}
 
 
-def _cured_after(planned: Planned, report: Report, least: float, runs: Runs) -> int | None:
-    """How many changes, one after another, it took; 0: three did not do; None: there was no time to try."""
+def _cured_after(planned: Planned, report: Report, least: float, runs: Runs, *, makes: bool) -> int | None:
+    """How many changes, one after another, it took; 0: three did not do; None: a run of them is not kept."""
     for number in range(1, ROUNDS_OF_CURE + 1):
         made = changes(report.case.config, report.findings)
         if not made:
             return 0
         setting = planned.setting(runs.folder / "models")
         options = fixed_options(report.case, made)
+        options["model"] = setting.options["model"]  # the folder may have moved since the run was made
         setting.options = {name: value for name, value in options.items() if name not in ("output_dir", "eval_data")}
         name = f"{planned.purpose}-{planned.number}-change-{number}"
-        record = kept(setting, runs.folder / "cures" / planned.name, name, make=runs.has_time)
+        record = kept(setting, runs.folder / "cures" / planned.name, name, make=makes)
         if record is None:
             return None
         report, value = _report(planned, record), outcome(record)
-        if report.verdict == "healthy" and value is not None and value >= least:
+        is_good = value is not None and value >= least
+        print(f"{planned.name} {planned.number}, change {number}: {'; '.join(one.text() for one in made)}: "
+              f"{report.verdict} {', '.join(_findings(report))}, {value} of {least:.3g}", file=sys.stderr)  # fmt: skip
+        if report.verdict == "healthy" and is_good:
             return number
     return 0
 

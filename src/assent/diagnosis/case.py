@@ -117,7 +117,8 @@ def make_case(
 
 NUMBERS = frozenset(
     {"beta", "label_smoothing", "learning_rate", "kl_coef", "num_train_epochs", "num_ppo_epochs", "num_mini_batches",
-     "warmup_ratio", "warmup_steps", "max_new_tokens", "target_kl", "center_rewards_coefficient", "batch_size"}
+     "warmup_ratio", "warmup_steps", "max_new_tokens", "target_kl", "center_rewards_coefficient", "batch_size",
+     "max_steps", "total_steps", "critic_learning_rate"}
 )  # fmt: skip
 """Options that rules compute with: what is no number, in a file that anybody wrote, is as good as not given."""
 

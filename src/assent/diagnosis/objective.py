@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from assent.config.losses import PREFERENCE_LOSSES
+from assent.config.loss_declaration import LossDeclaration
+from assent.config.loss_options import comparison_loss_declaration
+from assent.config.losses import PREFERENCE_LOSSES, RANKING_LOSSES, SCORE_LOSSES, THUMBS_LOSSES
 from assent.errors import AssentError
 from assent.runs.reading import Series
 from assent.statistics.small import slope
 
 LN2 = math.log(2.0)
+AT_REFERENCE = 1e-3
+"""A first margin below this is that of a policy which is still its reference: the first loss is that of the start."""
+MOST_COMPLETIONS = 64
 How = Literal["configuration", "start value", "floor", "unknown"]
 
 
@@ -24,7 +29,9 @@ How = Literal["configuration", "start value", "floor", "unknown"]
 class Objective:
     """The loss, as far as it is known.
 
-    start     its value where policy and reference agree; None: unknown, or the loss has no such value
+    loss      its name; `several`: a sum of losses of a policy; of a reward model's sum, the names with ` + ` between
+    start     its value where policy and reference agree, or where all scores are equal; None: unknown, or the loss has
+              no such value (a likelihood is added; rankings of several sizes; ties, margins or soft labels move it)
     floor     the smallest value that it can reach; None: unknown
     how       how it is known
     """
@@ -54,15 +61,40 @@ UNKNOWN = Objective()
 
 
 def infer_objective(config: Mapping[str, Any], stage: str | None, series: Mapping[str, Series]) -> Objective:
+    if stage == "reward":
+        return _of_scores(config)
+    if stage == "kto":
+        return _at_its_start(_of_thumbs(config), series)
     if stage not in ("dpo", "online-dpo"):
         return UNKNOWN
     stated = _stated(config)
     if stated is not None:
-        return stated
+        return _at_its_start(stated, series)
     if has_no_reference(series):
         return Objective(needs_reference=False, beta=_beta(series), how="start value")
     found = _from_floor(series) or _from_start(series) or UNKNOWN
     return found if found.beta is not None else replace(found, beta=_beta(series))
+
+
+def _at_its_start(stated: Objective, series: Mapping[str, Series]) -> Objective:
+    """The objective, with the start that the log shows.
+
+    The first step's loss is computed before the first update. Where its margin is 0, it is the loss of the start: of
+    n ranked completions ln n! under Plackett–Luce, and not the declared value where margins, soft labels or ties of
+    the data move it from batch to batch.
+    """
+    losses, margins = series.get("loss"), series.get("rewards/margins")
+    if losses is None or margins is None or not losses.steps[0] == margins.steps[0] == 1:
+        return stated
+    if abs(margins.values[0]) > AT_REFERENCE:
+        return stated
+    first = losses.values[0]
+    if stated.loss == "plackett_luce":
+        starts = (math.lgamma(number + 1) for number in range(2, MOST_COMPLETIONS))
+        return replace(stated, start=next((one for one in starts if abs(first - one) < 0.002 * one), None))
+    if stated.start is None or abs(first - stated.start) <= 0.01 * stated.start:
+        return stated
+    return replace(stated, start=None)
 
 
 def has_no_reference(series: Mapping[str, Series]) -> bool:
@@ -96,12 +128,12 @@ def _beta(series: Mapping[str, Series]) -> float | None:
 
 
 def _stated(config: Mapping[str, Any]) -> Objective | None:
-    if config.get("losses"):  # several terms: the margin of none of them is the loss's
-        return Objective(loss="several", how="configuration")
+    if config.get("losses"):
+        return _of_several(_entries(config))
     name = config.get("loss_type")
     if isinstance(name, list):
         name = name[0] if len(name) == 1 else None
-    if name not in PREFERENCE_LOSSES:
+    if not _is_known(name):
         return None
     options = {
         **config.get("hyperparameters", {}),
@@ -110,24 +142,108 @@ def _stated(config: Mapping[str, Any]) -> Objective | None:
     return objective(name, **options)
 
 
-def objective(name: str, **options: Any) -> Objective:
-    """A declared loss with these hyperparameters; those that it does not declare are left out."""
-    declared = PREFERENCE_LOSSES[name]
-    known = {key: value for key, value in options.items() if key in declared.hyperparameters and value is not None}
-    try:
-        known = declared.resolve(known)
-        start = declared.zero_margin_value(**known)
-    except (AssentError, ArithmeticError, TypeError, ValueError):
-        start = math.nan
+def _is_known(name: object) -> bool:
+    if not isinstance(name, str):
+        return False
+    return name in PREFERENCE_LOSSES or (name in RANKING_LOSSES and "many" in RANKING_LOSSES[name].accepts)
+
+
+def _entries(config: Mapping[str, Any]) -> list[tuple[str, float, dict[str, Any]]]:
+    """(name, weight, hyperparameters) of each loss of a sum, as far as they can be read."""
+    losses = config.get("losses")
+    found = []
+    for entry in losses if isinstance(losses, list) else []:
+        entry = {"name": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, Mapping):
+            continue
+        weight, given = entry.get("weight", 1.0), entry.get("hyperparameters")
+        weight = float(weight) if isinstance(weight, int | float) and abs(weight) < 1e9 else math.nan
+        found.append((str(entry.get("name")), weight, dict(given) if isinstance(given, Mapping) else {}))
+    return found
+
+
+def _of_several(entries: list[tuple[str, float, dict[str, Any]]]) -> Objective:
+    """A sum of losses: the margin of none of them is the loss's. The logged margins are those of the first one."""
+    parts = [(weight, objective(name, **given)) for name, weight, given in entries if _is_known(name)]
+    start = math.fsum(weight * part.start if part.start is not None else math.nan for weight, part in parts)
+    known = parts and len(parts) == len(entries) and math.isfinite(start)
+    return Objective(
+        loss="several",
+        needs_reference=parts[0][1].needs_reference if parts and _is_known(entries[0][0]) else None,
+        start=start if known else None,
+        how="configuration",
+    )
+
+
+def objective(name: str, /, **options: Any) -> Objective:
+    """A declared loss of comparisons or rankings with these hyperparameters; those that it does not declare are left
+    out."""
+    declared = comparison_loss_declaration(name)
+    known, start = _start_of(declared, options)
     smoothing = float(known.get("label_smoothing", 0.0) or 0.0)
     return Objective(
         loss=name,
         beta=known.get("beta"),
         label_smoothing=smoothing,
         needs_reference=declared.needs_reference,
-        start=start if math.isfinite(start) and declared.needs_reference else None,
+        start=start if declared.needs_reference else None,
         floor=entropy(smoothing) if name == "sigmoid" else None,
         how="configuration",
+        options=known,
+    )
+
+
+def _start_of(declared: LossDeclaration, options: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+    """The loss's hyperparameters, and its one value at a margin of zero; None where it depends on the row."""
+    known = {key: value for key, value in options.items() if key in declared.hyperparameters and value is not None}
+    try:
+        known = declared.resolve(known)
+        if declared.nll_weight(**known) > 0:
+            return known, None  # the likelihood that is added is the model's own
+        two, three = (declared.zero_margin_value(**known, num_completions=number) for number in (2, 3))
+    except (AssentError, ArithmeticError, TypeError, ValueError):
+        return {}, None
+    return known, two if math.isfinite(two) and two == three else None
+
+
+def _of_scores(config: Mapping[str, Any]) -> Objective:
+    """Of a reward model. Its new head has margins of its own, so that its first loss is near the start, not at it."""
+    given = config.get("hyperparameters")
+    single = (str(config.get("loss_type") or "bradley_terry"), 1.0, given if isinstance(given, Mapping) else {})
+    entries = _entries(config) if config.get("losses") else [single]
+    parts = {name: (weight, options) for name, weight, options in entries}
+    declared = {name: {**RANKING_LOSSES, **SCORE_LOSSES}.get(name) for name in parts}
+    starts: list[float] = []
+    smoothing = 0.0
+    for name, (weight, options) in parts.items():
+        found = declared[name]
+        known, start = ({}, None) if found is None or name == "mse" else _start_of(found, options)
+        smoothing = max(smoothing, float(known.get("label_smoothing", 0.0) or 0.0))
+        starts.append(math.nan if start is None else weight * start)
+    total = math.fsum(starts)
+    is_stated = bool(config.get("losses") or config.get("loss_type")) and bool(parts) and all(declared.values())
+    return Objective(
+        loss=" + ".join(parts) if is_stated else None,
+        label_smoothing=smoothing,
+        start=total if parts and math.isfinite(total) else None,
+        how="configuration" if is_stated else "unknown",
+    )
+
+
+def _of_thumbs(config: Mapping[str, Any]) -> Objective:
+    """KTO's own where none is stated. Each row gives half its weight, so that two weights give no single start."""
+    stated = config.get("loss_type")
+    declared = THUMBS_LOSSES.get(stated or "kto") if isinstance(stated, str | None) else None
+    if declared is None:
+        return UNKNOWN
+    known, start = _start_of(declared, {key: config.get(key) for key in declared.hyperparameters})
+    alike = known.get("desirable_weight") == known.get("undesirable_weight")
+    return Objective(
+        loss=stated,
+        beta=known.get("beta"),
+        needs_reference=declared.needs_reference,
+        start=start if alike else None,
+        how="configuration" if stated else "unknown",
         options=known,
     )
 

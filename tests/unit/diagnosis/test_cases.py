@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from assent.config.loss_options import comparison_loss_declaration
+from assent.config.losses import PREFERENCE_LOSSES, RANKING_LOSSES
 from assent.diagnosis.case import Case, example, make_case
 from assent.diagnosis.examine import examine
 from assent.diagnosis.finding import Finding, times, to
 from assent.diagnosis.fix import changes
+from assent.diagnosis.objective import objective
 from assent.diagnosis.opening import open_case
 from assent.errors import DataError
 from tests.support.diagnosis import dpo_rows, write_run
@@ -49,6 +52,17 @@ def test_the_stage_is_inferred_from_the_metrics(names: list[str], stage: str | N
         ({"loss_type": ["hinge"]}, 1.0, "configuration"),
         ({"loss_type": "simpo"}, None, "configuration"),
         ({"losses": [{"name": "sigmoid"}, {"name": "sft"}]}, None, "configuration"),
+        ({"losses": [{"name": "sigmoid", "weight": 2.0}, {"name": "hinge"}]}, 2 * LN2 + 1, "configuration"),
+        ({"losses": ["sigmoid", {"name": "davidson", "weight": 0.5}]}, LN2 + 0.5 * math.log(3), "configuration"),
+        ({"losses": [{"name": "sigmoid", "weight": "heavy"}, 3]}, None, "configuration"),
+        ({"losses": "sigmoid"}, None, "configuration"),
+        ({"losses": [{"name": "sigmoid", "hyperparameters": {"name": 1}}]}, LN2, "configuration"),
+        ({"loss_type": "rpo"}, None, "configuration"),
+        ({"loss_type": "rpo", "hyperparameters": {"rpo_alpha": 0.0}}, LN2, "configuration"),
+        ({"loss_type": "all_pairs"}, LN2, "configuration"),
+        ({"loss_type": "davidson", "hyperparameters": {"tie_strength": 2.0}}, math.log(4), "configuration"),
+        ({"loss_type": "rao_kupper"}, math.log(2.5), "configuration"),
+        ({"loss_type": "plackett_luce", "beta": 0.2}, None, "configuration"),
         ({"loss_type": "their own"}, LN2, "start value"),
         ({"loss_type": "sigmoid", "beta": -3}, None, "configuration"),
         ({}, LN2, "start value"),
@@ -58,9 +72,74 @@ def test_the_stage_is_inferred_from_the_metrics(names: list[str], stage: str | N
 def test_the_objective_from_the_configuration_or_the_start(
     config: dict[str, object], start: float | None, how: str
 ) -> None:
-    case = example({"loss": [0.6931, 0.68], "rewards/margins": [0.0, 0.03]}, stage="dpo", **config)
+    case = example({"loss": [0.6931, 0.68]}, stage="dpo", **config)
     assert case.objective.start == (None if start is None else pytest.approx(start))
     assert case.objective.how == how
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "start"),
+    [
+        ("plackett_luce", math.log(6), math.log(6)),
+        ("plackett_luce", math.log(120), math.log(120)),
+        ("plackett_luce", 2.5, None),  # rankings of several sizes
+        ("sigmoid", LN2, LN2),
+        ("sigmoid", 1.31, None),  # a column of margins
+        ("rao_kupper", 1.2, None),  # ties
+    ],
+)
+def test_the_start_is_what_the_first_loss_says(name: str, first: float, start: float | None) -> None:
+    """It is computed before the first update. Of a margin that is not 0 any more it says nothing."""
+    for margin, expected in ((0.0, start), (0.3, None if name == "plackett_luce" else objective(name).start)):
+        case = example({"loss": [first, 0.9], "rewards/margins": [margin, 0.4]}, stage="dpo", loss_type=name)
+        assert case.objective.start == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("config", "start"),
+    [
+        ({}, LN2),
+        ({"loss_type": "bce"}, LN2),
+        ({"loss_type": "mse"}, None),
+        ({"loss_type": "plackett_luce"}, None),
+        ({"loss_type": "davidson", "hyperparameters": {"tie_strength": 2.0}}, math.log(4)),
+        ({"losses": [{"name": "bradley_terry", "weight": 2.0}, {"name": "rao_kupper"}]}, 2 * LN2 + math.log(2.5)),
+        ({"losses": [{"name": "bradley_terry"}, {"name": "plackett_luce"}]}, None),
+        ({"loss_type": "of somebody"}, None),
+        ({"losses": "bradley_terry"}, None),
+    ],
+)
+def test_what_equal_scores_of_a_reward_model_give(config: dict[str, object], start: float | None) -> None:
+    found = example({"loss": [0.7], "accuracy": [0.5]}, stage="reward", **config).objective
+    assert found.start == (None if start is None else pytest.approx(start))
+    is_known = found.loss is not None
+    assert found.how == ("configuration" if is_known else "unknown")
+    assert is_known is (config not in ({}, {"loss_type": "of somebody"}, {"losses": "bradley_terry"}))
+
+
+@pytest.mark.parametrize(
+    ("config", "start"),
+    [({}, 0.5), ({"loss_type": "apo_zero_unpaired", "desirable_weight": 3.0, "undesirable_weight": 3.0}, 1.5),
+     ({"loss_type": "kto", "desirable_weight": 2.0}, None)],
+)  # fmt: skip
+def test_half_the_weight_of_a_thumb_is_its_loss_at_the_start(config: dict[str, object], start: float | None) -> None:
+    assert example({"loss": [0.7]}, stage="kto", **config).objective.start == start
+
+
+LOSSES_OF_POLICIES = sorted({*PREFERENCE_LOSSES, *RANKING_LOSSES} - {"bradley_terry"})
+
+
+@pytest.mark.parametrize("name", LOSSES_OF_POLICIES)
+def test_a_healthy_curve_of_any_loss_is_below_its_start_and_learns(name: str) -> None:
+    """From the value that its declaration gives for rankings of four, falling by a tenth: no rule of starts speaks."""
+    declared = comparison_loss_declaration(name)
+    first = declared.zero_margin_value(num_completions=4) + 2.0 * declared.nll_weight()
+    losses = [first, *(first * (1 - 0.1 * i / 60) + 0.001 * (-1) ** i for i in range(60))]
+    series = {"loss": losses, "rewards/margins": [0.0, *(0.02 * i for i in range(60))],
+              "eval_loss": {0: first, 30: 0.95 * first, 60: 0.9 * first},
+              "eval_rewards/accuracies": {0: 0.5, 30: 0.6, 60: 0.65}}  # fmt: skip
+    report = examine(example(series, stage="dpo", loss_type=name))
+    assert not [one.rule for one in report.findings if one.severity != "info"]
 
 
 @pytest.mark.parametrize(("first", "loss"), [(0.70, "sigmoid"), (1.0, "hinge"), (25.2, "ipo"), (2.0, None)])

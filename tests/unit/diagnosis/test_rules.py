@@ -10,11 +10,13 @@ import pytest
 
 from assent.commands.doctor import fixed_options
 from assent.config.loading import parse_options
-from assent.diagnosis.case import Case, example
+from assent.config.losses import PREFERENCE_LOSSES, RANKING_LOSSES
+from assent.diagnosis.advice import fit_less
+from assent.diagnosis.case import Case, example, make_case
 from assent.diagnosis.examine import examine
 from assent.diagnosis.fix import changes
 from assent.diagnosis.rule import EVERY, Rule
-from assent.diagnosis.rules import all_rules
+from assent.diagnosis.rules import all_rules, critic_useless
 from assent.metrics import lookup
 from assent.pipelines.steps import STEPS
 from assent.runs.files import from_json, to_json
@@ -30,10 +32,13 @@ def module_of(rule: Rule) -> ModuleType:
 @every_rule
 def test_it_fires_and_stays_quiet(rule: Rule) -> None:
     module = module_of(rule)
-    found = rule.ask(module.FIRES)
-    assert found is not None
-    assert found.rule == rule.name
+    for case in (module.FIRES, *getattr(module, "FIRES_ALSO", ())):
+        found = rule.ask(case)
+        assert found is not None
+        assert found.rule == rule.name
     assert rule.ask(module.QUIET) is None
+    for case in getattr(module, "QUIET_ALSO", ()):
+        assert rule.name not in [one.rule for one in examine(case, [rule]).findings]
 
 
 @every_rule
@@ -84,6 +89,62 @@ def test_every_change_gives_a_configuration_that_the_command_takes(stage: str) -
             parse_options(config_class, fixed_options(case, made), where=f" ({rule.name})")
 
 
+LOSSES_OF = {
+    "dpo": sorted({*PREFERENCE_LOSSES, *RANKING_LOSSES} - {"bradley_terry"}),
+    "reward": sorted(RANKING_LOSSES),
+}
+
+
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage, names in LOSSES_OF.items() for name in names])
+def test_every_change_suits_the_loss_of_the_run(stage: str, name: str) -> None:
+    """Noisy labels, and pairs that fall together, under each loss: what is changed is what the loss has."""
+    config_class = STEPS[stage].config_class()
+    given = {option: value for option, value in REQUIRED.items() if option in config_class.model_fields}
+    config = from_json(to_json(parse_options(config_class, {**given, "loss_type": name}).model_dump()))
+    for rule in ("labels_disagree", "chosen_falls"):
+        fires = importlib.import_module(f"assent.diagnosis.rules.{rule}").FIRES
+        names = {"accuracy": "rewards/accuracies", "eval_accuracy": "eval_rewards/accuracies"} if stage == "dpo" else {}
+        columns = {names.get(key, key): (one.steps, one.values) for key, one in fires.series.items()}
+        case = make_case(columns, config=config, stage=stage)
+        made = changes(config, examine(case).findings)
+        parse_options(config_class, fixed_options(case, made), where=f" ({rule})")
+
+
+def fitted(passes: float | None, **config: Any) -> Case:
+    return example({"loss": [1.0] * 4, "epoch": [0.5, 1.0, 1.5, passes or 0.8]}, stage="dpo", **config)
+
+
+@pytest.mark.parametrize(
+    ("case", "share", "option", "value"),
+    [
+        (fitted(None, num_train_epochs=6.0, learning_rate=1.0), None, "num_train_epochs", 1.0),
+        (fitted(None, num_train_epochs=18.0, learning_rate=1.0), 0.25, "num_train_epochs", 4.5),
+        (fitted(None, num_train_epochs=1.0, learning_rate=1.0), 0.5, "learning_rate", 0.3),
+        (fitted(None, num_train_epochs=4.0, learning_rate=1.0), 0.0, "learning_rate", 0.3),
+        (fitted(4.0, max_steps=100, num_train_epochs=1.0), 0.2, "max_steps", 20),
+        (fitted(4.0, max_steps=100, num_train_epochs=1.0), None, "max_steps", 25),
+    ],
+)
+def test_a_run_that_fits_too_closely_reads_its_rows_less_often(
+    case: Case, share: float | None, option: str, value: float
+) -> None:
+    """At one pass, or where it was best before its first step, the rate is what is left to lower."""
+    what, fix = fit_less(case, share=share)
+    assert list(fix) == [option]
+    assert fix[option].applied(case.config[option]) == value
+    assert what
+
+
+@pytest.mark.parametrize(("policy", "critic", "after"), [(1e-5, 1e-9, 1e-4), (1e-6, 1e-5, 1e-4)])
+def test_a_critic_that_stands_still_learns_faster_than_the_policy(policy: float, critic: float, after: float) -> None:
+    still = {"val/explained_variance": [1e-7 * (-1) ** i for i in range(20)]}
+    config = {"learning_rate": policy, "critic_learning_rate": critic}
+    found = examine(example(still, stage="ppo", **config), [critic_useless.RULE]).findings
+    assert [(one.option, one.after) for one in changes(config, found)] == [
+        ("critic_learning_rate", pytest.approx(after))
+    ]
+
+
 STILL_LOSS = {step: 0.6931 + 0.001 * (-1) ** step for step in range(1, 61)}
 NO_MARGIN = dict.fromkeys(range(1, 61), 0.0)
 
@@ -94,13 +155,21 @@ NO_MARGIN = dict.fromkeys(range(1, 61), 0.0)
         ("reference_moves", "nothing_learned",
          {"loss": STILL_LOSS, "rewards/margins": NO_MARGIN, "eval_logps/chosen": {30: -50.0, 60: -44.0},
           "eval_rewards/chosen": {30: 0.0, 60: 0.0}}, "dpo"),
+        ("beta_too_low", "nothing_learned",
+         {"loss": STILL_LOSS, "rewards/margins": dict.fromkeys(range(1, 61), 0.015)}, "dpo"),
+        ("learns_the_opposite", "held_out_rises",
+         {"rewards/accuracies": [0.9] * 20, "eval_rewards/accuracies": {0: 0.5, 10: 0.2, 20: 0.1},
+          "eval_loss": {0: 0.69, 10: 0.9, 15: 1.2, 20: 1.3}}, "dpo"),
+        ("penalty_scale", "policy_stays",
+         {"objective/kl_k3": [0.001] * 20, "objective/scores": [0.5, 0.51] * 10, "objective/scores_std": [1e-5] * 20,
+          "objective/non_score_reward": [-0.001] * 20}, "ppo"),
         ("zero_advantage", "policy_stays",
          {"objective/kl_k3": [0.0] * 20, "objective/scores": [0.5] * 20, "objective/scores_std": [0.0] * 20}, "ppo"),
     ],
 )  # fmt: skip
 def test_a_consequence_yields_to_its_cause(cause: str, consequence: str, series: Any, stage: str) -> None:
     """Alone the second rule would fire, and its advice (a higher rate) would be wrong."""
-    case = example(series, stage=stage, loss_type="sigmoid", learning_rate=1e-5)
+    case = example(series, stage=stage, loss_type="sigmoid", learning_rate=1e-5, beta=0.001)
     report = examine(case)
     assert cause in [finding.rule for finding in report.findings]
     assert consequence not in [finding.rule for finding in report.findings]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from assent.diagnosis.case import Case
 from assent.diagnosis.examine import examine
 from assent.diagnosis.rules import all_rules
 from assent.sandbox.faults import tasks
-from assent.sandbox.faults.confusion import Seen, confusion, interval, lowest
+from assent.sandbox.faults.confusion import Seen, confusion, interval, lower_ends
 from assent.sandbox.faults.models import model_folder
 from assent.sandbox.faults.records import Planned, case_of, outcome, plan_healthy, record_of
 from assent.sandbox.faults.registry import FAULTS, PAIRS
@@ -176,6 +178,19 @@ def test_wilsons_interval_by_hand() -> None:
     assert interval(0, 0)["share"] is None
 
 
-def test_the_lower_end_leaves_a_twentieth_below() -> None:
-    assert lowest([float(value) for value in range(21)]) == 1.0
-    assert lowest([3.0, 1.0, 2.0]) == 1.0
+def test_the_lower_end_of_one_more_run_by_hand() -> None:
+    """Two tasks of a stage share their spread: squares of 2 and 0.5 over two degrees of freedom, t(0.95; 2) = 2.92."""
+    cells = {("dpo", "polite"): [1.0, 3.0], ("dpo", "brief"): [5.0, 6.0], ("ppo", "brief"): [7.0]}
+    found = lower_ends(cells)
+    reach = 2.919986 * math.sqrt(2.5 / 2 * 1.5)
+    assert found == {("dpo", "polite"): pytest.approx(2 - reach), ("dpo", "brief"): pytest.approx(5.5 - reach)}
+
+
+def test_a_twentieth_of_healthy_runs_lies_below_the_lower_end() -> None:
+    rng = random.Random(0)
+    below = 0
+    for _ in range(2000):
+        drawn = [[rng.gauss(mean, 2.0) for _ in range(3)] for mean in (0.0, 9.0)]
+        cells = {("dpo", str(task)): values[:2] for task, values in enumerate(drawn)}
+        below += drawn[0][2] < lower_ends(cells)["dpo", "0"]
+    assert below / 2000 == pytest.approx(0.05, abs=0.015)

@@ -11,9 +11,8 @@ MARGIN = "rewards/margins"
 FAR = 40.0
 """Nats between the log-ratios of chosen and rejected beyond which a policy is far away, at any length."""
 SMALL = 1.5
-UNFELT, MOVED = 0.1, 5.0
-"""A margin that changes a probability by 2.5% at most, after a move of so many nats: beta below 0.02."""
-
+UNFELT = ((0.1, 5.0), (0.02, 1.0))
+"""Margins that change a probability by 2.5% and 0.5% at most, after a move of so many nats: beta below 0.02."""
 USUAL = 0.1
 
 
@@ -25,14 +24,14 @@ def check(case: Case) -> Finding | None:
         raise NotChecked("the loss has no reference to leave")
     margin = fmean(ends(case[MARGIN].values)[1])
     nats = margin / beta
-    if (nats < FAR or margin > SMALL) and (nats < MOVED or margin > UNFELT):
+    if not any(nats >= moved and margin <= unfelt for unfelt, moved in ((SMALL, FAR), *UNFELT)):
         return None
     return Finding(
         severity="fault",
         confidence="likely",
-        verdict=f"beta {beta:g} is too low: the policy prefers the chosen completions by {nats:.0f} nats more than the "
+        verdict=f"beta {beta:g} is too low: the policy prefers the chosen completions by {nats:.2g} nats more than the "
         f"reference, and the margin is only {margin:.2g}",
-        evidence=(Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"above {UNFELT:g}"),),
+        evidence=(Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"above {UNFELT[0][0]:g}"),),
         cause="with a low beta the loss asks for log-ratios far beyond what language survives",
         next_action=f"raise beta to {USUAL:g}",
         fix={"beta": to(USUAL)},
@@ -52,3 +51,6 @@ RULE = Rule(
 
 FIRES = example({MARGIN: [0.02 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001)
 QUIET = example({MARGIN: [0.02 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.1)
+FIRES_ALSO = (example({MARGIN: [0.004 * i / 20 for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001),)
+QUIET_ALSO = (example({MARGIN: [1e-5 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001),)
+"""A margin of 0.004 after four nats: beta hides it. One of 0.0002 after a fifth of a nat: the rate may be too low."""

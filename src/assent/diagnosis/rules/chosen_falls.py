@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from assent.config.losses import PREFERENCE_LOSSES
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, Severity, to
+from assent.diagnosis.finding import Change, Evidence, Finding, Severity, to
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
 from assent.diagnosis.rules import no_reference
 from assent.statistics.small import SURE, ends, fmean, mean_interval, shift
@@ -16,6 +17,8 @@ from assent.statistics.small import SURE, ends, fmean, mean_interval, shift
 CHOSEN, REJECTED, SUM = "rewards/chosen", "rewards/rejected", "logps/chosen"
 MUCH = 0.3
 """Share of its log-probability that a chosen completion loses: 254 nats to 299 (0.18) in a model that was good."""
+BY_DESIGN = ("apo_down",)
+"""Losses that push both down."""
 TOGETHER = 0.8
 """Fall of the chosen over that of the rejected, above which (beyond noise) they fall together: near-twins."""
 
@@ -33,7 +36,7 @@ def check(case: Case) -> Finding | None:
     share = fall / abs(fmean(ends(case[SUM].values)[0]) or 1.0)
     if fall < 1.0:
         return None
-    is_much = share > MUCH and _together(chosen.values, rejected.values)
+    is_much = share > MUCH and case.objective.loss not in BY_DESIGN and _together(chosen.values, rejected.values)
     severity: Severity = "warning" if is_much else "info"
     return Finding(
         severity=severity,
@@ -47,14 +50,21 @@ def check(case: Case) -> Finding | None:
         cause="chosen and rejected are near-twins, so that what pushes one down pushes the other (displacement)"
         if is_much
         else "probability goes to completions that are not in the data",
-        next_action="drop pairs that hardly differ, or add the chosen completion's likelihood to the loss "
-        "(losses: [sigmoid, sft])"
+        next_action="drop pairs that hardly differ (assent doctor DATA finds them), or add the chosen completion's "
+        "likelihood to the loss (losses, with sft of weight 0.1)"
         if is_much
         else "nothing; judge by answers and by held-out accuracy",
-        fix={"losses": to([{"name": "sigmoid", "hyperparameters": {"beta": beta}}, {"name": "sft", "weight": 0.1}])}
-        if is_much
-        else {},
+        fix=_with_likelihood(case) if is_much else {},
     )
+
+
+def _with_likelihood(case: Case) -> dict[str, Change]:
+    """The same loss of pairs, and a tenth of the chosen completion's likelihood; nothing for losses of rankings."""
+    name, options = case.objective.loss or "sigmoid", dict(case.objective.options)
+    if name not in PREFERENCE_LOSSES:
+        return {}
+    options = options or {"beta": case.objective.beta}
+    return {"losses": to([{"name": name, "hyperparameters": options}, {"name": "sft", "weight": 0.1}])}
 
 
 def _together(chosen: Sequence[float], rejected: Sequence[float]) -> bool:

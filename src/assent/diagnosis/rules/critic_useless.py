@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times, to
+from assent.diagnosis.finding import Change, Evidence, Finding, times, to
 from assent.diagnosis.rule import CRITIC, Rule
 from assent.statistics.small import SURE, ends, fmean, mean_interval, median
 
@@ -39,10 +39,17 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the critic's learning rate is too low" if stands_still
         else "the critic's learning rate is too high, or its returns do not belong to its states",
-        next_action="let the critic learn alone at first (--critic-warmup-steps), start it from the reward model, or "
-        "use a method without one (grpo, rloo)",
-        fix={"critic_warmup_steps": to(10), "critic_learning_rate": times(10.0 if stands_still else 0.3)},
+        next_action=("raise" if stands_still else "lower") + " --critic-learning-rate; if that is not enough, let the "
+        "critic learn alone at first (--critic-warmup-steps), start it from the reward model (--critic), or use a "
+        "method without one (grpo, rloo)",
+        fix={"critic_learning_rate": _higher(case) if stands_still else times(0.3)},
     )  # fmt: skip
+
+
+def _higher(case: Case) -> Change:
+    """Ten times the critic's rate, and not below ten times the policy's, where both are known."""
+    policy, critic = case.option("learning_rate", 0.0), case.option("critic_learning_rate", 0.0)
+    return to(float(f"{10 * policy:.6g}")) if critic < policy else times(10.0)
 
 
 def _is_beyond(case: Case) -> bool:

@@ -11,6 +11,8 @@ ENDED, LENGTH = "rollout/eos_rate", "rollout/completion_length"
 MOST = 0.2
 """Share that ends, below which learning to stop is impossible: nothing stops."""
 HALF = 0.5
+NONE = 0.05
+"""Share that ends, below which the limit may be far too short."""
 
 
 def check(case: Case) -> Finding | None:
@@ -19,6 +21,7 @@ def check(case: Case) -> Finding | None:
     if last > HALF:
         return None
     grew = first > last + 0.3
+    longer = 4.0 if last < NONE else 2.0
     length = case.find(LENGTH)
     where = "" if length is None else f" at {length.last:.0f} tokens on average"
     return Finding(
@@ -32,9 +35,9 @@ def check(case: Case) -> Finding | None:
         "when pad and EOS are one token)",
         next_action="penalise unfinished answers (--missing-eos-penalty 1), and check the reward for a length bias"
         if grew
-        else "double --max-new-tokens; if as many are cut still, train SFT again with EOS in the loss (assent data "
-        "show)",
-        fix={"missing_eos_penalty": to(1.0)} if grew else {"max_new_tokens": times(2.0)},
+        else f"give {longer:g} times as many --max-new-tokens; if as many are cut still, train SFT again with EOS in "
+        "the loss (assent data show FILE --model MODEL shows it in colour)",
+        fix={"missing_eos_penalty": to(1.0)} if grew else {"max_new_tokens": times(longer)},
     )
 
 

@@ -7,7 +7,7 @@ answers, a penalty for unfinished answers that outweighs the reward, or a KL pen
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding, times, to
 from assent.diagnosis.rule import SAMPLED, Rule
 
 ROUNDS = 5
@@ -29,7 +29,7 @@ def check(case: Case) -> Finding | None:
         cause="the reward prefers short answers, or the KL penalty is too weak to keep the policy from them",
         next_action="start again with a reward that does not prefer empty answers, a larger --kl-coef, or a lower "
         "--learning-rate",
-        fix={"learning_rate": times(0.3)},
+        fix={"learning_rate": times(0.3), "kl_coef": times(4.0) if case.option("kl_coef", 0.0) else to(0.05)},
     )
 
 

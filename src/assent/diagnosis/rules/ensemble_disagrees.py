@@ -19,8 +19,7 @@ def check(case: Case) -> Finding | None:
     return Finding(
         severity="warning",
         verdict=f"the ensemble's members disagree {last / max(first, 1e-12):.1f} times as much as at the start: the "
-        f"policy "
-        "writes what the reward models do not know",
+        "policy writes what the reward models do not know",
         evidence=(
             Evidence(metric=case.named(DISAGREEMENT), steps=spread.span, value=last, expected=f"about {first:.3g}"),
         ),

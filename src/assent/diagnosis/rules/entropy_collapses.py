@@ -32,7 +32,8 @@ def check(case: Case) -> Finding | None:
             *([Evidence(metric="objective/scores_std", steps=spread.span, value=spread.last)] if spread else []),
         ),
         cause="updates are too large, or advantages are not normalised, so that one kind of answer takes everything",
-        next_action="lower the learning rate, add an entropy bonus, or clip less above (cliprange_high)",
+        next_action="lower --learning-rate to a third and start again; if it still collapses, add an entropy bonus "
+        "(--entropy-coef 0.01) or clip less above (--cliprange-high 0.28)",
         fix={"learning_rate": times(0.3), **({"entropy_coef": to(0.01)} if case.stage in ROUNDS else {})},
     )
 

@@ -18,8 +18,7 @@ def check(case: Case) -> Finding | None:
         severity="info",
         confidence="certain",
         verdict=f"the loss is next to 0 (at most {max(map(abs, loss.values)):.1g}), as it must be: advantages of a "
-        f"prompt's "
-        "answers sum to 0",
+        "prompt's answers sum to 0",
         evidence=(
             Evidence(metric=LOSS, steps=loss.span, value=loss.last, expected="about 0"),
             Evidence(metric=GRADIENT, steps=case[GRADIENT].span, value=case[GRADIENT].last, expected="above 0"),

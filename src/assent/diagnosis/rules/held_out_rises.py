@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from assent.diagnosis.advice import fit_less, passes_of
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import DPO, REWARD, SFT, THUMBS, NotChecked, Rule
-from assent.diagnosis.rules import memorises_epochs
+from assent.diagnosis.rules import learns_the_opposite, memorises_epochs
 from assent.statistics.small import noise
 
 LOSS = "eval_loss"
 ACCURACY = "eval_accuracy or eval_rewards/accuracies"
+APART = "eval_rewards/margins"
 RISE = 0.05
 """Smallest rise above the lowest value that counts, as a share of it."""
 BACK = 0.1
@@ -19,6 +21,9 @@ BACK = 0.1
 def check(case: Case) -> Finding | None:
     if memorises_epochs.RULE.missing(case) is None and memorises_epochs.check(case) is not None:
         raise NotChecked("memorises_epochs has found the same")
+    other = learns_the_opposite.RULE
+    if case.stage in other.stages and other.missing(case) is None and other.check(case) is not None:
+        raise NotChecked(f"{other.name} has found the cause")
     loss = case[LOSS]
     lowest = min(range(len(loss)), key=loss.values.__getitem__)
     after = loss.values[lowest + 1 :]
@@ -26,8 +31,15 @@ def check(case: Case) -> Finding | None:
     spread = max(3 * noise(loss.values), RISE * abs(least), BACK * (loss.first - least))
     if len(after) < 2 or min(after[-2:]) <= least + spread:
         return None
+    apart = case.find(APART)
+    if case.stage == "kto" and apart is not None and apart.last >= 0.95 * max(apart.values):
+        return None  # its loss goes up and down with its KL baseline; what it learns shows in how far thumbs part
     accuracy = case.find(ACCURACY)
     falls = accuracy is not None and accuracy.last < max(accuracy.values) - 0.03
+    # a rate at which the held-out loss never fell is not mended by stopping earlier
+    best = loss.steps[lowest]
+    what_to_do, fix = fit_less(case, share=best / max(1, loss.steps[-1]), rate=0.3 if best > 0 else 0.1)
+    once = passes_of(case) <= 1.0 or best == 0
     return Finding(
         severity="fault" if falls or accuracy is None else "warning",
         verdict=f"the held-out loss rises since step {loss.steps[lowest]}, from {least:.3g} to {loss.last:.3g}"
@@ -37,10 +49,11 @@ def check(case: Case) -> Finding | None:
                      expected=f"about {least:.3g}, its lowest"),
             *([Evidence(metric=case.named(ACCURACY), steps=accuracy.span, value=accuracy.last)] if accuracy else []),
         ),
-        cause="too many passes over too few rows, or a learning rate that is too high",
-        next_action=f"stop near step {loss.steps[lowest]} (--metric-for-best-model loss keeps the best), or train for "
-        "fewer epochs",
-        fix={"num_train_epochs": times(0.5)},
+        cause="the learning rate is too high: the rows were read once, or the held-out loss never fell"
+        if once
+        else "too many passes over too few rows, or a learning rate that is too high",
+        next_action=f"{what_to_do}; --metric-for-best-model loss keeps the best checkpoint, near step {best}",
+        fix=fix,
     )  # fmt: skip
 
 
@@ -48,6 +61,7 @@ RULE = Rule(
     name="held_out_rises",
     title="overfitting: the held-out loss rises",
     metrics=(LOSS,),
+    also=(APART,),
     least=4,
     stages=SFT | REWARD | DPO | THUMBS,
     check=check,
@@ -57,3 +71,10 @@ RULE = Rule(
 
 FIRES = example({LOSS: {10: 0.6, 20: 0.5, 30: 0.49, 40: 0.58, 50: 0.7}}, stage="reward", num_train_epochs=20.0)
 QUIET = example({LOSS: {10: 0.6, 20: 0.5, 30: 0.49, 40: 0.50, 50: 0.49}}, stage="reward")
+_RISEN = {10: 0.5, 20: 0.40, 30: 0.42, 40: 0.433, 50: 0.433}
+FIRES_ALSO = (
+    example({LOSS: _RISEN, APART: {10: 0.0, 20: 0.8, 30: 0.7, 40: 0.6, 50: 0.5}}, stage="kto", num_train_epochs=9.0),
+    example({LOSS: {0: 2.0, 10: 2.4, 20: 2.9, 30: 3.0}}, stage="sft", num_train_epochs=1.0),
+)
+QUIET_ALSO = (example({LOSS: _RISEN, APART: {10: 0.0, 20: 0.8, 30: 1.0, 40: 1.05, 50: 1.1}}, stage="kto"),)
+"""KTO, whose loss is no measure alone; a rate at which nothing was learned from the first step on."""

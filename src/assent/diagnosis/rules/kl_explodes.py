@@ -46,7 +46,8 @@ def check(case: Case) -> Finding | None:
                      expected=f"about {levels[highest]:.3g}, its peak"),
         ),
         cause="the learning rate is too high for as many updates a round",
-        next_action="go back to an earlier checkpoint, and lower the learning rate",
+        next_action=(f"go back to a checkpoint before step {scores.steps[highest]}" if broke else "start again")
+        + ", with a tenth of the learning rate",
         fix={"learning_rate": times(0.1)},
     )  # fmt: skip
 

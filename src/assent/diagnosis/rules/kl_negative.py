@@ -44,8 +44,8 @@ def _finding(metric: str, case: Case, value: float, verdict: str, *, certain: bo
         evidence=(Evidence(metric=metric, steps=case[metric].tail(WINDOW).span, value=value, expected="at least 0"),),
         cause="answers are not sampled from the policy that is scored: top-k, top-p, a least length, another "
         "temperature, or padding that counts",
-        next_action="sample with temperature 1 and nothing else, and score the tokens that were sampled, with the same "
-        "temperature",
+        next_action="sample with --temperature 1, without top-k, top-p or a least length, and score exactly the tokens "
+        "that were sampled; then the mean KL is above 0",
         fix={"temperature": to(1.0)},
     )
 

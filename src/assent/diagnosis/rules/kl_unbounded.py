@@ -31,7 +31,8 @@ def check(case: Case) -> Finding | None:
         + ("no penalty holds it" if not weight else f"kl_coef {weight:g} does not hold it"),
         evidence=(Evidence(metric=KL, steps=half.span, value=last, expected="a plateau"),),
         cause="the penalty is weaker than what the reward pays",
-        next_action="raise kl_coef, or set a target (--kl-target 6), and measure with something besides the reward",
+        next_action=("raise --kl-coef fourfold" if weight else "give --kl-coef 0.05")
+        + ", or a target (--kl-target 6); and measure with something besides the reward (a gold reward, a judge)",
         fix={"kl_coef": times(4.0) if weight else to(0.05)},
     )
 

@@ -26,7 +26,7 @@ def check(case: Case) -> Finding | None:
         cause="every label is masked: the template marks no assistant turn, the response template is not found, or "
         "max_length cuts before the completion begins",
         next_action="look at a row as the model reads it (assent data show FILE --model MODEL): its completion must be "
-        "in colour",
+        "in colour. If it is not, raise --max-length above the prompt's length, or mend the chat template's mask",
     )  # fmt: skip
 
 

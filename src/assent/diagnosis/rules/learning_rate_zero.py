@@ -22,7 +22,8 @@ def check(case: Case) -> Finding | None:
         verdict=f"the learning rate was 0 at all {len(rates)} logged steps, so that no weight has changed",
         evidence=(Evidence(metric=RATE, steps=rates.span, value=0.0, expected="above 0"),),
         cause="the rate is set to 0, or the schedule counts more warm-up steps than the run has",
-        next_action=f"set a learning rate, {rate:g} to begin with, and look at the scheduler's number of steps",
+        next_action=f"set --learning-rate {rate:g} to begin with, and let the warm-up be shorter than the run "
+        "(--warmup-ratio 0.05)",
         fix={"learning_rate": to(rate), "warmup_ratio": to(0.05)},
     )
 

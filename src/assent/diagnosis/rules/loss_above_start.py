@@ -1,10 +1,15 @@
-"""The training loss climbs above where it began: worse than the model knew before training."""
+"""The training loss climbs above where it began: worse than the model knew before training.
+
+Where it began is what the loss declares for equal answers, if that is one value. Otherwise (SFT, a likelihood that is
+added, rankings of several sizes, ties) it is what the run itself measured before its first update.
+"""
 
 from __future__ import annotations
 
+import math
+
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
-from assent.diagnosis.objective import LN2
 from assent.diagnosis.rule import DPO, REWARD, SFT, NotChecked, Rule
 from assent.statistics.small import SURE, difference, fmean, mean_interval
 
@@ -17,14 +22,7 @@ LEAST = 0.02
 
 def check(case: Case) -> Finding | None:
     loss, size = case[LOSS], len(case[LOSS]) // PARTS
-    known = LN2 if case.stage == "reward" and case.option("loss_type", "bradley_terry") == "bradley_terry" else None
-    # a reward model's new head has margins of its own, so that it may begin above a coin's loss
-    start = case.objective.start or (None if known is None else max(known, loss.first))
-    held_out = case.find(HELD_OUT)
-    if case.stage == "sft" and held_out is not None and held_out.steps[0] == 0:
-        start = max(held_out.first, loss.first)  # the first lines of a broken run are above its start already
-    if start is None and case.stage != "sft":
-        raise NotChecked("the loss's value at the start is not known (loss_type)")
+    start = _start(case)
     reached, first = (start, None) if start is not None else (fmean(loss.values[:size]), loss.values[:size])
     worst: tuple[float, int] | None = None
     for part in range(PARTS):
@@ -44,9 +42,25 @@ def check(case: Case) -> Finding | None:
         + ("and ends there" if at_end else "on the way, and came down again"),
         evidence=(Evidence(metric=LOSS, steps=steps, value=worst[0], expected=f"at most {reached:.4g}"),),
         cause="the learning rate is too high" + ("" if at_end else " at its peak"),
-        next_action="lower the learning rate, or warm up for longer",
+        next_action="lower the learning rate to a tenth"
+        if at_end
+        else "lower the learning rate to a third, or warm up for longer (--warmup-ratio 0.1)",
         fix={"learning_rate": times(0.1 if at_end else 0.3)},
     )
+
+
+def _start(case: Case) -> float | None:
+    """The loss before training; None: the run's first part has to do for it."""
+    declared, loss, held_out = case.objective.start, case[LOSS], case.find(HELD_OUT)
+    if declared is not None and case.stage != "reward":
+        return declared
+    if declared is None and case.objective.loss is None and case.stage != "sft":
+        raise NotChecked("the loss's value at the start is not known (loss_type)")
+    # measured before the first update, as the first lines of a broken run are above its start already
+    measured = [held_out.first] if held_out is not None and held_out.steps[0] == 0 else []
+    if declared is not None:  # a reward model's new head has margins of its own, so that it may begin higher
+        return max(declared, loss.first, *measured)
+    return max(loss.first, *measured) if measured else None
 
 
 RULE = Rule(
@@ -66,3 +80,25 @@ FIRES = example({LOSS: [level + e for level in (0.69, 0.68, 0.85, 0.6, 0.5) for 
                 loss_type="sigmoid")  # fmt: skip
 QUIET = example({LOSS: [level + e for level in (0.69, 0.68, 0.69, 0.6, 0.5) for e in _NOISE]}, stage="dpo",
                 loss_type="sigmoid")  # fmt: skip
+
+
+def _curve(*levels: float) -> list[float]:
+    return [levels[0], *(level + e for level in levels for e in _NOISE)][: 5 * len(levels)]
+
+
+_AT_START = {"rewards/margins": [0.0, *[0.1] * 24]}
+FIRES_ALSO = (
+    example({LOSS: _curve(math.log(6), 1.8, 1.9, 2.1, 2.2), **_AT_START}, stage="dpo", loss_type="plackett_luce"),
+    example({LOSS: _curve(0.92, 0.9, 1.1, 1.2, 1.2)}, stage="reward", loss_type="rao_kupper"),
+    example({LOSS: _curve(3.2, 3.1, 3.4, 3.5, 3.5)}, stage="dpo", loss_type="rpo"),
+)
+QUIET_ALSO = (
+    example({LOSS: _curve(math.log(6), 1.75, 1.7, 1.6, 1.6), **_AT_START}, stage="dpo", loss_type="plackett_luce"),
+    example({LOSS: _curve(2.4, 2.3, 2.3, 2.2, 2.1), **_AT_START}, stage="dpo", loss_type="plackett_luce"),
+    example({LOSS: _curve(1.31, 1.3, 1.2, 1.1, 1.1), **_AT_START}, stage="dpo", loss_type="sigmoid"),
+    example({LOSS: _curve(math.log(2.5), 0.9, 0.85, 0.8, 0.8)}, stage="reward", loss_type="rao_kupper"),
+    example({LOSS: _curve(3.2, 3.1, 2.9, 2.7, 2.5)}, stage="dpo", loss_type="rpo"),
+    example({LOSS: _curve(1.9, 1.8, 1.6, 1.5, 1.5)}, stage="dpo",
+            losses=[{"name": "sigmoid"}, {"name": "sft", "weight": 0.5}]),
+)  # fmt: skip
+"""Rankings of three, and of several sizes; a margin column; ties as an outcome; a likelihood that is added."""

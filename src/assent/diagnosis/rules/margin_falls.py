@@ -26,8 +26,7 @@ def check(case: Case) -> Finding | None:
                            expected="above 0 and rising"),),
         cause="the loss has the wrong sign, or its chosen and rejected inputs are exchanged",
         next_action="compute the loss of one row by hand (assent explain). If the trainer's has the opposite sign, "
-        "mend the "
-        "trainer; if it is the same, exchange the file's columns (chosen and rejected)",
+        "mend the trainer; if it is the same, exchange the file's columns (chosen and rejected)",
     )  # fmt: skip
 
 

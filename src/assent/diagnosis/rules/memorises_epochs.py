@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from assent.diagnosis.advice import fit_less
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, to
+from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import DPO, REWARD, SFT, THUMBS, Rule
 from assent.statistics.small import SURE, difference, fmean
 
@@ -28,6 +29,7 @@ def check(case: Case) -> Finding | None:
             Evidence(metric=HELD_OUT, steps=(held_out.steps[lowest], held_out.steps[-1]), value=held_out.last,
                      expected=f"about {held_out.values[lowest]:.3g}, its lowest")
         )  # fmt: skip
+    what_to_do, fix = fit_less(case)
     return Finding(
         severity="warning",
         confidence="certain" if rises else "likely",
@@ -35,9 +37,9 @@ def check(case: Case) -> Finding | None:
         + (", while the held-out loss rises" if rises else ""),
         evidence=tuple(evidence),
         cause="more than one pass over the data; preferences are learned in the first one",
-        next_action="train for one epoch, or keep the checkpoint with the lowest held-out loss "
-        "(--metric-for-best-model loss); judge by answers, as a memorised model may still be a good one",
-        fix={"num_train_epochs": to(1.0)},
+        next_action=f"{what_to_do}, or keep the checkpoint with the lowest held-out loss (--metric-for-best-model "
+        "loss); judge by answers, as a memorised model may still be a good one",
+        fix=fix,
     )
 
 

@@ -30,9 +30,8 @@ def check(case: Case) -> Finding | None:
         cause="no trained weight has a part in the loss: weights frozen, an adapter that is off, or a loss computed "
         "without gradient",
         next_action="count the weights that require a gradient (PEFT: model.print_trainable_parameters()). If there "
-        "are "
-        "none, unfreeze them or switch the adapter on; if there are some, look for torch.no_grad() or .detach() around "
-        "the loss",
+        "are none, unfreeze them or switch the adapter on; if there are some, look for torch.no_grad() or .detach() "
+        "around the loss",
     )
 
 

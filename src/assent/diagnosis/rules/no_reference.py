@@ -31,8 +31,7 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the reference's log-probabilities are 0 or missing, so that the margin follows length",
         next_action="give the trainer a reference (--reference; TRL: ref_model), which is the model that training "
-        "starts "
-        "from. A loss without one is simpo or orpo: then name it as such",
+        "starts from. A loss without one is simpo or orpo: then name it as such",
     )
 
 

@@ -36,9 +36,10 @@ def check(case: Case) -> Finding | None:
         else f"{name} is not a number from step {first} on, so that the weights behind it cannot be trusted",
         evidence=(Evidence(metric=name, steps=(first, steps[name][-1]), value=float("nan"), expected="a number"),),
         cause="the learning rate is too high, or numbers overflow at half precision",
-        next_action="lower the learning rate, and look for rows of extreme length"
+        next_action="lower the learning rate to a third, and look at the longest rows (assent data check FILE --model "
+        "MODEL)"
         if recovers
-        else f"go back to a checkpoint before step {first}, and continue with a lower learning rate",
+        else f"go back to a checkpoint before step {first}, and continue with a tenth of the learning rate",
         fix=fix,
     )
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, factor_to, times
-from assent.diagnosis.rule import PAIRS, NotChecked, Rule
-from assent.diagnosis.rules import reference_moves
+from assent.diagnosis.rule import PAIRS, THUMBS, NotChecked, Rule
+from assent.diagnosis.rules import beta_too_low, reference_moves
 from assent.statistics.small import SURE, ends, fmean, mean_interval
 
 LOSS, MARGIN, RATE = "loss", "rewards/margins", "learning_rate"
 STEPS = 40
 STILL = 0.02
 """A margin below this is no learning: it changes a pair's probability by half a percent."""
+LEARNED = 1.0
+"""A margin that a run which has learned something reaches. It grows in proportion to the rate, while it is small."""
+SMALLEST, LARGEST = 10.0, 1e5
+UNSEEN = 100.0
+"""What to raise the rate by where the margin is within its noise, so that it does not say how far it is."""
 
 
 def check(case: Case) -> Finding | None:
@@ -24,6 +31,8 @@ def check(case: Case) -> Finding | None:
         return None  # learning_rate_zero
     if reference_moves.RULE.missing(case) is None and reference_moves.check(case) is not None:
         raise NotChecked("reference_moves has found the cause")
+    if case.stage in beta_too_low.RULE.stages and case.objective.beta and beta_too_low.check(case) is not None:
+        raise NotChecked("beta_too_low has found the cause")
     loss, margins = case[LOSS], case[MARGIN]
     first, last = ends(loss.values)
     if abs(fmean(first) - case.objective.start) > 0.05 * case.objective.start:
@@ -33,7 +42,7 @@ def check(case: Case) -> Finding | None:
     if abs(fmean(last) - case.objective.start) > 0.01 * case.objective.start or abs(moved.value) > STILL:
         return None
     span = margins.tail(len(last_margins)).span
-    raised = factor_to(10 * STILL, abs(moved.value), least=10.0)
+    raised = factor_to(LEARNED, moved.value, least=SMALLEST, most=LARGEST if moved.low > 0 else UNSEEN)
     return Finding(
         severity="fault",
         verdict=f"nothing is learned: after {case.steps} steps the loss is {fmean(last):.4g}, where it began, and the "
@@ -43,11 +52,10 @@ def check(case: Case) -> Finding | None:
                      expected=f"below {case.objective.start:.4g}"),
             Evidence(metric=MARGIN, steps=span, value=moved.value, expected=f"above {STILL:g}"),
         ),
-        cause="the learning rate is too low for so few steps, or beta so low that the margin stays small; where "
-        "neither is, chosen and rejected do not differ in what the model reads",
+        cause="the learning rate is too low for so few steps; where it is not, chosen and rejected do not differ in "
+        "what the model reads",
         next_action=f"raise the learning rate {raised:g} times: the margin grows with it. If it still stays at 0, "
-        f"look at "
-        "the rows as the model reads them (assent data show)",
+        "look at the rows as the model reads them (assent data show FILE --model MODEL)",
         fix={"learning_rate": times(raised)},
     )  # fmt: skip
 
@@ -57,7 +65,7 @@ RULE = Rule(
     title="the loss stays at its start",
     metrics=(LOSS, MARGIN),
     least=STEPS,
-    stages=PAIRS,
+    stages=PAIRS | THUMBS,
     check=check,
     causes=("learning rate too low", "too few steps", "pairs that are equal after the cut", "beta too low"),
     source="people's threads: the loss stays at 0.693 (failures D7, D14)",
@@ -68,3 +76,20 @@ FIRES = example({LOSS: _LOSSES, MARGIN: [0.002 * (-1) ** i for i in range(60)]},
                 learning_rate=1e-9)  # fmt: skip
 QUIET = example({LOSS: [value - 0.002 * i for i, value in enumerate(_LOSSES)],
                  MARGIN: [0.004 * i for i in range(60)]}, stage="dpo", loss_type="sigmoid")  # fmt: skip
+
+
+def _still(start: float, **series: list[float]) -> dict[str, list[float]]:
+    return {LOSS: [start, *(start + 0.001 * (-1) ** i for i in range(59))], MARGIN: [0.0] * 60, **series}
+
+
+FIRES_ALSO = (
+    example(_still(math.log(6)), stage="dpo", loss_type="plackett_luce", learning_rate=1e-9),
+    example(_still(math.log(3)), stage="dpo", loss_type="davidson", learning_rate=1e-9),
+    example(_still(0.5), stage="kto", loss_type="kto", learning_rate=1e-9),
+)
+_FALLING = [math.log(6) - 0.004 * i for i in range(60)]
+QUIET_ALSO = (
+    example({LOSS: _FALLING, MARGIN: [0.005 * i for i in range(60)]}, stage="dpo", loss_type="plackett_luce"),
+    example({LOSS: [0.5 - 0.001 * i for i in range(60)], MARGIN: [0.004 * i for i in range(60)]}, stage="kto"),
+)
+"""Rankings of three, ties as an outcome, thumbs."""

@@ -36,7 +36,10 @@ def check(case: Case) -> Finding | None:
             for name, value, limit in over
         ),
         cause="too many passes over the same samples, or a learning rate that is too high",
-        next_action="make fewer passes (--num-ppo-epochs), lower the learning rate, or end a round early (--target-kl)",
+        next_action=(
+            "make a quarter of the passes (--num-ppo-epochs)" if epochs > 4 else "lower --learning-rate to a third"
+        )
+        + ", or end a round early (--target-kl 0.05)",
         fix={"num_ppo_epochs": times(0.25)} if epochs > 4 else {"learning_rate": times(0.3)},
     )
 

@@ -19,6 +19,8 @@ def check(case: Case) -> Finding | None:
     penalty, spread = (fmean([abs(value) for value in ends(case[name].values)[1]]) for name in (PENALTY, SPREAD))
     if spread < 1e-6 or penalty == 0:
         return None  # zero_advantage; a penalty that is part of the loss
+    if case.option("scale_scores"):  # the log holds the scores as they were; what the penalty meets has a spread of 1
+        spread = 1.0
     ratio = penalty / spread
     kl = case.find(KL)
     is_idle = ratio < LOW and case.option("kl_coef", 0.0) > 0 and kl is not None and fmean(ends(kl.values)[1]) > FAR
@@ -58,3 +60,7 @@ RULE = Rule(
 _PENALTIES, _KL = [-0.1, -0.2, -0.3, -0.3, -0.3, -0.4], [2.0, 4.0, 6.0, 6.0, 7.0, 8.0]
 FIRES = example({PENALTY: _PENALTIES, SPREAD: [100.0] * 6, KL: _KL}, stage="ppo", kl_coef=0.05)
 QUIET = example({PENALTY: _PENALTIES, SPREAD: [0.6] * 6, KL: _KL}, stage="ppo", kl_coef=0.05)
+QUIET_ALSO = (
+    example({PENALTY: _PENALTIES, SPREAD: [100.0] * 6, KL: _KL}, stage="ppo", kl_coef=0.05, scale_scores=True),
+)
+"""Scores that are divided by their spread before they are used."""

@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, factor_to, times
+from assent.diagnosis.finding import Change, Evidence, Finding, factor_to, times, to
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
-from assent.diagnosis.rules import kl_always_zero, zero_advantage
+from assent.diagnosis.rules import kl_always_zero, penalty_scale, zero_advantage
 from assent.statistics.small import ends, fmean, shift
 
 KL, SCORE, RATE = "objective/kl_k3 or objective/kl_k2 or objective/kl", "objective/scores", "learning_rate"
+SPREAD = "objective/scores_std"
 NEAR = 0.05
 """Nats a completion."""
 ROUNDS = 16
-STRONG = 0.5
-"""A kl_coef from which on the penalty may be what holds the policy."""
+USUAL, STRONG = 0.05, 0.5
+"""A usual kl_coef, and one from which on the penalty may be what holds the policy."""
+PAYS = 0.05
+"""Nats that a reward of one standard deviation can buy, below which the penalty outweighs it."""
+ITS_OWN_UNITS = frozenset({"ppo", "a2c", "rloo"})
+"""Methods whose penalty is measured against the reward as it is; GRPO divides rewards by their spread first."""
+MOST = 1e4
 
 
 def check(case: Case) -> Finding | None:
@@ -30,23 +36,46 @@ def check(case: Case) -> Finding | None:
     last = fmean(ends(kl.values)[1])
     if abs(last) > NEAR or shift(scores.values).low > 0:
         return None
-    weight = case.option("kl_coef", 0.0)
-    is_held = weight >= STRONG
-    raised = factor_to(math.sqrt(2 * NEAR), math.sqrt(abs(last)), least=3.0)
+    scale = penalty_scale.check(case) if penalty_scale.RULE.missing(case) is None else None
+    if scale is not None and scale.severity == "fault":
+        raise NotChecked("penalty_scale has found the cause")
+    cause, next_action, fix = _why(case, last)
     return Finding(
         severity="fault",
-        confidence="likely" if is_held else "possible",
+        confidence="possible" if "learning_rate" in fix else "likely",
         verdict=f"the policy does not move: after {case.steps} rounds its KL to the reference is {last:.2g} nats, and "
         "the reward has not risen",
         evidence=(
             Evidence(metric=case.named(KL), steps=kl.span, value=last, expected=f"above {NEAR:g}"),
             Evidence(metric=SCORE, steps=scores.span, value=shift(scores.values).value, expected="a rise"),
         ),
-        cause=f"kl_coef {weight:g} outweighs the reward" if is_held else "the learning rate is too low",
-        next_action="lower kl_coef to a twentieth"
-        if is_held
-        else f"raise the learning rate {raised:g} times: the KL grows with its square",
-        fix={"kl_coef": times(0.05)} if is_held else {"learning_rate": times(raised)},
+        cause=cause,
+        next_action=next_action,
+        fix=fix,
+    )
+
+
+def _why(case: Case, kl: float) -> tuple[str, str, dict[str, Change]]:
+    """The cause, what to do, and the change."""
+    weight, spread = case.option("kl_coef", 0.0), case.find(SPREAD)
+    usual = None if spread is None or case.option("scale_scores") else fmean(spread.values)
+    if usual and usual < penalty_scale.SMALL and case.stage in ITS_OWN_UNITS and usual < PAYS * weight:
+        return (
+            f"kl_coef {weight:g} outweighs rewards that differ by {usual:.2g} only",
+            "divide the scores by their spread (--scale-scores)",
+            {"scale_scores": to(True)},
+        )
+    if weight >= STRONG:
+        return (
+            f"kl_coef {weight:g} outweighs the reward",
+            f"set --kl-coef {USUAL:g}, which suits rewards that differ by about 1",
+            {"kl_coef": to(USUAL)},
+        )
+    raised = factor_to(math.sqrt(2 * NEAR), math.sqrt(abs(kl)), least=3.0, most=MOST)
+    return (
+        "the learning rate is too low",
+        f"raise the learning rate {raised:g} times: the KL grows with its square",
+        {"learning_rate": times(raised)},
     )
 
 
@@ -54,7 +83,7 @@ RULE = Rule(
     name="policy_stays",
     title="the policy stays at its reference",
     metrics=(KL, SCORE),
-    also=(kl_always_zero.DISTANCE,),
+    also=(kl_always_zero.DISTANCE, SPREAD, penalty_scale.PENALTY),
     least=ROUNDS,
     stages=SAMPLED,
     check=check,
@@ -65,3 +94,9 @@ RULE = Rule(
 _FLAT = [0.1, 0.0, 0.2, 0.1, -0.1] * 4
 FIRES = example({"objective/kl_k3": [0.002] * 20, SCORE: _FLAT}, stage="ppo", kl_coef=10.0)
 QUIET = example({"objective/kl_k3": [0.05 * i for i in range(20)], SCORE: _FLAT}, stage="ppo", kl_coef=0.05)
+FIRES_ALSO = (
+    example({"objective/kl_k3": [0.002] * 20, SCORE: [1e-4 * one for one in _FLAT], SPREAD: [1e-4] * 20}, stage="ppo",
+            kl_coef=0.05, scale_scores=False),
+    example({"objective/kl_k3": [1e-8] * 20, SCORE: _FLAT, SPREAD: [0.3] * 20}, stage="grpo", kl_coef=0.05),
+)  # fmt: skip
+"""A tiny reward, which --scale-scores mends; a tiny learning rate."""

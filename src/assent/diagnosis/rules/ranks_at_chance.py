@@ -1,25 +1,67 @@
-"""The reward model ranks held-out pairs no better than a coin, after enough steps to have learned."""
+"""The reward model ranks held-out pairs no better than a coin after enough steps, or has not moved in them."""
 
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding, factor_to, times
 from assent.diagnosis.rule import REWARD, NotChecked, Rule
 from assent.statistics.small import ends, fmean, wilson
 
-TRAIN, HELD_OUT = "accuracy", "eval_accuracy"
+TRAIN, HELD_OUT, RATE = "accuracy", "eval_accuracy", "learning_rate"
 STEPS = 20
 PAIRS = 100
 """Comparisons below which a coin cannot be told from a weak model."""
 CHANCE = 0.55
+SCORES = ("eval_margin", "eval_mean_reward")
+"""Held-out figures of the same rows, measured again: they stand still where the weights do."""
+NOTHING, STILL = 0.003, 0.05
+"""Moves of these below which the weights stand still, and above which they do not."""
+LEARNED = 1.0
+"""A margin that a reward model which has learned something reaches."""
+UNSEEN, LARGEST = 10.0, 1e5
 
 
 def check(case: Case) -> Finding | None:
+    train, moved = case[TRAIN], _moved(case)
+    rates = case.find(RATE)
+    if rates is not None and not any(rates.values):
+        return None  # learning_rate_zero
+    stands_still = moved is not None and moved < NOTHING
+    name, value, is_chance = _against_chance(case)
+    if not is_chance and not stands_still:
+        return None
+    learns = fmean(ends(train.values)[1]) > 0.65 or (moved is not None and moved > STILL)
+    learns = learns and not stands_still
+    raised = UNSEEN if moved is None else factor_to(LEARNED, moved, least=UNSEEN, most=LARGEST)
+    return Finding(
+        severity="fault",
+        verdict=f"the reward model stands still: after {case.steps} steps its held-out scores have moved by {moved:.1g}"
+        if stands_still
+        else f"the reward model is right on {value:.0%} of the pairs, as a coin would be"
+        + (", although its scores have moved" if learns else ""),
+        evidence=(
+            Evidence(metric=name, steps=case[name].span, value=value, expected=f"above {CHANCE:g}"),
+            Evidence(metric=TRAIN, steps=train.span, value=fmean(ends(train.values)[1])),
+        ),
+        cause="the labels are random, or do not depend on what the model reads"
+        if learns
+        else "the learning rate is too low" + ("" if moved is not None else ", or the labels are random"),
+        next_action="let two people label fifty pairs again: where they do not agree, no model can; where they do, "
+        "look at rows as the model reads them (assent data show FILE --model MODEL)"
+        if learns
+        else f"raise the learning rate {raised:g} times; if the training accuracy stays at one half then, label fifty "
+        "pairs again",
+        fix={} if learns else {"learning_rate": times(raised)},
+    )
+
+
+def _against_chance(case: Case) -> tuple[str, float, bool]:
+    """The accuracy's metric, its value, and whether a coin would do as well."""
     train = case[TRAIN]
-    held_out, high = case.find(HELD_OUT), case.find(f"{HELD_OUT}_high")
-    if held_out is not None and high is not None:
-        name, value, lowest = HELD_OUT, held_out.last, case[f"{HELD_OUT}_low"].last
-        if held_out.last - case[f"{HELD_OUT}_low"].last > 0.2:
+    held_out, low = case.find(HELD_OUT), case.find(f"{HELD_OUT}_low")
+    if held_out is not None and low is not None:
+        name, value, lowest = HELD_OUT, held_out.last, low.last
+        if held_out.last - low.last > 0.2:
             raise NotChecked("too few held-out comparisons to tell chance from a weak model")
     else:
         last = ends(train.values)[1]
@@ -27,31 +69,20 @@ def check(case: Case) -> Finding | None:
         if count < PAIRS:
             raise NotChecked(f"too few comparisons: {count:.0f} of {PAIRS} in the last quarter (batch_size)")
         name, value, lowest = TRAIN, fmean(last), wilson(fmean(last) * count, count, confidence=0.99).low
-    if lowest > 0.5 or value > CHANCE + 0.03:
-        return None
-    learns = fmean(ends(train.values)[1]) > 0.65
-    return Finding(
-        severity="fault",
-        verdict=f"the reward model is right on {value:.0%} of the pairs, as a coin would be"
-        + (", although it learns the training pairs" if learns else ""),
-        evidence=(
-            Evidence(metric=name, steps=case[name].span, value=value, expected=f"above {CHANCE:g}"),
-            Evidence(metric=TRAIN, steps=train.span, value=fmean(ends(train.values)[1])),
-        ),
-        cause="the labels are random, or do not depend on what the model reads"
-        if learns
-        else "the learning rate is too low, or the labels are random",
-        next_action="let two people label fifty pairs again: where they do not agree, no model can"
-        if learns
-        else "raise the learning rate tenfold; if the training accuracy stays at one half, label fifty pairs again",
-        fix={} if learns else {"learning_rate": times(10.0)},
-    )
+    return name, value, lowest <= 0.5 and value <= CHANCE + 0.03
+
+
+def _moved(case: Case) -> float | None:
+    """How far the held-out scores have moved since they were first measured; None: that was not logged."""
+    series = [case[name] for name in SCORES if name in case.series and len(case[name]) > 1]
+    return max((abs(one.last - one.first) for one in series), default=None)
 
 
 RULE = Rule(
     name="ranks_at_chance",
-    title="the reward model is at chance",
+    title="the reward model is at chance, or stands still",
     metrics=(TRAIN,),
+    also=(*SCORES, RATE),
     least=STEPS,
     stages=REWARD,
     check=check,
@@ -61,3 +92,14 @@ RULE = Rule(
 
 FIRES = example({TRAIN: [0.5, 0.55, 0.45, 0.5] * 8}, stage="reward", batch_size=32, learning_rate=1e-6)
 QUIET = example({TRAIN: [0.5, 0.55, 0.6, 0.6, *[0.68, 0.72] * 14]}, stage="reward", batch_size=32)
+_COIN = [0.5, 0.55, 0.45, 0.5] * 8
+FIRES_ALSO = (
+    example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: 0.012301}}, stage="reward", batch_size=32),
+    example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: -0.3}}, stage="reward", batch_size=32),
+    example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.012301}}, stage="reward", batch_size=32),
+)
+QUIET_ALSO = (
+    example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.2}}, stage="reward", batch_size=32),
+    example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.0123}, RATE: [0.0] * 32}, stage="reward"),
+)
+"""Weights that stand still, and labels that say nothing; a new head that is right more often than a coin by luck."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding
+from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
 from assent.diagnosis.rules import kl_explodes
 from assent.statistics.small import ends, fmean, shift
@@ -30,12 +30,11 @@ def check(case: Case) -> Finding | None:
         severity="fault",
         verdict=f"the reward falls while it is trained on: by {-fall.value:.2g}, steadily from the start",
         evidence=(Evidence(metric=case.named(SCORE), steps=scores.span, value=last, expected=f"at least {first:.3g}"),),
-        cause="the objective has the wrong sign, or clips without taking the minimum; or the learning rate is so "
-        "high that "
-        "every update spoils the policy",
-        next_action="check the sign of the advantage on one batch: an update must make answers with a positive one "
-        "more "
-        "likely; if it does, lower the learning rate tenfold",
+        cause="the objective has the wrong sign, or clips without taking the minimum; or the learning rate is so high "
+        "that every update spoils the policy",
+        next_action="lower the learning rate tenfold. If the reward still falls, check the sign of the advantage on "
+        "one batch: an update must make answers with a positive one more likely",
+        fix={"learning_rate": times(0.1)},
     )
 
 

@@ -47,8 +47,9 @@ def check(case: Case) -> Finding | None:
             *([] if kl is None else [Evidence(metric=case.named(KL), steps=kl.span, value=kl.last)]),
         ),
         cause="the policy has found what the reward model likes and people do not, for its pairs held no such answers",
-        next_action=f"keep the checkpoint near step {series.steps[peak]}; then a larger kl_coef, labels for what the "
-        "policy now writes, or an ensemble of reward models",
+        next_action=f"keep the checkpoint near step {series.steps[peak]}. A larger kl_coef slows this down; what mends "
+        "it is a reward that people agree with: label what the policy writes now and train the reward model on it, or "
+        "count the disagreement of several (--reward-ensemble mean-std:1)",
         fix={"kl_coef": times(4.0) if weight else to(0.1)},
     )  # fmt: skip
 

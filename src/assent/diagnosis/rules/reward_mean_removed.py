@@ -28,7 +28,8 @@ def check(case: Case) -> Finding | None:
                            expected="a level that changes"),),
         cause="a shifted mean makes a batch of good answers look like one of bad answers, and the KL penalty changes "
         "sign",
-        next_action="divide by the standard deviation alone (scale_scores), and whiten advantages instead",
+        next_action="do not subtract the rewards' mean: divide by their standard deviation alone (--scale-scores), and "
+        "whiten advantages instead",
         fix={"scale_scores": to(True)},
     )  # fmt: skip
 

@@ -37,8 +37,7 @@ def check(case: Case) -> Finding | None:
         ),
         cause="one part is easier to raise and weighs enough to pay for the loss of the other",
         next_action=f"raise the weight of {falling.split('/')[1]} in --reward, or let {rising.split('/')[1]} count "
-        f"only "
-        f"where {falling.split('/')[1]} holds",
+        f"only where {falling.split('/')[1]} holds",
     )
 
 

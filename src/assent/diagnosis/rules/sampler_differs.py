@@ -34,8 +34,8 @@ def check(case: Case) -> Finding | None:
         evidence=(Evidence(metric=name, steps=case[name].span, value=worst, expected=f"at most {allowed:g}"),),
         cause="dropout is on in one of them, temperatures differ, or another engine computes with other weights or at "
         "another precision",
-        next_action="switch dropout off, score with the sampling temperature, and read the sampled tokens again with "
-        "the trainer (--importance-sampling-cap 2)",
+        next_action="switch dropout off, score with the sampling temperature, and give the sampler the newest weights "
+        "before each round; with another engine (vLLM), correct for the rest (--importance-sampling-cap 2)",
         fix={"importance_sampling_cap": to(2.0)} if case.option("sampler") == "vllm" else {},
     )
 

@@ -32,7 +32,9 @@ def check(case: Case) -> Finding | None:
         cause="the centring term has the wrong sign: it must be added to the loss, not subtracted"
         if diverges and weight
         else "comparisons fix differences of scores and not their level",
-        next_action="center the scores (--center-rewards-coefficient 0.01), or normalise them (--normalize-rewards)",
+        next_action="mend the sign: coefficient * (sum of a pair's scores)^2 is added to the loss"
+        if diverges and weight
+        else "center the scores (--center-rewards-coefficient 0.01), or normalise them (--normalize-rewards)",
         fix={"center_rewards_coefficient": to(0.01)},
     )
 

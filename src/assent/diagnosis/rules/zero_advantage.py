@@ -39,7 +39,8 @@ def check(case: Case) -> Finding | None:
         next_action="read a few answers in samples.jsonl beside the reward's rule, and widen the rule until it pays "
         "for some of them and not for others"
         if is_constant
-        else "sample more answers a prompt, and choose prompts that some answers solve and others do not",
+        else "sample twice as many answers a prompt (--num-completions), and choose prompts that some answers solve "
+        "and others do not",
         fix={} if is_constant else {"num_completions": times(2.0)},
     )  # fmt: skip
 

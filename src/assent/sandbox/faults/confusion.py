@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from assent.sandbox.faults.registry import FAULTS
-from assent.statistics.small import Interval, fmean, wilson
+from assent.statistics.small import Interval, fmean, student_quantile, variance, wilson
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,23 @@ def interval(right: int, count: int) -> dict[str, Any]:
     return {"right": right, "of": count, "share": share, "low": found.low, "high": found.high}
 
 
-def lowest(values: Sequence[float], share: float = 0.05) -> float:
-    """The lower end of what `values` reach: this share of them lies below."""
-    ordered = sorted(values)
-    return ordered[int(share * (len(ordered) - 1))]
+def lower_ends(cells: Mapping[tuple[str, str], Sequence[float]], share: float = 0.05) -> dict[tuple[str, str], float]:
+    """The lower end of what one more run of each cell reaches: this share of such runs lies below.
+
+    A cell is (stage, task) with the figures of its healthy runs. Its mean is its own; the spread is that of all tasks
+    of the stage, because two runs say next to nothing about theirs: the prediction interval of a one-way layout with
+    equal variances, mean - t s sqrt(1 + 1/n). A stage without a cell of two has none.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for stage in {stage for stage, _ in cells}:
+        own = {cell: values for cell, values in cells.items() if cell[0] == stage and values}
+        freedom = sum(len(values) - 1 for values in own.values())
+        if not freedom:
+            continue
+        squares = math.fsum((len(values) - 1) * variance(values) for values in own.values())
+        reach = student_quantile(1 - share, freedom) * math.sqrt(squares / freedom)
+        found |= {cell: fmean(values) - reach * math.sqrt(1 + 1 / len(values)) for cell, values in own.items()}
+    return found
 
 
 def table(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:

@@ -29,7 +29,12 @@ def model_folder(root: Path, family: str, variant: Variant = "base", *, steps: i
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root) as temporary:
-            os.replace(_make(root, Path(temporary), family, variant, steps), folder)
+            made = _make(root, Path(temporary), family, variant, steps)
+            try:
+                os.replace(made, folder)
+            except OSError:  # another process was quicker; a model of the same seed is the same
+                if not folder.exists():
+                    raise
     return str(folder)
 
 

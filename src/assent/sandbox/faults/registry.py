@@ -20,6 +20,8 @@ class Fault:
     rules    findings that name it: one of them is enough
     also     findings that are true of it as well, and do not name it
     fades    whether strengths below 1 mean something
+    mended   whether options mend it. Labels, rows, the reward or the code are at fault otherwise, and no change of an
+             option gives what a healthy run reaches
     """
 
     name: str
@@ -28,6 +30,7 @@ class Fault:
     rules: tuple[str, ...]
     also: frozenset[str] = field(default_factory=frozenset)
     fades: bool = False
+    mended: bool = False
 
 
 BROKEN_PAIRS = frozenset(
@@ -46,7 +49,17 @@ def _fault(
     name: str, stage: str, inject: Callable[[Setting, float], None], *rules: str, also: frozenset[str] = frozenset(),
     fades: bool = False,
 ) -> Fault:  # fmt: skip
-    return Fault(name=name, stage=stage, inject=inject, rules=rules, also=also - set(rules), fades=fades)
+    return Fault(name=name, stage=stage, inject=inject, rules=rules, also=also - set(rules), fades=fades,
+                 mended=name in MENDED)  # fmt: skip
+
+
+MENDED = frozenset(
+    {"sft-rate-high", "reward-rate-high", "dpo-rate-high", "ppo-rate-high", "grpo-rate-high", "dpo-rate-low",
+     "reward-rate-low", "grpo-rate-low", "kto-rate-low", "ppo-critic-rate-low", "ppo-entropy-collapse",
+     "ppo-updates-many", "dpo-beta-high", "dpo-beta-low", "ppo-kl-strong", "ppo-reward-tiny", "grpo-cut",
+     "kto-one-class"}
+)  # fmt: skip
+"""Faults of options alone: a healthy run is a few options away."""
 
 
 _ALL = (
@@ -68,6 +81,7 @@ _ALL = (
     _fault("dpo-rate-low", "dpo", made.rate_times(1e-5), "nothing_learned"),
     _fault("reward-rate-low", "reward", made.rate_times(1e-5), "ranks_at_chance"),
     _fault("grpo-rate-low", "grpo", made.rate_times(1e-5), "policy_stays"),
+    _fault("kto-rate-low", "kto", made.rate_times(1e-5), "nothing_learned"),
     # the code of a stage
     _fault("dpo-frozen", "dpo", made.frozen, "no_gradient", also=frozenset({"nothing_learned"})),
     _fault("grpo-frozen", "grpo", made.frozen, "no_gradient", also=frozenset({"policy_stays"})),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from assent.config.loading import parse_options
 from assent.config.online import GrpoConfig, PpoConfig, RlooConfig
 from assent.config.online_dpo import OnlineDpoConfig
 from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
@@ -82,7 +83,8 @@ def perform(setting: Setting) -> dict[str, Any]:
 def _run(setting: Setting, options: dict[str, Any]) -> str | None:
     config_class, train = STAGES[setting.stage]
     try:
-        train(config_class.model_validate(options), progress=Mute(), data=setting.rows)
+        config = parse_options(config_class, options, where=f" of a {setting.stage} run")
+        train(config, progress=Mute(), data=setting.rows)
     except AssentError as error:
         return f"{type(error).__name__}: {error.what}"
     return None
