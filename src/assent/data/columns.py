@@ -5,7 +5,7 @@ A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from assent.data import texts
@@ -22,12 +22,14 @@ OURS = frozenset(
 )
 """Names that a column may be given: those of our layouts, and those of other trainers that are read."""
 
+MISSPELT = 0.9
+"""How alike two names are (difflib's ratio, 1: equal) of which one is the other misspelt."""
+
 
 class Renaming:
     """The columns of one file under our names.
 
-    own    the file is the one that the names are for. Another file of the same command, which has none of these
-           columns, is read as it is.
+    own    the file must have all of them. Another file of the same command is read with those that it has.
     """
 
     def __init__(self, columns: Mapping[str, str], *, own: bool = True) -> None:
@@ -73,20 +75,42 @@ class Renaming:
     def missing(self, path: str) -> DataError | None:
         """The error for named columns that no row has had so far; None if there are none."""
         missing = [name for name in self.columns if name not in self._seen]
-        if not self._seen or not missing or (not self._own and len(missing) == len(self.columns)):
+        if not self._seen or not missing:
             return None
-        close = texts.nearest(missing[0], self._seen)
+        if not self._own:  # it need not have them, but must not have one misspelt
+            others = self._seen.difference(self.columns)
+            missing = [name for name in missing if texts.nearest(name, others, cutoff=MISSPELT)]
+            return self._absent(f"{path} has", missing, others) if missing else None
+        return self._absent(f"{path} has", missing, self._seen)
+
+    def _absent(self, which: str, missing: Sequence[str], seen: Collection[str]) -> DataError:
+        close = texts.nearest(missing[0], seen)
         return DataError(
-            f"{path} has no column {', '.join(missing)}, but the option `columns` names it",
-            got="columns " + ", ".join(sorted(self._seen)),
+            f"{which} no column {', '.join(missing)}, but the option `columns` names it",
+            got="columns " + ", ".join(sorted(seen)),
             expected=", ".join(f"{name}={self.columns[name]}" for name in missing) + ": the file's name, then ours",
             fix=f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file",
         )
 
     def note(self) -> list[str]:
         """What to say of it; nothing where no named column is in the file."""
-        used = [f"{theirs} as {ours}" for theirs, ours in self.columns.items() if theirs in self._seen]
-        return [f"columns: {', '.join(used)}"] if used else []
+        if not (used := self.used):
+            return []
+        absent = [name for name in self.columns if name not in used]
+        without = f"; not in this file: {', '.join(absent)}" if absent else ""
+        return [f"columns: {', '.join(f'{theirs} as {ours}' for theirs, ours in used.items())}{without}"]
+
+    @property
+    def used(self) -> dict[str, str]:
+        """The pairs whose column is in the file."""
+        return {theirs: ours for theirs, ours in self.columns.items() if theirs in self._seen}
+
+
+def require_in_one(files: Sequence[Renaming]) -> None:
+    """Raises DataError for a named column that none of these files has."""
+    seen = {name for file in files for name in file._seen}
+    if missing := [name for name in files[0].columns if name not in seen]:
+        raise files[0]._absent("none of the files has", missing, seen)
 
 
 def _taken(nested: Any, path: Sequence[str]) -> tuple[Any, Any] | None:

@@ -79,9 +79,22 @@ def test_another_file_of_the_command_may_have_our_names(tmp_path):
     assert load_groups(path, columns=COLUMNS, own_columns=False).notes == []
     with pytest.raises(DataError, match="no column question"):
         load_groups(path, columns=COLUMNS)
-    half = written(tmp_path, {"question": "Hi", "chosen": "Yes", "rejected": "No"})
-    with pytest.raises(DataError, match="no column response_j, response_k"):
-        load_groups(half, columns=COLUMNS, own_columns=False)
+
+
+def test_another_file_of_the_command_is_read_with_the_columns_that_it_has(tmp_path):
+    half = load_groups(
+        written(tmp_path, {"question": "Hi", "chosen": "Yes", "rejected": "No"}), columns=COLUMNS, own_columns=False
+    )
+    assert [(group.prompt, group.completions) for group in half] == [("Hi", ("Yes", "No"))]
+    assert half.notes == ["columns: question as prompt; not in this file: response_j, response_k"]
+    assert half.renaming.used == {"question": "prompt"}
+
+
+def test_a_misspelt_column_of_another_file_is_an_error(tmp_path):
+    path = written(tmp_path, {"question": "Hi", "respons_j": "Yes", "response_k": "No"})
+    with pytest.raises(DataError, match=r"no column response_j(.|\n)*did you mean respons_j=chosen") as raised:
+        load_groups(path, columns=COLUMNS, own_columns=False)
+    assert "question" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
