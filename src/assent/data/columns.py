@@ -12,6 +12,7 @@ from assent.data import texts
 from assent.data.foreign import ASKS, FOREIGN
 from assent.data.formats import COMMON_COLUMNS, LAYOUTS
 from assent.data.judged_pairs import COLUMNS
+from assent.data.overlooked import Overlooked
 from assent.data.texts import RowError
 from assent.data.unread import is_empty
 from assent.errors import DataError, UsageError
@@ -35,6 +36,7 @@ class Renaming:
     def __init__(self, columns: Mapping[str, str], *, own: bool = True) -> None:
         self.columns, self._own = dict(columns), own
         self._seen: set[str] = set()
+        self._overlooked = Overlooked(self.columns)
         for theirs, ours in self.columns.items():
             if ours not in OURS:
                 close = texts.nearest(ours, OURS)
@@ -53,6 +55,7 @@ class Renaming:
         if not self.columns:
             return row
         self._seen.update(row)
+        self._overlooked.add(row)
         kept = {name: value for name, value in row.items() if name not in self.columns}
         for theirs, ours in self.columns.items():
             if theirs in row:
@@ -98,7 +101,8 @@ class Renaming:
             return []
         absent = [name for name in self.columns if name not in used]
         without = f"; not in this file: {', '.join(absent)}" if absent else ""
-        return [f"columns: {', '.join(f'{theirs} as {ours}' for theirs, ours in used.items())}{without}"]
+        said = f"columns: {', '.join(f'{theirs} as {ours}' for theirs, ours in used.items())}{without}"
+        return [said, *self._overlooked.notes(self._seen)]
 
     @property
     def used(self) -> dict[str, str]:

@@ -109,3 +109,33 @@ def test_pairs_and_mappings_are_the_same_option(given):
 def test_broken_pairs_are_an_error(given):
     with pytest.raises(ConfigError, match="columns"):
         parse_options(DataOptions, {"columns": given})
+
+
+TWO = {"Frage": "Hi", "Antwort A": "Yes", "Antwort B": "No"}
+GERMAN = {"Frage": "prompt", "Antwort A": "chosen", "Antwort B": "rejected"}
+
+
+def warned(dataset):
+    return [note for note in dataset.notes if note.startswith("warning")]
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "b", "tie"], ["b"], ["Antwort B", "Antwort A"], ["model_a", "model_b"]], ids=" ".join
+)
+def test_a_verdict_that_nothing_reads_is_warned_of(tmp_path, values):
+    rows = [TWO | {"Urteil": value, "Bearbeiter": "mk", "Nr": n} for n, value in enumerate(values)]
+    (note,) = warned(load_groups(written(tmp_path, *rows), columns=GERMAN))
+    assert "nothing reads `Urteil`" in note
+    assert "Antwort A=answer_a,Antwort B=answer_b,Urteil=winner" in note
+    alone = {"Frage": "prompt", "Antwort A": "completion"}
+    assert len(warned(load_groups(written(tmp_path, *rows), columns=alone))) == 1
+    read = {"Frage": "question", "Antwort A": "answer_a", "Antwort B": "answer_b", "Urteil": "winner"}
+    assert not warned(load_groups(written(tmp_path, *rows), columns=read))
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "a"], ["mk", "b"], ["tie", "tie"], ["", ""], [True, False], list("abcdef")], ids=str
+)
+def test_other_columns_that_nothing_reads_are_no_verdict(tmp_path, values):
+    rows = [TWO | {"Urteil": value} for value in values]
+    assert not warned(load_groups(written(tmp_path, *rows), columns=GERMAN))
