@@ -1,6 +1,7 @@
 """Columns under other names: `--columns question=prompt` reads the file's `question` as our `prompt`.
 
-A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`.
+A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`. The rest of
+`outputs` stays with the row, as columns with such names.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Renaming:
         for theirs, ours in self.columns.items():
             if theirs in row:
                 value = row[theirs]
-            elif (found := _taken(kept, theirs.split("."))) is not None:
+            elif (found := _taken(kept, theirs)) is not None:
                 value, kept = found[0], found[1]
                 self._seen.add(theirs)
             else:
@@ -117,16 +118,35 @@ def require_in_one(files: Sequence[Renaming]) -> None:
         raise files[0]._absent("none of the files has", missing, seen)
 
 
-def _taken(nested: Any, path: Sequence[str]) -> tuple[Any, Any] | None:
-    """What lies at the path in objects and lists, and the rest, with None in its place; None if there is nothing."""
-    first, *further = path
-    keys: Any = range(len(nested)) if isinstance(nested, list | tuple) else nested
-    key: Any = int(first) if isinstance(keys, range) and first.isdecimal() else first
-    if not isinstance(keys, range | Mapping) or key not in keys:
+def _taken(row: dict[str, Any], path: str) -> tuple[Any, dict[str, Any]] | None:
+    """What lies at the path in objects and lists, and the row without it; None if there is nothing.
+
+    What is left of the column stays as columns of its own: of {"text": …, "model": "m1"}, `outputs.0.model`.
+    """
+    words = path.split(".")
+    for known in range(len(words), 0, -1):
+        column, further = ".".join(words[:known]), words[known:]
+        if column in row and (found := _found(row[column], further, column)) is not None:
+            value, left = found
+            return value, {**{name: other for name, other in row.items() if name != column}, **left}
+    return None
+
+
+def _found(nested: Any, path: Sequence[str], name: str) -> tuple[Any, dict[str, Any]] | None:
+    """The value at the path, and what lies beside it, by names with dots."""
+    if not path:
+        return nested, {}
+    items: dict[str, Any]
+    if isinstance(nested, list | tuple):
+        items = {str(place): item for place, item in enumerate(nested)}
+    elif isinstance(nested, Mapping):
+        items = dict(nested)
+    else:
         return None
-    found = _taken(nested[key], further) if further else (nested[key], None)
+    first, *further = path
+    if first not in items:
+        return None
+    found = _found(items.pop(first), further, f"{name}.{first}")
     if found is None:
         return None
-    copied = dict(nested) if isinstance(nested, Mapping) else list(nested)
-    copied[key] = found[1]
-    return found[0], copied
+    return found[0], {**{f"{name}.{key}": item for key, item in items.items()}, **found[1]}

@@ -96,7 +96,7 @@ class Dataset(Sequence[PromptGroup]):
         refused = self.refused_by_reason().items()
         return [
             *self.notes,
-            *(f"refused at loading, {len(rows)}: {why} ({', '.join(rows[:3])})" for why, rows in refused),
+            *(f"refused at loading, {len(rows)}: {why} ({texts.some(rows)})" for why, rows in refused),
         ]
 
     def row(self, number: int) -> PromptGroup:
