@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from assent.config.explain import ExplainConfig
@@ -141,9 +142,23 @@ def _tokens(
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """The token as text; as the vocabulary spells it if it is not text by itself (a part of a letter's bytes)."""
+    """The token as text. Bytes of a letter that is spread over tokens are ⟨C3⟩; what else is no text by itself is
+    written as the vocabulary spells it."""
     piece = str(tokenizer.convert_ids_to_tokens(token_id))
     text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
     if not text or "\ufffd" in text:
-        return piece
+        return _of_bytes(piece) or piece
     return " " + text if piece.startswith("▁") and not text.startswith(" ") else text
+
+
+def _of_bytes(piece: str) -> str | None:
+    """A piece of the vocabulary that stands for bytes, as text with ⟨C3⟩ for a byte that is none; None for others."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    if (fallback := re.fullmatch(r"<0x([0-9A-F]{2})>", piece)) is not None:
+        return f"⟨{fallback[1]}⟩"
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    if not all(letter in byte_of for letter in piece):
+        return None
+    text = bytes(byte_of[letter] for letter in piece).decode(errors="surrogateescape")
+    return "".join(f"⟨{ord(c) - 0xDC00:02X}⟩" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     The document has `text`, `tokens` (whose findings are sentences), `findings` and `not_checked`.
     """
     from assent.data.named import load_named
+    from assent.data.texts import some
     from assent.diagnosis.case import Case
     from assent.diagnosis.data_rules import data_rules
     from assent.diagnosis.doctor_text import lines_of_findings
@@ -101,9 +103,10 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     lines += lines_of_findings(report, accepted={})
     refused = dataset.refused_by_reason()
     document["refused"] = {reason: sources[:SOURCES_SHOWN] for reason, sources in refused.items()}
+    lines += ["", "Refused rows:"] if refused else []
     for reason, sources in refused.items():
-        more = " …" if len(sources) > SOURCES_SHOWN else ""
-        lines += [f"  {reason}: {', '.join(sources[:SOURCES_SHOWN])}{more}"]
+        said = f"  {reason}: {some(sources, SOURCES_SHOWN)}"
+        lines += textwrap.wrap(said, 80, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return from_json(to_json(document)), lines
 
 

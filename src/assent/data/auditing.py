@@ -88,18 +88,18 @@ class TextAudit:
         rows = [
             ("layout", self.layout),
             *(row for note in self.notes for row in _wrapped("read as", note)),
-            ("groups", f"{self.groups:,} ({self.completions:,} completions)"),
-            ("refused", f"{sum(self.refused.values()):,} rows"),
+            ("groups", f"{self.groups:,} ({_count(self.completions, 'completion')})"),
+            ("refused", _count(sum(self.refused.values()), "row")),
             *((f"  {count:,}", reason) for reason, count in self.refused.items()),
-            ("distinct prompts", f"{self.distinct_prompts:,} (from {self.distinct_roots:,} first user turns)"),
-            ("exact duplicates", f"{self.duplicate_groups:,} groups"),
+            ("distinct prompts", f"{self.distinct_prompts:,} (from {_count(self.distinct_roots, 'first user turn')})"),
+            ("exact duplicates", _count(self.duplicate_groups, "group")),
             ("empty completions", f"{self.empty_completions:,}"),
         ]
         if self.pairs:
             rows += [
                 ("pairs", f"{self.pairs:,} ({self.tied_pairs:,} tied)"),
                 ("contradictory pairs", f"{self.contradictory_pairs:,}"),
-                ("identical completions", f"{self.groups_with_identical_completions:,} groups"),
+                ("identical completions", _count(self.groups_with_identical_completions, "group")),
             ]
         elif self.layout == "thumbs":
             rows.append(("contradictory thumbs", f"{self.contradictory_pairs:,}"))
@@ -113,9 +113,9 @@ class TextAudit:
         if self.message_keys:
             rows += _wrapped("keys of messages", f"{in_rows(self.message_keys)}; only a template can read them")
         if self.overlap is not None:
-            shared = self.overlap
-            rows.append(("overlap, first turn", f"{shared.groups_with_shared_root:,} of {shared.groups:,} groups"))
-            rows.append(("overlap, prompt", f"{shared.groups_with_shared_prompt:,} of {shared.groups:,} groups"))
+            shared, groups = self.overlap, _count(self.overlap.groups, "group")
+            rows.append(("overlap, first turn", f"{shared.groups_with_shared_root:,} of {groups}"))
+            rows.append(("overlap, prompt", f"{shared.groups_with_shared_prompt:,} of {groups}"))
         lines = [f"{name:<22}{value}" for name, value in rows]
         lines += ["", f"{'lengths':<22}{'min':>10}{'median':>12}{'95%':>12}{'max':>12}"]
         for name, length in self.lengths.items():
@@ -156,6 +156,10 @@ def audit(dataset: Dataset, second: Iterable[PromptGroup] | None = None) -> Text
         repeated_prompt=repetition(counter.census),
         overlap=None if second is None else overlap(dataset, second),
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _wrapped(name: str, text: str) -> list[tuple[str, str]]:

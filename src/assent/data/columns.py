@@ -84,13 +84,13 @@ class Renaming:
         if not self._own:  # it need not have them, but must not have one misspelt
             others = self._seen.difference(self.columns)
             missing = [name for name in missing if texts.nearest(name, others, cutoff=MISSPELT)]
-            return self._absent(f"{path} has", missing, others) if missing else None
-        return self._absent(f"{path} has", missing, self._seen)
+            return self._absent(f"{path} has no", missing, others) if missing else None
+        return self._absent(f"{path} has no", missing, self._seen)
 
     def _absent(self, which: str, missing: Sequence[str], seen: Collection[str]) -> DataError:
         close = texts.nearest(missing[0], seen)
         return DataError(
-            f"{which} no column {', '.join(missing)}, but the option `columns` names it",
+            f"{which} column {', '.join(missing)}, but the option `columns` names {'it' if len(missing) == 1 else 'them'}",
             got="columns " + ", ".join(sorted(seen)),
             expected=", ".join(f"{name}={self.columns[name]}" for name in missing) + ": the file's name, then ours",
             fix=f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file",
@@ -115,7 +115,7 @@ def require_in_one(files: Sequence[Renaming]) -> None:
     """Raises DataError for a named column that none of these files has."""
     seen = {name for file in files for name in file._seen}
     if missing := [name for name in files[0].columns if name not in seen]:
-        raise files[0]._absent("none of the files has", missing, seen)
+        raise files[0]._absent("none of the files has a", missing, seen)
 
 
 def _taken(row: dict[str, Any], path: str) -> tuple[Any, dict[str, Any]] | None:

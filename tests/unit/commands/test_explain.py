@@ -11,10 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import assent
+from assent.commands.explain import _of_bytes, token_text
 from assent.errors import DataError, ModelError
 from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import answers, comparisons, demonstrations, question, write_rows
+from tests.support.tokenizers import byte_bpe
 
 CPU = {"max_length": 128, "device": "cpu"}
 
@@ -124,3 +126,11 @@ def test_a_reference_of_another_tokenizer_is_refused(shared: Path, tmp_path: Pat
         assent.explain(
             model=shared / "policy", reference=tmp_path / "other", data=tmp_path / "pairs.jsonl", row=1, **CPU
         )
+
+
+def test_the_bytes_of_a_letter_that_is_spread_over_tokens_are_numbers() -> None:
+    tokenizer = byte_bpe()
+    pieces = [token_text(tokenizer, i) for i in tokenizer("the möglich").input_ids]
+    assert "".join(pieces) == "the m⟨C3⟩⟨B6⟩glich"
+    assert not any(letter in "".join(pieces) for letter in "Ã¶")
+    assert [_of_bytes(piece) for piece in ("<0xC3>", "ĠÃ", "Ã¶", "▁Ã")] == ["⟨C3⟩", " ⟨C3⟩", "ö", None]

@@ -16,8 +16,9 @@ import pytest
 
 from assent.data.loading import load_groups
 from assent.diagnosis.case import Case
-from assent.diagnosis.data_rules import data_rules
+from assent.diagnosis.data_rules import data_rules, length_tells
 from assent.diagnosis.data_rules.duplicate_rows import near_duplicates
+from assent.diagnosis.data_rules.html_entities import has_entity
 from assent.diagnosis.data_rules.label_noise import flip_rate
 from assent.diagnosis.data_rules.length_bias import effect
 from assent.diagnosis.data_rules.length_tells import length_baseline
@@ -217,3 +218,32 @@ REAL: dict[str, set[str]] = {
 def test_real_files(name: str) -> None:
     rows: Any = Rows(load_groups(SHARED / name, lenient=True))
     assert set(found_in(Case(data=rows))) == REAL[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("lecker &amp; rund", True), ("&lt;b&gt;", True), ("it&#39;s", True), ("&#xe4;", True), ("AT&T; R&D", False),
+     ("&ampere;", False), ("```&amp;```", False)],
+)  # fmt: skip
+def test_html_entities_are_seen_outside_of_code(text: str, escaped: bool) -> None:
+    assert has_entity(text) == escaped
+
+
+def test_data_check_parts_refused_rows_from_rules_that_were_not_checked_and_counts_in_english(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / ("a-long-name-of-a-folder-" * 3)
+    folder.mkdir()
+    rows = [*sample_pairs(2), sample_pair(1), *[{**sample_pair(7), "rejected": ""}] * 25]
+    status, out, err = said(["data", "check", write_rows(folder / "pairs.jsonl", rows)], capsys)
+    assert status == 1, err
+    assert "exact duplicates      1 group\n" in out
+    rules, refused = out.split("\n\nRefused rows:\n")
+    assert "Not checked:" in rules
+    assert refused.startswith("  empty completion: ")
+    assert refused.rstrip().endswith("pairs.jsonl:23, …")
+    assert all(len(line) <= 80 or "/" in line.split()[0] for line in refused.splitlines())
+
+
+def test_what_lengths_tell_is_of_this_file() -> None:
+    assert "cross-validation within this file" in str(length_tells.RULE.ask(length_tells.FIRES))

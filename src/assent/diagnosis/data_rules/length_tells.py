@@ -22,8 +22,9 @@ def check(case: Case) -> Finding | None:
     return Finding(
         severity="warning",
         confidence="certain",
-        verdict=f"lengths alone decide {percent(accuracy)} of held-out pairs ({prompts:,} prompts)",
-        evidence=(Evidence(metric="length baseline, held-out accuracy", value=accuracy.value, expected="about 0.5"),),
+        verdict=f"lengths alone decide {percent(accuracy)} of pairs ({prompts:,} prompts), by cross-validation within "
+        "this file",
+        evidence=(Evidence(metric="length baseline, accuracy", value=accuracy.value, expected="about 0.5"),),
         cause="better and worse answers differ in length, so that a loss can fall without a look at their content",
         next_action=f"count a reward model's accuracy only above {accuracy.value:.0%}, and compare it "
         f"on pairs of equal "
