@@ -89,8 +89,9 @@ class Renaming:
 
     def _absent(self, which: str, missing: Sequence[str], seen: Collection[str]) -> DataError:
         close = texts.nearest(missing[0], seen)
+        them = "it" if len(missing) == 1 else "them"
         return DataError(
-            f"{which} column {', '.join(missing)}, but the option `columns` names {'it' if len(missing) == 1 else 'them'}",
+            f"{which} column {', '.join(missing)}, but the option `columns` names {them}",
             got="columns " + ", ".join(sorted(seen)),
             expected=", ".join(f"{name}={self.columns[name]}" for name in missing) + ": the file's name, then ours",
             fix=f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file",
