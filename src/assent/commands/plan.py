@@ -31,6 +31,7 @@ from assent.planning.plan_text import (
     lines_of_needs,
     lines_of_risks,
     lines_of_spending,
+    lines_of_warnings,
 )
 from assent.planning.rules import Situation, rules
 from assent.planning.stages import PlannedStage, Wanted, stages_of
@@ -81,6 +82,7 @@ class Plan:
                 for s in self.sources
                 if s.refused
             ),
+            *lines_of_warnings(self.sources),
             *lines_of_choice(self.choice),
             *lines_of_frontier(self.chosen, self.choice),
             *lines_of_alternatives(self.choice),

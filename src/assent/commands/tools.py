@@ -87,7 +87,7 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     from assent.diagnosis.data_rules import data_rules
     from assent.diagnosis.doctor_text import lines_of_findings
     from assent.diagnosis.examine import examine
-    from assent.diagnosis.rows import Rows
+    from assent.diagnosis.rows import Rows, place
 
     dataset = load_named(config, "file", layout=config.layout, lenient=True)
     second = None if config.against is None else load_named(config, "against", lenient=True)
@@ -105,7 +105,7 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     document["refused"] = {reason: sources[:SOURCES_SHOWN] for reason, sources in refused.items()}
     lines += ["", "Refused rows:"] if refused else []
     for reason, sources in refused.items():
-        said = f"  {reason}: {some(sources, SOURCES_SHOWN)}"
+        said = f"  {reason}: {some([place(source) for source in sources], SOURCES_SHOWN)}"
         lines += textwrap.wrap(said, 80, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return from_json(to_json(document)), lines
 

@@ -13,6 +13,8 @@ from assent.data.formats import COMMON_COLUMNS, LAYOUTS
 from assent.data.judged_pairs import ENDS, TIES
 from assent.data.unread import is_empty
 
+WARNING = "warning: "
+"""How the note begins."""
 MOST_VALUES = 5
 """Different values of a column that may be such a verdict."""
 _READ = frozenset({*COMMON_COLUMNS, *(name for layout in LAYOUTS.values() for name in layout.optional)})
@@ -60,7 +62,7 @@ class Overlooked:
             answers = ",".join(f"{name}=answer_{end}" for name, end in zip(pair, ends, strict=True))
             fix = f": --columns …,{answers},{column}=winner"
         return (
-            f"warning: nothing reads `{column}`, whose values ({', '.join(sorted(values))}) name answers; every row is "
+            f"{WARNING}nothing reads `{column}`, whose values ({', '.join(sorted(values))}) name answers; every row is "
             f"read as if `{better}` were the good one. If `{column}` says which is better, read it as winner{fix}"
         )
 

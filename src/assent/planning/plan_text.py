@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from assent.data.overlooked import WARNING
 from assent.diagnosis.examine import Report
 from assent.planning.choice import Choice
-from assent.planning.facts import KINDS, Facts, shown
+from assent.planning.facts import KINDS, Facts, Source, shown
 from assent.planning.frontier import Chosen
 from assent.planning.measuring import Measurement
 from assent.planning.rules import rules
@@ -33,6 +34,13 @@ def lines_of_facts(facts: Facts) -> list[str]:
     told = [*(kind for kind in KINDS if facts[kind]), *(name for name in SHARES if facts[name])]
     rows = [(name.replace("_", " "), shown(facts, name)) for name in (*told, "start", "feedback", "reward")]
     return ["What the data can support", *(f"  {name:<18}{value}" for name, value in rows)]
+
+
+def lines_of_warnings(sources: Iterable[Source]) -> list[str]:
+    """What is doubtful in how the files were read."""
+    notes = [(source.path, note) for source in sources for note in source.rows.dataset.notes]
+    warnings = [f"{path}: {note}" for path, note in notes if note.startswith(WARNING)]
+    return [line for text in warnings for line in wrapped(text, "  ", "    ")]
 
 
 def lines_of_choice(choice: Choice) -> list[str]:
