@@ -5,6 +5,7 @@ A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,6 +70,20 @@ class Renaming:
                 )
             kept[ours] = value
         return kept
+
+    def in_their_names(self, error: RowError) -> RowError:
+        """The error with the file's own column names in the place of ours."""
+        if not self.columns:
+            return error
+        theirs = {f"`{ours}`": f"`{name}`" for name, ours in self.columns.items()}
+        said = re.compile("|".join(re.escape(ours) for ours in theirs))
+
+        def named(text: object) -> object:
+            return said.sub(lambda found: theirs[found[0]], text) if isinstance(text, str) else text
+
+        return RowError(
+            str(named(error.reason)), str(named(error.what)), got=error.got, expected=error.expected, fix=error.fix
+        )
 
     def missing(self, path: str) -> DataError | None:
         """The error for named columns that no row has had so far; None if there are none."""

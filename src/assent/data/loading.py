@@ -207,6 +207,7 @@ class _Collector:
             )
 
     def _refuse(self, error: RowError, source: str) -> None:
+        error = self.renaming.in_their_names(error)
         message = DataError(f"{source}: {error.what}", got=error.got, expected=error.expected, fix=error.fix)
         if not self.lenient and error.reason not in (texts.IDENTICAL, UNJUDGED):
             raise message from None
