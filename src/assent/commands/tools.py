@@ -83,6 +83,7 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
 
     The document has `text`, `tokens` (whose findings are sentences), `findings` and `not_checked`.
     """
+    from assent.commands.doctor import absent, apply_to_data
     from assent.data.named import load_named
     from assent.diagnosis.case import Case
     from assent.diagnosis.data_rules import data_rules
@@ -90,6 +91,7 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     from assent.diagnosis.examine import examine
     from assent.diagnosis.rows import Rows
 
+    target = None if config.apply is None else absent(Path(config.apply))
     dataset = load_named(config, "file", layout=config.layout, lenient=True)
     second = None if config.against is None else load_named(config, "against", lenient=True)
     rows = Rows(dataset, against=second)
@@ -106,6 +108,8 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     document["refused"] = {reason: sources[:SOURCES_SHOWN] for reason, sources in refused.items()}
     if refused:
         lines += ["", "Refused rows:", *_lines_of_refused(refused)]
+    if target is not None:
+        lines += ["", *apply_to_data(target, report, document)]
     return from_json(to_json(document)), lines
 
 

@@ -115,3 +115,26 @@ def test_the_stage_of_a_pipeline_leaves_the_same_rows_out_and_says_so(survey: Pa
         "bad `Urteil`": 1,
     }
     assert "refused, in neither file: 3 rows" in said_of_it
+
+
+@pytest.mark.parametrize("command", [["data", "check"], ["doctor"]])
+def test_the_advice_to_write_the_other_rows_can_be_followed(
+    command: list[str], survey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*command, survey, "--columns", COLUMNS]
+    status, out, err = said(argv, capsys)
+    assert status == 1, err
+    assert "leave out 3 rows: --apply writes the others" in out
+    clean = tmp_path / "clean.jsonl"
+    _, out, err = said([*argv, "--apply", clean], capsys)
+    assert "clean.jsonl: 10 of 13 rows of" in " ".join(out.split()), err
+    assert len(load_groups(clean)) == 10
+    before = files_in(tmp_path)
+    status, _, err = said([*argv, "--apply", clean], capsys)
+    assert (status, "exists already" in err) == (2, True)
+    assert files_in(tmp_path) == before
+
+
+def test_columns_of_a_log_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(["doctor", tmp_path, "--columns", "a=prompt"], capsys)
+    assert (status, "columns has an effect on a file of data only" in err) == (2, True)
