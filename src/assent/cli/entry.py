@@ -148,7 +148,7 @@ DATA_COMMANDS = (
     (
         "check",
         "data:check",
-        "Show what is in a file and what is wrong with it; writes nothing.\n\n"
+        "Show what is in a file and what is wrong with it; writes only with --apply.\n\n"
         "Exit status 1 if it finds rows that are refused, empty or identical completions, contradictions, exact "
         "duplicates or prompts shared with --against; with --model also rows that are cut or unusable, and faults of "
         "template and EOS.",

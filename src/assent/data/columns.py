@@ -1,18 +1,19 @@
 """Columns under other names: `--columns question=prompt` reads the file's `question` as our `prompt`.
 
-A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`.
+A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`. What the
+values of a judgement mean follows a colon: `vote=winner:left=a|right=b`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from assent.data import texts
 from assent.data.foreign import ASKS, FOREIGN
-from assent.data.formats import COMMON_COLUMNS, LAYOUTS
-from assent.data.judged_pairs import COLUMNS
+from assent.data.formats import COMMON_COLUMNS, LAYOUTS, detect_layout
+from assent.data.judged_pairs import COLUMNS, JUDGES
 from assent.data.texts import RowError
 from assent.data.unread import is_empty
 from assent.errors import DataError, UsageError
@@ -32,7 +33,8 @@ class Renaming:
     """
 
     def __init__(self, columns: Mapping[str, str], *, own: bool = True) -> None:
-        self.columns, self._own = dict(columns), own
+        self.columns, self._own = {theirs: ours.partition(":")[0] for theirs, ours in columns.items()}, own
+        self._meanings = {theirs: _meanings(theirs, ours) for theirs, ours in columns.items() if ":" in ours}
         self._seen: set[str] = set()
         for theirs, ours in self.columns.items():
             if ours not in OURS:
@@ -61,6 +63,8 @@ class Renaming:
                 self._seen.add(theirs)
             else:
                 continue
+            if theirs in self._meanings:
+                value = self._meanings[theirs].get(str(value).strip(), value)
             if not is_empty(kept.get(ours)):
                 raise RowError(
                     f"two columns `{ours}`",
@@ -91,17 +95,42 @@ class Renaming:
         if not self._seen or not missing or (not self._own and len(missing) == len(self.columns)):
             return None
         close = texts.nearest(missing[0], self._seen)
+        fix = f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file"
+        if len(missing) == len(self.columns) and (layout := _layout_of(self._seen)) is not None:
+            fix = f"the file is already in layout {layout}: leave --columns out"
         return DataError(
             f"{path} has no column {', '.join(missing)}, but the option `columns` names it",
             got="columns " + ", ".join(sorted(self._seen)),
             expected=", ".join(f"{name}={self.columns[name]}" for name in missing) + ": the file's name, then ours",
-            fix=f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file",
+            fix=fix,
         )
 
     def note(self) -> list[str]:
         """What to say of it; nothing where no named column is in the file."""
         used = [f"{theirs} as {ours}" for theirs, ours in self.columns.items() if theirs in self._seen]
         return [f"columns: {', '.join(used)}"] if used else []
+
+
+def _layout_of(columns: Collection[str]) -> str | None:
+    """The layout that columns without other names have; None if they have none."""
+    try:
+        return detect_layout(columns).name
+    except RowError:
+        return None
+
+
+def _meanings(theirs: str, named: str) -> dict[str, str]:
+    """The file's values, each with its meaning: `winner:left=a|right=b` as {left: a, right: b}."""
+    ours, _, listed = named.partition(":")
+    pairs = [pair.rpartition("=") for pair in listed.split("|")]
+    found = {value.strip(): meaning.strip() for value, _, meaning in pairs}
+    if ours not in JUDGES or not all(found) or not all(found.values()) or len(found) < len(pairs):
+        raise UsageError(
+            f"columns: {theirs}={named} does not say what a judgement's values mean",
+            got=listed,
+            expected=f"each value once, after one of {', '.join(sorted(JUDGES))}: {theirs}=winner:left=a|right=b",
+        )
+    return found
 
 
 def _taken(nested: Any, path: Sequence[str]) -> tuple[Any, Any] | None:

@@ -76,5 +76,5 @@ def _ranking(value: object, judge: str, names: tuple[str, str]) -> list[int]:
         f"`{judge}` names neither answer",
         got=texts.shorten(value),
         expected=", ".join([*ends, *names, "tie"]),
-        fix="write one of these, or chosen and rejected in the place of the two answers",
+        fix=f"say what the values mean: --columns 'THEIRS={judge}:left=a|right=b|both=tie'; or write one of these",
     )
