@@ -118,8 +118,9 @@ def a2c(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -288,8 +289,9 @@ def best_of_n(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -369,8 +371,9 @@ def compare(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -431,8 +434,9 @@ def doctor(
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
         of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and
         answers); with --probe, folders of policies and of reward models.
@@ -606,8 +610,9 @@ def dpo(
         data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -718,8 +723,9 @@ def evaluate(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -813,8 +819,9 @@ def explain(
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -875,8 +882,9 @@ def frontier(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -994,8 +1002,9 @@ def grpo(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -1161,8 +1170,9 @@ def judge(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -1338,8 +1348,9 @@ def kto(
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -1461,8 +1472,9 @@ def label(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -1726,8 +1738,9 @@ def online_dpo(
         "hyperparameters": …}.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -2002,8 +2015,9 @@ def ppo(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -2254,8 +2268,9 @@ def reward(
         data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -2409,8 +2424,9 @@ def rloo(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -2596,8 +2612,9 @@ def sample(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2671,8 +2688,9 @@ def score(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2703,8 +2721,9 @@ def serve_check(
 
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2834,8 +2853,9 @@ def sft(
         data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; a file without any of these
-        columns is read as it is.
+        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
+        of these columns is read as it is. What a judgement's values mean follows a colon:
+        vote=winner:left=a|right=b|both=tie.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
