@@ -92,18 +92,15 @@ def run_assent(method: str, args: argparse.Namespace) -> dict[str, object]:
 
 
 def run_trl(method: str, args: argparse.Namespace, per_device: int) -> dict[str, object]:
-    command = [
-        args.trl_python,
-        str(Path(args.scripts) / f"trl_{method}.py"),
-        "--model",
-        args.model,
-        "--data",
-        args.data,
-    ]
+    script = Path(args.scripts) / f"trl_{method}.py"
+    if method == "reward" and args.lora_r:
+        script = Path(__file__).with_name("trl_reward_lora.py")
+    command = [args.trl_python, str(script), "--model", args.model, "--data", args.data]
     command += ["--pairs", str(args.pairs), "--per-device", str(per_device), "--bf16", str(int(args.bf16))]
     command += ["--precompute", "1"] if args.cached and method == "dpo" else []
-    # The reward model's script has neither: it trains all weights, up to 1,024 tokens.
-    command += ["--max-length", str(args.max_length), "--lora-r", str(args.lora_r)] if method == "dpo" else []
+    # The reward model's script without LoRA reads up to 1,024 tokens.
+    takes = method == "dpo" or args.lora_r
+    command += ["--max-length", str(args.max_length), "--lora-r", str(args.lora_r)] if takes else []
     started = time.perf_counter()
     out, peak = measured(command)
     wall = time.perf_counter() - started
@@ -159,14 +156,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--max-length", type=int, default=1024, help="of DPO")
-    parser.add_argument("--lora-r", type=int, default=0, help="of DPO: LoRA of this rank everywhere; 0: all weights")
+    parser.add_argument("--max-length", type=int, default=1024, help="of DPO and with LoRA")
+    parser.add_argument("--lora-r", type=int, default=0, help="LoRA of this rank on all linear layers; 0: all weights")
     parser.add_argument(
         "--cached", action="store_true", help="the reference's log-probabilities before the clock starts"
     )
     args = parser.parse_args()
-    if "reward" in args.methods and (args.lora_r or args.max_length != 1024):
-        parser.error("--lora-r and --max-length are DPO's: add --methods dpo")
+    if "reward" in args.methods and not args.lora_r and args.max_length != 1024:
+        parser.error(
+            "a reward model without LoRA reads up to 1,024 tokens: leave out --max-length, or add --methods dpo"
+        )
     with tempfile.TemporaryDirectory() as folder:
         args.pairs_file = Path(folder) / "pairs.jsonl"
         args.cache = Path(folder) / "cache" if args.cached else None

@@ -3,8 +3,8 @@
     python benchmarks/generate.py --model MODEL --data hh.jsonl
     python benchmarks/generate.py --model MODEL --data hh.jsonl --device cuda --dtype bfloat16
 
-Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of two settings: 64 prompts with one
-completion, and 16 prompts of 512 tokens with eight. Each run is a process of its own. Prints one JSON document: every
+Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of three settings: 4 prompts and 64 with
+one completion, and 16 prompts of 512 tokens with eight. Each run is a process of its own. Prints one JSON document: every
 run, and the medians of the ratios within each round. Rows never end early, so both draw the same number of tokens. With
 --vllm-python, it also runs vLLM's script, and Assent once more, warmed as vLLM is. The peers compute on the CPU. On
 another device, Assent runs alone, against the bound.
@@ -34,6 +34,7 @@ from sandbox import machine
 import assent  # noqa: F401  # before torch: it says how OpenMP's threads wait
 
 SETTINGS = {
+    "four_prompts": {"prompts": 4, "completions": 1, "min-prompt": 0},
     "one_completion": {"prompts": 64, "completions": 1, "min-prompt": 0},
     "shared_prompt": {"prompts": 16, "completions": 8, "min-prompt": 512},
 }

@@ -1,11 +1,12 @@
 """PPO: speed and memory against TRL 1.9, the last release line with a PPO trainer, run side by side.
 
-    python benchmarks/ppo_against_trl.py --trl-python TRL_ENV/bin/python --data hh.jsonl --model MODEL
+    python benchmarks/ppo_against_trl.py --trl-python TRL_ENV/bin/python --data hh.jsonl --model MODEL [--lora-r 16]
 
 Both run the same algorithm on the same prompts: float32, a critic of its own, one completion of 64 tokens per prompt at
 TRL's temperature of 0.7, four epochs of one mini-batch, rate 1e-5, KL coefficient 0.05, GAE with lambda 0.95, clips of
-0.2. Policy, reward model, critic and reference have one size, and the heads are random. Runs alternate, `--repeats`
-times, each in a process of its own.
+0.2. Policy, reward model, critic and reference have one size, and the heads are random. With --lora-r both train
+adapters on all linear layers; Assent's policy, critic and reference share one trunk then, TRL's critic is a model of
+its own. Runs alternate, `--repeats` times, each in a process of its own.
 
 TRL's clock covers only training. Assent's is given twice: for the whole run, with loading, the step-0 gate and the
 probes (the ratio that is quoted), and per round after the first. Prints one JSON document.
@@ -39,6 +40,7 @@ def run_assent(args: argparse.Namespace, reward: Path) -> dict[str, Any]:
         command += ["--max-length", str(args.max_prompt + args.new_tokens), "--max-new-tokens", str(args.new_tokens)]
         command += ["--temperature", "0.7", "--learning-rate", "1e-5", "--kl-coef", "0.05", "--save-steps", "0"]
         command += ["--missing-eos-penalty", "1.0", "--no-shuffle", "--device", "cpu"]
+        command += ["--lora-r", str(args.lora_r), "--trunk", "one"] if args.lora_r else []
         out, peak = measured(command)
         metrics = json.loads(out)["metrics"]
         lines = Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()
@@ -54,12 +56,25 @@ def run_assent(args: argparse.Namespace, reward: Path) -> dict[str, Any]:
 
 
 def run_trl(args: argparse.Namespace) -> dict[str, Any]:
-    command = [args.trl_python, str(Path(args.scripts) / "trl_ppo.py"), "--model", args.model, "--data", args.data]
+    script = Path(__file__).with_name("trl_ppo_lora.py") if args.lora_r else Path(args.scripts) / "trl_ppo.py"
+    command = [args.trl_python, str(script), "--model", args.model, "--data", args.data]
+    command += ["--lora-r", str(args.lora_r)] if args.lora_r else []
     command += ["--episodes", str(args.episodes), "--batch", str(args.batch), "--epochs", str(args.epochs)]
     command += ["--max-prompt", str(args.max_prompt), "--new-tokens", str(args.new_tokens)]
     out, peak = measured(command)
     result = json.loads(out.strip().splitlines()[-1])
     return {"episodes_per_s": result["episodes_per_s"], "peak_bytes": peak}
+
+
+def adapted_reward_model(args: argparse.Namespace, folder: Path) -> Path:
+    """An adapter on the policy's base, hardly trained: with one trunk the reward model has to be one."""
+    pairs = folder / "pairs.jsonl"
+    with open(args.data, encoding="utf-8") as lines:
+        pairs.write_text("".join(line for _, line in zip(range(8), lines, strict=False)))
+    command = [sys.executable, "-m", "assent", "reward", "--json", "--model", args.model, "--data", str(pairs)]
+    command += ["--output-dir", str(folder / "trained"), "--lora-r", str(args.lora_r), "--batch-size", "8"]
+    measured([*command, "--max-length", "512", "--save-steps", "0", "--device", "cpu"])
+    return folder / "trained" / "model"
 
 
 def random_reward_model(model: str, target: Path) -> None:
@@ -81,6 +96,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--lora-r", type=int, default=0, help="LoRA of this rank on all linear layers; 0: all weights")
     args = parser.parse_args()
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -88,9 +104,13 @@ def main() -> None:
         with open(args.data, encoding="utf-8") as lines:
             rows = [json.loads(line) for _, line in zip(range(args.episodes), lines, strict=False)]
         args.prompts.write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n" for row in rows))
-        random_reward_model(args.model, Path(folder) / "reward")
+        reward = Path(folder) / "reward"
+        if args.lora_r:
+            reward = adapted_reward_model(args, Path(folder))
+        else:
+            random_reward_model(args.model, reward)
         for number in range(args.repeats):
-            rounds.append({"assent": run_assent(args, Path(folder) / "reward"), "trl": run_trl(args)})
+            rounds.append({"assent": run_assent(args, reward), "trl": run_trl(args)})
             print(f"round {number + 1}: {json.dumps(rounds[-1])}", file=sys.stderr)
     ratios = {
         name: [row["assent"][name] / row["trl"][name] for row in rounds] for name in ("episodes_per_s", "peak_bytes")
