@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, factor_to, times
+from assent.diagnosis.finding import Change, Evidence, Finding, factor_to, times
 from assent.diagnosis.rule import REWARD, NotChecked, Rule
 from assent.statistics.small import ends, fmean, wilson
 
@@ -30,28 +30,42 @@ def check(case: Case) -> Finding | None:
     name, value, is_chance = _against_chance(case)
     if not is_chance and not stands_still:
         return None
-    learns = fmean(ends(train.values)[1]) > 0.65 or (moved is not None and moved > STILL)
-    learns = learns and not stands_still
-    raised = UNSEEN if moved is None else factor_to(LEARNED, moved, least=UNSEEN, most=LARGEST)
+    learns = fmean(ends(train.values)[1]) > 0.65 and not stands_still
+    moves = moved is not None and moved > STILL
+    cause, next_action, fix = _why(moved, learns=learns, moves=moves)
     return Finding(
         severity="fault",
         verdict=f"the reward model stands still: after {case.steps} steps its held-out scores have moved by {moved:.1g}"
         if stands_still
         else f"the reward model is right on {value:.0%} of the pairs, as a coin would be"
-        + (", although its scores have moved" if learns else ""),
+        + (", although its scores have moved" if moves or learns else ""),
         evidence=(
             Evidence(metric=name, steps=case[name].span, value=value, expected=f"above {CHANCE:g}"),
             Evidence(metric=TRAIN, steps=train.span, value=fmean(ends(train.values)[1])),
         ),
-        cause="the labels are random, or do not depend on what the model reads"
-        if learns
-        else "the learning rate is too low" + ("" if moved is not None else ", or the labels are random"),
-        next_action="let two people label fifty pairs again: where they do not agree, no model can; where they do, "
-        "look at rows as the model reads them (assent data show FILE --model MODEL)"
-        if learns
-        else f"raise the learning rate {raised:g} times; if the training accuracy stays at one half then, label fifty "
-        "pairs again",
-        fix={} if learns else {"learning_rate": times(raised)},
+        cause=cause,
+        next_action=next_action,
+        fix=fix,
+    )
+
+
+def _why(moved: float | None, *, learns: bool, moves: bool) -> tuple[str, str, dict[str, Change]]:
+    """The cause, what to do, and the change."""
+    people = "let two people label fifty pairs again: where they do not agree, no model can"
+    if learns:
+        rows = "where they do, look at rows as the model reads them (assent data show FILE --model MODEL)"
+        return "the labels are random, or do not depend on what the model reads", f"{people}; {rows}", {}
+    if moves:
+        return (
+            "the learning rate is so high that nothing learned lasts, or the labels are random",
+            f"lower the learning rate to a tenth; if the accuracy stays at one half then, {people}",
+            {"learning_rate": times(0.1)},
+        )
+    raised = UNSEEN if moved is None else factor_to(LEARNED, moved, least=UNSEEN, most=LARGEST)
+    return (
+        "the learning rate is too low" + ("" if moved is not None else ", or the labels are random"),
+        f"raise the learning rate {raised:g} times; if the training accuracy stays at one half then, {people}",
+        {"learning_rate": times(raised)},
     )
 
 
