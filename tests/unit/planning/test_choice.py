@@ -120,7 +120,7 @@ def test_a_budget_is_divided_over_what_labels_can_mend() -> None:
 def test_conditions_in_words() -> None:
     assert described("pairs", {"at_least": 100, "below": 1000}) == "pairs: 100 to below 1,000"
     assert described("agreement", {"below": 0.65}) == "agreement: below 65%"
-    assert described("any", [{"pairs": 0}, {"constraint": "one-answer"}]) == "pairs: 0 or constraint one-answer"
+    assert described("any", [{"pairs": 0}, {"constraint": "one-answer"}]) == "pairs: 0 or --constraint one-answer"
 
 
 @pytest.mark.parametrize("constraints", [(), ("one-answer",), ("one-answer", "high-stakes"), ("no-sampling",)])

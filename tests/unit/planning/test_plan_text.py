@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from assent.planning.choice import Situation, choose
+from assent.planning.choice import choose
 from assent.planning.facts import Facts
 from assent.planning.plan_text import lines_of_alternatives, lines_of_facts
+from assent.planning.rules import Situation
 
 
 def test_a_method_that_no_command_is_named_after_is_written_out() -> None:
