@@ -302,7 +302,7 @@ UNLESS_SAID = "the same command continues from the last checkpoint, if there is 
 
 
 def in_columns(message: str) -> str:
-    """The message with what was expected in 80 columns, for a terminal. Commands to copy, and logs, keep their lines."""
+    """The message with what was expected in 80 columns, for a terminal. Commands to copy keep their line, logs too."""
     lines: list[str] = []
     for line in message.splitlines():
         is_long = line.startswith("  expected: ") and len(line) > 80
