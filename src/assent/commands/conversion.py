@@ -176,4 +176,7 @@ class Conversion:
         if "total_steps" in self.fields:
             return f"give {steps} / total_steps"
         epochs, rows = (self.ours.get(name, self.fields[name].default) for name in ("num_train_epochs", "batch_size"))
-        return f"give {steps * rows / epochs:.4g} / (rows of the data), which is {steps} x {rows} / ({epochs:g} x rows)"
+        said = f"give {steps} x batch_size / (num_train_epochs x rows of the data)"
+        if not all(isinstance(one, int | float) and one > 0 for one in (epochs, rows)):
+            return said  # our parser says what is wrong with them
+        return f"{said}, here {steps * rows / epochs:.4g} / rows"

@@ -180,7 +180,7 @@ def test_what_is_to_do_says_why_the_exit_status_is_1(tmp_path, capsys, monkeypat
     status, printed, _ = said(["convert-config", path, "--output", out], capsys)
     assert status == 1
     text = " ".join(printed.split())
-    assert "warmup_ratio: give 106.7 / (rows of the data), which is 20 x 16 / (3 x rows)" in text
+    assert "give 20 x batch_size / (num_train_epochs x rows of the data), here 106.7 / rows" in text
     assert "tracker wandb is not installed; expected: package wandb; to do: pip install wandb" in text
     assert "exit status 1: assent dpo" in text
     written = read_yaml(out)
