@@ -61,7 +61,7 @@ def tiles_of(source: Source) -> list[Tile]:
     stage = next(running, trained_stage(source.stages))
     if stage is None:
         return []
-    tiles = []
+    tiles: list[Tile] = []
     if source.is_finished and (choice := choice_of(source.stages)):
         ends = f"95% interval {number(choice.low)} to {number(choice.high)}, by the reward that chose"
         tiles.append(Tile(title=f"Gain of the best of {choice.n}", value=number(choice.gain), beside=ends))
