@@ -29,7 +29,7 @@ def choice_of(stages: Sequence[Stage]) -> Choice | None:
     curve, n = last.result.get("curve"), last.result.get("n")
     points = curve if isinstance(curve, Sequence) else ()
     gain = next((point["gain"] for point in points if isinstance(point, Mapping) and point.get("n") == n), None)
-    if gain is None:
+    if gain is None or n is None:
         return None
     value, low, high = (as_number(gain[end]) for end in ("value", "low", "high"))
     if value is None or low is None or high is None:
