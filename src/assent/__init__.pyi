@@ -118,9 +118,8 @@ def a2c(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -289,9 +288,8 @@ def best_of_n(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -371,9 +369,8 @@ def compare(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -434,9 +431,8 @@ def doctor(
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
         of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and
         answers); with --probe, folders of policies and of reward models.
@@ -610,9 +606,8 @@ def dpo(
         data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -723,9 +718,8 @@ def evaluate(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -819,9 +813,8 @@ def explain(
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -882,9 +875,8 @@ def frontier(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -1002,9 +994,8 @@ def grpo(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -1170,9 +1161,8 @@ def judge(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -1348,9 +1338,8 @@ def kto(
     keep_template_tail: Also train on what the template writes after EOS, as TRL does.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -1472,9 +1461,8 @@ def label(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -1738,9 +1726,8 @@ def online_dpo(
         "hyperparameters": …}.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -1879,8 +1866,8 @@ def plan(
     calibrate: Measure how fast this machine's CPU trains and samples, in under a minute, keep it for later plans
         and runs, and plan nothing.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data; a file without any of these columns is read as it
-        is.
+        question=prompt,reply=completion. Of several files, each is read with those that it has; a column that none
+        of them has is an error.
     start: Whether the model follows instructions already. auto: instruct, if its tokenizer has a chat template.
     feedback: fixed: the data is all there will be. fresh: people or a judge can label new answers of the model.
     reward: A reward that exists already: a reward model's folder, or module:function that checks an answer.
@@ -2015,9 +2002,8 @@ def ppo(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -2268,9 +2254,8 @@ def reward(
         data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -2424,9 +2409,8 @@ def rloo(
         minus K standard deviations) or weights:A,B,…. Default: mean.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -2612,9 +2596,8 @@ def sample(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2688,9 +2671,8 @@ def score(
         answered is refused instead.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2721,9 +2703,8 @@ def serve_check(
 
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2853,9 +2834,8 @@ def sft(
         data on.
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
-        question=prompt,reply=completion. They hold for all data that the command reads; another file that has none
-        of these columns is read as it is. What a judgement's values mean follows a colon:
-        vote=winner:left=a|right=b|both=tie.
+        question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
+        have all of them; any other file is read with those that it has.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.

@@ -90,7 +90,7 @@ def test_the_same_data_is_tokenized_once_and_other_options_again(
         status, _, err = said(replaced(argv, *more, "--output-dir", tmp_path / out), capsys)
         assert (status, len(calls)) == (0, count), err
         notes.append(err)
-    said_of_rows = "rows: 11 of 11 used, 0 of them shortened, 0 refused"
+    said_of_rows = "rows: 11 of 12 used, 0 of them shortened, 1 refused"
     assert all(said_of_rows in err and "refused at loading: 1" in err for err in notes)
     assert all("not read: page (11 rows)" in err for err in notes)
     for damaged in (stores := list((tmp_path / "cache/tokens").rglob("rows.arrow"))):

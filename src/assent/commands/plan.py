@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from assent.config.plan import PlanConfig
+from assent.data.columns import require_in_one
 from assent.data.loading import load_groups
 from assent.diagnosis.examine import Report
 from assent.errors import UsageError
@@ -173,7 +174,10 @@ class Given:
 def _audit(config: PlanConfig) -> Given:
     folder = resolve_folder(config.model, weights=False)
     length = _context(read_json(folder, "config.json"))
-    sources = tuple(source_of(load_groups(path, columns=config.columns, lenient=True)) for path in config.data)
+    own = len(config.data) == 1  # of several files, each has its own of the columns
+    files = [load_groups(path, columns=config.columns, own_columns=own, lenient=True) for path in config.data]
+    require_in_one([file.renaming for file in files])
+    sources = tuple(source_of(file) for file in files)
     facts = audited(sources, start=_start(config, folder), feedback=config.feedback, reward=_reward_kind(config))
     return Given(sources, facts, reports_of(sources), length)
 
@@ -211,7 +215,6 @@ def _planned(config: PlanConfig, given: Given, unfit: dict[str, str]) -> Plan:
         judge=config.judge,
         safety=config.safety,
         precision=config.precision,
-        columns=config.columns,
         slices=config.slices,
         max_fault=config.max_fault,
         sign_off=None if config.blueprint is None else str(Path(config.blueprint) / SIGNATURE),

@@ -56,5 +56,5 @@ class DataOptions(Options):
     """Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one."""
     columns: Columns = Field(default_factory=dict)
     """Columns of the data that have other names, as THEIRS=OURS with commas between: question=prompt,reply=completion.
-    They hold for all data that the command reads; another file that has none of these columns is read as it is. What
-    a judgement's values mean follows a colon: vote=winner:left=a|right=b|both=tie."""
+    They hold for all data that the command reads. The file of --data must have all of them; any other file is read with
+    those that it has. What a judgement's values mean follows a colon: vote=winner:left=a|right=b|both=tie."""

@@ -29,7 +29,7 @@ class PlanConfig(NeedsOptions):
 
     columns: Columns = Field(default_factory=dict)
     """Columns of the data that have other names, as THEIRS=OURS with commas between: question=prompt,reply=completion.
-    They hold for all data; a file without any of these columns is read as it is."""
+    Of several files, each is read with those that it has; a column that none of them has is an error."""
     start: Literal["auto", "base", "instruct"] = "auto"
     """Whether the model follows instructions already. auto: instruct, if its tokenizer has a chat template."""
     feedback: Literal["fixed", "fresh"] = "fixed"

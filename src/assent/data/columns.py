@@ -1,7 +1,8 @@
 """Columns under other names: `--columns question=prompt` reads the file's `question` as our `prompt`.
 
-A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`. What the
-values of a judgement mean follows a colon: `vote=winner:left=a|right=b`.
+A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`. The rest of
+`outputs` stays with the row, as columns with such names. What the values of a judgement mean follows a colon:
+`vote=winner:left=a|right=b`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from assent.data import texts
 from assent.data.foreign import ASKS, FOREIGN
 from assent.data.formats import COMMON_COLUMNS, LAYOUTS, detect_layout
 from assent.data.judged_pairs import COLUMNS, JUDGES
+from assent.data.overlooked import Overlooked
 from assent.data.texts import RowError
 from assent.data.unread import is_empty
 from assent.errors import DataError, UsageError
@@ -24,18 +26,22 @@ OURS = frozenset(
 )
 """Names that a column may be given: those of our layouts, and those of other trainers that are read."""
 
+MISSPELT = 0.9
+"""How alike two names are (difflib's ratio, 1: equal) of which one is the other misspelt."""
+
 
 class Renaming:
     """The columns of one file under our names.
 
-    own    the file is the one that the names are for. Another file of the same command, which has none of these
-           columns, is read as it is.
+    own    the file must have all of them. Another file of the same command is read with those that it has.
     """
 
     def __init__(self, columns: Mapping[str, str], *, own: bool = True) -> None:
-        self.columns, self._own = {theirs: ours.partition(":")[0] for theirs, ours in columns.items()}, own
+        self._given, self._own = dict(columns), own
+        self.columns = {theirs: ours.partition(":")[0] for theirs, ours in columns.items()}
         self._meanings = {theirs: _meanings(theirs, ours) for theirs, ours in columns.items() if ":" in ours}
         self._seen: set[str] = set()
+        self._overlooked = Overlooked(self.columns)
         for theirs, ours in self.columns.items():
             if ours not in OURS:
                 close = texts.nearest(ours, OURS)
@@ -54,11 +60,12 @@ class Renaming:
         if not self.columns:
             return row
         self._seen.update(row)
+        self._overlooked.add(row)
         kept = {name: value for name, value in row.items() if name not in self.columns}
         for theirs, ours in self.columns.items():
             if theirs in row:
                 value = row[theirs]
-            elif (found := _taken(kept, theirs.split("."))) is not None:
+            elif (found := _taken(kept, theirs)) is not None:
                 value, kept = found[0], found[1]
                 self._seen.add(theirs)
             else:
@@ -92,23 +99,39 @@ class Renaming:
     def missing(self, path: str) -> DataError | None:
         """The error for named columns that no row has had so far; None if there are none."""
         missing = [name for name in self.columns if name not in self._seen]
-        if not self._seen or not missing or (not self._own and len(missing) == len(self.columns)):
+        if not self._seen or not missing:
             return None
-        close = texts.nearest(missing[0], self._seen)
+        if not self._own:  # it need not have them, but must not have one misspelt
+            others = self._seen.difference(self.columns)
+            missing = [name for name in missing if texts.nearest(name, others, cutoff=MISSPELT)]
+            return self._absent(f"{path} has", missing, others) if missing else None
+        return self._absent(f"{path} has", missing, self._seen)
+
+    def _absent(self, which: str, missing: Sequence[str], seen: Collection[str]) -> DataError:
+        close = texts.nearest(missing[0], seen)
         fix = f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file"
-        if len(missing) == len(self.columns) and (layout := _layout_of(self._seen)) is not None:
+        if len(missing) == len(self.columns) and (layout := _layout_of(seen)) is not None:
             fix = f"the file is already in layout {layout}: leave --columns out"
         return DataError(
-            f"{path} has no column {', '.join(missing)}, but the option `columns` names it",
-            got="columns " + ", ".join(sorted(self._seen)),
+            f"{which} no column {', '.join(missing)}, but the option `columns` names it",
+            got="columns " + ", ".join(sorted(seen)),
             expected=", ".join(f"{name}={self.columns[name]}" for name in missing) + ": the file's name, then ours",
             fix=fix,
         )
 
     def note(self) -> list[str]:
         """What to say of it; nothing where no named column is in the file."""
-        used = [f"{theirs} as {ours}" for theirs, ours in self.columns.items() if theirs in self._seen]
-        return [f"columns: {', '.join(used)}"] if used else []
+        if not (used := self.used):
+            return []
+        absent = [name for name in self.columns if name not in used]
+        without = f"; not in this file: {', '.join(absent)}" if absent else ""
+        said = f"columns: {', '.join(f'{theirs} as {self.columns[theirs]}' for theirs in used)}{without}"
+        return [said, *self._overlooked.notes(self._seen)]
+
+    @property
+    def used(self) -> dict[str, str]:
+        """The pairs whose column is in the file, as they were given."""
+        return {theirs: ours for theirs, ours in self._given.items() if theirs in self._seen}
 
 
 def _layout_of(columns: Collection[str]) -> str | None:
@@ -133,16 +156,42 @@ def _meanings(theirs: str, named: str) -> dict[str, str]:
     return found
 
 
-def _taken(nested: Any, path: Sequence[str]) -> tuple[Any, Any] | None:
-    """What lies at the path in objects and lists, and the rest, with None in its place; None if there is nothing."""
-    first, *further = path
-    keys: Any = range(len(nested)) if isinstance(nested, list | tuple) else nested
-    key: Any = int(first) if isinstance(keys, range) and first.isdecimal() else first
-    if not isinstance(keys, range | Mapping) or key not in keys:
+def require_in_one(files: Sequence[Renaming]) -> None:
+    """Raises DataError for a named column that none of these files has."""
+    seen = {name for file in files for name in file._seen}
+    if missing := [name for name in files[0].columns if name not in seen]:
+        raise files[0]._absent("none of the files has", missing, seen)
+
+
+def _taken(row: dict[str, Any], path: str) -> tuple[Any, dict[str, Any]] | None:
+    """What lies at the path in objects and lists, and the row without it; None if there is nothing.
+
+    What is left of the column stays as columns of its own: of {"text": …, "model": "m1"}, `outputs.0.model`.
+    """
+    words = path.split(".")
+    for known in range(len(words), 0, -1):
+        column, further = ".".join(words[:known]), words[known:]
+        if column in row and (found := _found(row[column], further, column)) is not None:
+            value, left = found
+            return value, {**{name: other for name, other in row.items() if name != column}, **left}
+    return None
+
+
+def _found(nested: Any, path: Sequence[str], name: str) -> tuple[Any, dict[str, Any]] | None:
+    """The value at the path, and what lies beside it, by names with dots."""
+    if not path:
+        return nested, {}
+    items: dict[str, Any]
+    if isinstance(nested, list | tuple):
+        items = {str(place): item for place, item in enumerate(nested)}
+    elif isinstance(nested, Mapping):
+        items = dict(nested)
+    else:
         return None
-    found = _taken(nested[key], further) if further else (nested[key], None)
+    first, *further = path
+    if first not in items:
+        return None
+    found = _found(items.pop(first), further, f"{name}.{first}")
     if found is None:
         return None
-    copied = dict(nested) if isinstance(nested, Mapping) else list(nested)
-    copied[key] = found[1]
-    return found[0], copied
+    return found[0], {**{f"{name}.{key}": item for key, item in items.items()}, **found[1]}

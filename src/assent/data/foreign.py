@@ -24,6 +24,11 @@ _ANSWERS = ("completion", "response", "chosen_response")
 _OURS = ("prompt", "completion", "completions", "chosen", "rejected")
 ASKS = {"instruction": "output", "question": "answer"}
 """Columns that ask, and those that answer them."""
+LAYOUTS = (
+    "question, answer_a, answer_b, winner", "question, answer", "question, chosen, rejected", "instruction, output",
+    "prompt, response, rejected_response", "messages, rejected_response", "messages, label",
+)  # fmt: skip
+"""The commonest of these layouts, for an error's list of what can be read."""
 FOREIGN = frozenset({"kto_tag", "label", "rejected_response", "rejected_messages"})
 
 

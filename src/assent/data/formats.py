@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from assent.data import json_text, rows_read, rows_write, texts, unread
+from assent.data import foreign, json_text, rows_read, rows_write, texts, unread
 from assent.data.rows_read import Parts, Row
 from assent.data.texts import RowError
 from assent.errors import DataError, UsageError
@@ -145,7 +145,7 @@ def _missing(names: frozenset[str], layout: Layout | None) -> dict[str, Any]:
         "got": "columns " + (texts.listed(sorted(names)) or "(none)"),
         "expected": f"the columns of {best}"
         if layout
-        else "one of " + " · ".join(", ".join(x.required) for x in _LAYOUTS),
+        else "one of " + " · ".join([*(", ".join(x.required) for x in _LAYOUTS), *foreign.LAYOUTS]),
         "fix": "rename or add the column; --columns THEIRS=OURS reads it under another name"
         if known
         else "name the columns of one layout: --columns THEIRS=OURS,…",

@@ -64,11 +64,13 @@ class Dataset(Sequence[PromptGroup]):
         sha256: str = "",
         refused: Sequence[RefusedRow] = (),
         notes: Sequence[str] = (),
+        renaming: Renaming | None = None,
     ) -> None:
         self._groups = groups
         self.layout, self.path, self.sha256, self.refused = layout, path, sha256, list(refused)
         self.notes = list(notes)
         """What to say once of how it was read: the split that was chosen, columns and layouts that were recognised."""
+        self.renaming = renaming or Renaming({})
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -98,7 +100,7 @@ class Dataset(Sequence[PromptGroup]):
         refused = self.refused_by_reason().items()
         return [
             *self.notes,
-            *(f"refused at loading, {len(rows)}: {why} ({', '.join(rows[:3])})" for why, rows in refused),
+            *(f"refused at loading, {len(rows)}: {why} ({texts.some(rows)})" for why, rows in refused),
         ]
 
     def refused_row(self, number: int) -> RefusedRow | None:
@@ -249,7 +251,7 @@ def load_groups(
     revision    the revision of a hub dataset
     lenient     bad rows are listed in `Dataset.refused` and raise no error
     columns     names of the file's columns, each with the name that it has here
-    own_columns False: these names are another file's, and a file that has none of them is read as it is
+    own_columns False: the file need not have all of them; `Dataset.renaming.used` says which it has
 
     Raises DataFileNotFoundError, DataError (with file and line) and UsageError.
     """
@@ -312,6 +314,7 @@ def _finish(
             sha256=sha256,
             refused=collector.refused,
             notes=[*notes, *collector.notes, *collector.renaming.note(), *said],
+            renaming=collector.renaming,
         )
     if not collector.refused:
         raise DataError(f"{path} has no rows", fix="check how the file was written")

@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeGuard
 
@@ -72,6 +72,11 @@ def last_content(text: Text) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def some(sources: Sequence[str], most: int = 3) -> str:
+    """The first sources, and a sign that there are more."""
+    return ", ".join(sources[:most]) + (", …" if len(sources) > most else "")
 
 
 def listed(names: Iterable[str], most: int = 40) -> str:
@@ -155,6 +160,7 @@ def _parse_message(value: object, column: str) -> Message:
             f"a message of `{column}` has no role",
             got=f"keys {', '.join(map(str, value)) or '(none)'}",
             expected="{role, content}, or {from, value}",
+            fix="rename the keys of each message in the file to role and content (--columns renames columns alone)",
         )
     role = value[role_key]
     if not isinstance(role, str) or role not in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass, field, fields
 
-from assent.data.texts import counted
+from assent.data.texts import counted, some
 from assent.models.cutting import RowText
 from assent.models.truncation import Fitted, RowIds
 
@@ -102,10 +102,11 @@ class TokenReport:
                 for key, value in theirs.items():
                     ours[key] = ours[key] + value if key in ours else value
 
-    def lines(self) -> list[str]:
-        """The report as text for people, at most 80 columns wide."""
-        total = self.used + self.num_refused
-        out = [f"rows: {self.used} of {total} used, {self.shortened} of them shortened, {self.num_refused} refused"]
+    def lines(self, *, before: int = 0) -> list[str]:
+        """The report as text for people, at most 80 columns wide. `before`: rows that were refused earlier."""
+        refused = self.num_refused + before
+        rows = f"rows: {self.used} of {self.used + refused} used, {self.shortened} of them shortened"
+        out = [f"{rows}, {refused} refused"]
         if self.prompts_shortened:
             turns = f" and {counted(self.turns_lost, 'turn')}" if self.turns_lost else ""
             out.append(
@@ -117,7 +118,7 @@ class TokenReport:
                 f"{counted(self.completions_cut, 'completion')} cut at the end, losing the EOS and "
                 f"{counted(self.completion_tokens_lost, 'token')} in all"
             )
-        out += [f"refused, {len(s)}: {reason} ({_some(s)})" for reason, s in self.refused.items()]
+        out += [f"refused, {len(s)}: {reason} ({some(s)})" for reason, s in self.refused.items()]
         return [line for text in [*out, *self._notes()] for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
 
     def _notes(self) -> list[str]:
@@ -126,7 +127,7 @@ class TokenReport:
             out.append(
                 "prompt and completion have different ids when they are encoded as one text, in "
                 f"{len(self.boundary_differs)} of {counted(self.boundary_checked, 'row')} compared "
-                f"({_some(self.boundary_differs)}); training uses the ids that sampling produces"
+                f"({some(self.boundary_differs)}); training uses the ids that sampling produces"
             )
         if self.eos_appended:
             out.append(
@@ -163,7 +164,3 @@ class TokenReport:
         if self.double_bos:
             out.append(f"two BOS at the start: {counted(self.double_bos, 'prompt')}")
         return out
-
-
-def _some(sources: list[str], limit: int = 3) -> str:
-    return ", ".join(sources[:limit]) + (", …" if len(sources) > limit else "")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from assent.data import texts
@@ -107,6 +107,8 @@ class Source:
     rows: Rows
     refused: int = 0
     """Rows that no command can use."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns of the file that have other names -> ours."""
 
 
 def source_of(dataset: Dataset) -> Source:
@@ -117,7 +119,7 @@ def source_of(dataset: Dataset) -> Source:
     if len(kinds) > 1 and set(kinds) != {"pairs", "rankings"}:
         raise DataError(f"{dataset.path} mixes kinds of rows", got=dict(kinds), fix="give a file for each kind")
     kind = "rankings" if "rankings" in kinds else next(iter(kinds))
-    return Source(dataset.path, kind, len(dataset), Rows(dataset), len(dataset.refused))
+    return Source(dataset.path, kind, len(dataset), Rows(dataset), len(dataset.refused), dataset.renaming.used)
 
 
 def _kind(group: Any) -> str:

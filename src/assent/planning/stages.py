@@ -58,7 +58,6 @@ class Wanted:
     judge: str | None = None
     safety: str | None = None
     precision: float = 0.05
-    columns: Mapping[str, str] = field(default_factory=dict)
     slices: Sequence[str] = ()
     max_fault: Mapping[str, float] = field(default_factory=dict)
     sign_off: str | None = None
@@ -90,11 +89,15 @@ class Wanted:
 
     def read(self, path: str) -> dict[str, Any]:
         """`data` of a stage, with the names of its columns where it is a file of the user's."""
-        own = self.columns and any(path == source.path for source in self.sources)
-        return {"data": path, **({"columns": dict(self.columns)} if own else {})}
+        return {"data": path, **next((_columns(source) for source in self.sources if source.path == path), {})}
 
     def source(self, *kinds: str) -> Source | None:
         return largest(self.sources, kinds)
+
+
+def _columns(source: Source) -> dict[str, Any]:
+    """The option `columns` of a stage that reads this file."""
+    return {"columns": dict(source.columns)} if source.columns else {}
 
 
 def largest(sources: Sequence[Source], kinds: Sequence[str]) -> Source | None:
@@ -148,11 +151,10 @@ def held_out_share(rows: int) -> float:
 
 
 def _split(wanted: Wanted, main: Source) -> PlannedStage:
-    columns = {"columns": dict(wanted.columns)} if wanted.columns else {}
     return PlannedStage(
         name="split",
         command="data-split",
-        options={"file": main.path, "fraction": held_out_share(main.count), **columns},
+        options={"file": main.path, "fraction": held_out_share(main.count), **_columns(main)},
         why=f"holds out {held_out_share(main.count):.0%} of {main.count:,} {main.kind}, by conversation; no stage "
         "trains on them",
     )

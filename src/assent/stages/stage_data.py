@@ -16,7 +16,7 @@ from assent.config.options import PromptOptions, StageOptions
 from assent.config.storage import StorageOptions
 from assent.data.loading import Dataset, load_groups
 from assent.data.splitting import split_by_conversation_root
-from assent.data.texts import counted
+from assent.data.texts import counted, some
 from assent.data.unread import REPETITION_FIX, Census, in_rows, is_repeated_throughout, refuse_group, repetition
 from assent.errors import DataError
 from assent.models.batch import TokenGroup
@@ -143,8 +143,9 @@ class _Read:
         """The lines of the log. Raises DataError if no row is used."""
         lines = [f"{self.name} data: {self.path}, {counted(self.rows, 'row')}", *(f"  {note}" for note in self.notes)]
         lines += [f"  refused at loading: {self.refused}"] if self.refused else []
-        lines += [f"  refused: {len(rows)} ({reason}; {', '.join(rows[:3])})" for reason, rows in by_stage.items()]
-        lines += [f"  {line}" for line in [*census, *report.lines()]]
+        lines += [f"  refused: {len(rows)} ({reason}; {some(rows)})" for reason, rows in by_stage.items()]
+        refused = self.refused + sum(map(len, by_stage.values()))
+        lines += [f"  {line}" for line in [*census, *report.lines(before=refused)]]
         if not used:
             raise DataError(f"{self.path}: no usable row is left", got="\n".join(lines), expected="at least one row")
         return lines

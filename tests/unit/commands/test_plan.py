@@ -176,3 +176,30 @@ def test_rows_that_no_command_can_use_are_counted(tmp_path: Path, capsys: pytest
     assert status == 0, err
     assert "1 rows of" in out
     assert "cannot be used" in out
+
+
+def test_each_file_is_read_with_the_columns_that_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [
+        {"Frage": f"What is {n} + 1?", "A": f"It is {n + 1}.", "B": f"Number {n}, maybe?", "Urteil": "a"}
+        for n in range(40)
+    ]
+    write_rows(tmp_path / "pairs.jsonl", pairs)
+    write_rows(tmp_path / "asked.jsonl", [{"Frage": f"What is {n} + 2?", "topic": "sums"} for n in range(20)])
+    files = [word for name in ("asked", "pairs") for word in ("--data", tmp_path / f"{name}.jsonl")]
+    columns, file = "Frage=question,A=answer_a,B=answer_b,Urteil=winner", tmp_path / "pipeline.yaml"
+    command = ["plan", "--model", base_model(), *files, "--feedback", "fresh", "--output", file, "--columns"]
+    status, _, err = said([*command, columns], capsys)
+    assert status == 0, err
+    read = {s.options.get("file", s.options.get("data")): s.options.get("columns") for s in read_plan(file).stages}
+    assert read[str(tmp_path / "asked.jsonl")] == {"Frage": "question"}
+    assert read[str(tmp_path / "pairs.jsonl")] == {
+        "Frage": "question", "A": "answer_a", "B": "answer_b", "Urteil": "winner"
+    }  # fmt: skip
+    file.unlink()
+    status, _, err = said([*command, columns.replace("Urteil=", "Urteile=")], capsys)
+    assert status == 2, err
+    assert "no column Urteile" in err
+    status, _, err = said([*command, columns + ",Gewicht=weight"], capsys)
+    assert status == 2, err
+    assert "none of the files has" in err
+    assert "Gewicht" in err

@@ -79,9 +79,22 @@ def test_another_file_of_the_command_may_have_our_names(tmp_path):
     assert load_groups(path, columns=COLUMNS, own_columns=False).notes == []
     with pytest.raises(DataError, match="no column question"):
         load_groups(path, columns=COLUMNS)
-    half = written(tmp_path, {"question": "Hi", "chosen": "Yes", "rejected": "No"})
-    with pytest.raises(DataError, match="no column response_j, response_k"):
-        load_groups(half, columns=COLUMNS, own_columns=False)
+
+
+def test_another_file_of_the_command_is_read_with_the_columns_that_it_has(tmp_path):
+    half = load_groups(
+        written(tmp_path, {"question": "Hi", "chosen": "Yes", "rejected": "No"}), columns=COLUMNS, own_columns=False
+    )
+    assert [(group.prompt, group.completions) for group in half] == [("Hi", ("Yes", "No"))]
+    assert half.notes == ["columns: question as prompt; not in this file: response_j, response_k"]
+    assert half.renaming.used == {"question": "prompt"}
+
+
+def test_a_misspelt_column_of_another_file_is_an_error(tmp_path):
+    path = written(tmp_path, {"question": "Hi", "respons_j": "Yes", "response_k": "No"})
+    with pytest.raises(DataError, match=r"no column response_j(.|\n)*did you mean respons_j=chosen") as raised:
+        load_groups(path, columns=COLUMNS, own_columns=False)
+    assert "question" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +109,33 @@ def test_pairs_and_mappings_are_the_same_option(given):
 def test_broken_pairs_are_an_error(given):
     with pytest.raises(ConfigError, match="columns"):
         parse_options(DataOptions, {"columns": given})
+
+
+TWO = {"Frage": "Hi", "Antwort A": "Yes", "Antwort B": "No"}
+GERMAN = {"Frage": "prompt", "Antwort A": "chosen", "Antwort B": "rejected"}
+
+
+def warned(dataset):
+    return [note for note in dataset.notes if note.startswith("warning")]
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "b", "tie"], ["b"], ["Antwort B", "Antwort A"], ["model_a", "model_b"]], ids=" ".join
+)
+def test_a_verdict_that_nothing_reads_is_warned_of(tmp_path, values):
+    rows = [TWO | {"Urteil": value, "Bearbeiter": "mk", "Nr": n} for n, value in enumerate(values)]
+    (note,) = warned(load_groups(written(tmp_path, *rows), columns=GERMAN))
+    assert "nothing reads `Urteil`" in note
+    assert "Antwort A=answer_a,Antwort B=answer_b,Urteil=winner" in note
+    alone = {"Frage": "prompt", "Antwort A": "completion"}
+    assert len(warned(load_groups(written(tmp_path, *rows), columns=alone))) == 1
+    read = {"Frage": "question", "Antwort A": "answer_a", "Antwort B": "answer_b", "Urteil": "winner"}
+    assert not warned(load_groups(written(tmp_path, *rows), columns=read))
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "a"], ["mk", "b"], ["tie", "tie"], ["", ""], [True, False], list("abcdef")], ids=str
+)
+def test_other_columns_that_nothing_reads_are_no_verdict(tmp_path, values):
+    rows = [TWO | {"Urteil": value} for value in values]
+    assert not warned(load_groups(written(tmp_path, *rows), columns=GERMAN))

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from assent.data.formats import LAYOUTS as OURS
 from assent.data.loading import groups_of_rows, load_groups
 from assent.errors import DataError
 from assent.types import Message, Preference
@@ -16,6 +17,17 @@ NO = {"role": "assistant", "content": "No"}
 HUMAN, GPT = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}
 Q, A, B = Message("user", "Hi"), Message("assistant", "Yes"), Message("assistant", "No")
 DOWN, PAIR = Preference(thumbs=(False,)), Preference(ranking=(1, 2))
+CELLS = {"messages": [USER, YES], "label": True, "winner": "answer_a"}
+
+
+def test_the_error_for_unknown_columns_names_the_layouts_of_others_and_each_is_read():
+    with pytest.raises(DataError, match="columns fit no layout") as raised:
+        groups_of_rows([{"Kundenfrage": "Hi", "Antwort A": "Yes", "Antwort B": "No", "Urteil": "a"}])
+    layouts = str(raised.value.expected).removeprefix("one of ").split(" · ")
+    assert "question, answer_a, answer_b, winner" in layouts
+    for layout in layouts[len(OURS) :]:
+        row = {name: CELLS.get(name, f"text of {name}") for name in layout.split(", ")}
+        assert groups_of_rows([row]).layout != "prompts"
 
 
 @pytest.mark.parametrize(

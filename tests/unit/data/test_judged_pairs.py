@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from assent.data.auditing import audit
 from assent.data.loading import groups_of_rows, load_groups
 from assent.errors import DataError
 from assent.types import Message, Preference
@@ -82,7 +83,8 @@ def test_names_with_dots_lead_into_nested_rows(tmp_path: Path) -> None:
     (group,) = dataset
     assert (group.prompt, group.completions) == ((Q,), ((A,), (B,)))
     assert group.preference == Preference(ranking=(2, 1))
-    assert group.columns["outputs"] == [{"text": None, "model": "m1"}, {"text": None, "model": "m2"}]
+    assert group.columns == {"id": 3, "outputs.0.model": "m1", "outputs.1.model": "m2"}
+    assert audit(dataset).unread_columns == {"id": 1, "outputs.0.model": 1, "outputs.1.model": 1}
     assert "columns: input.messages as prompt, outputs.0.text as answer_0" in dataset.notes[0]
     for wrong in ("outputs.2.text", "outputs.0.txt", "outputs.first.text", "id.text"):
         with pytest.raises(DataError, match=f"no column {wrong}"):
@@ -116,3 +118,8 @@ def test_looking_for_an_object_around_the_rows_leaves_the_files_hash_alone(tmp_p
     found = load_groups(file, lenient=True)
     assert (len(found), len(found.refused)) == (2, 1)
     assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_messages_with_other_keys_are_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"has no role(?s:.*)speaker, text(?s:.*)to do: rename the keys"):
+        groups_of_rows([{"messages": [{"speaker": "user", "text": "Hi"}]}])

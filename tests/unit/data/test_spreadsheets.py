@@ -83,6 +83,8 @@ def test_a_judgement_s_own_values_are_read_as_what_they_are_said_to_mean(
     dataset = load_groups(survey(tmp_path, ["links", "rechts", "beide gut", "b"]), columns=columns)
     assert [group.preference.ranking for group in dataset if group.preference] == [(1, 2), (2, 1), (1, 1), (2, 1)]
     assert all("Urteil" not in group.columns for group in dataset)
+    assert dataset.renaming.used == columns  # as a plan writes them into its stages
+    assert "Urteil as winner" in dataset.notes[1]
 
 
 @pytest.mark.parametrize("meant", ["question:links=a", "winner:links", "winner:links=a|links=b", "winner:=a"])

@@ -15,8 +15,9 @@ from assent.planning.rules import Situation
 from assent.planning.stages import BEST_OF, PlannedStage, Wanted, stages_of
 
 NO_ROWS: Any = None
-PAIRS, PROMPTS = Source("pairs.jsonl", "pairs", 5000, NO_ROWS), Source("prompts.jsonl", "prompts", 900, NO_ROWS)
 COLUMNS = {"question": "prompt"}
+PAIRS = Source("pairs.jsonl", "pairs", 5000, NO_ROWS, columns={**COLUMNS, "good": "chosen", "bad": "rejected"})
+PROMPTS = Source("prompts.jsonl", "prompts", 900, NO_ROWS, columns=COLUMNS)
 
 
 def chosen(method: str, **facts: Any) -> Choice:
@@ -25,7 +26,7 @@ def chosen(method: str, **facts: Any) -> Choice:
 
 
 def staged(choice: Choice, **more: Any) -> dict[str, PlannedStage]:
-    given: dict[str, Any] = {"sources": [PAIRS, PROMPTS], "columns": COLUMNS, **more}
+    given: dict[str, Any] = {"sources": [PAIRS, PROMPTS], **more}
     wanted = Wanted(model="policy", choice=choice, length=512, num_prompts=100, **given)
     stages, _ = gated(stages_of(wanted), wanted)
     for stage in stages:
@@ -43,14 +44,16 @@ def staged(choice: Choice, **more: Any) -> dict[str, PlannedStage]:
         ("collect", "answers", {}),
     ],
 )
-def test_a_file_of_prompts_has_the_columns_that_the_user_named(method: str, stage: str, facts: dict[str, Any]) -> None:
+def test_a_file_of_prompts_has_its_own_of_the_columns_that_the_user_named(
+    method: str, stage: str, facts: dict[str, Any]
+) -> None:
     options = staged(chosen(method, **facts))[stage].options
     assert (options["data"], options["columns"]) == ("prompts.jsonl", COLUMNS)
 
 
 def test_what_another_stage_wrote_has_columns_of_our_names() -> None:
     stages = staged(chosen("ppo", prompts=0), sources=[PAIRS])
-    assert stages["split"].options["columns"] == COLUMNS
+    assert stages["split"].options["columns"] == PAIRS.columns
     assert stages["train"].options["data"] == "${split.train}"
     assert all("columns" not in stage.options for name, stage in stages.items() if name != "split")
 

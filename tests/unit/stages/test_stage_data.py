@@ -9,9 +9,9 @@ import pytest
 
 from assent.config.evaluation import EvalConfig
 from assent.config.online import GrpoConfig
-from assent.config.stages import SftConfig
+from assent.config.stages import PreferenceConfig, SftConfig
 from assent.errors import DataError
-from assent.stages.selecting import to_demonstrations, to_prompts
+from assent.stages.selecting import to_comparisons, to_demonstrations, to_prompts
 from assent.stages.stage_data import read_stage_data
 from assent.types import PromptGroup
 from tests.support.tokenizers import byte_bpe
@@ -57,6 +57,21 @@ def test_groups_from_python_are_held_to_the_same(model, tmp_path, columns):
     given = [PromptGroup(prompt="p", completions=("c",), columns=columns, source="mine 1")]
     with pytest.raises(DataError, match=f"mine 1: `{next(iter(columns))}`"):
         read_stage_data(config, model=model, sources={"train": given}, select=to_demonstrations)
+
+
+@pytest.mark.parametrize(("ties", "end"), [(3, ":3)"), (4, ", …)")])
+def test_the_rows_of_a_file_add_up_and_a_cut_list_says_so(model, tmp_path, ties, end):
+    pair = {"prompt": "What is two and two?", "chosen": " Four.", "rejected": " Five."}
+    rows = [{"prompt": "Hi", "completions": [" a", " b"], "ranking": [1, 1]}] * ties
+    rows += [{"prompt": "Hi", "completions": [" a", " b"], "ranking": [1, 2]}] * 5
+    lines = read(model, tmp_path, rows, select=to_comparisons, kind=PreferenceConfig).lines()
+    assert lines[0].endswith(f", {ties + 5} rows")
+    assert f"  rows: 5 of {ties + 5} used, 0 of them shortened, {ties} refused" in lines
+    (refused,) = [line for line in lines if line.startswith("  refused: ")]
+    assert refused.startswith(f"  refused: {ties} (a tie")
+    assert refused.endswith(end)
+    lines = read(model, tmp_path, [pair, pair | {"rejected": " Four."}], select=to_comparisons, kind=PreferenceConfig)
+    assert "  rows: 1 of 2 used, 0 of them shortened, 1 refused" in lines.lines()
 
 
 def test_clean_data_has_no_such_line(model, tmp_path):
