@@ -3,11 +3,11 @@
     python benchmarks/generate.py --model MODEL --data hh.jsonl
     python benchmarks/generate.py --model MODEL --data hh.jsonl --device cuda --dtype bfloat16
 
-Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of three settings: 4 prompts and 64 with
-one completion, and 16 prompts of 512 tokens with eight. Each run is a process of its own. Prints one JSON document: every
-run, and the medians of the ratios within each round. Rows never end early, so both draw the same number of tokens. With
---vllm-python, it also runs vLLM's script, and Assent once more, warmed as vLLM is. The peers compute on the CPU. On
-another device, Assent runs alone, against the bound.
+Runs Assent's sampler and the peer's script in turn, `--repeats` times in each of three settings: 4 prompts and 64
+with one completion, and 16 prompts of 512 tokens with eight. Each run is a process of its own. Prints one JSON
+document: every run, and the medians of the ratios within each round. Rows never end early, so both draw the same
+number of tokens. With --vllm-python, it also runs vLLM's script, and Assent once more, warmed as vLLM is. The peers
+compute on the CPU. On another device, Assent runs alone, against the bound.
 
 The bound has three parts. The prompts are read at the rate of a large matrix product. Each token then takes the
 products with the weights at that rate, or one reading of the weights at the rate of a large copy, whichever is longer.

@@ -7,7 +7,7 @@ import sys
 
 from assent.cli.flags import command
 from assent.cli.outcome import Outcome
-from assent.commands.tools import check_data, split_data
+from assent.commands.tools import check_data, lines_of_split, split_data
 from assent.config.commands import DataCheckConfig, DataShowConfig, DataSplitConfig
 
 
@@ -38,7 +38,4 @@ def check(config: DataCheckConfig) -> Outcome:
 @command(DataSplitConfig, positional="file")
 def split(config: DataSplitConfig) -> Outcome:
     result = split_data(config)
-    lines = [f"{result['rows'][part]:,} rows -> {result[part]}" for part in ("train", "eval")]
-    if result["refused"]:
-        lines.append(f"{result['refused']:,} rows refused: identical completions")
-    return Outcome({"command": "data split", **result}, "\n".join(lines))
+    return Outcome({"command": "data split", **result}, "\n".join(lines_of_split(result)))

@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -148,7 +149,7 @@ DATA_COMMANDS = (
     (
         "check",
         "data:check",
-        "Show what is in a file and what is wrong with it; writes nothing.\n\n"
+        "Show what is in a file and what is wrong with it; writes only with --apply.\n\n"
         "Exit status 1 if it finds rows that are refused, empty or identical completions, contradictions, exact "
         "duplicates or prompts shared with --against; with --model also rows that are cut or unusable, and faults of "
         "template and EOS.",
@@ -200,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         message, status = _explain(error)
+        message = in_columns(message) if sys.stderr.isatty() else message
         print(message, file=sys.stderr, flush=True)
         return status
 
@@ -297,6 +299,15 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 UNLESS_SAID = "the same command continues from the last checkpoint, if there is one"
+
+
+def in_columns(message: str) -> str:
+    """The message with what was expected in 80 columns, for a terminal. Commands to copy keep their line, logs too."""
+    lines: list[str] = []
+    for line in message.splitlines():
+        is_long = line.startswith("  expected: ") and len(line) > 80
+        lines += textwrap.wrap(line, 80, subsequent_indent=" " * 12, break_on_hyphens=False) if is_long else [line]
+    return "\n".join(lines)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -59,9 +59,12 @@ def summary(metrics: Mapping[str, Any], *, of_last_step: bool = False) -> list[s
     lines = []
     for name in [*names, *([LAST] if LAST in metrics else [])]:
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-        ends = f"  [{low:.4g}, {high:.4g}]" if low is not None and high is not None else ""
         step = "  last step" if of_last_step and name != LAST and not name.startswith("eval_") else ""
-        lines.append(_line(name, metrics[name]) + ends + step)
+        if low is None or high is None:
+            lines.append(_line(name, metrics[name]) + step)
+        else:  # all three with as many digits
+            value, low, high = (f"{number:#.4g}" for number in (metrics[name], low, high))
+            lines.append(f"{_line(name, value)}  [{low}, {high}]{step}")
     more = len(metrics) - len(lines)
     return [*lines, f"  --verbose shows all {len(metrics)} figures"] if more > 0 else lines
 

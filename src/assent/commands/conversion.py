@@ -28,6 +28,7 @@ class Conversion:
         self.hyperparameters: dict[str, Any] = {}
         self.changed: list[str] = []
         self.left: list[str] = []
+        self.to_do: list[str] = []
         self.num_devices, self.has_devices = 1, False
 
     def take(self, ours: str, value: Any) -> None:
@@ -157,7 +158,7 @@ class Conversion:
             self.left.append(f"eval_steps {self.ours.pop('eval_steps')}: the file names no held-out data")
 
     def schedule(self) -> None:
-        """warmup_steps as a share, where the number of steps is known."""
+        """warmup_steps as a share. Where the number of steps is unknown, how to compute it is to be done."""
         steps = self.options.get("warmup_steps")
         if steps in (None, 0) or "warmup_ratio" in self.ours:
             return
@@ -168,4 +169,14 @@ class Conversion:
             self.ours["warmup_ratio"] = round(min(1.0, steps / total), 4)
             self.changed.append(f"warmup_ratio: {steps} of {total} steps")
         else:
-            self.left.append(f"warmup_steps {steps}: warmup_ratio is a share of all steps, and their number is unknown")
+            self.to_do.append(f"warmup_ratio: {self._share(steps)}, their warmup_steps as a share of all steps")
+
+    def _share(self, steps: int) -> str:
+        """The share that so many steps are, as a sum to do by hand."""
+        if "total_steps" in self.fields:
+            return f"give {steps} / total_steps"
+        epochs, rows = (self.ours.get(name, self.fields[name].default) for name in ("num_train_epochs", "batch_size"))
+        said = f"give {steps} x batch_size / (num_train_epochs x rows of the data)"
+        if not all(isinstance(one, int | float) and one > 0 for one in (epochs, rows)):
+            return said  # our parser says what is wrong with them
+        return f"{said}, here {steps * rows / epochs:.4g} / rows"

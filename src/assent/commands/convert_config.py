@@ -58,7 +58,7 @@ def convert_config(config: ConvertConfig) -> tuple[dict[str, Any], list[str]]:
         found.ours |= {"supervision": "process", "loss_type": "bce"}
     _convert(found)
     to_do = _checked(found)
-    lines = _lines(config.file, found, to_do)
+    lines = _lines(config, found, to_do)
     if config.output is not None:
         _write(Path(config.output), lines)
     document = {"trainer": foreign.trainer, "for": command, "options": found.ours, "changed": found.changed}
@@ -108,9 +108,9 @@ def _convert(found: Conversion) -> None:
     _loss(found)
     found.adapter()
     found.batch()
-    found.schedule()
     found.held_out()
     fill_in(found)
+    found.schedule()
     unset = [name for name in ("learning_rate", "max_length") if name not in found.ours]
     if unset:
         found.changed.append(f"{', '.join(unset)}: unset there; the defaults here may differ")
@@ -157,7 +157,7 @@ def _loss(found: Conversion) -> None:
 
 def _checked(found: Conversion) -> list[str]:
     """What must be done before our parser accepts the options; nothing if it accepts them."""
-    to_do = []
+    to_do = list(found.to_do)
     if "reward" in found.fields and "reward" not in found.ours:
         found.ours["reward"] = "my_rewards:reward"
         to_do.append("reward: name what scores completions, a reward model's folder or module:function")
@@ -168,15 +168,16 @@ def _checked(found: Conversion) -> list[str]:
     try:
         parse_options(found.kind, found.ours)
     except ConfigError as error:
-        to_do.append(f"not accepted yet: {' '.join(str(error).split())}")
+        parts = (" ".join(line.split()) for line in str(error).splitlines())
+        to_do.append(f"not accepted yet: {'; '.join(filter(None, parts))}")
     return to_do
 
 
-def _lines(path: str, found: Conversion, to_do: list[str]) -> list[str]:
+def _lines(config: ConvertConfig, found: Conversion, to_do: list[str]) -> list[str]:
     """YAML whose comments say what has changed and what is left."""
     head = [
-        f"# From {path}, a configuration of {found.trainer}. Run it with:",
-        f"#   assent {found.command} --config FILE",
+        f"# From {config.file}, a configuration of {found.trainer}. Run it with:",
+        f"#   assent {found.command} --config {config.output or 'FILE'}",
     ]
     body = yaml.safe_dump(found.ours, sort_keys=False, allow_unicode=True, width=110).splitlines()
     said = []

@@ -17,6 +17,7 @@ from assent.types import PromptGroup
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from assent.data.loading import RefusedRow
     from assent.models.batch import TokenCompletion
     from assent.stages.selecting import Select
     from assent.stages.stage_data import Part, StageData
@@ -48,12 +49,16 @@ LOSS = {
 def show_data(config: DataShowConfig) -> dict[str, Any]:
     """A JSON-able document: `rows` have `prompt`, `completions` and `notes`, or `refused` with the reason.
 
-    Raises DataError if the row asked for is missing or unusable, ModelError for a model that cannot be read.
+    Raises DataError if the row asked for is missing, ModelError for a model that cannot be read.
     """
     dataset = load_named(config, "file", layout=config.layout, lenient=True)
     stage = config.stage or STAGE_OF.get(dataset.layout, "sft")
     config.check_effect(stage)
-    groups = [dataset.row(config.row)] if config.row is not None else list(dataset[:ROWS])
+    refused = None if config.row is None else dataset.refused_row(config.row)
+    if refused is not None:
+        groups = []
+    else:
+        groups = [dataset.row(config.row)] if config.row is not None else list(dataset[:ROWS])
     if config.train_on == "each":
         groups = [one for group in groups for one in _each_turn(group)]
     found = {
@@ -65,9 +70,14 @@ def show_data(config: DataShowConfig) -> dict[str, Any]:
         "max_length": config.max_length,
         "rows_in_file": len(dataset),
         "refused_at_loading": len(dataset.refused),
-        "rows": _rows(config, stage, groups),
+        "rows": _rows(config, stage, groups) if refused is None else [_refusal(refused)],
     }
     return from_json(to_json(found))
+
+
+def _refusal(row: RefusedRow) -> dict[str, Any]:
+    """A row that was refused at loading, with the reason."""
+    return {"source": row.source, "refused": f"{row.reason}: {row.detail}" if row.detail else row.reason}
 
 
 def _each_turn(group: PromptGroup) -> list[PromptGroup]:

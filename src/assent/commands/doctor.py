@@ -31,9 +31,9 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
     if config.list_rules:
         return listed(config, model_rules)
     if config.apply is not None:
-        _absent(Path(config.apply))
+        absent(Path(config.apply))
         if Path(config.targets[0], MANIFEST).is_file():  # the rows of a run are written beside its configuration
-            _absent(Path(config.apply).with_suffix(".jsonl"))
+            absent(Path(config.apply).with_suffix(".jsonl"))
     accepted = accepted_in(config, model_rules)
     reports = look(config, partial(_opened, config), model_rules)
     document, lines, status = tell(config, reports, accepted)
@@ -73,6 +73,8 @@ def _probed(config: DoctorConfig, target: str, kind: str) -> Case:
     for name, whose in idle.items():
         if name in config.model_fields_set and (name == "model" or whose != kind):
             raise UsageError(f"--{name.replace('_', '-')} has no effect beside a {kind}", fix="leave it out")
+    if config.columns and config.data is None:
+        raise UsageError("--columns has no effect beside a model without --data", fix="give both, or leave it out")
     if kind == "reward model":
         from assent.commands.doctor_reward import scores_of
 
@@ -84,7 +86,7 @@ def _probed(config: DoctorConfig, target: str, kind: str) -> Case:
     return Case(models=behaviour_of(target, config, prompts), source="model")
 
 
-def _absent(path: Path) -> Path:
+def absent(path: Path) -> Path:
     """The path. Raises UsageError where it is a file: that may be the user's data or configuration."""
     if path.exists():
         raise UsageError(f"{path} exists already", fix="delete it, or give another --apply")
@@ -95,7 +97,7 @@ def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) ->
     """Writes what the findings change: a run's configuration, or the rows of data that they leave standing."""
     case = report.case
     if case.source == "data":
-        return _apply_to_data(path, report, document)
+        return apply_to_data(path, report, document)
     if case.source != "assent" or case.stage not in STEPS:
         what = f"a {case.models.kind}" if case.models is not None else f"a log of {case.source}"
         raise UsageError(
@@ -108,7 +110,7 @@ def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) ->
     if report.data is not None and (dropped := _dropped(report)):
         if rows == path:
             raise UsageError(f"{path} would be configuration and rows in one", fix="name it .yaml: --apply FILE.yaml")
-        _absent(rows)
+        absent(rows)
         lines = _write_rows(rows, report.data.dataset, dropped)
         made.append(Applied("data", case.config["data"], str(rows), ", ".join(dropped)))
     document["applied"] = [
@@ -127,7 +129,8 @@ def _apply(path: Path, target: str, report: Report, document: dict[str, Any]) ->
     return lines + [f"  {one.text()} ({one.rule})" for one in made]
 
 
-def _apply_to_data(path: Path, report: Report, document: dict[str, Any]) -> list[str]:
+def apply_to_data(path: Path, report: Report, document: dict[str, Any]) -> list[str]:
+    """Writes the rows of data that the findings leave standing; what was written, as lines and in the document."""
     dataset, dropped = report.case.data.dataset, _dropped(report)
     document["applied"] = [{"rule": rule, "rows_left_out": len(sources)} for rule, sources in dropped.items()]
     if not dropped:

@@ -52,7 +52,8 @@ def listed(config: LogDoctorConfig, model_rules: Rules = no_rules) -> Answer:
 
 
 def opened(config: LogDoctorConfig, target: str) -> Case:
-    return open_case(target, stage=config.stage, settings=config.settings, against=config.against)
+    columns = getattr(config, "columns", None)  # the small distribution's doctor has no such option
+    return open_case(target, stage=config.stage, settings=config.settings, against=config.against, columns=columns)
 
 
 def look(

@@ -114,6 +114,8 @@ def _optimiser(found: Conversion, name: str, value: Any) -> None:
     text = str(value)
     if "8bit" in text:
         found.ours["optim"] = "adamw_8bit"
+    elif "optim" in found.fields:
+        found.ours["optim"] = "adamw"
     if text != "adamw_8bit" and ("8bit" in text or not text.startswith(("adamw", "paged_adamw"))):
         found.changed.append(f"optim {found.ours.get('optim', 'adamw')}: {text} there")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assent.config.commands import DataCheckConfig, DataSplitConfig, MergeConfig, NewModelConfig, ReportConfig
+from assent.data.texts import counted
 from assent.errors import UsageError
 from assent.pipelines.plan import read_plan
 from assent.pipelines.runner import PipelineResult, run_pipeline
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from assent.data.loading import Dataset
 
 SOURCES_SHOWN = 20
-"""Refused rows that `data check` names for each reason; it counts all of them."""
+"""Refused rows that are named for each reason; all of them are counted."""
 
 
 def new_model(config: NewModelConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -81,14 +83,15 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
 
     The document has `text`, `tokens` (whose findings are sentences), `findings` and `not_checked`.
     """
+    from assent.commands.doctor import absent, apply_to_data
     from assent.data.named import load_named
-    from assent.data.texts import some
     from assent.diagnosis.case import Case
     from assent.diagnosis.data_rules import data_rules
     from assent.diagnosis.doctor_text import lines_of_findings
     from assent.diagnosis.examine import examine
-    from assent.diagnosis.rows import Rows, place
+    from assent.diagnosis.rows import Rows
 
+    target = None if config.apply is None else absent(Path(config.apply))
     dataset = load_named(config, "file", layout=config.layout, lenient=True)
     second = None if config.against is None else load_named(config, "against", lenient=True)
     rows = Rows(dataset, against=second)
@@ -103,23 +106,24 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
     lines += lines_of_findings(report, accepted={})
     refused = dataset.refused_by_reason()
     document["refused"] = {reason: sources[:SOURCES_SHOWN] for reason, sources in refused.items()}
-    lines += ["", "Refused rows:"] if refused else []
-    for reason, sources in refused.items():
-        said = f"  {reason}: {some([place(source) for source in sources], SOURCES_SHOWN)}"
-        lines += textwrap.wrap(said, 80, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    if refused:
+        lines += ["", "Refused rows:", *_lines_of_refused(refused)]
+    if target is not None:
+        lines += ["", *apply_to_data(target, report, document)]
     return from_json(to_json(document)), lines
 
 
 def split_data(config: DataSplitConfig) -> dict[str, Any]:
     """Writes NAME.train.jsonl and NAME.eval.jsonl, gzipped if the file is; returns their paths and numbers of rows.
 
-    Raises UsageError if one of them exists. After an error neither is left.
+    Rows that cannot be used are in neither file: `refused` counts them, `refused_rows` lists them by reason. Raises
+    UsageError if one of the files exists. After an error neither is left.
     """
     from assent.data.loading import write_groups
     from assent.data.named import load_named
     from assent.data.splitting import split_by_conversation_root
 
-    dataset = load_named(config, "file", layout=config.layout)
+    dataset = load_named(config, "file", layout=config.layout, lenient=True)
     shares = {"train": 1 - config.fraction, "eval": config.fraction}
     parts = split_by_conversation_root(dataset, fractions=shares, seed=config.seed)
     source = Path(config.file)
@@ -139,7 +143,36 @@ def split_data(config: DataSplitConfig) -> dict[str, Any]:
             path.unlink(missing_ok=True)
         raise
     rows = {part: len(groups) for part, groups in parts.items()}
-    return {**{part: str(path) for part, path in paths.items()}, "rows": rows, "refused": len(dataset.refused)}
+    return {
+        **{part: str(path) for part, path in paths.items()},
+        "rows": rows,
+        "refused": len(dataset.refused),
+        "refused_rows": dataset.refused_by_reason(),
+    }
+
+
+def lines_of_split(result: Mapping[str, Any]) -> list[str]:
+    """What `split_data` wrote, and which rows are in neither file, with the reasons."""
+    lines = [f"{result['rows'][part]:,} rows -> {result[part]}" for part in ("train", "eval")]
+    if result["refused"]:
+        lines.append(f"refused, in neither file: {counted(result['refused'], 'row')}")
+    return lines + _lines_of_refused(result["refused_rows"])
+
+
+def _lines_of_refused(refused: Mapping[str, Sequence[str]]) -> list[str]:
+    """For each reason the number of rows, and which they are."""
+    lines = []
+    for reason, sources in refused.items():
+        named = ", ".join(source.rsplit("/", 1)[-1] for source in sources[:SOURCES_SHOWN])
+        more = " …" if len(sources) > SOURCES_SHOWN else ""
+        lines += textwrap.wrap(
+            f"{reason}, {counted(len(sources), 'row')}: {named}{more}",
+            80,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+    return lines
 
 
 def split_stage(config: DataSplitConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -147,7 +180,10 @@ def split_stage(config: DataSplitConfig, *, progress: Progress | None = None) ->
     assert config.output_dir is not None
     for path in Path(config.output_dir).glob("*.jsonl*"):
         path.unlink()
-    return split_data(config)
+    result = split_data(config)
+    for line in lines_of_split(result) if progress is not None and result["refused"] else ():
+        progress.line(line)
+    return result
 
 
 def _token_audit(config: DataCheckConfig, model: str, dataset: Dataset) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class MergeConfig(Options):
 
 
 class DataCheckConfig(DataOptions, TextOptions):
-    """Shows what is in a file of prompts and completions, and what is wrong with it. Nothing is written."""
+    """Shows what is in a file of prompts and completions, and what is wrong with it. Writes nothing without --apply."""
 
     file: str
     """File to check: a file, a folder or a hub name."""
@@ -110,6 +110,9 @@ class DataCheckConfig(DataOptions, TextOptions):
     """Layout of the columns. Default: inferred from their names."""
     against: str | None = None
     """Another file, to find prompts that both have (the held-out split, for example)."""
+    apply: str | None = None
+    """Write the rows that the findings leave standing, as JSONL under our column names. A file that exists is an
+    error."""
     model: str | None = None
     """Model whose tokenizer and template to check with. This shows token lengths, what --max-length would cut, and
     EOS."""

@@ -93,11 +93,11 @@ class DoctorConfig(LogDoctorConfig, DataOptions, DeviceOptions):
 
     @model_validator(mode="after")
     def _models_only_with_probe(self) -> Self:
-        probing = ("prompts", "data", "model", "max_new_tokens", "max_length", "device", "dtype", "split", "columns")
+        probing = ("prompts", "data", "model", "max_new_tokens", "max_length", "device", "dtype", "split")
         if not self.probe and (idle := sorted(self.model_fields_set & set(probing))):
             raise ValueError(f"{', '.join(idle)} has no effect without probe: give both, or leave it out")
-        if self.data is None and (idle := sorted(self.model_fields_set & {"split", "columns"})):
-            raise ValueError(f"{', '.join(idle)} has no effect without data: give both, or leave it out")
+        if self.data is None and "split" in self.model_fields_set:
+            raise ValueError("split has no effect without data: give both, or leave it out")
         if self.probe and self.watch:
             raise ValueError("watch reads a log, probe loads models: give one of them")
         return self

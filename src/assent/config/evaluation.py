@@ -12,6 +12,7 @@ from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions, SamplerOptions
 from assent.config.rewards import OutcomeRewards
+from assent.errors import ConfigError
 
 
 class EvalConfig(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, SamplerOptions):
@@ -97,7 +98,12 @@ class EvalConfig(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, Sam
         if given.get("policies"):
             raise ValueError("policy and against are a short form of policies: give one form, not both")
         if not given.get("policy") or not given.get("baseline"):
-            raise ValueError("a comparison needs policy and baseline: folders, hub names or files of completions")
+            lacks = [name for name in ("policy", "baseline") if not given.get(name)]
+            raise ConfigError(
+                "a comparison needs policy and baseline: folders, hub names or files of completions",
+                got=f"no {' and no '.join(lacks)}",
+                fix=f"give {' and '.join(lacks)}; the usual baseline is the model that training began with",
+            )
         against = given.get("against") or []
         paths = [
             str(p) for p in (given["baseline"], given["policy"], *([against] if isinstance(against, str) else against))

@@ -1,18 +1,20 @@
 """Columns under other names: `--columns question=prompt` reads the file's `question` as our `prompt`.
 
 A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`. The rest of
-`outputs` stays with the row, as columns with such names.
+`outputs` stays with the row, as columns with such names. What the values of a judgement mean follows a colon:
+`vote=winner:left=a|right=b`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from assent.data import texts
 from assent.data.foreign import ASKS, FOREIGN
-from assent.data.formats import COMMON_COLUMNS, LAYOUTS
-from assent.data.judged_pairs import COLUMNS
+from assent.data.formats import COMMON_COLUMNS, LAYOUTS, detect_layout
+from assent.data.judged_pairs import COLUMNS, JUDGES
 from assent.data.overlooked import Overlooked
 from assent.data.texts import RowError
 from assent.data.unread import is_empty
@@ -35,7 +37,9 @@ class Renaming:
     """
 
     def __init__(self, columns: Mapping[str, str], *, own: bool = True) -> None:
-        self.columns, self._own = dict(columns), own
+        self._given, self._own = dict(columns), own
+        self.columns = {theirs: ours.partition(":")[0] for theirs, ours in columns.items()}
+        self._meanings = {theirs: _meanings(theirs, ours) for theirs, ours in columns.items() if ":" in ours}
         self._seen: set[str] = set()
         self._overlooked = Overlooked(self.columns)
         for theirs, ours in self.columns.items():
@@ -66,6 +70,8 @@ class Renaming:
                 self._seen.add(theirs)
             else:
                 continue
+            if theirs in self._meanings:
+                value = self._meanings[theirs].get(str(value).strip(), value)
             if not is_empty(kept.get(ours)):
                 raise RowError(
                     f"two columns `{ours}`",
@@ -75,6 +81,20 @@ class Renaming:
                 )
             kept[ours] = value
         return kept
+
+    def in_their_names(self, error: RowError) -> RowError:
+        """The error with the file's own column names in the place of ours."""
+        if not self.columns:
+            return error
+        theirs = {f"`{ours}`": f"`{name}`" for name, ours in self.columns.items()}
+        said = re.compile("|".join(re.escape(ours) for ours in theirs))
+
+        def named(text: object) -> object:
+            return said.sub(lambda found: theirs[found[0]], text) if isinstance(text, str) else text
+
+        return RowError(
+            str(named(error.reason)), str(named(error.what)), got=error.got, expected=error.expected, fix=error.fix
+        )
 
     def missing(self, path: str) -> DataError | None:
         """The error for named columns that no row has had so far; None if there are none."""
@@ -89,12 +109,15 @@ class Renaming:
 
     def _absent(self, which: str, missing: Sequence[str], seen: Collection[str]) -> DataError:
         close = texts.nearest(missing[0], seen)
+        fix = f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file"
+        if len(missing) == len(self.columns) and (layout := _layout_of(seen)) is not None:
+            fix = f"the file is already in layout {layout}: leave --columns out"
         them = "it" if len(missing) == 1 else "them"
         return DataError(
             f"{which} column {', '.join(missing)}, but the option `columns` names {them}",
             got="columns " + ", ".join(sorted(seen)),
             expected=", ".join(f"{name}={self.columns[name]}" for name in missing) + ": the file's name, then ours",
-            fix=f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file",
+            fix=fix,
         )
 
     def note(self) -> list[str]:
@@ -103,13 +126,35 @@ class Renaming:
             return []
         absent = [name for name in self.columns if name not in used]
         without = f"; not in this file: {', '.join(absent)}" if absent else ""
-        said = f"columns: {', '.join(f'{theirs} as {ours}' for theirs, ours in used.items())}{without}"
+        said = f"columns: {', '.join(f'{theirs} as {self.columns[theirs]}' for theirs in used)}{without}"
         return [said, *self._overlooked.notes(self._seen)]
 
     @property
     def used(self) -> dict[str, str]:
-        """The pairs whose column is in the file."""
-        return {theirs: ours for theirs, ours in self.columns.items() if theirs in self._seen}
+        """The pairs whose column is in the file, as they were given."""
+        return {theirs: ours for theirs, ours in self._given.items() if theirs in self._seen}
+
+
+def _layout_of(columns: Collection[str]) -> str | None:
+    """The layout that columns without other names have; None if they have none."""
+    try:
+        return detect_layout(columns).name
+    except RowError:
+        return None
+
+
+def _meanings(theirs: str, named: str) -> dict[str, str]:
+    """The file's values, each with its meaning: `winner:left=a|right=b` as {left: a, right: b}."""
+    ours, _, listed = named.partition(":")
+    pairs = [pair.rpartition("=") for pair in listed.split("|")]
+    found = {value.strip(): meaning.strip() for value, _, meaning in pairs}
+    if ours not in JUDGES or not all(found) or not all(found.values()) or len(found) < len(pairs):
+        raise UsageError(
+            f"columns: {theirs}={named} does not say what a judgement's values mean",
+            got=listed,
+            expected=f"each value once, after one of {', '.join(sorted(JUDGES))}: {theirs}=winner:left=a|right=b",
+        )
+    return found
 
 
 def require_in_one(files: Sequence[Renaming]) -> None:

@@ -24,7 +24,7 @@ UNJUDGED = "no judgement of the two answers"
 def as_ranking(row: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
     """The row as `prompt, completions, ranking`, and what to say of it; None where it is no such row.
 
-    Raises RowError where the judgement is missing, or names neither answer.
+    Raises RowError where the judgement is missing, or names neither answer, and where an answer is empty.
     """
     pairs = [
         (f"{stem}_{first}", f"{stem}_{second}")
@@ -41,6 +41,15 @@ def as_ranking(row: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
     names, judge = pairs[0], judges[0]
     ranking = _ranking(row[judge], judge, names)
     answers = [row[name] for name in names]
+    for name, answer in zip(names, answers, strict=True):
+        if is_empty(answer):
+            raise RowError(
+                texts.EMPTY_COMPLETION,
+                f"`{name}` is empty",
+                got=texts.shorten(answer),
+                expected="text with at least one visible character",
+                fix="remove the row, or give it an answer",
+            )
     if not isinstance(prompt, str):
         answers = [[{"role": "assistant", "content": one}] if isinstance(one, str) else one for one in answers]
     ours = {name: value for name, value in row.items() if name not in (*names, judge, *others)}
@@ -67,5 +76,5 @@ def _ranking(value: object, judge: str, names: tuple[str, str]) -> list[int]:
         f"`{judge}` names neither answer",
         got=texts.shorten(value),
         expected=", ".join([*ends, *names, "tie"]),
-        fix="write one of these, or chosen and rejected in the place of the two answers",
+        fix=f"say what the values mean: --columns 'THEIRS={judge}:left=a|right=b|both=tie'; or write one of these",
     )

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     import datasets
 
 
+VALUES_SHOWN = 8
+"""Different values of one fault that the error for a file without usable rows lists; of more it shows the first."""
+
+
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
     """A row that was left out: its source, and why. Rows with the same fault have the same `reason`."""
@@ -99,6 +103,13 @@ class Dataset(Sequence[PromptGroup]):
             *(f"refused at loading, {len(rows)}: {why} ({texts.some(rows)})" for why, rows in refused),
         ]
 
+    def refused_row(self, number: int) -> RefusedRow | None:
+        """The refused row of this number; None if there is none, or if a usable row has the number too."""
+        wanted = (f":{number}", f":row {number}")
+        if any(group.source.endswith(wanted) for group in self):
+            return None
+        return next((row for row in self.refused if row.source.endswith(wanted)), None)
+
     def row(self, number: int) -> PromptGroup:
         """The group of one row: its line in a JSONL or CSV file, otherwise its place, counted from 1.
 
@@ -140,7 +151,10 @@ class _Collector:
         self.lenient, self.renaming = lenient, renaming or Renaming({})
         self.recognised: Counter[str] = Counter()
         self.refused: list[RefusedRow] = []
-        self.last_error: DataError | None = None
+        self.notes: list[str] = []
+        self.first_errors: dict[str, DataError] = {}
+        self.values: dict[str, Counter[str]] = {}
+        """By reason, as `first_errors` are: what was refused, as many values as are worth showing."""
         self._is_given = layout is not None
         self._first = ""
         self._known_columns: set[frozenset[str]] = set()
@@ -209,10 +223,14 @@ class _Collector:
             )
 
     def _refuse(self, error: RowError, source: str) -> None:
+        error = self.renaming.in_their_names(error)
         message = DataError(f"{source}: {error.what}", got=error.got, expected=error.expected, fix=error.fix)
         if not self.lenient and error.reason not in (texts.IDENTICAL, UNJUDGED):
             raise message from None
-        self.last_error = message
+        self.first_errors.setdefault(error.reason, message)
+        values = self.values.setdefault(error.reason, Counter())
+        if error.got is not None and (len(values) <= VALUES_SHOWN or str(error.got) in values):
+            values[str(error.got)] += 1
         self.refused.append(RefusedRow(source, error.reason, error.what))
 
 
@@ -260,7 +278,7 @@ def _file_groups(file: Path, collector: _Collector, hasher: Hasher) -> Iterator[
         yield from _table_groups(open_parquet([file], hasher), collector, f"{file}:row ")
     else:
         name = f"{file}:row " if file_suffix(file) == ".json" else f"{file}:"
-        for _, group in collector.groups(read_rows(file, hasher), name):
+        for _, group in collector.groups(read_rows(file, hasher, collector.notes), name):
             yield group
 
 
@@ -295,21 +313,24 @@ def _finish(
             path=path,
             sha256=sha256,
             refused=collector.refused,
-            notes=[*notes, *collector.renaming.note(), *said],
+            notes=[*notes, *collector.notes, *collector.renaming.note(), *said],
             renaming=collector.renaming,
         )
     if not collector.refused:
         raise DataError(f"{path} has no rows", fix="check how the file was written")
-    last = collector.last_error
-    assert last is not None
     reasons = Counter(row.reason for row in collector.refused)
+    commonest = reasons.most_common(1)[0][0]
+    first, values = collector.first_errors[commonest], collector.values[commonest]
+    got = first.got
     if set(reasons) == {texts.IDENTICAL}:
         what = f"{path}: `chosen` and `rejected` are identical in every row ({len(collector.refused)} rows)"
         fix: str | None = "check how the columns were made: one was probably copied from the other"
     else:
         faults = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-        what, fix = f"{path}: no row can be used: {faults}. The last: {last.what}", last.fix
-    raise DataError(what, got=last.got, expected=last.expected, fix=fix)
+        what, fix = f"{path}: no row can be used: {faults}. The first: {first.what}", first.fix
+        if 1 < len(values) <= VALUES_SHOWN:
+            got = ", ".join(f"{value} ({texts.counted(count, 'row')})" for value, count in values.most_common())
+    raise DataError(what, got=got, expected=first.expected, fix=fix)
 
 
 def groups_of_rows(rows: Iterable[Mapping[str, Any]]) -> Dataset:

@@ -11,9 +11,13 @@ import gzip
 import hashlib
 import io
 import json
+import re
+import shlex
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,9 +52,10 @@ def is_gzipped(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def read_rows(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
-    """The rows of a JSONL, JSON or CSV file; the hash is of the unpacked bytes."""
-    readers: dict[str, Callable[[Path, Hasher], Iterator[NumberedRow]]] = {".json": _read_json, ".csv": _read_csv}
+def read_rows(path: Path, hasher: Hasher, notes: list[str] | None = None) -> Iterator[NumberedRow]:
+    """The rows of a JSONL, JSON or CSV file; the hash is of the unpacked bytes. What was recognised joins `notes`."""
+    csv_reader = partial(_read_csv, notes=notes if notes is not None else [])
+    readers: dict[str, Callable[[Path, Hasher], Iterator[NumberedRow]]] = {".json": _read_json, ".csv": csv_reader}
     check_regular(path)
     try:
         yield from readers.get(file_suffix(path) or "", _read_jsonl)(path, hasher)
@@ -105,9 +110,7 @@ def parse_line(line: bytes) -> Mapping[str, Any] | RowError:
     except RowError as error:
         return error
     except UnicodeDecodeError as error:
-        return RowError(
-            "not UTF-8", f"not UTF-8: {error.reason} at byte {error.start}", fix="convert the file to UTF-8"
-        )
+        return RowError("not UTF-8", f"not UTF-8: {error.reason} at byte {error.start}", fix=_to_utf8("FILE", error))
     except json.JSONDecodeError as error:
         return RowError(
             "broken JSON",
@@ -167,7 +170,17 @@ def _read_text(path: Path, hasher: Hasher) -> str:
 
 
 def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> DataError:
-    return DataError(f"{path}:{line}: not UTF-8: {error.reason}", fix="convert the file to UTF-8")
+    return DataError(f"{path}:{line}: not UTF-8: {error.reason}", fix=_to_utf8(path.name, error))
+
+
+def _to_utf8(name: str, error: UnicodeDecodeError) -> str:
+    """How to convert a file: from UTF-16 where it begins so, else from what Windows writes in western Europe."""
+    theirs = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
+    name = shlex.quote(name)
+    return (
+        f"convert the file to UTF-8: iconv -f {theirs} -t utf-8 {name} > NEW, if it is {theirs}; "
+        'in Excel, save it as "CSV UTF-8"'
+    )
 
 
 def check_unpacked(path: Path, size: int) -> None:
@@ -267,7 +280,17 @@ NUMBER_COLUMNS = {"margin", "weight", "chosen_probability", "chosen_logps", "rej
 TEXT_COLUMNS = {"prompt", "completion", "chosen", "rejected"}
 
 
-def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+"""Of cells. Spreadsheets write semicolons where the comma is the decimal sign, as in German."""
+
+
+def _separator(header: str) -> str:
+    """The separator that the header has most often outside of quotes; of equals the comma."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(SEPARATORS, key=bare.count)
+
+
+def _read_csv(path: Path, hasher: Hasher, *, notes: list[str]) -> Iterator[NumberedRow]:
     """Reads CSV. A cell holds a list (of messages too) as JSON; an empty cell is a missing value."""
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than one long conversation
     row_bytes = 0
@@ -283,10 +306,15 @@ def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
             except UnicodeDecodeError as error:
                 raise _not_utf8(path, number, error) from None
 
-    reader = csv.reader(lines())
-    header = next(reader, None)
-    if header is None:
+    texts_of_lines = lines()
+    first = next(texts_of_lines, None)
+    if first is None:
         return
+    separator = _separator(first)
+    if separator != ",":
+        notes.append(f"cells separated by {SEPARATORS[separator]}s, as in the header")
+    reader = csv.reader(chain([first], texts_of_lines), delimiter=separator)
+    header = next(reader)
     twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise DataError(f"{path}:1: the column {twice[0]!r} appears twice", got=texts.shorten(header))
@@ -296,19 +324,19 @@ def _read_csv(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
             row_bytes = 0
             start, end = end + 1, reader.line_num
             if cells:
-                yield start, _parse_cells(header, cells)
+                yield start, _parse_cells(header, cells, SEPARATORS[separator])
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: broken CSV: {error}") from None
 
 
-def _parse_cells(header: list[str], cells: list[str]) -> Mapping[str, Any] | RowError:
+def _parse_cells(header: list[str], cells: list[str], separator: str) -> Mapping[str, Any] | RowError:
     if len(cells) != len(header):
         return RowError(
             "wrong number of cells",
             f"{len(cells)} cells under {len(header)} columns",
             got=texts.shorten(cells),
             expected=", ".join(header),
-            fix="quote cells that hold commas or line breaks",
+            fix=f"quote cells that hold {separator}s or line breaks",
         )
     try:
         return {name: _parse_cell(name, cell) for name, cell in zip(header, cells, strict=True)}

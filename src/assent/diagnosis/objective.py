@@ -133,7 +133,7 @@ def _stated(config: Mapping[str, Any]) -> Objective | None:
     name = config.get("loss_type")
     if isinstance(name, list):
         name = name[0] if len(name) == 1 else None
-    if not _is_known(name):
+    if not isinstance(name, str) or not _is_known(name):
         return None
     options = {
         **config.get("hyperparameters", {}),
@@ -142,9 +142,7 @@ def _stated(config: Mapping[str, Any]) -> Objective | None:
     return objective(name, **options)
 
 
-def _is_known(name: object) -> bool:
-    if not isinstance(name, str):
-        return False
+def _is_known(name: str) -> bool:
     return name in PREFERENCE_LOSSES or (name in RANKING_LOSSES and "many" in RANKING_LOSSES[name].accepts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,13 +31,21 @@ def open_case(
     stage: str | None = None,
     settings: str | Path | None = None,
     against: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Case:
     """The case of a run folder, a log, or a file of data. `against`: another file of data, to compare prompts with.
+    `columns`: names of a data file's columns, each with ours; what is given them is data, never a log.
 
     `stage` and `settings` (a YAML or JSON file of options) say of another trainer's log what it does not hold.
     Raises DataError for what is neither, and UsageError for `stage` or `settings` of a run of ours, which has its own.
     """
     path = Path(target)
+    if columns:
+        if stage is not None or settings is not None or not path.is_file():
+            raise UsageError(
+                "columns has an effect on a file of data only", got=str(path), fix="leave it out, or give such a file"
+            )
+        return Case(data=_read_rows(path, against, columns), source="data")
     if not (path / MANIFEST).exists():
         if stage is None and settings is None and (rows := rows_of(path, against=against)) is not None:
             return Case(data=rows, source="data")
@@ -68,16 +77,22 @@ def kind_of_model(path: Path) -> Literal["policy", "reward model"] | None:
 
 def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
     """The rows of a file of data; None for a file that has no rows of ours."""
-    from assent.data.loading import load_groups  # logs are read without numpy
-    from assent.diagnosis.rows import Rows
-
     if not path.is_file():
         return None
     try:
-        dataset = load_groups(path, lenient=True)
+        return _read_rows(path, against, {})
     except (DataError, UsageError):
         return None
-    return Rows(dataset, against=None if against is None else load_groups(against, lenient=True))
+
+
+def _read_rows(path: Path, against: str | None, columns: Mapping[str, str]) -> Rows:
+    from assent.data.loading import load_groups  # logs are read without numpy
+    from assent.diagnosis.rows import Rows
+
+    dataset = load_groups(path, lenient=True, columns=columns)
+    if against is None:
+        return Rows(dataset)
+    return Rows(dataset, against=load_groups(against, lenient=True, columns=columns, own_columns=False))
 
 
 def data_of_run(folder: str | Path) -> Rows | str:

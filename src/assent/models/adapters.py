@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,9 @@ CONFIG, RECORD = "adapter_config.json", "assent_adapter.json"
 _PREFIX = "base_model.model."
 _TRAINED = (".lora_", ".modules_to_save.")
 """Parts of the names of an adapter's weights. The names of its base's weights have none of them."""
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+"""PEFT imports bitsandbytes, which warns on the CPU that a kernel for 4 bits is missing. QLoRA needs CUDA here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,10 @@ def resolve_folder(path: str | Path, *, revision: str | None = None, weights: bo
         raise ModelError("a model is a folder, not a file", got=path, fix="give the folder with config.json")
     if not isinstance(path, str) or not _HUB_NAME.match(path):
         raise ModelError(
-            "the model folder does not exist", got=path, expected="a folder, or a hub name like owner/name"
+            "the model folder does not exist",
+            got=path,
+            expected="a folder, or a hub name like owner/name",
+            fix="check the path: a training command writes OUTPUT_DIR/model, and assent new-model makes a small model",
         )
     return _fetch(path, revision, weights=weights)
 

@@ -207,7 +207,8 @@ def _changes(situation: Situation, chosen: Mapping[str, Any], excluded: Mapping[
         if reason.startswith("ruled out by") and any(
             rule["method"] == name and holds(rule["when"], situation) for rule in rules()["prefer"]
         ):
-            found.append(f"{name}, without {reason.removeprefix('ruled out by ')}")
+            given = reason.removeprefix("ruled out by ").split(" and ")
+            found.append(f"{name}, without {' and '.join(described('constraint', one) for one in given)}")
     return list(dict.fromkeys([*found, *_undone(situation, chosen)]))
 
 
@@ -223,7 +224,7 @@ def _undone(situation: Situation, chosen: Mapping[str, Any]) -> Iterator[str]:
         if chosen["method"] in constraint["excludes"]:
             tighter = replace(situation, constraints=situation.constraints | {name})
             rule = _preferred(tighter, exclusions(tighter, {}))
-            yield f"{'nothing' if rule is None else rule['method']}, with {name}"
+            yield f"{'nothing' if rule is None else rule['method']}, with {described('constraint', name)}"
 
 
 def _can_change(name: str, wanted: Any, situation: Situation) -> bool:

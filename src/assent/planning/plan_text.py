@@ -8,7 +8,7 @@ from typing import Any
 
 from assent.data.overlooked import WARNING
 from assent.diagnosis.examine import Report
-from assent.planning.choice import Choice
+from assent.planning.choice import Alternative, Choice
 from assent.planning.facts import KINDS, Facts, Source, shown
 from assent.planning.frontier import Chosen
 from assent.planning.measuring import Measurement
@@ -32,7 +32,9 @@ MOST_FINDINGS = 6
 def lines_of_facts(facts: Facts) -> list[str]:
     """The facts that the data tells."""
     told = [*(kind for kind in KINDS if facts[kind]), *(name for name in SHARES if facts[name])]
-    rows = [(name.replace("_", " "), shown(facts, name)) for name in (*told, "start", "feedback", "reward")]
+    rows = [(name.replace("_", " "), shown(facts, name)) for name in told]
+    rows.append(("start", f"{facts.start} (--start; auto goes by the chat template alone)"))
+    rows += [(name, shown(facts, name)) for name in ("feedback", "reward")]
     return ["What the data can support", *(f"  {name:<18}{value}" for name, value in rows)]
 
 
@@ -58,11 +60,17 @@ def lines_of_alternatives(choice: Choice) -> list[str]:
     lines = ["", "What the others give up"]
     for one in choice.alternatives:
         what = f"not possible: {one.excluded}" if one.excluded else one.gives_up
-        lines += wrapped(f"{one.method}: {what}", "  ", "    ")
+        lines += wrapped(f"{_named(one)}: {what}", "  ", "    ")
     lines += ["", "When the answer would change"]
     for change in choice.changes or ("with none of the rules' conditions near",):
         lines += wrapped(change, "  ", "    ")
     return lines
+
+
+def _named(one: Alternative) -> str:
+    """The method's name, and what it is where no command has that name."""
+    is_command = rules()["methods"][one.method]["command"] == one.method
+    return one.method if is_command else f"{one.method} ({one.title})"
 
 
 def lines_of_frontier(chosen: Chosen | None, choice: Choice) -> list[str]:

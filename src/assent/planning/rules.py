@@ -74,18 +74,24 @@ def meets(value: Any, wanted: Any) -> bool:
 
 
 def described(name: str, wanted: Any) -> str:
-    """A condition in words: `pairs: 1,000 or more`."""
+    """A condition in words, `pairs: 1,000 or more`; of what the user gives, the option: `--feedback fresh`."""
     if name == "any":
         return " or ".join(described(*item) for one in wanted for item in one.items())
-    if name in ASKED:
-        return f"{name} {wanted}"
+    if name in ASKED or name in ("feedback", "start"):
+        return f"--{name} {' or '.join(_listed(wanted))}"
+    if name == "reward":
+        return f"a {' or a '.join(_listed(wanted))} as --reward" if wanted != "none" else "no --reward"
     label = name.replace("_", " ")
     if not isinstance(wanted, Mapping):
-        return f"{label}: {' or '.join(map(str, wanted)) if isinstance(wanted, list) else wanted}"
+        return f"{label}: {' or '.join(_listed(wanted))}"
     low, high = (_size(wanted[end]) if end in wanted else None for end in ("at_least", "below"))
     if low and high:
         return f"{label}: {low} to below {high}"
     return f"{label}: {low} or more" if low else f"{label}: below {high}"
+
+
+def _listed(wanted: Any) -> list[str]:
+    return list(map(str, wanted if isinstance(wanted, list) else [wanted]))
 
 
 def _size(value: float) -> str:

@@ -23,8 +23,8 @@ from assent.runs.files import user_cache, write_json
 SPREAD = 0.25
 """Half the width of a calibrated range, as a share of its middle."""
 CALIBRATION = "calibration.json"
-GATE_READS = 3
-"""Reads of the first batch by the checks before the first update."""
+GATE_GROUPS = 6
+"""Groups that the checks before the first update read: four of the first step, and two of them once more."""
 
 
 class Work(NamedTuple):
@@ -193,7 +193,7 @@ def duration(
         each = _update(learner, groups).times(share * setup.epochs)
         work["training"] = work["training"].plus(each).plus(Work(stepped=learner.trained * updates))
     once = _read(learners[0], groups)
-    first = once.times(GATE_READS * setup.batch_size / len(groups))
+    first = once.times(min(GATE_GROUPS, 2 * setup.batch_size) / len(groups))
     if setup.is_online:
         reads = once.times((2 + setup.has_critic) * share)  # the reference, the check of the policy, the critic
         if reward is not None:

@@ -21,6 +21,8 @@ class HeldOut:
     start: str = ""
     """The value before the first step, if it was measured."""
     unit: str = ""
+    against_coin: str = ""
+    """Of an accuracy on pairs whose interval is not above one half: a sentence that says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class _Kind:
     sentence: str
     shown: Callable[[float | None], str] = number
     unit: str = ""
+    of_pairs: bool = False
+    """Whether a coin would be right half of the time."""
 
 
 _KINDS = (
@@ -38,12 +42,14 @@ _KINDS = (
         title="Accuracy",
         sentence="{name} ranks {value} of held-out pairs as labelled",
         shown=percent,
+        of_pairs=True,
     ),
     _Kind(
         metric="eval_accuracy",
         title="Accuracy",
         sentence="{name} ranks {value} of held-out pairs as labelled",
         shown=percent,
+        of_pairs=True,
     ),
     _Kind(
         metric="eval_label_accuracy",
@@ -86,10 +92,25 @@ def held_out(stage: Stage) -> list[HeldOut]:
         sentence = kind.sentence.format(name=name, value=text) + (f" (95% interval {ends})" if ends else "")
         sentence += f"; before training it was {first}" if first else ""
         sentence = sentence if sentence.startswith(name) else sentence[0].upper() + sentence[1:]
+        against_coin = _against_coin(low, high) if kind.of_pairs else ""
         found[kind.title] = HeldOut(
-            title=kind.title, sentence=f"{sentence}.", value=text, ends=ends, start=first, unit=kind.unit
+            title=kind.title,
+            sentence=" ".join(filter(None, [f"{sentence}.", against_coin])),
+            value=text,
+            ends=ends,
+            start=first,
+            unit=kind.unit,
+            against_coin=against_coin,
         )
     return list(found.values())
+
+
+def _against_coin(low: float | None, high: float | None) -> str:
+    if low is None or high is None or low > 0.5:
+        return ""
+    if high < 0.5:
+        return "That is worse than a coin: it ranks pairs the wrong way round."
+    return "That is not shown to be better than a coin: the interval includes 50%."
 
 
 def _of_kept(stage: Stage, metric: str) -> float | None:

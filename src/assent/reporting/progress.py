@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from assent.reporting.choice import choice_of
 from assent.reporting.formatting import cost, nats, number
 from assent.reporting.held_out import HeldOut, held_out
-from assent.reporting.sources import Source
+from assent.reporting.sources import Source, Stage
 from assent.runs.reading import Series
 
 TILES = 5
@@ -46,13 +48,24 @@ def progress_of(source: Source) -> Progress | None:
     return Progress(stage=stage.name, step=stage.step, planned=stage.planned_steps, share=share, written=written)
 
 
+def trained_stage(stages: Sequence[Stage]) -> Stage | None:
+    """The last stage that made an update; without one, the last that logged anything. Scores and samples have no
+    steps."""
+    logged = [stage for stage in stages if stage.metrics]
+    return next((stage for stage in reversed(logged) if stage.step), logged[-1] if logged else None)
+
+
 def tiles_of(source: Source) -> list[Tile]:
     """At most five main figures of the stage that is running, or else of the last one that was trained."""
-    trained = [stage for stage in source.stages if stage.metrics]
-    if not trained:
+    running = (stage for stage in source.stages if stage.metrics and not stage.finished)
+    stage = next(running, trained_stage(source.stages))
+    if stage is None:
         return []
-    stage = next((stage for stage in trained if not stage.finished), trained[-1])
-    tiles = [_tile(figure) for figure in held_out(stage)]
+    tiles: list[Tile] = []
+    if source.is_finished and (choice := choice_of(source.stages)):
+        ends = f"95% interval {number(choice.low)} to {number(choice.high)}, by the reward that chose"
+        tiles.append(Tile(title=f"Gain of the best of {choice.n}", value=number(choice.gain), beside=ends))
+    tiles += [_tile(figure) for figure in held_out(stage)]
     known = {figure.title for figure in held_out(stage)}
     sampled = "objective/scores" in stage.metrics  # then the loss does not measure progress
     for title, metric, unit in (

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from assent.reporting.choice import Choice, choice_of
 from assent.reporting.formatting import label, number, percent
 from assent.reporting.frontier import sentence as sentence_of
 from assent.reporting.held_out import held_out
-from assent.reporting.progress import ends_of, of_steps
+from assent.reporting.progress import ends_of, of_steps, trained_stage
 from assent.reporting.sources import Source, Stage
 
 FAR_FROM_REFERENCE = 10.0
@@ -25,6 +26,8 @@ class Verdict:
     beside: tuple[str, ...] = ()
     winner: str | None = None
     """The policy that the sentence is about; samples compare it with the baseline."""
+    mark: str = "Training"
+    """What stands over a sentence of tone `plain`."""
 
 
 def verdict_of(source: Source) -> Verdict:
@@ -49,10 +52,12 @@ def verdict_of(source: Source) -> Verdict:
             "This is about distance, not a comparison with a baseline: for that, evaluate the model that you choose."
         )
         return Verdict(sentence=sentence_of(source.frontier), tone="plain", beside=(advice,))
-    trained = [stage for stage in source.stages if stage.metrics]
-    if not trained:
+    if choice := choice_of(source.stages):
+        return _from_choice(choice, source.stages)
+    trained = trained_stage(source.stages)
+    if trained is None:
         return Verdict(sentence="Nothing was trained here.", tone="plain")
-    return _from_training(trained[-1])
+    return _from_training(trained)
 
 
 def _compared(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -114,12 +119,25 @@ def _greedy_disagrees(policy: Mapping[str, Any]) -> str:
     return f"Its greedy answers disagree: {rate}." if is_clear else f"Its greedy answers do not show this: {rate}."
 
 
+def _from_choice(choice: Choice, stages: Sequence[Stage]) -> Verdict:
+    """Of best-of-n, which trains nothing: what its own reward gains, and how right a reward model of the same pipeline
+    is on held-out pairs."""
+    beside = ["The gain is by the reward that chose. To know whether people gain too, evaluate the kept answers."]
+    figures = [figure for stage in stages if stage.command == "reward" for figure in held_out(stage)[:1]]
+    beside = [*(figure.sentence for figure in figures), *beside]
+    is_open = choice.low <= 0 or any(figure.against_coin for figure in figures)
+    return Verdict(
+        sentence=choice.sentence, tone="open" if is_open else "plain", beside=tuple(beside), mark="Best of N"
+    )
+
+
 def _from_training(stage: Stage) -> Verdict:
     """Of a run without an evaluation: its held-out figure, or the move of its most important curve, as means."""
     advice = "to know whether the model got better, evaluate it against its start."
     if figures := held_out(stage):
         beside = f"Measured on held-out data, of the model that the run kept: {advice}"
-        return Verdict(sentence=figures[0].sentence, tone="plain", beside=(beside,))
+        tone: Literal["open", "plain"] = "open" if figures[0].against_coin else "plain"
+        return Verdict(sentence=figures[0].sentence, tone=tone, beside=(beside,))
     beside = f"These are training figures only, without held-out data: {advice}"
     return Verdict(sentence=_training_sentence(stage), tone="plain", beside=(beside,))
 

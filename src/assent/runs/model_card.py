@@ -92,7 +92,7 @@ def card(run: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], mea
     members = sum(1 for _ in (run / "model").glob("member-*/adapter_config.json"))
     is_reward, is_adapter = command == "reward", members > 0 or (run / "model" / "adapter_config.json").is_file()
     own_head = is_reward and _has_own_head(run / "model")
-    figures = [*measured, *_held_out(metrics)]
+    figures = [*measured, *_held_out(metrics, _held_out_data(config))]
     chain = list(_chain(config["model"]))
     data = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
@@ -205,7 +205,16 @@ def _snippet(command: str, *, is_adapter: bool, members: int) -> Iterator[str]:
     yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
 
 
-def _held_out(metrics: Mapping[str, Any]) -> list[Figure]:
+def _held_out_data(config: Mapping[str, Any]) -> str:
+    """The held-out data's name: a hub name, or a file's without its folders."""
+    name = str(config.get("eval_data") or config["data"])
+    name = name if _is_hub_name(name) else Path(name).name
+    if config.get("eval_split"):
+        return f"{name}, split {config['eval_split']}"
+    return f"{name}, {config['eval_fraction']:.0%} held out" if config.get("eval_fraction") else name
+
+
+def _held_out(metrics: Mapping[str, Any], data: str) -> list[Figure]:
     """The run's own figures on held-out data, with their intervals if those were logged."""
     found = []
     for name in metrics:
@@ -214,7 +223,7 @@ def _held_out(metrics: Mapping[str, Any]) -> list[Figure]:
         if not is_figure or value is None or not math.isfinite(value):
             continue
         ends = {end: as_number(metrics.get(f"{name}_{end}")) for end in ("low", "high")}
-        found.append(Figure(_words(name), "the run's held-out data", {"value": value, **ends}, metric=name))
+        found.append(Figure(_words(name), data, {"value": value, **ends}, metric=name))
     return found
 
 

@@ -230,3 +230,14 @@ def test_an_option_without_effect_is_refused(
     status, _, err = said(["data", "show", home / file, "--model", home / "model", *given], capsys)
     assert status == 2
     assert "has no effect with" in err
+
+
+def test_a_row_that_is_refused_at_loading_shows_the_reason(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"frage": f"{n}?", "gut": "yes" if n != 2 else " ", "schlecht": "no"} for n in (1, 2, 3)]
+    write_rows(home / "theirs.jsonl", rows)
+    argv = ["--columns", "frage=prompt,gut=chosen,schlecht=rejected", "--row", 2]
+    out = text(home, capsys, "theirs.jsonl", *argv, status=1)
+    assert "theirs.jsonl:2" in out
+    assert "refused: empty completion: `gut` is empty" in out
+    status, _, err = said(["data", "show", home / "theirs.jsonl", "--model", home / "model", *argv[:3], 4], capsys)
+    assert (status, "has no usable row 4" in err) == (2, True)

@@ -28,7 +28,7 @@ METRICS = {
 
 def test_held_out_figures_come_first_with_their_intervals_and_the_time_last() -> None:
     assert [" ".join(line.split()) for line in summary(METRICS, of_last_step=True)] == [
-        "eval_rewards/accuracies 0.66 [0.6, 0.72]",
+        "eval_rewards/accuracies 0.6600 [0.6000, 0.7200]",
         "eval_loss 0.625",
         "loss 0.5 last step",
         "rewards/accuracies 0.75 last step",
@@ -46,6 +46,11 @@ def test_a_summary_that_leaves_nothing_out_asks_for_nothing() -> None:
         "cost/seconds 2",
     ]
     assert summary({}) == []
+
+
+def test_a_figure_and_its_interval_have_as_many_digits() -> None:
+    ends = {"eval_accuracy": 26 / 27, "eval_accuracy_low": 0.80310, "eval_accuracy_high": 0.994}
+    assert summary(ends)[0].split() == ["eval_accuracy", "0.9630", "[0.8031,", "0.9940]"]
 
 
 def test_what_a_summary_may_show_is_declared() -> None:

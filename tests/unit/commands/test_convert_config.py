@@ -31,7 +31,7 @@ def converted(name, **options):
 @pytest.mark.parametrize("name", HERE)
 def test_our_parser_accepts_what_is_written(name, tmp_path):
     document, lines = converted(name, output=str(tmp_path / "ours.yaml"))
-    assert [line for line in document["to_do"] if "output_dir" not in line] == []
+    assert [line for line in document["to_do"] if "output_dir" not in line and "warmup_ratio" not in line] == []
     written = read_yaml(tmp_path / "ours.yaml")
     assert written == document["options"]
     assert parse_options(STEPS[document["for"]].config_class(), written)
@@ -99,7 +99,8 @@ def test_devices_multiply_the_batch():
 def test_what_has_no_counterpart_and_what_changes_is_said():
     document, lines = converted("axolotl_dpo.yml")
     left = {line.split(":")[0] for line in document["left"]}
-    assert {"lora_dropout", "flash_attention", "warmup_steps 10"} <= left
+    assert {"lora_dropout", "flash_attention"} <= left
+    assert any(line.startswith("warmup_ratio: give ") for line in document["to_do"])
     assert not left & {"tf32", "load_in_4bit"}, "what is off there is not missed"
     assert "# No counterpart:" in lines
     document, _ = converted("trl_any.yaml")
@@ -130,7 +131,11 @@ def test_the_command_writes_what_the_other_commands_take(tmp_path, capsys):
     path, out = Path(__file__).parents[2] / "support/foreign/llama_factory_dpo.yaml", tmp_path / "ours.yaml"
     status, printed, err = said(["convert-config", path, "--output", out], capsys)
     assert (status, err) == (0, "")
-    assert "learning_rate: 5.0e-06" in printed
+    assert "learning_rate" not in printed
+    assert printed.splitlines()[0] == f"convert-config -> {out}"
+    assert printed.splitlines()[-1] == f"  assent dpo --config {out}"
+    assert f"#   assent dpo --config {out}" in out.read_text(encoding="utf-8").splitlines()
+    assert "learning_rate: 5.0e-06" in said(["convert-config", path], capsys)[1]
     status, _, err = said(["convert-config", path, "--output", out], capsys)
     assert status == 2
     assert "exists already" in err
@@ -150,3 +155,35 @@ def test_foreign_flags_and_files_are_answered_whole(tmp_path, capsys):
     assert lines == [name for name in read_yaml(path) if name in lines]
     assert {"model_name_or_path", "cutoff_len", "stage", "logging_steps"} <= set(lines)
     assert f"assent convert-config {path}" in err
+
+
+THEIRS = """
+model_name_or_path: m
+dataset_name: d
+output_dir: o
+beta: 0.1
+learning_rate: 5.0e-7
+num_train_epochs: 3
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 8
+warmup_steps: 20
+optim: adamw_torch
+report_to: wandb
+"""
+
+
+def test_what_is_to_do_says_why_the_exit_status_is_1(tmp_path, capsys, monkeypatch):
+    """Steps of warm-up are a share of rows x epochs / batch: 20 / (R x 3 / 16) = 106.7 / R."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "wandb" else object())
+    path, out = tmp_path / "trl_dpo.yaml", tmp_path / "ours.yaml"
+    path.write_text(THEIRS)
+    status, printed, _ = said(["convert-config", path, "--output", out], capsys)
+    assert status == 1
+    text = " ".join(printed.split())
+    assert "give 20 x batch_size / (num_train_epochs x rows of the data), here 106.7 / rows" in text
+    assert "tracker wandb is not installed; expected: package wandb; to do: pip install wandb" in text
+    assert "exit status 1: assent dpo" in text
+    written = read_yaml(out)
+    assert written["optim"] == "adamw"
+    assert "warmup_ratio" not in written
+    assert not any(line.startswith("#   warmup_steps") for line in out.read_text(encoding="utf-8").splitlines())

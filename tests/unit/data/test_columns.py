@@ -90,6 +90,12 @@ def test_another_file_of_the_command_is_read_with_the_columns_that_it_has(tmp_pa
     assert half.renaming.used == {"question": "prompt"}
 
 
+def test_the_columns_of_a_file_keep_what_a_judgements_values_mean(tmp_path):
+    columns = {"q": "question", "a": "answer_a", "b": "answer_b", "vote": "winner:left=a|right=b"}
+    path = written(tmp_path, {"q": "Hi", "a": "Yes", "b": "No", "vote": "right"})
+    assert load_groups(path, columns=columns).renaming.used == columns
+
+
 def test_a_misspelt_column_of_another_file_is_an_error(tmp_path):
     path = written(tmp_path, {"question": "Hi", "respons_j": "Yes", "response_k": "No"})
     with pytest.raises(DataError, match=r"no column response_j(.|\n)*did you mean respons_j=chosen") as raised:

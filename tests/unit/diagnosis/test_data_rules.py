@@ -240,8 +240,8 @@ def test_data_check_parts_refused_rows_from_rules_that_were_not_checked_and_coun
     assert "exact duplicates      1 group\n" in out
     rules, refused = out.split("\n\nRefused rows:\n")
     assert "Not checked:" in rules
-    assert refused.startswith("  empty completion: ")
-    assert refused.rstrip().endswith("pairs.jsonl:23, …")
+    assert refused.startswith("  empty completion, 25 rows: ")
+    assert refused.rstrip().endswith("pairs.jsonl:23 …")
     assert all(len(line) <= 80 for line in refused.splitlines())
 
 

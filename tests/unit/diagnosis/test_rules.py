@@ -174,3 +174,20 @@ def test_a_consequence_yields_to_its_cause(cause: str, consequence: str, series:
     assert cause in [finding.rule for finding in report.findings]
     assert consequence not in [finding.rule for finding in report.findings]
     assert (consequence, f"{cause} has found the cause") in report.not_checked
+
+
+def test_a_reward_model_at_chance_is_no_silence_where_steps_are_few() -> None:
+    """A smoke test of two steps with 40 held-out pairs: no fault can be named, and yet nobody should choose with it."""
+
+    def severity(value: float, low: float, high: float, **known: Any) -> str | None:
+        series = {"accuracy": [0.25, 0.0], "eval_accuracy": {2: value}}
+        series |= {"eval_accuracy_low": {2: low}, "eval_accuracy_high": {2: high}}
+        report = examine(example(series, stage="reward", batch_size=4, **known))
+        found = {one.rule: one for one in report.findings}.get("ranks_at_chance")
+        return None if found is None else found.severity
+
+    assert severity(0.425, 0.267, 0.6) == "warning"
+    assert severity(0.425, 0.267, 0.6, status="running", planned_steps=2) == "warning"
+    assert severity(0.425, 0.267, 0.6, status="running", planned_steps=9) == "info"
+    assert severity(0.55, 0.4, 0.7) == "info"
+    assert severity(0.7, 0.52, 0.85) is None

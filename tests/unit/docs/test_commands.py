@@ -102,6 +102,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(folder / "answers.jsonl", answers)
     named = {"Frage": "1?", "Antwort 1": "yes", "Antwort 2": "no", "Urteil": "1"}
     (folder / "export.csv").write_text("\n".join(",".join(row) for row in (named, named.values())) + "\n")
+    (folder / "votes.csv").write_text("q;left;right;vote\n1?;yes;no;left\n2?;yes;no;both_ok\n")
     outputs = [{"text": "yes", "model": "x"}, {"text": "no", "model": "y"}]
     turns = [{"role": "user", "content": "1?"}]
     write_rows(folder / "nested.jsonl", [{"input": {"messages": turns}, "outputs": outputs, "label": {"preferred": 0}}])

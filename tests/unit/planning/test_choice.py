@@ -98,9 +98,16 @@ def test_two_constraints_together_are_both_named_where_both_must_go() -> None:
 def test_it_says_when_the_answer_would_change() -> None:
     changes = choose(Situation(Facts(pairs=500, largest_group=2))).changes
     assert "dpo, once pairs: 1,000 or more" in changes
-    assert "dpo, with one-answer" in changes
-    assert "iterated-dpo, with feedback: fresh" in changes
-    assert "grpo, with reward: function" in choose(PAIRS).changes
+    assert "dpo, with --constraint one-answer" in changes
+    assert "iterated-dpo, with --feedback fresh" in changes
+    assert "grpo, with a function as --reward" in choose(PAIRS).changes
+    held = choose(Situation(Facts(pairs=500, largest_group=2), frozenset({"one-answer"})))
+    assert "best-of-n, without --constraint one-answer" in held.changes
+
+
+def test_a_figure_of_a_reason_says_what_it_measures() -> None:
+    (reason, *_) = choose(Situation(Facts(pairs=146, largest_group=2))).reasons
+    assert "a mean gold score of 0.52 [0.47, 0.58], DPO one of 0.45 [0.42, 0.48], from 0.38" in reason.text
 
 
 def test_a_budget_is_divided_over_what_labels_can_mend() -> None:
@@ -113,7 +120,7 @@ def test_a_budget_is_divided_over_what_labels_can_mend() -> None:
 def test_conditions_in_words() -> None:
     assert described("pairs", {"at_least": 100, "below": 1000}) == "pairs: 100 to below 1,000"
     assert described("agreement", {"below": 0.65}) == "agreement: below 65%"
-    assert described("any", [{"pairs": 0}, {"constraint": "one-answer"}]) == "pairs: 0 or constraint one-answer"
+    assert described("any", [{"pairs": 0}, {"constraint": "one-answer"}]) == "pairs: 0 or --constraint one-answer"
 
 
 @pytest.mark.parametrize("constraints", [(), ("one-answer",), ("one-answer", "high-stakes"), ("no-sampling",)])

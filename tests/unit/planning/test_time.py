@@ -12,6 +12,7 @@ from assent.planning.devices import Device, device
 from assent.planning.memory import Learned
 from assent.planning.setup import Setup
 from assent.planning.time import (
+    GATE_GROUPS,
     SPREAD,
     HeldOut,
     Rates,
@@ -25,6 +26,7 @@ from assent.planning.time import (
     one_update,
     rates_of,
 )
+from assent.stages.gate import ALONE, MOST_GROUPS
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4,
@@ -36,22 +38,23 @@ FLOPS = Rates((1.0, 0, 0, 0), (1.0, 0, 0, 0), (1.0, 0, 0, 0), 0.0, (0.5, 2.0), i
 
 
 def test_training_on_pairs_reads_the_reference_once_and_updates_every_pass() -> None:
-    """Three passes over 32 rows in updates of 8, after one pass of the reference and three reads of the first batch."""
+    """Three passes over 32 rows in updates of 8, after one pass of the reference and the gate's reads of six."""
     cost = SHAPE.cost()
     found = duration(Setup("dpo", reads_reference=True, batch_size=8), SHAPE, ROWS, rates=FLOPS, steps=12)
     update, read = cost.update(ROWS), cost.forward(ROWS)
     assert found.work["training"].flops == pytest.approx(3 * update)
-    assert found.work["reading"].flops == pytest.approx(read + 3 * read / 4)
+    assert found.work["reading"].flops == pytest.approx(read + 6 * read / 32)
     assert found.steps == 12
     assert found.tokens == 3 * 32 * 50
-    middle = 3 * update + 1.75 * read
+    middle = 3 * update + 1.1875 * read
     assert found.seconds == pytest.approx((0.5 * middle, 2 * middle))
     assert found.money(3.0, devices=2) == pytest.approx((0.5 * middle / 600, 2 * middle / 600))
 
 
 def test_without_a_reference_only_the_checks_read() -> None:
     found = duration(Setup("sft", batch_size=8), SHAPE, ROWS, rates=FLOPS, steps=4)
-    assert found.work["reading"].flops == pytest.approx(3 * SHAPE.cost().forward(ROWS) / 4)
+    assert found.work["reading"].flops == pytest.approx(6 * SHAPE.cost().forward(ROWS) / 32)
+    assert GATE_GROUPS == MOST_GROUPS + ALONE
 
 
 def test_a_round_of_ppo_samples_reads_and_updates_policy_and_critic() -> None:

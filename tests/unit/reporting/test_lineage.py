@@ -26,3 +26,14 @@ def test_every_model_of_a_reward_is_linked_and_its_options_are_not() -> None:
     stages = [stage(name) for name in ("sft", "reward", "second", "dpo")]
     (link,) = lineage_of([*stages, stage("ppo", reward=reward)]).rows[-1].links
     assert (link.option, link.origins) == ("reward", ("reward", "dpo", "sft", "second", "length"))
+
+
+def test_what_is_read_from_outside_is_an_input_under_every_name_that_commands_have_for_it() -> None:
+    stages = [stage("split", file="/data/pizza.csv"), stage("base", text_files=["a.txt", "b.txt"])]
+    stages.append(stage("best", samples="/data/drawn.jsonl"))
+    links = [[(link.option, link.origins) for link in row.links] for row in lineage_of(stages).rows]
+    assert links == [
+        [("file", ("pizza.csv",))],
+        [("text_files", ("a.txt", "b.txt"))],
+        [("samples", ("drawn.jsonl",))],
+    ]

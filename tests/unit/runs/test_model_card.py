@@ -45,8 +45,23 @@ def test_the_hub_reads_the_card(run: Path) -> None:
     assert data.tags == ["assent", "dpo"]
     assert data.license is None
     (result,) = data.eval_results
+    assert result.dataset_name == "owner/pairs"
     assert (result.metric_type, result.metric_value) == ("eval_rewards/accuracies", 0.7)
     assert (result.metric_args["low"], result.metric_args["high"]) == (0.6, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"eval_data": "/home/me/held-out.jsonl"}, "held-out.jsonl"),
+        ({"eval_fraction": 0.1}, "owner/pairs, 10% held out"),
+        ({"eval_split": "test"}, "owner/pairs, split test"),
+    ],
+)
+def test_the_held_out_data_has_its_name(run: Path, options: dict[str, object], name: str) -> None:
+    manifest = {**MANIFEST, "config": {**MANIFEST["config"], **options}}
+    (result,) = ModelCard.load(write_card(run, manifest, METRICS)).data.eval_results
+    assert result.dataset_name == name
 
 
 def test_what_was_not_measured_is_said(run: Path) -> None:

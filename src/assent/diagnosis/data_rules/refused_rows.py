@@ -18,6 +18,7 @@ def check(case: Case) -> Finding | None:
         return None
     reasons = [f"{counted(len(sources), 'row')} refused: {reason}" for reason, sources in refused.items()]
     first = [place(source) for sources in refused.values() for source in sources[:SHOWN]]
+    more = " …" if any(len(sources) > SHOWN for sources in refused.values()) else ""
     return Finding(
         severity="fault",
         confidence="certain",
@@ -26,7 +27,8 @@ def check(case: Case) -> Finding | None:
             Evidence(metric=f"rows: {reason}", value=len(sources), expected="0") for reason, sources in refused.items()
         ),
         cause="the rows do not hold what their layout needs",
-        next_action=f"mend or remove these rows ({', '.join(first)} …): assent data show FILE --row N shows one",
+        next_action=f"mend or remove these rows ({', '.join(first)}{more}): assent data show FILE --model MODEL "
+        "--row N says why one is refused (with the same --columns, if any)",
         drop=tuple(source for sources in refused.values() for source in sources),
     )
 

@@ -1,9 +1,12 @@
-"""The reward model ranks held-out pairs no better than a coin after enough steps, or has not moved in them."""
+"""The reward model ranks held-out pairs no better than a coin after enough steps, or has not moved in them.
+
+Where steps or pairs are too few to say why, it still says that the held-out accuracy does not exclude a coin.
+"""
 
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, factor_to, times
+from assent.diagnosis.finding import Change, Evidence, Finding, factor_to, times
 from assent.diagnosis.rule import REWARD, NotChecked, Rule
 from assent.statistics.small import ends, fmean, wilson
 
@@ -22,36 +25,84 @@ UNSEEN, LARGEST = 10.0, 1e5
 
 
 def check(case: Case) -> Finding | None:
-    train, moved = case[TRAIN], _moved(case)
     rates = case.find(RATE)
     if rates is not None and not any(rates.values):
         return None  # learning_rate_zero
+    not_shown = _not_shown(case)
+    try:
+        return _fault(case) or not_shown
+    except NotChecked:
+        if not_shown is None:
+            raise
+        return not_shown
+
+
+def _not_shown(case: Case) -> Finding | None:
+    """The held-out accuracy's interval reaches one half: said of any number of steps and pairs; proves no fault.
+
+    A warning once the run has ended with at most one half, which nobody should train or choose with.
+    """
+    held_out, low, high = (case.find(f"{HELD_OUT}{end}") for end in ("", "_low", "_high"))
+    if held_out is None or low is None or high is None or low.last > 0.5:
+        return None
+    value = held_out.last
+    has_ended = case.status != "running" or (case.planned_steps is not None and case.steps >= case.planned_steps)
+    interval = f"{value:.0%} of the held-out pairs (95% interval {low.last:.0%} to {high.last:.0%})"
+    return Finding(
+        severity="warning" if value <= 0.5 and has_ended else "info",
+        confidence="possible",
+        verdict=f"the reward model is right on {interval}: not shown to be better than a coin",
+        evidence=(Evidence(metric=HELD_OUT, steps=held_out.span, value=value, expected="an interval above 0.5"),),
+        cause="too few updates, too few held-out pairs to tell, or labels that do not depend on what the model reads",
+        next_action="do not train a policy or choose answers with it yet: train it for more steps, and measure it on "
+        "more held-out pairs",
+    )
+
+
+def _fault(case: Case) -> Finding | None:
+    train, moved = case[TRAIN], _moved(case)
+    if len(train) < STEPS:
+        raise NotChecked(f"too few steps: {len(train)} of {STEPS}")
     stands_still = moved is not None and moved < NOTHING
     name, value, is_chance = _against_chance(case)
     if not is_chance and not stands_still:
         return None
-    learns = fmean(ends(train.values)[1]) > 0.65 or (moved is not None and moved > STILL)
-    learns = learns and not stands_still
-    raised = UNSEEN if moved is None else factor_to(LEARNED, moved, least=UNSEEN, most=LARGEST)
+    learns = fmean(ends(train.values)[1]) > 0.65 and not stands_still
+    moves = moved is not None and moved > STILL
+    cause, next_action, fix = _why(moved, learns=learns, moves=moves)
     return Finding(
         severity="fault",
         verdict=f"the reward model stands still: after {case.steps} steps its held-out scores have moved by {moved:.1g}"
         if stands_still
         else f"the reward model is right on {value:.0%} of the pairs, as a coin would be"
-        + (", although its scores have moved" if learns else ""),
+        + (", although its scores have moved" if moves or learns else ""),
         evidence=(
             Evidence(metric=name, steps=case[name].span, value=value, expected=f"above {CHANCE:g}"),
             Evidence(metric=TRAIN, steps=train.span, value=fmean(ends(train.values)[1])),
         ),
-        cause="the labels are random, or do not depend on what the model reads"
-        if learns
-        else "the learning rate is too low" + ("" if moved is not None else ", or the labels are random"),
-        next_action="let two people label fifty pairs again: where they do not agree, no model can; where they do, "
-        "look at rows as the model reads them (assent data show FILE --model MODEL)"
-        if learns
-        else f"raise the learning rate {raised:g} times; if the training accuracy stays at one half then, label fifty "
-        "pairs again",
-        fix={} if learns else {"learning_rate": times(raised)},
+        cause=cause,
+        next_action=next_action,
+        fix=fix,
+    )
+
+
+def _why(moved: float | None, *, learns: bool, moves: bool) -> tuple[str, str, dict[str, Change]]:
+    """The cause, what to do, and the change."""
+    people = "let two people label fifty pairs again: where they do not agree, no model can"
+    if learns:
+        rows = "where they do, look at rows as the model reads them (assent data show FILE --model MODEL)"
+        return "the labels are random, or do not depend on what the model reads", f"{people}; {rows}", {}
+    if moves:
+        return (
+            "the learning rate is so high that nothing learned lasts, or the labels are random",
+            f"lower the learning rate to a tenth; if the accuracy stays at one half then, {people}",
+            {"learning_rate": times(0.1)},
+        )
+    raised = UNSEEN if moved is None else factor_to(LEARNED, moved, least=UNSEEN, most=LARGEST)
+    return (
+        "the learning rate is too low" + ("" if moved is not None else ", or the labels are random"),
+        f"raise the learning rate {raised:g} times; if the training accuracy stays at one half then, {people}",
+        {"learning_rate": times(raised)},
     )
 
 
@@ -83,7 +134,6 @@ RULE = Rule(
     title="the reward model is at chance, or stands still",
     metrics=(TRAIN,),
     also=(*SCORES, RATE),
-    least=STEPS,
     stages=REWARD,
     check=check,
     causes=("random labels", "learning rate too low", "columns that are equal after the cut"),
@@ -97,9 +147,25 @@ FIRES_ALSO = (
     example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: 0.012301}}, stage="reward", batch_size=32),
     example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: -0.3}}, stage="reward", batch_size=32),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.012301}}, stage="reward", batch_size=32),
+    example(
+        {TRAIN: [0.25, 0.0], HELD_OUT: {2: 0.425}, f"{HELD_OUT}_low": {2: 0.267}, f"{HELD_OUT}_high": {2: 0.6}},
+        stage="reward",
+        batch_size=4,
+    ),
+    example(
+        {TRAIN: [0.7, 0.6] * 16, HELD_OUT: {32: 0.7}, f"{HELD_OUT}_low": {32: 0.4}, f"{HELD_OUT}_high": {32: 0.9}},
+        stage="reward",
+        batch_size=4,
+    ),
 )
 QUIET_ALSO = (
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.2}}, stage="reward", batch_size=32),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.0123}, RATE: [0.0] * 32}, stage="reward"),
+    example(
+        {TRAIN: [0.25, 0.0], HELD_OUT: {2: 0.7}, f"{HELD_OUT}_low": {2: 0.52}, f"{HELD_OUT}_high": {2: 0.85}},
+        stage="reward",
+        batch_size=4,
+    ),
 )
-"""Weights that stand still, and labels that say nothing; a new head that is right more often than a coin by luck."""
+"""Weights that stand still, labels that say nothing, few steps or pairs; a new head that is right by luck, weights that
+cannot move, and an interval above one half."""

@@ -303,7 +303,7 @@ def _give(
         row = connection.execute(update.values(state="open", given=now, ordinal=ordinal).returning(assignments)).one()
         return _assignment(connection, row)
     count = len(connection.scalar(sa.select(items.c.completion_ids).where(items.c.id == item_id)) or [])
-    row = {
+    fresh: dict[str, Any] = {
         "item_id": item_id,
         "annotator_id": annotator_id,
         "occasion": occasion,
@@ -312,9 +312,9 @@ def _give(
         "state": "open",
         "given": now,
     }
-    number = connection.execute(sa.insert(assignments).values(row)).inserted_primary_key
+    number = connection.execute(sa.insert(assignments).values(fresh)).inserted_primary_key
     assert number is not None
-    return Assignment(**{**row, "id": number[0], "shown_order": tuple(row["shown_order"]), "revision": 0})  # type: ignore[arg-type]
+    return Assignment(**{**fresh, "id": number[0], "shown_order": tuple(fresh["shown_order"]), "revision": 0})
 
 
 def _hold_place(connection: Connection, row: Row[Any], place: Row[Any] | None, *, is_skipped: bool) -> bool:
