@@ -58,7 +58,8 @@ class Overlooked:
         pair = [name for role in ("chosen", "rejected") if (name := self._roles.get(role))]
         ends = [_parted(name)[1] for name in pair]
         fix = ""
-        if len(pair) == 2 and (ENDS.get(ends[0]) == ends[1] or ENDS.get(ends[1]) == ends[0]):
+        known = values <= {*ends, *(f"model {end}" for end in ends), *_TIES}
+        if known and len(pair) == 2 and (ENDS.get(ends[0]) == ends[1] or ENDS.get(ends[1]) == ends[0]):
             answers = ",".join(f"{name}=answer_{end}" for name, end in zip(pair, ends, strict=True))
             fix = f": --columns …,{answers},{column}=winner"
         return (

@@ -121,5 +121,5 @@ def test_looking_for_an_object_around_the_rows_leaves_the_files_hash_alone(tmp_p
 
 
 def test_messages_with_other_keys_are_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(DataError, match=r"has no role(?s:.*)speaker, text(?s:.*)to do: rename the keys"):
+    with pytest.raises(DataError, match=r"has no role(?s:.*)speaker, text(?s:.*)to do: +rename the keys"):
         groups_of_rows([{"messages": [{"speaker": "user", "text": "Hi"}]}])
