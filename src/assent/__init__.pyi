@@ -119,7 +119,8 @@ def a2c(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -289,7 +290,8 @@ def best_of_n(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -370,7 +372,8 @@ def compare(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -432,7 +435,8 @@ def doctor(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
         of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and
         answers); with --probe, folders of policies and of reward models.
@@ -607,7 +611,8 @@ def dpo(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -719,7 +724,8 @@ def evaluate(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -814,7 +820,8 @@ def explain(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -876,7 +883,8 @@ def frontier(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -995,7 +1003,8 @@ def grpo(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -1162,7 +1171,8 @@ def judge(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -1339,7 +1349,8 @@ def kto(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -1462,7 +1473,8 @@ def label(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -1727,7 +1739,8 @@ def online_dpo(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -2003,7 +2016,8 @@ def ppo(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -2255,7 +2269,8 @@ def reward(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
@@ -2410,7 +2425,8 @@ def rloo(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     learning_rate: Peak learning rate.
     lr_scheduler_type: Schedule of the learning rate after the warm-up. linear and cosine fall to zero.
     warmup_ratio: Share of the steps in which the learning rate rises linearly from zero.
@@ -2597,7 +2613,8 @@ def sample(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2672,7 +2689,8 @@ def score(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2704,7 +2722,8 @@ def serve_check(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     device: Where to compute: auto, cpu, cuda, cuda:N or mps.
     dtype: Data type of the weights.
     allow_slow_dtype: Compute in bfloat16 even on a processor that is over ten times slower at it than in float32.
@@ -2835,7 +2854,8 @@ def sft(
     split: Split of the data to read, for a hub name or a folder that has several. Default: train, or the only one.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. They hold for all data that the command reads. The file of --data must
-        have all of them; any other file is read with those that it has.
+        have all of them; any other file is read with those that it has. What a judgement's values mean follows a
+        colon: vote=winner:left=a|right=b|both=tie.
     sharding: What each of several processes holds. replicate: the whole model. shard: its part of weights,
         gradients and optimiser state (FSDP2). auto: shard where a whole copy would take more than half of a
         process's memory. It changes memory and speed, never the result.
