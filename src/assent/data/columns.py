@@ -30,6 +30,9 @@ MISSPELT = 0.9
 """How alike two names are (difflib's ratio, 1: equal) of which one is the other misspelt."""
 
 
+_TWO = "two columns"
+
+
 class Renaming:
     """The columns of one file under our names.
 
@@ -74,7 +77,7 @@ class Renaming:
                 value = self._meanings[theirs].get(str(value).strip(), value)
             if not is_empty(kept.get(ours)):
                 raise RowError(
-                    f"two columns `{ours}`",
+                    f"{_TWO} `{ours}`",
                     f"`{theirs}` is to be read as `{ours}`, but the row has a column `{ours}` too",
                     got=texts.shorten(kept[ours]),
                     fix=f"leave {theirs}={ours} out, or give `{ours}` another name too",
@@ -84,7 +87,7 @@ class Renaming:
 
     def in_their_names(self, error: RowError) -> RowError:
         """The error with the file's own column names in the place of ours."""
-        if not self.columns:
+        if not self.columns or error.reason.startswith(_TWO):  # that one is about both names
             return error
         theirs = {f"`{ours}`": f"`{name}`" for name, ours in self.columns.items()}
         said = re.compile("|".join(re.escape(ours) for ours in theirs))
