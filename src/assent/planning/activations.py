@@ -10,7 +10,7 @@ N counted tokens, d hidden width, q and k widths of all query and of all key hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -99,58 +99,48 @@ class Layers:
         return any(_is_of_heads(name) for name in self._names)
 
     def norm(self) -> float:
-        """Bytes that a norm keeps of a token: its input in float32 and a scale, and where a plain one's weight is
-        trained, what that weight scales."""
-        return self._normed(self.widths[0]) + 4
-
-    def _normed(self, width: int) -> float:
-        scaled = 0 if self._has_lean_norms or self.setup.lora_r else width * self.width
-        return width * 4 + scaled
+        """Bytes that a norm keeps of a token. A plain one also keeps what it scales, and in bfloat16 computes in
+        float32."""
+        d = self.widths[0]
+        if self._has_lean_norms:
+            return d * 4 + 4
+        return 2 * d * 4 + 4 if self.width == 4 else d * (4 + 4 + 2) + 4
 
     def attention(self, one: Pass) -> float:
         """Bytes that a layer keeps, its MLP apart, with the norms."""
         d, q, k, _ = self.widths
         rows = one.tokens * self.width
         kept = self._norms * self.norm() * one.tokens
-        kept += 2 * q * rows + 2 * k * one.keys * self.width + 4 * self.shape.sizes.num_heads * one.tokens
-        if not self._casts:
-            kept += d * rows
+        kept += (d + 2 * q) * rows + 2 * k * one.keys * self.width + 4 * self.shape.sizes.num_heads * one.tokens
         if self.device == "cpu":
             kept += q * rows  # the weighted values in the row's order again
         if self._normed_heads:
-            kept += self._normed(q + k) * one.tokens
+            kept += (q + k) * rows if self._has_lean_norms else 2 * (q + k) * rows
         if self.setup.lora_r:
             on_attention, _ = self.adapters
-            kept += self._of_adapters(on_attention) * one.tokens
+            kept += on_attention * self.setup.lora_r * rows
+            if self.width == 2:  # adapters are held in float32, and their inputs are cast
+                kept += (d + q) * 4 * one.tokens
         return kept
 
     def mlp(self, tokens: float) -> float:
         """Bytes that a layer's MLP keeps of the tokens that it reads."""
         d, _, _, f = self.widths
-        lean = self.shape.model_type in LEAN_MLPS and not self._casts
-        inner = 2 * f if lean or not self.is_gated else (3 if self._casts else 4) * f
-        kept = ((0 if self._casts else d) + inner) * self.width * tokens
+        kept = d * self.width * tokens
+        lean = self.shape.model_type in LEAN_MLPS
+        kept += (2 * f if lean or not self.is_gated else 4 * f) * self.width * tokens
         if self.setup.lora_r:
-            kept += self._of_adapters(self.adapters[1]) * tokens
+            kept += self.adapters[1] * self.setup.lora_r * self.width * tokens
+            if self.width == 2:
+                kept += (d + f) * 4 * tokens
         return kept
 
     @cached_property
-    def _casts(self) -> bool:
-        """Whether adapters in float32 stand on a base in bfloat16: each keeps a copy of its input, and the base, which
-        is frozen, none."""
-        return bool(self.setup.lora_r) and self.setup.dtype == "bfloat16"
-
-    def _of_adapters(self, adapters: Mapping[str, tuple[int, ...]]) -> float:
-        """Bytes that adapters keep of a token: the product of the first factor, and where they cast, the input."""
-        inner = len(adapters) * self.setup.lora_r * (4 if self._casts else self.width)
-        return inner + (4.0 * sum(size[1] for size in adapters.values()) if self._casts else 0.0)
-
-    @cached_property
-    def adapters(self) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
-        """The matrices (rows, columns) of the attention and of the MLP that have an adapter, in the last layer."""
-        own = {name: size for name, size in adapted(self.shape, self.setup).items() if name in self._names}
-        attention = {name: size for name, size in own.items() if "attn" in name or "attention" in name}
-        return attention, {name: size for name, size in own.items() if name not in attention}
+    def adapters(self) -> tuple[int, int]:
+        """How many products of the attention and of the MLP have an adapter, in one layer."""
+        own = [name for name in adapted(self.shape, self.setup) if name in self._names]
+        attention = sum("attn" in name or "attention" in name for name in own)
+        return attention, len(own) - attention
 
     def mlp_backward(self, tokens: float) -> float:
         """Bytes that the backward pass of an MLP needs at its highest, its weights' gradients apart."""
