@@ -181,8 +181,9 @@ def split_stage(config: DataSplitConfig, *, progress: Progress | None = None) ->
     for path in Path(config.output_dir).glob("*.jsonl*"):
         path.unlink()
     result = split_data(config)
-    for line in lines_of_split(result) if progress is not None and result["refused"] else ():
-        progress.line(line)
+    if progress is not None and result["refused"]:
+        for line in lines_of_split(result):
+            progress.line(line)
     return result
 
 

@@ -181,21 +181,24 @@ def test_rows_that_no_command_can_use_are_counted(tmp_path: Path, capsys: pytest
 def test_each_file_is_read_with_the_columns_that_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = [
         {"Frage": f"What is {n} + 1?", "Answer A": f"It is {n + 1}.", "Answer B": f"No {n}?", "Urteil": "ab"[n % 2]}
-        for n in range(40)
+        for n in range(600)
     ]
-    write_rows(tmp_path / "pairs.jsonl", pairs)
     write_rows(tmp_path / "asked.jsonl", [{"Frage": f"What is {n} + 2?", "topic": "sums"} for n in range(20)])
     files = [word for name in ("asked", "pairs") for word in ("--data", tmp_path / f"{name}.jsonl")]
     columns, file = "Frage=question,Answer A=answer_a,Answer B=answer_b,Urteil=winner", tmp_path / "pipeline.yaml"
-    command = ["plan", "--model", base_model(), *files, "--feedback", "fresh", "--output", file, "--columns"]
-    status, _, err = said([*command, columns], capsys)
-    assert status == 0, err
-    read = {s.options.get("file", s.options.get("data")): s.options.get("columns") for s in read_plan(file).stages}
+    command = ["plan", "--model", base_model(), *files, "--output", file, "--columns"]
+    read: dict[object, object] = {}
+    for number in (40, 600):  # too few to train on, so that prompts are answered first, and enough
+        write_rows(tmp_path / "pairs.jsonl", pairs[:number])
+        status, _, err = said([*command, columns], capsys)
+        assert status == 0, err
+        for stage in read_plan(file).stages:
+            read[stage.options.get("file", stage.options.get("data"))] = stage.options.get("columns")
+        file.unlink()
     assert read[str(tmp_path / "asked.jsonl")] == {"Frage": "question"}
     assert read[str(tmp_path / "pairs.jsonl")] == {
         "Frage": "question", "Answer A": "answer_a", "Answer B": "answer_b", "Urteil": "winner"
     }  # fmt: skip
-    file.unlink()
     wrong = columns.replace("answer_a", "chosen").replace("answer_b", "rejected").replace(",Urteil=winner", "")
     status, out, err = said([*command, wrong], capsys)
     assert status == 0, err
@@ -203,7 +206,7 @@ def test_each_file_is_read_with_the_columns_that_it_has(tmp_path: Path, capsys: 
     file.unlink()
     status, _, err = said([*command, columns.replace("Urteil=", "Urteile=")], capsys)
     assert status == 2, err
-    assert "none of the files has a column Urteile" in err
+    assert "has no column Urteile" in err
     status, _, err = said([*command, columns + ",Gewicht=weight"], capsys)
     assert status == 2, err
     assert "none of the files has a column Gewicht" in err

@@ -53,7 +53,7 @@ def test_the_hub_reads_the_card(run: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"eval_data": "/home/me/held-out.jsonl"}, "held-out.jsonl"),
+        ({"eval_data": "/somewhere/held-out.jsonl"}, "held-out.jsonl"),
         ({"eval_fraction": 0.1}, "owner/pairs, 10% held out"),
         ({"eval_split": "test"}, "owner/pairs, split test"),
     ],
