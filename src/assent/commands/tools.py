@@ -146,6 +146,7 @@ def split_data(config: DataSplitConfig) -> dict[str, Any]:
     return {
         **{part: str(path) for part, path in paths.items()},
         "rows": rows,
+        "notes": dataset.notes,
         "refused": len(dataset.refused),
         "refused_rows": dataset.refused_by_reason(),
     }
@@ -153,7 +154,7 @@ def split_data(config: DataSplitConfig) -> dict[str, Any]:
 
 def lines_of_split(result: Mapping[str, Any]) -> list[str]:
     """What `split_data` wrote, and which rows are in neither file, with the reasons."""
-    lines = [f"{result['rows'][part]:,} rows -> {result[part]}" for part in ("train", "eval")]
+    lines = [*result["notes"], *(f"{result['rows'][part]:,} rows -> {result[part]}" for part in ("train", "eval"))]
     if result["refused"]:
         lines.append(f"refused, in neither file: {counted(result['refused'], 'row')}")
     return lines + _lines_of_refused(result["refused_rows"])
@@ -181,7 +182,7 @@ def split_stage(config: DataSplitConfig, *, progress: Progress | None = None) ->
     for path in Path(config.output_dir).glob("*.jsonl*"):
         path.unlink()
     result = split_data(config)
-    if progress is not None and result["refused"]:
+    if progress is not None and (result["refused"] or result["notes"]):
         for line in lines_of_split(result):
             progress.line(line)
     return result

@@ -14,7 +14,7 @@ from typing import Any
 from assent.data import texts
 from assent.data.foreign import ASKS, FOREIGN
 from assent.data.formats import COMMON_COLUMNS, LAYOUTS, detect_layout
-from assent.data.judged_pairs import COLUMNS, JUDGES
+from assent.data.judged_pairs import COLUMNS, JUDGES, TIES
 from assent.data.overlooked import Overlooked
 from assent.data.texts import RowError
 from assent.data.unread import is_empty
@@ -72,7 +72,7 @@ class Renaming:
             else:
                 continue
             if theirs in self._meanings:
-                value = self._meanings[theirs].get(str(value).strip(), value)
+                value = self._meant(theirs, value)
             if not is_empty(kept.get(ours)):
                 raise RowError(
                     f"{TWICE}`{ours}`",
@@ -82,6 +82,21 @@ class Renaming:
                 )
             kept[ours] = value
         return kept
+
+    def _meant(self, theirs: str, value: object) -> object:
+        """What the value of a judgement means. Raises RowError for one that is not listed, unless it is a tie or, as a
+        word, a meaning itself; a number may mean something else there."""
+        meanings, key = self._meanings[theirs], _key(value)
+        is_meaning = key in map(str.casefold, meanings.values()) and not key.isdecimal()
+        if key in meanings or is_empty(value) or key in TIES or is_meaning:
+            return meanings.get(key, value)
+        raise RowError(
+            f"bad `{self.columns[theirs]}`",
+            f"`{theirs}` has a value whose meaning is not given",
+            got=texts.shorten(value),
+            expected=", ".join(meanings),
+            fix=f"give its meaning too: --columns '{theirs}={self._given[theirs]}|{value}=…'",
+        )
 
     def in_their_names(self, error: RowError) -> RowError:
         """The error with the file's own column names in the place of ours."""
@@ -103,7 +118,7 @@ class Renaming:
         if not self._seen or not missing:
             return None
         if not self._own:  # it need not have them, but must not have one misspelt
-            others = self._seen.difference(self.columns)
+            others = self._seen.difference(self.columns, OURS)  # one of ours is no other name misspelt
             missing = [name for name in missing if texts.nearest(name, others, cutoff=MISSPELT)]
             return self._absent(f"{path} has no", missing, others) if missing else None
         return self._absent(f"{path} has no", missing, self._seen)
@@ -111,7 +126,7 @@ class Renaming:
     def _absent(self, which: str, missing: Sequence[str], seen: Collection[str]) -> DataError:
         close = texts.nearest(missing[0], seen)
         fix = f"did you mean {close}={self.columns[missing[0]]}?" if close else "name a column of the file"
-        if len(missing) == len(self.columns) and (layout := _layout_of(seen)) is not None:
+        if self._own and len(missing) == len(self.columns) and (layout := _layout_of(seen)) is not None:
             fix = f"the file is already in layout {layout}: leave --columns out"
         them = "it" if len(missing) == 1 else "them"
         return DataError(
@@ -144,11 +159,18 @@ def _layout_of(columns: Collection[str]) -> str | None:
         return None
 
 
+def _key(value: object) -> str:
+    """The value as people write it: 1.0, which pandas makes of 1 in a column with missing values, is 1."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip().casefold()
+
+
 def _meanings(theirs: str, named: str) -> dict[str, str]:
     """The file's values, each with its meaning: `winner:left=a|right=b` as {left: a, right: b}."""
     ours, _, listed = named.partition(":")
     pairs = [pair.rpartition("=") for pair in listed.split("|")]
-    found = {value.strip(): meaning.strip() for value, _, meaning in pairs}
+    found = {_key(value): meaning.strip() for value, _, meaning in pairs}
     if ours not in JUDGES or not all(found) or not all(found.values()) or len(found) < len(pairs):
         raise UsageError(
             f"columns: {theirs}={named} does not say what a judgement's values mean",

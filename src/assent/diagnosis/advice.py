@@ -34,7 +34,7 @@ def fit_less(case: Case, *, share: float | None = None, rate: float = 0.3) -> Ad
             "learning_rate": times(rate)
         }
     if steps > 0:
-        fewer = max(1, round(steps * (1 / passes if share is None else share)))
+        fewer = max(1, round(case.steps / passes if share is None else steps * share))
         return f"stop after {fewer:,} steps (--max-steps)", {"max_steps": to(fewer)}
     epochs = 1.0 if share is None else max(1.0, float(f"{passes * share:.2g}"))
     return f"train for {epochs:g} epoch{'s' if epochs != 1 else ''} (--num-train-epochs)", {

@@ -103,6 +103,12 @@ def test_a_misspelt_column_of_another_file_is_an_error(tmp_path):
     assert "question" not in str(raised.value)
 
 
+def test_another_file_in_our_names_is_not_taken_for_a_misspelt_one(tmp_path):
+    path = written(tmp_path, {"prompt": "Hi", "completion": "Yes"})
+    dataset = load_groups(path, columns={"prompts": "prompt", "completions": "completion"}, own_columns=False)
+    assert [group.completions for group in dataset] == [("Yes",)]
+
+
 @pytest.mark.parametrize(
     "given",
     ["question=prompt, response_j=chosen,response_k=rejected", [f"{a}={b}" for a, b in COLUMNS.items()], COLUMNS],

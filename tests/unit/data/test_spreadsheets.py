@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_a_judgement_s_own_values_are_read_as_what_they_are_said_to_mean(
     assert all("Urteil" not in group.columns for group in dataset)
     assert dataset.renaming.used == columns  # as a plan writes them into its stages
     assert "Urteil as winner" in dataset.notes[1]
+
+
+def test_a_meaning_is_known_however_its_value_is_stored(tmp_path: Path) -> None:
+    """pandas makes floats of whole numbers in a column with missing values; JSON has its own true and false."""
+    rows = [{"q": f"Hi {n}", "x": "Yes", "y": "No", "vote": vote} for n, vote in enumerate([0.0, 1.0, None, 2.0])]
+    path = tmp_path / "votes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"q": "question", "x": "answer_1", "y": "answer_2", "vote": "winner:0=1|1=2"}
+    dataset = load_groups(path, columns=columns, lenient=True)
+    assert [group.preference.ranking for group in dataset if group.preference] == [(1, 2), (2, 1)]  # 1.0 is answer_2
+    found = dataset.refused_by_reason()
+    assert {reason: len(sources) for reason, sources in found.items()} == {
+        "no judgement of the two answers": 1,
+        "bad `vote`": 1,  # 2 has no meaning, and is not read as answer_2
+    }
+    path.write_text("".join(json.dumps({**row, "vote": n % 2 == 0}) + "\n" for n, row in enumerate(rows)))
+    dataset = load_groups(path, columns={**columns, "vote": "winner:true=2|FALSE=1"})
+    assert [group.preference.ranking for group in dataset if group.preference] == [(2, 1), (1, 2)] * 2
 
 
 @pytest.mark.parametrize("meant", ["question:links=a", "winner:links", "winner:links=a|links=b", "winner:=a"])

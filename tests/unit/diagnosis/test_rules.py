@@ -122,7 +122,7 @@ def fitted(passes: float | None, **config: Any) -> Case:
         (fitted(None, num_train_epochs=1.0, learning_rate=1.0), 0.5, "learning_rate", 0.3),
         (fitted(None, num_train_epochs=4.0, learning_rate=1.0), 0.0, "learning_rate", 0.3),
         (fitted(4.0, max_steps=100, num_train_epochs=1.0), 0.2, "max_steps", 20),
-        (fitted(4.0, max_steps=100, num_train_epochs=1.0), None, "max_steps", 25),
+        (fitted(4.0, max_steps=100, num_train_epochs=1.0), None, "max_steps", 1),  # four steps made four passes
     ],
 )
 def test_a_run_that_fits_too_closely_reads_its_rows_less_often(

@@ -12,7 +12,8 @@ FAR = 40.0
 """Nats between the log-ratios of chosen and rejected beyond which a policy is far away, at any length."""
 SMALL = 1.5
 UNFELT = ((0.1, 5.0), (0.02, 1.0))
-"""Margins that change a probability by 2.5% and 0.5% at most, after a move of so many nats: beta below 0.02."""
+"""Margins that change a probability by 2.5% and 0.5% at most, after a move of so many nats: beta below 0.02. One nat is
+early in a run, so the second holds when it has ended."""
 USUAL = 0.1
 
 
@@ -24,13 +25,15 @@ def check(case: Case) -> Finding | None:
         raise NotChecked("the loss has no reference to leave")
     margin = fmean(ends(case[MARGIN].values)[1])
     nats = margin / beta
-    if not any(nats >= moved and margin <= unfelt for unfelt, moved in ((SMALL, FAR), *UNFELT)):
+    known = UNFELT[:1] if case.status == "running" else UNFELT
+    if not any(nats >= moved and margin <= unfelt for unfelt, moved in ((SMALL, FAR), *known)):
         return None
+    digits = ".0f" if nats >= 10 else ".2g"
     return Finding(
         severity="fault",
         confidence="likely",
-        verdict=f"beta {beta:g} is too low: the policy prefers the chosen completions by {nats:.2g} nats more than the "
-        f"reference, and the margin is only {margin:.2g}",
+        verdict=f"beta {beta:g} is too low: the policy prefers the chosen completions by {nats:{digits}} nats more "
+        f"than the reference, and the margin is only {margin:.2g}",
         evidence=(Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"above {UNFELT[0][0]:g}"),),
         cause="with a low beta the loss asks for log-ratios far beyond what language survives",
         next_action=f"raise beta to {USUAL:g}",

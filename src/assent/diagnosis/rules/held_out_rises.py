@@ -38,7 +38,9 @@ def check(case: Case) -> Finding | None:
     falls = accuracy is not None and accuracy.last < max(accuracy.values) - 0.03
     # a rate at which the held-out loss never fell is not mended by stopping earlier
     best = loss.steps[lowest]
-    what_to_do, fix = fit_less(case, share=best / max(1, loss.steps[-1]), rate=0.3 if best > 0 else 0.1)
+    what_to_do, fix = fit_less(
+        case, share=best / max(1, case.planned_steps or loss.steps[-1]), rate=0.3 if best > 0 else 0.1
+    )
     once = passes_of(case) <= 1.0 or best == 0
     return Finding(
         severity="fault" if falls or accuracy is None else "warning",

@@ -299,9 +299,9 @@ def _give(
     ).first()
     if lapsed is not None:
         ordinal -= lapsed.ordinal == ordinal - 1  # the last one keeps its number: none is counted that was not done
-        update = sa.update(assignments).where(assignments.c.id == lapsed.id)
-        row = connection.execute(update.values(state="open", given=now, ordinal=ordinal).returning(assignments)).one()
-        return _assignment(connection, row)
+        is_it = assignments.c.id == lapsed.id
+        connection.execute(sa.update(assignments).where(is_it).values(state="open", given=now, ordinal=ordinal))
+        return _assignment(connection, connection.execute(sa.select(assignments).where(is_it)).one())
     count = len(connection.scalar(sa.select(items.c.completion_ids).where(items.c.id == item_id)) or [])
     fresh: dict[str, Any] = {
         "item_id": item_id,
