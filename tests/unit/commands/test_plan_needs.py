@@ -18,7 +18,7 @@ from assent.errors import ConfigError, RunError
 from assent.models.loading import load_tokenizer
 from assent.planning.devices import device
 from assent.planning.stages import PlannedStage
-from assent.planning.time import GATE_READS, calibrated
+from assent.planning.time import GATE_GROUPS, calibrated
 from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import write_rows
@@ -98,7 +98,7 @@ def test_the_time_counts_the_planned_measurements(model: str, pairs: str, cache:
     assert share == 0.3
     times = 2 + (needs.steps - 1) // stage["eval_steps"]
     once = needs.shape.cost().forward(needs.groups)
-    start = min(1.0, needs.steps * stage["batch_size"] / PAIRS) + GATE_READS * stage["batch_size"] / PAIRS
+    start = min(1.0, needs.steps * stage["batch_size"] / PAIRS) + min(GATE_GROUPS, 2 * stage["batch_size"]) / PAIRS
     assert needs.duration is not None
     assert needs.duration.work["reading"].flops == pytest.approx(once * (start + share * (times + 1)))
 
