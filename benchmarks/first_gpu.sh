@@ -32,6 +32,10 @@ else
   ppo=(--rounds 2 --batch-size 4 --epochs 1 --max-prompt 32 --new-tokens 4)
   trained=(--batch-size 2 --max-length 64) rank=4 limit_gb=24
 fi
+if [ -n "${TRL_PYTHON:-}" ] && [ -z "${TRL_SCRIPTS:-}" ]; then
+  echo "TRL_PYTHON is given without TRL_SCRIPTS, the folder of TRL's scripts: give both, or neither" >&2
+  exit 2
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export ASSENT_CACHE=$work/cache HF_HUB_OFFLINE=1
@@ -45,7 +49,7 @@ step() { # NAME SECONDS COMMAND...: its document goes to NAME.json, what it says
     echo "124 0" >"$work/$name.status"
     return
   fi
-  timeout "$((limit < left ? limit : left))" "$@" >"$work/$name.json" 2>"$work/$name.err"
+  timeout -k 5 "$((limit < left ? limit : left))" "$@" >"$work/$name.json" 2>"$work/$name.err"
   echo "$? $((SECONDS - began))" >"$work/$name.status"
   echo "$name: status and seconds $(cat "$work/$name.status")" >&2
 }
@@ -59,7 +63,7 @@ step against_trainer 150 "$python" benchmarks/against_trainer.py --shape "$shape
   --device "$device" "${more[@]}" "${compared[@]}"
 if [ -n "${TRL_PYTHON:-}" ]; then
   step small_model 30 "$python" benchmarks/make_model.py --shape "$shape" --tokenizer "$tokenizer" --output-dir "$work/small"
-  step against_trl 120 "$python" benchmarks/against_trl.py --trl-python "$TRL_PYTHON" --scripts "${TRL_SCRIPTS:?}" \
+  step against_trl 120 "$python" benchmarks/against_trl.py --trl-python "$TRL_PYTHON" --scripts "$TRL_SCRIPTS" \
     --data "$data" --model "$work/small" --pairs 32 --repeats 1 --per-device 8 "${more[@]}"
 fi
 step ppo_step 80 "$python" benchmarks/ppo_step.py --shape "$shape" --tokenizer "$tokenizer" --data "$data" \

@@ -185,7 +185,10 @@ def join(args: argparse.Namespace) -> dict[str, Any]:
         step: dict[str, Any] = {"status": status, "seconds": seconds}
         text = path.with_suffix(".json").read_text() if path.with_suffix(".json").exists() else ""
         if "{" in text:
-            step["found"] = json.loads(text[text.index("{") :])
+            try:
+                step["found"] = json.loads(text[text.index("{") :])
+            except ValueError:  # cut off: a step that was ended
+                step["said"] = text[-1500:]
         if status:
             step["last_words"] = path.with_suffix(".err").read_text(errors="replace")[-1500:]
         document["steps"][path.stem] = step

@@ -9,8 +9,8 @@ In turn, --repeats times, each in a process of its own:
     sample  `assent sample` of one token for one prompt: the whole command
     help    `assent --help` and `assent dpo --help`: the whole commands
 
-`dpo` and `sample` run once more than the others before the clock: what a first start keeps (probes, hashes) is there
-then, unless --cold gives every start an empty cache. Prints one JSON document.
+The first round does not count: what a first start keeps (probes, hashes) is there then. With --cold every round begins
+with an empty cache, and all count. Prints one JSON document.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
@@ -10,18 +9,14 @@ from typing import Any
 import pytest
 
 from tests.support.docs import ROOT
+from tests.support.scripts import load_script
 
 CASES = ROOT / "examples" / "cases"
 FILES = {file.name[:2]: file for file in sorted(CASES.glob("[0-9][0-9]_*.py"))}
 
 
 def case(number: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"case_{number}", FILES[number])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FILES[number], f"case_{number}")
 
 
 def answer(number: str, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from assent.feedback.store.database import Database
 from assent.feedback.store.items import add_items
 from assent.feedback.store.labelling import Assignment, answer, next_assignment
+from assent.feedback.store.people import ensure_annotator
 from assent.feedback.tasks import to_items
 from assent.types import PromptGroup
 from tests.support.rows import group
@@ -21,6 +22,10 @@ def questions(count: int, answers: int = 2) -> list[PromptGroup]:
 def fill(database: Database, count: int, *, reviews: int = 1, task: Any = "compare", answers: int = 2) -> None:
     items, _ = to_items(questions(count, answers), task)
     add_items(database, items, task=task, reviews=reviews)
+
+
+def people(database: Database, count: int) -> list[int]:
+    return [ensure_annotator(database, f"annotator {n}").id for n in range(count)]
 
 
 def label_all(database: Database, annotator: int, choose: Any = lambda _: [1, 2], mix: Any = None) -> list[int]:

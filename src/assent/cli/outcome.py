@@ -63,7 +63,7 @@ def summary(metrics: Mapping[str, Any], *, of_last_step: bool = False) -> list[s
         if low is None or high is None:
             lines.append(_line(name, metrics[name]) + step)
         else:  # all three with as many digits
-            value, low, high = (f"{number:#.4g}" for number in (metrics[name], low, high))
+            value, low, high = (f"{number:#.4g}".rstrip(".") for number in (metrics[name], low, high))
             lines.append(f"{_line(name, value)}  [{low}, {high}]{step}")
     more = len(metrics) - len(lines)
     return [*lines, f"  --verbose shows all {len(metrics)} figures"] if more > 0 else lines

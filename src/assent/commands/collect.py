@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ def collect(config: CollectConfig, *, progress: Progress | None = None) -> dict[
         )
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    say = (progress or Silent()).line
+    files = list(config.files)
+    if config.store is not None:
+        files.append(_export_from_store(config, folder, say))
     found = []
     layouts = set()
-    for path in config.files if config.store is None else [*config.files, _export_from_store(config, folder)]:
+    for path in files:
         dataset = load_groups(path)
         for note in dataset.lines():
-            (progress or Silent()).line(f"{path}: {note}")
+            say(f"{path}: {note}")
         groups = list(dataset)
         if any(group.preference is None or group.preference.ranking is None for group in groups):
             raise DataError(f"{path} has rows without a preference", expected="comparisons or rankings")
@@ -43,7 +48,7 @@ def collect(config: CollectConfig, *, progress: Progress | None = None) -> dict[
     return {"output_dir": str(folder), "labels": str(labels), "number": len(found)}
 
 
-def _export_from_store(config: CollectConfig, folder: Path) -> str:
+def _export_from_store(config: CollectConfig, folder: Path, say: Callable[[str], object]) -> str:
     """The file to which people's labels of the completions were exported.
 
     Raises WaitingError while the store holds none, or a review of them is not done.
@@ -74,5 +79,8 @@ def _export_from_store(config: CollectConfig, folder: Path) -> str:
             what = f"labels are not there yet: {database.name} has none of {config.completions}"
             raise WaitingError(what, fix=f"{how} {database.name}")
         file = str(folder / "from-store.jsonl")
-        exporting.write_export(database, file, found, exporting.choose_layout(found.rows))
+        layout = exporting.choose_layout(found.rows)
+        exporting.write_export(database, file, found, layout)
+        for line in exporting.lines_of(found, file, layout):
+            say(line)
     return file

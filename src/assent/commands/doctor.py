@@ -49,7 +49,7 @@ def _opened(config: DoctorConfig, target: str) -> Case:
         raise UsageError(
             "--data is for a reward model", got=target, fix="leave --data out, or give its folder (RUN/model)"
         )
-    case = opened(config, target)
+    case = opened(config, target, columns=config.columns)
     if not config.probe:
         return case
     if case.data is None or config.model is None:

@@ -51,8 +51,7 @@ def listed(config: LogDoctorConfig, model_rules: Rules = no_rules) -> Answer:
     return {"rules": found}, lines_of_rules(rules), 0
 
 
-def opened(config: LogDoctorConfig, target: str) -> Case:
-    columns = getattr(config, "columns", None)  # the small distribution's doctor has no such option
+def opened(config: LogDoctorConfig, target: str, *, columns: Mapping[str, str] | None = None) -> Case:
     return open_case(target, stage=config.stage, settings=config.settings, against=config.against, columns=columns)
 
 

@@ -162,9 +162,11 @@ def lines_of_split(result: Mapping[str, Any]) -> list[str]:
 
 def _lines_of_refused(refused: Mapping[str, Sequence[str]]) -> list[str]:
     """For each reason the number of rows, and which they are."""
+    from assent.diagnosis.rows import place
+
     lines = []
     for reason, sources in refused.items():
-        named = ", ".join(source.rsplit("/", 1)[-1] for source in sources[:SOURCES_SHOWN])
+        named = ", ".join(map(place, sources[:SOURCES_SHOWN]))
         more = " …" if len(sources) > SOURCES_SHOWN else ""
         lines += textwrap.wrap(
             f"{reason}, {counted(len(sources), 'row')}: {named}{more}",

@@ -88,18 +88,21 @@ class TextAudit:
         rows = [
             ("layout", self.layout),
             *(row for note in self.notes for row in _wrapped("read as", note)),
-            ("groups", f"{self.groups:,} ({_count(self.completions, 'completion')})"),
-            ("refused", _count(sum(self.refused.values()), "row")),
+            ("groups", f"{self.groups:,} ({texts.counted(self.completions, 'completion')})"),
+            ("refused", texts.counted(sum(self.refused.values()), "row")),
             *((f"  {count:,}", reason) for reason, count in self.refused.items()),
-            ("distinct prompts", f"{self.distinct_prompts:,} (from {_count(self.distinct_roots, 'first user turn')})"),
-            ("exact duplicates", _count(self.duplicate_groups, "group")),
+            (
+                "distinct prompts",
+                f"{self.distinct_prompts:,} (from {texts.counted(self.distinct_roots, 'first user turn')})",
+            ),
+            ("exact duplicates", texts.counted(self.duplicate_groups, "group")),
             ("empty completions", f"{self.empty_completions:,}"),
         ]
         if self.pairs:
             rows += [
                 ("pairs", f"{self.pairs:,} ({self.tied_pairs:,} tied)"),
                 ("contradictory pairs", f"{self.contradictory_pairs:,}"),
-                ("identical completions", _count(self.groups_with_identical_completions, "group")),
+                ("identical completions", texts.counted(self.groups_with_identical_completions, "group")),
             ]
         elif self.layout == "thumbs":
             rows.append(("contradictory thumbs", f"{self.contradictory_pairs:,}"))
@@ -113,7 +116,7 @@ class TextAudit:
         if self.message_keys:
             rows += _wrapped("keys of messages", f"{in_rows(self.message_keys)}; only a template can read them")
         if self.overlap is not None:
-            shared, groups = self.overlap, _count(self.overlap.groups, "group")
+            shared, groups = self.overlap, texts.counted(self.overlap.groups, "group")
             rows.append(("overlap, first turn", f"{shared.groups_with_shared_root:,} of {groups}"))
             rows.append(("overlap, prompt", f"{shared.groups_with_shared_prompt:,} of {groups}"))
         lines = [f"{name:<22}{value}" for name, value in rows]
@@ -156,10 +159,6 @@ def audit(dataset: Dataset, second: Iterable[PromptGroup] | None = None) -> Text
         repeated_prompt=repetition(counter.census),
         overlap=None if second is None else overlap(dataset, second),
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _wrapped(name: str, text: str) -> list[tuple[str, str]]:

@@ -67,8 +67,15 @@ class Renaming:
             if theirs in row:
                 value = row[theirs]
             elif (found := _taken(kept, theirs)) is not None:
-                value, kept = found[0], found[1]
                 self._seen.add(theirs)
+                value, others, left = found
+                if twice := sorted(left.keys() & others.keys()):
+                    raise RowError(
+                        f"{TWICE}`{twice[0]}`",
+                        f"`{theirs}` leaves a column `{twice[0]}`, but the row has one too",
+                        fix=f"give the column `{twice[0]}` another name in the file",
+                    )
+                kept = {**others, **left}
             else:
                 continue
             if theirs in self._meanings:
@@ -187,17 +194,15 @@ def require_in_one(files: Sequence[Renaming]) -> None:
         raise files[0]._absent("none of the files has a", missing, seen)
 
 
-def _taken(row: dict[str, Any], path: str) -> tuple[Any, dict[str, Any]] | None:
-    """What lies at the path in objects and lists, and the row without it; None if there is nothing.
-
-    What is left of the column stays as columns of its own: of {"text": …, "model": "m1"}, `outputs.0.model`.
-    """
+def _taken(row: dict[str, Any], path: str) -> tuple[Any, dict[str, Any], dict[str, Any]] | None:
+    """What lies at the path in objects and lists, the row's other columns, and what is left of this one, as columns of
+    its own: of {"text": …, "model": "m1"}, `outputs.0.model`. None if there is nothing."""
     words = path.split(".")
     for known in range(len(words), 0, -1):
         column, further = ".".join(words[:known]), words[known:]
         if column in row and (found := _found(row[column], further, column)) is not None:
             value, left = found
-            return value, {**{name: other for name, other in row.items() if name != column}, **left}
+            return value, {name: other for name, other in row.items() if name != column}, left
     return None
 
 

@@ -71,7 +71,7 @@ def last_content(text: Text) -> str:
 
 def counted(number: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def some(sources: Sequence[str], most: int = 3) -> str:

@@ -35,7 +35,7 @@ _TRAINED = (".lora_", ".modules_to_save.")
 """Parts of the names of an adapter's weights. The names of its base's weights have none of them."""
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-"""PEFT imports bitsandbytes, which warns on the CPU that a kernel for 4 bits is missing. QLoRA needs CUDA here."""
+"""PEFT imports bitsandbytes, which says on a CPU that its faster kernel for 4 bits is missing, whatever is trained."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ SPREAD = 0.25
 """Half the width of a calibrated range, as a share of its middle."""
 CALIBRATION = "calibration.json"
 GATE_GROUPS = 6
-"""Groups that the checks before the first update read: four of the first step, and two of them once more."""
+"""Groups that the checks before the first update read: four of the first step, and two of them again, or a few short
+ones more."""
 
 
 class Work(NamedTuple):

@@ -44,8 +44,9 @@ MOST_MISMATCH = 1e-4
 """Largest mean distance of sampler and trainer, in nats per token, in float32. Ten times the gate's, because weights
 grow in training."""
 
-MOST_GROUPS, ALONE = 4, 2
-"""Groups of the first step that are read before it, as it may be large, and how many of them once more, each alone."""
+MOST_GROUPS, ALONE, ENOUGH = 4, 2, 64
+"""Groups of the first step that are read before it, as it may be large. ALONE of them are read once more, each by
+itself, and more until they have ENOUGH tokens, as the mean of few is noise."""
 
 LEAK = "padding, packing or positions leak between rows; report this {model}'s architecture"
 
@@ -154,11 +155,10 @@ def check_log_ratios(gate: Gate, per_token: Tensor, reference: Tensor, batch: Gr
 def check_tokens(gate: Gate, name: str, log_ratios: Tensor, *, cause: str) -> None:
     """Two log-probabilities of each token agree. `name` checks their mean distance, `name`_max the largest one.
 
-    log_ratios (N,): their differences. Of few tokens, one that is allowed by itself may make more of the mean.
+    log_ratios (N,): their differences.
     """
     distances = log_ratios.abs()
-    mean = max(gate.tolerances["mean"], gate.tolerances["token"] / max(1, len(distances)))
-    gate.check(name, float(distances.mean()), expected=0.0, tolerance=mean, cause=cause)
+    gate.check(name, float(distances.mean()), expected=0.0, tolerance=gate.tolerances["mean"], cause=cause)
     gate.check(f"{name}_max", float(distances.max()), expected=0.0, tolerance=gate.tolerances["token"], cause=cause)
 
 
@@ -235,7 +235,7 @@ def _check_scores(gate: Gate, name: str, together: Tensor, alone: Tensor, *, tol
 def check_batch_mates(
     gate: Gate, learner: Learner | Members, groups: Sequence[TokenGroup], *, want: str, together: Tensor
 ) -> None:
-    """A completion has the same log-probabilities or score alone and among others. The ALONE shortest are read again.
+    """A completion has the same log-probabilities or score alone and among others. The shortest are read again.
 
     together   what one reading of `groups` gave, in their order
     """
@@ -243,9 +243,12 @@ def check_batch_mates(
     if len(groups) < 2:
         gate.skip(name, reason="the first batch has a single group")
         return
-    sizes = [sum(1 if want == "scores" else c.num_counted for c in group.completions) for group in groups]
-    again = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)[:ALONE]
-    pieces = together.split(sizes)
+    counted = [sum(completion.num_counted for completion in group.completions) for group in groups]
+    again: list[int] = []
+    for index in sorted(range(len(groups)), key=lambda i: groups[i].num_tokens):
+        if len(again) < ALONE or sum(counted[i] for i in again) < ENOUGH:
+            again.append(index)
+    pieces = together.split([len(group.completions) for group in groups] if want == "scores" else counted)
     together = torch.cat([pieces[i] for i in again])
     alone = torch.cat([getattr(learner.read([groups[i]], want={want}), want) for i in again])
     cause = LEAK.format(model="model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import resource
@@ -16,28 +15,20 @@ from types import ModuleType
 import pytest
 
 from tests.support.docs import ROOT
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.support.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        return _module(ROOT / "benchmarks" / "architectures.py")
+        return load_script(ROOT / "benchmarks" / "architectures.py")
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
 def test_the_page_is_the_kept_figures_of_every_type(script: ModuleType) -> None:
-    make = _module(ROOT / "docs" / "make_architectures.py")
+    make = load_script(ROOT / "docs" / "make_architectures.py")
     document = json.loads(make.FOUND.read_text(encoding="utf-8"))
     assert list(document["architectures"]) == script.TYPES
     page = make.PAGE.read_text(encoding="utf-8")

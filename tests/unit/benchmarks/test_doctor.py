@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -11,16 +10,12 @@ from types import ModuleType
 import pytest
 
 from tests.support.docs import ROOT
+from tests.support.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    found = importlib.util.spec_from_file_location("benchmarks_doctor", ROOT / "benchmarks" / "doctor.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "doctor.py")
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])

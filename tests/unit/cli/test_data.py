@@ -103,6 +103,19 @@ def test_all_bad_rows_are_left_out_counted_and_named_in_the_file_s_own_words(
         load_groups(survey, columns=read_columns(COLUMNS))
 
 
+def test_what_was_noticed_while_reading_is_said_before_a_split_hides_it(
+    survey: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The files that are written have commas and our names, so that no later command could say it."""
+    rows = [row for row in csv.reader(survey.read_text(encoding="utf-8").splitlines()) if row[3] != "keine"]
+    survey.write_text("".join(";".join(row) + "\n" for row in rows), encoding="utf-8")
+    wrong = "Frage=prompt,Antwort A=chosen,Antwort B=rejected"
+    status, out, err = said(["data", "split", survey, "--fraction", 0.3, "--columns", wrong], capsys)
+    assert status == 0, err
+    assert "cells separated by semicolons" in out
+    assert "warning: nothing reads `Urteil`" in out
+
+
 def test_the_stage_of_a_pipeline_leaves_the_same_rows_out_and_says_so(survey: Path, tmp_path: Path) -> None:
     options = {"file": str(survey), "fraction": 0.3, "columns": COLUMNS, "output_dir": str(tmp_path / "split")}
     said_of_it: list[str] = []

@@ -51,6 +51,8 @@ def test_a_summary_that_leaves_nothing_out_asks_for_nothing() -> None:
 def test_a_figure_and_its_interval_have_as_many_digits() -> None:
     ends = {"eval_accuracy": 26 / 27, "eval_accuracy_low": 0.80310, "eval_accuracy_high": 0.994}
     assert summary(ends)[0].split() == ["eval_accuracy", "0.9630", "[0.8031,", "0.9940]"]
+    large = {"eval_loss": 1234.0, "eval_loss_low": 1200.0, "eval_loss_high": 1300.0}
+    assert summary(large)[0].split() == ["eval_loss", "1234", "[1200,", "1300]"]
 
 
 def test_what_a_summary_may_show_is_declared() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -288,6 +289,11 @@ def test_the_reviews_in_a_store_are_waited_for(
     label("ben", [1, 2])
     found = assent.iterate(path)
     assert (found["status"], [one["labels"] for one in found["rounds"]]) == ("finished", [4, 4])
+    said_of_it: list[str] = []
+    options = {"store": "labels.db", "completions": "answers-1.jsonl", "output_dir": "alone"}
+    progress: Any = SimpleNamespace(line=said_of_it.append)
+    collect(CollectConfig.model_validate(options), progress=progress)
+    assert "4 rows (comparisons) -> alone/from-store.jsonl" in said_of_it, "and what was left out, if anything was"
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,12 @@ def test_a_misspelt_column_of_another_file_is_an_error(tmp_path):
     assert "question" not in str(raised.value)
 
 
+def test_what_is_left_of_a_nested_column_replaces_no_other(tmp_path):
+    path = written(tmp_path, {"q": "Hi", "out": [{"text": "Yes", "model": "m1"}], "out.0.model": "m2"})
+    with pytest.raises(DataError, match=r"`out\.0\.text` leaves a column `out\.0\.model`, but the row has one too"):
+        load_groups(path, columns={"q": "prompt", "out.0.text": "completion"})
+
+
 def test_another_file_in_our_names_is_not_taken_for_a_misspelt_one(tmp_path):
     path = written(tmp_path, {"prompt": "Hi", "completion": "Yes"})
     dataset = load_groups(path, columns={"prompts": "prompt", "completions": "completion"}, own_columns=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,7 @@ from assent.diagnosis.case import Case, example, make_case
 from assent.diagnosis.examine import examine
 from assent.diagnosis.fix import changes
 from assent.diagnosis.rule import EVERY, Rule
-from assent.diagnosis.rules import all_rules, critic_useless
+from assent.diagnosis.rules import all_rules, critic_useless, held_out_rises
 from assent.metrics import lookup
 from assent.pipelines.steps import STEPS
 from assent.runs.files import from_json, to_json
@@ -108,6 +109,15 @@ def test_every_change_suits_the_loss_of_the_run(stage: str, name: str) -> None:
         case = make_case(columns, config=config, stage=stage)
         made = changes(config, examine(case).findings)
         parse_options(config_class, fixed_options(case, made), where=f" ({rule})")
+
+
+def test_a_run_that_was_stopped_is_told_the_passes_that_it_made() -> None:
+    """Best at step 300 of 1,000 planned in ten passes: three passes, also where the log ends at step 500."""
+    loss = {100: 0.6, 200: 0.5, 300: 0.49, 400: 0.58, 500: 0.7}
+    case = example({"eval_loss": loss}, stage="reward", num_train_epochs=10.0)
+    found = held_out_rises.check(replace(case, planned_steps=1000))
+    assert found is not None
+    assert found.fix["num_train_epochs"].applied(10.0) == 3.0
 
 
 def fitted(passes: float | None, **config: Any) -> Case:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
 from tests.support.docs import ROOT
+from tests.support.scripts import load_script
 
-spec = importlib.util.spec_from_file_location("make_cases", ROOT / "docs" / "make_cases.py")
-assert spec is not None
-assert spec.loader is not None
-make_cases = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(make_cases)
+make_cases = load_script(ROOT / "docs" / "make_cases.py")
 TOO_LONG, NOT_YET = ["16", "29", "30"], ["17", "35"]
 CASES = sorted(ROOT.glob("examples/cases/[0-9]*.py"))
 

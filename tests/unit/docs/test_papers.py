@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 
 import pytest
 
 from assent.config.losses import LossDeclaration
 from tests.support.docs import ROOT
+from tests.support.scripts import load_script
 
 PAGE = ROOT / "docs" / "papers.md"
 
 
 @pytest.fixture(scope="module")
 def make_papers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_papers", ROOT / "docs" / "make_papers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "docs" / "make_papers.py")
 
 
 def test_the_page_of_papers_is_the_declarations(make_papers: ModuleType) -> None:

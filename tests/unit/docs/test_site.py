@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,13 +9,10 @@ import pytest
 
 from assent.cli.entry import COMMANDS, DATA_COMMANDS
 from tests.support.docs import ROOT
+from tests.support.scripts import load_script
 
 pytest.importorskip("mkdocs")
-spec = importlib.util.spec_from_file_location("make_site", ROOT / "docs" / "make_site.py")
-assert spec is not None
-assert spec.loader is not None
-make_site = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(make_site)
+make_site = load_script(ROOT / "docs" / "make_site.py")
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,8 @@ from assent.feedback.store.labelling import (
 from assent.feedback.store.people import ensure_annotator
 from assent.feedback.store.reading import counting
 from assent.feedback.store.schema import ADJUDICATION
-from tests.support.feedback import fill, label_all, say
+from tests.support.feedback import fill, label_all, people, say
 from tests.unit.feedback.conftest import Clock
-
-
-def people(database: Database, count: int) -> list[int]:
-    return [ensure_annotator(database, f"annotator {n}").id for n in range(count)]
 
 
 def test_disputes_go_to_the_adjudicator_until_decided(database: Database) -> None:

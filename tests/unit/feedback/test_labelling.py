@@ -20,19 +20,14 @@ from assent.feedback.store.labelling import (
     last_answered,
     next_assignment,
 )
-from assent.feedback.store.people import ensure_annotator
 from assent.feedback.store.places import set_reviews
 from assent.feedback.store.reading import MOST_LEFT, counting, own_left, own_pace, totals
 from assent.feedback.store.schema import assignments, judgements, queue
 from assent.feedback.tasks import gold_items
 from assent.types import Preference
-from tests.support.feedback import fill, label_all, questions, say
+from tests.support.feedback import fill, label_all, people, questions, say
 from tests.support.rows import comparison
 from tests.unit.feedback.conftest import Clock
-
-
-def people(database: Database, count: int) -> list[int]:
-    return [ensure_annotator(database, f"annotator {n}").id for n in range(count)]
 
 
 @pytest.mark.parametrize("reviews", [1, 3])

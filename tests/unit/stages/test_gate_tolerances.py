@@ -53,6 +53,28 @@ def test_scores_are_held_to_a_share_of_the_largest(size: float, share: float, pa
             check_batch_mates(gate, learner, GROUPS, want="scores", together=together)
 
 
+@pytest.mark.parametrize(("tokens", "alone"), [(40, 2), (20, 4), (1, 4)])
+def test_few_groups_are_read_again_and_more_where_they_are_short(tokens: int, alone: int, tmp_path: Path) -> None:
+    """The two shortest, or as many as have 64 tokens; each by itself, and compared with its own place."""
+    groups = [TokenGroup((1,), (TokenCompletion(tuple(range(2, tokens + extra + 2))),)) for extra in (3, 0, 2, 1)]
+    read: list[int] = []
+
+    class Policy:
+        def read(self, groups: Sequence[TokenGroup], *, want: set[str]) -> Outputs:
+            read.extend(group.num_tokens - 1 - tokens for group in groups)
+            return Outputs(logprobs=torch.cat([torch.full((group.num_tokens - 1,), -1.0) for group in groups]))
+
+    policy: Any = Policy()
+    together = torch.cat([torch.full((group.num_tokens - 1,), -1.0) for group in groups])
+    with RunFolder.open(tmp_path / "run", {}, command="sft", resume=True) as folder:
+        gate = Gate(RunLog(folder), precision="float32")
+        check_batch_mates(gate, policy, groups, want="logprobs", together=together)
+        assert read == [0, 1, 2, 3][:alone]
+        together[tokens + 3] -= 0.5  # the first token of the shortest, which is the second group
+        with pytest.raises(GateError, match="logprobs_alone_or_together"):
+            check_batch_mates(gate, policy, groups, want="logprobs", together=together)
+
+
 def random_groups(count: int, longest: int, *, vocabulary: int) -> list[TokenGroup]:
     numbers = np.random.default_rng(count)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, to
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
@@ -55,5 +57,10 @@ RULE = Rule(
 FIRES = example({MARGIN: [0.02 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001)
 QUIET = example({MARGIN: [0.02 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.1)
 FIRES_ALSO = (example({MARGIN: [0.004 * i / 20 for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001),)
-QUIET_ALSO = (example({MARGIN: [1e-5 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001),)
-"""A margin of 0.004 after four nats: beta hides it. One of 0.0002 after a fifth of a nat: the rate may be too low."""
+_EARLY = example({MARGIN: [0.004 * i / 20 for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001)
+QUIET_ALSO = (
+    example({MARGIN: [1e-5 * i for i in range(20)]}, stage="dpo", loss_type="sigmoid", beta=0.001),
+    replace(_EARLY, status="running"),
+)
+"""A margin of 0.004 after four nats: beta hides it, if the run has ended. One of 0.0002 after a fifth of a nat: the
+rate may be too low."""

@@ -124,8 +124,8 @@ def _against_chance(case: Case) -> tuple[str, float, bool]:
 
 
 def _moved(case: Case) -> float | None:
-    """How far the held-out scores have moved since they were first measured; None: that was not logged."""
-    series = [case[name] for name in SCORES if name in case.series and len(case[name]) > 1]
+    """How far the held-out scores have moved since before training; None: that was not logged."""
+    series = [case[name] for name in SCORES if name in case.series and case[name].steps[0] == 0 < case[name].steps[-1]]
     return max((abs(one.last - one.first) for one in series), default=None)
 
 
@@ -159,6 +159,7 @@ FIRES_ALSO = (
     ),
 )
 QUIET_ALSO = (
+    example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {30: 0.0123, 32: 0.0123}}, stage="reward", batch_size=32),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.2}}, stage="reward", batch_size=32),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.0123}, RATE: [0.0] * 32}, stage="reward"),
     example(
