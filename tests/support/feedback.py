@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from assent.feedback.store.database import Database
@@ -41,6 +41,12 @@ def label_all(database: Database, annotator: int, choose: Any = lambda _: [1, 2]
 def say(database: Database, given: Assignment, ranking: Sequence[int] | None, **more: Any) -> str:
     value = None if ranking is None else {"ranking": list(ranking)}
     return answer(database, given.id, given.annotator_id, revision=given.revision, value=value, **more)
+
+
+def read(database: Database, ask: Callable[..., Any], *given: Any) -> Any:
+    """What a question of the store says."""
+    with database.reading() as connection:
+        return ask(connection, *given)
 
 
 HOSTILE_SEEDS = (

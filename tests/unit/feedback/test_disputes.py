@@ -12,7 +12,7 @@ from assent.feedback.store.labelling import (
 from assent.feedback.store.people import ensure_annotator
 from assent.feedback.store.reading import counting
 from assent.feedback.store.schema import ADJUDICATION
-from tests.support.feedback import fill, label_all, people, say
+from tests.support.feedback import fill, label_all, people, read, say
 from tests.unit.feedback.conftest import Clock
 
 
@@ -34,7 +34,7 @@ def test_disputes_go_to_the_adjudicator_until_decided(database: Database) -> Non
         disputed.add(case.item_id)
         say(database, case, [1, 1])
     assert disputed == set(order[:2])
-    before = last_answered(database, two)
+    before = read(database, last_answered, two)
     assert before is not None
     say(database, before, [2, 1])  # a change of mind makes a new dispute
     new = next_dispute(database, judge)
@@ -65,10 +65,10 @@ def test_a_dispute_that_an_adjudicator_skips_goes_to_another(database: Database)
     other = next_dispute(database, ben)
     assert other is not None
     assert (other.item_id, say(database, other, [1, 2])) == (case.item_id, "stored")
-    again = last_answered(database, mia)
+    again = read(database, last_answered, mia)
     assert again is not None
     assert say(database, again, [2, 1]) == "taken", "ben has decided"
-    mind = last_answered(database, ben)
+    mind = read(database, last_answered, ben)
     assert mind is not None
     assert say(database, mind, [2, 1]) == "stored", "his own decision he may change"
 
@@ -98,7 +98,7 @@ def test_a_decision_that_is_taken_back_is_a_dispute_again(database: Database) ->
     assert case is not None
     say(database, case, [1, 2])
     assert next_dispute(database, ben) is None
-    before = last_answered(database, mia)
+    before = read(database, last_answered, mia)
     assert before is not None
     say(database, before, None)
     assert next_dispute(database, ben) is not None

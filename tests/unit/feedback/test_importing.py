@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from assent.feedback.store import importing
 from assent.feedback.store.database import Database
 from assent.feedback.store.exporting import select
 from assent.feedback.store.importing import import_groups
+from assent.feedback.store.labelling import next_assignment
 from assent.feedback.store.schema import identities, items
+from assent.types import Preference
+from tests.support.feedback import fill, people, questions, say
 
 Q = [{"role": "user", "content": "Hi"}]
 A, B = ([{"role": "assistant", "content": text}] for text in ("Yes", "No"))
@@ -71,3 +75,17 @@ def test_what_fails_within_an_import_takes_all_of_it_back(database: Database, mo
         import_groups(database, list(groups_of_rows([{"prompt": Q, "chosen": A, "rejected": B}])), source="a")
     with database.reading() as connection:
         assert [connection.scalar(sa.select(sa.func.count()).select_from(one)) for one in (items, identities)] == [0, 0]
+
+
+def test_a_label_is_imported_of_an_item_that_its_author_has_open(database: Database) -> None:
+    fill(database, 1)
+    [author] = people(database, 1)
+    given = next_assignment(database, author)
+    assert given is not None
+    for ranking, new in (((1, 2), 1), ((1, 2), 0), ((2, 1), 1)):
+        label = Preference(ranking=ranking, annotator="annotator 0")
+        counts, _ = import_groups(database, [replace(row, preference=label) for row in questions(1)], source="a")
+        assert (counts["items"], counts["judgements"]) == (0, new)
+    still = next_assignment(database, author)
+    assert still == given
+    assert say(database, given, [1, 2]) == "stored"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
+from assent.feedback.store import labelling
 from assent.feedback.store.database import Database
 from assent.feedback.store.importing import import_groups
 from assent.feedback.store.items import add_items
@@ -25,7 +27,7 @@ from assent.feedback.store.reading import MOST_LEFT, counting, own_left, own_pac
 from assent.feedback.store.schema import assignments, judgements, queue
 from assent.feedback.tasks import gold_items
 from assent.types import Preference
-from tests.support.feedback import fill, label_all, people, questions, say
+from tests.support.feedback import fill, label_all, people, questions, read, say
 from tests.support.rows import comparison
 from tests.unit.feedback.conftest import Clock
 
@@ -95,7 +97,7 @@ def test_a_change_of_mind_is_a_new_row_and_the_last_one_counts(database: Databas
     given = next_assignment(database, annotator)
     assert given is not None
     say(database, given, [1, 2], comment="sure", seconds=2.0)
-    before = last_answered(database, annotator)
+    before = read(database, last_answered, annotator)
     assert before is not None
     assert (before.id, before.revision) == (given.id, 1)
     assert say(database, before, [2, 1]) == "stored"
@@ -115,7 +117,7 @@ def test_a_skipped_item_goes_to_somebody_else_and_not_back(database: Database) -
     assert totals(database) == (0, 1)
     assert next_assignment(database, one) is None
     assert label_all(database, two) == [given.item_id]
-    late = last_answered(database, one)
+    late = read(database, last_answered, one)
     assert late is not None
     assert say(database, late, [1, 2]) == "taken", "its place is another's"
     with database.reading() as connection:
@@ -146,10 +148,10 @@ def test_an_item_that_all_others_have_had_comes_back_to_who_left_it_open(databas
     label_all(database, two)
     clock.now += LEASE_SECONDS + 1
     assert next_assignment(database, two) is None
-    assert (own_left(database, one), own_left(database, two)) == (1, 0)
+    assert (read(database, own_left, one), read(database, own_left, two)) == (1, 0)
     again = next_assignment(database, one)
     assert again == replace(given, given=clock.now), "the same place in line: nothing is counted as done twice"
-    assert own_pace(database, one) == (0, None)
+    assert read(database, own_pace, one) == (0, None)
     assert say(database, again, [1, 2]) == "stored"
     assert totals(database) == (2, 2)
 
@@ -172,7 +174,7 @@ def test_an_item_that_lapsed_earlier_is_the_last_one_when_it_comes_back(database
     assert again is not None
     assert (again.id, again.ordinal) == (lapsed.id, other.ordinal + 1)
     say(database, again, [1, 2])
-    assert last_answered(database, one) == replace(again, state="done", revision=1)
+    assert read(database, last_answered, one) == replace(again, state="done", revision=1)
     assert totals(database) == (2, 2)
 
 
@@ -204,6 +206,28 @@ def test_who_answers_late_keeps_the_item_if_nobody_else_took_it(database: Databa
     with database.reading() as connection:
         left = connection.scalar(sa.select(queue.c.remaining).where(queue.c.item_id == given.item_id))
     assert left == 0
+
+
+def test_an_answer_in_the_moment_in_which_its_time_ends_takes_the_place_again(database: Database, clock: Clock) -> None:
+    """Another's transaction has taken the item back and not ended yet when the answer arrives (PostgreSQL)."""
+    fill(database, 1)
+    one, two = people(database, 2)
+    given = next_assignment(database, one)
+    assert given is not None
+    clock.now += LEASE_SECONDS + 1
+    found: list[str] = []
+    late = threading.Thread(target=lambda: found.append(say(database, given, [1, 2])))
+    with database.writing() as connection:
+        labelling._take_back(connection, two, clock.now)
+        late.start()
+        waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not database.is_sqlite and not connection.scalar(waiting):
+            time.sleep(0.01)
+    late.join()
+    assert found == ["stored"]
+    assert next_assignment(database, two) is None
+    with database.reading() as connection:
+        assert connection.scalar(sa.select(queue.c.remaining)) == 0
 
 
 def test_nobody_answers_for_somebody_else(database: Database) -> None:
@@ -328,20 +352,20 @@ def test_the_pace_is_the_median_of_what_was_done(database: Database) -> None:
         assert given is not None
         say(database, given, [1, 2], seconds=seconds)
     next_assignment(database, annotator)
-    assert own_pace(database, annotator) == (3, 2.0)
+    assert read(database, own_pace, annotator) == (3, 2.0)
 
 
 def test_what_is_left_for_an_annotator_is_counted(database: Database) -> None:
     fill(database, 5, reviews=2)
     one, two = people(database, 2)
-    assert own_left(database, one) == 5
+    assert read(database, own_left, one) == 5
     first = next_assignment(database, one)
     assert first is not None
-    assert own_left(database, one) == 5, "the one in hand is still to be answered"
+    assert read(database, own_left, one) == 5, "the one in hand is still to be answered"
     say(database, first, [1, 2])
     skipped = next_assignment(database, one)
     assert skipped is not None
     say(database, skipped, None)
-    assert (own_left(database, one), own_left(database, two)) == (3, 5)
+    assert (read(database, own_left, one), read(database, own_left, two)) == (3, 5)
     fill(database, 5 + MOST_LEFT)
-    assert own_left(database, one) == MOST_LEFT
+    assert read(database, own_left, one) == MOST_LEFT

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
+from sqlalchemy.engine import Connection
 from starlette.responses import Response
 
 from assent.errors import DataError
@@ -26,12 +27,12 @@ from assent.feedback.store.labelling import (
 from assent.feedback.store.people import SHORTEST_PASSWORD, accept, invited, sign_in
 from assent.feedback.store.reading import (
     MOST_LEFT,
-    Item,
     Progress,
     current_guidelines,
     own_left,
     own_pace,
     read_items,
+    task_of,
     votes_on,
 )
 from assent.feedback.store.schema import ADJUDICATION
@@ -56,7 +57,8 @@ def label(site: Site, visit: Visit) -> Response:
     """The next item; or with ?again=N an earlier one of the annotator's own, to change its answer."""
     again = visit.request.query_params.get("again", "")
     if again:
-        found = assignment_of(site.database, int(again), visit.who.id) if _is_number(again) else None
+        with site.database.reading() as connection:
+            found = assignment_of(connection, int(again), visit.who.id) if _is_number(again) else None
         if found is None:
             return site.message(visit, "There is no such item among yours.", status=404)
     else:
@@ -75,22 +77,27 @@ def _is_number(text: str) -> bool:
 
 def _task(site: Site, visit: Visit, assignment: Assignment | None, action: str) -> Response:
     done, total = site.totals()
-    own, seconds = own_pace(site.database, visit.who.id)
-    progress = Progress(done, total, own, seconds, own_left(site.database, visit.who.id))
-    instructions = current_guidelines(site.database)
+    item, votes, before, said = None, [], None, None
+    with site.database.reading() as connection:  # one for all: each costs a database as much as a question
+        own, seconds = own_pace(connection, visit.who.id)
+        progress = Progress(done, total, own, seconds, own_left(connection, visit.who.id))
+        instructions = current_guidelines(connection)
+        undo = last_answered(connection, visit.who.id, before=assignment.ordinal if assignment else None)
+        if assignment is not None:
+            item = read_items(connection, [assignment.item_id])[assignment.item_id]
+            votes = votes_on(connection, item.id) if assignment.occasion == ADJUDICATION else []
+            before = _said(connection, assignment) if assignment.revision else None
+            said = None if undo is None else _said(connection, undo)
     common: dict[str, Any] = {
         "progress": progress,
         "time_left": _duration(progress.seconds_left),
         "most_left": MOST_LEFT,
         "guidelines": None if instructions is None else markdown(instructions),
         "action": action,
+        "undo": undo,
     }
-    undo = last_answered(site.database, visit.who.id, before=assignment.ordinal if assignment else None)
-    if assignment is None:
-        return site.html("nothing.html.jinja", visit, undo=undo, **common)
-    with site.database.reading() as connection:
-        item = read_items(connection, [assignment.item_id])[assignment.item_id]
-        votes = votes_on(connection, item.id) if assignment.occasion == ADJUDICATION else []
+    if assignment is None or item is None:
+        return site.html("nothing.html.jinja", visit, **common)
     places = assignment.shown_order
     return site.html(
         "task.html.jinja",
@@ -101,32 +108,31 @@ def _task(site: Site, visit: Visit, assignment: Assignment | None, action: str) 
         prompt=turns(item.prompt),
         tools=shown_json(item.tools) if item.tools else None,
         answers=[only_body(item.completions[place]) for place in places],
-        votes=[(_shown_value(item, vote.value, places), visible(vote.comment or "")) for vote in votes],
+        votes=[(_shown_value(item.task, vote.value, places), visible(vote.comment or "")) for vote in votes],
         shown=f"{site.database.clock():.3f}",
-        undo=undo,
         ratings=list(range(1, RATINGS + 1)),
-        before=_said(site, assignment, item) if assignment.revision else None,
-        said=None if undo is None else _said(site, undo),
+        before=before,
+        said=said,
         **common,
     )
 
 
-def _said(site: Site, assignment: Assignment, item: Item | None = None) -> str:
+def _said(connection: Connection, assignment: Assignment) -> str:
     """What the annotator said of an item before."""
-    with site.database.reading() as connection:
-        value = latest_value(connection, assignment.id)
-        item = item or read_items(connection, [assignment.item_id])[assignment.item_id]
-    return "you skipped it" if value is None else f"you said: {_shown_value(item, value, assignment.shown_order)}"
+    value = latest_value(connection, assignment.id)
+    if value is None:
+        return "you skipped it"
+    return f"you said: {_shown_value(task_of(connection, assignment.item_id), value, assignment.shown_order)}"
 
 
-def _shown_value(item: Item, value: Value, places: Sequence[int]) -> str:
+def _shown_value(task: str, value: Value, places: Sequence[int]) -> str:
     """A judgement in the words of the page, with the numbers of the answers as shown."""
-    if item.task == "rate":
+    if task == "rate":
         return f"{value['scores'][0]:g} of {RATINGS}"
-    if item.task == "thumbs":
+    if task == "thumbs":
         return "good" if value["thumbs"][0] else "not good"
     ranks = [value["ranking"][place] for place in places]
-    if item.task == "compare":
+    if task == "compare":
         return "equally good" if ranks[0] == ranks[1] else f"answer {1 + ranks.index(min(ranks))} is better"
     return "ranks " + ", ".join(f"answer {i + 1}: {rank}" for i, rank in enumerate(ranks))
 
@@ -151,15 +157,14 @@ def post_adjudicate(site: Site, visit: Visit) -> Response:
 def _store(site: Site, visit: Visit, back: str) -> Response:
     form = visit.form
     number, revision = form.get("assignment", ""), form.get("revision", "")
-    found = (
-        assignment_of(site.database, int(number), visit.who.id) if _is_number(number) and _is_number(revision) else None
-    )
+    is_form = _is_number(number) and _is_number(revision)
+    with site.database.reading() as connection:
+        found = assignment_of(connection, int(number), visit.who.id) if is_form else None
+        task = "" if found is None else task_of(connection, found.item_id)
     if found is None or (found.occasion == ADJUDICATION) != (back == "/adjudicate"):
         return site.message(visit, "There is no such item among yours.", status=404, link=back)
-    with site.database.reading() as connection:
-        item = read_items(connection, [found.item_id])[found.item_id]
     try:
-        value = None if form.get("choice") == "skip" else value_of_form(item.task, form, found.shown_order)
+        value = None if form.get("choice") == "skip" else value_of_form(task, form, found.shown_order)
     except ValueError as error:
         return site.message(visit, f"This answer cannot be stored: {error}", status=400, link=back)
     stored = answer(

@@ -98,30 +98,35 @@ def _judge(
     if not judged:
         return 0
     people = {name: ensure_within(database, connection, name).id for name in {name for _, name in judged}}
+    # who is among them is given no item meanwhile (PostgreSQL; SQLite has one writer anyway)
+    locked = sa.select(annotators.c.id).where(annotators.c.id.in_(people.values())).order_by(annotators.c.id)
+    connection.execute(locked.with_for_update())
     given = _given(connection, list(numbers.values()))
+    occasions = _occasions(connection, list(numbers.values()))
     ordinals = _ordinals(connection, list(people.values()))
     count = 0
     for item, name in judged:
-        number, annotator = numbers[item_key(item, task)], people[name]
-        earlier = given.setdefault((number, annotator), [])
+        pair = numbers[item_key(item, task)], people[name]
+        earlier = given.setdefault(pair, [])
         if item.value in earlier:
             continue
-        ordinals[annotator] += 1
-        _insert(connection, database.clock(), item, number, annotator, len(earlier), ordinals[annotator], source)
+        ordinals[pair[1]] += 1
+        occasions[pair] = occasions.get(pair, FIRST - 1) + 1
+        _insert(connection, database.clock(), item, pair, occasions[pair], ordinals[pair[1]], source)
         earlier.append(item.value)
         count += 1
     return count
 
 
 def _insert(
-    connection: Connection, now: float, item: NewItem, number: int, annotator: int, earlier: int, ordinal: int,
-    source: str,
-) -> None:  # fmt: skip
+    connection: Connection, now: float, item: NewItem, pair: tuple[int, int], occasion: int, ordinal: int, source: str
+) -> None:
+    number, annotator = pair
     assignment = connection.execute(
         sa.insert(assignments).values(
             item_id=number,
             annotator_id=annotator,
-            occasion=FIRST + earlier,
+            occasion=occasion,
             ordinal=ordinal,
             shown_order=list(range(len(item.completions))),
             state="done",
@@ -149,6 +154,17 @@ def _given(connection: Connection, numbers: Sequence[int]) -> dict[tuple[int, in
         query = sa.select(judgements.c.item_id, judgements.c.annotator_id, judgements.c.value)
         for row in connection.execute(query.where(judgements.c.item_id.in_(numbers[start : start + CHUNK]))):
             found.setdefault((row.item_id, row.annotator_id), []).append(row.value)
+    return found
+
+
+def _occasions(connection: Connection, numbers: Sequence[int]) -> dict[tuple[int, int], int]:
+    """The last occasion on which each annotator was given each of these items, whether it was answered or not."""
+    found: dict[tuple[int, int], int] = {}
+    item, annotator, last = assignments.c.item_id, assignments.c.annotator_id, sa.func.max(assignments.c.occasion)
+    for start in range(0, len(numbers), CHUNK):
+        query = sa.select(item, annotator, last).where(item.in_(numbers[start : start + CHUNK]))
+        of_reviews = query.where(assignments.c.occasion >= FIRST).group_by(item, annotator)
+        found |= {(row[0], row[1]): row[2] for row in connection.execute(of_reviews)}
     return found
 
 

@@ -145,7 +145,8 @@ def answer(
         query = sa.select(assignments).where(
             assignments.c.id == assignment_id, assignments.c.annotator_id == annotator_id
         )
-        row = connection.execute(query).first()
+        # locked: its time may end at this moment, and its place go to another
+        row = connection.execute(query.with_for_update()).first()
         if row is None:
             return "taken"
         if revision != _revisions(connection, assignment_id):
@@ -179,31 +180,27 @@ def answer(
     return "stored"
 
 
-def last_answered(database: Database, annotator_id: int, *, before: int | None = None) -> Assignment | None:
+def last_answered(connection: Connection, annotator_id: int, *, before: int | None = None) -> Assignment | None:
     """The last item that this annotator answered or skipped (`before` this ordinal), to be changed."""
-    with database.reading() as connection:
-        earlier = sa.true() if before is None else assignments.c.ordinal < before
-        query = (
-            sa.select(assignments)
-            .where(assignments.c.annotator_id == annotator_id, assignments.c.state != "open", earlier)
-            .order_by(assignments.c.ordinal.desc())
-            .limit(20)
-        )
-        for row in connection.execute(query):
-            found = _assignment(connection, row)
-            if found.revision:  # what was only left open too long was not answered
-                return found
+    earlier = sa.true() if before is None else assignments.c.ordinal < before
+    query = (
+        sa.select(assignments)
+        .where(assignments.c.annotator_id == annotator_id, assignments.c.state != "open", earlier)
+        .order_by(assignments.c.ordinal.desc())
+        .limit(20)
+    )
+    for row in connection.execute(query):
+        found = _assignment(connection, row)
+        if found.revision:  # what was only left open too long was not answered
+            return found
     return None
 
 
-def assignment_of(database: Database, assignment_id: int, annotator_id: int) -> Assignment | None:
+def assignment_of(connection: Connection, assignment_id: int, annotator_id: int) -> Assignment | None:
     """None if there is none, or if it is another annotator's."""
-    with database.reading() as connection:
-        query = sa.select(assignments).where(
-            assignments.c.id == assignment_id, assignments.c.annotator_id == annotator_id
-        )
-        row = connection.execute(query).first()
-        return None if row is None else _assignment(connection, row)
+    query = sa.select(assignments).where(assignments.c.id == assignment_id, assignments.c.annotator_id == annotator_id)
+    row = connection.execute(query).first()
+    return None if row is None else _assignment(connection, row)
 
 
 def _lock_annotator(connection: Connection, annotator_id: int) -> None:

@@ -103,6 +103,10 @@ def read_items(connection: Connection, numbers: Sequence[int]) -> dict[int, Item
     return found
 
 
+def task_of(connection: Connection, item_id: int) -> str:
+    return str(connection.scalar(sa.select(items.c.task).where(items.c.id == item_id)))
+
+
 def _item(row: Any, own: Sequence[Any]) -> Item:
     return Item(
         id=row.id,
@@ -196,44 +200,41 @@ def reviews_left(connection: Connection, numbers: Sequence[int]) -> int:
     return left
 
 
-def own_pace(database: Database, annotator_id: int) -> tuple[int, float | None]:
+def own_pace(connection: Connection, annotator_id: int) -> tuple[int, float | None]:
     """Items that an annotator was given and answered or skipped, and the median seconds of the last 50."""
-    with database.reading() as connection:
-        last = (
-            sa.select(assignments.c.id)
-            .where(assignments.c.annotator_id == annotator_id)
-            .order_by(assignments.c.ordinal.desc())
-            .limit(50)
-            .subquery()
-        )
-        query = sa.select(judgements.c.seconds).where(judgements.c.assignment_id.in_(sa.select(last.c.id)))
-        seconds = [value for value in connection.scalars(query) if value is not None]
-        given = connection.scalar(
-            sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == annotator_id)
-        )
-        is_open = connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(assignments)
-            .where(assignments.c.annotator_id == annotator_id, sa.text("assignments.state = 'open'"))
-        )
+    last = (
+        sa.select(assignments.c.id)
+        .where(assignments.c.annotator_id == annotator_id)
+        .order_by(assignments.c.ordinal.desc())
+        .limit(50)
+        .subquery()
+    )
+    query = sa.select(judgements.c.seconds).where(judgements.c.assignment_id.in_(sa.select(last.c.id)))
+    seconds = [value for value in connection.scalars(query) if value is not None]
+    given = connection.scalar(
+        sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == annotator_id)
+    )
+    is_open = connection.scalar(
+        sa.select(sa.func.count())
+        .select_from(assignments)
+        .where(assignments.c.annotator_id == annotator_id, sa.text("assignments.state = 'open'"))
+    )
     return int(given or 0) - int(is_open or 0), median(seconds) if seconds else None
 
 
-def own_left(database: Database, annotator_id: int) -> int:
+def own_left(connection: Connection, annotator_id: int) -> int:
     """Items with a free place that this annotator may be given, and the one in hand; at most `MOST_LEFT`."""
     own = sa.select(assignments.c.id).where(assignments.c.annotator_id == annotator_id)
     is_had = had(annotator_id, queue.c.item_id)
     # written out, as in `labelling._from_queue`: only then is the index of open items used
     some = sa.select(queue.c.item_id).where(sa.text("queue.remaining > 0"), ~is_had).limit(MOST_LEFT).subquery()
     in_hand = own.where(sa.text("assignments.state = 'open'"), assignments.c.occasion >= FIRST).subquery()
-    with database.reading() as connection:
-        free = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
-        return min(MOST_LEFT, free + (connection.scalar(sa.select(sa.func.count()).select_from(in_hand)) or 0))
+    free = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+    return min(MOST_LEFT, free + (connection.scalar(sa.select(sa.func.count()).select_from(in_hand)) or 0))
 
 
-def current_guidelines(database: Database) -> str | None:
-    with database.reading() as connection:
-        version = get_setting(connection, "guidelines")
-        if version is None:
-            return None
-        return connection.scalar(sa.select(guidelines.c.text).where(guidelines.c.id == version))
+def current_guidelines(connection: Connection) -> str | None:
+    version = get_setting(connection, "guidelines")
+    if version is None:
+        return None
+    return connection.scalar(sa.select(guidelines.c.text).where(guidelines.c.id == version))
