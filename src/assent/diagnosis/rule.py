@@ -90,6 +90,15 @@ class Rule:
             raise NotChecked(f"the rule failed: {type(error).__name__}: {error}") from error
         return None if found is None else found.named(self.name)
 
+    def finds(self, case: Case) -> bool:
+        """Whether it has a finding about a run of its stages. Not where it cannot be asked, or has no answer."""
+        if case.stage is not None and case.stage not in self.stages:
+            return False
+        try:
+            return self.ask(case) is not None
+        except NotChecked:
+            return False
+
 
 def applying(rules: Iterable[Rule], case: Case) -> list[Rule]:
     """The rules of what the case is (a run, data, a model) and of its stage, where that is known."""

@@ -12,8 +12,9 @@ from assent.statistics.small import noise
 LOSS = "eval_loss"
 ACCURACY = "eval_accuracy or eval_rewards/accuracies"
 APART = "eval_rewards/margins"
-RISE = 0.05
-"""Smallest rise above the lowest value that counts, as a share of it."""
+RISE, RISE_OF_NEW = 0.05, 0.15
+"""Smallest rise above the lowest value that counts, as a share of it; of rows that were read once. Healthy tiny runs of
+one pass go up and down by 0.12."""
 BACK = 0.1
 """Smallest rise that counts, as a share of what the loss had fallen before."""
 
@@ -28,7 +29,8 @@ def check(case: Case) -> Finding | None:
     lowest = min(range(len(loss)), key=loss.values.__getitem__)
     after = loss.values[lowest + 1 :]
     least = loss.values[lowest]
-    spread = max(3 * noise(loss.values), RISE * abs(least), BACK * (loss.first - least))
+    rise = RISE if passes_of(case) > 1.0 else RISE_OF_NEW
+    spread = max(3 * noise(loss.values), rise * abs(least), BACK * (loss.first - least))
     if len(after) < 2 or min(after[-2:]) <= least + spread:
         return None
     apart = case.find(APART)

@@ -15,7 +15,7 @@ FAR = 10.0
 
 def check(case: Case) -> Finding | None:
     for other in (reward_hacked, kl_explodes):
-        if other.RULE.missing(case) is None and _finds(other.RULE, case):
+        if other.RULE.finds(case):
             raise NotChecked(f"{other.RULE.name} has found the same")
     kl = case[KL]
     half = kl.tail(len(kl) // 2)
@@ -35,13 +35,6 @@ def check(case: Case) -> Finding | None:
         + ", or a target (--kl-target 6); and measure with something besides the reward (a gold reward, a judge)",
         fix={"kl_coef": times(4.0) if weight else to(0.05)},
     )
-
-
-def _finds(rule: Rule, case: Case) -> bool:
-    try:
-        return rule.check(case) is not None
-    except NotChecked:
-        return False
 
 
 RULE = Rule(

@@ -5,6 +5,7 @@ Where steps or pairs are too few to say why, it still says that the held-out acc
 
 from __future__ import annotations
 
+from assent.diagnosis.advice import passes_of
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Change, Evidence, Finding, factor_to, times
 from assent.diagnosis.rule import REWARD, NotChecked, Rule
@@ -120,7 +121,19 @@ def _against_chance(case: Case) -> tuple[str, float, bool]:
         if count < PAIRS:
             raise NotChecked(f"too few comparisons: {count:.0f} of {PAIRS} in the last quarter (batch_size)")
         name, value, lowest = TRAIN, fmean(last), wilson(fmean(last) * count, count, confidence=0.99).low
-    return name, value, lowest <= 0.5 and value <= CHANCE + 0.03
+    # new rows say nothing for a model that broke afterwards and is wrong as often as right
+    is_chance = lowest <= 0.5 and value <= CHANCE + 0.03 and (value <= 0.5 or not _ranks_new_rows(case))
+    return name, value, is_chance
+
+
+def _ranks_new_rows(case: Case) -> bool:
+    """Whether a coin is excluded by the second half of the first pass, whose rows were new when they were ranked."""
+    if "num_train_epochs" not in case.config and case.find("epoch") is None:
+        return False
+    end = (case.planned_steps or case.steps) / max(1.0, passes_of(case))
+    new = [value for step, value in zip(case[TRAIN].steps, case[TRAIN].values, strict=True) if end / 2 < step <= end]
+    count = len(new) * float(case.option("batch_size", 0))
+    return count >= PAIRS and wilson(fmean(new) * count, count).low > 0.5
 
 
 def _moved(case: Case) -> float | None:
@@ -143,6 +156,8 @@ RULE = Rule(
 FIRES = example({TRAIN: [0.5, 0.55, 0.45, 0.5] * 8}, stage="reward", batch_size=32, learning_rate=1e-6)
 QUIET = example({TRAIN: [0.5, 0.55, 0.6, 0.6, *[0.68, 0.72] * 14]}, stage="reward", batch_size=32)
 _COIN = [0.5, 0.55, 0.45, 0.5] * 8
+_WEAK = {TRAIN: [*[0.5] * 30, *[0.6] * 30], HELD_OUT: {60: 0.57}, f"{HELD_OUT}_low": {60: 0.45}}
+"""The rows of its second half were new if it was one pass, and 0.6 of 240 is no coin."""
 FIRES_ALSO = (
     example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: 0.012301}}, stage="reward", batch_size=32),
     example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: -0.3}}, stage="reward", batch_size=32),
@@ -157,8 +172,11 @@ FIRES_ALSO = (
         stage="reward",
         batch_size=4,
     ),
+    example(_WEAK, stage="reward", batch_size=8, num_train_epochs=2.0),
+    example(_WEAK, stage="reward", batch_size=8),
 )
 QUIET_ALSO = (
+    example(_WEAK, stage="reward", batch_size=8, num_train_epochs=1.0),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {30: 0.0123, 32: 0.0123}}, stage="reward", batch_size=32),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.2}}, stage="reward", batch_size=32),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.0123}, RATE: [0.0] * 32}, stage="reward"),

@@ -35,7 +35,7 @@ class Fault:
 
 BROKEN_PAIRS = frozenset(
     {"loss_above_start", "held_out_rises", "chosen_falls", "saturated", "too_sure", "margin_falls", "labels_disagree",
-     "memorises_epochs", "ranks_at_chance"}
+     "memorises_epochs", "memorises_rows", "ranks_at_chance", "likelihood_collapses"}
 )  # fmt: skip
 BROKEN_POLICY = frozenset(
     {"oversize_updates", "kl_explodes", "kl_unbounded", "entropy_collapses", "reward_falls", "cut_completions",
@@ -69,7 +69,7 @@ _ALL = (
     _fault("reward-rate-high", "reward", made.rate_times(100), "loss_above_start", "ranks_at_chance", "too_sure",
            "held_out_rises", also=BROKEN_PAIRS | {"scores_off_centre"}, fades=True),
     _fault("dpo-rate-high", "dpo", made.rate_times(400), "loss_above_start", "held_out_rises", "too_sure",
-           also=BROKEN_PAIRS, fades=True),
+           "likelihood_collapses", also=BROKEN_PAIRS, fades=True),
     _fault("ppo-rate-high", "ppo", made.rate_times(40), "kl_explodes", "oversize_updates", "entropy_collapses",
            also=BROKEN_POLICY, fades=True),
     _fault("grpo-rate-high", "grpo", made.rate_times(40), "kl_explodes", "entropy_collapses", also=BROKEN_POLICY,
@@ -137,11 +137,14 @@ _ALL = (
            also=BROKEN_PAIRS, fades=True),
     _fault("dpo-labels-noisy", "dpo", made.label_noise(0.3), "labels_disagree", also=BROKEN_PAIRS, fades=True),
     _fault("kto-one-class", "kto", made.sorted_thumbs, "one_class", also=BROKEN_PAIRS),
-    _fault("dpo-memorised", "dpo", made.few_rows, "memorises_epochs", "held_out_rises", "saturated",
+    _fault("dpo-memorised", "dpo", made.few_rows, "memorises_epochs", "memorises_rows", "held_out_rises",
+           "saturated",
            also=BROKEN_PAIRS),
-    _fault("reward-overfit", "reward", made.few_rows, "held_out_rises", "memorises_epochs", "too_sure",
+    _fault("reward-overfit", "reward", made.few_rows, "held_out_rises", "memorises_epochs", "memorises_rows",
+           "too_sure",
            also=BROKEN_PAIRS),
-    _fault("sft-memorised", "sft", made.few_rows, "held_out_rises", "memorises_epochs", also=BROKEN_PAIRS),
+    _fault("sft-memorised", "sft", made.few_rows, "held_out_rises", "memorises_epochs", "memorises_rows",
+           also=BROKEN_PAIRS),
     # scores of a reward model
     _fault("reward-too-sure", "reward", made.scaled_scores, "too_sure", "held_out_rises",
            also=BROKEN_PAIRS | {"scores_off_centre"}, fades=True),
