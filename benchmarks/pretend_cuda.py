@@ -370,13 +370,13 @@ def _seams() -> Iterator[Any]:
     for name, value in cuda.items():
         yield mock.patch.object(torch.cuda, name, value)
     yield mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-    yield mock.patch("torch.amp.autocast_mode.torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     yield mock.patch.object(nn.Module, "_apply", _apply)
     plain = head.is_plain_linear
     yield mock.patch.object(
         head, "is_plain_linear", lambda m: plain(m) or isinstance(getattr(m, "weight", None), Pretended)
         and type(m).__name__ in ("Linear", "ChoosingLinear") and not head.has_hooks(m)
     )  # fmt: skip
+    yield mock.patch.object(decoding, "OnDevice", Recording)
     yield mock.patch.dict(decoding.DECODERS, {"graphs": lambda model: decoding.GraphDecoder(model, Recording)})
 
 
