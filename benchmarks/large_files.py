@@ -2,14 +2,14 @@
 
     python benchmarks/large_files.py [--rows 10000 100000 1000000] [--open 10000000]
 
-`assent dpo --data-storage mapped` on generated comparisons and a tiny model, three updates of eight rows. Each number of
-rows is run twice: the first time the rows are read and tokenized, the second time the file of tokens is found. Every
-50 ms the private memory (RssAnon) is read; pages of mapped files are not in it: the system takes them back when it needs
-them. Told are the seconds until the first update's line in metrics.jsonl, the peak of private memory, and what is kept
-while it trains. `bytes_a_row` is the growth of each from the least rows to the most.
+`assent dpo --data-storage mapped` on generated comparisons and a tiny model, three updates of eight rows. Each number
+of rows is run twice: the first time the rows are read and tokenized, the second time the file of tokens is found. Every
+50 ms the private memory (RssAnon) is read; pages of mapped files are not in it: the system takes them back when it
+needs them. Told are the seconds until the first update's line in metrics.jsonl, the peak of private memory, and what is
+kept while it trains. `bytes_a_row` is the growth of each from the least rows to the most.
 
-`--open N` writes a file of N rows of tokens without a command, and then in a process of its own opens it, checks it, draws
-the first epoch's order and packs the first batch: its time and its private memory. Prints one JSON document.
+`--open N` writes a file of N rows of tokens without a command. A process of its own then opens it, compares it with its
+hash, draws the first epoch's order and packs the first batch: its time and private memory. Prints one JSON document.
 """
 
 from __future__ import annotations

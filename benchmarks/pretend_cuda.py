@@ -1,94 +1,34 @@
 """A device "cuda" without a GPU: its tensors' numbers lie on the CPU, and what a GPU would refuse is refused.
 
-`pretended()` is a context. Inside it `torch.zeros(3, device="cuda")` is a `Pretended` tensor, whose device is cuda:0 and
-whose numbers are those of an ordinary tensor. Every operation is computed on the CPU, after these checks:
+`pretended()` is a context. Inside it `torch.zeros(3, device="cuda")` is a `Pretended` tensor, whose device is cuda:0
+and whose numbers are those of an ordinary tensor. Every operation is computed on the CPU, after these checks:
 
     all tensors are on one device, except zero-dimensional CPU tensors in elementwise operations; a tensor on the CPU is
     not indexed by one on the device; a generator of the CPU draws nothing on the device
 
 Each operation for which the host waits for the device is counted, with the line of the package that asked for it. While
-`set_sync_debug_mode("error")` holds, and while a graph is recorded, it raises. `Recording` stands for a CUDA graph: what
-was recorded is done again with the same operations on the same memory, whatever Python says by then.
+`set_sync_debug_mode("error")` holds, and while a graph is recorded, it raises. `Recording` stands for a CUDA graph:
+what was recorded is done again with the same operations on the same memory, whatever Python says by then.
 
-torch's own fake tensors have no numbers, so code that reads one (a mask, a length, a token) stops there; and gradients
-of theirs need a build with CUDA and a device. Here autograd gets a guard and hooks of CUDA that do nothing, in a library
-of 25 lines that is compiled at the first use: it needs a C++ compiler. Kernels, streams, memory and times of a GPU are
-not in it: only what the package asks of torch.
+torch's own fake tensors have no numbers, so code that reads one (a mask, a length, a token) stops there, and they take
+no gradients. Here autograd works, by a library that does nothing (`pretend_library.py`). Kernels, streams, memory and
+times of a GPU are not in it: only what the package asks of torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import hashlib
-import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import assent  # first: it says how OpenMP's threads wait
-from assent.runs.files import user_cache
+import pretend_library  # noqa: F401  # before torch, which asks for CUDA once
 
-LIBRARY = """
-#include <ATen/detail/CUDAHooksInterface.h>
-#include <c10/core/impl/DeviceGuardImplInterface.h>
-using namespace c10;
-struct Guard final : impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
-  Device exchangeDevice(Device) const override { return Device(DeviceType::CUDA, 0); }
-  Device getDevice() const override { return Device(DeviceType::CUDA, 0); }
-  Stream getStream(Device) const noexcept override { return Stream(Stream::DEFAULT, Device(DeviceType::CUDA, 0)); }
-  Stream exchangeStream(Stream) const noexcept override { return getStream(Device(DeviceType::CUDA, 0)); }
-  void record(void**, const Stream&, const DeviceIndex, const EventFlag) const override {}
-  void block(void*, const Stream&) const override {}
-  bool queryEvent(void*) const override { return true; }
-};
-namespace at {
-struct CUDAHooks : CUDAHooksInterface {
-  explicit CUDAHooks(CUDAHooksArgs) {}
-  bool hasCUDA() const override { return true; }
-  bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return true; }
-  bool hasPrimaryContext(DeviceIndex) const override { return true; }
-  void init() const override {}
-  DeviceIndex deviceCount() const override { return 1; }
-  DeviceIndex getCurrentDevice() const override { return 0; }
-};
-C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, CUDAHooks)
-}
-C10_REGISTER_GUARD_IMPL(CUDA, Guard)
-extern "C" int has_cuda() { return at::detail::getCUDAHooks().hasCUDA(); }
-"""
-
-def _load() -> Any:
-    """Compiles the library and loads it, before torch: torch asks for CUDA once, when it is imported."""
-    spec = find_spec("torch")
-    assert spec is not None and spec.submodule_search_locations
-    torch_at = Path(spec.submodule_search_locations[0])
-    key = hashlib.sha256((LIBRARY + str(torch_at) + version("torch")).encode()).hexdigest()[:16]
-    made = user_cache() / "pretended" / f"{key}.so"
-    if not made.exists():
-        made.parent.mkdir(parents=True, exist_ok=True)
-        source, fresh = made.with_name(f"{key}-{os.getpid()}.cpp"), made.with_name(f"{key}-{os.getpid()}.so")
-        source.write_text(LIBRARY, encoding="utf-8")
-        command = ["c++", "-std=c++20", "-O1", "-shared", "-fPIC", str(source), "-o", str(fresh)]
-        command += [f"-I{torch_at / 'include'}", f"-L{torch_at / 'lib'}", f"-Wl,-rpath,{torch_at / 'lib'}"]
-        subprocess.run([*command, "-Wl,--no-as-needed", "-lc10", "-ltorch_cpu"], check=True)
-        fresh.rename(made)
-        source.unlink()
-    library = ctypes.CDLL(str(made))
-    if not library.has_cuda():
-        sys.exit("torch was imported before pretend_cuda: import this module first")
-    return library
-
-
-_LOADED = _load()
+import assent
 
 # isort: split
 import torch
@@ -107,7 +47,7 @@ _ANY_DEVICE = {"copy_", "_to_copy", "_has_compatible_shallow_copy_type"}
 _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 
 
-class Waits(RuntimeError):
+class WaitsError(RuntimeError):
     """The host would wait for the device where it must not."""
 
 
@@ -123,7 +63,7 @@ class _State:
     def wait(self, name: str, why: str) -> None:
         self.waits[f"{line_of_package()}: {why}"] += 1
         if self.forbidden or self.recording is not None:
-            raise Waits(f"the host would wait for the device: {name} ({why})")
+            raise WaitsError(f"the host would wait for the device: {name} ({why})")
 
 
 STATE = _State()
@@ -203,7 +143,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if STATE.recording is not None:
         STATE.recording.before(func, real_args, real_kwargs)
     with _disable_current_modes():
-        found = _varlen(*real_args, **real_kwargs) if name == "_varlen_attn" else func(*real_args, **real_kwargs)
+        found = _OTHERWISE.get(name, func)(*real_args, **real_kwargs)
     outputs, shape = tree_flatten(found)
     if STATE.recording is not None:
         STATE.recording.after(func, real_args, real_kwargs, outputs)
@@ -261,24 +201,47 @@ def _check_index(name: str, args: Any) -> None:
             STATE.wait(name, "a mask as an index")
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, ends_q: Tensor, ends_k: Tensor, *rest: Any, **more: Any) -> Any:
-    """What the variable-length kernel documents, segment by segment: causal from the bottom right."""
-    names = ("max_q", "max_k", "is_causal", "scale", "window_size", "enable_gqa")
-    given = dict(zip(names, rest, strict=False)) | more
-    left, _ = given.get("window_size") or (-1, 0)
-    scale = given.get("scale") or query.shape[-1] ** -0.5
+def _varlen(query: Tensor, key: Tensor, value: Tensor, ends_q: Tensor, ends_k: Tensor, *rest: Any) -> Any:
+    """What the variable-length kernel documents, by segment: causal from the bottom right, a window to the left.
+
+    (T, H, D), (M, J, D), (M, J, D'), (segments + 1,) twice, and the operation's other arguments in its order.
+    """
+    _, _, is_causal, scale, window = rest[:5]
+    left = -1 if is_causal else window[0]
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-    out = torch.empty_like(query[..., :1].expand(*query.shape[:2], value.shape[-1]).contiguous())
-    for (a, b), (c, d) in zip(*(list(zip(e[:-1].tolist(), e[1:].tolist(), strict=True)) for e in (ends_q, ends_k)),
-                              strict=True):  # fmt: skip
-        at = torch.arange(b - a)[:, None] + (d - c) - (b - a)
-        seen = torch.arange(d - c) <= at
-        if left >= 0:
-            seen &= torch.arange(d - c) >= at - left
+    outputs = []
+    bounds = [zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True) for ends in (ends_q, ends_k)]
+    for (a, b), (c, d) in zip(*bounds, strict=True):
+        distance = torch.arange(b - a)[:, None] + (d - c) - (b - a) - torch.arange(d - c)
+        seen = (distance >= 0) & ((distance <= left) if left >= 0 else True)
         scores = torch.einsum("qhd,khd->hqk", query[a:b].float(), key[c:d].float()) * scale
         weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-        out[a:b] = torch.einsum("hqk,khd->qhd", weights, value[c:d].float()).to(out.dtype)
-    return out, torch.zeros(query.shape[1], len(query)), torch.zeros(2, dtype=torch.long)
+        outputs.append(torch.einsum("hqk,khd->qhd", weights, value[c:d].float()).to(query.dtype))
+    return torch.cat(outputs), torch.zeros(query.shape[1], len(query)), torch.zeros(2, dtype=torch.uint64)
+
+
+def _varlen_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    """The gradients of `_varlen`."""
+    ends_q, ends_k, most_q, most_k, is_causal, _, scale, window = rest
+    inputs = [x.detach().requires_grad_() for x in (query, key, value)]
+    with torch.enable_grad():
+        again, *_ = _varlen(*inputs, ends_q, ends_k, most_q, most_k, is_causal, scale, window)
+    return torch.autograd.grad(again, inputs, grad)
+
+
+def _histc(numbers: Tensor, *rest: Any, **more: Any) -> Tensor:
+    """CUDA counts integers, too."""
+    return torch.histc(numbers.float(), *rest, **more).to(numbers.dtype)
+
+
+_OTHERWISE: dict[str, Callable[..., Any]] = {
+    "_varlen_attn": _varlen,
+    "_varlen_attn_backward": _varlen_backward,
+    "histc": _histc,
+}
+"""Operations that a CPU does not have as a GPU has them."""
 
 
 class Recording:
@@ -358,8 +321,8 @@ def _properties(*_: Any) -> Any:
 
 def _seams() -> Iterator[Any]:
     """What is replaced in torch and in the package."""
-    import assent.models.head as head
-    import assent.rollouts.decoding as decoding
+    from assent.models import head
+    from assent.rollouts import decoding
 
     nothing, zero = (lambda *_, **__: None), (lambda *_, **__: 0)
     cuda = {"is_available": lambda: True, "device_count": lambda: 1, "current_device": zero, "synchronize": nothing}
@@ -369,13 +332,12 @@ def _seams() -> Iterator[Any]:
     cuda |= {"_lazy_init": nothing, "get_sync_debug_mode": _Modes.get, "set_sync_debug_mode": _Modes.set}
     for name, value in cuda.items():
         yield mock.patch.object(torch.cuda, name, value)
-    yield mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    yield mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False)
     yield mock.patch.object(nn.Module, "_apply", _apply)
     plain = head.is_plain_linear
-    yield mock.patch.object(
-        head, "is_plain_linear", lambda m: plain(m) or isinstance(getattr(m, "weight", None), Pretended)
-        and type(m).__name__ in ("Linear", "ChoosingLinear") and not head.has_hooks(m)
-    )  # fmt: skip
+    kinds = ("Linear", "ChoosingLinear")
+    ours = lambda m: type(m).__name__ in kinds and isinstance(m.weight, Pretended) and not head.has_hooks(m)
+    yield mock.patch.object(head, "is_plain_linear", lambda m: plain(m) or ours(m))
     yield mock.patch.object(decoding, "OnDevice", Recording)
     yield mock.patch.dict(decoding.DECODERS, {"graphs": lambda model: decoding.GraphDecoder(model, Recording)})
 

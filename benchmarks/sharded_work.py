@@ -66,13 +66,32 @@ def private_memory(root: int) -> tuple[float, float]:
     return anonymous.get(root, 0.0), sum(anonymous.get(pid, 0.0) for pid in below - {root})
 
 
+def while_all_work(done: Sequence[tuple[float, int]], workers: int) -> tuple[float, float, float | None]:
+    """From when to when all workers work, and the rows a second between: `done` has when each shard was done, in order,
+    and its rows. A shard that was begun before counts whole, as the one that is not done at the end does not."""
+    (first, _), (last, _) = done[min(workers, len(done)) - 1], done[-min(workers, len(done))]
+    rows = sum(size for at, size in done if first < at <= last)
+    return first, last, rows / (last - first) if last > first else None
+
+
 def run(args: argparse.Namespace, data: Path, rows: int, engine: str, workers: int, folder: Path) -> dict[str, Any]:
     """One command: its rate while all workers work, its times, its memory."""
     from soak import slope_of
 
     out = folder / f"{engine}-{workers}"
     reward = f"{Path(__file__).stem}:{'waiting' if args.sleep else 'busy'}"
-    command = [sys.executable, "-m", "assent", "score", "--data", str(data), "--reward", reward, "--output-dir", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "assent",
+        "score",
+        "--data",
+        str(data),
+        "--reward",
+        reward,
+        "--output-dir",
+        str(out),
+    ]
     command += ["--engine", engine, "--workers", str(workers), "--device", "cpu"]
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "ASSENT_SIMULATED_MICROS": str(args.micros)}
@@ -91,8 +110,7 @@ def run(args: argparse.Namespace, data: Path, rows: int, engine: str, workers: i
     sizes = [shard["last"] - shard["first"] for shard in manifest["shards"]]
     files = sorted((out / "shards").glob("[0-9]*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
     done = [(file.stat().st_mtime_ns / 1e9, sizes[int(file.stem)]) for file in files]
-    (first, _), (last, _) = done[workers - 1], done[-workers]
-    between = sum(size for at, size in done if first < at <= last)
+    first, last, rate = while_all_work(done, workers)
     within = [(at - first, own, others) for at, own, others in readings if first <= at <= last]
     memory = {
         name: slope_of([row[0] for row in within], [row[place] for row in within])
@@ -102,8 +120,12 @@ def run(args: argparse.Namespace, data: Path, rows: int, engine: str, workers: i
         "rows": rows,
         "rows_written": scored,
         "shards": len(done),
-        "rows_a_second": between / (last - first) if last > first else None,
-        "seconds": {"until_the_first_shard": first - began, "whole": ended - began, "after_the_last": ended - done[-1][0]},
+        "rows_a_second": rate,
+        "seconds": {
+            "until_the_first_shard": first - began,
+            "whole": ended - began,
+            "after_the_last": ended - done[-1][0],
+        },
         "peak_bytes": {"command": max(row[1] for row in readings), "descendants": max(row[2] for row in readings)},
         "memory": memory,
     }
