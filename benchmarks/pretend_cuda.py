@@ -21,6 +21,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -225,10 +226,14 @@ def _varlen_backward(
 ) -> tuple[Tensor, ...]:
     """The gradients of `_varlen`."""
     ends_q, ends_k, most_q, most_k, is_causal, _, scale, window = rest
-    inputs = [x.detach().requires_grad_() for x in (query, key, value)]
-    with torch.enable_grad():
+
+    def gradients() -> tuple[Tensor, ...]:
+        inputs = [x.detach().requires_grad_() for x in (query, key, value)]
         again, *_ = _varlen(*inputs, ends_q, ends_k, most_q, most_k, is_causal, scale, window)
-    return torch.autograd.grad(again, inputs, grad)
+        return torch.autograd.grad(again, inputs, grad)
+
+    with ThreadPoolExecutor(1) as other:  # in this thread autograd is at work already
+        return other.submit(gradients).result()
 
 
 def _histc(numbers: Tensor, *rest: Any, **more: Any) -> Tensor:
@@ -287,16 +292,17 @@ RECORDED: list[int] = []
 
 
 def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """nn.Module._apply with weights that are replaced, and tied ones that stay tied."""
-    made: dict[int, Any] = {}
+    """nn.Module._apply for weights that become another kind of tensor. They stay the objects that they were: tied
+    weights stay tied, and models that share a module share what has been moved."""
+    seen: set[int] = set()
     for part in module.modules() if recurse else [module]:
-        for key, weight in part._parameters.items():
-            if weight is not None:
-                if id(weight) not in made:
-                    with torch.no_grad():
-                        moved = fn(weight)
-                    made[id(weight)] = weight if moved is weight else nn.Parameter(moved, weight.requires_grad), weight
-                part._parameters[key] = made[id(weight)][0]
+        for weight in part._parameters.values():
+            if weight is not None and id(weight) not in seen:
+                seen.add(id(weight))
+                with torch.no_grad():
+                    moved = fn(weight)
+                if moved is not weight:
+                    torch.utils.swap_tensors(weight, nn.Parameter(moved, weight.requires_grad))
         for key, buffer in part._buffers.items():
             if buffer is not None:
                 part._buffers[key] = fn(buffer)
