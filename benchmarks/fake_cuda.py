@@ -45,6 +45,7 @@ from tests.support.many_processes import METHODS, SAMPLES, arguments, difference
 
 BOUND = {"float32": 1e-5, "bfloat16": 0.3}
 """Of an update. In bfloat16 the two devices round in different places, and a weight moves by few of its steps."""
+LORA = "--lora-r 4"
 SAME = ("loss", "grad_norm", "objective/scores", "objective/kl", "critic/loss", "critic/grad_norm", "cost/flops")
 VARIANTS = {
     "dpo, activations recomputed": ("dpo", "--gradient-checkpointing"),
@@ -54,6 +55,7 @@ VARIANTS = {
     "dpo, autocast": ("dpo", "--mixed-precision bf16"),
     "reward, three heads": ("reward", "--num-heads 3"),
     "ppo, shared trunk": ("ppo", "--trunk shared"),
+    "ppo, one trunk": ("ppo", "--trunk one --lora-r 4 --reward tests.support.stages:brevity"),
     "ppo, frozen models offloaded": ("ppo", "--offload-frozen"),
     "ppo, bfloat16": ("ppo", "--dtype bfloat16"),
 }
@@ -97,9 +99,11 @@ def stopped(trace: str) -> str:
 def on_both(method: str, more: str, inputs: dict[str, str], folder: Path, start: Any, waits: int) -> dict[str, Any]:
     """One update, or round, on the CPU and on the pretended device."""
     runs = {device: folder / device for device in ("cpu", "cuda")}
-    steps = 1 if more else 2  # the second round samples with other weights
+    steps = 2 if more in ("", LORA) else 1  # the second round samples with other weights
     argv = {device: arguments(method, inputs, run, adapter=False, steps=steps) for device, run in runs.items()}
     for device, words in argv.items():
+        if "--reward" in more.split():  # in the place of the method's own
+            del words[words.index("--reward") : words.index("--reward") + 2]
         words += [*more.split(), "--device", device]
     if "bfloat16" in more or "bf16" in more:
         argv["cpu"].append("--allow-slow-dtype")
@@ -172,7 +176,7 @@ def parts(inputs: dict[str, str], folder: Path, waits: int) -> dict[str, Callabl
 
     start = load_file(Path(inputs["model"]) / "model.safetensors")
     table = {method: (method, "") for method in METHODS}
-    table |= {f"{method}, LoRA": (method, "--lora-r 4") for method in METHODS} | VARIANTS
+    table |= {f"{method}, LoRA": (method, LORA) for method in METHODS} | VARIANTS
     found: dict[str, Callable[[], dict[str, Any]]] = {}
     for number, (name, (method, more)) in enumerate(table.items()):
         at = folder / str(number)

@@ -102,6 +102,12 @@ class Pretended(Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # torch's own makes a tensor without dimensions of it
+        if id(self) not in memo:
+            made: Any = Pretended(self.held.clone())
+            memo[id(self)] = nn.Parameter(made, self.requires_grad) if isinstance(self, nn.Parameter) else made
+        return memo[id(self)]
+
     def data_ptr(self) -> int:
         return self.held.data_ptr()
 
