@@ -21,7 +21,7 @@ from assent.sandbox.faults import patches
 from assent.sandbox.faults.confusion import Seen, confusion, table
 from assent.sandbox.faults.patches import OPEN
 from assent.sandbox.faults.score_faults import SCORE_FAULTS, healthy_scores, plan_scores
-from assent.sandbox.faults.score_tasks import HELD_OUT, TASKS, TWIN, comparisons, exchanged, gold, start_model
+from assent.sandbox.faults.score_tasks import HELD_OUT, TASKS, TWIN, comparisons, exchanged, gold, raw_model
 from assent.sandbox.faults.settings import Setting
 from assent.statistics.small import correlation
 from assent.types import PromptGroup
@@ -50,8 +50,8 @@ def _longer(rows: list[PromptGroup]) -> float:
 
 
 def test_gold_by_hand() -> None:
-    assert gold("kinds", "pets sun sea box :", " cat dog sun so.") == pytest.approx((0.6 * (2 - 1) - 0.8) / 4)
-    assert gold("kinds", "goods sun sea box :", " cat dog sun so") == pytest.approx((0.6 * (1 - 2) - 0.8) / 4)
+    assert gold("kinds", "pets sun sea box :", " cat dog sun so.") == pytest.approx((0.9 * (2 - 1) - 0.6) / 4)
+    assert gold("kinds", "goods sun sea box :", " cat dog sun so") == pytest.approx((0.9 * (1 - 2) - 0.6) / 4)
     assert gold("kinds", "pets sun sea box :", "") == 0
 
 
@@ -121,7 +121,7 @@ ROWS: dict[str, Callable[[Setting, Setting], bool]] = {
     "scores-labels-random": lambda s, healthy: 0.4 < _kept(s, healthy) < 0.6,
     "scores-labels-exchanged": lambda s, healthy: _kept(s, healthy) == 0,
     "scores-memorised": lambda s, healthy: len(s.rows) == 48,
-    "scores-positions": lambda s, healthy: s.options["model"].endswith("gpt2-kinds"),
+    "scores-positions": lambda s, healthy: s.options["model"].endswith("gpt2"),
 }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_an_exchanged_row_keeps_the_answer_that_has_no_end() -> None:
 
 
 def test_answers_that_are_named_lose_their_end_token(models: Path) -> None:
-    tokenizer = load_tokenizer(start_model(models, "kinds"))
+    tokenizer = load_tokenizer(raw_model(models))
     row = PromptGroup(prompt="pets sun :", completions=(" cat dog", " cat fox"), columns={OPEN: [1]})
 
     def last() -> list[bool]:
@@ -163,7 +163,7 @@ def test_answers_that_are_named_lose_their_end_token(models: Path) -> None:
 
 @pytest.fixture(scope="module")
 def scorer(models: Path) -> Path:
-    start = start_model(models, "kinds")
+    start = raw_model(models)
     save_model(models / "rm", load_scorer(start, seed=3), load_tokenizer(start))
     return models / "rm"
 

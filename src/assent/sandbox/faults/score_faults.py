@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from assent.models.loading import load_tokenizer
 from assent.sandbox.faults import patches
 from assent.sandbox.faults.patches import OPEN
 from assent.sandbox.faults.records import Planned, Purpose, in_turn
@@ -26,7 +27,7 @@ from assent.sandbox.faults.score_tasks import (
     TWIN,
     comparisons,
     exchanged,
-    start_model,
+    raw_model,
     with_twins,
 )
 from assent.sandbox.faults.settings import Setting
@@ -61,10 +62,10 @@ def plan_scores(name: str, purpose: Purpose, seeds: range) -> Iterator[PlannedSc
 def healthy_scores(task: str, seed: int, *, models: Path) -> Setting:
     """A reward model with nothing wrong. Rate, batch, steps, heads and the number of held-out pairs follow the seed."""
     rng = random.Random(f"assent-faults/scores/healthy/{task}/{seed}")
-    batch, steps = rng.choice((16, 20, 24)), rng.randint(70, 100)
+    batch, steps = rng.choice((16, 24)), rng.randint(80, 110)
     setting = Setting("reward", task, seed, models)
     setting.options = {
-        "model": start_model(models, task),
+        "model": raw_model(models),
         "data": f"{task}, seed {seed}",
         "max_length": CONTEXT,
         "save_steps": 0,
@@ -73,7 +74,7 @@ def healthy_scores(task: str, seed: int, *, models: Path) -> Setting:
         "device": "cpu",
         "batch_size": batch,
         "num_train_epochs": 1.0,
-        "learning_rate": float(f"{3e-3 * math.exp(rng.uniform(-0.35, 0.35)):.4g}"),
+        "learning_rate": float(f"{3e-3 * math.exp(rng.uniform(-0.3, 0.3)):.4g}"),
         "warmup_ratio": 0.1,
         "lr_scheduler_type": rng.choice(("linear", "cosine")),
         "center_rewards_coefficient": rng.choice((0.0, 0.01)),
@@ -183,7 +184,7 @@ def shifted(setting: Setting, strength: float) -> None:
 
 
 def pad_is_end(setting: Setting, strength: float) -> None:
-    setting.saved.append(lambda folder: _write_config(folder, pad_token_id=_config(folder)["eos_token_id"]))
+    setting.saved.append(lambda folder: _write_config(folder, pad_token_id=load_tokenizer(folder).eos_token_id))
 
 
 def no_pad(setting: Setting, strength: float) -> None:
@@ -192,7 +193,7 @@ def no_pad(setting: Setting, strength: float) -> None:
 
 def positions_from_padding(setting: Setting, strength: float) -> None:
     """A GPT-2: where a program pads on the left, its positions begin at the padding."""
-    setting.options["model"] = start_model(setting.models, setting.family, "gpt2")
+    setting.options["model"] = raw_model(setting.models, "gpt2")
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -13,26 +13,21 @@ import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from assent.config.stages import SftConfig
 from assent.models.loading import load_tokenizer
 from assent.models.new_model import new_model
 from assent.models.saving import save_model
 from assent.sandbox.faults.patches import OPEN
-from assent.sandbox.faults.running import Mute
 from assent.sandbox.faults.tasks import ANIMALS, FILLERS, NOUNS, NUMBERS, THINGS
-from assent.stages import sft
 from assent.types import Preference, PromptGroup
 
 Kind = Literal["llama", "gpt2"]
 CONTEXT = 96
-START_STEPS = 150
 NOISE = 0.1
 """Gap in gold at which a label is right with odds of e to 1."""
 TWIN = "twin"
@@ -94,13 +89,13 @@ def gold(task: str, prompt: str, answer: str) -> float:
     kinds = TASKS[task].words if prompt.startswith(TASKS[task].verbs[0]) else TASKS[task].words[::-1]
     wanted, other = (sum(word in kind for word in words) for kind in kinds)
     fillers = sum(word in FILLERS for word in words)
-    return (0.6 * (wanted - other) - 0.8 * fillers) / max(1, len(words))
+    return (0.9 * (wanted - other) - 0.6 * fillers) / max(1, len(words))
 
 
-def start_model(root: Path, task: str, kind: Kind = "llama") -> str:
-    """The folder of a small model that was tuned on good answers, made if it is not there: a Llama, whose positions
-    are relative, or a GPT-2, which counts them from the first token on."""
-    return _made(root, f"scores-{kind}-{task}", lambda scratch: _tuned(root, scratch, task, kind))
+def raw_model(root: Path, kind: Kind = "llama") -> str:
+    """The folder of a small model with random weights, made if it is not there: a Llama, whose positions are relative,
+    or a GPT-2, which counts them from the first token on."""
+    return _made(root, f"scores-{kind}", lambda scratch: _raw(scratch / "raw", root, kind))
 
 
 def _made(root: Path, name: str, make: Callable[[Path], Path]) -> str:
@@ -118,44 +113,19 @@ def _made(root: Path, name: str, make: Callable[[Path], Path]) -> str:
     return str(folder)
 
 
-def _tuned(root: Path, scratch: Path, task: str, kind: Kind) -> Path:
-    rng = random.Random(f"assent-faults/scores/start/{task}")
-    rows = [
-        PromptGroup(prompt=row.prompt, completions=(best,))
-        for row in comparisons(task, 16 * START_STEPS, seed=0)
-        for best in [max((_answer(rng, task) for _ in range(3)), key=partial(gold, task, str(row.prompt)))]
-    ]
-    config = SftConfig(
-        model=_made(root, f"scores-{kind}", lambda folder: _raw(folder, root, kind)),
-        data=task,
-        output_dir=str(scratch / "run"),
-        max_length=CONTEXT,
-        batch_size=16,
-        learning_rate=4e-3,
-        warmup_ratio=0.1,
-        num_train_epochs=1.0,
-        save_steps=0,
-        device="cpu",
-    )
-    sft.train(config, data=rows, progress=Mute())
-    return scratch / "run" / "model"
-
-
-def _raw(scratch: Path, root: Path, kind: Kind) -> Path:
-    folder = scratch / "raw"
+def _raw(folder: Path, root: Path, kind: Kind) -> Path:
     if kind == "llama":
         rng = random.Random(0)
         words = sorted({*FILLERS, *NOUNS, *(word for task in TASKS.values() for word in _vocabulary(task))})
         texts = [f"{' '.join(rng.choices(words, k=12))} : ." for _ in range(600)]
         new_model(folder, texts=texts, vocab_size=640, hidden_size=32, layers=2, heads=2, context=CONTEXT)
         return folder
-    tokenizer = load_tokenizer(_made(root, "scores-llama", lambda folder: _raw(folder, root, "llama")))
+    tokenizer = load_tokenizer(raw_model(root))
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=2, **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_model(folder, GPT2LMHeadModel(config), tokenizer)
-    return folder
+        return save_model(folder, GPT2LMHeadModel(config), tokenizer)
 
 
 def _vocabulary(task: Task) -> tuple[str, ...]:
