@@ -16,7 +16,9 @@ Two processes share the work by --part 1/2 and --part 2/2, as in doctor.py. A fi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -49,6 +51,7 @@ from assent.types import PromptGroup
 
 AGAIN = 5_000_000
 """Added to the seed of the comparisons that a model is measured with a second time."""
+MOST_AGAIN = 100
 Models = list[tuple[Planned, dict[str, Any]]]
 
 
@@ -91,20 +94,12 @@ def _arguments() -> argparse.Namespace:
 
 
 def probed(setting: Setting) -> dict[str, Any]:
-    """Trains the reward model in a folder that is gone afterwards, and keeps what `assent doctor --probe --data`
-    measures of it, with two files."""
+    """Trains the reward model, and keeps what `assent doctor --probe --data` measures of it, with two files."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run"
-        options = {**setting.options, "output_dir": str(folder)}
-        with ExitStack() as stack:
-            for patch in setting.patches:
-                stack.enter_context(patch())
-            config = parse_options(RewardConfig, options, where=" of a reward model")
-            reward.train(config, progress=Mute(), data=setting.rows)
-        model = folder / "model"
+        model = _trained(setting, Path(scratch))
         for change in setting.saved:
             change(model)
-        others = comparisons(setting.family, len(setting.held_out), seed=setting.seed + AGAIN, held_out=True)
+        others = comparisons(setting.family, MOST_AGAIN, seed=setting.seed + AGAIN, held_out=True)
         return {
             "family": setting.family,
             "seed": setting.seed,
@@ -112,6 +107,24 @@ def probed(setting: Setting) -> dict[str, Any]:
             "scored": _measured(model, setting.held_out),
             "again": _measured(model, others),
         }
+
+
+def _trained(setting: Setting, scratch: Path) -> Path:
+    """The folder of the trained model. Faults of what was saved begin with one model of each seed, which is kept."""
+    made = repr([setting.options, setting.rows]).replace(str(setting.models), "models")
+    shared = setting.models / "trained" / hashlib.sha256(made.encode()).hexdigest()[:12]
+    if setting.saved and shared.exists():
+        return Path(shutil.copytree(shared, scratch / "model"))
+    with ExitStack() as stack:
+        for patch in setting.patches:
+            stack.enter_context(patch())
+        options = {**setting.options, "output_dir": str(scratch / "run")}
+        reward.train(
+            parse_options(RewardConfig, options, where=" of a reward model"), progress=Mute(), data=setting.rows
+        )
+    if setting.saved:
+        shutil.copytree(scratch / "run" / "model", shared, dirs_exist_ok=True)
+    return scratch / "run" / "model"
 
 
 def _measured(model: Path, rows: list[PromptGroup]) -> dict[str, Any]:

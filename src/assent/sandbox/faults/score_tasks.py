@@ -32,7 +32,7 @@ NOISE = 0.1
 """Gap in gold at which a label is right with odds of e to 1."""
 TWIN = "twin"
 """Column of a row whose rejected answer is the chosen one, changed in the way that it names."""
-TWINS = {"empty": 0.06, "doubled": 0.08, "open": 0.08}
+TWINS = {"empty": 0.08, "doubled": 0.10, "open": 0.06}
 """Ways, and the shares of rows: the answer left empty, said twice, without its end token."""
 
 
