@@ -62,7 +62,7 @@ def plan_scores(name: str, purpose: Purpose, seeds: range) -> Iterator[PlannedSc
 def healthy_scores(task: str, seed: int, *, models: Path) -> Setting:
     """A reward model with nothing wrong. Rate, batch, steps, heads and the number of held-out pairs follow the seed."""
     rng = random.Random(f"assent-faults/scores/healthy/{task}/{seed}")
-    batch, steps = rng.choice((16, 24)), rng.randint(80, 110)
+    batch, steps = rng.choice((24, 32)), rng.randint(75, 95)
     setting = Setting("reward", task, seed, models)
     setting.options = {
         "model": raw_model(models),
@@ -74,7 +74,7 @@ def healthy_scores(task: str, seed: int, *, models: Path) -> Setting:
         "device": "cpu",
         "batch_size": batch,
         "num_train_epochs": 1.0,
-        "learning_rate": float(f"{2.4e-3 * math.exp(rng.uniform(-0.25, 0.25)):.4g}"),
+        "learning_rate": float(f"{2.6e-3 * math.exp(rng.uniform(-0.2, 0.2)):.4g}"),
         "warmup_ratio": 0.1,
         "lr_scheduler_type": rng.choice(("linear", "cosine")),
         "center_rewards_coefficient": rng.choice((0.0, 0.01)),
@@ -227,7 +227,8 @@ _ALL = (
            also=UNFIT | {"score_off_level"}),  # they move little, wherever they lie
     _fault("scores-open-best", twins_exchanged("open"), "score_pays_no_end"),
     _fault("scores-ends-stripped", ends_stripped, "score_pays_no_end", also=WORTHLESS),
-    _fault("scores-empty-best", twins_exchanged("empty"), "score_pays_empty"),
+    _fault("scores-empty-best", twins_exchanged("empty"), "score_pays_empty",
+           also=frozenset({"score_likes_length"})),
     _fault("scores-repetition-best", twins_exchanged("doubled"), "score_pays_repetition",
            also=UNFIT | {"score_likes_length"}),
     _fault("scores-marked", marked, "score_follows_surface", also=UNFIT),
