@@ -9,8 +9,8 @@ from assent.diagnosis.scored import overconfidence, right, scored_example, score
 
 OFF = 0.05
 """Stated minus actual accuracy (failures R4; published reward models have calibration errors of 0.09 to 0.19)."""
-SCALE = 3.0
-"""Factor by which the scores are too large or too small. Healthy tiny models have 0.4 to 1.6, scores times 20 have 9 to
+SCALE = 4.0
+"""Factor by which the scores are too large or too small. Healthy tiny models have 0.3 to 1.6, scores times 20 have 9 to
 17. An accurate model can be no more than a little too sure, whatever its scale: the factor tells more."""
 
 
