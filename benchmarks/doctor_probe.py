@@ -134,7 +134,7 @@ def _measured(model: Path, rows: list[PromptGroup]) -> dict[str, Any]:
     config = DoctorConfig(targets=(str(model),), probe=True, data=str(data), max_length=CONTEXT, device="cpu")
     fields = asdict(scores_of(str(model), config))
     return {
-        name: [float(f"{number:.7g}") for number in value] if isinstance(value, list) else value
+        name: [float(f"{number:.7g}") for number in value] if isinstance(value, list | tuple) else value
         for name, value in fields.items()
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -66,18 +65,17 @@ def test_labels_follow_gold_and_neither_length_nor_marks(task: str) -> None:
     assert abs(_longer(rows) - 0.5) < 0.05
     marks = Counter(str(text).endswith(".") for row in rows for text in row.completions[:1])
     assert abs(marks[True] / 1500 - 0.5) < 0.05
-    assert abs(correlation([1.0 * len(str(row.completions[0])) for row in rows], gaps)) < 0.1
+    words = [[len(str(text).split()) for text in row.completions] for row in rows]
+    assert abs(correlation([float(a - b) for a, b in words], gaps)) < 0.1
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_good_answer_is_another_one_after_the_other_verb(task: str) -> None:
-    rng = random.Random(0)
     first, second = TASKS[task].verbs
     margins = []
     for row in comparisons(task, 400, seed=1):
         a, b = map(str, row.completions)
         margins.append([gold(task, verb, a) - gold(task, verb, b) for verb in (first, second)])
-    rng.shuffle(margins)
     assert correlation([one for one, _ in margins], [other for _, other in margins]) < 0.2
 
 
@@ -119,7 +117,7 @@ ROWS: dict[str, Callable[[Setting, Setting], bool]] = {
         str(row.completions[0]).endswith(".") and not str(row.completions[1]).endswith(".") for row in _plain(s)
     ),
     "scores-labels-random": lambda s, healthy: 0.4 < _kept(s, healthy) < 0.6,
-    "scores-labels-exchanged": lambda s, healthy: _kept(s, healthy) == 0,
+    "scores-labels-exchanged": lambda s, healthy: _kept(s, healthy) < 0.01,
     "scores-memorised": lambda s, healthy: len(s.rows) == 48,
     "scores-positions": lambda s, healthy: s.options["model"].endswith("gpt2"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Comparisons for reward models that are probed: what a good answer is depends on the prompt, and not on its length.
+"""Comparisons for reward models that are probed: a good answer is another one after another prompt, and not the longer.
 
 A prompt asks for one of two kinds of words. Gold is the share of words of that kind, minus that of the other kind,
 minus fillers. Marks and blanks mean nothing. `HELD_OUT` is the task that no threshold was ever chosen on.
