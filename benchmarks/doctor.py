@@ -25,7 +25,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ from assent.sandbox.faults.records import (
     record_of,
 )
 from assent.sandbox.faults.registry import FAULTS, PAIRS
+from assent.sandbox.faults.running import perform
+from assent.sandbox.faults.settings import Setting
 from assent.statistics.small import ends, fmean
 
 STRENGTHS = (0.66, 0.33, 0.0)
@@ -92,12 +94,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=0, help="runs of each pair of faults")
     parser.add_argument("--strengths", type=int, default=0, help="runs of each weaker strength")
     parser.add_argument("--cures", type=int, default=0, help="runs of each fault to cure")
-    parser.add_argument("--part", type=_part, default=(1, 1), help="I/N: make every N-th run only, from the I-th on")
+    parser.add_argument("--part", type=part_of, default=(1, 1), help="I/N: make every N-th run only, from the I-th on")
     parser.add_argument("--minutes", type=float, default=0.0, help="make no more runs after this time; 0: no limit")
     return parser.parse_args()
 
 
-def _part(text: str) -> tuple[int, int]:
+def part_of(text: str) -> tuple[int, int]:
     """`2/3` as (2, 3)."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     mine, parts = map(int, found.groups()) if found else (0, 0)
@@ -107,14 +109,20 @@ def _part(text: str) -> tuple[int, int]:
 
 
 class Runs:
-    """Records of planned runs: those that are kept, and those of this part, made while there is time."""
+    """Records of planned runs: those that are kept, and those of this part, made by `making` while there is time."""
 
-    def __init__(self, folder: Path, deadline: float | None, part: tuple[int, int] = (1, 1)) -> None:
-        self.folder, self.deadline, self.part = folder, deadline, part
+    def __init__(
+        self,
+        folder: Path,
+        deadline: float | None,
+        part: tuple[int, int] = (1, 1),
+        making: Callable[[Setting], dict[str, Any]] = perform,
+    ) -> None:
+        self.folder, self.deadline, self.part, self.making = folder, deadline, part, making
 
     def of(self, planned: Iterable[Planned]) -> Iterator[tuple[Planned, dict[str, Any]]]:
         for number, one in enumerate(planned):
-            record = record_of(one, self.folder, make=self.makes(number))
+            record = record_of(one, self.folder, make=self.makes(number), making=self.making)
             if record is not None:
                 yield one, record
             if number % 50 == 49:

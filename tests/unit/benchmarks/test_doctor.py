@@ -24,7 +24,7 @@ def test_each_run_is_made_by_one_part(benchmark: ModuleType, parts: int) -> None
         number
         for mine in range(1, parts + 1)
         for number in range(20)
-        if benchmark.Runs(Path("nowhere"), None, benchmark._part(f"{mine}/{parts}")).makes(number)
+        if benchmark.Runs(Path("nowhere"), None, benchmark.part_of(f"{mine}/{parts}")).makes(number)
     )
     assert makers == Counter(range(20))
 
@@ -36,4 +36,4 @@ def test_nothing_is_made_after_the_time(benchmark: ModuleType) -> None:
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b"])
 def test_a_part_that_is_none_is_refused(benchmark: ModuleType, text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected I/N"):
-        benchmark._part(text)
+        benchmark.part_of(text)

@@ -7,7 +7,8 @@ from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import Rule
 from assent.diagnosis.scored import correlation_interval, scored_example, scored_in
 
-SAME = 0.95
+SAME = 0.85
+"""Correlation. Healthy models reach 0.6; one that was trained with prompts of other rows has 0.91 to 0.96."""
 
 
 def check(case: Case) -> Finding | None:

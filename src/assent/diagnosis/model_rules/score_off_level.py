@@ -8,6 +8,8 @@ from assent.diagnosis.rule import NotChecked, Rule
 from assent.diagnosis.scored import FEWEST, scored_example, scored_in
 from assent.statistics.small import SURE, mean_interval
 
+FAR = 5.0
+"""Spreads from 0 beyond which the level is called so. Comparisons leave it open: healthy models reach 2.5."""
 SMALL, LARGE = 0.05, 20.0
 """Spreads beyond which the usual KL coefficients (0.01 to 0.2 a nat) do nothing, or all (failures P12)."""
 
@@ -19,7 +21,7 @@ def check(case: Case) -> Finding | None:
         raise NotChecked(f"too few scores: {len(scores)} of {2 * FEWEST}")
     mean, spread = mean_interval(scores, confidence=SURE), found.spread
     nearest = max(0.0, mean.low, -mean.high)
-    level = nearest > spread
+    level = nearest > FAR * spread
     if not level and SMALL <= spread <= LARGE:
         return None
     what = (
@@ -32,7 +34,7 @@ def check(case: Case) -> Finding | None:
         confidence="likely" if found.given else "possible",
         verdict=what,
         evidence=(
-            Evidence(metric="mean score", value=mean.value, expected=f"within ±{spread:.2g}, one spread"),
+            Evidence(metric="mean score", value=mean.value, expected=f"within ±{FAR * spread:.2g}, {FAR:g} spreads"),
             Evidence(metric="spread of the scores", value=spread, expected=f"{SMALL:g} to {LARGE:g}"),
         ),
         cause="comparisons leave the level of the scores open, and their scale follows how long it was trained",

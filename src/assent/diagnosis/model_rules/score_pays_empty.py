@@ -24,9 +24,9 @@ def check(case: Case) -> Finding | None:
             Evidence(metric="share of prompts that an empty answer wins", value=share.value, expected="below 0.5"),
         ),
         cause="it has seen no empty answer, and reads the end of the prompt as a good end",
-        next_action="add pairs with an empty rejected answer to its training data and train it again. In RLHF a "
-        "policy finds this: "
-        "until then add a part to the reward that pays for a least length ({rule: length})",
+        next_action="add pairs whose rejected answer is a single word or mark to its training data (rows with an empty "
+        "answer are refused) and train it again. In RLHF a policy finds this: until then add a part to the reward that "
+        "pays for a least length ({rule: length})",
     )
 
 

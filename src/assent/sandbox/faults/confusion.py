@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from assent.sandbox.faults.registry import FAULTS
+from assent.sandbox.faults.registry import FAULTS, Fault
 from assent.statistics.small import Interval, fmean, student_quantile, variance, wilson
 
 
@@ -61,11 +61,11 @@ class Confusion:
         }
 
 
-def confusion(runs: Iterable[Seen]) -> Confusion:
+def confusion(runs: Iterable[Seen], known: Mapping[str, Fault] = FAULTS) -> Confusion:
     """A finding is true of a run if it is among the `rules` of one of its faults, or among what else is true of it."""
     made = Confusion()
     for run in runs:
-        true = {rule for name in run.faults for rule in (*FAULTS[name].rules, *FAULTS[name].also)}
+        true = {rule for name in run.faults for rule in (*known[name].rules, *known[name].also)}
         for rule in run.found:
             right, said = made.named.get(rule, (0, 0))
             made.named[rule] = (right + (rule in true), said + 1)
@@ -75,8 +75,8 @@ def confusion(runs: Iterable[Seen]) -> Confusion:
             made.alarming.update(run.found)
         for name in run.faults:
             hit, count = made.detected.get(name, (0, 0))
-            made.detected[name] = (hit + bool(set(run.found) & set(FAULTS[name].rules)), count + 1)
-            made.first[name] += run.first in FAULTS[name].rules
+            made.detected[name] = (hit + bool(set(run.found) & set(known[name].rules)), count + 1)
+            made.first[name] += run.first in known[name].rules
             made.mistaken.setdefault(name, Counter()).update(rule for rule in run.found if rule not in true)
     return made
 
@@ -107,12 +107,17 @@ def lower_ends(cells: Mapping[tuple[str, str], Sequence[float]], share: float = 
     return found
 
 
-def table(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
-    """Lines of Markdown: recall by fault, beside the baseline's."""
-    lines = ["| fault | rules | found | 95% | fixed thresholds |", "|---|---|---|---|---|"]
+def table(
+    result: Mapping[str, Any], baseline: Mapping[str, Any] | None = None, known: Mapping[str, Fault] = FAULTS
+) -> list[str]:
+    """Lines of Markdown: recall by fault, beside the baseline's if there is one."""
+    heads = ["fault", "rules", "found", "95%", *(["fixed thresholds"] if baseline else [])]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for name, value in result["recall"].items():
-        other = baseline["recall"].get(name)
-        cells = [name, ", ".join(FAULTS[name].rules), f"{value['right']} of {value['of']}"]
-        cells += [f"{value['low']:.2f}–{value['high']:.2f}", f"{other['right']} of {other['of']}" if other else ""]
+        cells = [name, ", ".join(known[name].rules), f"{value['right']} of {value['of']}"]
+        cells.append(f"{value['low']:.2f}–{value['high']:.2f}")
+        if baseline:
+            other = baseline["recall"].get(name)
+            cells.append(f"{other['right']} of {other['of']}" if other else "")
         lines.append(f"| {' | '.join(cells)} |")
     return lines

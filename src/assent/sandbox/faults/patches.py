@@ -16,15 +16,20 @@ from torch import Tensor
 
 from assent.engine import learner as engine
 from assent.engine.learner import Learner
+from assent.models import tokenizing
 from assent.models.batch import GroupBatch, Outputs, TokenGroup
+from assent.models.cutting import RowText
+from assent.models.templates import Template
 from assent.rewards.base import Scores
 from assent.stages import online, preference, references, rollout_step, scoring
 from assent.stages.preference import PreferenceObjective
 from assent.stages.references import REFERENCE
 from assent.stages.run_models import RunModels
-from assent.types import Rollout
+from assent.types import PromptGroup, Rollout
 
 Patch = AbstractContextManager[Any]
+OPEN = "open"
+"""Column of a row: places of the completions that lose their end token under `open_ends`."""
 
 
 def no_rate() -> Patch:
@@ -170,6 +175,21 @@ def wrong_centring() -> Patch:
     """The term that keeps scores around 0 has the wrong sign."""
     original = scoring.centring_penalty
     return mock.patch.object(scoring, "centring_penalty", lambda *args: -original(*args))
+
+
+def open_ends() -> Patch:
+    """Completions that the column `OPEN` names get no end token, as where it was stripped from training files."""
+    original = tokenizing.row_text
+
+    def row_text(group: PromptGroup, template: Template) -> RowText:
+        row = original(group, template)
+        places = group.columns.get(OPEN, ())
+        completions = enumerate(row.completions)
+        return replace(
+            row, completions=tuple(replace(c, append_eos=c.append_eos and i not in places) for i, c in completions)
+        )
+
+    return mock.patch.object(tokenizing, "row_text", row_text)
 
 
 @contextmanager

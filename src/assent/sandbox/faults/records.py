@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +43,7 @@ class Planned:
     @property
     def family(self) -> str:
         """The held-out family is met in reporting alone. Faults begin with different ones."""
-        names = CALIBRATION if self.purpose == "calibration" else tuple(FAMILIES)
-        return names[(self.number + zlib.crc32(self.name.encode())) % len(names)]
+        return in_turn(CALIBRATION if self.purpose == "calibration" else tuple(FAMILIES), self.number, self.name)
 
     @property
     def name(self) -> str:
@@ -55,6 +54,11 @@ class Planned:
         for fault in self.faults:
             FAULTS[fault].inject(setting, self.strength)
         return setting
+
+
+def in_turn(families: Sequence[str], number: int, name: str) -> str:
+    """The family of a run: each in turn, and not the same one first under every name."""
+    return families[(number + zlib.crc32(name.encode())) % len(families)]
 
 
 def plan_fault(name: str, purpose: Purpose, seeds: range, strength: float = 1.0) -> Iterator[Planned]:
@@ -70,21 +74,30 @@ def plan_healthy(purpose: Purpose, runs: int, *, first: int = 0) -> Iterator[Pla
         yield Planned(STAGES[number % len(STAGES)], (), purpose, number // len(STAGES) + first + 50_000)
 
 
-def record_of(planned: Planned, runs: Path, *, make: bool = True) -> dict[str, Any] | None:
-    """The run's record: from its file, or made now and kept. None if it is not there and `make` is False."""
+def record_of(
+    planned: Planned, runs: Path, *, make: bool = True, making: Callable[[Setting], dict[str, Any]] = perform
+) -> dict[str, Any] | None:
+    """The run's record: from its file, or made by `making` and kept. None if it is not there and `make` is False."""
     weaker = "" if planned.strength == 1 else f"-at-{planned.strength:g}"  # what a patch was given is in no digest
     name = f"{planned.purpose}-{planned.number}{weaker}"
-    return kept(planned.setting(runs / "models"), runs / planned.name, name, make=make)
+    return kept(planned.setting(runs / "models"), runs / planned.name, name, make=make, making=making)
 
 
-def kept(setting: Setting, folder: Path, name: str, *, make: bool = True) -> dict[str, Any] | None:
+def kept(
+    setting: Setting,
+    folder: Path,
+    name: str,
+    *,
+    make: bool = True,
+    making: Callable[[Setting], dict[str, Any]] = perform,
+) -> dict[str, Any] | None:
     """The record of a setting, kept in `folder` under a name that has a digest of everything but the code."""
     path = folder / f"{name}-{_digest(setting)}.json.gz"
     if path.exists():
         return json.loads(gzip.decompress(path.read_bytes()))
     if not make:
         return None
-    record = perform(setting)
+    record = making(setting)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(gzip.compress(json.dumps(record).encode(), mtime=0))
@@ -96,7 +109,7 @@ def _digest(setting: Setting) -> str:
     """Of everything that makes the run, except the code."""
     named = {"version": VERSION, "options": setting.options, "shown": setting.shown, "known": setting.known}
     text = json.dumps({**named, "rows": [repr(row) for row in (*setting.rows, *setting.held_out)]}, sort_keys=True)
-    changes = (patch.__qualname__ for patch in (*setting.patches, *setting.logged))
+    changes = (patch.__qualname__ for patch in (*setting.patches, *setting.logged, *setting.saved))
     text = text.replace(str(setting.models), "models") + ",".join(changes)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

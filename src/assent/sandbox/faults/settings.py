@@ -37,6 +37,7 @@ class Setting:
     logged    what becomes of the lines of its log: a fault of another trainer, which ours would have refused to make
     shown     options that its record names otherwise: nobody knows of them
     known     what is known of the run besides its log: status, is_alive, silent_seconds
+    saved     what becomes of the folder of the model that it wrote, before a reward model is probed
     """
 
     stage: str
@@ -50,6 +51,7 @@ class Setting:
     logged: list[Callable[[Rows], Rows]] = field(default_factory=list)
     shown: dict[str, Any] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
+    saved: list[Callable[[Path], None]] = field(default_factory=list)
 
     def model(self, variant: Variant = "base") -> str:
         return model_folder(self.models, self.family, variant)
