@@ -64,6 +64,11 @@ def value_or_text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def sentence(text: str) -> str:
+    """With a capital first letter, unless the first word is a name such as `kl_coef` or `loss/policy`."""
+    return text[:1].upper() + text[1:] if text.split(" ")[0].isalpha() else text
+
+
 def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
     """`0.38 to 0.44`, or `too few` without ends."""
     if estimate is None:
@@ -132,6 +137,7 @@ FILTERS = {
     "percent": percent,
     "number": number,
     "label": label,
+    "sentence": sentence,
     "value_or_text": value_or_text,
     "interval": interval,
     "kl_estimate": kl_estimate,

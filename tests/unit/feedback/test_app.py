@@ -256,7 +256,7 @@ def test_answering_skipping_and_undoing(site: Site, database: Database) -> None:
     client.post("/label", data={**first, "choice": "=", "comment": "  both fine "}, headers=ORIGIN)
     client.post("/label", data={**first, "choice": "1"}, headers=ORIGIN)  # the same page again
     page = client.get(f"/label?again={first['assignment']}")
-    assert "you said: equally good" in page.text
+    assert "you said “equally good”" in page.text
     client.post("/label", data={**fields_of(page.text), "choice": "2"}, headers=ORIGIN)
     second = fields_of(client.get("/label").text)
     assert second["assignment"] != first["assignment"]
@@ -392,3 +392,13 @@ def test_text_that_nests_too_deeply_is_shown_whole() -> None:
     text = ">" * 60 + " the end"
     assert "the end" in str(markdown(text))
     assert str(markdown(text)).startswith('<pre class="plain">')
+
+
+def test_an_unknown_address_is_a_page_that_leads_back(site: Site) -> None:
+    for client in (client_of(site), signed_in(site)):
+        for answer, status in ((client.get("/nowhere"), 404), (client.post("/dashboard", headers=ORIGIN), 405)):
+            assert answer.status_code == status
+            assert "There is no such page." in answer.text
+            assert 'href="/label"' in answer.text
+    assert "Sign out" in signed_in(site).get("/nowhere").text
+    assert "Sign out" not in client_of(site).get("/nowhere").text

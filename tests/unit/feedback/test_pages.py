@@ -37,11 +37,11 @@ def test_pages_say_what_was_stored_what_is_left_and_where_skipped_items_go(tmp_p
         site = Site(database, place_of(PORT, None), start_token="start-token", owner=owner)
         client = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS)
         page = client.get("/start?token=start-token").text
-        assert "0 done by you · 2 left for you" in text_of(page)
-        assert "Stored:" not in page
+        assert "0 done or skipped by you · 2 left for you" in text_of(page)
+        assert "Stored." not in page
         page = send(client, page, "=")
-        assert "1 done by you · 1 left for you (less than a minute)" in text_of(page)
-        assert "Stored: of the last item you said: equally good." in text_of(page)
+        assert "1 done or skipped by you · 1 left for you (less than a minute)" in text_of(page)
+        assert "Stored. Last item: you said “equally good”." in text_of(page)
         assert "somebody else gets it" in page
         page = send(client, page, "skip")
         assert "Nothing left for you" in page

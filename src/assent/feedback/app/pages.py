@@ -116,7 +116,7 @@ def _said(site: Site, assignment: Assignment, item: Item | None = None) -> str:
     with site.database.reading() as connection:
         value = latest_value(connection, assignment.id)
         item = item or read_items(connection, [assignment.item_id])[assignment.item_id]
-    return "you skipped it" if value is None else f"you said: {_shown_value(item, value, assignment.shown_order)}"
+    return "you skipped it" if value is None else f"you said “{_shown_value(item, value, assignment.shown_order)}”"
 
 
 def _shown_value(item: Item, value: Value, places: Sequence[int]) -> str:
@@ -219,13 +219,13 @@ def show_dashboard(site: Site, visit: Visit) -> Response:
     return site.html("dashboard.html.jinja", visit, figures=figures, done=done, total=total, shown=shown_estimate)
 
 
-def shown_estimate(estimate: Estimate | None, *, percent: bool = True) -> str:
-    """`71% [66%, 75%]`, or the same as numbers."""
+def shown_estimate(estimate: Estimate | None, *, percent: bool = True, sign: str = "%") -> str:
+    """`71% [66%, 75%]`, or the same as numbers; without `sign`, a difference of percentages in points."""
     if estimate is None:
         return "–"
 
     def number(value: float) -> str:
-        return f"{100 * value:.0f}%" if percent else f"{value:.2f}"
+        return (f"{100 * value:.0f}{sign}" if percent else f"{value:.2f}").replace("-", "−")
 
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return f"{number(estimate.value)} (too few for an interval)"
