@@ -108,7 +108,10 @@ class _PlainTask:
         parts = [f"{self.done}/{self.total}" if self.total else str(self.done)]
         parts += [rate_text(rate)] if self.left is None else []  # the parts of such a task are not alike
         left = self._seconds_left(rate)
-        parts += [f"{duration_text(left)} left"] if left is not None else []
+        if self.total is not None and self.done >= self.total:
+            parts += [f"took {duration_text(self.last - self.started)}"]
+        elif left is not None:
+            parts += [f"{duration_text(left)} left"]
         parts += [f"{name} {shown_text(value)}" for name, value in self.shown.items()]
         self.progress.line(f"{self.description}: " + ", ".join(parts))
 

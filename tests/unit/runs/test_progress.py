@@ -40,6 +40,7 @@ def test_plain_lines_have_rate_and_remaining_time() -> None:
             task.advance(1, loss=0.69314, note="x")
     lines = stream.getvalue().splitlines()
     assert lines[0] == "dpo: 20/100, 2/s, 0:40 left, loss 0.6931, note x"
+    assert lines[-1] == "dpo: 100/100, 2/s, took 0:50, loss 0.6931, note x"
     assert [line.split(",")[0] for line in lines] == [f"dpo: {n}/100" for n in (20, 40, 60, 80, 100)]
 
 
