@@ -70,12 +70,17 @@ def sentence(text: str) -> str:
 
 
 def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """`0.38 to 0.44`, or `too few` without ends."""
+    """`0.38 to 0.44`, or `too few` without ends. An end near 0 gets more decimals, and both as many."""
     if estimate is None:
         return ""
     if estimate.get("low") is None or estimate.get("high") is None:
         return "too few"
-    return f"{number(estimate['low'], digits)} to {number(estimate['high'], digits)}"
+    ends = (estimate["low"], estimate["high"])
+    smallest = min((abs(end) for end in ends if end), default=1.0)
+    if 10 ** -(digits + 2) <= smallest < 10**-digits and max(map(abs, ends)) < 1000:
+        digits = math.ceil(-math.log10(smallest))
+        return " to ".join(f"{end:.{digits}f}" if end else "0" for end in ends).replace("-", "−")
+    return f"{number(ends[0], digits)} to {number(ends[1], digits)}"
 
 
 def nats(value: float | None, digits: int = 2) -> str:
