@@ -242,6 +242,8 @@ def _last(stages: Sequence[Stage], metric: str) -> tuple[str, str] | None:
         value = of(stage, metric)
         if value is not None:
             ends = {end: of(stage, f"{metric}_{end}") for end in ("low", "high")}
+            if metric.endswith("margins"):  # rounding noise before the first step
+                return nats(value, 3), nats_interval(ends, 3) if None not in ends.values() else ""
             return number(value, 3), interval(ends, 3) if None not in ends.values() else ""
     return None
 

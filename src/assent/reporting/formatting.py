@@ -66,7 +66,8 @@ def value_or_text(value: Any) -> str:
 
 def sentence(text: str) -> str:
     """With a capital first letter, unless the first word is a name such as `kl_coef` or `loss/policy`."""
-    return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
+    is_name = any(mark in text.partition(" ")[0] for mark in "_/")
+    return text if is_name else text[:1].upper() + text[1:]
 
 
 def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:

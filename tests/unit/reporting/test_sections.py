@@ -96,8 +96,8 @@ def test_a_pipeline_has_one_section_of_findings_and_one_line_for_the_stages_with
 
 
 def test_a_sentence_has_a_capital_unless_it_begins_with_a_name() -> None:
-    assert [sentence(text) for text in ("the loss", "kl_coef 2 is", "loss/policy is", "")] == [
-        "The loss", "kl_coef 2 is", "loss/policy is", ""]  # fmt: skip
+    assert [sentence(text) for text in ("log-odds", "kl_coef 2 is", "loss/policy is", "")] == [
+        "Log-odds", "kl_coef 2 is", "loss/policy is", ""]  # fmt: skip
 
 
 def test_a_judge_without_scores_and_files_without_kl_are_shown(tmp_path: Path) -> None:
