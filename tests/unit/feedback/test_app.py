@@ -392,13 +392,3 @@ def test_text_that_nests_too_deeply_is_shown_whole() -> None:
     text = ">" * 60 + " the end"
     assert "the end" in str(markdown(text))
     assert str(markdown(text)).startswith('<pre class="plain">')
-
-
-def test_an_unknown_address_is_a_page_that_leads_back(site: Site) -> None:
-    for client in (client_of(site), signed_in(site)):
-        for answer, status in ((client.get("/nowhere"), 404), (client.post("/dashboard", headers=ORIGIN), 405)):
-            assert answer.status_code == status
-            assert "There is no such page." in answer.text
-            assert 'href="/label"' in answer.text
-    assert "Sign out" in signed_in(site).get("/nowhere").text
-    assert "Sign out" not in client_of(site).get("/nowhere").text

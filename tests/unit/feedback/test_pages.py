@@ -70,3 +70,19 @@ def test_the_keys_stand_above_the_answers(task: str, said: str, tmp_path: Path) 
 def test_code_without_a_fence_keeps_its_indent() -> None:
     html = str(markdown("def f(x):\n    if x:\n\treturn 1\nend"))
     assert [line.count("\xa0") for line in html.splitlines()] == [0, 4, 4, 0]
+
+
+def test_an_unknown_address_is_a_page_that_leads_back(tmp_path: Path) -> None:
+    with open_database(str(tmp_path / "labels.db")) as database:
+        owner = ensure_annotator(database, "owner", role="admin")
+        site = Site(database, place_of(PORT, None), start_token="start-token", owner=owner)
+        client = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS)
+        for is_known in (False, True):
+            if is_known:
+                client.get("/start?token=start-token")
+            unknown, wrong = client.get("/nowhere"), client.post("/dashboard", headers={"origin": ADDRESS})
+            assert (unknown.status_code, wrong.status_code) == (404, 405)
+            for answer in (unknown, wrong):
+                assert "There is no such page." in answer.text
+                assert 'href="/label"' in answer.text
+                assert ("Sign out" in answer.text) == is_known
