@@ -149,7 +149,7 @@ class TerminalProgress:
         from rich.console import Console
 
         console = self._bars.console if self._bars is not None else Console(stderr=True)
-        console.print(folded(text, console.width), markup=False, highlight=False, soft_wrap=True)
+        console.print(folded(text, console.width), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _start(self) -> RichBars:
         from rich.console import Console

@@ -68,11 +68,11 @@ def test_stdout_is_never_written(capsys: pytest.CaptureFixture[str]) -> None:
         with each.task("a", total=2) as outer, each.task("b", total=1) as inner:
             outer.advance()
             inner.advance(1, loss=0.5)
-            each.line("[brackets] stay")
+            each.line("[brackets] and :smile: stay")
             outer.advance()
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.count("[brackets] stay") == 3
+    assert captured.err.count("[brackets] and :smile: stay") == 3
 
 
 METRICS: dict[str, float | int | str] = {"loss": 0.69314, "rewards/accuracies": 0.6875, "rewards/margins": 0.1234}
