@@ -38,6 +38,12 @@ CHAPTERS = {
 """The site's chapters, in order. Pages that are not there yet are passed over; `*` takes what no chapter has."""
 
 
+FIRST = ("index.md", "reference/python.md")
+"""What stands first in its chapter."""
+LAST_FOUND = "---\nsearch: {boost: 0.3}\n---\n"
+"""Of pages for developers: who searches for a word wants to use it first."""
+
+
 def pages() -> dict[str, str]:
     """From a file of the repository to its page in the site."""
     named = {"README.md": "index.md", "docs/README.md": "guide.md", "benchmarks/README.md": "benchmarks/index.md"}
@@ -128,7 +134,7 @@ def nav(out: Path) -> list[dict[str, list[str]]]:
         taken = [p for p in left if Path(p).match(pattern)] if pattern else [p for p in wanted if p in left]
         if pattern == "*":
             taken = left
-        taken.sort(key=lambda name: (not name.endswith("index.md"), 0 if pattern else wanted.index(name), name))
+        taken.sort(key=lambda name: (not name.endswith(FIRST), 0 if pattern else wanted.index(name), name))
         left = [name for name in left if name not in taken]
         if taken:
             chapters.append({chapter: taken})
@@ -156,16 +162,18 @@ def build(folder: Path) -> Path:
 
     pages_at, settings = folder / "pages", folder / "mkdocs.yml"
     write(pages_at)
+    chapters = nav(pages_at)
+    for page in chapters[-1]["Develop"]:
+        (pages_at / page).write_text(LAST_FOUND + (pages_at / page).read_text(encoding="utf-8"), encoding="utf-8")
     settings.write_text(
-        yaml.safe_dump(
-            {"docs_dir": str(pages_at), "site_dir": str(folder / "site"), "nav": nav(pages_at)}, sort_keys=False
-        )
+        yaml.safe_dump({"docs_dir": str(pages_at), "site_dir": str(folder / "site"), "nav": chapters}, sort_keys=False)
         + (ROOT / "mkdocs.yml").read_text(encoding="utf-8"),
         encoding="utf-8",
     )
     config = load_config(str(settings), strict=True)
     config.plugins.on_startup(command="build", dirty=False)
     mkdocs_build(config)
+    shutil.copyfile(ROOT / "docs/site/404.html", folder / "site/404.html")  # the theme's needs files by absolute paths
     ask_no_other_server(folder / "site")
     return folder / "site"
 

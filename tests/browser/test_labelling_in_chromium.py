@@ -275,7 +275,7 @@ def test_every_page_can_be_used_by_all(browser: Any, serve: Callable[[], Served]
     for scheme in ("light", "dark"):
         context = browser.new_context(color_scheme=scheme)
         page = context.new_page()
-        paths = ("/login", f"/invitation/{token}", "start", "/adjudicate", "/dashboard", *items_of_all)
+        paths = ("/login", f"/invitation/{token}", "/none", "start", "/adjudicate", "/dashboard", *items_of_all)
         for path in paths:
             page.goto(served.link if path == "start" else f"http://127.0.0.1:{served.port}{path}")
             for width in (400, 1400):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from assent.evaluation.table import Figures, PolicyRow, PolicyTable, plus_minus
-from assent.runs.text_table import aligned, cut
+from assent.runs.text_table import WIDTH, aligned, cut
 from assent.statistics.intervals import Estimate
 
 LEDGER_COLUMNS = {
@@ -25,7 +25,8 @@ def table_lines(table: PolicyTable, reward_model: Sequence[str] = ()) -> list[st
     """The table as text. The most important figures come last, where a terminal shows them: first slices, safety, form,
     comparisons and the lines about the reward model, then greedy figures, sampled figures and costs."""
     baseline = cut(table.baseline, 9)
-    lines = [f"{table.num_prompts} prompts, judged by {cut(table.scorer, 24)}; {table.confidence:.0%} intervals"]
+    before, after = f"{table.num_prompts} prompts, judged by ", f"; {table.confidence:.0%} intervals"
+    lines = [before + cut(table.scorer, WIDTH - len(before) - len(after)) + after]
     lines += _slice_lines(table)
     lines += _safety_lines(table)
     lines += _form_lines(table)

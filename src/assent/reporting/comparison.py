@@ -24,6 +24,7 @@ from assent.reporting.formatting import (
     percent_interval,
 )
 from assent.reporting.formatting import percent as percent_of
+from assent.reporting.held_out import of_kept
 from assent.reporting.page import Chart, flat, record_of, template, write_page
 from assent.reporting.samples import contrasts
 from assent.reporting.series import PANELS, finite
@@ -234,11 +235,15 @@ LAST = {
 
 
 def _last(stages: Sequence[Stage], metric: str) -> tuple[str, str] | None:
-    """The last value of a metric, from the last stage that logged it, with its interval if that was logged too."""
+    """A metric of the last stage that logged it, with its interval if that was logged too: held out that of the model
+    which the run kept, in training the last one."""
+    of = of_kept if metric.startswith("eval_") else Stage.last
     for stage in reversed(stages):
-        value = stage.last(metric)
+        value = of(stage, metric)
         if value is not None:
-            ends = {end: stage.last(f"{metric}_{end}") for end in ("low", "high")}
+            ends = {end: of(stage, f"{metric}_{end}") for end in ("low", "high")}
+            if metric.endswith("margins"):  # rounding noise before the first step
+                return nats(value, 3), nats_interval(ends, 3) if None not in ends.values() else ""
             return number(value, 3), interval(ends, 3) if None not in ends.values() else ""
     return None
 

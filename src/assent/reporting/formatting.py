@@ -64,13 +64,24 @@ def value_or_text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def sentence(text: str) -> str:
+    """With a capital first letter, unless the first word is a name such as `kl_coef` or `loss/policy`."""
+    is_name = any(mark in text.partition(" ")[0] for mark in "_/")
+    return text if is_name else text[:1].upper() + text[1:]
+
+
 def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """`0.38 to 0.44`, or `too few` without ends."""
+    """`0.38 to 0.44`, or `too few` without ends. An end near 0 gets more decimals, and both as many."""
     if estimate is None:
         return ""
     if estimate.get("low") is None or estimate.get("high") is None:
         return "too few"
-    return f"{number(estimate['low'], digits)} to {number(estimate['high'], digits)}"
+    ends = (estimate["low"], estimate["high"])
+    smallest = min((abs(end) for end in ends if end), default=1.0)
+    if 10 ** -(digits + 2) <= smallest < 10**-digits and max(map(abs, ends)) < 1000:
+        digits = math.ceil(-math.log10(smallest))
+        return " to ".join(f"{end:.{digits}f}" if end else "0" for end in ends).replace("-", "−")
+    return f"{number(ends[0], digits)} to {number(ends[1], digits)}"
 
 
 def nats(value: float | None, digits: int = 2) -> str:
@@ -132,6 +143,7 @@ FILTERS = {
     "percent": percent,
     "number": number,
     "label": label,
+    "sentence": sentence,
     "value_or_text": value_or_text,
     "interval": interval,
     "kl_estimate": kl_estimate,

@@ -81,10 +81,10 @@ def held_out(stage: Stage) -> list[HeldOut]:
     """The held-out figures that the stage measured, at most one of each title."""
     found: dict[str, HeldOut] = {}
     for kind in _KINDS:
-        value = _of_kept(stage, kind.metric)
+        value = of_kept(stage, kind.metric)
         if value is None or kind.title in found:
             continue
-        low, high = (_of_kept(stage, kind.metric + end) for end in ("_low", "_high"))
+        low, high = (of_kept(stage, kind.metric + end) for end in ("_low", "_high"))
         ends = "" if low is None or high is None else f"{kind.shown(low)} to {kind.shown(high)}"
         series = stage.metrics.get(kind.metric)
         first = kind.shown(series.values[0]) if series is not None and series.steps[0] == 0 else ""
@@ -113,7 +113,7 @@ def _against_coin(low: float | None, high: float | None) -> str:
     return "That is not shown to be better than a coin: the interval includes 50%."
 
 
-def _of_kept(stage: Stage, metric: str) -> float | None:
+def of_kept(stage: Stage, metric: str) -> float | None:
     """The figure of the model that the run has kept, which need not be the last one; while it runs, the newest."""
     metrics = stage.result.get("metrics")
     value = as_number(metrics.get(metric)) if isinstance(metrics, dict) else None

@@ -12,12 +12,15 @@ from typing import Any
 from assent.reporting.sources import Stage
 
 ROW_HEIGHT = 64
+LINKS, LINE, LETTERS = 2, 16, 85
+"""Lines of links that a row has room for, the height of one more, and the letters of a line on a narrow screen."""
 NAME_LINE = 20
 """From a row's top to the middle of its first line, where its dot is. All sizes are in pixels."""
 RAIL_WIDTH = 46
 _NAMED = re.compile(r"\$\{([\w-]+)\.[^}]+\}")
 _INPUTS = {
     "model",
+    "policies",
     "data",
     "eval_data",
     "file",
@@ -48,6 +51,7 @@ class Row:
     command: str
     links: tuple[Link, ...]
     y: float
+    height: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +67,23 @@ class Lineage:
 def lineage_of(stages: Sequence[Stage]) -> Lineage:
     rows: list[Row] = []
     paths: list[str] = []
+    top = 0
     for index, stage in enumerate(stages):
         origins: dict[str, dict[str, int | None]] = {}
         for option, origin, from_stage in _origins(stage.options, stages[:index]):
             origins.setdefault(option, {})[origin] = from_stage
         links = tuple(Link(option=option, origins=tuple(names)) for option, names in origins.items())
-        rows.append(Row(name=stage.name, command=stage.command, links=links, y=index * ROW_HEIGHT + NAME_LINE))
+        height = _height(links)
+        rows.append(Row(name=stage.name, command=stage.command, links=links, y=top + NAME_LINE, height=height))
+        top += height
         taken = {i for names in origins.values() for i in names.values() if i is not None}
         paths += [_arc(rows[origin].y, rows[index].y) for origin in sorted(taken)]
-    return Lineage(rows=tuple(rows), paths=tuple(paths), width=RAIL_WIDTH, height=ROW_HEIGHT * len(rows))
+    return Lineage(rows=tuple(rows), paths=tuple(paths), width=RAIL_WIDTH, height=top)
+
+
+def _height(links: Sequence[Link]) -> int:
+    letters = sum(len(f"{link.option} ← {', '.join(link.origins)} · ") for link in links)
+    return ROW_HEIGHT + LINE * max(0, -(-letters // LETTERS) - LINKS)
 
 
 def _origins(options: Mapping[str, Any], earlier: Sequence[Stage]) -> Iterator[tuple[str, str, int | None]]:

@@ -85,7 +85,9 @@ def tiles_of(source: Source) -> list[Tile]:
     tiles = tiles[: TILES - 1]
     seconds = stage.last("cost/seconds")
     if seconds is not None:
-        tiles.append(Tile(title="Time", value=cost(seconds, "cost/seconds"), beside=f"step {stage.step:,}"))
+        tiles.append(
+            Tile(title="Time", value=cost(seconds, "cost/seconds"), beside=f"step {stage.step:,}" if stage.step else "")
+        )
     return tiles
 
 
@@ -93,7 +95,7 @@ def _moved(title: str, series: Series, unit: str) -> Tile:
     parts = ends_of(series)
     if parts is None:
         return Tile(title=title, value="not finite")
-    shown = nats if unit == "nats" else number
+    shown = nats if unit == "nats" or title == "Margin" else number  # a margin, too, has noise in place of 0
     start, now = map(shown, parts[:2])
     return Tile(title=title, value=now, start=start, unit=unit, beside=f"training, {of_steps(parts[2])}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -107,7 +108,10 @@ class _PlainTask:
         parts = [f"{self.done}/{self.total}" if self.total else str(self.done)]
         parts += [rate_text(rate)] if self.left is None else []  # the parts of such a task are not alike
         left = self._seconds_left(rate)
-        parts += [f"{duration_text(left)} left"] if left is not None else []
+        if self.total is not None and self.done >= self.total:
+            parts += [f"took {duration_text(self.last - self.started)}"]
+        elif left is not None:
+            parts += [f"{duration_text(left)} left"]
         parts += [f"{name} {shown_text(value)}" for name, value in self.shown.items()]
         self.progress.line(f"{self.description}: " + ", ".join(parts))
 
@@ -142,10 +146,10 @@ class TerminalProgress:
                 self._bars = None
 
     def line(self, text: str) -> None:
-        if self._bars is None:
-            print(text, file=sys.stderr, flush=True)
-        else:
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        from rich.console import Console
+
+        console = self._bars.console if self._bars is not None else Console(stderr=True)
+        console.print(folded(text, console.width), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _start(self) -> RichBars:
         from rich.console import Console
@@ -203,20 +207,22 @@ def _columns(width: int) -> list[ProgressColumn]:
 
 
 def _time_left() -> ProgressColumn:
-    """rich's estimate from the task's rate, or the task's own."""
+    """rich's estimate from the task's rate, or the task's own; of a finished task the time that it took."""
+    from rich.progress import ProgressColumn
     from rich.progress import Task as RichTask
-    from rich.progress import TimeRemainingColumn
     from rich.text import Text
 
-    class TimeLeft(TimeRemainingColumn):
+    class TimeLeft(ProgressColumn):
+        max_refresh = 0.5  # an estimate that changes ten times a second cannot be read
+
         def render(self, task: RichTask) -> Text:
-            left = task.fields["left"]
-            if left is None or task.finished:
-                return super().render(task)
-            seconds = left()
+            if task.finished:
+                return Text(duration_text(task.finished_time or 0.0), style="progress.elapsed")
+            left: Left | None = task.fields["left"]
+            seconds = task.time_remaining if left is None else left()
             return Text("-:--" if seconds is None else duration_text(seconds), style="progress.remaining")
 
-    return TimeLeft(compact=True, elapsed_when_finished=True)
+    return TimeLeft()
 
 
 def _metrics() -> ProgressColumn:
@@ -247,6 +253,21 @@ def _metrics() -> ProgressColumn:
             return Fitting(task.fields["shown"])
 
     return Metrics(table_column=Column(no_wrap=False))
+
+
+def folded(text: str, width: int) -> str:
+    """The text with lines that are longer than the terminal broken between words, which it would break within them.
+    What has no blank, such as a path, stays whole."""
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        whole = len(line) <= width
+        lines += (
+            [line]
+            if whole
+            else textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        )
+    return "\n".join(lines)
 
 
 def rate_text(per_second: float) -> str:

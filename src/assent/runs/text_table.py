@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+WIDTH = 80
+"""Columns of a terminal that every table fits into."""
+
 
 def aligned(table: Sequence[Sequence[str]], *, widest_name: int = 16) -> list[str]:
     """Lines of a table whose first row is its head: the first column left, the others right, a rule under the head.

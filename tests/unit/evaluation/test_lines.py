@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from assent.evaluation.lines import _disagreement_lines
+from assent.evaluation.lines import _disagreement_lines, table_lines
 from assent.statistics.intervals import Estimate
 
 
@@ -24,3 +24,15 @@ def test_policies_whose_greedy_answers_point_the_other_way_are_named() -> None:
     assert _disagreement_lines(table) == ["", "greedy and sampled answers disagree on whether it beats sft: one, two"]
     table.rows = table.rows[3:]
     assert _disagreement_lines(table) == []
+
+
+def test_the_judge_is_named_in_full_where_the_line_has_room() -> None:
+    table: Any = SimpleNamespace(
+        num_prompts=200, scorer="assent.sandbox.gold:reward", baseline="sft", confidence=0.95, rows=[],
+        wins={}, precision=None, judge=None,
+    )  # fmt: skip
+    assert table_lines(table)[0] == "200 prompts, judged by assent.sandbox.gold:reward; 95% intervals"
+    table.scorer = "runs/" + "r" * 99
+    first = table_lines(table)[0]
+    assert len(first) == 80
+    assert first.endswith("…; 95% intervals")

@@ -256,7 +256,7 @@ def test_answering_skipping_and_undoing(site: Site, database: Database) -> None:
     client.post("/label", data={**first, "choice": "=", "comment": "  both fine "}, headers=ORIGIN)
     client.post("/label", data={**first, "choice": "1"}, headers=ORIGIN)  # the same page again
     page = client.get(f"/label?again={first['assignment']}")
-    assert "you said: equally good" in page.text
+    assert "you said “equally good”" in page.text
     client.post("/label", data={**fields_of(page.text), "choice": "2"}, headers=ORIGIN)
     second = fields_of(client.get("/label").text)
     assert second["assignment"] != first["assignment"]

@@ -37,11 +37,11 @@ def test_pages_say_what_was_stored_what_is_left_and_where_skipped_items_go(tmp_p
         site = Site(database, place_of(PORT, None), start_token="start-token", owner=owner)
         client = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS)
         page = client.get("/start?token=start-token").text
-        assert "0 done by you · 2 left for you" in text_of(page)
-        assert "Stored:" not in page
+        assert "0 done or skipped by you · 2 left for you" in text_of(page)
+        assert "Stored." not in page
         page = send(client, page, "=")
-        assert "1 done by you · 1 left for you (less than a minute)" in text_of(page)
-        assert "Stored: of the last item you said: equally good." in text_of(page)
+        assert "1 done or skipped by you · 1 left for you (less than a minute)" in text_of(page)
+        assert "Stored. Last item: you said “equally good”." in text_of(page)
         assert "somebody else gets it" in page
         page = send(client, page, "skip")
         assert "Nothing left for you" in page
@@ -70,3 +70,19 @@ def test_the_keys_stand_above_the_answers(task: str, said: str, tmp_path: Path) 
 def test_code_without_a_fence_keeps_its_indent() -> None:
     html = str(markdown("def f(x):\n    if x:\n\treturn 1\nend"))
     assert [line.count("\xa0") for line in html.splitlines()] == [0, 4, 4, 0]
+
+
+def test_an_unknown_address_is_a_page_that_leads_back(tmp_path: Path) -> None:
+    with open_database(str(tmp_path / "labels.db")) as database:
+        owner = ensure_annotator(database, "owner", role="admin")
+        site = Site(database, place_of(PORT, None), start_token="start-token", owner=owner)
+        client = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS)
+        for is_known in (False, True):
+            if is_known:
+                client.get("/start?token=start-token")
+            unknown, wrong = client.get("/nowhere"), client.post("/dashboard", headers={"origin": ADDRESS})
+            assert (unknown.status_code, wrong.status_code) == (404, 405)
+            for answer in (unknown, wrong):
+                assert "There is no such page." in answer.text
+                assert 'href="/label"' in answer.text
+                assert ("Sign out" in answer.text) == is_known

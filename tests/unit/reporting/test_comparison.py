@@ -105,6 +105,18 @@ def test_options_that_differ_are_shown_and_the_same_are_counted(tmp_path: Path) 
     assert re.search(r"that differ; \d+ others are equal", rows)
 
 
+def test_a_held_out_figure_is_that_of_the_model_that_the_run_kept(tmp_path: Path) -> None:
+    for name in "ab":
+        write_run(tmp_path / name, command="dpo", config={"model": "m"}, steps=5, seed=0, held_out=True)
+    path = tmp_path / "a" / "run.json"
+    record = json.loads(path.read_text())
+    kept = {"": 0.5, "_low": 0.4, "_high": 0.6}  # of the start, which no later step was better than
+    record["result"]["metrics"] |= {f"eval_rewards/accuracies{end}": value for end, value in kept.items()}
+    path.write_text(json.dumps(record))
+    row = re.search(r"<tr><td>Accuracy \(held out\)</td>(.*?)</tr>", _page(tmp_path / "a", tmp_path / "b"))[1]
+    assert " ".join(re.sub(r"<[^>]+>", " ", row).split()) == "0.500 0.400 to 0.600 0.660 0.600 to 0.720"
+
+
 def test_curves_of_both_share_a_picture(tmp_path: Path) -> None:
     for name, command in (("a", "dpo"), ("b", "dpo"), ("c", "ppo")):
         write_run(tmp_path / name, command=command, config={"model": "m"}, steps=50, seed=ord(name))

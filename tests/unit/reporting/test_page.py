@@ -56,7 +56,7 @@ def test_reward_model_stands_beside_the_ceiling(pipeline):
 
 
 def test_lineage_links_stages(pipeline):
-    entries = re.findall(r"<li>(.*?)</li>", pipeline[1], flags=re.DOTALL)
+    entries = re.findall(r"<li style[^>]*>(.*?)</li>", pipeline[1], flags=re.DOTALL)
     plain = [" ".join(re.sub(r"<[^>]+>", " ", entry).split()) for entry in entries]
     assert "ppo model ← sft · data ← demonstrations · reward ← reward" in plain
     assert "sft model ← base · data ← demonstrations" in plain

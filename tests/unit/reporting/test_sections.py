@@ -11,7 +11,7 @@ import pytest
 
 from assent.errors import RunFolderError
 from assent.reporting import write_report
-from assent.reporting.formatting import number
+from assent.reporting.formatting import number, sentence
 from assent.runs.reading import read_run
 from tests.support.reporting import HOSTILE, Page, estimate, evaluation, findings, frontier, write_pipeline, write_run
 
@@ -72,6 +72,32 @@ def test_findings_are_shown_and_their_absence_is_not_news(tmp_path: Path) -> Non
     assert "No findings: all rules that could be checked passed." in healthy
     with pytest.raises(RunFolderError, match="schema 2"):
         _with(run, "findings.json", {"schema": 2, "findings": []})
+
+
+def test_a_pipeline_has_one_section_of_findings_and_one_line_for_the_stages_without(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "demo", steps=3)
+    found = findings()
+    found["findings"][0] |= {"verdict": "the KL left its bounds", "cause": "a proxy gap"}
+    found["findings"][0]["evidence"] = [{"metric": "objective/kl", "value": 9.5, "steps": [3, 3]}]
+    for stage, content in (
+        ("ppo", found),
+        ("sft", {"schema": 1, "findings": []}),
+        ("dpo", {"schema": 1, "findings": []}),
+    ):
+        (folder / stage / "findings.json").write_text(json.dumps({"not_checked": []} | content), encoding="utf-8")
+    markup = write_report(folder).read_text(encoding="utf-8")
+    assert markup.count("Findings of the doctor") == 1
+    text = Page(markup).text
+    assert "No findings in sft, dpo: all rules that could be checked passed." in text
+    assert "The KL left its bounds" in text
+    assert "objective/kl 9.500, step 3" in text
+    assert f"Not checked: {len(found['not_checked'])}" in text
+    assert all(f"{rule['rule']} ppo: {rule['reason']}" in text for rule in found["not_checked"])
+
+
+def test_a_sentence_has_a_capital_unless_it_begins_with_a_name() -> None:
+    assert [sentence(text) for text in ("log-odds", "kl_coef 2 is", "loss/policy is", "")] == [
+        "Log-odds", "kl_coef 2 is", "loss/policy is", ""]  # fmt: skip
 
 
 def test_a_judge_without_scores_and_files_without_kl_are_shown(tmp_path: Path) -> None:

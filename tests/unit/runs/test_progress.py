@@ -19,6 +19,7 @@ from assent.runs.progress import (
     TerminalProgress,
     _TerminalTask,
     duration_text,
+    folded,
     progress_for_stderr,
     rate_text,
 )
@@ -39,6 +40,7 @@ def test_plain_lines_have_rate_and_remaining_time() -> None:
             task.advance(1, loss=0.69314, note="x")
     lines = stream.getvalue().splitlines()
     assert lines[0] == "dpo: 20/100, 2/s, 0:40 left, loss 0.6931, note x"
+    assert lines[-1] == "dpo: 100/100, 2/s, took 0:50, loss 0.6931, note x"
     assert [line.split(",")[0] for line in lines] == [f"dpo: {n}/100" for n in (20, 40, 60, 80, 100)]
 
 
@@ -66,11 +68,11 @@ def test_stdout_is_never_written(capsys: pytest.CaptureFixture[str]) -> None:
         with each.task("a", total=2) as outer, each.task("b", total=1) as inner:
             outer.advance()
             inner.advance(1, loss=0.5)
-            each.line("[brackets] stay")
+            each.line("[brackets] and :smile: stay")
             outer.advance()
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.count("[brackets] stay") == 3
+    assert captured.err.count("[brackets] and :smile: stay") == 3
 
 
 METRICS: dict[str, float | int | str] = {"loss": 0.69314, "rewards/accuracies": 0.6875, "rewards/margins": 0.1234}
@@ -94,7 +96,7 @@ def test_count_and_time_left_stand_whole_and_metrics_take_what_room_is_left(widt
     assert "2/7" in pipeline
     assert "12:34" in pipeline  # its own estimate, not 5/2 of the time so far
     assert "700/1200" in stage
-    assert re.search(r"--:--|\d+:\d\d", stage)
+    assert re.search(r"-:--|\d+:\d\d", stage)
     assert "…" not in pipeline + stage
     whole = [f"{name} {value}" for name, value in (("loss", "0.6931"), *list(METRICS.items())[1:])]
     rest = stage
@@ -114,6 +116,28 @@ def test_a_task_of_unlike_parts_has_an_estimate_instead_of_a_rate() -> None:
         clock.now += 10
         task.advance()
     assert stream.getvalue() == "demo: 1/7, 12:34 left\n"
+
+
+@pytest.mark.parametrize("left", [None, lambda: 3.0])
+def test_a_finished_task_says_what_it_took_as_one_that_runs_says_what_is_left(left: object) -> None:
+    clock = Clock()
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    bars = RichBars(*progress_file._columns(80), console=console, auto_refresh=False, get_time=clock)
+    task = bars.add_task("dpo", total=10, rate="", shown=(), left=left)
+    clock.now = 67.0
+    bars.update(task, completed=10)
+    printer = Console(width=80, file=io.StringIO(), color_system=None)
+    printer.print(bars.get_renderable())
+    assert "10/10 1:07" in printer.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_line_is_broken_between_words_and_a_path_is_whole() -> None:
+    long = "  not read: " + ", ".join(f"column{n}" for n in range(12)) + f" in {'/folder' * 12}"
+    lines = folded(f"short\n{long}", 80).split("\n")
+    assert lines[0] == "short"
+    assert "".join(line.replace(" ", "") for line in lines[1:]) == long.replace(" ", "")
+    assert [len(line) > 80 for line in lines] == [False, False, False, True], "only the path is longer"
+    assert all(line.startswith("    ") for line in lines[2:])
 
 
 def test_an_estimate_is_asked_for_every_two_seconds_at_most() -> None:

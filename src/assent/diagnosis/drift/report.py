@@ -121,7 +121,7 @@ def _moved(one: Tested, *, show_text: bool) -> list[str]:
 
 def _smallest(look: Look) -> list[str]:
     """What this much data was likely to find (power 80%)."""
-    lines = ["smallest shift that was likely to be found (80%), and what was seen:"]
+    lines = ["smallest shift that was likely to be found (80%), what was seen (* moved), in:"]
     for one in look.drift.signals.values():
         smallest = "none" if not math.isfinite(one.smallest) else f"{one.smallest:.3g}"
         mark = "*" if one.found else " "

@@ -17,7 +17,7 @@ def check(case: Case) -> Finding | None:
         severity="warning",
         confidence="certain",
         verdict=f"the prompts are no longer those of the release: {', '.join(one.signal.title for one in tested)} moved"
-        + (f" ({named} words or slices)" if named else ""),
+        + (f" ({named} {'word or slice' if named == 1 else 'words or slices'})" if named else ""),
         evidence=evidence(tested),
         cause="other users, another product, a season, or one client that sends much",
         next_action="sample answers to the prompts that are new and have them rated; figures that were measured on the "

@@ -122,7 +122,7 @@ def _said(connection: Connection, assignment: Assignment) -> str:
     value = latest_value(connection, assignment.id)
     if value is None:
         return "you skipped it"
-    return f"you said: {_shown_value(task_of(connection, assignment.item_id), value, assignment.shown_order)}"
+    return f"you said “{_shown_value(task_of(connection, assignment.item_id), value, assignment.shown_order)}”"
 
 
 def _shown_value(task: str, value: Value, places: Sequence[int]) -> str:
@@ -224,13 +224,13 @@ def show_dashboard(site: Site, visit: Visit) -> Response:
     return site.html("dashboard.html.jinja", visit, figures=figures, done=done, total=total, shown=shown_estimate)
 
 
-def shown_estimate(estimate: Estimate | None, *, percent: bool = True) -> str:
-    """`71% [66%, 75%]`, or the same as numbers."""
+def shown_estimate(estimate: Estimate | None, *, percent: bool = True, sign: str = "%") -> str:
+    """`71% [66%, 75%]`, or the same as numbers; without `sign`, a difference of percentages in points."""
     if estimate is None:
         return "–"
 
     def number(value: float) -> str:
-        return f"{100 * value:.0f}%" if percent else f"{value:.2f}"
+        return (f"{100 * value:.0f}{sign}" if percent else f"{value:.2f}").replace("-", "−")
 
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return f"{number(estimate.value)} (too few for an interval)"

@@ -16,6 +16,7 @@ from anyio import CapacityLimiter, to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
@@ -150,6 +151,12 @@ class Site:
             return self.message(visit, "This form is out of date. Open the page again.", status=403, link="/")
         return page.handler(self, visit)
 
+    def refuse(self, request: Request, error: Exception) -> Response:
+        """The page for an address or a method that is no route of the app."""
+        assert isinstance(error, HTTPException)
+        visit = Visit(request, self._annotator(request), {})
+        return self.message(visit, "There is no such page.", status=error.status_code)
+
     def _annotator(self, request: Request) -> Annotator | None:
         number = request.session.get("annotator")
         return annotator_of(self.database, number) if isinstance(number, int) else None
@@ -197,4 +204,8 @@ def build(site: Site, pages: Sequence[Page], *, port: int) -> Starlette:
         same_site="lax",
         https_only=site.place.is_secure,
     )
-    return Starlette(routes=routes, middleware=[Middleware(Guard, place=site.place), sessions])
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, place=site.place), sessions],
+        exception_handlers={HTTPException: site.refuse},
+    )
