@@ -82,7 +82,8 @@ def _task(site: Site, visit: Visit, assignment: Assignment | None, action: str) 
         own, seconds = own_pace(connection, visit.who.id)
         progress = Progress(done, total, own, seconds, own_left(connection, visit.who.id))
         instructions = current_guidelines(connection)
-        undo = last_answered(connection, visit.who.id, before=assignment.ordinal if assignment else None)
+        until = {} if assignment is None else {"before": assignment.ordinal}
+        undo = last_answered(connection, visit.who.id, **until)
         if assignment is not None:
             item = read_items(connection, [assignment.item_id])[assignment.item_id]
             votes = votes_on(connection, item.id) if assignment.occasion == ADJUDICATION else []

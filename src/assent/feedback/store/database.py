@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -41,6 +42,7 @@ class Database:
         self.is_sqlite = engine.dialect.name == "sqlite"
         # SQLite has one writer. Threads that wait for a lock wake at once; those that poll the file sleep too long.
         self._writer = threading.Lock() if self.is_sqlite else contextlib.nullcontext()
+        self._last_times: dict[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -60,6 +62,14 @@ class Database:
         """A transaction that writes, whole or not at all."""
         with self._writer, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
+
+    def is_time(self, task: str, seconds: float) -> bool:
+        """Whether this process has not been told so of a task for so many seconds."""
+        now = self.clock()
+        if abs(now - self._last_times.get(task, -math.inf)) < seconds:
+            return False
+        self._last_times[task] = now
+        return True
 
     def insert_new(self, connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> int:
         """Inserts rows; those whose key is there already are left as they are. Returns how many were new."""

@@ -179,8 +179,11 @@ def add_guidelines(database: Database, text: str) -> int:
     return version
 
 
+_SETTING = sa.select(settings.c.value).where(settings.c.name == sa.bindparam("asked", type_=sa.String))
+
+
 def get_setting(connection: Connection, name: str) -> Any:
-    return connection.scalar(sa.select(settings.c.value).where(settings.c.name == name))
+    return connection.scalar(_SETTING, {"asked": name})
 
 
 def put_setting(connection: Connection, name: str, value: Any) -> None:

@@ -32,6 +32,86 @@ LEASE_SECONDS = 1800
 """An item that was given and not answered for so long goes to somebody else."""
 REPEAT_AFTER = 10
 """A repeated item comes at least so many items after the first time."""
+LOOKS_A_LEASE = 100
+"""How often a process looks for items that were left open too long, while there are others to give."""
+
+# Statements of every page are built once: building one takes as long as running it.
+_WHO, _ITEM, _THIS = (sa.bindparam(name, type_=sa.Integer) for name in ("who", "item", "this"))
+_revision = (
+    sa.select(sa.func.count())
+    .where(judgements.c.assignment_id == assignments.c.id)
+    .correlate(assignments)
+    .scalar_subquery()
+    .label("revision")
+)
+_ASSIGNMENTS = sa.select(assignments, _revision)
+_THIS_OF_MINE = _ASSIGNMENTS.where(assignments.c.id == _THIS, assignments.c.annotator_id == _WHO)
+# locked: its time may end at this moment, and its place go to another
+_THIS_LOCKED = _THIS_OF_MINE.with_for_update(of=assignments)
+_OPEN_OF_MINE = _ASSIGNMENTS.where(
+    assignments.c.annotator_id == _WHO, sa.text("assignments.state = 'open'"), assignments.c.occasion >= FIRST
+)
+_ON_OCCASION = _ASSIGNMENTS.where(
+    assignments.c.item_id == _ITEM,
+    assignments.c.annotator_id == _WHO,
+    assignments.c.occasion == sa.bindparam("occasion_asked", type_=sa.Integer),
+)
+_BEFORE = (
+    _ASSIGNMENTS.where(
+        assignments.c.annotator_id == _WHO,
+        assignments.c.state != "open",
+        assignments.c.ordinal < sa.bindparam("before", type_=sa.Integer),
+    )
+    .order_by(assignments.c.ordinal.desc())
+    .limit(20)
+)
+_LAST_ORDINAL = sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == _WHO)
+# Two windows of one annotator ask one after the other (PostgreSQL; SQLite has one writer anyway).
+_LOCK_ANNOTATOR = sa.select(annotators.c.id).where(annotators.c.id == _WHO).with_for_update()
+_PLACE = sa.select(queue).where(queue.c.item_id == _ITEM).with_for_update()
+# The condition is written out, and not a parameter: only then do the databases use the index of open items.
+_NEXT_IN_QUEUE = (
+    sa.select(queue.c.item_id)
+    .where(sa.text("queue.remaining > 0"), ~had(_WHO, queue.c.item_id))
+    .order_by(queue.c.position)
+    .limit(1)
+    .with_for_update(skip_locked=True, of=queue)
+)
+_LATE = (
+    sa.select(assignments.c.id, assignments.c.item_id)
+    .where(
+        sa.text("assignments.state = 'open'"),
+        assignments.c.given < sa.bindparam("until", type_=sa.Float),
+        assignments.c.annotator_id != _WHO,
+        assignments.c.occasion == FIRST,
+    )
+    .limit(20)
+    .with_for_update(skip_locked=True)
+)
+_SET_STATE = (
+    sa.update(assignments).where(assignments.c.id == _THIS).values(state=sa.bindparam("new_state", type_=sa.String))
+)
+_COMPLETIONS = sa.select(items.c.completion_ids).where(items.c.id == _ITEM)
+_LATEST_VALUE = (
+    sa.select(judgements.c.value)
+    .where(judgements.c.assignment_id == _THIS)
+    .order_by(judgements.c.revision.desc())
+    .limit(1)
+)
+_newest = (
+    sa.select(judgements.c.assignment_id, sa.func.max(judgements.c.revision).label("revision"))
+    .where(judgements.c.item_id == _ITEM)
+    .group_by(judgements.c.assignment_id)
+    .subquery()
+)
+_REVIEWS = (
+    sa.select(judgements.c.value, assignments.c.occasion)
+    .join(
+        _newest,
+        sa.and_(judgements.c.assignment_id == _newest.c.assignment_id, judgements.c.revision == _newest.c.revision),
+    )
+    .join(assignments, assignments.c.id == judgements.c.assignment_id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +144,19 @@ Answered = Literal["stored", "again", "taken"]
 def next_assignment(database: Database, annotator_id: int, mix: Mix = Mix()) -> Assignment | None:
     """What this annotator does next: what is open already, else a new item. None: there is nothing left."""
     with database.writing() as connection:
-        _lock_annotator(connection, annotator_id)
+        connection.execute(_LOCK_ANNOTATOR, {"who": annotator_id})
         now = database.clock()
-        _take_back(connection, annotator_id, now)
-        query = sa.select(assignments).where(
-            assignments.c.annotator_id == annotator_id,
-            sa.text("assignments.state = 'open'"),
-            assignments.c.occasion >= FIRST,
-        )
-        row = connection.execute(query).first()
+        looks = database.is_time("take back", LEASE_SECONDS / LOOKS_A_LEASE)
+        if looks:
+            _take_back(connection, annotator_id, now)
+        row = connection.execute(_OPEN_OF_MINE, {"who": annotator_id}).first()
         if row is not None:
-            return _assignment(connection, row)
+            return _assignment(row)
         ordinal = 1 + (_last_ordinal(connection, annotator_id) or 0)
         chosen = _mixed_in(connection, annotator_id, ordinal, mix) or _from_queue(connection, annotator_id)
+        if chosen is None and not looks:
+            _take_back(connection, annotator_id, now)
+            chosen = _from_queue(connection, annotator_id)
         if chosen is None:
             return None
         return _give(connection, annotator_id, *chosen, ordinal=ordinal, now=now)
@@ -88,21 +168,17 @@ def next_dispute(database: Database, annotator_id: int) -> Assignment | None:
     One that an adjudicator skipped, or left open too long, goes to another.
     """
     with database.writing() as connection:
-        _lock_annotator(connection, annotator_id)
+        connection.execute(_LOCK_ANNOTATOR, {"who": annotator_id})
         now = database.clock()
-        query = (
-            sa.select(assignments)
-            .join(queue, queue.c.item_id == assignments.c.item_id)
-            .where(
-                assignments.c.annotator_id == annotator_id,
-                sa.text("assignments.state = 'open'"),
-                assignments.c.occasion == ADJUDICATION,
-                queue.c.disputed == 1,  # another may have decided it meanwhile
-            )
+        query = _ASSIGNMENTS.join(queue, queue.c.item_id == assignments.c.item_id).where(
+            assignments.c.annotator_id == annotator_id,
+            sa.text("assignments.state = 'open'"),
+            assignments.c.occasion == ADJUDICATION,
+            queue.c.disputed == 1,  # another may have decided it meanwhile
         )
         row = connection.execute(query).first()
         if row is not None:
-            return _assignment(connection, row)
+            return _assignment(row)
         is_held = sa.and_(sa.text("assignments.state = 'open'"), assignments.c.given >= now - LEASE_SECONDS)
         taken = (
             sa.select(assignments.c.id)
@@ -141,101 +217,59 @@ def answer(
     revision   how many judgements of it there were when the annotator saw it
     """
     with database.writing() as connection:
-        _lock_annotator(connection, annotator_id)
-        query = sa.select(assignments).where(
-            assignments.c.id == assignment_id, assignments.c.annotator_id == annotator_id
-        )
-        # locked: its time may end at this moment, and its place go to another
-        row = connection.execute(query.with_for_update()).first()
+        connection.execute(_LOCK_ANNOTATOR, {"who": annotator_id})
+        row = connection.execute(_THIS_LOCKED, {"this": assignment_id, "who": annotator_id}).first()
         if row is None:
             return "taken"
-        if revision != _revisions(connection, assignment_id):
+        if revision != row.revision:
             return "again"
-        place = connection.execute(sa.select(queue).where(queue.c.item_id == row.item_id).with_for_update()).first()
+        place = connection.execute(_PLACE, {"item": row.item_id}).first()
         if not _hold_place(connection, row, place, is_skipped=value is None):
             return "taken"
-        connection.execute(
-            sa.insert(judgements).values(
-                assignment_id=assignment_id,
-                revision=revision,
-                item_id=row.item_id,
-                annotator_id=annotator_id,
-                value=None if value is None else dict(value),
-                comment=comment or None,
-                seconds=seconds,
-                guideline_id=get_setting(connection, "guidelines"),
-                created=database.clock(),
-            )
-        )
+        said = {
+            "assignment_id": assignment_id,
+            "revision": revision,
+            "item_id": row.item_id,
+            "annotator_id": annotator_id,
+            "value": None if value is None else dict(value),
+            "comment": comment or None,
+            "seconds": seconds,
+            "guideline_id": get_setting(connection, "guidelines"),
+            "created": database.clock(),
+        }
+        connection.execute(sa.insert(judgements), said)
         is_given_back = value is None and row.occasion in (FIRST, ADJUDICATION)
-        connection.execute(
-            sa.update(assignments)
-            .where(assignments.c.id == assignment_id)
-            .values(state="free" if is_given_back else "done")
-        )
+        connection.execute(_SET_STATE, {"this": assignment_id, "new_state": "free" if is_given_back else "done"})
         if place is not None:
             if is_given_back:
                 give_back(connection, row.item_id)
-            _mark_disputed(connection, row.item_id)
+            _mark_disputed(connection, place)
     return "stored"
 
 
-def last_answered(connection: Connection, annotator_id: int, *, before: int | None = None) -> Assignment | None:
+def last_answered(connection: Connection, annotator_id: int, *, before: int = 2**31 - 1) -> Assignment | None:
     """The last item that this annotator answered or skipped (`before` this ordinal), to be changed."""
-    earlier = sa.true() if before is None else assignments.c.ordinal < before
-    query = (
-        sa.select(assignments)
-        .where(assignments.c.annotator_id == annotator_id, assignments.c.state != "open", earlier)
-        .order_by(assignments.c.ordinal.desc())
-        .limit(20)
-    )
-    for row in connection.execute(query):
-        found = _assignment(connection, row)
-        if found.revision:  # what was only left open too long was not answered
-            return found
+    for row in connection.execute(_BEFORE, {"who": annotator_id, "before": before}):
+        if row.revision:  # what was only left open too long was not answered
+            return _assignment(row)
     return None
 
 
 def assignment_of(connection: Connection, assignment_id: int, annotator_id: int) -> Assignment | None:
     """None if there is none, or if it is another annotator's."""
-    query = sa.select(assignments).where(assignments.c.id == assignment_id, assignments.c.annotator_id == annotator_id)
-    row = connection.execute(query).first()
-    return None if row is None else _assignment(connection, row)
-
-
-def _lock_annotator(connection: Connection, annotator_id: int) -> None:
-    """Two windows of one annotator ask one after the other (PostgreSQL; SQLite has one writer anyway)."""
-    connection.execute(sa.select(annotators.c.id).where(annotators.c.id == annotator_id).with_for_update())
-
-
-def _revisions(connection: Connection, assignment_id: int) -> int:
-    count = connection.scalar(
-        sa.select(sa.func.count()).select_from(judgements).where(judgements.c.assignment_id == assignment_id)
-    )
-    return int(count or 0)
+    row = connection.execute(_THIS_OF_MINE, {"this": assignment_id, "who": annotator_id}).first()
+    return None if row is None else _assignment(row)
 
 
 def _last_ordinal(connection: Connection, annotator_id: int) -> int | None:
-    return connection.scalar(
-        sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == annotator_id)
-    )
+    return connection.scalar(_LAST_ORDINAL, {"who": annotator_id})
 
 
 def _take_back(connection: Connection, annotator_id: int, now: float) -> None:
     """Frees the places of items that others were given long ago and have not answered."""
-    late = connection.execute(
-        sa.select(assignments.c.id, assignments.c.item_id, assignments.c.occasion)
-        .where(
-            sa.text("assignments.state = 'open'"),
-            assignments.c.given < now - LEASE_SECONDS,
-            assignments.c.annotator_id != annotator_id,
-            assignments.c.occasion == FIRST,
-        )
-        .limit(20)
-        .with_for_update(skip_locked=True)
-    ).all()
+    late = connection.execute(_LATE, {"until": now - LEASE_SECONDS, "who": annotator_id}).all()
     for row in late:
-        connection.execute(sa.update(assignments).where(assignments.c.id == row.id).values(state="lapsed"))
+        connection.execute(_SET_STATE, {"this": row.id, "new_state": "lapsed"})
         give_back(connection, row.item_id)
 
 
@@ -270,14 +304,7 @@ def _mixed_in(connection: Connection, annotator_id: int, ordinal: int, mix: Mix)
 
 def _from_queue(connection: Connection, annotator_id: int) -> tuple[int, int] | None:
     """The first item with a free place that this annotator has not had."""
-    # the condition is written out, and not a parameter: only then do the databases use the index of open items
-    found = connection.scalar(
-        sa.select(queue.c.item_id)
-        .where(sa.text("queue.remaining > 0"), ~had(annotator_id, queue.c.item_id))
-        .order_by(queue.c.position)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=queue)
-    )
+    found = connection.scalar(_NEXT_IN_QUEUE, {"who": annotator_id})
     if found is None:
         return None
     take_place(connection, found)
@@ -287,19 +314,14 @@ def _from_queue(connection: Connection, annotator_id: int) -> tuple[int, int] | 
 def _give(
     connection: Connection, annotator_id: int, item_id: int, occasion: int, *, ordinal: int, now: float
 ) -> Assignment:
-    lapsed = connection.execute(
-        sa.select(assignments).where(
-            assignments.c.item_id == item_id,
-            assignments.c.annotator_id == annotator_id,
-            assignments.c.occasion == occasion,
-        )
-    ).first()
+    asked = {"item": item_id, "who": annotator_id, "occasion_asked": occasion}
+    lapsed = connection.execute(_ON_OCCASION, asked).first()
     if lapsed is not None:
         ordinal -= lapsed.ordinal == ordinal - 1  # the last one keeps its number: none is counted that was not done
         is_it = assignments.c.id == lapsed.id
         connection.execute(sa.update(assignments).where(is_it).values(state="open", given=now, ordinal=ordinal))
-        return _assignment(connection, connection.execute(sa.select(assignments).where(is_it)).one())
-    count = len(connection.scalar(sa.select(items.c.completion_ids).where(items.c.id == item_id)) or [])
+        return _assignment(connection.execute(_ON_OCCASION, asked).one())
+    count = len(connection.scalar(_COMPLETIONS, {"item": item_id}) or [])
     fresh: dict[str, Any] = {
         "item_id": item_id,
         "annotator_id": annotator_id,
@@ -309,7 +331,7 @@ def _give(
         "state": "open",
         "given": now,
     }
-    number = connection.execute(sa.insert(assignments).values(fresh)).inserted_primary_key
+    number = connection.execute(sa.insert(assignments), fresh).inserted_primary_key
     assert number is not None
     return Assignment(**{**fresh, "id": number[0], "shown_order": tuple(fresh["shown_order"]), "revision": 0})
 
@@ -329,35 +351,20 @@ def _hold_place(connection: Connection, row: Row[Any], place: Row[Any] | None, *
 
 def latest_value(connection: Connection, assignment_id: int) -> Value | None:
     """The value of the highest revision; None: skipped, or not answered."""
-    query = sa.select(judgements.c.value).where(judgements.c.assignment_id == assignment_id)
-    return connection.scalar(query.order_by(judgements.c.revision.desc()).limit(1))
+    return connection.scalar(_LATEST_VALUE, {"this": assignment_id})
 
 
-def _mark_disputed(connection: Connection, item_id: int) -> None:
-    """By the reviews as they stand, the highest revision of each."""
-    newest = (
-        sa.select(judgements.c.assignment_id, sa.func.max(judgements.c.revision).label("revision"))
-        .where(judgements.c.item_id == item_id)
-        .group_by(judgements.c.assignment_id)
-        .subquery()
-    )
-    rows = connection.execute(
-        sa.select(judgements.c.value, assignments.c.occasion)
-        .join(
-            newest,
-            sa.and_(judgements.c.assignment_id == newest.c.assignment_id, judgements.c.revision == newest.c.revision),
-        )
-        .join(assignments, assignments.c.id == judgements.c.assignment_id)
-    ).all()
+def _mark_disputed(connection: Connection, place: Row[Any]) -> None:
+    """By the reviews of an item as they stand, the highest revision of each. `place` is locked."""
+    rows = connection.execute(_REVIEWS, {"item": place.item_id}).all()
     values = [row.value for row in rows if row.value is not None and row.occasion == FIRST]
     is_decided = any(row.value is not None and row.occasion == ADJUDICATION for row in rows)
     state = 2 if is_decided else int(disputed(values))
-    connection.execute(
-        sa.update(queue).where(queue.c.item_id == item_id, queue.c.disputed != state).values(disputed=state)
-    )
+    if state != place.disputed:
+        connection.execute(sa.update(queue).where(queue.c.item_id == place.item_id).values(disputed=state))
 
 
-def _assignment(connection: Connection, row: Row[Any]) -> Assignment:
+def _assignment(row: Row[Any]) -> Assignment:
     return Assignment(
         id=row.id,
         item_id=row.item_id,
@@ -367,5 +374,5 @@ def _assignment(connection: Connection, row: Row[Any]) -> Assignment:
         shown_order=tuple(row.shown_order),
         state=row.state,
         given=row.given,
-        revision=_revisions(connection, row.id),
+        revision=row.revision,
     )

@@ -91,9 +91,12 @@ def _new(database: Database, connection: Connection, name: str, role: str, passw
     return int(number[0])
 
 
+_IDENTITY = sa.select(identities).where(identities.c.annotator_id == sa.bindparam("who", type_=sa.Integer))
+
+
 def annotator_of(database: Database, number: int) -> Annotator | None:
     with database.reading() as connection:
-        row = connection.execute(sa.select(identities).where(identities.c.annotator_id == number)).one_or_none()
+        row = connection.execute(_IDENTITY, {"who": number}).one_or_none()
     return None if row is None else Annotator(row.annotator_id, row.name, row.role)
 
 

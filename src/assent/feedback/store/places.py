@@ -10,12 +10,18 @@ from sqlalchemy.engine import Connection
 from assent.feedback.store.database import Database
 from assent.feedback.store.schema import FIRST, GIVEN_BACK, assignments, judgements, queue
 
+_TAKE = (
+    sa.update(queue)
+    .where(queue.c.item_id == sa.bindparam("item", type_=sa.Integer))
+    .values(remaining=queue.c.remaining - 1)
+)
+
 
 def take_place(connection: Connection, item_id: int) -> None:
-    connection.execute(sa.update(queue).where(queue.c.item_id == item_id).values(remaining=queue.c.remaining - 1))
+    connection.execute(_TAKE, {"item": item_id})
 
 
-def had(annotator_id: int, item_id: Any) -> Any:
+def had(annotator_id: Any, item_id: Any) -> Any:
     """Whether an annotator was given this item before, and did not only leave it open too long."""
     own = sa.select(assignments.c.id).where(
         assignments.c.item_id == item_id, assignments.c.annotator_id == annotator_id, assignments.c.state != "lapsed"

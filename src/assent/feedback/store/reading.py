@@ -85,26 +85,55 @@ class Progress:
         return None if self.own_seconds is None or self.left >= MOST_LEFT else self.own_seconds * self.left
 
 
+# Statements of every page are built once: building one takes as long as running it.
+_WHO = sa.bindparam("who", type_=sa.Integer)
+_NUMBERS: Any = sa.bindparam("numbers", expanding=True)
+_ITEMS = (
+    sa.select(items, prompts.c.content.label("prompt"))
+    .join(prompts, prompts.c.id == items.c.prompt_id)
+    .where(items.c.id.in_(_NUMBERS))
+)
+_COMPLETIONS = sa.select(completions).where(completions.c.id.in_(_NUMBERS))
+_TASK = sa.select(items.c.task).where(items.c.id == sa.bindparam("item", type_=sa.Integer))
+_of_mine = assignments.c.annotator_id == _WHO
+_is_open = sa.text("assignments.state = 'open'")
+_last_50 = sa.select(assignments.c.id).where(_of_mine).order_by(assignments.c.ordinal.desc()).limit(50).subquery()
+_SECONDS = sa.select(judgements.c.seconds).where(judgements.c.assignment_id.in_(sa.select(_last_50.c.id)))
+_GIVEN = sa.select(
+    sa.select(sa.func.max(assignments.c.ordinal)).where(_of_mine).scalar_subquery(),
+    sa.select(sa.func.count()).select_from(assignments).where(_of_mine, _is_open).scalar_subquery(),
+)
+# written out, as in `labelling._NEXT_IN_QUEUE`: only then is the index of open items used
+_some = (
+    sa.select(queue.c.item_id)
+    .where(sa.text("queue.remaining > 0"), ~had(_WHO, queue.c.item_id))
+    .limit(MOST_LEFT)
+    .subquery()
+)
+_LEFT = sa.select(
+    sa.select(sa.func.count()).select_from(_some).scalar_subquery(),
+    sa.select(sa.func.count())
+    .select_from(assignments)
+    .where(_of_mine, _is_open, assignments.c.occasion >= FIRST)
+    .scalar_subquery(),
+)
+
+
 def read_items(connection: Connection, numbers: Sequence[int]) -> dict[int, Item]:
     found: dict[int, Item] = {}
     for start in range(0, len(numbers), CHUNK):
-        part = numbers[start : start + CHUNK]
-        rows = connection.execute(
-            sa.select(items, prompts.c.content.label("prompt"))
-            .join(prompts, prompts.c.id == items.c.prompt_id)
-            .where(items.c.id.in_(part))
-        ).all()
+        rows = connection.execute(_ITEMS, {"numbers": list(numbers[start : start + CHUNK])}).all()
         wanted = sorted({number for row in rows for number in row.completion_ids})
         texts: dict[int, Any] = {}
         for first in range(0, len(wanted), CHUNK):
-            query = sa.select(completions).where(completions.c.id.in_(wanted[first : first + CHUNK]))
-            texts |= {one.id: one for one in connection.execute(query)}
+            own = connection.execute(_COMPLETIONS, {"numbers": wanted[first : first + CHUNK]})
+            texts |= {one.id: one for one in own}
         found |= {row.id: _item(row, [texts[number] for number in row.completion_ids]) for row in rows}
     return found
 
 
 def task_of(connection: Connection, item_id: int) -> str:
-    return str(connection.scalar(sa.select(items.c.task).where(items.c.id == item_id)))
+    return str(connection.scalar(_TASK, {"item": item_id}))
 
 
 def _item(row: Any, own: Sequence[Any]) -> Item:
@@ -202,35 +231,15 @@ def reviews_left(connection: Connection, numbers: Sequence[int]) -> int:
 
 def own_pace(connection: Connection, annotator_id: int) -> tuple[int, float | None]:
     """Items that an annotator was given and answered or skipped, and the median seconds of the last 50."""
-    last = (
-        sa.select(assignments.c.id)
-        .where(assignments.c.annotator_id == annotator_id)
-        .order_by(assignments.c.ordinal.desc())
-        .limit(50)
-        .subquery()
-    )
-    query = sa.select(judgements.c.seconds).where(judgements.c.assignment_id.in_(sa.select(last.c.id)))
-    seconds = [value for value in connection.scalars(query) if value is not None]
-    given = connection.scalar(
-        sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == annotator_id)
-    )
-    is_open = connection.scalar(
-        sa.select(sa.func.count())
-        .select_from(assignments)
-        .where(assignments.c.annotator_id == annotator_id, sa.text("assignments.state = 'open'"))
-    )
-    return int(given or 0) - int(is_open or 0), median(seconds) if seconds else None
+    seconds = [value for value in connection.scalars(_SECONDS, {"who": annotator_id}) if value is not None]
+    given, is_open = connection.execute(_GIVEN, {"who": annotator_id}).one()
+    return int(given or 0) - int(is_open), median(seconds) if seconds else None
 
 
 def own_left(connection: Connection, annotator_id: int) -> int:
     """Items with a free place that this annotator may be given, and the one in hand; at most `MOST_LEFT`."""
-    own = sa.select(assignments.c.id).where(assignments.c.annotator_id == annotator_id)
-    is_had = had(annotator_id, queue.c.item_id)
-    # written out, as in `labelling._from_queue`: only then is the index of open items used
-    some = sa.select(queue.c.item_id).where(sa.text("queue.remaining > 0"), ~is_had).limit(MOST_LEFT).subquery()
-    in_hand = own.where(sa.text("assignments.state = 'open'"), assignments.c.occasion >= FIRST).subquery()
-    free = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
-    return min(MOST_LEFT, free + (connection.scalar(sa.select(sa.func.count()).select_from(in_hand)) or 0))
+    free, in_hand = connection.execute(_LEFT, {"who": annotator_id}).one()
+    return min(MOST_LEFT, int(free) + int(in_hand))
 
 
 def current_guidelines(connection: Connection) -> str | None:
