@@ -54,14 +54,14 @@ from assent.types import PromptGroup
 LENGTH = 256
 ANSWERS = {"max_length": LENGTH, "max_new_tokens": 40}
 SCHEDULE = {"max_length": LENGTH, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05}
-REWARD = {"learning_rate": 1e-3, "batch_size": 16, "num_train_epochs": 2, **SCHEDULE}
-DPO = {"learning_rate": 2e-4, "beta": 0.3, "batch_size": 16, "num_train_epochs": 2, **SCHEDULE}
+REWARD = {"learning_rate": 1e-3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
+DPO = {"learning_rate": 2e-4, "beta": 0.3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
 """Rates and beta of the demo; smaller batches, for a hundred labels are few."""
 HEADS = 5
 ORDERS = ("random", "disagreement", "margin")
 RESTARTED = {f"{order}, restarted": order for order in ORDERS[1:]}
-FULL = {"demonstrations": 1500, "pool": 1200, "tests": 600, "sizes": [80, 120, 160, 240, 320, 480]}
-SMALL = {"demonstrations": 100, "pool": 40, "tests": 24, "sizes": [12, 16, 24]}
+FULL = {"demonstrations": 1500, "pool": 900, "tests": 400, "sizes": [60, 85, 120, 170, 240, 340]}
+SMALL = {"demonstrations": 300, "pool": 64, "tests": 60, "sizes": [12, 16, 24]}
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def _start(folder: Path, size: Mapping[str, Any]) -> str:
     data = _written(folder / "demonstrations.jsonl", demonstrations(World(0), size["demonstrations"], 0),
                     "demonstrations")  # fmt: skip
     return str(assent.sft(model=str(base_folder(0)), data=data, output_dir=folder / "sft", learning_rate=1e-3,
-                          batch_size=32, progress=Silent(), **SCHEDULE).model_path)  # fmt: skip
+                          batch_size=32, num_train_epochs=2, progress=Silent(), **SCHEDULE).model_path)  # fmt: skip
 
 
 class Seed:
@@ -193,6 +193,8 @@ def agreement(scores: np.ndarray, worth: np.ndarray) -> float:
     """Of scores and gold (2N,) of N pairs, one after the other: the share that both order alike."""
     ours, theirs = (np.sign(np.subtract(*values.reshape(-1, 2).T)) for values in (scores, worth))
     told_apart = theirs != 0
+    if not told_apart.any():
+        raise SystemExit(f"gold tells no two answers apart, of {len(theirs)} pairs: give more demonstrations or tests")
     return float(((1 + ours * theirs) / 2)[told_apart].mean())
 
 
