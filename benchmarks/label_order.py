@@ -54,13 +54,13 @@ from assent.types import PromptGroup
 LENGTH = 256
 ANSWERS = {"max_length": LENGTH, "max_new_tokens": 40}
 SCHEDULE = {"max_length": LENGTH, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05}
-REWARD = {"learning_rate": 1e-3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
-DPO = {"learning_rate": 2e-4, "beta": 0.3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
-"""Rates and beta of the demo; smaller batches, for a hundred labels are few."""
+REWARD = {"learning_rate": 3e-3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
+DPO = {"learning_rate": 5e-4, "beta": 0.3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
+"""Higher rates and smaller batches than the demo's, for a hundred labels are few steps."""
 HEADS = 5
 ORDERS = ("random", "disagreement", "margin")
 RESTARTED = {f"{order}, restarted": order for order in ORDERS[1:]}
-FULL = {"demonstrations": 1500, "pool": 900, "tests": 400, "sizes": [60, 85, 120, 170, 240, 340]}
+FULL = {"demonstrations": 1500, "pool": 1300, "tests": 500, "sizes": [100, 180, 320, 560]}
 SMALL = {"demonstrations": 300, "pool": 64, "tests": 60, "sizes": [12, 16, 24]}
 
 
