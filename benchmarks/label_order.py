@@ -1,6 +1,6 @@
 """Does an order of `assent label` save labels over the random one? On the sandbox, with its noisy annotator.
 
-An SFT model answers each prompt of a pool twice. The first labels are of random items; a reward ensemble
+Each prompt of a pool has two answers, by the sandbox's writers or by an SFT model (`--answers`). The first labels are of random items; a reward ensemble
 (`--num-heads`, `--bootstrap`) and a DPO model learn from them. `assent label --order` then puts the rest of the pool in
 order: at random, by the ensemble's disagreement, by the margin of the DPO model's implicit reward. Each order's first n
 labels train a new reward model, whose accuracy is how often it orders two answers to a fresh prompt as gold does.
@@ -45,7 +45,7 @@ from assent.runs.progress import Silent
 from assent.sandbox.base_model import base_folder
 from assent.sandbox.documents import demonstrations
 from assent.sandbox.gold import gold
-from assent.sandbox.labellers import label, with_completions
+from assent.sandbox.labellers import foreign_completions, label, with_completions
 from assent.sandbox.settings import LabelSettings
 from assent.sandbox.world import World
 from assent.statistics.intervals import mean_interval
@@ -54,26 +54,32 @@ from assent.types import PromptGroup
 LENGTH = 256
 ANSWERS = {"max_length": LENGTH, "max_new_tokens": 40}
 SCHEDULE = {"max_length": LENGTH, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05}
-REWARD = {"learning_rate": 3e-3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
+REWARD = {"learning_rate": 1e-3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
 DPO = {"learning_rate": 5e-4, "beta": 0.3, "batch_size": 8, "num_train_epochs": 2, **SCHEDULE}
-"""Higher rates and smaller batches than the demo's, for a hundred labels are few steps."""
+"""Smaller batches than the demo's, and DPO at a higher rate, for a hundred labels are few steps."""
 HEADS = 5
 ORDERS = ("random", "disagreement", "margin")
 RESTARTED = {f"{order}, restarted": order for order in ORDERS[1:]}
-FULL = {"demonstrations": 1500, "pool": 1300, "tests": 500, "sizes": [100, 180, 320, 560]}
-SMALL = {"demonstrations": 300, "pool": 64, "tests": 60, "sizes": [12, 16, 24]}
+FULL: dict[str, Any] = {"demonstrations": 1500, "pool": 800, "tests": 400, "sizes": [40, 75, 140, 260]}
+SMALL: dict[str, Any] = {"demonstrations": 300, "pool": 64, "tests": 60, "sizes": [12, 16, 24]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of labels; the first of them are random")
+    parser.add_argument("--answers", choices=["writers", "model"], default="writers",
+                        help="whose answers are labelled: good, medium and bad ones, or the SFT model's")  # fmt: skip
     parser.add_argument("--restarts", action="store_true", help="also compute the order again at each size")
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
     if given.seeds < 2:
         parser.error("--seeds: an interval over seeds needs at least two")
-    size = SMALL if given.small else FULL
+    size = dict(SMALL if given.small else FULL)
+    size["sizes"] = given.sizes or size["sizes"]
+    if len(size["sizes"]) < 2 or any(small >= large for small, large in pairwise(size["sizes"])):
+        parser.error(f"--sizes: two or more rising numbers; got {size['sizes']}")
     seeds = 2 if given.small else given.seeds
     folder, began = Path(given.output_dir), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,18 +87,19 @@ def main() -> None:
     arms = {order: order for order in ORDERS} | (RESTARTED if given.restarts else {})
     curves: dict[str, list[list[float]]] = {arm: [] for arm in arms}
     for seed in range(seeds):
-        for arm, curve in Seed(folder / f"seed-{seed}", start, size, seed).curves(arms).items():
+        drawn = Seed(folder / f"{given.answers}-{seed}", start, size, seed, by_model=given.answers == "model")
+        for arm, curve in drawn.curves(arms).items():
             curves[arm].append(curve)
     document = {
-        **{name: value for name, value in size.items() if name != "sizes"}, "seeds": seeds, "cores": os.cpu_count(),
-        **summary(size["sizes"], curves), "seconds": time.monotonic() - began,
+        **{name: value for name, value in size.items() if name != "sizes"}, "seeds": seeds, "answers": given.answers,
+        "cores": os.cpu_count(), **summary(size["sizes"], curves), "seconds": time.monotonic() - began,
     }  # fmt: skip
     write_json(folder / "label_order.json", document)
     print(json.dumps(document, indent=1))
 
 
 def _start(folder: Path, size: Mapping[str, Any]) -> str:
-    """The SFT model, which answers the prompts and from which all training starts."""
+    """The SFT model, from which all training starts."""
     data = _written(folder / "demonstrations.jsonl", demonstrations(World(0), size["demonstrations"], 0),
                     "demonstrations")  # fmt: skip
     return str(assent.sft(model=str(base_folder(0)), data=data, output_dir=folder / "sft", learning_rate=1e-3,
@@ -102,16 +109,20 @@ def _start(folder: Path, size: Mapping[str, Any]) -> str:
 class Seed:
     """A seed's pool of labelled pairs, its test pairs, and what is trained on them."""
 
-    def __init__(self, folder: Path, start: str, size: Mapping[str, Any], seed: int) -> None:
-        self.folder, self.start, self.sizes, self.seed = folder, start, list(size["sizes"]), seed
+    def __init__(self, folder: Path, start: str, size: Mapping[str, Any], seed: int, *, by_model: bool) -> None:
+        self.folder, self.start, self.sizes, self.seed, self.by_model = folder, start, size["sizes"], seed, by_model
         folder.mkdir(parents=True, exist_ok=True)
         pairs = self._answered("pool", "preference", size["pool"])
-        self.pool = label(pairs, LabelSettings(source="sft"), world=World(0), seed=seed).groups
+        source = "sft" if by_model else "foreign"
+        self.pool = label(pairs, LabelSettings(source=source), world=World(0), seed=seed).groups
         self.tests = self._answered("tests", "validation", size["tests"])
 
     def _answered(self, name: str, split: str, number: int) -> list[PromptGroup]:
-        """Prompts with two different answers of the start."""
+        """Prompts with two different answers."""
         prompts = World(0).prompts(split, number, self.seed)
+        if not self.by_model:
+            pairs = zip(prompts, foreign_completions(prompts, 2, self.seed), strict=True)
+            return [with_completions(group, pair) for group, pair in pairs if len(set(pair)) == 2]
         asked = _written(self.folder / f"{name}.jsonl", prompts, "prompts")
         path = assent.sample(model=self.start, data=asked, output_dir=self.folder / name, num_completions=2,
                              seed=self.seed, progress=Silent(), **ANSWERS)["completions"]  # fmt: skip
@@ -230,8 +241,9 @@ def labels_for(sizes: Sequence[int], curve: np.ndarray, random: np.ndarray, numb
     if len(known) < len(rows):
         return None
     estimate = mean_interval([count * known[0] - (count - 1) * value for value in known[1:]])
-    share = {name: math.exp(getattr(estimate, name)) for name in ("value", "low", "high")}
-    saved = {name: number * (1 - share[other]) for name, other in (("value", "value"), ("low", "high"), ("high", "low"))}
+    ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    share = {name: math.exp(min(log, 50.0)) for name, log in ends.items()}  # so many labels nobody has
+    saved = {name: number * (1 - share[end]) for name, end in zip(share, ("value", "high", "low"), strict=True)}
     return {"share": share, "saved": saved}
 
 
