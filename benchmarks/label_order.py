@@ -1,9 +1,10 @@
 """Does an order of `assent label` save labels over the random one? On the sandbox, with its noisy annotator.
 
-Each prompt of a pool has two answers, by the sandbox's writers or by an SFT model (`--answers`). The first labels are of random items; a reward ensemble
-(`--num-heads`, `--bootstrap`) and a DPO model learn from them. `assent label --order` then puts the rest of the pool in
-order: at random, by the ensemble's disagreement, by the margin of the DPO model's implicit reward. Each order's first n
-labels train a new reward model, whose accuracy is how often it orders two answers to a fresh prompt as gold does.
+Each prompt of a pool has two answers: by an SFT model, or by the sandbox's writers, good, medium and bad ones
+(`--answers writers`). The first labels are of random items; a reward ensemble (`--num-heads`, `--bootstrap`) and a DPO
+model learn from them. `assent label --order` then puts the rest of the pool in order: at random, by the ensemble's
+disagreement, by the margin of the DPO model's implicit reward. Each order's first n labels train a new reward model,
+whose accuracy is how often it orders two answers to a fresh prompt as gold does.
 
     python benchmarks/label_order.py --output-dir out/label-order              (five seeds)
     python benchmarks/label_order.py --output-dir out/label-order --restarts   (also with the order computed again)
@@ -60,7 +61,7 @@ DPO = {"learning_rate": 5e-4, "beta": 0.3, "batch_size": 8, "num_train_epochs": 
 HEADS = 5
 ORDERS = ("random", "disagreement", "margin")
 RESTARTED = {f"{order}, restarted": order for order in ORDERS[1:]}
-FULL: dict[str, Any] = {"demonstrations": 1500, "pool": 800, "tests": 400, "sizes": [40, 75, 140, 260]}
+FULL: dict[str, Any] = {"demonstrations": 1500, "pool": 900, "tests": 450, "sizes": [60, 100, 170, 300]}
 SMALL: dict[str, Any] = {"demonstrations": 300, "pool": 64, "tests": 60, "sizes": [12, 16, 24]}
 
 
@@ -69,8 +70,8 @@ def main() -> None:
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of labels; the first of them are random")
-    parser.add_argument("--answers", choices=["writers", "model"], default="writers",
-                        help="whose answers are labelled: good, medium and bad ones, or the SFT model's")  # fmt: skip
+    parser.add_argument("--answers", choices=["writers", "model"], default="model",
+                        help="whose answers are labelled: the SFT model's, or good, medium and bad ones")  # fmt: skip
     parser.add_argument("--restarts", action="store_true", help="also compute the order again at each size")
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
