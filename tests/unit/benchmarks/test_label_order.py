@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from assent.commands import label_order as ordering
+from assent.data.texts import last_content
+from assent.types import Message, Preference, PromptGroup
+
 SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 
 
@@ -27,6 +31,31 @@ def test_a_pair_counts_where_gold_tells_it_apart(script: Any) -> None:
     scores, worth = np.array([2, 1, 2, 1, 3, 3, 9, 1.0]), np.array([1, 0, 0, 1, 1, 0, 4, 4.0])
     assert script.agreement(scores, worth) == pytest.approx(0.5)
     assert script.agreement(scores[:2], worth[:2]) == 1.0
+
+
+def test_items_come_in_the_order_in_which_label_gives_them_out(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(config: Any, items: Any) -> np.ndarray:
+        assert (config.order, config.reward) == ("margin", "implicit:policy,start")
+        return np.array([[float(last_content(text))] for item in items for text in item.completions])
+
+    monkeypatch.setattr(ordering, "_scores", scores)
+    items = [
+        PromptGroup(
+            prompt=(Message("user", f"question {gap}"),),
+            completions=((Message("assistant", str(gap)),), (Message("assistant", "0"),)),
+            preference=Preference(ranking=(1, 2)),
+        )
+        for gap in (5, 1, 3, 4)
+    ]
+    seed = script.Seed.__new__(script.Seed)
+    ordered = seed._ordered(tmp_path, items, "margin", "implicit:policy,start")
+    assert ordered == [items[place] for place in (1, 2, 3, 0)]
+    monkeypatch.undo()
+    assert seed._ordered(tmp_path, items, "margin", "implicit:policy,start") == ordered, "what is finished is kept"
+    with pytest.raises(SystemExit, match="is no order of 3 items"):
+        seed._ordered(tmp_path, items[:3], "margin", "implicit:policy,start")
 
 
 def test_where_a_curve_reaches_a_target(script: Any) -> None:
