@@ -138,13 +138,15 @@ class Seed:
         first = self.sizes[0]
         if len(self.pool) < 2 * self.sizes[-1]:
             raise SystemExit(f"the pool leaves no choice: {len(self.pool)} items for {self.sizes[-1]} labels")
-        shared = self._accuracy(self.folder / "first", self.pool[:first])
+        shared = self._accuracy(self.folder / f"first-{first}", self.pool[:first])
         return {arm: [shared, *self._curve(arm, order)] for arm, order in arms.items()}
 
     def _curve(self, arm: str, order: str) -> list[float]:
         labelled, rest, found = self.pool[: self.sizes[0]], self.pool[self.sizes[0] :], []
+        path = str(self.sizes[0])  # all sizes up to here, on which an order computed again depends
         for now, then in pairwise(self.sizes):
-            here = self.folder / arm.replace(", ", "-") / str(then)
+            path = f"{path}-{then}"
+            here = self.folder / arm.replace(", ", "-") / path
             if now == self.sizes[0] or arm in RESTARTED:
                 here.mkdir(parents=True, exist_ok=True)
                 trained = self.folder if now == self.sizes[0] else here
