@@ -76,7 +76,6 @@ CANNOT = [
     "what a real recording of a graph refuses beyond waiting: libraries that set themselves up, memory that moves",
     "times",
     "several devices, NCCL, 4-bit weights, vLLM",
-    "--trunk one: its first pass stops here, in a head of zero dimensions, for a reason that is not known",
     "operations that CUDA lacks or does in another way for some type",
 ]
 

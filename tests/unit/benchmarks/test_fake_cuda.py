@@ -90,6 +90,7 @@ def test_the_device_refuses_and_records_as_a_gpu_does() -> None:
     assert found["allowed"] == 15.0
 
 
+@pytest.mark.slow
 def test_commands_on_the_device_do_what_they_do_on_a_cpu() -> None:
     found = ended(str(SCRIPTS / "fake_cuda.py"), "--only", "dpo", "first_gpu: graphs")
     dpo, graphs = found["parts"]["dpo"], found["parts"]["first_gpu: graphs"]
