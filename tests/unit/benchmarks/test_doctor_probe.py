@@ -39,8 +39,9 @@ def test_a_model_is_measured_with_two_files(benchmark: ModuleType, tmp_path: Pat
     record = benchmark.probed(setting)
     first, again = record["scored"], record["again"]
     assert first["given"]
-    assert len(first["better"]) == len(again["better"]) == len(setting.held_out)
-    assert first["better"] != again["better"]
+    assert len(first["better"]) == len(setting.held_out)
+    assert len(again["better"]) == benchmark.MOST_AGAIN
+    assert first["better"][:50] != again["better"][:50]
     assert max(first["right_padded"]) < 1e-4
     healthy = PlannedScores("reward", (), "calibration", 50_000)
     found = benchmark._again([(healthy, {"scored": first, "again": first})])

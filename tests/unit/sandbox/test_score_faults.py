@@ -128,9 +128,9 @@ def _twins(setting: Setting, kind: str) -> list[PromptGroup]:
 
 
 def _kept(setting: Setting, healthy: Setting) -> float:
-    """Share of training rows whose chosen answer is the healthy one."""
-    pairs = zip(setting.rows, healthy.rows, strict=True)
-    return sum(a.completions == b.completions for a, b in pairs) / len(healthy.rows)
+    """Share of training rows whose chosen answer is the healthy one, of those whose texts differ."""
+    pairs = [(a, b) for a, b in zip(setting.rows, healthy.rows, strict=True) if len(set(b.completions)) == 2]
+    return sum(a.completions == b.completions for a, b in pairs) / len(pairs)
 
 
 @pytest.mark.parametrize("name", ROWS)
