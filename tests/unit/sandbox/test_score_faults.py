@@ -19,6 +19,7 @@ from assent.rewards.reward_model import RewardModel
 from assent.sandbox.faults import patches
 from assent.sandbox.faults.confusion import Seen, confusion, table
 from assent.sandbox.faults.patches import OPEN
+from assent.sandbox.faults.records import Purpose
 from assent.sandbox.faults.score_faults import SCORE_FAULTS, healthy_scores, plan_scores
 from assent.sandbox.faults.score_tasks import HELD_OUT, TASKS, TWIN, comparisons, exchanged, gold, raw_model
 from assent.sandbox.faults.settings import Setting
@@ -85,9 +86,10 @@ def test_no_held_out_prompt_is_trained_on() -> None:
 
 
 def test_seeds_and_tasks_of_calibration_and_report_are_apart() -> None:
+    purposes: tuple[Purpose, Purpose] = ("calibration", "report")
     plans = {
-        purpose: [one for name in ("", *SCORE_FAULTS) for one in plan_scores(name, purpose, range(8))]  # type: ignore[arg-type]
-        for purpose in ("calibration", "report")
+        purpose: [one for name in ("", *SCORE_FAULTS) for one in plan_scores(name, purpose, range(8))]
+        for purpose in purposes
     }
     assert not {one.seed for one in plans["calibration"]} & {one.seed for one in plans["report"]}
     assert HELD_OUT not in {one.family for one in plans["calibration"]}
