@@ -5,6 +5,8 @@ Where steps or pairs are too few to say why, it still says that the held-out acc
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from assent.diagnosis.advice import passes_of
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Change, Evidence, Finding, factor_to, times
@@ -156,7 +158,11 @@ RULE = Rule(
 FIRES = example({TRAIN: [0.5, 0.55, 0.45, 0.5] * 8}, stage="reward", batch_size=32, learning_rate=1e-6)
 QUIET = example({TRAIN: [0.5, 0.55, 0.6, 0.6, *[0.68, 0.72] * 14]}, stage="reward", batch_size=32)
 _COIN = [0.5, 0.55, 0.45, 0.5] * 8
-_WEAK = {TRAIN: [*[0.5] * 30, *[0.6] * 30], HELD_OUT: {60: 0.57}, f"{HELD_OUT}_low": {60: 0.45}}
+_WEAK: dict[str, Sequence[float] | Mapping[int, float]] = {
+    TRAIN: [*[0.5] * 30, *[0.6] * 30],
+    HELD_OUT: {60: 0.57},
+    f"{HELD_OUT}_low": {60: 0.45},
+}
 """The rows of its second half were new if it was one pass, and 0.6 of 240 is no coin."""
 FIRES_ALSO = (
     example({TRAIN: _COIN, "eval_margin": {0: 0.0123, 32: 0.012301}}, stage="reward", batch_size=32),

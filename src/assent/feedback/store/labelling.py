@@ -61,9 +61,11 @@ _BEFORE = (
         assignments.c.annotator_id == _WHO,
         assignments.c.state != "open",
         assignments.c.ordinal < sa.bindparam("before", type_=sa.Integer),
+        # what was only left open too long was not answered
+        sa.exists().where(judgements.c.assignment_id == assignments.c.id),
     )
     .order_by(assignments.c.ordinal.desc())
-    .limit(20)
+    .limit(1)
 )
 _LAST_ORDINAL = sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == _WHO)
 # Two windows of one annotator ask one after the other (PostgreSQL; SQLite has one writer anyway).
@@ -249,10 +251,8 @@ def answer(
 
 def last_answered(connection: Connection, annotator_id: int, *, before: int = 2**31 - 1) -> Assignment | None:
     """The last item that this annotator answered or skipped (`before` this ordinal), to be changed."""
-    for row in connection.execute(_BEFORE, {"who": annotator_id, "before": before}):
-        if row.revision:  # what was only left open too long was not answered
-            return _assignment(row)
-    return None
+    row = connection.execute(_BEFORE, {"who": annotator_id, "before": before}).first()
+    return None if row is None else _assignment(row)
 
 
 def assignment_of(connection: Connection, assignment_id: int, annotator_id: int) -> Assignment | None:
