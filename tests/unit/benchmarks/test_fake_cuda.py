@@ -1,4 +1,4 @@
-"""The pretended device refuses what a GPU would refuse, records as a graph does, and commands run on it as on a CPU."""
+"""The pretended device refuses what a GPU would refuse, and records as a graph does."""
 
 from __future__ import annotations
 
@@ -88,15 +88,3 @@ def test_the_device_refuses_and_records_as_a_gpu_does() -> None:
     for name in ("waiting in a recording", "an upload in a recording", "forbidden"):
         assert "would wait for the device" in found[name], name
     assert found["allowed"] == 15.0
-
-
-@pytest.mark.slow
-def test_commands_on_the_device_do_what_they_do_on_a_cpu() -> None:
-    found = ended(str(SCRIPTS / "fake_cuda.py"), "--only", "dpo", "first_gpu: graphs")
-    dpo, graphs = found["parts"]["dpo"], found["parts"]["first_gpu: graphs"]
-    assert dpo["within"]
-    assert dpo["operations"] > 1000
-    assert dpo["waits"] > 0
-    assert "recorded" in graphs["steps"]
-    assert not graphs["steps"].startswith("none")
-    assert graphs["same_ids"] == graphs["of"] > 0
