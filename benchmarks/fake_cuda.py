@@ -32,12 +32,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pretend_cuda import RECORDED, STATE, pretended  # first: torch asks for CUDA when it is imported
+import assent  # first: it says how OpenMP's threads wait
+
+# isort: split
+from pretend_cuda import RECORDED, STATE, pretended  # then: torch asks for CUDA when it is imported
 
 # isort: split
 import peft  # noqa: F401  # before the device is there: bitsandbytes, which it imports, asks for CUDA's own functions
 
-import assent
 from assent.cli import main as command
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

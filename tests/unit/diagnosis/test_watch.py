@@ -89,7 +89,7 @@ def test_rules_of_the_whole_run_are_asked_at_held_out_figures_and_keep_the_metri
     found: list[Finding] = []
     watch = Watch(report=found.append, stop_on=None, about=Case(stage="reward", config={"num_train_epochs": 9.0}))
     for step, loss in enumerate([0.6, 0.5, 0.49, 0.58, 0.7]):
-        watch(10 * step, {"loss": 0.3, "accuracy": 0.7})
+        watch(10 * step, {"loss": 0.45, "accuracy": 0.7})
         assert not found
         watch(10 * step, {"eval_loss": loss})
     assert [finding.rule for finding in found] == ["held_out_rises"]

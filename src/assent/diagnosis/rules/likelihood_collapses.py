@@ -9,7 +9,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import PAIRS, NotChecked, Rule
-from assent.diagnosis.rules import beta_too_low
+from assent.diagnosis.rules import beta_too_low, chosen_falls
 from assent.statistics.small import fmean
 
 REWARD, SUM = "rewards/chosen", "logps/chosen"
@@ -26,6 +26,8 @@ def check(case: Case) -> Finding | None:
         raise NotChecked("beta is not known (--settings), or there is no reference")
     if beta_too_low.RULE.finds(case):
         raise NotChecked("beta_too_low has found the cause")
+    if _fall_together(case):
+        raise NotChecked("chosen_falls has found the cause: chosen and rejected are near-twins")
     rewards, sums = case[REWARD], case[SUM]
     if rewards.steps != sums.steps:
         raise NotChecked(f"{REWARD} and {SUM} were logged at different steps")
@@ -38,6 +40,14 @@ def check(case: Case) -> Finding | None:
         if before < 0 and now <= TIMES * before and now <= before - NATS:
             return _finding(case, sums.steps[at : at + WINDOW], before=before, now=now)
     return None
+
+
+def _fall_together(case: Case) -> bool:
+    try:
+        found = chosen_falls.RULE.ask(case)
+    except NotChecked:
+        return False
+    return found is not None and found.severity != "info"
 
 
 def _finding(case: Case, steps: tuple[int, ...], *, before: float, now: float) -> Finding:
@@ -65,13 +75,16 @@ RULE = Rule(
     source="made on purpose: rates 400 times too high (failures D6)",
 )
 
+_DOWN = [-0.5 * min(step, 10) + 0.01 * (-1) ** step for step in range(30)]
 _BEFORE = [-0.1, -0.2, -0.2, *[-0.3] * 27]
 FIRES = example({REWARD: [0.0, -6.0, -5.0, *[-4.0] * 27], SUM: [-10.0, -70.0, -60.0, *[-50.0] * 27]}, stage="dpo",
                 loss_type="sigmoid", beta=0.1, learning_rate=0.5)  # fmt: skip
 QUIET = example({REWARD: _BEFORE, SUM: [-10.0, *[-12.0] * 29]}, stage="dpo", loss_type="sigmoid", beta=0.1)
 QUIET_ALSO = (
     example({REWARD: _BEFORE, SUM: [-10.0, *[-200.0] * 29]}, stage="dpo", loss_type="sigmoid", beta=0.1),
+    example({REWARD: _DOWN, "rewards/rejected": [1.04 * value for value in _DOWN],
+             SUM: [-10.0 + 10 * value for value in _DOWN]}, stage="dpo", loss_type="sigmoid", beta=0.1),
     example({REWARD: [*_BEFORE[:20], *[-6.0] * 10], SUM: [*[-12.0] * 20, *[-70.0] * 10]}, stage="dpo",
             loss_type="sigmoid", beta=0.1),
 )  # fmt: skip
-"""Rows that are long, and a fall that came late: another rule's case."""
+"""Rows that are long; near-twins, which fall together; and a fall that came late: another rule's case."""
