@@ -83,19 +83,25 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder in which runs are kept")
+def parser_of(description: str | None, faults: Iterable[str], *, seeds: int, healthy: int) -> argparse.ArgumentParser:
+    """The options of every such measurement."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder in which what was made is kept")
     parser.add_argument("--purpose", choices=("calibration", "report"), default="calibration")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each fault")
+    parser.add_argument("--seeds", type=int, default=seeds, help="of each fault")
     parser.add_argument("--first", type=int, default=0, help="number of the first seed; fresh ones after a calibration")
-    parser.add_argument("--healthy", type=int, default=64, help="healthy runs, over all stages")
-    parser.add_argument("--only", nargs="*", help="these faults alone")
+    parser.add_argument("--healthy", type=int, default=healthy, help="healthy ones, over all stages and tasks")
+    parser.add_argument("--only", nargs="*", choices=[*faults], help="these faults alone")
+    parser.add_argument("--part", type=part_of, default=(1, 1), help="I/N: make every N-th only, from the I-th on")
+    parser.add_argument("--minutes", type=float, default=0.0, help="make no more after this time; 0: no limit")
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__, FAULTS, seeds=5, healthy=64)
     parser.add_argument("--pairs", type=int, default=0, help="runs of each pair of faults")
     parser.add_argument("--strengths", type=int, default=0, help="runs of each weaker strength")
     parser.add_argument("--cures", type=int, default=0, help="runs of each fault to cure")
-    parser.add_argument("--part", type=part_of, default=(1, 1), help="I/N: make every N-th run only, from the I-th on")
-    parser.add_argument("--minutes", type=float, default=0.0, help="make no more runs after this time; 0: no limit")
     return parser.parse_args()
 
 

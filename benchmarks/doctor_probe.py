@@ -15,7 +15,6 @@ Two processes share the work by --part 1/2 and --part 2/2, as in doctor.py. A fi
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -29,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from doctor import Runs, part_of
+from doctor import Runs, parser_of
 
 from assent.commands.doctor_reward import scores_of
 from assent.config.doctor import DoctorConfig
@@ -58,7 +57,7 @@ Models = list[tuple[Planned, dict[str, Any]]]
 def main() -> None:
     import torch
 
-    options = _arguments()
+    options = parser_of(__doc__, SCORE_FAULTS, seeds=2, healthy=24).parse_args()
     torch.set_num_threads(1)
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
     runs = Runs(options.runs, deadline, options.part, making=probed)
@@ -78,19 +77,6 @@ def main() -> None:
     }
     print("\n".join(table(result, known=SCORE_FAULTS)), file=sys.stderr)
     print(json.dumps(result, indent=1))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder in which measurements are kept")
-    parser.add_argument("--purpose", choices=("calibration", "report"), default="calibration")
-    parser.add_argument("--seeds", type=int, default=2, help="models of each fault")
-    parser.add_argument("--first", type=int, default=0, help="number of the first seed; fresh ones after a calibration")
-    parser.add_argument("--healthy", type=int, default=24, help="healthy models")
-    parser.add_argument("--only", nargs="*", choices=[*SCORE_FAULTS], help="these faults alone")
-    parser.add_argument("--part", type=part_of, default=(1, 1), help="I/N: make every N-th model only")
-    parser.add_argument("--minutes", type=float, default=0.0, help="make no more models after this time; 0: no limit")
-    return parser.parse_args()
 
 
 def probed(setting: Setting) -> dict[str, Any]:

@@ -10,7 +10,8 @@ different moments of the time that they think. The clients share the computer wi
     python benchmarks/label_load.py --postgresql    the same on PostgreSQL, started for the purpose
     python benchmarks/label_load.py --stored 1000000 --seconds 60      a minute of the second alone
 
-Prints a JSON document on a line for each store: percentiles in milliseconds, answers, losses, doubles. Exit status 1 if
+Prints a JSON document on a line for each store: percentiles in milliseconds, the app's processor time with its start,
+answers, losses, doubles. Exit status 1 if
 an answer is lost, or an item is given or judged twice.
 """
 
@@ -22,6 +23,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -223,6 +225,7 @@ def measured(options: argparse.Namespace, stored: int) -> dict[str, Any]:
             add_items(database, items(options.items), task="compare", reviews=1)
         filling = time.monotonic() - begun
         print(f"the store was filled in {filling:.0f} s", file=sys.stderr, flush=True)
+        before = _children_s()
         with served(store) as address:
             signed_in = threading.Barrier(len(names))
             more: Any = {"think": options.think, "seconds": options.seconds, "signed_in": signed_in}
@@ -231,11 +234,19 @@ def measured(options: argparse.Namespace, stored: int) -> dict[str, Any]:
                 worker.start()
             for worker in workers:
                 worker.join()
+        app_cpu_s = _children_s() - before
         failures = [worker.failure for worker in workers if worker.failure is not None]
         for failure in sorted(failures, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
             raise failure  # the first that is not only that of another
         with open_database(store) as database:
-            return {"stored_before": stored, "filling_s": round(filling, 1), **report(database, options, workers)}
+            times = {"filling_s": round(filling, 1), "app_cpu_s": round(app_cpu_s, 1)}
+            return {"stored_before": stored, **times, **report(database, options, workers)}
+
+
+def _children_s() -> float:
+    """Processor time of processes that have ended: here the app, with its start."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def report(database: Database, options: argparse.Namespace, workers: list[Annotator]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from assent.commands import label_order as ordering
 from assent.data.texts import last_content
 from assent.types import Message, Preference, PromptGroup
+from tests.support.scripts import load_script
 
 SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 
@@ -20,10 +20,7 @@ SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.delitem(sys.modules, "label_order", raising=False)
-    import label_order
-
-    return label_order
+    return load_script(SCRIPTS / "label_order.py")
 
 
 def test_a_pair_counts_where_gold_tells_it_apart(script: Any) -> None:

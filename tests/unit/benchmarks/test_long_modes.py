@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import kills
+from tests.support.scripts import load_script
 from tests.support.stages import write_inputs
 
 SCRIPTS = Path(__file__).parents[3] / "benchmarks"
@@ -18,10 +18,7 @@ SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 @pytest.fixture
 def soak(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.delitem(sys.modules, "soak", raising=False)
-    import soak
-
-    return soak
+    return load_script(SCRIPTS / "soak.py")
 
 
 def test_a_slope_is_that_of_the_blocks_means(soak: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,11 +25,16 @@ CUT = 30
 
 def model_folder(root: Path, family: str, variant: Variant = "base", *, steps: int = STEPS) -> str:
     """The folder of a model of a family, made if it is not there."""
-    folder = root / (f"{family}-{variant}" if variant != "raw" else "raw")
+    name = f"{family}-{variant}" if variant != "raw" else "raw"
+    return made_once(root / name, lambda scratch: _make(root, scratch, family, variant, steps))
+
+
+def made_once(folder: Path, make: Callable[[Path], Path]) -> str:
+    """The folder, which `make` makes within a folder of its own, so that no other process finds half of it."""
     if not folder.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as temporary:
-            made = _make(root, Path(temporary), family, variant, steps)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            made = make(Path(scratch))
             try:
                 os.replace(made, folder)
             except OSError:  # another process was quicker; a model of the same seed is the same

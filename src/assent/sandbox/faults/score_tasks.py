@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import random
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from assent.models.loading import load_tokenizer
 from assent.models.new_model import new_model
 from assent.models.saving import save_model
+from assent.sandbox.faults.models import made_once
 from assent.sandbox.faults.patches import OPEN
 from assent.sandbox.faults.tasks import ANIMALS, FILLERS, NOUNS, NUMBERS, THINGS
 from assent.types import Preference, PromptGroup
@@ -95,22 +94,7 @@ def gold(task: str, prompt: str, answer: str) -> float:
 def raw_model(root: Path, kind: Kind = "llama") -> str:
     """The folder of a small model with random weights, made if it is not there: a Llama, whose positions are relative,
     or a GPT-2, which counts them from the first token on."""
-    return _made(root, f"scores-{kind}", lambda scratch: _raw(scratch / "raw", root, kind))
-
-
-def _made(root: Path, name: str, make: Callable[[Path], Path]) -> str:
-    """The folder `name`, which `make` makes in a folder of its own, so that no other process finds half of it."""
-    folder = root / name
-    if not folder.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as scratch:
-            made = make(Path(scratch))
-            try:
-                os.replace(made, folder)
-            except OSError:  # another process was quicker; a model of the same seed is the same
-                if not folder.exists():
-                    raise
-    return str(folder)
+    return made_once(root / f"scores-{kind}", lambda scratch: _raw(scratch / "raw", root, kind))
 
 
 def _raw(folder: Path, root: Path, kind: Kind) -> Path:
