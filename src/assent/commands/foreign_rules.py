@@ -57,6 +57,8 @@ def _data(found: Conversion, name: str, value: Any) -> None:
     first = parts[0]
     if isinstance(first, Mapping):
         found.ours["data"] = str(first.get("path") or first.get("id"))
+        if subset := first.get("name"):
+            found.ours["data"] += f":{subset}"
         if split := first.get("split"):
             found.ours["split"] = split
         fields = {**_FIELDS, "field_messages": "messages" if found.command == "sft" else "prompt"}
@@ -66,7 +68,8 @@ def _data(found: Conversion, name: str, value: Any) -> None:
         if kind := first.get("type"):
             found.left.append(f"datasets type {kind}: a row's layout is found from its columns (docs/data.md)")
     else:
-        found.ours["data"] = str(first)
+        subset = found.options.get("dataset_config")
+        found.ours["data"] = f"{first}:{subset}" if subset else str(first)
     if len(parts) > 1:
         found.left.append(
             f"data sets beside {found.ours['data']}: one is read; join them first ({len(parts) - 1} left)"
@@ -100,6 +103,17 @@ def _splits(found: Conversion, name: str, value: Any) -> None:
     found.ours["split"] = listed[0]
     if len(listed) > 1 and "eval_split" in found.fields:
         found.ours["eval_split"] = listed[1]
+
+
+def _moving(found: Conversion, name: str, value: Any) -> None:
+    """TR-DPO. Without `sync_ref_model` its numbers have no effect there; with it, they have defaults."""
+    if found.options.get("sync_ref_model") is not True:
+        return
+    if "reference_sync_steps" in found.fields:
+        found.ours["reference_sync_steps"] = found.options.get("ref_model_sync_steps", 512)
+        found.ours["reference_mixup_alpha"] = found.options.get("ref_model_mixup_alpha", 0.6)
+    elif name == "sync_ref_model":
+        found.left.append(f"{name}: {found.command} has no reference_sync_steps")
 
 
 def _targets(found: Conversion, name: str, value: Any) -> None:
@@ -258,16 +272,17 @@ def _scale(found: Conversion, name: str, value: Any) -> None:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("use_peft", "adapter", "finetuning_type", "warmup_steps", "do_train", "num_episodes"), _nothing),
-    **dict.fromkeys(("lora_target_linear", "reward_weights", "chat_template_jinja", "reward_model_type"), _nothing),
+    **dict.fromkeys(("use_peft", "adapter", "finetuning_type", "warmup_steps", "do_train"), _nothing),
+    **dict.fromkeys(("lora_target_linear", "reward_weights", "chat_template_jinja", "num_episodes"), _nothing),
     **dict.fromkeys(("do_eval", "eval_strategy", "evaluation_strategy", "apply_chat_template"), _nothing),
+    **dict.fromkeys(("dataset_config", "reward_model_type"), _nothing),
     **dict.fromkeys(("dataset", "dataset_name", "datasets", "prompt_data", "dataset_mixer", "dataset_mixture"), _data),
     **dict.fromkeys(("input_key", "output_key", "label_key"), _asked),
     **dict.fromkeys(("lora_target", "lora_target_modules", "target_modules"), _targets),
     **dict.fromkeys(("optim", "optimizer"), _optimiser),
     **dict.fromkeys(("val_size", "val_set_size"), _held_out),
     **dict.fromkeys(("quantization_bit", "load_in_4bit", "load_in_8bit"), _quantised),
-    **dict.fromkeys(("report_to", "use_wandb", "wandb", "use_tensorboard"), _trackers),
+    **dict.fromkeys(("report_to", "log_with", "use_wandb", "wandb", "use_tensorboard"), _trackers),
     **dict.fromkeys(("beta", "pref_beta", "rl_beta", "dpo_beta"), _beta),
     **dict.fromkeys(("loss_type", "pref_loss", "dpo_loss_type"), _loss),
     **dict.fromkeys(("pref_ftx", "rpo_alpha", "nll_loss_coef"), _sft_term),
@@ -282,6 +297,7 @@ RULES: dict[str, Rule] = {
     "lora_rank": _named("lora_r"),
     "bf16": _precision,
     "fp16": _float16,
+    **dict.fromkeys(("sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha"), _moving),
     "dataset_splits": _splits,
     "chosen_key": _column("chosen"),
     "rejected_key": _column("rejected"),

@@ -20,6 +20,7 @@ from assent.data.named import load_named
 from assent.engine.runtime import Runtime
 from assent.engine.weights import load_weights
 from assent.errors import ConfigError, ModelError
+from assent.evaluation.answers import key
 from assent.evaluation.frontier import (
     CurveData,
     Measured,
@@ -44,6 +45,7 @@ from assent.runs.folder import RunFolder
 from assent.runs.manifest import step_of
 from assent.runs.progress import Progress, Silent
 from assent.runs.reading import RunView, read_run
+from assent.statistics.intervals import cluster_codes
 from assent.types import PromptGroup
 
 CHUNK_PROMPTS = 16
@@ -182,6 +184,7 @@ def _document(
         Proxy(name=name, reward=load_reward(spec, **options), pairs=_pairs_of(spec))
         for name, spec in config.proxies.items()
     ]
+    clusters = cluster_codes([key(group.prompt) for group in prompts.groups])
     total = 1 + sum(len(plan.points) for plan in plans)
     with progress.task("frontier", total=total) as task:
         start = open_reader(config, config.reference, runtime.device)
@@ -211,7 +214,7 @@ def _document(
         "reference": config.reference,
         "gold": config.gold,
         "proxy": next(iter(config.proxies)) if len(config.proxies) == 1 else None,
-        "num_prompts": len(prompts.groups),
+        "num_prompts": int(clusters.max()) + 1,
         "confidence": 0.95,
         "decoding": {
             "max_new_tokens": config.max_new_tokens,
@@ -230,8 +233,8 @@ def _document(
             }
             for proxy in proxies
         ],
-        "methods": [analyse(curve, base, seed=config.seed) for curve in curves],
-        "at_equal_kl": compare_at_equal_kl(curves, seed=config.seed),
+        "methods": [analyse(curve, base, seed=config.seed, clusters=clusters) for curve in curves],
+        "at_equal_kl": compare_at_equal_kl(curves, seed=config.seed, clusters=clusters),
     }
 
 

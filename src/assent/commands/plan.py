@@ -62,7 +62,10 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "data": [{"path": s.path, "kind": s.kind, "rows": s.count, "refused": s.refused} for s in self.sources],
+            "data": [
+                {"path": s.path, "split": s.split, "kind": s.kind, "rows": s.count, "refused": s.refused}
+                for s in self.sources
+            ],
             "facts": self.facts.as_dict(),
             "choice": self.choice.as_dict(),
             "methods": rules()["methods"],
@@ -78,7 +81,7 @@ class Plan:
         return [
             *lines_of_facts(self.facts),
             *(
-                f"  {s.refused:,} rows of {s.path} cannot be used: see assent data check"
+                f"  {s.refused:,} rows of {s.name} cannot be used: see assent data check"
                 for s in self.sources
                 if s.refused
             ),
@@ -176,12 +179,24 @@ class Given:
 def _audit(config: PlanConfig) -> Given:
     folder = resolve_folder(config.model, weights=False)
     length = _context(read_json(folder, "config.json"))
+    splits = _splits(config)
     own = len(config.data) == 1  # of several files, each has its own of the columns
-    files = [load_groups(path, columns=config.columns, own_columns=own, lenient=True) for path in config.data]
+    files = [
+        load_groups(path, split=split, columns=config.columns, own_columns=own, lenient=True)
+        for path, split in splits.items()
+    ]
     require_in_one([file.renaming for file in files])
-    sources = tuple(source_of(file) for file in files)
+    sources = tuple(
+        source_of(file, path=path, split=split) for file, (path, split) in zip(files, splits.items(), strict=True)
+    )
     facts = audited(sources, start=_start(config, folder), feedback=config.feedback, reward=_reward_kind(config))
     return Given(sources, facts, reports_of(sources), length)
+
+
+def _splits(config: PlanConfig) -> dict[str, str | None]:
+    """The split of each of the data. A file has none; where there is nothing else, the loader refuses the split."""
+    is_file = {path: Path(path).expanduser().is_file() for path in config.data}
+    return {path: None if is_file[path] and not all(is_file.values()) else config.split for path in config.data}
 
 
 def _planned(config: PlanConfig, given: Given, unfit: dict[str, str]) -> Plan:

@@ -188,15 +188,15 @@ def _as_they_run(options: Mapping[str, Any]) -> dict[str, Any]:
 def resolved(stage: PlannedStage, config: PlanConfig, split: Mapping[str, Any]) -> dict[str, Any]:
     """The stage's options with what earlier stages would give: the start is the plan's model, the data the whole file,
     and a reward that is still to be trained has the model's size."""
-    options, columns = dict(stage.options), {}
+    options = dict(stage.options)
     for name, value in stage.options.items():
         if not str(value).startswith("${"):
             continue
         if name in ("model", "reward"):
             options[name] = config.model
         elif name == "data":
-            options[name], columns = split["file"], dict(split.get("columns", {}))
-    options.setdefault("columns", columns)
+            options[name] = split["file"]
+            options |= {one: split[one] for one in ("split", "columns") if one in split}
     return {**options, "output_dir": "-"}
 
 

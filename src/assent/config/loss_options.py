@@ -21,6 +21,7 @@ from assent.config.losses import (
     reward_loss_declaration,
 )
 from assent.config.options import NonNegative, Options, StageDefaults, fixed
+from assent.config.references import ReferenceModel
 from assent.errors import ConfigError
 
 
@@ -206,7 +207,7 @@ class RewardLossOptions(Options):
 class ReferenceOptions(StageDefaults):
     """What the policy is compared with."""
 
-    reference: str | None = None
+    reference: ReferenceModel | None = None
     """Reference policy: a folder or a hub name. logged: use the log-probabilities in the data. Default: the policy as
     it starts."""
     reference_cache: str | None = None

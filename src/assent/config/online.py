@@ -10,6 +10,7 @@ from assent.config.algorithms import ALGORITHMS, GOVERNED, Algorithm, Part, algo
 from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import NonNegative, Positive, SamplerOptions, StageOptions, Trunk, fixed
+from assent.config.references import ReferenceModel
 from assent.config.reward_places import RewardPlaceOptions
 from assent.config.rewards import Rewards
 from assent.config.router import RouterOptions
@@ -33,7 +34,7 @@ class OnlineOptions(StageOptions, DataOptions, EnsembleOptions, SamplerOptions, 
     reward: Rewards
     """What scores completions: a reward-model folder, module:function, a rule, an address, implicit:POLICY,REFERENCE;
     or several of them, with weights (docs/rewards.md)."""
-    reference: str | None = None
+    reference: ReferenceModel | None = None
     """Reference policy: a folder or a hub name. Default: the policy as it starts."""
     total_steps: Positive = 50
     """Rounds of sampling and training."""

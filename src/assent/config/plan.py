@@ -27,6 +27,9 @@ class PlanConfig(NeedsOptions):
     It reads the data and the model's small files, no weights.
     """
 
+    split: str | None = None
+    """Split of the data to read, for hub names and folders that have several. Default: train, or the only one.
+    Beside these, a file is read whole."""
     columns: Columns = Field(default_factory=dict)
     """Columns of the data that have other names, as THEIRS=OURS with commas between: question=prompt,reply=completion.
     Of several files, each is read with those that it has; a column that none of them has is an error."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import datasets
 
 HUB_TIMEOUT_SECONDS = 10
+CHOSEN = "split "
+"""How the note begins that says which split is read."""
 
 SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test",
                "evaluation": "test", "validation": "validation", "valid": "validation", "val": "validation",
@@ -46,9 +48,10 @@ def open_source(name: str, *, split: str | None, revision: str | None) -> Source
         return _of_memory(held, name, split=split, revision=revision)
     path = Path(name).expanduser()
     if not _exists(path):
-        if looks_like_file(name):
+        repository, _, subset = name.partition(":")
+        if looks_like_file(repository) or not (subset or repository == name):
             raise missing_file(path)
-        return _open_hub(name, split=split, revision=revision)
+        return _open_hub(repository, subset or None, split=split, revision=revision)
     if revision is not None:
         raise UsageError(f"{name} is a local path: `revision` applies to hub datasets only", got=f"revision {revision}")
     if path.is_dir():
@@ -106,7 +109,7 @@ def _choose_split(found: list[str], split: str | None, name: str) -> tuple[str, 
     if split is None and (len(found) == 1 or "train" in found):
         chosen = "train" if "train" in found else found[0]
         others = [other for other in found if other != chosen]
-        return chosen, [f"split {chosen} is read; others: {', '.join(others)}"] if others else []
+        return chosen, [f"{CHOSEN}{chosen} is read; others: {', '.join(others)}"] if others else []
     if split in found:
         return split, []
     close = texts.nearest(split, found) if split is not None else None
@@ -180,13 +183,14 @@ def _from_loaded(loaded: Any, name: str, split: str | None) -> Source:
     return Source(name, table=loaded)
 
 
-def _open_hub(name: str, *, split: str | None, revision: str | None) -> Source:
+def _open_hub(name: str, subset: str | None, *, split: str | None, revision: str | None) -> Source:
+    """`subset`: one of several configurations of the dataset, as GSM8K has `main` and `socratic`."""
     import datasets
 
     offline = _unreachable(name, revision)
     try:
         with _offline(offline is not None):  # offline, only the cache is used, without minutes of retries
-            loaded = datasets.load_dataset(name, revision=revision, trust_remote_code=False)
+            loaded = datasets.load_dataset(name, subset, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if offline is not None:
             raise DataError(
@@ -195,8 +199,9 @@ def _open_hub(name: str, *, split: str | None, revision: str | None) -> Source:
                 expected="a file, a folder, or a hub name (with a network, or in the cache of `datasets`)",
                 fix="check the path; without a network, download the dataset on another machine and give its folder",
             ) from None
-        raise DataError(f"the hub dataset {name!r} cannot be loaded: {error}") from None
-    return _from_loaded(loaded, name, split)
+        fix = f"name one of its subsets: {name}:SUBSET" if _NEEDS_SUBSET.search(str(error)) else None
+        raise DataError(f"the hub dataset {name!r} cannot be loaded: {error}", fix=fix) from None
+    return _from_loaded(loaded, name if subset is None else f"{name}:{subset}", split)
 
 
 def _unreachable(name: str, revision: str | None) -> str | None:

@@ -1,8 +1,9 @@
 """Proxy and gold reward at every distance from the reference: best-of-N by a proxy, and trained policies.
 
-Measurements are kept by prompt, so that all intervals and fits are over the same prompts (laws.py).
+Measurements are kept by row, so that all intervals and fits are over the same prompts (laws.py). Rows of one prompt are
+one unit (`clusters`): a prompt that stands twice is not two.
 
-Legend: P prompts, M completions of the reference for each prompt, C points of a curve.
+Legend: P rows of prompts, M completions of the reference for each prompt, C points of a curve.
 """
 
 from __future__ import annotations
@@ -123,15 +124,27 @@ def best_of_n_curve(proxy: Proxy, reference: Measured, *, sizes: Sequence[int]) 
     )
 
 
-def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: float = 0.95) -> dict[str, Any]:
-    """One entry of `methods` in frontier.json (reporting/SCHEMA.md). Points are ordered by KL."""
+def analyse(
+    curve: CurveData,
+    reference: Measured,
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    clusters: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """One entry of `methods` in frontier.json (reporting/SCHEMA.md). Points are ordered by KL.
+
+    clusters   (P,) the unit that each row belongs to, 0 … U - 1; None: each row is one
+    """
     gain = curve.gold - reference.gold.mean(1, keepdims=True)
     order = np.argsort(curve.kl.mean(0), kind="stable")
-    points = Curve(kl=curve.kl[:, order], gain=gain[:, order])
+    points = Curve(kl=curve.kl[:, order], gain=gain[:, order], clusters=clusters)
     d, _ = points.means()
 
     def estimate(values: np.ndarray | None, c: int) -> dict[str, Any] | None:
-        return None if values is None else mean_interval(values[:, c], confidence=confidence).as_dict()
+        if values is None:
+            return None
+        return mean_interval(values[:, c], clusters=clusters, confidence=confidence).as_dict()
 
     figures = [
         {
@@ -168,7 +181,9 @@ def analyse(curve: CurveData, reference: Measured, *, seed: int, confidence: flo
     }
 
 
-def compare_at_equal_kl(curves: Sequence[CurveData], *, seed: int, confidence: float = 0.95) -> list[dict[str, Any]]:
+def compare_at_equal_kl(
+    curves: Sequence[CurveData], *, seed: int, confidence: float = 0.95, clusters: np.ndarray | None = None
+) -> list[dict[str, Any]]:
     """For each trained curve, best-of-N's gold minus its own at equal KL, up to best-of-N's peak.
 
     Best-of-N uses the proxy that the curve was trained against; if there is none, the proxies trained on as many
@@ -180,10 +195,10 @@ def compare_at_equal_kl(curves: Sequence[CurveData], *, seed: int, confidence: f
         own = [c for c in choosing if c.proxy_name == trained.proxy_name and c.proxy_name is not None]
         same = [c for c in choosing if c.pairs == trained.pairs and c.pairs is not None]
         for best in own or same or choosing:
-            whole = Curve(kl=best.kl, gain=best.gold - best.gold[:, :1])
+            whole = Curve(kl=best.kl, gain=best.gold - best.gold[:, :1], clusters=clusters)
             upward = slice(0, find_peak(whole, seed=seed, num_resamples=2).index + 1 or None)
             difference = more_gold_at_equal_kl(
-                Curve(kl=whole.kl[:, upward], gain=whole.gain[:, upward]),
+                Curve(kl=whole.kl[:, upward], gain=whole.gain[:, upward], clusters=clusters),
                 Curve(kl=trained.kl, gain=trained.gold - best.gold[:, :1]),
                 seed=seed,
                 confidence=confidence,

@@ -6,7 +6,7 @@ With d = √KL and the gold reward's gain over the reference (0 at d = 0):
     rl          d (α − β log d)    highest at d = exp(α/β − 1)
 
 A curve has C points (values of N, checkpoints, betas), all measured on the same P prompts, so intervals are over
-prompts. Legend: P prompts, C points.
+prompts: rows of one prompt are one unit, and are drawn together. Legend: P rows, C points, U units.
 """
 
 from __future__ import annotations
@@ -34,11 +34,18 @@ class Curve:
 
     kl: np.ndarray
     gain: np.ndarray
+    clusters: np.ndarray | None = None
+    """(P,) the unit that each row belongs to, 0 … U - 1. None: each row is one."""
 
     def means(self, prompts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Means over the prompts: (C,) d and (C,) gain. An estimated KL below 0 counts as 0. `prompts`: only these."""
         kl, gain = (self.kl, self.gain) if prompts is None else (self.kl[prompts], self.gain[prompts])
         return np.sqrt(np.maximum(kl.mean(0), 0.0)), gain.mean(0)
+
+    @property
+    def unit(self) -> np.ndarray:
+        """(P,) the unit of each row."""
+        return np.arange(len(self.kl)) if self.clusters is None else self.clusters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +140,7 @@ def fit_law(law: Law, curve: Curve, *, seed: int = 0, confidence: float = 0.95, 
         return alpha, beta, r2, highest(law, alpha, beta)
 
     alpha, beta, r2, peak = statistic(None)
-    drawn = resampled(statistic, len(curve.kl), seed=seed, num_resamples=num_resamples)
+    drawn = resampled(statistic, curve.unit, seed=seed, num_resamples=num_resamples)
     ends = [None] * 4 if drawn is None else [_ends(row, confidence) for row in drawn]
     return LawFit(
         law=law,
@@ -149,25 +156,30 @@ def fit_law(law: Law, curve: Curve, *, seed: int = 0, confidence: float = 0.95, 
 
 
 def resampled(
-    statistic: Callable[[np.ndarray], Any], num_prompts: int, *, seed: int, num_resamples: int
+    statistic: Callable[[np.ndarray], Any], unit: np.ndarray, *, seed: int, num_resamples: int
 ) -> np.ndarray | None:
-    """(figures, resamples) of a statistic of the prompts' indices, over bootstrap draws of prompts; None: too few."""
+    """(figures, resamples) of a statistic of the rows' indices, over bootstrap draws of units; None: too few units.
+
+    unit   (P,) the unit of each row, 0 … U - 1; all rows of a unit are drawn together
+    """
     from scipy.optimize import OptimizeWarning
     from scipy.stats import DegenerateDataWarning, bootstrap
 
-    if num_prompts < FEWEST:
+    rows = [np.flatnonzero(unit == u) for u in range(int(unit.max()) + 1)]
+    if len(rows) < FEWEST:
         return None
 
     def over_draws(places: np.ndarray, axis: int = -1) -> np.ndarray:
         drawn = np.atleast_2d(places).astype(np.int64)
-        return np.array([_or_nan(statistic, row) for row in drawn], dtype=np.float64).T
+        together = (np.concatenate([rows[u] for u in draw]) for draw in drawn)
+        return np.array([_or_nan(statistic, places) for places in together], dtype=np.float64).T
 
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         # figures may be infinite or unknown; their standard error, interval and covariance are not used
         warnings.simplefilter("ignore", DegenerateDataWarning)
         warnings.simplefilter("ignore", OptimizeWarning)
         found = bootstrap(
-            (np.arange(num_prompts),),
+            (np.arange(len(rows)),),
             over_draws,
             n_resamples=num_resamples,
             vectorized=True,
@@ -186,19 +198,19 @@ def find_peak(curve: Curve, *, seed: int = 0, confidence: float = 0.95, num_resa
     farthest = int(np.argmax(d))
     heights = np.concatenate([np.zeros((len(curve.gain), 1)), curve.gain], axis=1)
     index = int(np.argmax(heights.mean(0))) - 1
-    halves = np.arange(len(heights)) % 2
+    halves = curve.unit % 2
     drops = np.empty(len(heights))
     for half in (0, 1):
         own, other = halves == half, halves != half
         at = int(np.argmax(heights[other if other.any() else own].mean(0)))
         drops[own] = heights[own, at] - curve.gain[own, farthest]
-    drop = mean_interval(drops, confidence=confidence)
+    drop = mean_interval(drops, clusters=curve.unit, confidence=confidence)
 
     def place(prompts: np.ndarray) -> tuple[float]:
         where, height = curve.means(prompts)
         return (float(where[np.argmax(height)]) if height.max() > 0 else 0.0,)
 
-    drawn = resampled(place, len(curve.gain), seed=seed, num_resamples=num_resamples)
+    drawn = resampled(place, curve.unit, seed=seed, num_resamples=num_resamples)
     ends = None if drawn is None else _ends(drawn[0], confidence)
     at_reference = index < 0
     return Peak(
@@ -249,10 +261,10 @@ def more_gold_at_equal_kl(
     if math.isnan(value):
         return None
     d_first, d_second = first.means()[0], second.means()[0]
-    drawn = resampled(statistic, len(first.kl), seed=seed, num_resamples=num_resamples)
+    drawn = resampled(statistic, first.unit, seed=seed, num_resamples=num_resamples)
     low, high = (None if drawn is None else _ends(drawn[0], confidence)) or (None, None)
     used = int(((d_second > 0) & (d_second <= d_first.max())).sum())
-    return {"value": value, "low": low, "high": high, "num_points": used, "clusters": len(first.kl)}
+    return {"value": value, "low": low, "high": high, "num_points": used, "clusters": int(first.unit.max()) + 1}
 
 
 def _or_nan(statistic: Callable[[np.ndarray], Any], places: np.ndarray) -> Any:

@@ -75,7 +75,7 @@ def blueprint_text(
 
 
 def _data_rows(sources: Sequence[Source], licences: Mapping[str, str]) -> list[tuple[str, ...]]:
-    return [(s.path, s.kind, f"{s.count:,}", licences[s.path], s.rows.dataset.sha256[:16]) for s in sources]
+    return [(s.name, s.kind, f"{s.count:,}", licences[s.path], s.rows.dataset.sha256[:16]) for s in sources]
 
 
 def _gate_rows(stages: Sequence[PlannedStage], limits: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -109,17 +109,28 @@ class Source:
     """Rows that no command can use."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns of the file that have other names -> ours."""
+    split: str | None = None
+    """Split of `path` that was read, if it was named."""
+
+    @property
+    def name(self) -> str:
+        """The path, with the split that was named."""
+        return self.path if self.split is None else f"{self.path}[{self.split}]"
 
 
-def source_of(dataset: Dataset) -> Source:
-    """What one file holds. Raises DataError for a file without a row that can be used."""
+def source_of(dataset: Dataset, *, path: str | None = None, split: str | None = None) -> Source:
+    """What one file holds. Raises DataError for a file without a row that can be used.
+
+    path, split   the name that was given, and the split of it; without them those of the dataset, which is one file
+    """
     if not len(dataset):
         raise DataError(f"{dataset.path} holds no row that can be used", fix="see assent data check")
     kinds = Counter(_kind(group) for group in dataset)
     if len(kinds) > 1 and set(kinds) != {"pairs", "rankings"}:
         raise DataError(f"{dataset.path} mixes kinds of rows", got=dict(kinds), fix="give a file for each kind")
     kind = "rankings" if "rankings" in kinds else next(iter(kinds))
-    return Source(dataset.path, kind, len(dataset), Rows(dataset), len(dataset.refused), dataset.renaming.used)
+    used = dataset.renaming.used
+    return Source(path or dataset.path, kind, len(dataset), Rows(dataset), len(dataset.refused), used, split)
 
 
 def _kind(group: Any) -> str:

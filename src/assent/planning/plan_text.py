@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from assent.data.overlooked import WARNING
+from assent.data.sources import CHOSEN
 from assent.diagnosis.examine import Report
 from assent.planning.choice import Alternative, Choice
 from assent.planning.facts import KINDS, Facts, Source, shown
@@ -39,9 +40,9 @@ def lines_of_facts(facts: Facts) -> list[str]:
 
 
 def lines_of_warnings(sources: Iterable[Source]) -> list[str]:
-    """What is doubtful in how the files were read."""
-    notes = [(source.path, note) for source in sources for note in source.rows.dataset.notes]
-    warnings = [f"{path}: {note}" for path, note in notes if note.startswith(WARNING)]
+    """What was chosen, or is doubtful, in how the data was read."""
+    notes = [(source.name, note) for source in sources for note in source.rows.dataset.notes]
+    warnings = [f"{path}: {note}" for path, note in notes if note.startswith((WARNING, CHOSEN))]
     return [line for text in warnings for line in wrapped(text, "  ", "    ")]
 
 

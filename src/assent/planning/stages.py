@@ -88,16 +88,17 @@ class Wanted:
         return int(self.choice.options.get("n", BEST_OF))
 
     def read(self, path: str) -> dict[str, Any]:
-        """`data` of a stage, with the names of its columns where it is a file of the user's."""
-        return {"data": path, **next((_columns(source) for source in self.sources if source.path == path), {})}
+        """`data` of a stage, with its split and the names of its columns where the user gave it."""
+        return {"data": path, **next((_reading(source) for source in self.sources if source.path == path), {})}
 
     def source(self, *kinds: str) -> Source | None:
         return largest(self.sources, kinds)
 
 
-def _columns(source: Source) -> dict[str, Any]:
-    """The option `columns` of a stage that reads this file."""
-    return {"columns": dict(source.columns)} if source.columns else {}
+def _reading(source: Source) -> dict[str, Any]:
+    """The options `split` and `columns` of a stage that reads this file."""
+    split = {} if source.split is None else {"split": source.split}
+    return {**split, "columns": dict(source.columns)} if source.columns else split
 
 
 def largest(sources: Sequence[Source], kinds: Sequence[str]) -> Source | None:
@@ -154,7 +155,7 @@ def _split(wanted: Wanted, main: Source) -> PlannedStage:
     return PlannedStage(
         name="split",
         command="data-split",
-        options={"file": main.path, "fraction": held_out_share(main.count), **_columns(main)},
+        options={"file": main.path, "fraction": held_out_share(main.count), **_reading(main)},
         why=f"holds out {held_out_share(main.count):.0%} of {main.count:,} {main.kind}, by conversation; no stage "
         "trains on them",
     )

@@ -69,7 +69,11 @@ def test_there_are_four_of_each_trainer(trainer):
             "dpo",
             {"columns": {"conversation": "prompt"}, "load_in_4bit": None, "optim": "adamw_8bit"},
         ),
-        ("axolotl_gdpo.yaml", "grpo", {"batch_size": 4, "num_completions": 2, "total_steps": 100, "kl_coef": 0.001}),
+        (
+            "axolotl_gdpo.yaml",
+            "grpo",
+            {"data": "openai/gsm8k:main", "batch_size": 4, "num_completions": 2, "total_steps": 100, "kl_coef": 0.001},
+        ),
         (
             "openrlhf_ppo_ray.sh",
             "ppo",
@@ -187,3 +191,30 @@ def test_what_is_to_do_says_why_the_exit_status_is_1(tmp_path, capsys, monkeypat
     assert written["optim"] == "adamw"
     assert "warmup_ratio" not in written
     assert not any(line.startswith("#   warmup_steps") for line in out.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ("", {}),
+        ("ref_model_sync_steps: 64\n", {}),
+        ("sync_ref_model: true\n", {"reference_sync_steps": 512, "reference_mixup_alpha": 0.6}),
+        (
+            "sync_ref_model: true\nref_model_sync_steps: 64\nref_model_mixup_alpha: 0.9\n",
+            {"reference_sync_steps": 64, "reference_mixup_alpha": 0.9},
+        ),
+    ],
+)
+def test_a_reference_moves_here_only_where_it_moves_there(more, found, tmp_path):
+    path = tmp_path / "trl_dpo.yaml"
+    path.write_text("model_name_or_path: m\ndataset_name: d\noutput_dir: o\nlearning_rate: 1.0e-6\n" + more)
+    document, _ = convert_config(ConvertConfig(file=str(path)))
+    assert {name: value for name, value in document["options"].items() if name.startswith("reference")} == found
+    path.write_text(path.read_text().replace("dataset_name: d", "dataset_config: main\ndataset_name: a/d"))
+    assert convert_config(ConvertConfig(file=str(path)))[0]["options"]["data"] == "a/d:main"
+
+
+def test_a_mixture_of_experts_keeps_its_balance(tmp_path):
+    path = tmp_path / "sft.sh"
+    path.write_text("python -m openrlhf.cli.train_sft --pretrain m --dataset d --aux_loss_coef 0.001 --save_path o\n")
+    assert convert_config(ConvertConfig(file=str(path)))[0]["options"]["router_aux_loss_coef"] == 0.001

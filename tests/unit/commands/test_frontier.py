@@ -165,3 +165,12 @@ def test_what_cannot_be_measured_is_refused(folder: Path, capsys: pytest.Capture
     Path("unfinished").mkdir()
     Path("unfinished/run.json").write_text(json.dumps(manifest | {"status": "running", "result": None}))
     assert "not a finished training run" in refused(capsys, *base, "--curves.a", "unfinished")
+
+
+def test_a_prompt_that_stands_twice_is_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "twice.jsonl").write_text("".join(json.dumps({"prompt": f"{word} me"}) + "\n" for word in "abac"))
+    options = ["--data", "twice.jsonl", "--curves.start", "model", "--samples-per-prompt", 2]
+    found = frontier("twice", *options, capsys=capsys)["written"]
+    assert found["num_prompts"] == 3
+    gold = found["methods"][0]["points"][0]["gold"]
+    assert (gold["n"], gold["clusters"]) == (4, 3)

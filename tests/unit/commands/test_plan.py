@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from assent.config.loading import parse_options
 from assent.config.plan import FAULTS, PlanConfig
+from assent.data.loading import load_groups
 from assent.judging.chat import _safety
 from assent.pipelines.plan import read_plan
 from tests.support.cli import files_in, said
@@ -210,3 +212,40 @@ def test_each_file_is_read_with_the_columns_that_it_has(tmp_path: Path, capsys: 
     status, _, err = said([*command, columns + ",Gewicht=weight"], capsys)
     assert status == 2, err
     assert "none of the files has a column Gewicht" in err
+
+
+def test_a_split_is_read_and_every_stage_reads_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a saved dataset with splits; a file beside it has none, and is read whole."""
+    splits = {name: [{"q": f"{name} {n}?", "good": f"yes {n}", "bad": "no"} for n in range(600)] for name in ("a", "b")}
+    datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}).save_to_disk(
+        tmp_path / "saved"
+    )
+    write_rows(tmp_path / "asked.jsonl", [{"prompt": f"What is {n}?"} for n in range(20)])
+    saved, file = str(tmp_path / "saved"), tmp_path / "pipeline.yaml"
+    command = ["plan", "--model", base_model(), "--data", saved, "--columns", "q=prompt,good=chosen,bad=rejected"]
+    asked = ["--data", tmp_path / "asked.jsonl"]
+    status, out, err = said([*command, *asked, "--split", "b", "--output", file, "--json"], capsys)
+    assert status == 0, err
+    assert [(one["path"], one["split"]) for one in json.loads(out)["data"]] == [(saved, "b"), (str(asked[1]), None)]
+    split = read_plan(file).stages[0].options
+    assert (split["file"], split["split"]) == (saved, "b")
+    rows = load_groups(split["file"], split=split["split"], columns=split["columns"])
+    assert (len(rows), str(rows[0].prompt)) == (600, "b 0?")
+    for wrong, message in (([], "--split"), (["--split", "c"], "no split 'c'")):
+        status, _, err = said([*command, *wrong], capsys)
+        assert status == 2
+        assert message in err
+    status, _, err = said(["plan", "--model", base_model(), *asked, "--split", "b"], capsys)
+    assert status == 2
+    assert "`split` applies to folders and hub datasets only" in err
+
+
+def test_a_split_that_nobody_named_is_said_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = datasets.Dataset.from_list([{"prompt": f"{n}?", "completion": "yes"} for n in range(60)])
+    datasets.DatasetDict(train=rows, other=rows.select([0])).save_to_disk(tmp_path / "saved")
+    file = tmp_path / "pipeline.yaml"
+    command = ["plan", "--model", base_model(), "--data", tmp_path / "saved", "--output", file]
+    status, out, err = said(command, capsys)
+    assert status == 0, err
+    assert "split train is read; others: other" in " ".join(out.split())
+    assert read_plan(file).stages[0].options["file"] == str(tmp_path / "saved")

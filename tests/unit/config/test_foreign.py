@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from assent.config.foreign import FOREIGN, LOSSES, OURS_TOO, answer, foreign_error
@@ -74,3 +76,15 @@ def test_a_name_that_no_trainer_has_is_still_answered_with_the_nearest():
 def test_their_names_of_losses():
     with pytest.raises(ConfigError, match="did you mean sigmoid"):
         parse_options(PreferenceConfig, {"model": "m", "data": "d", "output_dir": "o", "loss_type": "dpo"})
+
+
+def test_the_options_of_their_documentation_are_answered_or_ours():
+    listed = (Path(__file__).parents[2] / "support" / "foreign_options.txt").read_text(encoding="utf-8")
+    names = {name for line in listed.splitlines() if not line.startswith("#") for name in line.split()}
+    assert len(names) > 500
+    assert sorted(name for name in names if answer(name) is None and name not in OURS) == []
+
+
+def test_a_name_that_begins_with_no_is_looked_up_whole_first():
+    assert answer("--no-cuda").ours == "device"
+    assert answer("--no-use-peft").ours == "lora_r"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from assent.config.loading import parse_options
 from assent.config.online import A2cConfig, GrpoConfig, OnlineOptions, PpoConfig, RlooConfig
 from assent.config.online_dpo import OnlineDpoConfig
 from assent.config.options import Options, StageDefaults, StageOptions, fixed
 from assent.config.stages import KtoConfig, PreferenceConfig, RewardConfig, SftConfig
+from assent.errors import ConfigError
 
 COMMANDS = [SftConfig, RewardConfig, PreferenceConfig, KtoConfig, OnlineDpoConfig, PpoConfig, A2cConfig, GrpoConfig,
             RlooConfig]  # fmt: skip
@@ -69,3 +72,17 @@ def test_a_misspelt_option_is_an_error() -> None:
         configured(SftConfig).trnk  # noqa: B018
     with pytest.raises(AttributeError, match="trunk"):
         SftConfig.trunk  # noqa: B018 - of the class, as of a field
+
+
+@pytest.mark.parametrize("kind", [PreferenceConfig, KtoConfig, PpoConfig, GrpoConfig])
+def test_none_is_not_the_name_of_a_reference(
+    kind: type[Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    usual = {"model": "a", "data": "b", "output_dir": "c", "reward": "json:dumps", "num_completions": 2}
+    given = {name: value for name, value in usual.items() if name in kind.model_fields}
+    with pytest.raises(ConfigError, match=r"reference: this names no model(.|\n)*None(.|\n)*loss_type orpo"):
+        parse_options(kind, {**given, "reference": "None"})
+    (tmp_path / "None").mkdir()
+    assert parse_options(kind, {**given, "reference": "None"}).reference == "None"
+    assert parse_options(kind, {**given, "reference": None}).reference is None

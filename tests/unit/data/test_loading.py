@@ -17,7 +17,7 @@ import huggingface_hub
 import pytest
 
 from assent.data.loading import Dataset, load_groups, write_groups
-from assent.errors import DataError, UsageError
+from assent.errors import DataError, DataFileNotFoundError, UsageError
 from assent.types import Message, PromptGroup
 
 ROWS = [
@@ -189,7 +189,7 @@ def test_a_hub_dataset_is_read_at_its_split_and_revision(tmp_path, monkeypatch):
     monkeypatch.setattr(
         datasets,
         "load_dataset",
-        lambda name, revision, trust_remote_code: datasets.DatasetDict(a=table.select([0]), b=table),
+        lambda name, subset, revision, trust_remote_code: datasets.DatasetDict(a=table.select([0]), b=table),
     )
     dataset = load_groups("owner/name", split="b", revision="v1")
     assert asked == ["v1"]
@@ -223,3 +223,30 @@ def test_reading_and_auditing_import_no_torch(tmp_path):
         env={"HF_DATASETS_CACHE": str(tmp_path / "c"), "HOME": str(tmp_path)},
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_a_subset_of_a_hub_dataset_is_named_behind_a_colon(tmp_path, monkeypatch):
+    """The library's own loading, of a local repository: `main` and `socratic` are configurations of its card."""
+    home = tmp_path / "repository"
+    for number, name in enumerate(("main", "socratic")):
+        (home / name).mkdir(parents=True)
+        (home / name / "train.jsonl").write_text(json.dumps(ROWS[number]) + "\n")
+    files = "".join(f"- config_name: {name}\n  data_files: {name}/*.jsonl\n" for name in ("main", "socratic"))
+    (home / "README.md").write_text(f"---\nconfigs:\n{files}---\n")
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *args, **kwargs: None)
+    real = datasets.load_dataset
+
+    def load_dataset(name, subset, *, revision, trust_remote_code):
+        assert name == "owner/name"
+        return real(str(home), subset, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    dataset = load_groups("owner/name:socratic")
+    assert anonymous(dataset) == expected(tmp_path)[1:2]
+    assert dataset[0].source == "owner/name:socratic:row 1"
+    for wrong in ("owner/name", "owner/name:sokratic"):
+        with pytest.raises(DataError, match=r"socratic(.|\n)*owner/name:SUBSET"):
+            load_groups(wrong)
+    for no_name in ("pairs.jsonl:3", "owner/name:"):
+        with pytest.raises(DataFileNotFoundError, match="there is no file"):
+            load_groups(no_name)

@@ -134,3 +134,21 @@ def test_gold_at_equal_kl_by_hand() -> None:
     turned = Curve(kl=first.kl[:, ::-1], gain=first.gain[:, ::-1])  # whatever the order of its points
     assert more_gold_at_equal_kl(turned, second, num_resamples=20) == found
     assert more_gold_at_equal_kl(first, curve_of(np.array([3.0]), np.array([1.0]))) is None
+
+
+def test_a_prompt_that_stands_twice_counts_once() -> None:
+    """A file with every prompt twice has the intervals of the file with every prompt once; as units of their own, its
+    rows would have narrower ones."""
+    once = curve_of(D, predict("best_of_n", D, 0.6, 0.2), noise=0.3)
+    rows = np.repeat(np.arange(len(once.kl)), 2)
+    twice = Curve(kl=once.kl[rows], gain=once.gain[rows], clusters=rows)
+    apart = Curve(kl=once.kl[rows], gain=once.gain[rows])
+    for law in LAWS:
+        assert fit_law(law, twice).alpha_ends == pytest.approx(fit_law(law, once).alpha_ends)
+    one, two, wrong = (find_peak(curve) for curve in (once, twice, apart))
+    assert (two.drop.value, two.drop.low, two.d_ends) == pytest.approx((one.drop.value, one.drop.low, one.d_ends))
+    assert two.drop.clusters == len(once.kl)
+    assert wrong.drop.high - wrong.drop.low < 0.8 * (two.drop.high - two.drop.low)
+    flat = [Curve(kl=curve.kl, gain=0 * curve.gain, clusters=curve.clusters) for curve in (once, twice)]
+    single, double = (more_gold_at_equal_kl(curve, other) for curve, other in zip((once, twice), flat, strict=True))
+    assert double == pytest.approx(single)
