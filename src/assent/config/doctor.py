@@ -70,8 +70,8 @@ class DoctorConfig(LogDoctorConfig, DataOptions, DeviceOptions):
 
     targets: tuple[str, ...] = ()
     """What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines of
-    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and answers);
-    with --probe, folders of policies and of reward models."""
+    dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or data (prompts and answers), as a file or
+    as a saved dataset; with --probe, folders of policies and of reward models."""
     apply: str | None = None
     """Write the run's configuration, with the changes that the findings name, as YAML for --config. Of data: write the
     rows that the findings leave standing, as JSONL. A file that exists is an error."""

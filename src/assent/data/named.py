@@ -7,12 +7,16 @@ from typing import Any
 from assent.config.data import DataOptions
 from assent.data.loading import Dataset, load_groups
 
-SPLIT_OF = {"data": "split", "file": "split", "test_data": "test_split"}
-"""Options that name data, and those that name its split. Other data is one file, or has the split `train`."""
+MAIN = ("data", "file", "completions", "import_labels")
+"""Options that name what the command works on. It has the split that is asked for, and all the columns."""
 
 
 def load_named(config: DataOptions, name: str = "data", **options: Any) -> Dataset:
-    """The rows of `config.NAME`. `options` are those of `load_groups`; raises what it raises."""
-    path, split = getattr(config, name), getattr(config, SPLIT_OF.get(name, ""), None)
-    own = name in ("data", "file") or path == getattr(config, "data", None)
+    """The rows of `config.NAME`. `options` are those of `load_groups`; raises what it raises.
+
+    Other data is one file, or has the split `train`; `test_data` of `compare` has an option for its own.
+    """
+    path = getattr(config, name)
+    split = config.split if name in MAIN else getattr(config, "test_split", None) if name == "test_data" else None
+    own = name in MAIN or path == getattr(config, "data", None)
     return load_groups(path, split=split, columns=config.columns, own_columns=own, **options)

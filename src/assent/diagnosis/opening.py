@@ -41,9 +41,9 @@ def open_case(
     """
     path = Path(target)
     if columns:
-        if stage is not None or settings is not None or not path.is_file():
+        if stage is not None or settings is not None or not _may_be_data(path):
             raise UsageError(
-                "columns has an effect on a file of data only", got=str(path), fix="leave it out, or give such a file"
+                "columns has an effect on data only", got=str(path), fix="leave it out, or give a file of data"
             )
         return Case(data=_read_rows(path, against, columns), source="data")
     if not (path / MANIFEST).exists():
@@ -76,13 +76,18 @@ def kind_of_model(path: Path) -> Literal["policy", "reward model"] | None:
 
 
 def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
-    """The rows of a file of data; None for a file that has no rows of ours."""
-    if not path.is_file():
+    """The rows of a file of data or of a saved dataset; None for one that has no rows of ours."""
+    if not _may_be_data(path):
         return None
     try:
         return _read_rows(path, against, {})
     except (DataError, UsageError):
         return None
+
+
+def _may_be_data(path: Path) -> bool:
+    """Whether it is a file, or a folder that `datasets` saved."""
+    return path.is_file() or any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _read_rows(path: Path, against: str | None, columns: Mapping[str, str]) -> Rows:

@@ -150,4 +150,4 @@ def test_the_advice_to_write_the_other_rows_can_be_followed(
 
 def test_columns_of_a_log_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = said(["doctor", tmp_path, "--columns", "a=prompt"], capsys)
-    assert (status, "columns has an effect on a file of data only" in err) == (2, True)
+    assert (status, "columns has an effect on data only" in err) == (2, True)

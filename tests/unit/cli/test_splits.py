@@ -80,3 +80,23 @@ def test_an_unknown_split_is_answered_with_those_there_are(
         assert status == 2
         assert f"has no split '{split}'" in err
         assert "train, other" in err
+
+
+def test_label_reads_the_split_and_the_columns_of_what_is_judged_or_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {name: [{"q": f"{name} {n}?", "completion": text} for n in range(count) for text in ("yes", "no")]
+               for name, count in (("train", 1), ("other", 3))}  # fmt: skip
+    for kind, rows in (("answers", answers), ("pairs", {"train": pairs("t").select([0]), "other": pairs("o")})):
+        tables = {name: datasets.Dataset.from_list(list(one)) for name, one in rows.items()}
+        datasets.DatasetDict(tables).save_to_disk(tmp_path / kind)
+    fill = ["label", "--no-serve", "--store", tmp_path / "a.db", "--completions", tmp_path / "answers"]
+    status, out, err = said([*fill, "--split", "other", "--columns", "q=prompt"], capsys)
+    assert (status, "3 items new" in out + err) == (0, True), err
+    status, _, err = said([*fill, "--columns", "q=prompt,topic=system"], capsys)
+    assert status == 2
+    assert "has no column topic" in err
+    imported = ["label", "--store", tmp_path / "b.db", "--import-labels", tmp_path / "pairs", "--columns", COLUMNS]
+    status, out, err = said([*imported, "--split", "other", "--json"], capsys)
+    assert status == 0, err
+    assert json.loads(out)["imported"]["judgements"] == 6

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 
@@ -375,3 +376,17 @@ def test_watching_takes_a_hundredth_of_a_core(
     monkeypatch.setattr(doctor_logs.time, "sleep", pause)
     said(["doctor", run, "--watch", "--refresh-seconds", 7], capsys)
     assert pauses == [7, 250.0]  # the second look took 2.5 s
+
+
+def test_a_saved_dataset_is_data_as_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*pairs(40), *pairs(5)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    table = datasets.Dataset.from_list(rows)
+    datasets.DatasetDict(train=table, other=table.select([0])).save_to_disk(tmp_path / "saved")
+    found = []
+    for target in (file, tmp_path / "saved", tmp_path / "saved" / "train"):
+        status, out, err = said(["doctor", target, "--json"], capsys)
+        assert status in (0, 1), err
+        found.append((status, [finding["rule"] for finding in json.loads(out)["findings"]]))
+    assert found[0] == found[1] == found[2]
+    assert any("duplicate" in rule for rule in found[0][1])

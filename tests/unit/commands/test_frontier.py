@@ -169,8 +169,11 @@ def test_what_cannot_be_measured_is_refused(folder: Path, capsys: pytest.Capture
 
 def test_a_prompt_that_stands_twice_is_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "twice.jsonl").write_text("".join(json.dumps({"prompt": f"{word} me"}) + "\n" for word in "abac"))
-    options = ["--data", "twice.jsonl", "--curves.start", "model", "--samples-per-prompt", 2]
-    found = frontier("twice", *options, capsys=capsys)["written"]
+    argv = ["frontier", "--output-dir", "twice", "--reference", "model", "--data", "twice.jsonl", "--max-new-tokens", 6]
+    argv += ["--gold", "rewards_of_test:gold", "--curves.start", "model", "--samples-per-prompt", 2]
+    status, _, err = said(argv, capsys)
+    assert status == 0, err
+    found = json.loads(Path("twice/frontier.json").read_text())
     assert found["num_prompts"] == 3
     gold = found["methods"][0]["points"][0]["gold"]
     assert (gold["n"], gold["clusters"]) == (4, 3)
