@@ -139,6 +139,9 @@ def _loss(found: Conversion) -> None:
         return
     theirs = str(found.ours.get("loss_type", "sigmoid"))
     found.ours["loss_type"] = name = LOSSES.get(theirs, theirs)
+    if theirs == "kto_pair":
+        near = "their kto_pair without its estimate of the KL; assent kto takes thumbs"
+        found.changed.append(f"loss_type apo_zero: {near}")
     try:
         known = comparison_loss_declaration(name).hyperparameters
     except ConfigError:

@@ -218,3 +218,11 @@ def test_a_mixture_of_experts_keeps_its_balance(tmp_path):
     path = tmp_path / "sft.sh"
     path.write_text("python -m openrlhf.cli.train_sft --pretrain m --dataset d --aux_loss_coef 0.001 --save_path o\n")
     assert convert_config(ConvertConfig(file=str(path)))[0]["options"]["router_aux_loss_coef"] == 0.001
+
+
+def test_a_loss_that_is_only_near_is_said_to_have_changed(tmp_path):
+    path = tmp_path / "dpo.yaml"
+    path.write_text("model_name_or_path: m\nstage: dpo\ndataset: d\noutput_dir: o\npref_loss: kto_pair\n")
+    document, _ = convert_config(ConvertConfig(file=str(path)))
+    assert document["options"]["loss_type"] == "apo_zero"
+    assert any(line.startswith("loss_type apo_zero: their kto_pair without") for line in document["changed"])
