@@ -438,8 +438,8 @@ def doctor(
         have all of them; any other file is read with those that it has. What a judgement's values mean follows a
         colon: vote=winner:left=a|right=b|both=tie.
     targets: What to look at: run folders, finished or running; or logs of other trainers (trainer_state.json, lines
-        of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or files of data (prompts and
-        answers); with --probe, folders of policies and of reward models.
+        of dictionaries, trainer_log.jsonl, a model card, exported CSV or JSONL); or data (prompts and answers), as
+        a file or as a saved dataset; with --probe, folders of policies and of reward models.
     stage: Command that trains like the run (sft, reward, dpo, kto, ppo, grpo …). Default: what the log says, or
         what its metrics show. Only for other trainers' logs.
     settings: YAML or JSON file with the options of another trainer's run (beta, loss_type, learning_rate …). Only
@@ -1834,6 +1834,7 @@ def plan(
     budget: float | None = None,
     measure: bool = False,
     calibrate: bool = False,
+    split: str | None = None,
     columns: Mapping[str, str] | str = {},
     start: Literal['auto', 'base', 'instruct'] = "auto",
     feedback: Literal['fixed', 'fresh'] = "fixed",
@@ -1878,6 +1879,8 @@ def plan(
         --hardware auto and the model's weights.
     calibrate: Measure how fast this machine's CPU trains and samples, in under a minute, keep it for later plans
         and runs, and plan nothing.
+    split: Split of the data to read, for hub names and folders that have several. Default: train, or the only one.
+        Beside these, a file is read whole.
     columns: Columns of the data that have other names, as THEIRS=OURS with commas between:
         question=prompt,reply=completion. Of several files, each is read with those that it has; a column that none
         of them has is an error.

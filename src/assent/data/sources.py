@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 HUB_TIMEOUT_SECONDS = 10
 CHOSEN = "split "
 """How the note begins that says which split is read."""
+NEEDS_SUBSET = re.compile(r"Config name is missing|BuilderConfig .* not found")
+"""What `datasets` says of a dataset with several configurations, of which none or an unknown one is named."""
 
 SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test",
                "evaluation": "test", "validation": "validation", "valid": "validation", "val": "validation",
@@ -199,7 +201,7 @@ def _open_hub(name: str, subset: str | None, *, split: str | None, revision: str
                 expected="a file, a folder, or a hub name (with a network, or in the cache of `datasets`)",
                 fix="check the path; without a network, download the dataset on another machine and give its folder",
             ) from None
-        fix = f"name one of its subsets: {name}:SUBSET" if _NEEDS_SUBSET.search(str(error)) else None
+        fix = f"name one of its subsets: {name}:SUBSET" if NEEDS_SUBSET.search(str(error)) else None
         raise DataError(f"the hub dataset {name!r} cannot be loaded: {error}", fix=fix) from None
     return _from_loaded(loaded, name if subset is None else f"{name}:{subset}", split)
 

@@ -146,7 +146,7 @@ def test_a_prompt_that_stands_twice_counts_once() -> None:
     for law in LAWS:
         assert fit_law(law, twice).alpha_ends == pytest.approx(fit_law(law, once).alpha_ends)
     one, two, wrong = (find_peak(curve) for curve in (once, twice, apart))
-    assert (two.drop.value, two.drop.low, two.d_ends) == pytest.approx((one.drop.value, one.drop.low, one.d_ends))
+    assert (two.drop.value, two.drop.low, *two.d_ends) == pytest.approx((one.drop.value, one.drop.low, *one.d_ends))
     assert two.drop.clusters == len(once.kl)
     assert wrong.drop.high - wrong.drop.low < 0.8 * (two.drop.high - two.drop.low)
     flat = [Curve(kl=curve.kl, gain=0 * curve.gain, clusters=curve.clusters) for curve in (once, twice)]
