@@ -45,10 +45,10 @@ def open_case(
             raise UsageError(
                 "columns has an effect on data only", got=str(path), fix="leave it out, or give a file of data"
             )
-        return Case(data=_read_rows(path, against, columns), source="data")
+        return _of_data(_read_rows(path, against, columns))
     if not (path / MANIFEST).exists():
         if stage is None and settings is None and (rows := rows_of(path, against=against)) is not None:
-            return Case(data=rows, source="data")
+            return _of_data(rows)
         return case_of_log(path, stage=stage, settings=settings)
     if stage is not None or settings is not None:
         raise UsageError(
@@ -83,6 +83,14 @@ def rows_of(path: Path, *, against: str | None = None) -> Rows | None:
         return _read_rows(path, against, {})
     except (DataError, UsageError):
         return None
+
+
+def _of_data(rows: Rows) -> Case:
+    """The case of data. Which of several splits was read is said."""
+    from assent.data.sources import CHOSEN
+
+    chosen = tuple(note for note in rows.dataset.notes if note.startswith(CHOSEN))
+    return Case(data=rows, source="data", reading=chosen)
 
 
 def _may_be_data(path: Path) -> bool:

@@ -387,6 +387,8 @@ def test_a_saved_dataset_is_data_as_a_file_is(tmp_path: Path, capsys: pytest.Cap
     for target in (file, tmp_path / "saved", tmp_path / "saved" / "train"):
         status, out, err = said(["doctor", target, "--json"], capsys)
         assert status in (0, 1), err
-        found.append((status, [finding["rule"] for finding in json.loads(out)["findings"]]))
+        report = json.loads(out)["reports"][0]
+        found.append((status, [finding["rule"] for finding in report["findings"]]))
+        assert report["reading"] == (["split train is read; others: other"] if target.name == "saved" else [])
     assert found[0] == found[1] == found[2]
     assert any("duplicate" in rule for rule in found[0][1])
