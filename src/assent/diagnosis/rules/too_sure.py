@@ -95,4 +95,5 @@ QUIET_ALSO = (
     example({LOSS: {50: 20.0}, "eval_rewards/accuracies": {50: 0.72}, "loss": [25.0, 24.0],
              "rewards/margins": [0.0, 0.1]}, stage="dpo"),
 )  # fmt: skip
-"""Up and down; no ranking to be sure of; rankings of four; a margin column, which moves a coin's loss; ties as an outcome; sums; IPO that nothing names."""
+"""Up and down; no ranking to be sure of; rankings of four; a margin column, which moves a coin's loss;
+ties as an outcome; sums; IPO that nothing names."""
