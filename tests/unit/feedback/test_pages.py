@@ -9,11 +9,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from assent.feedback.app.guard import place_of
-from assent.feedback.app.pages import PAGES
+from assent.feedback.app.pages import PAGES, _time_left
 from assent.feedback.app.rendering import markdown
 from assent.feedback.app.site import Site, build
 from assent.feedback.store.database import open_database
 from assent.feedback.store.people import ensure_annotator
+from assent.feedback.store.reading import MOST_LEFT, Progress
 from tests.support.feedback import fill
 
 PORT, ADDRESS = 8765, "http://127.0.0.1:8765"
@@ -65,6 +66,24 @@ def test_the_keys_stand_above_the_answers(task: str, said: str, tmp_path: Path) 
         page = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS).get("/start?token=start-token").text
     assert said in text_of(page.partition('class="answers')[0])
     assert re.search(r"<h2>Answer( 1)?</h2>", page)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "said"),
+    [
+        (None, 7, None),
+        (6.0, 0, None),
+        (6.0, 4, "less than a minute"),
+        (6.0, 40, "about 4 min"),
+        (90.0, 50, "about 1 h 15 min"),
+        (6.0, MOST_LEFT, "more than 10 min"),
+        (90.0, MOST_LEFT, "more than 2 h 30 min"),
+        (0.1, MOST_LEFT, None),
+    ],
+)
+def test_the_time_left_is_at_the_annotators_pace(seconds: float | None, left: int, said: str | None) -> None:
+    """Items are counted up to a limit; from there on it is the least time."""
+    assert _time_left(Progress(done=0, total=9, own=3, own_seconds=seconds, left=left)) == said
 
 
 def test_code_without_a_fence_keeps_its_indent() -> None:

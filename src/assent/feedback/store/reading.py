@@ -81,8 +81,8 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of this annotator; None where that is not known: before the first answer, or with too many items to count."""
-        return None if self.own_seconds is None or self.left >= MOST_LEFT else self.own_seconds * self.left
+        """Of this annotator, for the items counted; None before the first answer."""
+        return None if self.own_seconds is None else self.own_seconds * self.left
 
 
 # Statements of every page are built once: building one takes as long as running it.
@@ -242,8 +242,14 @@ def own_left(connection: Connection, annotator_id: int) -> int:
     return min(MOST_LEFT, int(free) + int(in_hand))
 
 
-def current_guidelines(connection: Connection) -> str | None:
+def current_guidelines(connection: Connection) -> tuple[int | None, str | None]:
+    """Version and text of the instructions; None and None where there are none."""
     version = get_setting(connection, "guidelines")
     if version is None:
-        return None
-    return connection.scalar(sa.select(guidelines.c.text).where(guidelines.c.id == version))
+        return None, None
+    return int(version), connection.scalar(sa.select(guidelines.c.text).where(guidelines.c.id == version))
+
+
+def has_guidelines(connection: Connection, version: int) -> bool:
+    """Whether there is this version of the instructions."""
+    return connection.scalar(sa.select(guidelines.c.id).where(guidelines.c.id == version)) is not None
