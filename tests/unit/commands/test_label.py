@@ -58,7 +58,7 @@ def test_from_sampled_answers_to_a_reward_model_and_dpo(
     assert "0 items new" in said(fill_it[:-1], capsys)[1], "the same command adds nothing"
     label_store(tmp_path / "labels.db")
     assert said(["label", "--export", "labels.jsonl"], capsys)[0] == 0
-    assert set(read_rows("labels.jsonl")[0]) == {"prompt", "chosen", "rejected", "annotator"}
+    assert set(read_rows("labels.jsonl")[0]) == {"prompt", "chosen", "rejected", "annotator", "model"}
     small = ["--model", model, "--data", "labels.jsonl", "--max-steps", "1", "--max-length", "64"]
     for command in ("reward", "dpo"):
         status, _, err = said([command, *small, "--output-dir", command], capsys)
@@ -76,6 +76,11 @@ def test_several_models_are_told_apart(
     assert status == 0, err
     with open_database("labels.db") as database, database.reading() as connection:
         assert sorted(connection.scalars(sa.select(completions.c.model))) == sorted([model, other] * 2)
+        wrote = {row.content[0]["content"]: row.model for row in connection.execute(sa.select(completions))}
+    label_store(tmp_path / "labels.db")
+    assert said(["label", "--export", "labels.jsonl"], capsys)[0] == 0
+    for row in read_rows("labels.jsonl"):
+        assert row["model"] == [wrote[row[name][0]["content"]] for name in ("chosen", "rejected")]
     status, _, err = said([*argv, "--model", model, "--model", model], capsys)
     assert (status, "named twice" in err) == (2, True)
 

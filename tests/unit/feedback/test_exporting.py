@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from assent.data.formats import LAYOUTS
 from assent.data.loading import groups_of_rows, load_groups, write_groups
+from assent.data.texts import last_content
 from assent.errors import DataError
 from assent.feedback.exchange import read_file, to_argilla, to_label_studio
 from assent.feedback.store.database import Database
@@ -32,12 +34,13 @@ from assent.feedback.store.exporting import (
 )
 from assent.feedback.store.importing import import_groups
 from assent.feedback.store.items import add_items
-from assent.feedback.store.labelling import Mix, next_dispute
+from assent.feedback.store.labelling import Mix, next_assignment, next_dispute
 from assent.feedback.store.people import ensure_annotator, erase
+from assent.feedback.store.reading import read_items
 from assent.feedback.tasks import gold_items, to_items
 from assent.types import PromptGroup
 from tests.support.feedback import fill, label_all, questions, say
-from tests.support.rows import comparison, group
+from tests.support.rows import comparison, group, read_rows
 
 Q = [{"role": "user", "content": "Hi"}]
 A, B, C = ([{"role": "assistant", "content": text}] for text in ("Yes", "No", "Perhaps"))
@@ -119,6 +122,47 @@ def test_two_files_with_the_pair_the_other_way_round_are_one_item(database: Data
 
 def majority_of(database: Database) -> list[PromptGroup]:
     return [row.group for row in select(database, aggregate="majority").rows]
+
+
+def test_a_column_with_an_entry_for_each_completion_follows_it(database: Database, tmp_path: Path) -> None:
+    """As `judge` writes them. The store has an order of its own, and an export another one: the best first."""
+    rows = [
+        {"prompt": Q, "completions": texts, "ranking": [1, 2, 3], "writer": writers, "topic": "x", "annotator": name}
+        for name, texts, writers in (("mia", [C, A, B], ["c", "a", "b"]), ("ben", [B, A, C], ["b", "a", "c"]))
+    ]
+    counts, _ = import_groups(database, list(groups_of_rows(rows)), source="file")
+    assert counts == {"rows": 2, "items": 1, "judgements": 2}, "two files' orders are one item"
+    write_export(database, str(tmp_path / "out.jsonl"), select(database), "rankings")
+    assert read_rows(tmp_path / "out.jsonl") == rows
+    (joined,) = select(database, aggregate="majority").rows  # by their mean ranks all three tie
+    texts = [last_content(text) for text in joined.group.completions]
+    assert dict(zip(texts, joined.group.columns["writer"], strict=True)) == {"Yes": "a", "No": "b", "Perhaps": "c"}
+
+
+def test_comments_and_who_wrote_each_answer_are_exported(
+    database: Database, new_store: Callable[[], Database], tmp_path: Path
+) -> None:
+    rows = [replace(group(1, text), columns={"model": f"model {text}"}) for text in ("one", "two")]
+    items, _ = to_items(rows, "compare")
+    add_items(database, items, task="compare", reviews=2)
+    for name, best, comment in (("mia", "two", "=1+1 is wrong"), ("ben", "one", "")):
+        given = next_assignment(database, ensure_annotator(database, name).id)
+        assert given is not None
+        with database.reading() as connection:
+            texts = read_items(connection, [given.item_id])[given.item_id].completions
+        say(database, given, [1 if last_content(text) == best else 2 for text in texts], comment=comment)
+    found = select(database)
+    write_export(database, str(tmp_path / "out.jsonl"), found, "comparisons")
+    first, second = read_rows(tmp_path / "out.jsonl")
+    assert (first["model"], first["comment"]) == (["model two", "model one"], "=1+1 is wrong")
+    assert (second["model"], "comment" in second) == (["model one", "model two"], False)
+    write_export(database, str(tmp_path / "out.csv"), found, "comparisons")
+    assert "'=1+1 is wrong" in (tmp_path / "out.csv").read_text()
+    other = new_store()
+    counts, _ = import_groups(other, list(load_groups(tmp_path / "out.jsonl")), source="file")
+    assert (counts["items"], counts["judgements"]) == (1, 2), "a comment belongs to the judgement, not to the item"
+    write_export(other, str(tmp_path / "again.jsonl"), select(other), "comparisons")
+    assert read_rows(tmp_path / "again.jsonl") == [first, second]
 
 
 def test_ties_make_rankings_and_comparisons_leave_them_out(database: Database) -> None:
@@ -206,7 +250,7 @@ def test_a_csv_cannot_be_a_formula(database: Database, tmp_path: Path) -> None:
     items, _ = to_items([PromptGroup(prompt="=1+1", completions=tuple(texts))], "rate")
     add_items(database, items, task="rate", reviews=1)
     annotator = ensure_annotator(database, "@mia"[1:]).id
-    from assent.feedback.store.labelling import answer, next_assignment
+    from assent.feedback.store.labelling import answer
 
     while (given := next_assignment(database, annotator)) is not None:
         answer(database, given.id, annotator, revision=0, value={"scores": [3]})
