@@ -20,13 +20,14 @@ from assent.feedback.store.reading import Judgement, counting, names_of
 from assent.feedback.store.schema import ADJUDICATION, FIRST, completions, guidelines, items
 from assent.feedback.tasks import TASKS, VALUE_FIELDS, Value, same
 from assent.statistics.comparisons import prompts_needed
-from assent.statistics.intervals import Estimate, paired_difference, proportion_interval
+from assent.statistics.intervals import Estimate, difference, proportion_interval
 from assent.statistics.reliability import (
     Metric,
     cohen_kappa,
     fleiss_kappa,
     krippendorff_alpha,
     label_accuracy,
+    pairs_equal,
     raw_agreement,
 )
 
@@ -70,6 +71,20 @@ class AnnotatorLine:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionLine:
+    """One version of the guidelines."""
+
+    name: str
+    reviews: int
+    agreement: Estimate | None
+    change: Estimate | None
+    """Its agreement minus that of the version before it in the table."""
+    ties: Estimate | None
+    seconds: float | None
+    """Median."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFigures:
     task: str
     items: int
@@ -82,8 +97,7 @@ class TaskFigures:
     ceiling: Estimate | None
     needed: int | None
     """Further items with two reviews until raw agreement is known to the wanted precision."""
-    versions: tuple[tuple[str, int, Estimate | None, Estimate | None, float | None], ...]
-    """Of each version of the guidelines: name, reviews, agreement, share of ties, median seconds."""
+    versions: tuple[VersionLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +191,7 @@ def _task(
         biases=tuple(_biases(task, own, facts)),
         ceiling=label_accuracy(_without_ties(task, by_item, facts) or raw) if has_ceiling and raw else None,
         needed=needed,
-        versions=tuple(_version(number, own, facts) for number in [None, *versions] if _seen(number, own)),
+        versions=tuple(_versions(own, facts, versions)),
     )
 
 
@@ -240,20 +254,34 @@ def _share(rows: Sequence[tuple[float, Any]]) -> Estimate | None:
     return proportion_interval([v for v, _ in rows], clusters=[c for _, c in rows]) if rows else None
 
 
-def _seen(version: int | None, own: Sequence[Judgement]) -> bool:
-    return any(one.guideline_id == version for one in own)
+def _versions(
+    own: Sequence[Judgement], facts: Mapping[int, Facts], versions: Sequence[int]
+) -> Iterable[VersionLine]:
+    """Each version of the guidelines beside the one before it. Two reviews of an item agree within a version."""
+    before: list[tuple[float, int]] = []
+    for version in (None, *versions):
+        kept = [one for one in own if one.guideline_id == version]
+        if not kept:
+            continue
+        units = {number: [_label(one.value) for one in group] for number, group in _by_item(kept).items()}
+        agreed = [(pairs_equal(unit), facts[number].prompt_id) for number, unit in units.items() if len(unit) > 1]
+        yield VersionLine(
+            name="no guidelines" if version is None else f"version {version}",
+            reviews=len(kept),
+            agreement=raw_agreement(list(units.values()), clusters=[facts[number].prompt_id for number in units]),
+            change=_difference(agreed, before),
+            ties=_share([(float(_is_tie(one.value)), facts[one.item_id].prompt_id) for one in kept]),
+            seconds=_median_seconds(kept),
+        )
+        before = agreed
 
 
-def _version(
-    version: int | None, own: Sequence[Judgement], facts: Mapping[int, Facts]
-) -> tuple[str, int, Estimate | None, Estimate | None, float | None]:
-    kept = [one for one in own if one.guideline_id == version]
-    by_item = _by_item(kept)
-    units = [[_label(one.value) for one in group] for group in by_item.values()]
-    agreement = raw_agreement(units, clusters=[facts[number].prompt_id for number in by_item])
-    ties = _share([(float(_is_tie(one.value)), facts[one.item_id].prompt_id) for one in kept])
-    name = "no guidelines" if version is None else f"version {version}"
-    return name, len(kept), agreement, ties, _median_seconds(kept)
+def _difference(later: Sequence[tuple[float, int]], earlier: Sequence[tuple[float, int]]) -> Estimate | None:
+    """Of two shares, each value with its prompt. None where there is nothing of one of them."""
+    if not later or not earlier:
+        return None
+    (a, clusters_of_a), (b, clusters_of_b) = (list(zip(*rows, strict=True)) for rows in (later, earlier))
+    return difference(a, b, clusters_of_a=clusters_of_a, clusters_of_b=clusters_of_b)
 
 
 def _median_seconds(judged: Sequence[Judgement]) -> float | None:
@@ -287,16 +315,11 @@ def _annotator(
         agreement=_share(agreed),
         gold=_share(gold),
         repeats=_share(repeats),
-        drift=_drift([value for value, _ in agreed]),
+        drift=_drift(agreed),
     )
 
 
-def _drift(agreed: Sequence[float]) -> Estimate | None:
-    """Later half minus earlier half, in the order of work. None while there are few.
-
-    The halves are independent, so pairing them in order gives the interval of a difference of two means.
-    """
+def _drift(agreed: Sequence[tuple[float, int]]) -> Estimate | None:
+    """Later half minus earlier half, in the order of work. None while there are few."""
     half = len(agreed) // 2
-    if len(agreed) < FEWEST_FOR_DRIFT:
-        return None
-    return paired_difference(agreed[-half:], agreed[:half])
+    return None if len(agreed) < FEWEST_FOR_DRIFT else _difference(agreed[half:], agreed[:half])

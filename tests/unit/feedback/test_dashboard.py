@@ -121,9 +121,30 @@ def test_versions_of_the_guidelines_are_told_apart(database: Database) -> None:
     label_all(database, ben, lambda _: [1, 1])
     assert add_guidelines(database, "one") == first, "the same text is the same version"
     (task,) = dashboard(database).tasks
-    assert [(name, reviews) for name, reviews, *_ in task.versions] == [("version 1", 10), ("version 2", 10)]
-    ties = [one[3].value for one in task.versions if one[3] is not None]
-    assert ties == [0.0, 1.0]
+    assert [(one.name, one.reviews) for one in task.versions] == [("version 1", 10), ("version 2", 10)]
+    assert [one.ties.value for one in task.versions if one.ties is not None] == [0.0, 1.0]
+    assert [one.change for one in task.versions] == [None, None], "no item has two reviews within a version"
+
+
+def test_versions_of_the_guidelines_are_compared(database: Database) -> None:
+    """Before them two people agree on every second item, with them on all but the last."""
+    mia, ben = (ensure_annotator(database, name).id for name in ("mia", "ben"))
+    for text, count, differing in ((None, 20, range(1, 20, 2)), ("one", 40, range(19, 20))):
+        if text is not None:
+            add_guidelines(database, text)
+        fill(database, count, reviews=2)  # the first twenty of them are there already
+        given = label_all(database, mia)
+        places = {item: place for place, item in enumerate(given)}
+        unequal = [item for item in given if places[item] in differing]
+        label_all(database, ben, lambda one, apart=unequal: [2, 1] if one.item_id in apart else [1, 2])
+    (task,) = dashboard(database).tasks
+    before, after = task.versions
+    assert (before.name, after.name) == ("no guidelines", "version 1")
+    assert after.agreement is not None
+    assert after.change is not None
+    assert (before.change, after.agreement.value) == (None, 0.95)
+    assert after.change.value == pytest.approx(0.95 - 0.5)
+    assert 0.1 < after.change.low < 0.45 < after.change.high < 0.8
 
 
 def test_ratings_agree_by_distance(database: Database) -> None:
