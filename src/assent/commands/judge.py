@@ -139,7 +139,7 @@ def _continuing(by: PairJudge, folder: RunFolder, progress: Progress) -> PairJud
     kept = kept_of(folder, progress)
     if not isinstance(by, ChatJudge):
         return KeptJudge(by, kept)
-    continue_chat(by.chat, kept)
+    continue_chat(by.chat, kept, folder.path)
     return by
 
 

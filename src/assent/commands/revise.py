@@ -41,7 +41,7 @@ def revise_answers(config: JudgeConfig, *, progress: Progress) -> dict[str, Any]
         if folder.result is not None:
             progress.line(f"{folder.path}: every completion is revised; nothing to do")
             return folder.result
-        continue_chat(chat, kept_of(folder, progress))
+        continue_chat(chat, kept_of(folder, progress), folder.path)
         for note in dataset.lines():
             progress.line(f"{config.data}: {note}")
         with progress.task("completions", total=len(old)) as task:
