@@ -229,6 +229,20 @@ def reviews_left(connection: Connection, numbers: Sequence[int]) -> int:
     return left
 
 
+def skipped(connection: Connection, numbers: Sequence[int]) -> int:
+    """How many of these items still need reviews, and were skipped by somebody."""
+    found = 0
+    for start in range(0, len(numbers), CHUNK):
+        is_skipped = sa.select(assignments.c.id).where(
+            assignments.c.item_id == queue.c.item_id, assignments.c.occasion == FIRST, assignments.c.state == "free"
+        )
+        query = sa.select(sa.func.count()).where(
+            queue.c.item_id.in_(numbers[start : start + CHUNK]), queue.c.remaining > 0, is_skipped.exists()
+        )
+        found += int(connection.scalar(query) or 0)
+    return found
+
+
 def own_pace(connection: Connection, annotator_id: int) -> tuple[int, float | None]:
     """Items that an annotator was given and answered or skipped, and the median seconds of the last 50."""
     seconds = [value for value in connection.scalars(_SECONDS, {"who": annotator_id}) if value is not None]
