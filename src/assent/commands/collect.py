@@ -61,7 +61,7 @@ def _export_from_store(config: CollectConfig, folder: Path, say: Callable[[str],
     from assent.feedback.store.items import items_of
     from assent.feedback.store.reading import reviews_left, skipped
 
-    groups = list(load_groups(config.completions))
+    groups = list(load_groups(config.completions, is_to_be_judged=True))
     how = f"label them, and repeat the command: assent label --completions {config.completions} --store"
     try:
         database = open_database(config.store, create=False)

@@ -80,7 +80,7 @@ def judge(config: JudgeConfig, *, progress: Progress | None = None) -> dict[str,
 
 
 def _data(config: JudgeConfig) -> Data:
-    dataset = load_named(config)
+    dataset = load_named(config, is_to_be_judged=True)
     joined = join_prompts(dataset)
     groups = [group for group in joined if len(group.completions) > 1]
     lines = [f"{config.data}: {note}" for note in dataset.lines()]

@@ -127,7 +127,7 @@ def _new_items(config: LabelConfig, database: Database) -> tuple[list[NewItem], 
 
     options: dict[str, Any] = {"pairs_per_prompt": config.pairs_per_prompt, "seed": config.seed}
     if config.completions is not None:
-        dataset = load_named(config, "completions")
+        dataset = load_named(config, "completions", is_to_be_judged=True)
         items, lines = to_items(dataset, config.task, **options)
         return items, [*dataset.lines(), *lines]
     if config.prompts is not None:

@@ -224,6 +224,16 @@ def test_rows_refused_at_loading_are_told(
         assert "(pairs.jsonl:2)" in out
 
 
+def test_a_row_may_hold_several_completions_that_nobody_has_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "many.jsonl", [{"prompt": f"{n}?", "completions": ["a", "b", "c"]} for n in range(2)])
+    argv = ["label", "--completions", "many.jsonl", "--no-serve", "--task"]
+    assert "6 completions of 2 prompts: 6 items" in said([*argv, "compare"], capsys)[1]
+    assert "2 items new in the store" in said([*argv, "rank"], capsys)[1]
+
+
 def test_an_empty_store_has_nothing_to_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
