@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import sqlalchemy as sa
@@ -96,7 +97,9 @@ class TaskFigures:
     biases: tuple[Line, ...]
     ceiling: Estimate | None
     needed: int | None
-    """Further items with two reviews until raw agreement is known to the wanted precision."""
+    """Further reviews, two of each item, until raw agreement is known to the wanted precision."""
+    needed_prompts: int | None
+    """Prompts of which these are: another item of a prompt tells less than one of another prompt."""
     versions: tuple[VersionLine, ...]
 
 
@@ -177,9 +180,10 @@ def _task(
         Line("raw agreement", raw, "" if raw else few),
         *_corrected(units, prompts, metric, few),
     )
-    needed = None
+    needed = more = None
     if raw is not None and (total := prompts_needed(raw, half_width=precision)) is not None:
-        needed = max(0, total - raw.clusters)
+        more = max(0, total - raw.clusters)
+        needed = math.ceil(2 * more * raw.n / raw.clusters)
     has_ceiling = task in ("compare", "thumbs") and raw is not None
     return TaskFigures(
         task=task,
@@ -191,6 +195,7 @@ def _task(
         biases=tuple(_biases(task, own, facts)),
         ceiling=label_accuracy(_without_ties(task, by_item, facts) or raw) if has_ceiling and raw else None,
         needed=needed,
+        needed_prompts=more,
         versions=tuple(_versions(own, facts, versions)),
     )
 
@@ -234,18 +239,25 @@ def _pairs(
 
 
 def _biases(task: str, own: Sequence[Judgement], facts: Mapping[int, Facts]) -> Iterable[Line]:
-    """Of comparisons: how often the answer shown first wins, and how often the longer one does. ½ is no bias."""
-    if task != "compare":
+    """How often the answer shown earlier is ranked higher, and how often the longer one is: over each two answers of a
+    judgement that it ranks differently. ½ is no bias."""
+    if task not in ("compare", "rank"):
         return
-    decided = [one for one in own if not _is_tie(one.value)]
-    first = [(float(one.value["ranking"][one.shown_order[0]] == 1), facts[one.item_id].prompt_id) for one in decided]
-    longer = []
-    for one in decided:
-        a, b = facts[one.item_id].characters
-        if a != b:
-            longer.append((float((a > b) == (one.value["ranking"][0] == 1)), facts[one.item_id].prompt_id))
-    ties = [(float(_is_tie(one.value)), facts[one.item_id].prompt_id) for one in own]
-    yield Line("answer 1 wins", _share(first), "50% where the position plays no part")
+    earlier, longer, ties = [], [], []
+    for one in own:
+        ranks, fact = one.value["ranking"], facts[one.item_id]
+        lengths = fact.characters
+        pairs = list(itertools.combinations(one.shown_order, 2))  # the one shown earlier comes first
+        apart = [(a, b) for a, b in pairs if ranks[a] != ranks[b]]
+        unequal = [(a, b) for a, b in apart if lengths[a] != lengths[b]]
+        if apart and one.source is None:
+            earlier.append((fmean(ranks[a] < ranks[b] for a, b in apart), fact.prompt_id))
+        if unequal:
+            wins = [(lengths[a] > lengths[b]) == (ranks[a] < ranks[b]) for a, b in unequal]
+            longer.append((fmean(wins), fact.prompt_id))
+        ties.append((1 - len(apart) / len(pairs), fact.prompt_id))
+    first = "answer 1 wins" if task == "compare" else "the answer shown earlier wins"
+    yield Line(first, _share(earlier), "50% where the position plays no part")
     yield Line("the longer answer wins", _share(longer), "longer may be better; compare it with the model's own bias")
     yield Line("equally good", _share(ties))
 
@@ -257,10 +269,13 @@ def _share(rows: Sequence[tuple[float, Any]]) -> Estimate | None:
 def _versions(
     own: Sequence[Judgement], facts: Mapping[int, Facts], versions: Sequence[int]
 ) -> Iterable[VersionLine]:
-    """Each version of the guidelines beside the one before it. Two reviews of an item agree within a version."""
+    """Each version of the guidelines beside the one before it. Two reviews of an item agree within a version.
+
+    Labels from files had no guidelines of the app's beside them, and are in none.
+    """
     before: list[tuple[float, int]] = []
     for version in (None, *versions):
-        kept = [one for one in own if one.guideline_id == version]
+        kept = [one for one in own if one.guideline_id == version and one.source is None]
         if not kept:
             continue
         units = {number: [_label(one.value) for one in group] for number, group in _by_item(kept).items()}

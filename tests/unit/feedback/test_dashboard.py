@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
 from assent.errors import DataError
 from assent.feedback.dashboard import dashboard
 from assent.feedback.store.database import Database
+from assent.feedback.store.importing import import_groups
 from assent.feedback.store.items import add_guidelines, add_items
 from assent.feedback.store.labelling import Mix, answer, next_assignment
 from assent.feedback.store.people import (
@@ -21,7 +25,8 @@ from assent.feedback.store.people import (
     sign_in,
 )
 from assent.feedback.tasks import gold_items
-from tests.support.feedback import fill, label_all
+from assent.types import Preference
+from tests.support.feedback import fill, label_all, questions
 from tests.support.rows import comparison
 from tests.unit.feedback.conftest import Clock
 
@@ -70,13 +75,47 @@ def test_agreement_biases_and_annotators_by_hand(database: Database) -> None:
     position = found.biases[0].estimate
     assert position is not None
     assert 0.6 < position.value < 0.9
-    assert found.needed is not None
-    assert found.needed > 0
+    assert found.needed_prompts is not None
+    assert found.needed_prompts > 0
+    assert found.needed == 2 * found.needed_prompts, "one item of each prompt, two reviews of each item"
     lines = {line.name: line for line in dashboard(database).annotators}
     assert lines["mia"].reviews == 60
     assert lines["mia"].agreement is not None
     assert lines["mia"].agreement.value == pytest.approx(agree / 60)
     assert lines["mia"].drift is not None
+
+
+def test_rankings_have_biases_over_their_pairs(database: Database) -> None:
+    """By hand: answers of 8, 8 and 9 characters; always ranked as shown, the last two equal."""
+    fill(database, 1, task="rank", answers=3)
+    with database.writing() as connection:
+        connection.execute(sa.text("UPDATE completions SET characters = 8"))
+        connection.execute(sa.text("UPDATE completions SET characters = 9 WHERE id = 3"))
+    shown: list[tuple[int, ...]] = []
+
+    def as_shown(given: object) -> list[int]:
+        shown.append(given.shown_order)  # type: ignore[attr-defined]
+        return [1 if place == shown[-1][0] else 2 for place in range(3)]
+
+    label_all(database, ensure_annotator(database, "mia").id, as_shown)
+    (task,) = dashboard(database).tasks
+    values = {line.name: line.estimate.value for line in task.biases if line.estimate is not None}
+    assert values["the answer shown earlier wins"] == 1.0, "in both pairs that it tells apart"
+    assert values["equally good"] == pytest.approx(1 / 3)
+    with database.reading() as connection:
+        place_of_long = connection.scalar(sa.text("SELECT completion_ids FROM items"))
+    long = json.loads(place_of_long).index(3)
+    assert values["the longer answer wins"] == (1.0 if long == shown[0][0] else 0.0)
+
+
+def test_labels_from_files_have_neither_a_place_nor_guidelines(database: Database) -> None:
+    rows = [replace(row, preference=Preference(ranking=(1, 2), annotator="kim")) for row in questions(5)]
+    import_groups(database, rows, source="file")
+    (task,) = dashboard(database).tasks
+    assert (task.reviews, task.versions) == (5, ())
+    figures = {line.name: line.estimate for line in task.biases}
+    assert figures["answer 1 wins"] is None
+    assert figures["equally good"] is not None
 
 
 def test_drift_is_found_where_an_annotator_tires(database: Database) -> None:

@@ -246,7 +246,7 @@ def test_an_erased_annotator_is_a_number_in_the_export(database: Database) -> No
 
 
 def test_a_csv_cannot_be_a_formula(database: Database, tmp_path: Path) -> None:
-    texts = ['=HYPERLINK("https://example.org")', "@SUM(1)", "-2+3", "+1", "\t=1", "plain"]
+    texts = ['=HYPERLINK("https://example.org")', "@SUM(1)", "-2+3", "+1", "\t=1", "\uff1d1+1", "plain"]
     items, _ = to_items([PromptGroup(prompt="=1+1", completions=tuple(texts))], "rate")
     add_items(database, items, task="rate", reviews=1)
     annotator = ensure_annotator(database, "@mia"[1:]).id

@@ -38,8 +38,8 @@ KIND_OF_LAYOUT = {
 }
 """Layouts that hold a judgement, and which."""
 GOLD, REPEAT, DECIDED, SPLIT = "gold question", "repeated item", "decided by an adjudicator", "no majority"
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""First characters that make a spreadsheet run a cell."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""First characters that make a spreadsheet run a cell; the last four are those of full width."""
 
 
 @dataclass(slots=True)

@@ -59,6 +59,8 @@ class Judgement:
     comment: str | None
     seconds: float | None
     guideline_id: int | None
+    source: str | None
+    """The file that it came from: nobody saw a page then. None: made in the app."""
     created: float
 
 
@@ -179,6 +181,7 @@ def _judgement(row: Any) -> Judgement:
         comment=row.comment,
         seconds=row.seconds,
         guideline_id=row.guideline_id,
+        source=row.source,
         created=row.created,
     )
 
