@@ -209,6 +209,7 @@ def test_bad_input_is_one_message_and_status_2(
     for part in parts:
         assert part in err
     assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"], "nothing is written"
 
 
 def test_rows_refused_at_loading_are_told(
@@ -243,3 +244,7 @@ def test_an_empty_store_has_nothing_to_export(
     status, _, err = said(["label", "--export", "out.jsonl"], capsys)
     assert (status, "no label to export" in err) == (2, True)
     assert not Path("out.jsonl").exists()
+    assert Path("labels.db").exists(), "what was there before stays"
+    for file in ("none/out.jsonl", "none/out.csv"):
+        status, _, err = said(["label", "--export", file], capsys)
+        assert (status, "there is no folder none for the export" in err) == (2, True)
