@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from assent.errors import ConfigError
 from assent.feedback.app.guard import place_of
 from assent.feedback.app.serving import listen, server_of
 from assent.feedback.app.site import TRIES, Site
@@ -135,3 +136,10 @@ def test_addresses_are_told_apart_where_the_proxy_is_trusted(
             assert tried == [403] * TRIES + [429]
         with proxied(port, address="203.0.113.6") as other:
             assert sign_in(other, "mia", PASSWORD).status_code == (303 if told_apart else 429)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with listen("127.0.0.1", 0) as bound:
+        port = bound.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"), listen("127.0.0.1", port):
+            pass
