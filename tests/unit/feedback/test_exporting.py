@@ -339,6 +339,30 @@ def test_files_as_the_other_tools_write_them(tmp_path: Path) -> None:
     assert said == [("label-studio 3", (2, 1)), ("mia@example.org", (1, 2))]
 
 
+def ranker(value: Any) -> dict[str, Any]:
+    """The task of Label Studio's page on Ranker, answered."""
+    items = [{"id": name, "title": name, "body": f"about {name}"} for name in ("blog", "mdn", "wiki")]
+    result = {"from_name": "rank", "to_name": "results", "type": "ranker", "value": {"ranker": value}}
+    return {"data": {"prompt": "Hi", "items": items}, "annotations": [{"completed_by": 3, "result": [result]}]}
+
+
+@pytest.mark.parametrize("value", [{"rank": ["mdn", "wiki", "blog"]}, ["mdn", "wiki", "blog"]])
+def test_a_ranker_of_label_studio_is_read_in_its_new_and_its_old_form(value: Any, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.json"
+    file.write_text(json.dumps([ranker(value)]))
+    (found,) = read_file(str(file), "label-studio")
+    assert found.preference is not None
+    assert (found.completions, found.preference.ranking) == (("about blog", "about mdn", "about wiki"), (3, 1, 2))
+
+
+def test_a_whole_rating_is_written_as_a_whole_number(database: Database) -> None:
+    """Argilla takes no 4.0."""
+    import_groups(database, list(groups_of_rows(ROWS["ratings"])), source="a")
+    for write in (to_argilla, to_label_studio):
+        text = json.dumps(write(judged_items(database, Selection())))
+        assert (": 4," in text or ": 4}" in text, "4.0" in text) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("format", "records", "said"),
     [
@@ -350,6 +374,8 @@ def test_files_as_the_other_tools_write_them(tmp_path: Path) -> None:
         ("argilla", [{**ARGILLA, "responses": {}}], "no answered record"),
         ("label-studio", [{"data": {"prompt": "a"}, "annotations": [{}]}], "record 1 is not what label-studio writes"),
         ("label-studio", [{**STUDIO, "data": {"prompt": "Hi", "x": "1"}}], "does not say which of its data"),
+        ("label-studio", [ranker({"best": ["mdn"], "ads": ["blog"]})], "sorted into buckets"),
+        ("label-studio", [ranker({"rank": ["mdn", "x", "blog"]})], "names other items than the task has"),
     ],
 )
 def test_what_cannot_be_read_names_the_record(format: str, records: Any, said: str, tmp_path: Path) -> None:
