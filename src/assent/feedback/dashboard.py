@@ -248,6 +248,8 @@ def _biases(task: str, own: Sequence[Judgement], facts: Mapping[int, Facts]) -> 
         ranks, fact = one.value["ranking"], facts[one.item_id]
         lengths = fact.characters
         pairs = list(itertools.combinations(one.shown_order, 2))  # the one shown earlier comes first
+        if not pairs:  # a ranking of one answer, from a file
+            continue
         apart = [(a, b) for a, b in pairs if ranks[a] != ranks[b]]
         unequal = [(a, b) for a, b in apart if lengths[a] != lengths[b]]
         if apart and one.source is None:
