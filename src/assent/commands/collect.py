@@ -77,8 +77,8 @@ def _export_from_store(config: CollectConfig, folder: Path, say: Callable[[str],
             if without_takers:  # who skipped an item does not get it again
                 were, them = ("was", "it") if without_takers == 1 else ("were", "them")
                 fix += (
-                    f". {counted(without_takers, 'item')} {were} skipped by somebody, who does not get {them} again: ask "
-                    "another person (--invite NAME), or give collect the other labels as a file (--export)"
+                    f". {counted(without_takers, 'item')} {were} skipped by somebody, who does not get {them} again: "
+                    "ask another person (--invite NAME), or give collect the other labels as a file (--export)"
                 )
             raise WaitingError(what, fix=fix)
         found = exporting.select(database, only=numbers)

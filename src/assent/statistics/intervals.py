@@ -166,9 +166,9 @@ def difference(
 ) -> Estimate:
     """Mean of a (N,) minus mean of b (M,), which need not be of the same units.
 
-    A unit may have values in both (the items of one prompt, before and after a change): its name is the same then. None:
-    every value is its own unit. It is the slope of a least squares fit on a and b together, with cluster-robust
-    variance; the ends are infinite where one of them has fewer than two units. Raises DataError as `mean_interval` does.
+    A unit may have values in both (the items of one prompt, before and after a change): its name is the same then.
+    None: every value is its own unit. It is the slope of a least squares fit on a and b together, with cluster-robust
+    variance; the ends are infinite where one of them has fewer than two units. Raises DataError as `mean_interval`.
     """
     first, second = _finite(a), _finite(b)
     names: list[Hashable] = []
