@@ -198,9 +198,13 @@ def _dry_run(config: JudgeConfig, data: Data, by: PairJudge) -> dict[str, Any]:
     kept_path = Path(config.output_dir) / KEPT[0]
     by.chat.kept = Kept(kept_path) if kept_path.exists() else None
     requests = kept = inputs = outputs = 0
+    counted_already: set[tuple[str, str]] = set()
     for one in data.comparisons:
         for first, second in ((one.a, one.b), (one.b, one.a)) if one.a != one.b else ():
             question = by.question(one.group.prompt, first, second)
+            if question in counted_already:
+                continue
+            counted_already.add(question)
             if by.chat.is_kept(*question):
                 kept += 1
                 continue
