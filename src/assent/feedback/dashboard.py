@@ -268,9 +268,7 @@ def _share(rows: Sequence[tuple[float, Any]]) -> Estimate | None:
     return proportion_interval([v for v, _ in rows], clusters=[c for _, c in rows]) if rows else None
 
 
-def _versions(
-    own: Sequence[Judgement], facts: Mapping[int, Facts], versions: Sequence[int]
-) -> Iterable[VersionLine]:
+def _versions(own: Sequence[Judgement], facts: Mapping[int, Facts], versions: Sequence[int]) -> Iterable[VersionLine]:
     """Each version of the guidelines beside the one before it. Two reviews of an item agree within a version.
 
     Labels from files had no guidelines of the app's beside them, and are in none.

@@ -78,7 +78,11 @@ def proxied(port: int, *, address: str) -> Iterator[httpx2.Client]:
             self.end_headers()
             self.wfile.write(answer.content)
 
-        do_GET = do_POST = forward
+        def do_GET(self) -> None:
+            self.forward()
+
+        def do_POST(self) -> None:
+            self.forward()
 
         def log_message(self, *_: object) -> None:
             pass

@@ -133,9 +133,7 @@ def majority(values: Sequence[Value]) -> Value | None:
     return None if others and others[0][1] == most else {kind: json.loads(said)}
 
 
-def _group(
-    item: Item, value: Value, annotator: str | None, source: str, *, comment: str | None = None
-) -> PromptGroup:
+def _group(item: Item, value: Value, annotator: str | None, source: str, *, comment: str | None = None) -> PromptGroup:
     known: dict[str, Any] = {name: value[name] for name in MORE_FIELDS if name in value}
     for name in VALUE_FIELDS:
         if name in value:
