@@ -294,36 +294,6 @@ def test_a_decision_is_changed_where_decisions_are_made(site: Site, database: Da
     assert decided.value == {"ranking": [1, 1]}
 
 
-def test_a_label_names_the_guidelines_that_were_shown(site: Site, database: Database) -> None:
-    """Not those of the moment in which it is stored: a change comes while pages are open."""
-    client = signed_in(site)
-    pages = [client.get("/label").text]
-    seen: list[int | None] = [None]
-    for text in ("one", "two"):
-        seen.append(add_guidelines(database, text))
-        client.post("/label", data={**fields_of(pages[-1]), "choice": "1"}, headers=ORIGIN)
-        pages.append(client.get("/label").text)
-    add_guidelines(database, "one")
-    client.post("/label", data={**fields_of(pages[-1]), "choice": "1"}, headers=ORIGIN)
-    with database.reading() as connection:
-        assert [one.guideline_id for one in counting(connection)] == seen
-    last = fields_of(client.get("/label").text)
-    for forged in ("77", "x", "-1"):
-        form = {**last, "guidelines": forged, "choice": "1"}
-        assert client.post("/label", data=form, headers=ORIGIN).status_code == 400
-    with database.reading() as connection:
-        assert len(list(counting(connection))) == 3
-
-
-def test_a_change_of_mind_begins_with_the_comment(site: Site, database: Database) -> None:
-    """What is sent unchanged is kept: the last answer counts, and its comment with it."""
-    client = signed_in(site)
-    first = fields_of(client.get("/label").text)
-    client.post("/label", data={**first, "choice": "1", "comment": "a </textarea> & more"}, headers=ORIGIN)
-    assert ">a &lt;/textarea&gt; &amp; more</textarea>" in client.get(f"/label?again={first['assignment']}").text
-    assert "></textarea>" in client.get("/label").text, "it is of that item alone"
-
-
 def test_guidelines_stand_beside_the_task(site: Site, database: Database) -> None:
     add_guidelines(database, "Prefer the **shorter** one.")
     assert "Prefer the <strong>shorter</strong> one." in signed_in(site).get("/label").text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,11 @@ from assent.feedback.app.guard import place_of
 from assent.feedback.app.pages import PAGES, _time_left
 from assent.feedback.app.rendering import markdown
 from assent.feedback.app.site import Site, build
-from assent.feedback.store.database import open_database
+from assent.feedback.store.database import Database, open_database
+from assent.feedback.store.items import add_guidelines
 from assent.feedback.store.people import ensure_annotator
-from assent.feedback.store.reading import MOST_LEFT, Progress
-from tests.support.feedback import fill
+from assent.feedback.store.reading import MOST_LEFT, Progress, counting
+from tests.support.feedback import fill, read
 
 PORT, ADDRESS = 8765, "http://127.0.0.1:8765"
 
@@ -24,20 +27,30 @@ def text_of(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page))
 
 
-def send(client: TestClient, page: str, choice: str) -> str:
-    fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.split('id="answer"')[1]))
-    response = client.post("/label", data={**fields, "choice": choice}, headers={"origin": ADDRESS})
+def fields_of(page: str) -> dict[str, str]:
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.split('id="answer"')[1]))
+
+
+def send(client: TestClient, page: str, choice: str, **more: str) -> str:
+    form = {**fields_of(page), "choice": choice, **more}
+    response = client.post("/label", data=form, headers={"origin": ADDRESS})
     assert response.status_code == 200
     return response.text
 
 
-def test_pages_say_what_was_stored_what_is_left_and_where_skipped_items_go(tmp_path: Path) -> None:
+@contextmanager
+def opened(tmp_path: Path, count: int) -> Iterator[tuple[Database, TestClient, str]]:
+    """A store with so many questions, a browser that has signed in, and its first page."""
     with open_database(str(tmp_path / "labels.db")) as database:
-        fill(database, 2)
+        fill(database, count)
         owner = ensure_annotator(database, "owner", role="admin")
         site = Site(database, place_of(PORT, None), start_token="start-token", owner=owner)
         client = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS)
-        page = client.get("/start?token=start-token").text
+        yield database, client, client.get("/start?token=start-token").text
+
+
+def test_pages_say_what_was_stored_what_is_left_and_where_skipped_items_go(tmp_path: Path) -> None:
+    with opened(tmp_path, 2) as (_, client, page):
         assert "0 done or skipped by you · 2 left for you" in text_of(page)
         assert "Stored." not in page
         page = send(client, page, "=")
@@ -66,6 +79,31 @@ def test_the_keys_stand_above_the_answers(task: str, said: str, tmp_path: Path) 
         page = TestClient(build(site, PAGES, port=PORT), base_url=ADDRESS).get("/start?token=start-token").text
     assert said in text_of(page.partition('class="answers')[0])
     assert re.search(r"<h2>Answer( 1)?</h2>", page)
+
+
+def test_a_label_names_the_guidelines_that_were_shown(tmp_path: Path) -> None:
+    """Not those of the moment in which it is stored: a change comes while pages are open."""
+    with opened(tmp_path, 4) as (database, client, page):
+        shown: list[int | None] = [None]
+        for text in ("one", "two"):
+            shown.append(add_guidelines(database, text))
+            page = send(client, page, "1")
+        add_guidelines(database, "one")
+        page = send(client, page, "1")
+        assert [one.guideline_id for one in read(database, lambda connection: list(counting(connection)))] == shown
+        for forged in ("77", "x", "-1"):
+            form = {**fields_of(page), "guidelines": forged, "choice": "1"}
+            assert client.post("/label", data=form, headers={"origin": ADDRESS}).status_code == 400
+        assert len(read(database, lambda connection: list(counting(connection)))) == 3
+
+
+def test_a_change_of_mind_begins_with_the_comment(tmp_path: Path) -> None:
+    """What is sent unchanged is kept: the last answer counts, and its comment with it."""
+    with opened(tmp_path, 2) as (_, client, page):
+        after = send(client, page, "1", comment="a </textarea> & more")
+        assert "></textarea>" in after, "it is of that item alone"
+        again = client.get(f"/label?again={fields_of(page)['assignment']}").text
+        assert ">a &lt;/textarea&gt; &amp; more</textarea>" in again
 
 
 @pytest.mark.parametrize(
