@@ -1211,8 +1211,8 @@ def judge(
     seed: Seed of the choice of controls and of principles, and of the tests of bias.
     concurrency: Requests under way at a time.
     timeout_seconds: A request that takes longer is repeated, up to four times.
-    max_requests: Stop before more requests than this, repeated ones included. Prompts judged by then are written;
-        with a larger number the same command continues. Default: no limit.
+    max_requests: Stop before more requests than this, repeated ones and those of an interrupted run included.
+        Prompts judged by then are written; with a larger number the same command continues. Default: no limit.
     max_cost: Stop before the requests cost more than this, in the money of the two prices.
     input_price: Price of a million tokens that the model reads.
     output_price: Price of a million tokens that the model writes.

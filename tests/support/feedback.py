@@ -9,6 +9,7 @@ from assent.feedback.store.database import Database
 from assent.feedback.store.items import add_items
 from assent.feedback.store.labelling import Assignment, answer, next_assignment
 from assent.feedback.store.people import ensure_annotator
+from assent.feedback.store.reading import current_guidelines
 from assent.feedback.tasks import to_items
 from assent.types import PromptGroup
 from tests.support.rows import group
@@ -39,6 +40,8 @@ def label_all(database: Database, annotator: int, choose: Any = lambda _: [1, 2]
 
 
 def say(database: Database, given: Assignment, ranking: Sequence[int] | None, **more: Any) -> str:
+    """Answers beside the instructions of this moment."""
+    more = {"guideline_id": read(database, current_guidelines)[0], **more}
     value = None if ranking is None else {"ranking": list(ranking)}
     return answer(database, given.id, given.annotator_id, revision=given.revision, value=value, **more)
 

@@ -59,9 +59,9 @@ def _export_from_store(config: CollectConfig, folder: Path, say: Callable[[str],
     from assent.feedback.store import exporting
     from assent.feedback.store.database import open_database
     from assent.feedback.store.items import items_of
-    from assent.feedback.store.reading import reviews_left
+    from assent.feedback.store.reading import reviews_left, skipped
 
-    groups = list(load_groups(config.completions))
+    groups = list(load_groups(config.completions, is_to_be_judged=True))
     how = f"label them, and repeat the command: assent label --completions {config.completions} --store"
     try:
         database = open_database(config.store, create=False)
@@ -70,10 +70,17 @@ def _export_from_store(config: CollectConfig, folder: Path, say: Callable[[str],
     with database:
         with database.reading() as connection:
             numbers = items_of(connection, groups)
-            left = reviews_left(connection, sorted(numbers))
+            left, without_takers = reviews_left(connection, sorted(numbers)), skipped(connection, sorted(numbers))
         if left:
             what = f"labels are not there yet: {counted(left, 'review')} to do in {database.name}"
-            raise WaitingError(what, fix=f"{how} {database.name}")
+            fix = f"{how} {database.name}"
+            if without_takers:  # who skipped an item does not get it again
+                were, them = ("was", "it") if without_takers == 1 else ("were", "them")
+                fix += (
+                    f". {counted(without_takers, 'item')} {were} skipped by somebody, who does not get {them} again: "
+                    "ask another person (--invite NAME), or give collect the other labels as a file (--export)"
+                )
+            raise WaitingError(what, fix=fix)
         found = exporting.select(database, only=numbers)
         if not found.rows:
             what = f"labels are not there yet: {database.name} has none of {config.completions}"

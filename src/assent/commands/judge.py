@@ -80,7 +80,7 @@ def judge(config: JudgeConfig, *, progress: Progress | None = None) -> dict[str,
 
 
 def _data(config: JudgeConfig) -> Data:
-    dataset = load_named(config)
+    dataset = load_named(config, is_to_be_judged=True)
     joined = join_prompts(dataset)
     groups = [group for group in joined if len(group.completions) > 1]
     lines = [f"{config.data}: {note}" for note in dataset.lines()]
@@ -139,7 +139,7 @@ def _continuing(by: PairJudge, folder: RunFolder, progress: Progress) -> PairJud
     kept = kept_of(folder, progress)
     if not isinstance(by, ChatJudge):
         return KeptJudge(by, kept)
-    continue_chat(by.chat, kept)
+    continue_chat(by.chat, kept, folder.path)
     return by
 
 
@@ -198,9 +198,13 @@ def _dry_run(config: JudgeConfig, data: Data, by: PairJudge) -> dict[str, Any]:
     kept_path = Path(config.output_dir) / KEPT[0]
     by.chat.kept = Kept(kept_path) if kept_path.exists() else None
     requests = kept = inputs = outputs = 0
+    counted_already: set[tuple[str, str]] = set()
     for one in data.comparisons:
         for first, second in ((one.a, one.b), (one.b, one.a)) if one.a != one.b else ():
             question = by.question(one.group.prompt, first, second)
+            if question in counted_already:
+                continue
+            counted_already.add(question)
             if by.chat.is_kept(*question):
                 kept += 1
                 continue

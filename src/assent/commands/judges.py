@@ -25,6 +25,8 @@ from assent.models.templates import resolve_template
 from assent.rewards.base import Reward, checked_reward
 from assent.rewards.loading import check_reward, load_reward, reward_hash
 from assent.rewards.reading import Encoding, ModelReader
+from assent.runs.files import storage_errors
+from assent.runs.folder import ATTEMPTS
 from assent.runs.kept import Kept
 from assent.types import Message, PromptGroup, Text
 
@@ -72,12 +74,21 @@ def chat_of(config: JudgeConfig, **options: Any) -> ChatModel:
     )
 
 
-def continue_chat(chat: ChatModel, kept: Kept) -> None:
-    """Answers of an earlier process are not requested again, and count in the budget."""
-    chat.kept = kept
-    assert chat.budget is not None
+def continue_chat(chat: ChatModel, kept: Kept, folder: Path) -> None:
+    """Answers of an earlier process are not requested again. They count in the budget, and its other attempts too."""
+    chat.kept, budget, attempts = kept, chat.budget, folder / ATTEMPTS
+    assert budget is not None
     for answer in kept.answers():
-        chat.budget.kept(answer["usage"])
+        budget.kept(answer["usage"])
+
+    def write(lines: int) -> None:
+        with storage_errors(attempts), attempts.open("ab") as file:
+            file.write(b"\n" * lines)
+
+    written = attempts.stat().st_size if attempts.exists() else 0
+    write(max(0, budget.requests - written))
+    budget.requests = max(budget.requests, written)
+    budget.begun = lambda: write(1)
 
 
 def hashes_of(config: JudgeConfig) -> dict[str, str]:

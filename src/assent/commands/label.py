@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from assent.config.label import LabelConfig
 from assent.data.named import load_named
 from assent.data.texts import counted
-from assent.errors import ConfigError, DataError, DataFileNotFoundError
+from assent.errors import ConfigError, DataError, DataFileNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from assent.feedback.store.database import Database
@@ -40,8 +40,14 @@ def label(config: LabelConfig, *, say: Callable[[str], None] | None = None) -> O
     action = next((name for name in actions if getattr(config, name) is not None), None)
     fills = config.completions is not None or config.prompts is not None or config.gold is not None
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    is_new = "://" not in config.store and not Path(config.store).exists()
     with open_database(config.store, create=fills or action in ("import_labels", "restore", "invite")) as database:
-        document, lines = actions[action](config, database) if action else _collect(config, database, say)
+        try:
+            document, lines = actions[action](config, database) if action else _collect(config, database, say)
+        except UsageError:  # nothing is written then
+            if is_new:
+                database.discard()
+            raise
         return {"store": database.name, **document}, lines
 
 
@@ -127,7 +133,7 @@ def _new_items(config: LabelConfig, database: Database) -> tuple[list[NewItem], 
 
     options: dict[str, Any] = {"pairs_per_prompt": config.pairs_per_prompt, "seed": config.seed}
     if config.completions is not None:
-        dataset = load_named(config, "completions")
+        dataset = load_named(config, "completions", is_to_be_judged=True)
         items, lines = to_items(dataset, config.task, **options)
         return items, [*dataset.lines(), *lines]
     if config.prompts is not None:
@@ -163,6 +169,9 @@ def _export(config: LabelConfig, database: Database) -> Outcome:
     from assent.feedback.store import exporting
 
     assert config.export is not None
+    folder = Path(config.export).parent
+    if not folder.is_dir():
+        raise DataFileNotFoundError(f"there is no folder {folder} for the export", fix="create it first")
     if config.format != "columns":
         return _export_for(config, database)
     found = exporting.select(database, aggregate=config.aggregate)

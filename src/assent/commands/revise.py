@@ -28,7 +28,7 @@ Old = tuple[PromptGroup, int]
 
 def revise_answers(config: JudgeConfig, *, progress: Progress) -> dict[str, Any]:
     """Outputs: `judged` (file), `report` (judge.json), `output_dir`, `spent`, `lines`; with `dry_run` the counts."""
-    dataset = load_named(config)
+    dataset = load_named(config, is_to_be_judged=True)
     groups = list(dataset)[: config.num_prompts or None]
     old = [(group, k) for group in groups for k in range(len(group.completions))]
     if not old:
@@ -41,7 +41,7 @@ def revise_answers(config: JudgeConfig, *, progress: Progress) -> dict[str, Any]
         if folder.result is not None:
             progress.line(f"{folder.path}: every completion is revised; nothing to do")
             return folder.result
-        continue_chat(chat, kept_of(folder, progress))
+        continue_chat(chat, kept_of(folder, progress), folder.path)
         for note in dataset.lines():
             progress.line(f"{config.data}: {note}")
         with progress.task("completions", total=len(old)) as task:

@@ -88,8 +88,8 @@ class JudgeConfig(DeviceOptions, DataOptions, EnsembleOptions):
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """A request that takes longer is repeated, up to four times."""
     max_requests: Positive | None = None
-    """Stop before more requests than this, repeated ones included. Prompts judged by then are written; with a larger
-    number the same command continues. Default: no limit."""
+    """Stop before more requests than this, repeated ones and those of an interrupted run included. Prompts judged by
+    then are written; with a larger number the same command continues. Default: no limit."""
     max_cost: Annotated[float, Field(gt=0)] | None = None
     """Stop before the requests cost more than this, in the money of the two prices."""
     input_price: Annotated[float, Field(ge=0)] = 0.0

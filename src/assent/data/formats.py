@@ -66,6 +66,9 @@ _LAYOUTS = (
     Layout("prompts", ("prompt",), rows_read.prompt_only, rows_write.prompt_only, tier=0),
 )
 LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in _LAYOUTS}
+CANDIDATES = Layout("candidates", ("prompt", "completions"), rows_read.many, rows_write.many, ("logps",), tier=1)
+"""Completions that nobody has judged: for whoever is about to judge them. Nothing trains on them, so elsewhere a file
+with these columns lacks one."""
 
 
 def get_layout(name: str) -> Layout:
@@ -84,14 +87,17 @@ _DECISIVE = {2: frozenset[str](), 1: frozenset({"chosen", "rejected", "completio
 _KNOWN = frozenset(name for layout in _LAYOUTS for name in layout.required)
 
 
-def detect_layout(columns: Collection[str]) -> Layout:
+def detect_layout(columns: Collection[str], *, is_to_be_judged: bool = False) -> Layout:
     """The layout of a file with these columns. Raises RowError if no layout fits, or more than one.
+
+    is_to_be_judged   several completions need no judgement (`CANDIDATES`)
 
     A file that lacks a column of one layout is not read as a layout with fewer columns: `prompt, chosen, rejcted` is a
     file of comparisons with a misspelt column, not a file of prompts.
     """
     names = set(columns)
-    fitting = [layout for layout in _LAYOUTS if names.issuperset(layout.required)]
+    known = (*_LAYOUTS, CANDIDATES) if is_to_be_judged else _LAYOUTS
+    fitting = [layout for layout in known if names.issuperset(layout.required)]
     if not fitting:
         raise missing_columns(names)
     tier = max(layout.tier for layout in fitting)

@@ -146,9 +146,11 @@ class _ArrowGroups(Sequence[PromptGroup]):
 class _Collector:
     """Reads numbered rows, finds the layout from the first one and requires it of the others."""
 
-    def __init__(self, *, layout: str | None, lenient: bool, renaming: Renaming | None = None) -> None:
+    def __init__(
+        self, *, layout: str | None, lenient: bool, renaming: Renaming | None = None, is_to_be_judged: bool = False
+    ) -> None:
         self.layout: Layout | None = None if layout is None else get_layout(layout)
-        self.lenient, self.renaming = lenient, renaming or Renaming({})
+        self.lenient, self.renaming, self.is_to_be_judged = lenient, renaming or Renaming({}), is_to_be_judged
         self.recognised: Counter[str] = Counter()
         self.refused: list[RefusedRow] = []
         self.notes: list[str] = []
@@ -203,10 +205,11 @@ class _Collector:
 
     def _detect(self, row: Mapping[str, Any]) -> Layout:
         try:
-            return detect_layout(row.keys())
+            return detect_layout(row.keys(), is_to_be_judged=self.is_to_be_judged)
         except RowError as ambiguous:  # columns that are null in this row may belong to another layout
+            names = [name for name, value in row.items() if value is not None]
             try:
-                return detect_layout([name for name, value in row.items() if value is not None])
+                return detect_layout(names, is_to_be_judged=self.is_to_be_judged)
             except RowError:
                 raise ambiguous from None
 
@@ -243,6 +246,7 @@ def load_groups(
     lenient: bool = False,
     columns: Mapping[str, str] | None = None,
     own_columns: bool = True,
+    is_to_be_judged: bool = False,
 ) -> Dataset:
     """Loads a file, a folder or a hub dataset.
 
@@ -252,10 +256,12 @@ def load_groups(
     lenient     bad rows are listed in `Dataset.refused` and raise no error
     columns     names of the file's columns, each with the name that it has here
     own_columns False: the file need not have all of them; `Dataset.renaming.used` says which it has
+    is_to_be_judged   rows of several completions need no ranking and no scores (`formats.CANDIDATES`)
 
     Raises DataFileNotFoundError, DataError (with file and line) and UsageError.
     """
-    collector = _Collector(layout=layout, lenient=lenient, renaming=Renaming(columns or {}, own=own_columns))
+    renaming = Renaming(columns or {}, own=own_columns)
+    collector = _Collector(layout=layout, lenient=lenient, renaming=renaming, is_to_be_judged=is_to_be_judged)
     source = open_source(os.fspath(path_or_name), split=split, revision=revision)
     hasher = hashlib.sha256()
     groups: Sequence[PromptGroup]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,13 +21,14 @@ from assent.feedback.store.reading import Judgement, counting, names_of
 from assent.feedback.store.schema import ADJUDICATION, FIRST, completions, guidelines, items
 from assent.feedback.tasks import TASKS, VALUE_FIELDS, Value, same
 from assent.statistics.comparisons import prompts_needed
-from assent.statistics.intervals import Estimate, paired_difference, proportion_interval
+from assent.statistics.intervals import Estimate, difference, proportion_interval
 from assent.statistics.reliability import (
     Metric,
     cohen_kappa,
     fleiss_kappa,
     krippendorff_alpha,
     label_accuracy,
+    pairs_equal,
     raw_agreement,
 )
 
@@ -70,6 +72,20 @@ class AnnotatorLine:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionLine:
+    """One version of the guidelines."""
+
+    name: str
+    reviews: int
+    agreement: Estimate | None
+    change: Estimate | None
+    """Its agreement minus that of the version before it in the table."""
+    ties: Estimate | None
+    seconds: float | None
+    """Median."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFigures:
     task: str
     items: int
@@ -81,9 +97,10 @@ class TaskFigures:
     biases: tuple[Line, ...]
     ceiling: Estimate | None
     needed: int | None
-    """Further items with two reviews until raw agreement is known to the wanted precision."""
-    versions: tuple[tuple[str, int, Estimate | None, Estimate | None, float | None], ...]
-    """Of each version of the guidelines: name, reviews, agreement, share of ties, median seconds."""
+    """Further reviews, two of each item, until raw agreement is known to the wanted precision."""
+    needed_prompts: int | None
+    """Prompts of which these are: another item of a prompt tells less than one of another prompt."""
+    versions: tuple[VersionLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +180,10 @@ def _task(
         Line("raw agreement", raw, "" if raw else few),
         *_corrected(units, prompts, metric, few),
     )
-    needed = None
+    needed = more = None
     if raw is not None and (total := prompts_needed(raw, half_width=precision)) is not None:
-        needed = max(0, total - raw.clusters)
+        more = max(0, total - raw.clusters)
+        needed = math.ceil(2 * more * raw.n / raw.clusters)
     has_ceiling = task in ("compare", "thumbs") and raw is not None
     return TaskFigures(
         task=task,
@@ -177,7 +195,8 @@ def _task(
         biases=tuple(_biases(task, own, facts)),
         ceiling=label_accuracy(_without_ties(task, by_item, facts) or raw) if has_ceiling and raw else None,
         needed=needed,
-        versions=tuple(_version(number, own, facts) for number in [None, *versions] if _seen(number, own)),
+        needed_prompts=more,
+        versions=tuple(_versions(own, facts, versions)),
     )
 
 
@@ -220,18 +239,27 @@ def _pairs(
 
 
 def _biases(task: str, own: Sequence[Judgement], facts: Mapping[int, Facts]) -> Iterable[Line]:
-    """Of comparisons: how often the answer shown first wins, and how often the longer one does. ½ is no bias."""
-    if task != "compare":
+    """How often the answer shown earlier is ranked higher, and how often the longer one is: over each two answers of a
+    judgement that it ranks differently. ½ is no bias."""
+    if task not in ("compare", "rank"):
         return
-    decided = [one for one in own if not _is_tie(one.value)]
-    first = [(float(one.value["ranking"][one.shown_order[0]] == 1), facts[one.item_id].prompt_id) for one in decided]
-    longer = []
-    for one in decided:
-        a, b = facts[one.item_id].characters
-        if a != b:
-            longer.append((float((a > b) == (one.value["ranking"][0] == 1)), facts[one.item_id].prompt_id))
-    ties = [(float(_is_tie(one.value)), facts[one.item_id].prompt_id) for one in own]
-    yield Line("answer 1 wins", _share(first), "50% where the position plays no part")
+    earlier, longer, ties = [], [], []
+    for one in own:
+        ranks, fact = one.value["ranking"], facts[one.item_id]
+        lengths = fact.characters
+        pairs = list(itertools.combinations(one.shown_order, 2))  # the one shown earlier comes first
+        if not pairs:  # a ranking of one answer, from a file
+            continue
+        apart = [(a, b) for a, b in pairs if ranks[a] != ranks[b]]
+        unequal = [(a, b) for a, b in apart if lengths[a] != lengths[b]]
+        if apart and one.source is None:
+            earlier.append((fmean(ranks[a] < ranks[b] for a, b in apart), fact.prompt_id))
+        if unequal:
+            wins = [(lengths[a] > lengths[b]) == (ranks[a] < ranks[b]) for a, b in unequal]
+            longer.append((fmean(wins), fact.prompt_id))
+        ties.append((1 - len(apart) / len(pairs), fact.prompt_id))
+    first = "answer 1 wins" if task == "compare" else "the answer shown earlier wins"
+    yield Line(first, _share(earlier), "50% where the position plays no part")
     yield Line("the longer answer wins", _share(longer), "longer may be better; compare it with the model's own bias")
     yield Line("equally good", _share(ties))
 
@@ -240,20 +268,35 @@ def _share(rows: Sequence[tuple[float, Any]]) -> Estimate | None:
     return proportion_interval([v for v, _ in rows], clusters=[c for _, c in rows]) if rows else None
 
 
-def _seen(version: int | None, own: Sequence[Judgement]) -> bool:
-    return any(one.guideline_id == version for one in own)
+def _versions(own: Sequence[Judgement], facts: Mapping[int, Facts], versions: Sequence[int]) -> Iterable[VersionLine]:
+    """Each version of the guidelines beside the one before it. Two reviews of an item agree within a version.
+
+    Labels from files had no guidelines of the app's beside them, and are in none.
+    """
+    before: list[tuple[float, int]] = []
+    for version in (None, *versions):
+        kept = [one for one in own if one.guideline_id == version and one.source is None]
+        if not kept:
+            continue
+        units = {number: [_label(one.value) for one in group] for number, group in _by_item(kept).items()}
+        agreed = [(pairs_equal(unit), facts[number].prompt_id) for number, unit in units.items() if len(unit) > 1]
+        yield VersionLine(
+            name="no guidelines" if version is None else f"version {version}",
+            reviews=len(kept),
+            agreement=raw_agreement(list(units.values()), clusters=[facts[number].prompt_id for number in units]),
+            change=_difference(agreed, before),
+            ties=_share([(float(_is_tie(one.value)), facts[one.item_id].prompt_id) for one in kept]),
+            seconds=_median_seconds(kept),
+        )
+        before = agreed
 
 
-def _version(
-    version: int | None, own: Sequence[Judgement], facts: Mapping[int, Facts]
-) -> tuple[str, int, Estimate | None, Estimate | None, float | None]:
-    kept = [one for one in own if one.guideline_id == version]
-    by_item = _by_item(kept)
-    units = [[_label(one.value) for one in group] for group in by_item.values()]
-    agreement = raw_agreement(units, clusters=[facts[number].prompt_id for number in by_item])
-    ties = _share([(float(_is_tie(one.value)), facts[one.item_id].prompt_id) for one in kept])
-    name = "no guidelines" if version is None else f"version {version}"
-    return name, len(kept), agreement, ties, _median_seconds(kept)
+def _difference(later: Sequence[tuple[float, int]], earlier: Sequence[tuple[float, int]]) -> Estimate | None:
+    """Of two shares, each value with its prompt. None where there is nothing of one of them."""
+    if not later or not earlier:
+        return None
+    (a, clusters_of_a), (b, clusters_of_b) = (list(zip(*rows, strict=True)) for rows in (later, earlier))
+    return difference(a, b, clusters_of_a=clusters_of_a, clusters_of_b=clusters_of_b)
 
 
 def _median_seconds(judged: Sequence[Judgement]) -> float | None:
@@ -287,16 +330,11 @@ def _annotator(
         agreement=_share(agreed),
         gold=_share(gold),
         repeats=_share(repeats),
-        drift=_drift([value for value, _ in agreed]),
+        drift=_drift(agreed),
     )
 
 
-def _drift(agreed: Sequence[float]) -> Estimate | None:
-    """Later half minus earlier half, in the order of work. None while there are few.
-
-    The halves are independent, so pairing them in order gives the interval of a difference of two means.
-    """
+def _drift(agreed: Sequence[tuple[float, int]]) -> Estimate | None:
+    """Later half minus earlier half, in the order of work. None while there are few."""
     half = len(agreed) // 2
-    if len(agreed) < FEWEST_FOR_DRIFT:
-        return None
-    return paired_difference(agreed[-half:], agreed[:half])
+    return None if len(agreed) < FEWEST_FOR_DRIFT else _difference(agreed[half:], agreed[:half])

@@ -96,10 +96,16 @@ def _argilla_value(value: Mapping[str, Any], names: Sequence[str]) -> tuple[str,
     if "ranking" in value:
         return "ranking", [{"value": name, "rank": rank} for name, rank in zip(names, value["ranking"], strict=True)]
     if "scores" in value and len(names) == 1:
-        return "rating", value["scores"][0]
+        return "rating", _rating(value)
     if "thumbs" in value and len(names) == 1:
         return "label", GOOD if value["thumbs"][0] else NOT_GOOD
     raise DataError("Argilla has no question for this judgement", got=", ".join(value), fix="export columns")
+
+
+def _rating(value: Mapping[str, Any]) -> float:
+    """A whole number as one: a rating of 4.0 is none for these tools."""
+    (score,) = value["scores"]
+    return int(score) if float(score).is_integer() else score
 
 
 def _from_argilla(record: Mapping[str, Any], source: str) -> Iterator[PromptGroup]:
@@ -195,9 +201,9 @@ def _studio_result(value: Mapping[str, Any], item: Item) -> dict[str, Any]:
             )  # fmt: skip
         order = sorted(range(count), key=lambda place: value["ranking"][place])
         ranked = [f"answer{place + 1}" for place in order]
-        return {"from_name": "ranking", "to_name": "items", "type": "ranker", "value": {"ranker": ranked}}
+        return {"from_name": "ranking", "to_name": "items", "type": "ranker", "value": {"ranker": {"ranking": ranked}}}
     if "scores" in value and count == 1:
-        return {"from_name": "rating", "to_name": "answer1", "type": "rating", "value": {"rating": value["scores"][0]}}
+        return {"from_name": "rating", "to_name": "answer1", "type": "rating", "value": {"rating": _rating(value)}}
     if "thumbs" in value and count == 1:
         chosen = [GOOD if value["thumbs"][0] else NOT_GOOD]
         return {"from_name": "thumbs", "to_name": "answer1", "type": "choices", "value": {"choices": chosen}}
@@ -234,7 +240,7 @@ def _studio_preference(result: Mapping[str, Any], data: Mapping[str, Any]) -> tu
         return answers, {"ranking": (1, 2) if value["selected"] == "left" else (2, 1)}
     if kind == "ranker":
         items = {one["id"]: one["body"] for one in data["items"]}
-        ranked = value["ranker"] if isinstance(value["ranker"], list) else value["ranker"]["_"]
+        ranked = _ranked(value["ranker"])
         if sorted(ranked) != sorted(items):
             raise RowError("unknown answers", "the ranking names other items than the task has", got=str(ranked))
         return list(items.values()), {"ranking": tuple(1 + ranked.index(name) for name in items)}
@@ -245,6 +251,15 @@ def _studio_preference(result: Mapping[str, Any], data: Mapping[str, Any]) -> tu
     if kind == "choices" and value["choices"] in ([GOOD], [NOT_GOOD]):
         return _named(data, [result["to_name"]], 1), {"thumbs": (value["choices"] == [GOOD],)}
     return None
+
+
+def _ranked(value: Any) -> list[Any]:
+    """The names of the items, best first: {"NAME OF THE RANKER": [names]}, in older versions the list alone."""
+    if isinstance(value, dict):
+        if len(value) != 1:
+            raise RowError("buckets", "the items are sorted into buckets, which are no ranking", got=", ".join(value))
+        (value,) = value.values()
+    return list(value)
 
 
 def _named(data: Mapping[str, Any], names: Sequence[str], count: int) -> list[Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from assent.data.texts import as_plain, counted
 from assent.errors import DataError
+from assent.judging.collecting import columns_in_order
 from assent.types import PromptGroup, Text
 
 Task = Literal["compare", "rank", "rate", "thumbs"]
@@ -49,6 +50,8 @@ class NewItem:
     """Lower comes first. None: a random place."""
     value: Value | None = None
     """A judgement that somebody has made already."""
+    comment: str | None = None
+    """Of that judgement."""
 
     def canonical(self) -> NewItem:
         """The same with the completions in an order that depends on their texts alone, so that two files that hold
@@ -57,6 +60,8 @@ class NewItem:
         extra = self.extra
         if extra and "logps" in extra:
             extra = {**extra, "logps": [extra["logps"][i] for i in order]}
+        if extra and "columns" in extra:
+            extra = {**extra, "columns": columns_in_order(extra["columns"], order)}
         return replace(
             self,
             completions=tuple(self.completions[i] for i in order),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Self
@@ -46,6 +46,8 @@ class Budget:
         self, *, max_requests: int | None = None, max_cost: float | None = None, prices: Prices | None = None
     ) -> None:
         self.max_requests, self.max_cost, self.prices = max_requests, max_cost, prices or Prices()
+        self.begun: Callable[[], None] = lambda: None
+        """Called for each attempt, before it is made."""
         self.requests = self.unmetered = 0
         """Attempts; and answers that did not say how many tokens they took, so that theirs are estimated."""
         self.input_tokens = self.output_tokens = 0.0
@@ -65,6 +67,7 @@ class Budget:
                 raise SpentError(f"the budget of {self.max_requests} requests is spent", fix="raise --max-requests")
             if self.max_cost is not None and self.cost + self._under_way + estimate > self.max_cost:
                 raise SpentError(f"the budget of {self.max_cost:g} is spent", fix="raise --max-cost")
+            self.begun()
             self.requests += 1
             self._under_way += estimate
         return estimate

@@ -137,7 +137,8 @@ class ChatModel:
         return self.kept is not None and self.kept.find(self._asked(system, user)) is not None
 
     def ask_all(self, questions: Sequence[tuple[str, str]], *, is_answer: Callable[[Reply], bool]) -> list[Reply]:
-        """Replies in the order of the questions, requested several at a time. Kept replies are not requested again.
+        """Replies in the order of the questions, requested several at a time. Kept replies are not requested again, and
+        equal questions once.
 
         is_answer   whether a reply is kept; others are requested again when the run is resumed
         After an error, such as SpentError when the budget ends, no further request begins; replies that came are kept.
@@ -154,9 +155,9 @@ class ChatModel:
                 raise
 
         with ThreadPoolExecutor(self.concurrency) as pool:
-            replies = [pool.submit(reply_to, question) for question in questions]
+            replies = {question: pool.submit(reply_to, question) for question in dict.fromkeys(questions)}
             try:
-                return [reply.result() for reply in replies]
+                return [replies[question].result() for question in questions]
             except BaseException:
                 failed.set()  # Ctrl-C
                 raise

@@ -143,9 +143,13 @@ def with_preference(
 
 def _in_order(group: PromptGroup, order: Sequence[int]) -> PromptGroup:
     """The completions in another order, and with them every column that has an entry for each."""
-    number = len(group.completions)
-    columns = {
-        name: [value[k] for k in order] if isinstance(value, list) and len(value) == number else value
-        for name, value in group.columns.items()
-    }
+    columns = columns_in_order(group.columns, order)
     return replace(group, completions=tuple(group.completions[k] for k in order), columns=columns)
+
+
+def columns_in_order(columns: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    """The columns of completions that get this order: a list with an entry for each follows them."""
+    return {
+        name: [value[k] for k in order] if isinstance(value, list) and len(value) == len(order) else value
+        for name, value in columns.items()
+    }

@@ -3,7 +3,8 @@
 run.json        manifest: configuration, versions, git revision, hashes, parent runs, notes, result
 metrics.jsonl   one line per logged step          samples.jsonl   prompts and completions to look at
 preferences.jsonl   online-dpo: what was sampled and scored
-judgements.jsonl    eval: the answers of judges at an address
+judgements.jsonl    eval, judge: the answers of judges at an address
+attempts            judge: a line for each request to that address
 findings.json   the findings of the doctor's rules
 checkpoints/    step-N/, written by the engine    model/          the result, an ordinary Hugging Face folder
 """
@@ -41,6 +42,8 @@ SHARDS = "shards"
 FINDINGS, FINDINGS_SCHEMA = "findings.json", 1
 KEPT = "judgements.jsonl", "drawn"
 """An evaluation's judgements, and the completions that were drawn before an interruption."""
+ATTEMPTS = "attempts"
+"""Of a judge at an address: a line for each request that was begun, answered or not."""
 
 
 class RunFolder:
@@ -224,7 +227,7 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Removes a new folder without results if bad input was found after it was made. Releases the lock."""
-        has_results = any((self.path / name).exists() for name in (METRICS, SHARDS, *KEPT))
+        has_results = any((self.path / name).exists() for name in (METRICS, SHARDS, ATTEMPTS, *KEPT))
         is_new = self.is_main and not self.resumed and not has_results
         if is_new and kind is not None and issubclass(kind, UsageError):
             for name in (MANIFEST, LOCK):

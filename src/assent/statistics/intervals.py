@@ -156,6 +156,51 @@ def paired_difference(
     return mean_interval(first - second, clusters=clusters, second_clusters=second_clusters, confidence=confidence)
 
 
+def difference(
+    a: Values,
+    b: Values,
+    *,
+    clusters_of_a: Clusters | None = None,
+    clusters_of_b: Clusters | None = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean of a (N,) minus mean of b (M,), which need not be of the same units.
+
+    A unit may have values in both (the items of one prompt, before and after a change): its name is the same then.
+    None: every value is its own unit. It is the slope of a least squares fit on a and b together, with cluster-robust
+    variance; the ends are infinite where one of them has fewer than two units. Raises DataError as `mean_interval`.
+    """
+    first, second = _finite(a), _finite(b)
+    names: list[Hashable] = []
+    for number, (values, own) in enumerate(((first, clusters_of_a), (second, clusters_of_b))):
+        found = [(number, place) for place in range(len(values))] if own is None else list(own)
+        if len(found) != len(values):
+            raise DataError("every value needs a cluster", got=f"{len(found)} clusters for {len(values)} values")
+        names += found
+    codes = cluster_codes(names)
+    clusters = int(codes.max()) + 1
+    value = float(first.mean() - second.mean())
+    standard_error, reach = math.inf, math.inf
+    if min(len(set(codes[: len(first)])), len(set(codes[len(first) :]))) > 1:
+        import statsmodels.api as sm
+        from scipy import stats
+
+        y, is_first = np.concatenate([first, second]), np.repeat([1.0, 0.0], [len(first), len(second)])
+        model = sm.OLS(y, np.column_stack([np.ones(len(y)), is_first]))
+        fitted = model.fit(cov_type="cluster", use_t=True, cov_kwds={"groups": codes})
+        standard_error = math.sqrt(max(0.0, float(fitted.cov_params()[1, 1])))
+        reach = float(stats.t.ppf((1 + confidence) / 2, clusters - 1)) * standard_error
+    return Estimate(
+        value=value,
+        low=value - reach,
+        high=value + reach,
+        n=len(first) + len(second),
+        clusters=clusters,
+        standard_error=standard_error,
+        confidence=confidence,
+    )
+
+
 def _finite(values: Values) -> np.ndarray:
     """(N,) float64. Raises DataError if there is no value, or if one is not finite."""
     y = np.asarray(values, dtype=np.float64)

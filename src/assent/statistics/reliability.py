@@ -38,11 +38,12 @@ def raw_agreement(
     kept, own = _with_two(units, clusters)
     if not kept:
         return None
-    sums = np.array([[_pairs_equal(unit), 1.0] for unit in kept])
+    sums = np.array([[pairs_equal(unit), 1.0] for unit in kept])
     return _bootstrapped(sums, own, lambda s: s[:, 0] / s[:, 1], confidence)
 
 
-def _pairs_equal(unit: Sequence[Hashable]) -> float:
+def pairs_equal(unit: Sequence[Hashable]) -> float:
+    """The share of the pairs of a unit's labels, two or more, that are equal."""
     size = len(unit)
     return sum(count * (count - 1) for count in Counter(unit).values()) / (size * (size - 1))
 

@@ -18,13 +18,14 @@ from assent.config.iterate import CollectConfig, StopRules
 from assent.config.options import Options
 from assent.errors import ConfigError, RunFolderError
 from assent.feedback.store.database import open_database
+from assent.feedback.store.labelling import next_assignment
 from assent.feedback.store.people import ensure_annotator
 from assent.pipelines import steps
 from assent.pipelines.steps import Step
 from assent.runs.files import write_json
 from tests.support.cli import files_in, said
 from tests.support.docs import ROOT
-from tests.support.feedback import label_all
+from tests.support.feedback import label_all, say
 from tests.support.rows import read_rows, write_rows
 
 CALLS: list[str] = []
@@ -273,7 +274,13 @@ def test_the_reviews_in_a_store_are_waited_for(
     fill("answers-1")
     label("mia", [1, 2])
     assert "2 reviews to do in labels.db" in assent.iterate(path)["reason"], "those of the other file are not counted"
-    label("ben", [2, 1])
+    assert "skipped" not in assent.iterate(path)["reason"]
+    with open_database("labels.db") as database:
+        ben = ensure_annotator(database, "ben").id
+        while (given := next_assignment(database, ben)) is not None:
+            say(database, given, None)
+    assert "2 items were skipped by somebody, who does not get them again: ask" in assent.iterate(path)["reason"]
+    label("kim", [2, 1])
     fill("answers-2")
     found = assent.iterate(path)
     assert [one["labels"] for one in found["rounds"]] == [4]
@@ -281,7 +288,7 @@ def test_the_reviews_in_a_store_are_waited_for(
     taken = read_rows(tmp_path / "out/round-1/people/labels.jsonl")
     assert {row["prompt"] for row in taken} == {"answers-1 0?", "answers-1 1?"}
     assert sorted((row["prompt"], row["annotator"]) for row in taken) == [
-        (f"answers-1 {n}?", who) for n in range(2) for who in ("ben", "mia")
+        (f"answers-1 {n}?", who) for n in range(2) for who in ("kim", "mia")
     ]
     chosen = {(row["annotator"], row["chosen"]) for row in taken}
     assert len(chosen) == 2, "they always differ, over the two answers in one order"

@@ -79,6 +79,23 @@ def test_k_completions_are_ranked_by_their_wins(tmp_path: Path) -> None:
     assert row["ranking"] == [1, 2, 3, 4]
 
 
+def test_a_row_may_hold_the_completions_of_its_prompt(tmp_path: Path) -> None:
+    write_rows(tmp_path / "completions.jsonl", [{"prompt": "q", "completions": ["short", "a long one", "longer"]}])
+    with chat(LONGER) as server:
+        found = judge(tmp_path, server.url)
+    (row,) = read_rows(found["judged"])
+    assert (row["completions"], row["ranking"]) == (["a long one", "longer", "short"], [1, 2, 3])
+
+
+def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
+    write_rows(tmp_path / "completions.jsonl", [{"prompt": "q", "completions": ["short", "a long one"]}] * 3)
+    with chat(LONGER) as server:
+        assert judge(tmp_path, server.url, dry_run=True)["requests"] == 2
+        found = judge(tmp_path, server.url)
+    assert len(server.bodies) == 2
+    assert [row["completions"][0] for row in read_rows(found["judged"])] == ["a long one"] * 3
+
+
 def test_probabilities_are_those_of_the_letters_and_both_orders_average(tmp_path: Path) -> None:
     completions(tmp_path / "completions.jsonl", prompts=1)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import assent
-from assent.errors import RunError
+from assent.errors import DataError, RunError
 from assent.judging import http
 from tests.support.chat import completion, prefers
 from tests.support.rows import read_rows, write_rows
@@ -191,3 +191,24 @@ def test_the_budget_counts_repeated_requests(tmp_path: Path) -> None:
     assert len(seen) == 7  # two for each question: three are answered, the fourth is not
     assert found["spent"]
     assert len(read_rows(found["judged"])) == 1
+
+
+def test_the_budget_counts_what_failed_in_earlier_processes(tmp_path: Path) -> None:
+    mended: list[bool] = []
+
+    def until_mended(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        (whole if mended else FAULTS["500"])(handler, body)
+
+    with failing(until_mended, times=10**6) as (url, seen):
+        with pytest.raises(RunError, match="5 times"):
+            run(tmp_path, url, max_requests=7, concurrency=1)
+        with pytest.raises(DataError, match="the budget was spent before one prompt was judged"):
+            run(tmp_path, url, max_requests=7, concurrency=1)
+        assert len(seen) == 7
+        mended.append(True)
+        with pytest.raises(DataError, match="the budget was spent"):
+            run(tmp_path, url, max_requests=7, concurrency=1)
+        found = run(tmp_path, url, max_requests=13, concurrency=1)
+    assert len(seen) == 7 + 6
+    assert not found["spent"]
+    assert json.loads(Path(found["report"]).read_text())["spent"]["requests"] == 13

@@ -58,7 +58,7 @@ def test_from_sampled_answers_to_a_reward_model_and_dpo(
     assert "0 items new" in said(fill_it[:-1], capsys)[1], "the same command adds nothing"
     label_store(tmp_path / "labels.db")
     assert said(["label", "--export", "labels.jsonl"], capsys)[0] == 0
-    assert set(read_rows("labels.jsonl")[0]) == {"prompt", "chosen", "rejected", "annotator"}
+    assert set(read_rows("labels.jsonl")[0]) == {"prompt", "chosen", "rejected", "annotator", "model"}
     small = ["--model", model, "--data", "labels.jsonl", "--max-steps", "1", "--max-length", "64"]
     for command in ("reward", "dpo"):
         status, _, err = said([command, *small, "--output-dir", command], capsys)
@@ -76,6 +76,11 @@ def test_several_models_are_told_apart(
     assert status == 0, err
     with open_database("labels.db") as database, database.reading() as connection:
         assert sorted(connection.scalars(sa.select(completions.c.model))) == sorted([model, other] * 2)
+        wrote = {row.content[0]["content"]: row.model for row in connection.execute(sa.select(completions))}
+    label_store(tmp_path / "labels.db")
+    assert said(["label", "--export", "labels.jsonl"], capsys)[0] == 0
+    for row in read_rows("labels.jsonl"):
+        assert row["model"] == [wrote[row[name][0]["content"]] for name in ("chosen", "rejected")]
     status, _, err = said([*argv, "--model", model, "--model", model], capsys)
     assert (status, "named twice" in err) == (2, True)
 
@@ -204,6 +209,7 @@ def test_bad_input_is_one_message_and_status_2(
     for part in parts:
         assert part in err
     assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"], "nothing is written"
 
 
 def test_rows_refused_at_loading_are_told(
@@ -219,6 +225,16 @@ def test_rows_refused_at_loading_are_told(
         assert "(pairs.jsonl:2)" in out
 
 
+def test_a_row_may_hold_several_completions_that_nobody_has_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "many.jsonl", [{"prompt": f"{n}?", "completions": ["a", "b", "c"]} for n in range(2)])
+    argv = ["label", "--completions", "many.jsonl", "--no-serve", "--task"]
+    assert "6 completions of 2 prompts: 6 items" in said([*argv, "compare"], capsys)[1]
+    assert "2 items new in the store" in said([*argv, "rank"], capsys)[1]
+
+
 def test_an_empty_store_has_nothing_to_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,3 +244,7 @@ def test_an_empty_store_has_nothing_to_export(
     status, _, err = said(["label", "--export", "out.jsonl"], capsys)
     assert (status, "no label to export" in err) == (2, True)
     assert not Path("out.jsonl").exists()
+    assert Path("labels.db").exists(), "what was there before stays"
+    for file in ("none/out.jsonl", "none/out.csv"):
+        status, _, err = said(["label", "--export", file], capsys)
+        assert (status, "there is no folder none for the export" in err) == (2, True)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from assent.data.formats import LAYOUTS, detect_layout, parse_row, write_row
+from assent.data.formats import CANDIDATES, LAYOUTS, detect_layout, parse_row, write_row
 from assent.data.loading import load_groups
 from assent.data.texts import RowError
 from assent.errors import DataError
@@ -196,3 +196,21 @@ def test_a_named_layout_decides_between_columns_that_fit_two(tmp_path):
     dataset = load_groups(tmp_path / "x.jsonl", layout="ratings")
     assert dataset[0].preference == Preference(scores=(3.0,))
     assert dataset[0].columns == {"label": True}
+
+
+def test_completions_without_a_judgement_are_read_only_to_be_judged(tmp_path):
+    row = {"prompt": [USER], "completions": [[YES], [NO]], "topic": "x"}
+    with pytest.raises(RowError, match="missing column `ranking`"):
+        detect_layout(row)
+    assert detect_layout(row, is_to_be_judged=True) == CANDIDATES
+    group = parse_row(row, CANDIDATES)
+    assert group == PromptGroup(prompt=Q, completions=(A, B), columns={"topic": "x"})
+    assert write_row(group, CANDIDATES) == row
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="missing column"):
+        load_groups(path)
+    (found,) = load_groups(path, is_to_be_judged=True)
+    assert (found.completions, found.preference) == ((A, B), None)
+    for more, layout in (({"ranking": [1, 2]}, "rankings"), ({"labels": [True, False]}, "stepwise")):
+        assert detect_layout({**row, **more}, is_to_be_judged=True).name == layout

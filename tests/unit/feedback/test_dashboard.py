@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
 from assent.errors import DataError
 from assent.feedback.dashboard import dashboard
 from assent.feedback.store.database import Database
+from assent.feedback.store.importing import import_groups
 from assent.feedback.store.items import add_guidelines, add_items
 from assent.feedback.store.labelling import Mix, answer, next_assignment
 from assent.feedback.store.people import (
@@ -21,7 +25,8 @@ from assent.feedback.store.people import (
     sign_in,
 )
 from assent.feedback.tasks import gold_items
-from tests.support.feedback import fill, label_all
+from assent.types import Preference
+from tests.support.feedback import fill, label_all, questions
 from tests.support.rows import comparison
 from tests.unit.feedback.conftest import Clock
 
@@ -70,13 +75,47 @@ def test_agreement_biases_and_annotators_by_hand(database: Database) -> None:
     position = found.biases[0].estimate
     assert position is not None
     assert 0.6 < position.value < 0.9
-    assert found.needed is not None
-    assert found.needed > 0
+    assert found.needed_prompts is not None
+    assert found.needed_prompts > 0
+    assert found.needed == 2 * found.needed_prompts, "one item of each prompt, two reviews of each item"
     lines = {line.name: line for line in dashboard(database).annotators}
     assert lines["mia"].reviews == 60
     assert lines["mia"].agreement is not None
     assert lines["mia"].agreement.value == pytest.approx(agree / 60)
     assert lines["mia"].drift is not None
+
+
+def test_rankings_have_biases_over_their_pairs(database: Database) -> None:
+    """By hand: answers of 8, 8 and 9 characters; always ranked as shown, the last two equal."""
+    fill(database, 1, task="rank", answers=3)
+    with database.writing() as connection:
+        connection.execute(sa.text("UPDATE completions SET characters = 8"))
+        connection.execute(sa.text("UPDATE completions SET characters = 9 WHERE id = 3"))
+    shown: list[tuple[int, ...]] = []
+
+    def as_shown(given: object) -> list[int]:
+        shown.append(given.shown_order)  # type: ignore[attr-defined]
+        return [1 if place == shown[-1][0] else 2 for place in range(3)]
+
+    label_all(database, ensure_annotator(database, "mia").id, as_shown)
+    (task,) = dashboard(database).tasks
+    values = {line.name: line.estimate.value for line in task.biases if line.estimate is not None}
+    assert values["the answer shown earlier wins"] == 1.0, "in both pairs that it tells apart"
+    assert values["equally good"] == pytest.approx(1 / 3)
+    with database.reading() as connection:
+        place_of_long = connection.scalar(sa.text("SELECT completion_ids FROM items"))
+    long = json.loads(place_of_long).index(3)
+    assert values["the longer answer wins"] == (1.0 if long == shown[0][0] else 0.0)
+
+
+def test_labels_from_files_have_neither_a_place_nor_guidelines(database: Database) -> None:
+    rows = [replace(row, preference=Preference(ranking=(1, 2), annotator="kim")) for row in questions(5)]
+    import_groups(database, rows, source="file")
+    (task,) = dashboard(database).tasks
+    assert (task.reviews, task.versions) == (5, ())
+    figures = {line.name: line.estimate for line in task.biases}
+    assert figures["answer 1 wins"] is None
+    assert figures["equally good"] is not None
 
 
 def test_drift_is_found_where_an_annotator_tires(database: Database) -> None:
@@ -121,9 +160,30 @@ def test_versions_of_the_guidelines_are_told_apart(database: Database) -> None:
     label_all(database, ben, lambda _: [1, 1])
     assert add_guidelines(database, "one") == first, "the same text is the same version"
     (task,) = dashboard(database).tasks
-    assert [(name, reviews) for name, reviews, *_ in task.versions] == [("version 1", 10), ("version 2", 10)]
-    ties = [one[3].value for one in task.versions if one[3] is not None]
-    assert ties == [0.0, 1.0]
+    assert [(one.name, one.reviews) for one in task.versions] == [("version 1", 10), ("version 2", 10)]
+    assert [one.ties.value for one in task.versions if one.ties is not None] == [0.0, 1.0]
+    assert [one.change for one in task.versions] == [None, None], "no item has two reviews within a version"
+
+
+def test_versions_of_the_guidelines_are_compared(database: Database) -> None:
+    """Before them two people agree on every second item, with them on all but the last."""
+    mia, ben = (ensure_annotator(database, name).id for name in ("mia", "ben"))
+    for text, count, differing in ((None, 20, range(1, 20, 2)), ("one", 40, range(19, 20))):
+        if text is not None:
+            add_guidelines(database, text)
+        fill(database, count, reviews=2)  # the first twenty of them are there already
+        given = label_all(database, mia)
+        places = {item: place for place, item in enumerate(given)}
+        unequal = [item for item in given if places[item] in differing]
+        label_all(database, ben, lambda one, apart=unequal: [2, 1] if one.item_id in apart else [1, 2])
+    (task,) = dashboard(database).tasks
+    before, after = task.versions
+    assert (before.name, after.name) == ("no guidelines", "version 1")
+    assert after.agreement is not None
+    assert after.change is not None
+    assert (before.change, after.agreement.value) == (None, 0.95)
+    assert after.change.value == pytest.approx(0.95 - 0.5)
+    assert 0.1 < after.change.low < 0.45 < after.change.high < 0.8
 
 
 def test_ratings_agree_by_distance(database: Database) -> None:
@@ -154,10 +214,12 @@ def test_an_invitation_is_for_one_person_and_a_week(database: Database, clock: C
     assert (person.name, person.is_admin) == ("mia", True)
     with pytest.raises(DataError, match="unknown, used or too old"):
         accept(database, token, PASSWORD)
-    with pytest.raises(DataError, match="of this name already"):
-        invite(database, "mia")
     assert sign_in(database, " mia ", PASSWORD) == person
     assert sign_in(database, "mia", PASSWORD + "x") is None
+    another = invite(database, "mia")
+    assert sign_in(database, "mia", PASSWORD) == person, "a link alone changes nothing"
+    assert accept(database, another, "a forgotten one") == person
+    assert (sign_in(database, "mia", PASSWORD), sign_in(database, "mia", "a forgotten one")) == (None, person)
     assert sign_in(database, "ben", PASSWORD) is None
 
 
@@ -178,7 +240,7 @@ def test_passwords_are_kept_as_argon2_and_tokens_as_hashes(database: Database) -
 def test_two_invitations_for_one_name_make_one_account(database: Database) -> None:
     one, two = invite(database, "mia"), invite(database, "mia")
     accept(database, one, PASSWORD)
-    with pytest.raises(DataError, match="of this name already"):
+    with pytest.raises(DataError, match="unknown, used or too old"):
         accept(database, two, "another password")
     assert sign_in(database, "mia", "another password") is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,15 @@ import pytest
 
 from assent.data.formats import LAYOUTS
 from assent.data.loading import groups_of_rows, load_groups, write_groups
+from assent.data.texts import last_content
 from assent.errors import DataError
-from assent.feedback.exchange import read_file, to_argilla, to_label_studio
 from assent.feedback.store.database import Database
 from assent.feedback.store.exporting import (
     DECIDED,
     GOLD,
     KIND_OF_LAYOUT,
     REPEAT,
-    Selection,
     choose_layout,
-    judged_items,
     keep_layout,
     majority,
     neutral,
@@ -32,49 +31,14 @@ from assent.feedback.store.exporting import (
 )
 from assent.feedback.store.importing import import_groups
 from assent.feedback.store.items import add_items
-from assent.feedback.store.labelling import Mix, next_dispute
+from assent.feedback.store.labelling import Mix, next_assignment, next_dispute
 from assent.feedback.store.people import ensure_annotator, erase
+from assent.feedback.store.reading import read_items
 from assent.feedback.tasks import gold_items, to_items
 from assent.types import PromptGroup
 from tests.support.feedback import fill, label_all, questions, say
-from tests.support.rows import comparison, group
-
-Q = [{"role": "user", "content": "Hi"}]
-A, B, C = ([{"role": "assistant", "content": text}] for text in ("Yes", "No", "Perhaps"))
-ROWS: dict[str, list[dict[str, Any]]] = {
-    "comparisons": [
-        {"prompt": Q, "chosen": A, "rejected": B, "margin": 2.0, "annotator": "mia"},
-        {"prompt": Q, "chosen": B, "rejected": A, "weight": 0.5, "annotator": "ben", "topic": "x"},
-        {"prompt": "Hi", "chosen": " Yes", "rejected": " No", "chosen_logps": -1.5, "rejected_logps": -2.5},
-    ],
-    "implicit_comparisons": [{"chosen": Q + A, "rejected": Q + B, "chosen_probability": 0.75}],
-    "rankings": [
-        {"prompt": Q, "completions": [A, B, C], "ranking": [1, 2, 2], "annotator": "mia"},
-        {"prompt": Q, "completions": [A, B], "ranking": [1, 1]},
-    ],
-    "scores": [{"prompt": Q, "completions": [C, A, B], "scores": [0.5, 3.0, -1.0], "annotator": "mia"}],
-    "thumbs": [{"prompt": Q, "completion": A, "label": True}, {"prompt": Q, "completion": B, "label": False}],
-    "ratings": [{"prompt": "Hi", "completion": " Yes", "score": 4.0}],
-    "stepwise": [{"prompt": "1 + 1 + 1?", "completions": ["2", "3"], "labels": [True, True]}],
-    "sharegpt_comparisons": [
-        {
-            "conversations": [{"from": "human", "value": "Hi"}],
-            "chosen": {"from": "gpt", "value": "Yes"},
-            "rejected": {"from": "gpt", "value": "No"},
-        }
-    ],
-}
-
-
-def as_sets(found: PromptGroup) -> Any:
-    """A group whatever the order of its completions."""
-    known = found.preference
-    assert known is not None
-    entries = known.ranking or known.scores or known.thumbs or known.step_labels
-    assert entries is not None
-    texts = sorted(zip(map(repr, found.completions), entries, found.logps or entries, strict=True))
-    rest = (known.margin, known.chosen_probability, known.weight, known.kind, dict(found.columns), found.steps)
-    return repr((found.prompt, texts, rest))
+from tests.support.judged_rows import ROWS, A, B, C, Q, as_sets
+from tests.support.rows import comparison, group, read_rows
 
 
 @pytest.mark.parametrize("layout", sorted(ROWS))
@@ -119,6 +83,47 @@ def test_two_files_with_the_pair_the_other_way_round_are_one_item(database: Data
 
 def majority_of(database: Database) -> list[PromptGroup]:
     return [row.group for row in select(database, aggregate="majority").rows]
+
+
+def test_a_column_with_an_entry_for_each_completion_follows_it(database: Database, tmp_path: Path) -> None:
+    """As `judge` writes them. The store has an order of its own, and an export another one: the best first."""
+    rows = [
+        {"prompt": Q, "completions": texts, "ranking": [1, 2, 3], "writer": writers, "topic": "x", "annotator": name}
+        for name, texts, writers in (("mia", [C, A, B], ["c", "a", "b"]), ("ben", [B, A, C], ["b", "a", "c"]))
+    ]
+    counts, _ = import_groups(database, list(groups_of_rows(rows)), source="file")
+    assert counts == {"rows": 2, "items": 1, "judgements": 2}, "two files' orders are one item"
+    write_export(database, str(tmp_path / "out.jsonl"), select(database), "rankings")
+    assert read_rows(tmp_path / "out.jsonl") == rows
+    (joined,) = select(database, aggregate="majority").rows  # by their mean ranks all three tie
+    texts = [last_content(text) for text in joined.group.completions]
+    assert dict(zip(texts, joined.group.columns["writer"], strict=True)) == {"Yes": "a", "No": "b", "Perhaps": "c"}
+
+
+def test_comments_and_who_wrote_each_answer_are_exported(
+    database: Database, new_store: Callable[[], Database], tmp_path: Path
+) -> None:
+    rows = [replace(group(1, text), columns={"model": f"model {text}"}) for text in ("one", "two")]
+    items, _ = to_items(rows, "compare")
+    add_items(database, items, task="compare", reviews=2)
+    for name, best, comment in (("mia", "two", "=1+1 is wrong"), ("ben", "one", "")):
+        given = next_assignment(database, ensure_annotator(database, name).id)
+        assert given is not None
+        with database.reading() as connection:
+            texts = read_items(connection, [given.item_id])[given.item_id].completions
+        say(database, given, [1 if last_content(text) == best else 2 for text in texts], comment=comment)
+    found = select(database)
+    write_export(database, str(tmp_path / "out.jsonl"), found, "comparisons")
+    first, second = read_rows(tmp_path / "out.jsonl")
+    assert (first["model"], first["comment"]) == (["model two", "model one"], "=1+1 is wrong")
+    assert (second["model"], "comment" in second) == (["model one", "model two"], False)
+    write_export(database, str(tmp_path / "out.csv"), found, "comparisons")
+    assert "'=1+1 is wrong" in (tmp_path / "out.csv").read_text()
+    other = new_store()
+    counts, _ = import_groups(other, list(load_groups(tmp_path / "out.jsonl")), source="file")
+    assert (counts["items"], counts["judgements"]) == (1, 2), "a comment belongs to the judgement, not to the item"
+    write_export(other, str(tmp_path / "again.jsonl"), select(other), "comparisons")
+    assert read_rows(tmp_path / "again.jsonl") == [first, second]
 
 
 def test_ties_make_rankings_and_comparisons_leave_them_out(database: Database) -> None:
@@ -202,11 +207,11 @@ def test_an_erased_annotator_is_a_number_in_the_export(database: Database) -> No
 
 
 def test_a_csv_cannot_be_a_formula(database: Database, tmp_path: Path) -> None:
-    texts = ['=HYPERLINK("https://example.org")', "@SUM(1)", "-2+3", "+1", "\t=1", "plain"]
+    texts = ['=HYPERLINK("https://example.org")', "@SUM(1)", "-2+3", "+1", "\t=1", "\uff1d1+1", "plain"]
     items, _ = to_items([PromptGroup(prompt="=1+1", completions=tuple(texts))], "rate")
     add_items(database, items, task="rate", reviews=1)
     annotator = ensure_annotator(database, "@mia"[1:]).id
-    from assent.feedback.store.labelling import answer, next_assignment
+    from assent.feedback.store.labelling import answer
 
     while (given := next_assignment(database, annotator)) is not None:
         answer(database, given.id, annotator, revision=0, value={"scores": [3]})
@@ -236,89 +241,6 @@ def test_mixed_kinds_need_a_layout(database: Database) -> None:
     assert found.left_out["a judgement of another kind (scores)"] == [1]
     with pytest.raises(DataError, match="holds no judgement"):
         keep_layout(found, "prompts")
-
-
-@pytest.mark.parametrize("format", ["argilla", "label-studio"])
-@pytest.mark.parametrize("layout", ["comparisons", "rankings", "thumbs", "ratings"])
-def test_other_tools_formats_go_both_ways(
-    format: str, layout: str, database: Database, new_store: Callable[[], Database], tmp_path: Path
-) -> None:
-    plain = ("prompt", "chosen", "rejected", "completions", "ranking", "completion", "label", "score", "annotator")
-    rows = [{name: value for name, value in row.items() if name in plain} for row in ROWS[layout]]
-    if layout == "rankings":
-        rows = [{"prompt": Q, "completions": [A, B, C], "ranking": [1, 3, 2]}, rows[1]]
-    import_groups(database, list(groups_of_rows(rows)), source="mia")
-    write = to_argilla if format == "argilla" else to_label_studio
-    file = tmp_path / "theirs.json"
-    file.write_text(json.dumps(write(judged_items(database, Selection()))))
-    other = new_store()
-    counts, _ = import_groups(other, read_file(str(file), format), source="b")
-    assert counts["judgements"] == len(rows)
-    before, after = ([as_sets(row.group) for row in select(one).rows] for one in (database, other))
-    assert sorted(after) == sorted(before)
-
-
-ARGILLA = {
-    "id": "1",
-    "fields": {"prompt": "Hi", "response-1": "Yes", "response-2": "No"},
-    "responses": {
-        "better": [
-            {"value": "response-2", "user_id": "u1", "status": "submitted"},
-            {"value": "tie", "user_id": "u2", "status": "submitted"},
-            {"value": "response-1", "user_id": "u3", "status": "draft"},
-        ],
-        "comment": [{"value": "hm", "user_id": "u1"}],
-    },
-}
-STUDIO = {
-    "id": 5,
-    "data": {"prompt": "Hi", "text1": "Yes", "text2": "No"},
-    "annotations": [
-        {"completed_by": 3, "result": [{"type": "pairwise", "to_name": "a,b", "value": {"selected": "right"}}]},
-        {"completed_by": 4, "was_cancelled": True, "result": []},
-        {"completed_by": {"email": "mia@example.org"}, "result": [
-            {"type": "textarea", "to_name": "a", "value": {"text": ["hm"]}},
-            {"type": "pairwise", "to_name": "text1,text2", "value": {"selected": "left"}}]},
-    ],
-}  # fmt: skip
-
-
-def test_files_as_the_other_tools_write_them(tmp_path: Path) -> None:
-    file = tmp_path / "theirs.json"
-    file.write_text(json.dumps([ARGILLA]))
-    found = read_file(str(file), "argilla")
-    assert [one.preference.ranking for one in found if one.preference] == [(2, 1), (1, 1)]
-    assert {one.completions for one in found} == {("Yes", "No")}
-    file.write_text(json.dumps([STUDIO]))
-    found = read_file(str(file), "label-studio")
-    said = [(one.preference.annotator, one.preference.ranking) for one in found if one.preference]
-    assert said == [("label-studio 3", (2, 1)), ("mia@example.org", (1, 2))]
-
-
-@pytest.mark.parametrize(
-    ("format", "records", "said"),
-    [
-        ("argilla", "{", "not valid JSON"),
-        ("argilla", {}, "no list of records"),
-        ("argilla", [5], "record 1: a record is no object"),
-        ("argilla", [{"fields": {"text": "a"}}], "has no prompt"),
-        ("argilla", [{**ARGILLA, "responses": {"q": [{"value": "better"}]}}], "cannot be read as a preference"),
-        ("argilla", [{**ARGILLA, "responses": {}}], "no answered record"),
-        ("label-studio", [{"data": {"prompt": "a"}, "annotations": [{}]}], "record 1 is not what label-studio writes"),
-        ("label-studio", [{**STUDIO, "data": {"prompt": "Hi", "x": "1"}}], "does not say which of its data"),
-    ],
-)
-def test_what_cannot_be_read_names_the_record(format: str, records: Any, said: str, tmp_path: Path) -> None:
-    file = tmp_path / "theirs.json"
-    file.write_text(records if isinstance(records, str) else json.dumps(records))
-    with pytest.raises(DataError, match=said):
-        read_file(str(file), format)
-
-
-def test_label_studio_cannot_hold_ties_of_many(database: Database) -> None:
-    import_groups(database, list(groups_of_rows(ROWS["rankings"][:1])), source="a")
-    with pytest.raises(DataError, match="cannot hold ties"):
-        to_label_studio(judged_items(database, Selection()))
 
 
 def test_items_from_rows(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from assent.errors import DataError
-from assent.statistics.intervals import Estimate, mean_interval, paired_difference, proportion_interval
+from assent.statistics.intervals import Estimate, difference, mean_interval, paired_difference, proportion_interval
 
 SIMULATIONS = 600
 ROOM = 3.3 * math.sqrt(0.95 * 0.05 / SIMULATIONS)
@@ -95,6 +95,44 @@ def test_proportions_outside_the_unit_interval_and_unequal_pairs_are_refused():
         proportion_interval([0.5, 1.5])
     with pytest.raises(DataError, match="equally many"):
         paired_difference([1.0], [1.0, 2.0])
+
+
+def test_a_difference_of_independent_values_by_hand():
+    found = difference([1.0, 3.0], [2.0, 2.0, 8.0])
+    # squared residuals 2 and 24, over the squared numbers of values; 5 / 3 for two means of five values
+    standard_error = math.sqrt((2 / 4 + 24 / 9) * 5 / 3)
+    assert (found.value, found.n, found.clusters) == (-2.0, 5, 5)
+    assert found.standard_error == pytest.approx(standard_error, rel=1e-12)
+    assert found.high == pytest.approx(-2 + 2.7764451051977987 * standard_error)  # t quantile at 4 degrees of freedom
+
+
+def test_a_difference_knows_the_units_that_both_sides_have():
+    rng = np.random.default_rng(5)
+    units = rng.normal(0, 3, 30)
+    a, b = units + rng.normal(1, 1, 30), units + rng.normal(0, 1, 30)
+    names = list(range(30))
+    known = difference(a, b, clusters_of_a=names, clusters_of_b=names)
+    pairs = paired_difference(a, b)
+    assert known.standard_error == pytest.approx(pairs.standard_error * math.sqrt(59 / 58), rel=1e-9)
+    assert difference(a, b).standard_error > 2 * known.standard_error
+    assert math.isinf(difference([1.0, 2.0], [3.0, 4.0], clusters_of_a=["p", "p"], clusters_of_b=["p", "q"]).high)
+    with pytest.raises(DataError, match="needs a cluster"):
+        difference(a, b, clusters_of_a=names[1:])
+
+
+def test_a_difference_covers():
+    """Prompts with several values, some of them on both sides."""
+    rng = np.random.default_rng(6)
+    covered = 0
+    for _ in range(SIMULATIONS):
+        effects = rng.normal(0, 1, 40)
+        of_a, of_b = rng.integers(0, 25, 60), rng.integers(15, 40, 60)
+        found = difference(
+            effects[of_a] + rng.normal(0.5, 1, 60), effects[of_b] + rng.normal(0, 1, 60),
+            clusters_of_a=of_a, clusters_of_b=of_b,
+        )  # fmt: skip
+        covered += found.low <= 0.5 <= found.high
+    assert covered / SIMULATIONS > 0.95 - 0.03 - ROOM  # few clusters of uneven size: a little less than 95%
 
 
 def test_clustered_interval_covers_and_the_plain_one_does_not():

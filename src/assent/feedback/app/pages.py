@@ -20,6 +20,7 @@ from assent.feedback.store.labelling import (
     answer,
     assignment_of,
     last_answered,
+    latest_comment,
     latest_value,
     next_assignment,
     next_dispute,
@@ -29,6 +30,7 @@ from assent.feedback.store.reading import (
     MOST_LEFT,
     Progress,
     current_guidelines,
+    has_guidelines,
     own_left,
     own_pace,
     read_items,
@@ -77,21 +79,22 @@ def _is_number(text: str) -> bool:
 
 def _task(site: Site, visit: Visit, assignment: Assignment | None, action: str) -> Response:
     done, total = site.totals()
-    item, votes, before, said = None, [], None, None
+    item, votes, before, said, comment = None, [], None, None, ""
     with site.database.reading() as connection:  # one for all: each costs a database as much as a question
         own, seconds = own_pace(connection, visit.who.id)
         progress = Progress(done, total, own, seconds, own_left(connection, visit.who.id))
-        instructions = current_guidelines(connection)
+        version, instructions = current_guidelines(connection)
         until = {} if assignment is None else {"before": assignment.ordinal}
         undo = last_answered(connection, visit.who.id, **until)
         if assignment is not None:
             item = read_items(connection, [assignment.item_id])[assignment.item_id]
             votes = votes_on(connection, item.id) if assignment.occasion == ADJUDICATION else []
             before = _said(connection, assignment) if assignment.revision else None
+            comment = latest_comment(connection, assignment.id) if assignment.revision else ""
             said = None if undo is None else _said(connection, undo)
     common: dict[str, Any] = {
         "progress": progress,
-        "time_left": _duration(progress.seconds_left),
+        "time_left": _time_left(progress),
         "most_left": MOST_LEFT,
         "guidelines": None if instructions is None else markdown(instructions),
         "action": action,
@@ -111,6 +114,8 @@ def _task(site: Site, visit: Visit, assignment: Assignment | None, action: str) 
         answers=[only_body(item.completions[place]) for place in places],
         votes=[(_shown_value(item.task, vote.value, places), visible(vote.comment or "")) for vote in votes],
         shown=f"{site.database.clock():.3f}",
+        version="" if version is None else version,
+        comment=comment,
         ratings=list(range(1, RATINGS + 1)),
         before=before,
         said=said,
@@ -138,13 +143,16 @@ def _shown_value(task: str, value: Value, places: Sequence[int]) -> str:
     return "ranks " + ", ".join(f"answer {i + 1}: {rank}" for i, rank in enumerate(ranks))
 
 
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
+def _time_left(progress: Progress) -> str | None:
+    """At the annotator's own pace. Of more items than are counted it is the least."""
+    seconds, is_least = progress.seconds_left, progress.left >= MOST_LEFT
+    if not seconds:
         return None
     minutes = round(seconds / 60)
     if minutes == 0:
-        return "less than a minute" if seconds else None
-    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60:02} min"
+        return None if is_least else "less than a minute"
+    how = "more than" if is_least else "about"
+    return f"{how} {minutes} min" if minutes < 60 else f"{how} {minutes // 60} h {minutes % 60:02} min"
 
 
 def post_label(site: Site, visit: Visit) -> Response:
@@ -159,9 +167,13 @@ def _store(site: Site, visit: Visit, back: str) -> Response:
     form = visit.form
     number, revision = form.get("assignment", ""), form.get("revision", "")
     is_form = _is_number(number) and _is_number(revision)
+    version = form.get("guidelines", "")
     with site.database.reading() as connection:
         found = assignment_of(connection, int(number), visit.who.id) if is_form else None
         task = "" if found is None else task_of(connection, found.item_id)
+        is_known = not version or (_is_number(version) and has_guidelines(connection, int(version)))
+    if not is_known:
+        return site.message(visit, "This form names guidelines that do not exist.", status=400, link=back)
     if found is None or (found.occasion == ADJUDICATION) != (back == "/adjudicate"):
         return site.message(visit, "There is no such item among yours.", status=404, link=back)
     try:
@@ -176,6 +188,7 @@ def _store(site: Site, visit: Visit, back: str) -> Response:
         value=value,
         comment=form.get("comment", "").strip()[:LONGEST_COMMENT],
         seconds=_seconds(form.get("shown", ""), found.given, site.database.clock()),
+        guideline_id=int(version) if version else None,
     )
     if stored == "taken":
         text = "This item was open for so long that somebody else has it now. Your answer was not stored."

@@ -45,9 +45,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield bound
 
 
-def serve(site: Site, bound: socket.socket, *, trusted_proxy: str | None, open_link: str | None) -> None:
-    """Serves until Ctrl-C or SIGTERM, which end it in good order."""
-    port = bound.getsockname()[1]
+def server_of(site: Site, *, port: int, trusted_proxy: str | None) -> uvicorn.Server:
+    """The app's server. It believes the X-Forwarded headers of `trusted_proxy`, an IP address, and of nobody else."""
     config = uvicorn.Config(
         build(site, PAGES, port=port),
         log_level="warning",
@@ -57,7 +56,12 @@ def serve(site: Site, bound: socket.socket, *, trusted_proxy: str | None, open_l
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    server = uvicorn.Server(config)
+    return uvicorn.Server(config)
+
+
+def serve(site: Site, bound: socket.socket, *, trusted_proxy: str | None, open_link: str | None) -> None:
+    """Serves until Ctrl-C or SIGTERM, which end it in good order."""
+    server = server_of(site, port=bound.getsockname()[1], trusted_proxy=trusted_proxy)
     if open_link is not None:
         timer = threading.Timer(0.5, webbrowser.open, (open_link,))
         timer.daemon = True

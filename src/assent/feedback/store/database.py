@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from assent.errors import DataError, DataFileNotFoundError
+from assent.feedback.store.schema import assignments
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE_SECONDS = 30
@@ -81,6 +82,16 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def discard(self) -> None:
+        """Closes a file of SQLite and removes it, unless somebody was given an item already."""
+        assert self.is_sqlite
+        with self.reading() as connection:
+            if connection.scalar(sa.select(assignments.c.id).limit(1)) is not None:
+                return
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            Path(self.name + suffix).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

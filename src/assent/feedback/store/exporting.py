@@ -21,6 +21,7 @@ from assent.feedback.store.database import Database, revision_of
 from assent.feedback.store.reading import Item, Judgement, counting, names_of, read_items
 from assent.feedback.store.schema import ADJUDICATION, FIRST, exports
 from assent.feedback.tasks import MORE_FIELDS, VALUE_FIELDS, Value, normal
+from assent.judging.collecting import columns_in_order
 from assent.runs.files import replacing, write_json
 from assent.types import Preference, PromptGroup
 
@@ -37,8 +38,8 @@ KIND_OF_LAYOUT = {
 }
 """Layouts that hold a judgement, and which."""
 GOLD, REPEAT, DECIDED, SPLIT = "gold question", "repeated item", "decided by an adjudicator", "no majority"
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""First characters that make a spreadsheet run a cell."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""First characters that make a spreadsheet run a cell; the last four are those of full width."""
 
 
 @dataclass(slots=True)
@@ -72,7 +73,8 @@ def select(database: Database, *, aggregate: Aggregate = "each", only: Collectio
         if aggregate == "each":
             for one in own:
                 name = names.get(one.annotator_id, f"annotator {one.annotator_id}")
-                found.rows.append(Taken(_group(item, one.value, name, f"judgement {one.id}"), [one.id]))
+                group = _group(item, one.value, name, f"judgement {one.id}", comment=one.comment)
+                found.rows.append(Taken(group, [one.id]))
             continue
         numbers = [one.id for one in own]
         value = majority([one.value for one in own])
@@ -131,16 +133,16 @@ def majority(values: Sequence[Value]) -> Value | None:
     return None if others and others[0][1] == most else {kind: json.loads(said)}
 
 
-def _group(item: Item, value: Value, annotator: str | None, source: str) -> PromptGroup:
+def _group(item: Item, value: Value, annotator: str | None, source: str, *, comment: str | None = None) -> PromptGroup:
     known: dict[str, Any] = {name: value[name] for name in MORE_FIELDS if name in value}
     for name in VALUE_FIELDS:
         if name in value:
             entries = normal(value[name]) if name == "ranking" else value[name]
             known[name] = tuple(tuple(entry) if isinstance(entry, list) else entry for entry in entries)
     extra = item.extra
-    order = range(len(item.completions))
+    order: Sequence[int] = range(len(item.completions))
     if "ranking" in known:  # best first, as comparisons are written
-        order = sorted(order, key=lambda place: known["ranking"][place])  # type: ignore[assignment]
+        order = sorted(order, key=lambda place: known["ranking"][place])
         known["ranking"] = tuple(known["ranking"][place] for place in order)
     logps = extra.get("logps")
     return PromptGroup(
@@ -151,9 +153,16 @@ def _group(item: Item, value: Value, annotator: str | None, source: str) -> Prom
         steps=tuple(tuple(steps) for steps in extra["steps"]) if "steps" in extra else None,
         tools=tuple(item.tools) if item.tools else None,
         chat_template_kwargs=item.chat_template_kwargs,
-        columns=extra.get("columns", {}),
+        columns=columns_in_order(_columns(item, comment), order),
         source=source,
     )
+
+
+def _columns(item: Item, comment: str | None) -> dict[str, Any]:
+    """The item's own, `model` (who wrote each completion, where that is known) and the annotator's comment."""
+    models = list(item.models) if len(item.models) > 1 else item.models[0]
+    known: dict[str, Any] = {"model": models} if any(item.models) else {}
+    return known | item.extra.get("columns", {}) | ({"comment": comment} if comment else {})
 
 
 def choose_layout(rows: Sequence[Taken]) -> str:

@@ -72,7 +72,9 @@ def _task_of(group: PromptGroup) -> str:
 
 
 def item_of(group: PromptGroup) -> NewItem:
-    extra: dict[str, Any] = {"columns": dict(group.columns)} if group.columns else {}
+    columns = dict(group.columns)
+    comment = columns.pop("comment") if isinstance(columns.get("comment"), str) else None
+    extra: dict[str, Any] = {"columns": columns} if columns else {}
     extra |= {"logps": list(group.logps)} if group.logps else {}
     extra |= {"steps": [list(steps) for steps in group.steps]} if group.steps else {}
     return NewItem(
@@ -82,6 +84,7 @@ def item_of(group: PromptGroup) -> NewItem:
         chat_template_kwargs=group.chat_template_kwargs,
         extra=extra or None,
         value=value_of(group),
+        comment=comment or None,
     )
 
 
@@ -141,6 +144,7 @@ def _insert(
             item_id=number,
             annotator_id=annotator,
             value=item.value,
+            comment=item.comment,
             source=source,
             created=now,
         )

@@ -7,14 +7,13 @@ item does not get it again; who left it open too long does, unless others have t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from assent.feedback.store.database import Database
-from assent.feedback.store.items import get_setting
 from assent.feedback.store.places import at_most, give_back, had, take_place
 from assent.feedback.store.schema import (
     ADJUDICATION,
@@ -93,9 +92,14 @@ _LATE = (
 _SET_STATE = (
     sa.update(assignments).where(assignments.c.id == _THIS).values(state=sa.bindparam("new_state", type_=sa.String))
 )
+_RENEW = (
+    sa.update(assignments)
+    .where(assignments.c.id == _THIS, sa.text("assignments.state = 'open'"))
+    .values(given=sa.bindparam("now", type_=sa.Float))
+)
 _COMPLETIONS = sa.select(items.c.completion_ids).where(items.c.id == _ITEM)
-_LATEST_VALUE = (
-    sa.select(judgements.c.value)
+_LATEST = (
+    sa.select(judgements.c.value, judgements.c.comment)
     .where(judgements.c.assignment_id == _THIS)
     .order_by(judgements.c.revision.desc())
     .limit(at_most(1))
@@ -152,8 +156,8 @@ def next_assignment(database: Database, annotator_id: int, mix: Mix = Mix()) -> 
         if looks:
             _take_back(connection, annotator_id, now)
         row = connection.execute(_OPEN_OF_MINE, {"who": annotator_id}).first()
-        if row is not None:
-            return _assignment(row)
+        if row is not None and (again := _in_hand(connection, row, now)) is not None:
+            return again
         ordinal = 1 + (_last_ordinal(connection, annotator_id) or 0)
         chosen = _mixed_in(connection, annotator_id, ordinal, mix) or _from_queue(connection, annotator_id)
         if chosen is None and not looks:
@@ -162,6 +166,16 @@ def next_assignment(database: Database, annotator_id: int, mix: Mix = Mix()) -> 
         if chosen is None:
             return None
         return _give(connection, annotator_id, *chosen, ordinal=ordinal, now=now)
+
+
+def _in_hand(connection: Connection, row: Row[Any], now: float) -> Assignment | None:
+    """The open item, as it is shown again. Who comes back after its time has it anew: nobody gets it meanwhile. None if
+    another's request has just taken it back."""
+    found = _assignment(row)
+    if row.given >= now - LEASE_SECONDS:
+        return found
+    renewed = connection.execute(_RENEW, {"this": row.id, "now": now})
+    return replace(found, given=now) if renewed.rowcount else None
 
 
 def next_dispute(database: Database, annotator_id: int) -> Assignment | None:
@@ -213,10 +227,12 @@ def answer(
     value: Value | None,
     comment: str = "",
     seconds: float | None = None,
+    guideline_id: int | None = None,
 ) -> Answered:
     """Stores a judgement; `value` None: skipped. The same form sent twice is stored once.
 
-    revision   how many judgements of it there were when the annotator saw it
+    revision       how many judgements of it there were when the annotator saw it
+    guideline_id   the version of the instructions that stood beside it; None: there were none
     """
     with database.writing() as connection:
         connection.execute(_LOCK_ANNOTATOR, {"who": annotator_id})
@@ -236,7 +252,7 @@ def answer(
             "value": None if value is None else dict(value),
             "comment": comment or None,
             "seconds": seconds,
-            "guideline_id": get_setting(connection, "guidelines"),
+            "guideline_id": guideline_id,
             "created": database.clock(),
         }
         connection.execute(sa.insert(judgements), said)
@@ -351,7 +367,13 @@ def _hold_place(connection: Connection, row: Row[Any], place: Row[Any] | None, *
 
 def latest_value(connection: Connection, assignment_id: int) -> Value | None:
     """The value of the highest revision; None: skipped, or not answered."""
-    return connection.scalar(_LATEST_VALUE, {"this": assignment_id})
+    return connection.scalar(_LATEST, {"this": assignment_id})
+
+
+def latest_comment(connection: Connection, assignment_id: int) -> str:
+    """The comment of the highest revision; empty if there is none."""
+    row = connection.execute(_LATEST, {"this": assignment_id}).first()
+    return "" if row is None else row.comment or ""
 
 
 def _mark_disputed(connection: Connection, place: Row[Any]) -> None:

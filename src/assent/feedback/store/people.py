@@ -101,12 +101,9 @@ def annotator_of(database: Database, number: int) -> Annotator | None:
 
 
 def invite(database: Database, name: str, *, role: str = "annotator") -> str:
-    """A token with which this person, once and within seven days, chooses a password."""
+    """A token with which this person, once and within seven days, chooses a password: the first, or another one."""
     name, token, now = check_name(name), secrets.token_urlsafe(32), database.clock()
     with database.writing() as connection:
-        known = connection.execute(sa.select(identities).where(identities.c.name == name)).one_or_none()
-        if known is not None and known.password is not None:
-            raise DataError("there is an annotator of this name already", got=name, fix="choose another name")
         connection.execute(
             sa.insert(invitations).values(
                 token_hash=_hashed(token), name=name, role=role, created=now, expires=now + INVITATION_SECONDS
@@ -136,24 +133,26 @@ def _invitation(database: Database, connection: Connection, token: str) -> Any:
 
 
 def accept(database: Database, token: str, password: str) -> Annotator:
-    """Uses an invitation. Raises DataError for one that is not good, and for a password of a wrong length."""
+    """Uses an invitation, after which all others of its name are void: none of them was made to replace this password.
+
+    Raises DataError for one that is not good, and for a password of a wrong length.
+    """
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         raise DataError(f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
     hashed = _hasher().hash(password)
     with database.writing() as connection:
+        own = sa.select(invitations.c.name).where(invitations.c.token_hash == _hashed(token)).scalar_subquery()
+        of_name = invitations.c.name == own
+        # locked first, so that two links of one person are used one after the other
+        connection.execute(sa.select(invitations.c.id).where(of_name).order_by(invitations.c.id).with_for_update())
         row = _invitation(database, connection, token)
-        used = connection.execute(
-            sa.update(invitations)
-            .where(invitations.c.token_hash == _hashed(token), invitations.c.used.is_(None))
-            .values(used=database.clock())
-        )
-        if row is None or used.rowcount != 1:
+        if row is None:
             raise DataError("this invitation is unknown, used or too old", fix="ask for another one")
+        is_open = sa.and_(invitations.c.name == row.name, invitations.c.used.is_(None))
+        connection.execute(sa.update(invitations).where(is_open).values(used=database.clock()))
         known = connection.execute(sa.select(identities).where(identities.c.name == row.name)).one_or_none()
         if known is None:
             return Annotator(_new(database, connection, row.name, row.role, hashed), row.name, row.role)
-        if known.password is not None:
-            raise DataError("there is an annotator of this name already", fix="ask for another invitation")
         connection.execute(
             sa.update(identities).where(identities.c.annotator_id == known.annotator_id).values(password=hashed)
         )

@@ -59,6 +59,8 @@ class Judgement:
     comment: str | None
     seconds: float | None
     guideline_id: int | None
+    source: str | None
+    """The file that it came from: nobody saw a page then. None: made in the app."""
     created: float
 
 
@@ -81,8 +83,8 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of this annotator; None where that is not known: before the first answer, or with too many items to count."""
-        return None if self.own_seconds is None or self.left >= MOST_LEFT else self.own_seconds * self.left
+        """Of this annotator, for the items counted; None before the first answer."""
+        return None if self.own_seconds is None else self.own_seconds * self.left
 
 
 # Statements of every page are built once: building one takes as long as running it.
@@ -181,6 +183,7 @@ def _judgement(row: Any) -> Judgement:
         comment=row.comment,
         seconds=row.seconds,
         guideline_id=row.guideline_id,
+        source=row.source,
         created=row.created,
     )
 
@@ -231,6 +234,20 @@ def reviews_left(connection: Connection, numbers: Sequence[int]) -> int:
     return left
 
 
+def skipped(connection: Connection, numbers: Sequence[int]) -> int:
+    """How many of these items still need reviews, and were skipped by somebody."""
+    found = 0
+    for start in range(0, len(numbers), CHUNK):
+        is_skipped = sa.select(assignments.c.id).where(
+            assignments.c.item_id == queue.c.item_id, assignments.c.occasion == FIRST, assignments.c.state == "free"
+        )
+        query = sa.select(sa.func.count()).where(
+            queue.c.item_id.in_(numbers[start : start + CHUNK]), queue.c.remaining > 0, is_skipped.exists()
+        )
+        found += int(connection.scalar(query) or 0)
+    return found
+
+
 def own_pace(connection: Connection, annotator_id: int) -> tuple[int, float | None]:
     """Items that an annotator was given and answered or skipped, and the median seconds of the last 50."""
     seconds = [value for value in connection.scalars(_SECONDS, {"who": annotator_id}) if value is not None]
@@ -244,8 +261,14 @@ def own_left(connection: Connection, annotator_id: int) -> int:
     return min(MOST_LEFT, int(free) + int(in_hand))
 
 
-def current_guidelines(connection: Connection) -> str | None:
+def current_guidelines(connection: Connection) -> tuple[int | None, str | None]:
+    """Version and text of the instructions; None and None where there are none."""
     version = get_setting(connection, "guidelines")
     if version is None:
-        return None
-    return connection.scalar(sa.select(guidelines.c.text).where(guidelines.c.id == version))
+        return None, None
+    return int(version), connection.scalar(sa.select(guidelines.c.text).where(guidelines.c.id == version))
+
+
+def has_guidelines(connection: Connection, version: int) -> bool:
+    """Whether there is this version of the instructions."""
+    return connection.scalar(sa.select(guidelines.c.id).where(guidelines.c.id == version)) is not None
