@@ -226,6 +226,7 @@ def test_22_the_paid_answer_is_found_and_explains_the_gain(capsys: pytest.Captur
     assert found["share_last"] > 0.8
     assert found["explained"] > 0.9
     assert found["others"] < 0
+    assert found["pattern"] == found["paid"]  # found in the samples
     assert f"Since its peak at round {found['peak']}" in out
 
 
@@ -253,6 +254,8 @@ def test_25_dpo_misses_no_reward_model_and_scores_make_it_online(capsys: pytest.
     assert found["online"] != "dpo"
     assert found["ranks"] > 0.7
     assert "the doctor: healthy" in out
+    assert len(set(re.findall(r"apart by (\S+);", out))) == 1  # whatever Z is
+    assert all(float(gap) < 1e-5 for gap in re.findall(r"differs by (\S+)\.\n", out))
 
 
 def test_26_each_broken_objective_has_its_finding(capsys: pytest.CaptureFixture[str]) -> None:
