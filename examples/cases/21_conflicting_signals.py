@@ -60,9 +60,10 @@ def main() -> dict[str, float | list[str]]:
         f"{accuracy_there:.1%}. The reward model is wrong on one answer, which the reference's pairs hardly hold.\n"
         "The clip bounds each step from the last sampler, not the distance from the reference; the KL penalty loses\n"
         "whenever reward - beta KL still beats the baseline: such an answer has a positive advantage, and its tokens\n"
-        "rise. So: a larger or adaptive beta, or a stop at a KL, at the price of a reward that rises more slowly (case\n"
-        "23 has the figures); labels for what the policy now writes, with answers that look good and are wrong among\n"
-        "the rejected ones; several reward models whose disagreement counts; gold beside the reward at the same KL."
+        "rise. So: a larger or adaptive beta, or a stop at a KL, at the price of a reward that rises more slowly\n"
+        "(case 23 has the figures); labels for what the policy now writes, with answers that look good and are wrong\n"
+        "among the rejected ones; several reward models whose disagreement counts; gold beside the reward at the\n"
+        "same KL."
     )
     return {
         "accuracy": accuracy, "accuracy_there": accuracy_there, "clipped": largest_clip, "kl": last["objective/kl"],

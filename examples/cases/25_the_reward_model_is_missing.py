@@ -42,8 +42,10 @@ def main() -> dict[str, object]:
         r = implicit + BETA * log_z
         best = (world.logps(world.start) + r / BETA).log_softmax(0)
         gap = float((best - world.logps(weights)).abs().max())
-        print(f"With log Z = {log_z:g} the first pair's rewards are {r[first[0]]:+.2f} and {r[second[0]]:+.2f}, apart by "
-              f"{r[first[0]] - r[second[0]]:+.2f}; the policy that maximises it differs by {gap:.0e}.")  # fmt: skip
+        print(
+            f"With log Z = {log_z:g} the first pair's rewards are {r[first[0]]:+.2f} and {r[second[0]]:+.2f}, "
+            f"apart by {r[first[0]] - r[second[0]]:+.2f};\nthe policy that maximises it differs by {gap:.0e}."
+        )
     print(
         "Z cancels in the difference, which is all that the loss reads. The price: it learns from the answers in the\n"
         "file alone (coverage). What no pair holds is moved by what it has in common with them, right or wrong."

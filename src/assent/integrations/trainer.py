@@ -23,7 +23,7 @@ def doctor_callback(
 ) -> TrainerCallback:
     """A callback that asks the doctor's rules about what the trainer logs: `Trainer(callbacks=[doctor_callback()])`.
 
-    Rules that read a few last values are asked at each line, the others at held-out figures, and all when training ends.
+    Rules that read a few last values are asked at each line, the others at held-out figures; all when training ends.
 
     stage    command of Assent that trains alike (sft, reward, dpo, kto, grpo …); None: what the metrics show
     stop     whether a fatal finding ends the training, as `control.should_training_stop` does

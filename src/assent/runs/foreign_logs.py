@@ -84,8 +84,12 @@ def holds_log(folder: Path) -> bool:
     try:
         read_raw_log(folder)
     except DataError:  # a damaged log is to be told of
-        return any(path.is_file() for name in FILES[:3] for path in (folder / name, *folder.glob(f"checkpoint-*/{name}")))
+        return any(path.is_file() for name in FILES[:3] for path in _places(folder, name))
     return True
+
+
+def _places(folder: Path, name: str) -> list[Path]:
+    return [folder / name, *folder.glob(f"checkpoint-*/{name}")]
 
 
 def _of_file(path: Path) -> RawLog:
@@ -133,7 +137,7 @@ def _chosen(path: Path) -> Path:
     if not path.is_dir():
         return path
     for name in FILES:
-        found = [file for file in (path / name, *path.glob(f"checkpoint-*/{name}")) if file.is_file()]
+        found = [file for file in _places(path, name) if file.is_file()]
         if found:
             return max(found, key=lambda file: (_number(file.parent.name), file.stat().st_mtime))
     if _exports(path):

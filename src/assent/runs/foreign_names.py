@@ -59,8 +59,19 @@ THEIRS: Mapping[str, Mapping[str, str]] = {
 """By trainer: our options that findings change, and what they are called there."""
 
 MARKS = (
-    ("verl", ("actor/", "response_length/", "critic/score", "actor_pg_", "actor_entropy", "actor_ppo_kl",
-              "critic_score_", "response_length_")),
+    (
+        "verl",
+        (
+            "actor/",
+            "response_length/",
+            "critic/score",
+            "actor_pg_",
+            "actor_entropy",
+            "actor_ppo_kl",
+            "critic_score_",
+            "response_length_",
+        ),
+    ),
     ("nemo-rl", ("token_mult_prob_error", "probs_ratio", "rewards_chosen_mean", "mean_gen_tokens_per_sample")),
     ("openrlhf", ("policy_loss", "actor_lr", "reject_reward", "ppo_clip_ratio", "acc_mean")),
 )
@@ -170,7 +181,8 @@ def _ours(theirs: str, source: str, names: set[str], stage: str | None) -> str |
 def _as_reward_model(columns: Columns, stage: str | None) -> None:
     """OpenRLHF calls scores and implicit rewards alike. Implicit rewards start at 0; others are a reward model's."""
     chosen, rejected = columns.get("rewards/chosen"), columns.get("rewards/rejected")
-    if chosen is None or rejected is None or "rewards/margins" in columns or "logps/chosen" in columns:
+    of_pairs = ("rewards/margins", "logps/chosen", "loss/preference")  # what a policy's loss logs beside them
+    if chosen is None or rejected is None or any(name in columns for name in of_pairs):
         return
     is_reward = max(abs(chosen[1][0]), abs(rejected[1][0])) > 0.05 if stage is None else stage == "reward"
     if is_reward:

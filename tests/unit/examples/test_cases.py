@@ -169,6 +169,10 @@ def test_20_the_log_convicts_what_was_changed_and_clip_and_kl_stabilise_differen
     assert both["kl"] < 1  # and not the distance, which the penalty does
     assert clip["kl"] > 4
     assert "wrecked 0 of 5" in out
+    for changed in ("clip", "learning rate", "advantage scale"):
+        assert found[f"doctor: {changed}"]["rule"] == "oversize_updates"
+    assert found["doctor: KL"]["rule"] == "reward_hacked"
+    assert min(found[f"doctor: {changed}"]["second"] for changed in ("clip", "KL", "learning rate")) > 0.5
 
 
 def test_34_means_are_alike_and_faults_are_not(capsys: pytest.CaptureFixture[str]) -> None:

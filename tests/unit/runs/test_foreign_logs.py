@@ -202,7 +202,7 @@ def test_exports_of_one_run_in_a_folder(tmp_path: Path) -> None:
         "rollout/eos_rate": ([1, 2], [0.75, 0.5]),
     }
     (tmp_path / "other-tag-train_reward.csv").write_text("Wall time,Step,Value\n1.0,1,0.1\n")
-    with pytest.raises(DataError, match="exports of two runs: train/reward stands in other-tag-train_reward.csv"):
+    with pytest.raises(DataError, match=r"exports of two runs: train/reward stands in other-tag-train_reward\.csv"):
         read_foreign(tmp_path)
 
 
