@@ -41,9 +41,9 @@ def main() -> dict[str, list[str]]:
         print("\n".join(said(report)), "\n")
     print(
         "β too high holds the KL at 0 and the reward where it was: a step that hardly shows as KL is fined as much\n"
-        "as answers differ in reward, and each update takes back the last. Too low lets KL rise and entropy fall until\n"
-        "the reward is paid for what is worth nothing: nothing is subtracted from its advantage. A dead reward has no\n"
-        "spread, whatever β is. A broken reference has a KL of exactly 0 while the policy's updates are not."
+        "as answers differ in reward, and each update takes back the last. Too low lets KL rise and entropy fall\n"
+        "until the reward is paid for what is worth nothing: nothing is subtracted from its advantage. A dead reward\n"
+        "has no spread, whatever β is. A broken reference has a KL of exactly 0 while the policy's updates are not."
     )
     return found
 

@@ -208,6 +208,9 @@ def _csv(text: str, log: RawLog) -> None:
     names = _names_of_columns(columns, log.path)
     name = next((column for column in ("tag", "metric", "name") if column in columns), None)
     for row in rows:
+        if None in row or None in row.values():  # cut, or with a comma too many: its cells stand in wrong columns
+            log.skipped += 1
+            continue
         step = next((row[column] for column in ("Step", "step", *STEPS) if row.get(column)), None)
         if {"Value"} <= columns and {"Step"} <= columns:  # TensorBoard: a file for each metric, which names it
             figures = {_tag(log.path) or log.path.stem: row["Value"]}
@@ -249,7 +252,8 @@ def _printed(text: str, log: RawLog) -> None:
     """Printed dictionaries have no step: a progress bar before them tells it, or they are counted."""
     log.kind = "printed"
     count, seen = 0, None
-    for line in re.split(r"[\r\n]+", text):
+    *whole, last = re.split(r"[\r\n]+", text)
+    for line in (*whole, last.rpartition(" - ")[0] if _VERL.search(last) else last):  # verl's last figure may be cut
         for progress in _PROGRESS.finditer(line.partition("{")[0]):
             seen, log.planned_steps = int(progress[1]), int(progress[2])
         verl = _VERL.search(line)
@@ -258,6 +262,9 @@ def _printed(text: str, log: RawLog) -> None:
             log.add({"step": verl[1], **{name.strip(): value for name, _, value in parts}})
             continue
         figures = dict(_PAIR.findall(line)) if "{" in line else {}
+        if figures and line.count("{") != line.count("}"):  # cut before its end, as its last figure may be
+            log.skipped += 1
+            continue
         if "loss" in figures or any(name.startswith("eval_") for name in figures) or "reward" in figures:
             count += any(not name.startswith("eval_") and name != "epoch" for name in figures)
             log.add({"step": max(count, 1) if seen is None else seen, **figures})

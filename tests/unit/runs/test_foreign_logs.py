@@ -93,6 +93,8 @@ def test_printed_dictionaries_with_and_without_a_progress_bar(tmp_path: Path) ->
     assert log.columns["loss"][1][:2] == [0.69, 0.65]
     assert log.columns["grad_norm"] == ([10, 20], [1.5, 0.01])
     assert log.columns["eval_loss"] == ([20], [0.6])
+    assert log.columns["loss"][0] == [10, 20]  # the last line is cut, and 0.6 may have been 0.693
+    assert log.notes == ("1 lines or rows of train.log cannot be read and are left out",)
     counted = read(tmp_path, "b.txt", "{'loss': 0.69, 'epoch': 0.1}\n{'loss': 0.65, 'epoch': 0.2}\n")
     assert counted.columns["loss"] == ([1, 2], [0.69, 0.65])
     assert "they are counted" in counted.notes[0]
@@ -219,6 +221,17 @@ def test_a_tag_of_tensorboard(tag: str, ours: str, tmp_path: Path) -> None:
     if tag.startswith("validation"):
         (tmp_path / "run-tag-train_probs_ratio.csv").write_text("Wall time,Step,Value\n1.0,10,1.0\n")
     assert read_foreign(tmp_path).columns[ours] == ([10], [0.5])
+
+
+def test_rows_that_were_cut_are_left_out(tmp_path: Path) -> None:
+    """A cut number is another number, and a row with a cell too many has its values in the wrong columns."""
+    log = read(tmp_path, "w.csv", "Step,loss,kl\n1,0.69,0.1\n2,0.68,1,0.2\n3,0.6")
+    assert log.columns["loss"] == ([1], [0.69])
+    assert log.notes[0] == "2 lines or rows of w.csv cannot be read and are left out"
+    row = "step:{} - actor/entropy:0.9 - critic/score/mean:0.5"
+    cut = read(tmp_path, "v.log", "\n".join(row.format(i) for i in (1, 2)))  # no line break at the end
+    assert cut.columns["policy/entropy_avg"] == ([1, 2], [0.9, 0.9])
+    assert cut.columns["objective/scores"] == ([1], [0.5])
 
 
 def test_two_runs_in_one_export_are_refused(tmp_path: Path) -> None:
