@@ -54,7 +54,7 @@ def in_bundle(path: Path) -> dict[str, str]:
 
 
 def test_a_bundle_tells_no_folder_address_or_text_of_an_option(tmp_path: Path, capsys: Any) -> None:
-    options = {"reward": {"/home/ann/rm": 1.0, "http://ann:pass@10.0.0.5/score": 0.5}, "kl_coef": 0.05,
+    options = {"reward": {"/data/ann/rm": 1.0, "http://ann:pass@10.0.0.5/score": 0.5}, "kl_coef": 0.05,
                "system": "You are the helpful assistant of a secret firm"}  # fmt: skip
     run = write_run(tmp_path / "run", dpo_rows(STAYS), loss_type="sigmoid", beta=0.1, **options)
     said(["doctor", run, "--bundle", tmp_path / "help.zip"], capsys)
@@ -68,10 +68,10 @@ def test_a_bundle_of_a_policy_quotes_no_answer(tmp_path: Path) -> None:
     answers = [Answer(prompt=f"Karl: What is my {n}th secret?", text=f"? Karl: I am hiding {n}", ended=True)
                for n in range(12)]  # fmt: skip
     asked = Case(models=Behaviour(has_template=True, answers=answers, end_logprobs=[-3.0] * 8), source="model",
-                 reading=("rows of /home/ann/rows.jsonl",))  # fmt: skip
+                 reading=("rows of /data/ann/rows.jsonl",))  # fmt: skip
     report = examine(asked, model_rules())
     assert "hiding" in report.findings[0].verdict
-    lines = write_bundle(tmp_path / "help.zip", "/home/ann/policy", report, doctor_logs.about(asked))
+    lines = write_bundle(tmp_path / "help.zip", "/data/ann/policy", report, doctor_logs.about(asked))
     assert "no prompt and no answer" in lines[0]
     everything = "".join(in_bundle(tmp_path / "help.zip").values())
     for secret in ("hiding", "secret", "Karl", "ann/"):
