@@ -77,7 +77,7 @@ def _fact(fact: Evidence) -> str:
 
 
 def _conclusion(report: Report) -> str:
-    looked = f"{len(report.checked)} rules looked at {_looked_at(report)}"
+    looked = f"{_count(len(report.checked), 'rule')} looked at {_looked_at(report)}"
     if report.verdict == "findings":
         return f"{_count(len(report.findings), 'finding')}: {looked}"
     if report.verdict == "healthy":
