@@ -13,6 +13,9 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from assent.diagnosis.case import make_case
+from assent.diagnosis.examine import examine
+from assent.diagnosis.fix import changes as changes_of
 from assent.objectives import kl, ppo_loss, token_rewards, whiten
 from assent.sandbox.microworld import MicroWorld
 
@@ -41,6 +44,8 @@ ARMS = {
 WRECKED, FAR_STEP, LARGE_UNIT = 0.2, 0.5, 5.0
 """Limits: gold lost since the best round; nats per token of one round's updates; standard deviation of scores."""
 ROUNDS, SAMPLES, SEEDS = 60, 128, range(5)
+OPTIONS = {"kl_coef": "kl_coef", "learning_rate": "rate", "num_ppo_epochs": "epochs"}
+"""Options of a run, and what they are called here."""
 Log = list[dict[str, float]]
 
 
@@ -79,9 +84,10 @@ def train(changes: dict[str, float], seed: int = 0) -> Log:
                 "objective/scores": options["unit"] * float(reward[rows].mean()),
                 "objective/scores_std": options["unit"] * float(reward[rows].std()),
                 "objective/kl": float(divergence.sum(1).mean()),
+                "policy/approxkl_avg": float(ratio.square()[mask].mean() / 2),
                 "policy/approxkl_k3": float((torch.expm1(ratio) - ratio)[mask].mean()),
                 "policy/clipfrac_avg": float(found["policy/clipfrac_avg"][mask].mean()),
-                "gold": float(now.sum(1).exp() @ GOLD),
+                "gold/total": float(now.sum(1).exp() @ GOLD),
             }
         )
     return log
@@ -92,7 +98,7 @@ def convict(log: Log) -> str:
 
     Gold says when the damage happened. The run's log says why.
     """
-    gold = [row["gold"] for row in log]
+    gold = [row["gold/total"] for row in log]
     if fall_of(log) < WRECKED:
         return "nothing"
     at = max(range(1, len(log)), key=lambda i: gold[i - 1] - gold[i])
@@ -105,8 +111,19 @@ def convict(log: Log) -> str:
 
 def fall_of(log: Log) -> float:
     """The largest loss of gold between the best round so far and a later one."""
-    gold = [row["gold"] for row in log]
+    gold = [row["gold/total"] for row in log]
     return max(max(gold[:i]) - gold[i] for i in range(1, len(gold)))
+
+
+def asked(log: Log, changes: dict[str, float]) -> tuple[str, str, dict[str, float]]:
+    """The doctor's gravest finding, its change of options, and the run's changes with it."""
+    options = HEALTHY | changes
+    columns = {name: ([*range(1, len(log) + 1)], [row[name] for row in log]) for name in log[0]}
+    config = {name: int(options[ours]) if ours == "epochs" else options[ours] for name, ours in OPTIONS.items()}
+    grave = [one for one in examine(make_case(columns, config=config, stage="ppo")).findings if one.severity != "info"]
+    made = changes_of(config, grave[:1])
+    changed = changes | {OPTIONS[one.option]: float(one.after) for one in made}
+    return grave[0].rule if grave else "healthy", ", ".join(one.text() for one in made), changed
 
 
 def main() -> dict[str, dict[str, float | str]]:
@@ -123,10 +140,21 @@ def main() -> dict[str, dict[str, float | str]]:
         clipped = fmean(row["policy/clipfrac_avg"] for row in log)
         verdict = convict(log)
         print(
-            f"{name:15s} {max(row['gold'] for row in log):11.2f} {log[-1]['gold']:5.2f} {step:18.2f} "
+            f"{name:15s} {max(row['gold/total'] for row in log):11.2f} {log[-1]['gold/total']:5.2f} {step:18.2f} "
             f"{log[-1]['objective/kl']:9.2f} {clipped:7.2f}   the log convicts: {verdict}"
         )
         found[name] = {"verdict": verdict, "fall": fall_of(log), "step": step}
+    print("\nThe doctor's gravest finding on each log, its change, and the worth at the end with it; then once more:")
+    for name, (changes, seed) in INCIDENTS.items():
+        log, told, now = train(changes, seed), [], changes
+        for _ in range(2):
+            rule, change, now = asked(log, now)
+            log = train(now, seed)
+            told.append((rule, change, log[-1]["gold/total"]))
+        print(
+            f"{name:15s} " + "; then ".join(f"{rule} ({change or 'none'}): {gold:.2f}" for rule, change, gold in told)
+        )
+        found[f"doctor: {name}"] = {"rule": told[0][0], "first": told[0][2], "second": told[1][2]}
     print(f"\nAblation, {STRAIN['epochs']:.0f} epochs on each round, {len(SEEDS)} seeds:")
     for name, changes in ARMS.items():
         logs = [train(changes, seed) for seed in SEEDS]
@@ -137,7 +165,7 @@ def main() -> dict[str, dict[str, float | str]]:
             "step": max(row["policy/approxkl_k3"] for log in logs for row in log),
             "kl": max(log[-1]["objective/kl"] for log in logs),
         }
-        last = " ".join(f"{log[-1]['gold']:.2f}" for log in logs)
+        last = " ".join(f"{log[-1]['gold/total']:.2f}" for log in logs)
         print(
             f"{name:12s} wrecked {row['wrecked']:.0f} of {len(SEEDS)}; worth at the end {last}; a round's step at most "
             f"{row['step']:6.2f} nats per token, KL at the end at most {row['kl']:.2f}"
@@ -146,7 +174,10 @@ def main() -> dict[str, dict[str, float | str]]:
     print(
         "\nThe clip bounds the step of a round, not the distance from the reference: without it one round goes tens\n"
         "of nats. The KL penalty bounds the distance, not the step: without it small steps walk to what is overpaid,\n"
-        "or do not, by luck. A rate or an advantage that is too large steps too far at once, before any clip binds."
+        "or do not, by luck. A rate or an advantage that is too large steps too far at once, before any clip binds.\n"
+        "The doctor tells the two apart and mends them by options; which of three options made a step too large, the\n"
+        "log above tells: whether any ratio met the clip, and the unit of the scores. Of the run in which nothing was\n"
+        "changed it says that many ratios are clipped, which cost nothing here."
     )
     return found
 

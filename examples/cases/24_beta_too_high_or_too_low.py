@@ -25,7 +25,7 @@ def main() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, changes in RUNS.items():
         log = train(changes)
-        last = {metric: log[-1][metric] for metric in log[-1] if metric != "share_overpaid"}
+        last = log[-1]
         options = HEALTHY | changes
         report = examine(case_of(log, kl_coef=options["kl_coef"], learning_rate=options["rate"]))
         found[name] = [finding.rule for finding in report.findings]
@@ -34,13 +34,16 @@ def main() -> dict[str, list[str]]:
             f"KL {last['objective/kl']:.3f}, entropy {log[0]['objective/entropy']:.2f} -> "
             f"{last['objective/entropy']:.2f}, worth {log[0]['gold/total']:.2f} -> {last['gold/total']:.2f}"
         )
+        print(
+            f"  an update weighs answers by reward minus penalty: among a round's answers the reward differs by "
+            f"{last['objective/scores_std']:.2f}, the penalty by {last['penalty_std']:.2f}"
+        )
         print("\n".join(said(report)), "\n")
     print(
-        "β too high holds the KL at 0 and the reward where it was; too low lets KL rise and entropy "
-        "fall until the reward\n"
-        "is paid for what is worth nothing. A dead reward has no spread, whatever β is. A broken "
-        "reference has a KL of\n"
-        "exactly 0 while the policy's updates are not."
+        "β too high holds the KL at 0 and the reward where it was: a step that hardly shows as KL is fined as much\n"
+        "as answers differ in reward, and each update takes back the last. Too low lets KL rise and entropy fall\n"
+        "until the reward is paid for what is worth nothing: nothing is subtracted from its advantage. A dead reward\n"
+        "has no spread, whatever β is. A broken reference has a KL of exactly 0 while the policy's updates are not."
     )
     return found
 

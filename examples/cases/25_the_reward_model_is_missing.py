@@ -37,6 +37,20 @@ def main() -> dict[str, object]:
         f"\nThe policy is the reward model: beta log(policy / reference) ranks {ranks:.0%} of the pairs as people do."
     )
 
+    # A reward that this policy is optimal for: r = beta (log pi - log pi_ref) + beta log Z, with any Z
+    for log_z in (0.0, 7.0):
+        r = implicit + BETA * log_z
+        best = (world.logps(world.start) + r / BETA).log_softmax(0)
+        gap = float((best - world.logps(weights)).abs().max())
+        print(
+            f"With log Z = {log_z:g} the first pair's rewards are {r[first[0]]:+.2f} and {r[second[0]]:+.2f}, "
+            f"apart by {r[first[0]] - r[second[0]]:+.2f};\nthe policy that maximises it differs by {gap:.0e}."
+        )
+    print(
+        "Z cancels in the difference, which is all that the loss reads. The price: it learns from the answers in the\n"
+        "file alone (coverage). What no pair holds is moved by what it has in common with them, right or wrong."
+    )
+
     # Someone adds a reward model and samples: the log now has scores of the policy's own answers.
     scores = [float(world.gold @ world.logps(world.start + (weights - world.start) * i / 60).exp()) for i in range(60)]
     steps = list(range(1, 61))
@@ -45,7 +59,7 @@ def main() -> dict[str, object]:
     print(f"With `objective/scores` in the log the doctor takes the run for {online.stage}, no "
           f"longer for dpo: it has to be\n"
           "called online, since pairs are then drawn from the policy and labelled by a model that "
-          "can be exploited.")  # fmt: skip
+          "can be exploited: RLHF\nby another loss, with its cost of sampling.")  # fmt: skip
     return {"verdict": report.verdict, "missed": len(asked_for), "ranks": ranks, "online": online.stage,
             "offline": report.case.stage}  # fmt: skip
 

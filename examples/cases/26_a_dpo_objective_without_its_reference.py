@@ -42,6 +42,7 @@ def main() -> dict[str, dict[str, Any]]:
         )
         print("\n".join(said(report)), "\n")
     print(
+        "The loss is -log sigma(beta ((log pi - log pi_ref)(chosen) - (log pi - log pi_ref)(rejected))).\n"
         "Without the reference the loss does not begin at ln 2 = 0.6931, and rewards are beta times "
         "log-probabilities. With\n"
         "a reference that moves it stays at ln 2 while the log-probabilities change. Swapped "

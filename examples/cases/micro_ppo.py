@@ -28,6 +28,8 @@ HEALTHY: dict[str, float] = {
     "cliprange": 0.2, "kl_coef": 0.1, "rate": 1.0, "epochs": 2.0, "unit": 1.0, "paid": 0.0, "samples": 128.0,
     "rounds": 60.0, "kl_target": 0.0, "reference_moves": 0.0,
 }  # fmt: skip
+OURS = ("share_overpaid", "penalty_std")
+"""Figures for the cases' own text: share of the overpaid answer, spread of the KL penalty among a round's answers."""
 Log = list[dict[str, float]]
 
 
@@ -43,8 +45,11 @@ def proxy(paid: float) -> Tensor:
     return reward
 
 
-def train(changes: Mapping[str, float], seed: int = 0) -> Log:
-    """PPO on a table of logits with the package's parts. Returns a run's metrics in each round, and the true worth."""
+def train(changes: Mapping[str, float], seed: int = 0, kept: list[Tensor] | None = None) -> Log:
+    """PPO on a table of logits with the package's parts. Returns a run's metrics in each round, and the true worth.
+
+    kept   takes the samples of each round: places in TOKENS
+    """
     options = HEALTHY | changes
     generator = torch.Generator().manual_seed(seed)
     reward, samples, kl_coef = proxy(options["paid"]), int(options["samples"]), options["kl_coef"]
@@ -53,6 +58,8 @@ def train(changes: Mapping[str, float], seed: int = 0) -> Log:
         now = tokenwise(logits.detach())
         rows = torch.multinomial(now.sum(1).exp(), samples, replacement=True, generator=generator)
         old, mask = now[rows], MASK[rows]
+        if kept is not None:
+            kept.append(rows)
         divergence = kl("k1", old, old if options["reference_moves"] else tokenwise(REFERENCE)[rows])
         rewards = options["unit"] * token_rewards(divergence, reward[rows], mask, kl_coef=kl_coef)
         to_come = rewards.flip(1).cumsum(1).flip(1)
@@ -63,7 +70,7 @@ def train(changes: Mapping[str, float], seed: int = 0) -> Log:
             with torch.no_grad():
                 logits -= options["rate"] * gradient
         ratio = torch.where(mask, tokenwise(logits.detach())[rows] - old, 0.0)
-        distance = float(divergence.sum(1).mean())
+        distance, weight = float(divergence.sum(1).mean()), options["unit"] * kl_coef
         if options["kl_target"]:  # Ziegler et al., arXiv:1909.08593, section 2.2, and faster
             kl_coef *= 1 + 0.5 * max(-0.2, min(0.2, distance / options["kl_target"] - 1))
         log.append(
@@ -78,14 +85,15 @@ def train(changes: Mapping[str, float], seed: int = 0) -> Log:
                 "policy/clipfrac_avg": float(found["policy/clipfrac_avg"][mask].mean()),
                 "gold/total": float(now.sum(1).exp() @ GOLD),
                 "share_overpaid": float((rows == OVERPAID).float().mean()),
+                "penalty_std": weight * float(divergence.sum(1).std()),
             }
         )
     return log
 
 
 def case_of(log: Log, *, hidden: Sequence[str] = (), stage: str = "ppo", **options: Any) -> Case:
-    """What the doctor sees of a log. `share_overpaid` is ours alone; `hidden`: metrics that were not logged either."""
-    names = [name for name in log[0] if name not in {"step", "share_overpaid", *hidden}]
+    """What the doctor sees of a log. OURS are not logged; `hidden`: metrics that were not logged either."""
+    names = [name for name in log[0] if name not in {"step", *OURS, *hidden}]
     steps = [int(row["step"]) for row in log]
     columns = {name: (steps, [row[name] for row in log]) for name in names}
     return make_case(columns, config=options, stage=stage, status="finished")

@@ -452,7 +452,8 @@ def doctor(
         find prompts that both have.
     bundle: Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no
         answer.
-    watch: Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C.
+    watch: Look again and again while the run trains, and print what is new. Ends with the run (of another
+        trainer's: ten minutes after its log's last line), or with Ctrl-C.
     refresh_seconds: Least seconds between two looks with --watch. A look that takes a hundredth of it makes the
         pause longer.
     list_rules: List the rules: what each looks for, and in which metrics. Nothing is read.

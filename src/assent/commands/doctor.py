@@ -21,6 +21,7 @@ from assent.errors import UsageError
 from assent.pipelines.steps import STEPS
 from assent.runs.files import write_text
 from assent.runs.folder import MANIFEST
+from assent.runs.foreign_logs import holds_log
 
 if TYPE_CHECKING:
     from assent.data.loading import Dataset
@@ -43,13 +44,17 @@ def doctor(config: DoctorConfig) -> tuple[dict[str, Any], list[str], int]:
 
 
 def _opened(config: DoctorConfig, target: str) -> Case:
-    if (kind := kind_of_model(Path(target))) is not None:
+    kind = kind_of_model(Path(target))
+    has_log = kind is not None and not config.probe and holds_log(Path(target))
+    if kind is not None and not has_log:
         return _probed(config, target, kind)
     if config.data is not None:
         raise UsageError(
             "--data is for a reward model", got=target, fix="leave --data out, or give its folder (RUN/model)"
         )
     case = opened(config, target, columns=config.columns)
+    if has_log:  # as trainers leave them: the model, and the log beside it or in its checkpoints
+        case = replace(case, reading=(*case.reading, f"the {kind} beside the log is not looked at: --probe loads it"))
     if not config.probe:
         return case
     if case.data is None or config.model is None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from assent.commands.doctor_bundle import write_bundle
+from assent.commands.doctor_bundle import check_place, write_bundle
 from assent.config.doctor import LogDoctorConfig
 from assent.diagnosis.accepted import read_accepted
 from assent.diagnosis.against import differing_metrics, differing_options
@@ -25,6 +25,8 @@ from assent.runs.manifest import MANIFEST
 Rules = Callable[[], tuple[Rule, ...]]
 SHARE = 100
 """A watched run keeps the machine: between two looks is a hundred times what a look took, if that is longer."""
+SILENT = 600.0
+"""Seconds without a line after which another trainer's run is taken to have ended."""
 Answer = tuple[dict[str, Any], list[str], int]
 """The document, the same as lines of text, and the exit status."""
 
@@ -60,6 +62,8 @@ def look(
 ) -> dict[str, Report]:
     """What the rules say about each target. `opening`: from a target to its case; default: logs and data."""
 
+    if config.bundle is not None:
+        check_place(Path(config.bundle))
     of_data: dict[str, Report | str] = {}
 
     def ask(target: str) -> Report:
@@ -156,13 +160,20 @@ def _watch(config: LogDoctorConfig, target: str, report: Report, ask: Callable[[
             if finding.rule not in told:
                 told.add(finding.rule)
                 print("\n".join(lines_of_finding(finding, report.case)), file=sys.stderr, flush=True)
-        if report.case.status != "running":
+        if not _is_live(report.case):
             return report
         time.sleep(max(config.refresh_seconds, SHARE * spent))
         began = time.process_time()
         report = ask(target)
         spent = time.process_time() - began
     return report
+
+
+def _is_live(case: Case) -> bool:
+    """Whether the run goes on. Another trainer's log does not say so: as long as it is written."""
+    if case.status is not None:
+        return case.status == "running"
+    return case.silent_seconds is not None and case.silent_seconds < SILENT
 
 
 def _against(good_run: str, case: Case, document: dict[str, Any]) -> list[str]:

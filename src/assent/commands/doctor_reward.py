@@ -13,7 +13,10 @@ from assent.data import texts
 from assent.data.loading import Dataset
 from assent.data.named import load_named
 from assent.data.splitting import prompt_key
+from assent.diagnosis.data_rules.length_tells import length_baseline
 from assent.diagnosis.probes import MANNERS
+from assent.diagnosis.rows import Rows
+from assent.diagnosis.rule import NotChecked
 from assent.diagnosis.scored import FEWEST, Scored
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
@@ -21,6 +24,7 @@ from assent.models.heads import has_own_head
 from assent.models.loading import load_config, load_scorers
 from assent.models.tokenizing import tokenize_groups
 from assent.rewards.reward_model import RewardModel
+from assent.statistics.small import Interval
 from assent.types import Message, PromptGroup, Rollout, Text
 
 if TYPE_CHECKING:
@@ -38,7 +42,8 @@ def scores_of(path: str, config: DoctorConfig) -> Scored:
     """Asks a reward model the user's pairs, or the built-in ones. Raises DataError for a file without pairs."""
     device = Runtime.of(config).device
     reward = RewardModel(path, device=device, dtype=config.dtype, max_length=config.max_length)
-    rows = _built_in(reward) if config.data is None else _pairs(load_named(config), config.data)
+    data = None if config.data is None else load_named(config)
+    rows = _built_in(reward) if data is None else _pairs(data, str(config.data))
     prompts = [prompt for prompt, _, _ in rows]
     better, worse = [good for _, good, _ in rows], [bad for _, _, bad in rows]
     others = prompts[1:] + prompts[:1]
@@ -57,8 +62,16 @@ def scores_of(path: str, config: DoctorConfig) -> Scored:
         retouched=ask(prompts, [retouched(text) for text in better]),
         other_better=ask(others, better),
         other_worse=ask(others, worse),
+        lengths_alone=None if data is None else _lengths_alone(data),
         **padded,
     )
+
+
+def _lengths_alone(data: Dataset) -> Interval | None:
+    try:
+        return length_baseline(Rows(data))[0]
+    except NotChecked:
+        return None
 
 
 def retouched(text: str) -> str:

@@ -38,7 +38,8 @@ class LogDoctorConfig(Options):
     bundle: str | None = None
     """Write a zip for whoever is asked for help: options, versions, metrics and findings, no prompt and no answer."""
     watch: bool = False
-    """Look again and again while the run trains, and print what is new. Ends with the run, or with Ctrl-C."""
+    """Look again and again while the run trains, and print what is new. Ends with the run (of another trainer's: ten
+    minutes after its log's last line), or with Ctrl-C."""
     refresh_seconds: Positive = 30
     """Least seconds between two looks with --watch. A look that takes a hundredth of it makes the pause longer."""
     list_rules: bool = False

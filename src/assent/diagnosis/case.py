@@ -27,7 +27,7 @@ class Case:
     status          finished, running, stopped; None: the log does not say
     planned_steps   updates that the run was to make
     rewinds         how often the steps of the log go back: a resumed run, or two runs in one file
-    silent_seconds  time since the log's last line, for a run that is not finished
+    silent_seconds  time since the log's last line, for a run that is not finished, and for another trainer's log
     is_alive        whether a process still has it open, for a run that is not finished
     reading         what was noticed while the log was read, for people
     data, models    what rules of data and probes read; None unless they were asked for
@@ -94,10 +94,10 @@ def make_case(
     not_finite: dict[str, tuple[int, ...]] = {}
     for name, (steps, values) in columns.items():
         finite = _in_order(steps, values)
-        if not all(map(_is_number, finite.values)):
+        if not all(map(is_number, finite.values)):
             pairs = list(zip(finite.steps, finite.values, strict=True))
-            not_finite[name] = tuple(step for step, value in pairs if not _is_number(value))
-            kept = [(step, value) for step, value in pairs if _is_number(value)]
+            not_finite[name] = tuple(step for step, value in pairs if not is_number(value))
+            kept = [(step, value) for step, value in pairs if is_number(value)]
             finite = Series(tuple(step for step, _ in kept), tuple(value for _, value in kept))
         if finite.values:
             series[name] = finite
@@ -133,10 +133,11 @@ def _readable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_option(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and _is_number(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_number(value)
 
 
-def _is_number(value: float) -> bool:
+def is_number(value: float) -> bool:
+    """Neither NaN, nor infinite, nor absurdly large."""
     return -LARGEST < value < LARGEST
 
 

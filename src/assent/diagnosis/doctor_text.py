@@ -11,6 +11,7 @@ from assent.diagnosis.examine import Report
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.fix import described, shown
 from assent.diagnosis.rule import EVERY, Rule
+from assent.runs.foreign_names import their_names
 
 WIDTH = 80
 
@@ -54,6 +55,8 @@ def lines_of_finding(finding: Finding, case: Case, reason: str | None = None) ->
     lines += _wrapped("cause: ", finding.cause) if finding.cause else []
     lines += _wrapped("to do: ", finding.next_action)
     lines += _wrapped("change: ", "; ".join(described(finding.fix, case.config))) if finding.fix else []
+    theirs = their_names(finding.fix, case.source, case.stage)
+    lines += _wrapped("there: ", "; ".join(f"{ours} is {name}" for ours, name in theirs.items())) if theirs else []
     lines += _wrapped("change: ", _left_out(finding)) if finding.drop else []
     return lines + (_wrapped("accepted: ", reason) if reason else [])
 
@@ -74,7 +77,7 @@ def _fact(fact: Evidence) -> str:
 
 
 def _conclusion(report: Report) -> str:
-    looked = f"{len(report.checked)} rules looked at {_looked_at(report)}"
+    looked = f"{_count(len(report.checked), 'rule')} looked at {_looked_at(report)}"
     if report.verdict == "findings":
         return f"{_count(len(report.findings), 'finding')}: {looked}"
     if report.verdict == "healthy":

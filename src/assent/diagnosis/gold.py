@@ -7,12 +7,14 @@ from assent.runs.reading import Series
 
 FAMILIES = ("eval_gold/", "gold/", "eval_win_rate/", "win_rate/", "rewards/gold", "eval_rewards/gold")
 """Beginnings of names, the surest first."""
+SPREADS = ("_low", "_high", "_se", "/std", "/min", "/max", "/abstained")
+"""Ends of names that tell no level."""
 
 
 def gold_of(case: Case) -> tuple[str, Series] | None:
     """Name and series of the longest one of the first family that was logged; None if none was."""
     for family in FAMILIES:
-        found = {name: series for name, series in case.matching(family).items() if not name.endswith(("_low", "_high"))}
+        found = {name: series for name, series in case.matching(family).items() if not name.endswith(SPREADS)}
         if found:
             return max(found.items(), key=lambda item: (len(item[1]), item[0].endswith("total")))
     return None

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from assent.config.loading import unknown_name
-from assent.diagnosis.case import Case, make_case
+from assent.diagnosis.case import Case, infer_stage, make_case
 from assent.diagnosis.rule import EVERY
 from assent.errors import DataError, UsageError
 from assent.runs.files import bytes_of, from_json
 from assent.runs.folder import LOCK, MANIFEST, METRICS
-from assent.runs.foreign_names import read_foreign
+from assent.runs.foreign_names import our_options, read_foreign
 from assent.runs.reading import read_manifest, read_metrics
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def kind_of_model(path: Path) -> Literal["policy", "reward model"] | None:
         return "reward model"
     for name in ("config.json", "adapter_config.json"):
         if (path / name).is_file():
-            config = from_json(bytes_of(path / name))
+            try:
+                config = from_json(bytes_of(path / name))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path / name} is not whole JSON", got=error, fix="copy it again") from error
             if not isinstance(config, dict):
                 raise DataError(f"{path / name} holds no configuration", expected="an object")
             named = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
@@ -141,11 +144,12 @@ def case_of_log(path: Path, *, stage: str | None = None, settings: str | Path | 
     last = max((steps[-1] for steps, _ in log.columns.values()), default=0)
     return make_case(
         log.columns,
-        config=log.settings,
+        config=our_options(log.settings, stage or infer_stage(log.columns)),
         stage=stage,
         source=log.source,
         status="finished" if log.planned_steps and last >= log.planned_steps else None,
         planned_steps=log.planned_steps,
+        silent_seconds=max(0.0, time.time() - log.written),
         reading=log.notes,
     )
 

@@ -135,6 +135,11 @@ class Behaviour:
         return f"{len(self.answers)} answers and its likelihoods"
 
     @property
+    def quotes(self) -> frozenset[str]:
+        """What findings may quote of the answers."""
+        return frozenset(quoted(answer.text) for answer in (*self.answers, *self.harmful))
+
+    @property
     def knows_english(self) -> bool:
         """Whether the built-in answers are anything but noise to it: a model of another language cannot be asked."""
         return bool(self.facts) and fmean(right for right, _ in self.facts) > GIBBERISH
@@ -184,6 +189,11 @@ class Distance:
     def as_dict(self) -> dict[str, Any]:
         names = ("better", "worse", "drawn")
         return {name: mean_interval(getattr(self, name))._asdict() for name in names if getattr(self, name)}
+
+
+def quoted(text: str) -> str:
+    """The beginning of an answer, as findings quote it."""
+    return repr(text.strip()[:60])
 
 
 def wins(pairs: Sequence[tuple[float, float]]) -> Interval:

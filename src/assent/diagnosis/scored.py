@@ -34,6 +34,7 @@ class Scored:
                              ours; empty: `unpadded` says why
     unreadable               why plain transformers cannot read a batch; None: it can, or was not asked
     unpadded                 why it was not asked to
+    lengths_alone            share of the file's pairs that a model of lengths decides; None: too few pairs to say
     """
 
     kind: ClassVar[str] = "reward model"
@@ -52,6 +53,7 @@ class Scored:
     left_padded: Values = ()
     unreadable: str | None = None
     unpadded: str = "not measured"
+    lengths_alone: Interval | None = None
 
     @property
     def margins(self) -> list[float]:
@@ -78,7 +80,9 @@ class Scored:
         return values
 
     def looked_at(self) -> str:
-        return f"the scores of {len(self.better)} pairs"
+        ranked = f", {right(self.margins).value:.0%} of them ranked right" if self.given and self.better else ""
+        alone = "" if self.lengths_alone is None else f" (lengths alone: {self.lengths_alone.value:.0%})"
+        return f"the scores of {len(self.better)} pairs{ranked}{alone}"
 
     def as_dict(self) -> dict[str, Any]:
         every = [*self.better, *self.worse]
@@ -90,6 +94,8 @@ class Scored:
         }
         if self.given and self.better:
             shown["accuracy"] = right(self.margins)._asdict()
+        if self.lengths_alone is not None:
+            shown["lengths_alone"] = self.lengths_alone._asdict()
         names = ("empty", "doubled", "open_ended", "retouched")
         moves = {name: fmean(moved(self, name)) for name in names if getattr(self, name)}
         return {**shown, "moves": moves, "padding": max((*self.right_padded, *self.left_padded), default=None)}

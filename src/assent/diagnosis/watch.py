@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from assent.diagnosis.case import Case, make_case
+from assent.diagnosis.case import Case, is_number, make_case
 from assent.diagnosis.finding import Finding, Severity, at_least
 from assent.diagnosis.rule import NotChecked, Rule, applying
 from assent.diagnosis.rules import all_rules
@@ -44,7 +44,7 @@ class Watch:
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         self._take(step, values)
         is_held_out = any(name.startswith(HELD_OUT) for name in values)
-        whole = self._whole() if is_held_out else None
+        whole = self.whole() if is_held_out else None
         for rule in list(self.rules):
             if rule.window is not None and _has_metrics(rule, values):
                 self._ask(rule, self._last(rule, rule.window))
@@ -57,6 +57,8 @@ class Watch:
             self._take(row["step"], row)
 
     def _ask(self, rule: Rule, case: Case) -> None:
+        if case.stage is not None and case.stage not in rule.stages:  # known since more was logged
+            return
         try:
             finding = rule.ask(case)
         except NotChecked:
@@ -69,17 +71,22 @@ class Watch:
             raise StopRun(finding.as_dict())
 
     def _last(self, rule: Rule, window: int) -> Case:
-        found = {name: self._columns[name] for name in rule.names if name in self._columns}
-        series = {
-            name: Series(tuple(steps[-window:]), tuple(values[-window:])) for name, (steps, values) in found.items()
-        }
+        """The last values that are numbers: `make_case` leaves the others out, too, and takes longer."""
+        series = {}
+        for name in rule.names:
+            steps, values = self._columns.get(name, ((), ()))
+            kept = [pair for pair in zip(steps[-window:], values[-window:], strict=True) if is_number(pair[1])]
+            if kept:
+                series[name] = Series(tuple(step for step, _ in kept), tuple(value for _, value in kept))
         return replace(self.about, series=series)
 
-    def _whole(self) -> Case:
+    def whole(self, status: str = "running") -> Case:
+        """Everything that was logged so far."""
         about = self.about
         return make_case(
-            self._columns, config=about.config, stage=about.stage, status="running", planned_steps=about.planned_steps
-        )
+            self._columns, config=about.config, stage=about.stage, source=about.source, status=status,
+            planned_steps=about.planned_steps,
+        )  # fmt: skip
 
     def _take(self, step: int, values: Mapping[str, Any]) -> None:
         for name, raw in values.items():

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from assent.diagnosis.case import make_case
+from assent.diagnosis.case import infer_stage, make_case
 from assent.diagnosis.doctor_text import lines_of_finding
+from assent.diagnosis.examine import examine
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.watch import Watch
 from assent.errors import StopRun
@@ -22,6 +23,8 @@ def doctor_callback(
 ) -> TrainerCallback:
     """A callback that asks the doctor's rules about what the trainer logs: `Trainer(callbacks=[doctor_callback()])`.
 
+    Rules that read a few last values are asked at each line, the others at held-out figures; all when training ends.
+
     stage    command of Assent that trains alike (sft, reward, dpo, kto, grpo …); None: what the metrics show
     stop     whether a fatal finding ends the training, as `control.should_training_stop` does
     report   called with each finding; by default it is printed on stderr
@@ -31,6 +34,7 @@ def doctor_callback(
     class DoctorCallback(TrainerCallback):
         def __init__(self) -> None:
             self.watch: Watch | None = None
+            self.told: set[str] = set()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
             figures = our_figures(logs or {}, stage=stage)
@@ -38,18 +42,30 @@ def doctor_callback(
                 return
             if self.watch is None:
                 columns = {name: ([state.global_step], [value]) for name, value in figures.items()}
-                options = our_options({name: value for name, value in vars(args).items() if not name.startswith("_")})
+                options = {name: value for name, value in vars(args).items() if not name.startswith("_")}
                 about = make_case(
-                    columns, config=options, stage=stage, source="trl", planned_steps=state.max_steps or None
-                )
-                self.watch = Watch(report=report or _print, stop_on="fatal" if stop else None, about=about)
+                    columns, config=our_options(options, stage or infer_stage(columns)), stage=stage, source="trl",
+                    planned_steps=state.max_steps or None,
+                )  # fmt: skip
+                self.watch = Watch(report=self.tell, stop_on="fatal" if stop else None, about=about)
             try:
                 self.watch(state.global_step, figures)
             except StopRun:
                 control.should_training_stop = True
 
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.watch is None:
+                return
+            has_ended = state.global_step >= (state.max_steps or 0)
+            for finding in examine(self.watch.whole("finished" if has_ended else "stopped")).findings:
+                if finding.severity != "info" and finding.rule not in self.told:
+                    self.tell(finding)
+
+        def tell(self, finding: Finding) -> None:
+            self.told.add(finding.rule)
+            if report is not None:
+                report(finding)
+            elif self.watch is not None:
+                print("\n".join(lines_of_finding(finding, self.watch.about)), file=sys.stderr, flush=True)
+
     return DoctorCallback()
-
-
-def _print(finding: Finding) -> None:
-    print("\n".join(lines_of_finding(finding, make_case({}))), file=sys.stderr, flush=True)

@@ -4,9 +4,11 @@
     trainer_log.jsonl             LLaMA-Factory
     *.jsonl                       one object a line: W&B's history, verl's and NeMo-RL's file loggers
     *.csv                         exports of W&B (a column for each metric) and of TensorBoard (step and value)
+    *-tag-*.json                  the same of TensorBoard, as lists of time, step and value
     *.log, *.txt, *.out           what was printed: dictionaries (transformers), `step:1 - name:value - …` (verl)
     *.md                          a model card's table of training results
-    a folder                      the first of these that it holds
+    a folder                      trainer_state.json, trainer_log.jsonl, metrics.jsonl or README.md; otherwise all its
+                                  exports together, since TensorBoard writes a file for each metric
 
 What cannot be read is left out and counted; only a file of which nothing can be read is an error.
 """
@@ -41,6 +43,7 @@ class RawLog:
     rows      (step, figures), in the order of the log
     settings  options by the log's own names
     skipped   lines or rows that could not be read
+    written   when the file was last written, in seconds since 1970
     """
 
     path: Path
@@ -50,6 +53,7 @@ class RawLog:
     planned_steps: int | None = None
     skipped: int = 0
     notes: list[str] = field(default_factory=list)
+    written: float = 0.0
 
     def add(self, figures: Mapping[str, Any]) -> None:
         """Takes a row that names its step; another one is counted as skipped."""
@@ -64,16 +68,7 @@ class RawLog:
 def read_raw_log(target: str | Path) -> RawLog:
     """Raises DataError for a file of which nothing can be read, and for one that is not there."""
     path = _chosen(Path(target))
-    _check_ordinary(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} is too large for a log", got=f"{path.stat().st_size:,} bytes")
-        text = path.read_bytes().decode("utf-8", errors="replace")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read", got=error.strerror) from error
-    log = RawLog(path, path.suffix.removeprefix("."))
-    reader = {".json": _json, ".jsonl": _lines, ".csv": _csv, ".md": _card}.get(path.suffix.lower(), _printed)
-    reader(text, log)
+    log = _of_exports(path) if path.is_dir() else _of_file(path)
     if not log.rows:
         raise DataError(
             f"{path} holds no row with a step and figures",
@@ -84,17 +79,73 @@ def read_raw_log(target: str | Path) -> RawLog:
     return log
 
 
+def holds_log(folder: Path) -> bool:
+    """Whether a log lies in a folder that may be a model's, too. A README.md is one if it has training results."""
+    try:
+        read_raw_log(folder)
+    except DataError:  # a damaged log is to be told of
+        return any(path.is_file() for name in FILES[:3] for path in _places(folder, name))
+    return True
+
+
+def _places(folder: Path, name: str) -> list[Path]:
+    return [folder / name, *folder.glob(f"checkpoint-*/{name}")]
+
+
+def _of_file(path: Path) -> RawLog:
+    _check_ordinary(path)
+    try:
+        about = path.stat()
+        if about.st_size > MAX_BYTES:
+            raise DataError(f"{path} is too large for a log", got=f"{about.st_size:,} bytes")
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read", got=error.strerror) from error
+    log = RawLog(path, path.suffix.removeprefix("."), written=about.st_mtime)
+    reader = {".json": _json, ".jsonl": _lines, ".csv": _csv, ".md": _card}.get(path.suffix.lower(), _printed)
+    reader(text, log)
+    return log
+
+
+def _of_exports(folder: Path) -> RawLog:
+    """Exports of one run: a file for each chart. DataError for a metric that two of them hold."""
+    log = RawLog(folder, "csv")
+    holder: dict[str, Path] = {}
+    for file in _exports(folder):
+        part = _of_file(file)
+        names = {name for _, row in part.rows for name in row}
+        if twice := sorted(name for name in names & set(holder) if name.rpartition("/")[2] != "epoch"):
+            raise DataError(
+                f"{folder} holds exports of two runs: {twice[0]} stands in {holder[twice[0]].name} and in {file.name}",
+                expected="the files of one run",
+                fix="give each run a folder of its own, or name one file",
+            )
+        holder |= dict.fromkeys(names, file)
+        log.rows += part.rows
+        log.skipped += part.skipped
+        log.written = max(log.written, part.written)
+    return log
+
+
+def _exports(folder: Path) -> list[Path]:
+    return sorted(file for end in ("*.csv", "*-tag-*.json") for file in folder.glob(end) if file.is_file())
+
+
 def _chosen(path: Path) -> Path:
     if not path.exists():
         raise DataFileNotFoundError(f"there is no {path}", fix="check the path")
     if not path.is_dir():
         return path
     for name in FILES:
-        found = [file for file in (path / name, *path.glob(f"checkpoint-*/{name}")) if file.is_file()]
+        found = [file for file in _places(path, name) if file.is_file()]
         if found:
             return max(found, key=lambda file: (_number(file.parent.name), file.stat().st_mtime))
+    if _exports(path):
+        return path
     raise DataError(
-        f"{path} holds no log", expected=f"a run folder of ours, or one with {', '.join(FILES)}", fix="name the file"
+        f"{path} holds no log",
+        expected=f"a run folder of ours, or one with {', '.join(FILES)}, or with exports (*.csv)",
+        fix="name the file",
     )
 
 
@@ -119,7 +170,10 @@ def _json(text: str, log: RawLog) -> None:
     if not isinstance(content, list):
         log.skipped = 1
         return
+    tag = _tag(log.path)
     for row in content:
+        if tag is not None and isinstance(row, list) and len(row) == 3:  # TensorBoard: time, step, value
+            row = {"step": row[1], tag: row[2]}
         _take(row, log)
 
 
@@ -151,21 +205,42 @@ def _csv(text: str, log: RawLog) -> None:
     except csv.Error as error:
         raise DataError(f"{log.path} is not CSV", got=error) from error
     columns = set(rows[0]) if rows else set()
+    names = _names_of_columns(columns, log.path)
     name = next((column for column in ("tag", "metric", "name") if column in columns), None)
     for row in rows:
+        if None in row or None in row.values():  # cut, or with a comma too many: its cells stand in wrong columns
+            log.skipped += 1
+            continue
         step = next((row[column] for column in ("Step", "step", *STEPS) if row.get(column)), None)
         if {"Value"} <= columns and {"Step"} <= columns:  # TensorBoard: a file for each metric, which names it
-            tag = log.path.stem.rpartition("tag-")[2]
-            figures = {"train/" + tag.removeprefix("train_") if tag.startswith("train_") else tag: row["Value"]}
+            figures = {_tag(log.path) or log.path.stem: row["Value"]}
         elif name is not None and "value" in columns:
             figures = {str(row[name]): row["value"]}
         else:
-            figures = {
-                column.rpartition(" - ")[2]: value
-                for column, value in row.items()
-                if isinstance(column, str) and not column.endswith(("__MIN", "__MAX"))
-            }
+            figures = {name: row[column] for column, name in names.items()}
         log.add({"step": step, **figures} if step else figures)
+
+
+def _names_of_columns(columns: set[str], path: Path) -> dict[str, str]:
+    """Each column's metric: W&B writes `RUN - METRIC`. DataError where two runs share a file."""
+    kept = sorted(one for one in columns if isinstance(one, str) and not one.endswith(("__MIN", "__MAX")))
+    names = {column: column.rpartition(" - ")[2] for column in kept}
+    runs = {column.rpartition(" - ")[0] for column in kept if " - " in column}
+    if len(set(names.values())) < len(names):
+        raise DataError(
+            f"{path} holds several runs, whose curves cannot be told apart",
+            got=", ".join(sorted(runs)[:4]),
+            expected="the columns of one run",
+            fix="export one run alone, or delete the others' columns",
+        )
+    return names
+
+
+def _tag(path: Path) -> str | None:
+    """The metric in the name of a file that TensorBoard exported, with its first / again; None for another file."""
+    _, mark, tag = path.stem.rpartition("tag-")
+    start = next((start for start in ("train", "training", "validation") if tag.startswith(f"{start}_")), None)
+    return None if not mark else tag if start is None else f"{start}/{tag.removeprefix(f'{start}_')}"
 
 
 _PAIR = re.compile(r"""['"]([\w/().@+-]+)['"]\s*:\s*['"]?(-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|-?inf|nan)\b""")
@@ -177,7 +252,8 @@ def _printed(text: str, log: RawLog) -> None:
     """Printed dictionaries have no step: a progress bar before them tells it, or they are counted."""
     log.kind = "printed"
     count, seen = 0, None
-    for line in re.split(r"[\r\n]+", text):
+    *whole, last = re.split(r"[\r\n]+", text)
+    for line in (*whole, last.rpartition(" - ")[0] if _VERL.search(last) else last):  # verl's last figure may be cut
         for progress in _PROGRESS.finditer(line.partition("{")[0]):
             seen, log.planned_steps = int(progress[1]), int(progress[2])
         verl = _VERL.search(line)
@@ -186,6 +262,9 @@ def _printed(text: str, log: RawLog) -> None:
             log.add({"step": verl[1], **{name.strip(): value for name, _, value in parts}})
             continue
         figures = dict(_PAIR.findall(line)) if "{" in line else {}
+        if figures and line.count("{") != line.count("}"):  # cut before its end, as its last figure may be
+            log.skipped += 1
+            continue
         if "loss" in figures or any(name.startswith("eval_") for name in figures) or "reward" in figures:
             count += any(not name.startswith("eval_") and name != "epoch" for name in figures)
             log.add({"step": max(count, 1) if seen is None else seen, **figures})

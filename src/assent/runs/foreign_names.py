@@ -10,7 +10,8 @@ from typing import Any
 from assent.metrics import FOREIGN, declared, is_declared
 from assent.runs.foreign_logs import RawLog, figures_of, read_raw_log, read_settings
 
-Columns = dict[str, tuple[list[int], list[float]]]
+Column = tuple[list[int], list[float]]
+Columns = dict[str, Column]
 
 OPTIONS = {
     "pref_beta": "beta",
@@ -24,14 +25,57 @@ OPTIONS = {
     "max_completion_length": "max_new_tokens",
     "num_epochs": "num_train_epochs",
 }
-"""Names of options elsewhere that mean ours. In GRPO `beta` is the KL coefficient."""
+"""Names of options elsewhere that mean ours."""
+BETA_OF_KL = frozenset({"grpo", "rloo"})
+"""Stages whose `beta` elsewhere is our kl_coef."""
+
+THEIRS: Mapping[str, Mapping[str, str]] = {
+    "trl": {"num_completions": "num_generations", "max_new_tokens": "max_completion_length"},
+    "llama-factory": {"beta": "pref_beta", "loss_type": "pref_loss"},
+    "openrlhf": {
+        "kl_coef": "init_kl_coef",
+        "max_new_tokens": "generate_max_len",
+        "num_completions": "n_samples_per_prompt",
+        "num_ppo_epochs": "max_epochs",
+        "num_train_epochs": "max_epochs",
+    },
+    "verl": {
+        "critic_learning_rate": "critic.optim.lr",
+        "entropy_coef": "actor_rollout_ref.actor.entropy_coeff",
+        "kl_coef": "algorithm.kl_ctrl.kl_coef",
+        "learning_rate": "actor_rollout_ref.actor.optim.lr",
+        "max_new_tokens": "data.max_response_length",
+        "num_completions": "actor_rollout_ref.rollout.n",
+        "num_ppo_epochs": "actor_rollout_ref.actor.ppo_epochs",
+    },
+    "nemo-rl": {
+        "beta": "dpo.reference_policy_kl_penalty",
+        "kl_coef": "loss_fn.reference_policy_kl_penalty",
+        "learning_rate": "policy.optimizer.kwargs.lr",
+        "max_new_tokens": "policy.generation.max_new_tokens",
+        "num_completions": "grpo.num_generations_per_prompt",
+    },
+}
+"""By trainer: our options that findings change, and what they are called there."""
 
 MARKS = (
-    ("verl", ("actor/", "response_length/", "critic/score")),
+    (
+        "verl",
+        (
+            "actor/",
+            "response_length/",
+            "critic/score",
+            "actor_pg_",
+            "actor_entropy",
+            "actor_ppo_kl",
+            "critic_score_",
+            "response_length_",
+        ),
+    ),
     ("nemo-rl", ("token_mult_prob_error", "probs_ratio", "rewards_chosen_mean", "mean_gen_tokens_per_sample")),
     ("openrlhf", ("policy_loss", "actor_lr", "reject_reward", "ppo_clip_ratio", "acc_mean")),
 )
-"""Beginnings of names that only this trainer writes."""
+"""Beginnings of names that only this trainer writes; TensorBoard's files have _ where the metric has /."""
 
 PREFIXES = (("train/", ""), ("training/", ""), ("eval/", "eval_"), ("validation/", "eval_"), ("val/", "val/"))
 NOT_METRICS = frozenset(
@@ -44,13 +88,14 @@ NOT_METRICS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ForeignLog:
-    """columns by our names; `unread`: figures whose meaning is not known."""
+    """columns by our names; `written`: when the log was last written, in seconds since 1970."""
 
     source: str
     columns: Columns
     settings: dict[str, Any]
     planned_steps: int | None
     notes: tuple[str, ...]
+    written: float
 
 
 def read_foreign(path: str | Path, *, stage: str | None = None, settings: str | Path | None = None) -> ForeignLog:
@@ -73,7 +118,7 @@ def read_foreign(path: str | Path, *, stage: str | None = None, settings: str | 
     _as_reward_model(columns, stage)
     _add_margins(columns)
     options = {**raw.settings, **(read_settings(settings) if settings is not None else {})}
-    return ForeignLog(source, columns, our_options(options), raw.planned_steps, _notes(raw, unread))
+    return ForeignLog(source, columns, our_options(options), raw.planned_steps, _notes(raw, unread), raw.written)
 
 
 def our_figures(row: Mapping[str, Any], *, source: str = "trl", stage: str | None = None) -> dict[str, float]:
@@ -136,7 +181,8 @@ def _ours(theirs: str, source: str, names: set[str], stage: str | None) -> str |
 def _as_reward_model(columns: Columns, stage: str | None) -> None:
     """OpenRLHF calls scores and implicit rewards alike. Implicit rewards start at 0; others are a reward model's."""
     chosen, rejected = columns.get("rewards/chosen"), columns.get("rewards/rejected")
-    if chosen is None or rejected is None or "rewards/margins" in columns or "logps/chosen" in columns:
+    of_pairs = ("rewards/margins", "logps/chosen", "loss/preference")  # what a policy's loss logs beside them
+    if chosen is None or rejected is None or any(name in columns for name in of_pairs):
         return
     is_reward = max(abs(chosen[1][0]), abs(rejected[1][0])) > 0.05 if stage is None else stage == "reward"
     if is_reward:
@@ -145,25 +191,38 @@ def _as_reward_model(columns: Columns, stage: str | None) -> None:
             column = columns.pop(name)
             if name.endswith("accuracies"):
                 columns[name.replace("rewards/accuracies", "accuracy")] = column
-        columns["margin"] = margins
+        if margins[0]:
+            columns["margin"] = margins
 
 
 def _add_margins(columns: Columns) -> None:
     for start in ("", "eval_"):
         chosen, rejected = columns.get(f"{start}rewards/chosen"), columns.get(f"{start}rewards/rejected")
         if chosen is not None and rejected is not None and f"{start}rewards/margins" not in columns:
-            columns[f"{start}rewards/margins"] = _difference(chosen, rejected)
+            margins = _difference(chosen, rejected)
+            if margins[0]:
+                columns[f"{start}rewards/margins"] = margins
 
 
-def _difference(left: tuple[list[int], list[float]], right: tuple[list[int], list[float]]) -> Any:
+def _difference(left: Column, right: Column) -> Column:
+    """At the steps that both have: none, where each batch of thumbs is of one kind."""
     other = dict(zip(*right, strict=True))
     both = [(step, value - other[step]) for step, value in zip(*left, strict=True) if step in other]
     return [step for step, _ in both], [value for _, value in both]
 
 
-def our_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def our_options(options: Mapping[str, Any], stage: str | None = None) -> dict[str, Any]:
     """Another trainer's options under our names, where they have one here."""
-    return {OPTIONS.get(name, name): value for name, value in options.items()}
+    ours = {OPTIONS.get(name, name): value for name, value in options.items()}
+    if stage in BETA_OF_KL and "beta" in ours:
+        ours.setdefault("kl_coef", ours.pop("beta"))
+    return ours
+
+
+def their_names(options: Iterable[str], source: str, stage: str | None) -> dict[str, str]:
+    """What a change's options are called in the other trainer, where that is another name."""
+    known = {**THEIRS.get(source, {}), **({"kl_coef": "beta"} if source == "trl" and stage in BETA_OF_KL else {})}
+    return {name: known[name] for name in options if name in known}
 
 
 def _notes(raw: RawLog, unread: set[str]) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 import assent
-from assent.commands import doctor_logs
 from assent.data.loading import load_groups
 from assent.diagnosis.data_rules import data_rules
 from assent.diagnosis.model_rules import model_rules
@@ -130,17 +129,6 @@ def test_beside_a_run_that_worked(stuck: Path, healthy: Path, capsys: pytest.Cap
     assert document["against"]["options"] == {"learning_rate": [1e-9, 1e-5]}
 
 
-def test_a_bundle_holds_no_text_of_the_users(stuck: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said(["doctor", stuck, "--bundle", tmp_path / "help.zip"], capsys)
-    with zipfile.ZipFile(tmp_path / "help.zip") as bundle:
-        names = set(bundle.namelist())
-        everything = b"".join(bundle.read(name) for name in names).decode()
-    assert names == {"doctor.json", "doctor.txt", "metrics.jsonl", "options.json", "run.json"}
-    for secret in ("hidden", "a secret", "private/", str(tmp_path)):
-        assert secret not in everything
-    assert "nothing_learned" in everything
-
-
 def test_the_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = said(["doctor", "--list-rules"], capsys)
     assert status == 0
@@ -219,23 +207,21 @@ def test_a_crashed_run_and_one_that_runs(tmp_path: Path) -> None:
     assert crashed["confidence"] == "certain"
 
 
-def test_watching_ends_with_the_run_and_says_each_finding_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = dpo_rows(STAYS)
-    run = write_run(tmp_path / "run", rows[:5], status="running", loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
-    looks = iter([(rows[:45], "running"), (rows[:50], "running"), (rows, "finished")])
-
-    def next_look(seconds: float) -> None:
-        assert seconds >= 7
-        lines, status = next(looks)
-        write_run(run, lines, status=status, loss_type="sigmoid", beta=0.1, learning_rate=1e-9)
-
-    monkeypatch.setattr(doctor_logs.time, "sleep", next_look)
-    status, out, err = said(["doctor", run, "--watch", "--refresh-seconds", 7], capsys)
+def test_a_models_folder_with_a_log_is_read_as_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a trainer leaves behind: the model, its card without results, and a state in each checkpoint."""
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "README.md").write_text("# a model\n")
+    assert "give --probe" in said(["doctor", tmp_path], capsys)[2]
+    state = tmp_path / "checkpoint-60" / "trainer_state.json"
+    state.parent.mkdir()
+    state.write_text(json.dumps({"max_steps": 60, "log_history": dpo_rows(STAYS)}))
+    status, out, _ = said(["doctor", tmp_path], capsys)
     assert status == 1
-    assert err.count("nothing_learned") == 1
     assert "FAULT  nothing_learned" in out
+    assert "the policy beside the log is not looked at: --probe loads it" in " ".join(out.split())
+    (tmp_path / "config.json").write_text('{"architectures": ')
+    status, _, err = said(["doctor", tmp_path], capsys)
+    assert (status, "config.json is not whole JSON" in err) == (2, True)
 
 
 def test_nothing_heavy_is_imported(stuck: Path) -> None:
@@ -357,25 +343,6 @@ def test_a_bundle_names_no_folder_of_the_data(with_data: tuple[Path, Path], tmp_
     assert "rows.jsonl:41" in everything
     for secret in (str(tmp_path), "question 3", "yes: 3"):
         assert secret not in everything
-
-
-def test_watching_takes_a_hundredth_of_a_core(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = {"loss_type": "sigmoid", "beta": 0.1}
-    run = write_run(tmp_path / "run", dpo_rows(LEARNS), status="running", **options)
-    clock = iter([10.0, 12.5, 20.0, 20.01])
-    pauses: list[float] = []
-
-    def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            write_run(run, dpo_rows(LEARNS), **options)
-
-    monkeypatch.setattr(doctor_logs.time, "process_time", lambda: next(clock))
-    monkeypatch.setattr(doctor_logs.time, "sleep", pause)
-    said(["doctor", run, "--watch", "--refresh-seconds", 7], capsys)
-    assert pauses == [7, 250.0]  # the second look took 2.5 s
 
 
 def test_a_saved_dataset_is_data_as_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

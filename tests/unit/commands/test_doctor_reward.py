@@ -83,6 +83,22 @@ def test_what_is_measured_is_what_the_reward_model_says(folder: Path, pairs: Pat
     assert found.given
 
 
+def test_what_lengths_alone_decide_stands_beside_the_accuracy(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = [{"prompt": f"ask {i}", "chosen": f"{i} so it is, and {'so ' * (i % 5)}on", "rejected": f"{i}"}
+              for i in range(60)]  # fmt: skip
+    found = scores_of(str(folder), probe(folder, write_rows(tmp_path / "longer.jsonl", longer)))
+    assert found.lengths_alone is not None
+    assert found.lengths_alone.value == 1.0
+    assert found.as_dict()["lengths_alone"]["value"] == 1.0
+    accuracy = sum(a > b for a, b in zip(found.better, found.worse, strict=True)) / 60
+    assert found.looked_at() == f"the scores of 60 pairs, {accuracy:.0%} of them ranked right (lengths alone: 100%)"
+    few = scores_of(str(folder), probe(folder, write_rows(tmp_path / "few.jsonl", longer[:20])))
+    assert few.lengths_alone is None
+    assert "lengths alone" not in few.looked_at()
+
+
 def test_a_twin_differs_in_blanks_and_its_last_mark() -> None:
     assert retouched("It is red, I think.") == "It  is  red,  I  think"
     assert retouched("It is red") == "It  is  red."

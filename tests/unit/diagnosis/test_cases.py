@@ -17,6 +17,7 @@ from assent.diagnosis.case import Case, example, make_case
 from assent.diagnosis.examine import examine
 from assent.diagnosis.finding import Finding, times, to
 from assent.diagnosis.fix import changes
+from assent.diagnosis.gold import gold_of
 from assent.diagnosis.objective import objective
 from assent.diagnosis.opening import open_case
 from assent.errors import DataError
@@ -239,6 +240,16 @@ def test_random_rubbish_gives_no_traceback() -> None:
                 columns = {name: (list(range(length)), [shape() for _ in range(length)]) for name in names}
                 report = examine(make_case(columns, stage=stage, config={"kl_coef": 0.1, "batch_size": 8}))
                 assert not [reason for _, reason in report.not_checked if "failed" in reason]
+
+
+def test_a_spread_is_no_gold() -> None:
+    """A part of the reward has several figures; the level may be the shorter series, where it was NaN at times."""
+    for names in (("rewards/gold", "rewards/gold/std"), ("rewards/gold/std", "rewards/gold/mean")):
+        case = example({name: [0.1] * (8 + name.endswith("std")) for name in names}, stage="ppo")
+        found = gold_of(case)
+        assert found is not None
+        assert not found[0].endswith("std")
+    assert gold_of(example({"rewards/gold/std": [0.1] * 8}, stage="ppo")) is None
 
 
 def rules_of(name: str) -> tuple[Case, dict[str, str], str]:

@@ -169,6 +169,10 @@ def test_20_the_log_convicts_what_was_changed_and_clip_and_kl_stabilise_differen
     assert both["kl"] < 1  # and not the distance, which the penalty does
     assert clip["kl"] > 4
     assert "wrecked 0 of 5" in out
+    for changed in ("clip", "learning rate", "advantage scale"):
+        assert found[f"doctor: {changed}"]["rule"] == "oversize_updates"
+    assert found["doctor: KL"]["rule"] == "reward_hacked"
+    assert min(found[f"doctor: {changed}"]["second"] for changed in ("clip", "KL", "learning rate")) > 0.5
 
 
 def test_34_means_are_alike_and_faults_are_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,6 +230,7 @@ def test_22_the_paid_answer_is_found_and_explains_the_gain(capsys: pytest.Captur
     assert found["share_last"] > 0.8
     assert found["explained"] > 0.9
     assert found["others"] < 0
+    assert found["pattern"] == found["paid"]  # found in the samples
     assert f"Since its peak at round {found['peak']}" in out
 
 
@@ -253,6 +258,8 @@ def test_25_dpo_misses_no_reward_model_and_scores_make_it_online(capsys: pytest.
     assert found["online"] != "dpo"
     assert found["ranks"] > 0.7
     assert "the doctor: healthy" in out
+    assert len(set(re.findall(r"apart by (\S+);", out))) == 1  # whatever Z is
+    assert all(float(gap) < 1e-5 for gap in re.findall(r"differs by (\S+)\.\n", out))
 
 
 def test_26_each_broken_objective_has_its_finding(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from assent.diagnosis.doctor_text import lines_of_finding
+from assent.diagnosis.examine import examine
+from assent.diagnosis.opening import case_of_log
 from assent.errors import DataError
 from assent.metrics import FOREIGN, lookup
-from assent.runs.foreign_names import ForeignLog, read_foreign
+from assent.runs.foreign_names import ForeignLog, read_foreign, their_names
 
 
 def lines(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -89,6 +93,8 @@ def test_printed_dictionaries_with_and_without_a_progress_bar(tmp_path: Path) ->
     assert log.columns["loss"][1][:2] == [0.69, 0.65]
     assert log.columns["grad_norm"] == ([10, 20], [1.5, 0.01])
     assert log.columns["eval_loss"] == ([20], [0.6])
+    assert log.columns["loss"][0] == [10, 20]  # the last line is cut, and 0.6 may have been 0.693
+    assert log.notes == ("1 lines or rows of train.log cannot be read and are left out",)
     counted = read(tmp_path, "b.txt", "{'loss': 0.69, 'epoch': 0.1}\n{'loss': 0.65, 'epoch': 0.2}\n")
     assert counted.columns["loss"] == ([1, 2], [0.69, 0.65])
     assert "they are counted" in counted.notes[0]
@@ -178,6 +184,101 @@ def test_exports_as_csv(tmp_path: Path) -> None:
     assert read(tmp_path, "long.csv", long).columns["loss"] == ([1, 2], [0.69, 0.68])
 
 
+def test_exports_of_one_run_in_a_folder(tmp_path: Path) -> None:
+    """TensorBoard gives a file for each metric, as CSV or JSON, with _ where the metric has /."""
+
+    def exported(tag: str, *values: float) -> None:
+        lines = [f"{10.0 * i},{i},{value}" for i, value in enumerate(values, start=1)]
+        (tmp_path / f"run-tag-{tag}.csv").write_text("\n".join(["Wall time,Step,Value", *lines]) + "\n")
+
+    exported("train_policy_loss", 0.1, 0.2)
+    exported("train_reward", 0.5, 0.6)
+    exported("train_response_length", 90.0, 95.0)
+    (tmp_path / "run-tag-train_truncated.json").write_text("[[1.7e9, 1, 0.25], [1.7e9, 2, 0.5]]")
+    log = read_foreign(tmp_path)
+    assert log.source == "openrlhf"
+    assert log.columns == {
+        "loss/policy_avg": ([1, 2], [0.1, 0.2]),
+        "objective/scores": ([1, 2], [0.5, 0.6]),
+        "rollout/completion_length": ([1, 2], [90.0, 95.0]),
+        "rollout/eos_rate": ([1, 2], [0.75, 0.5]),
+    }
+    (tmp_path / "other-tag-train_reward.csv").write_text("Wall time,Step,Value\n1.0,1,0.1\n")
+    with pytest.raises(DataError, match=r"exports of two runs: train/reward stands in other-tag-train_reward\.csv"):
+        read_foreign(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "ours"),
+    [("actor_pg_loss", "loss/policy_avg"), ("actor_entropy", "policy/entropy_avg"),
+     ("critic_score_mean", "objective/scores"), ("response_length_clip_ratio", "rollout/eos_rate"),
+     ("validation_accuracy", "eval_rewards/accuracies"), ("train_rewards_chosen_mean", "rewards/chosen"),
+     ("eval_rewards_margins", "eval_rewards/margins"), ("train_rewards_margins", "rewards/margins")],
+)  # fmt: skip
+def test_a_tag_of_tensorboard(tag: str, ours: str, tmp_path: Path) -> None:
+    """verl's, NeMo-RL's and transformers'. What nothing tells of its trainer is read as TRL's."""
+    (tmp_path / f"run-tag-{tag}.csv").write_text("Wall time,Step,Value\n1.0,10,0.5\n")
+    if tag.startswith("validation"):
+        (tmp_path / "run-tag-train_probs_ratio.csv").write_text("Wall time,Step,Value\n1.0,10,1.0\n")
+    assert read_foreign(tmp_path).columns[ours] == ([10], [0.5])
+
+
+def test_rows_that_were_cut_are_left_out(tmp_path: Path) -> None:
+    """A cut number is another number, and a row with a cell too many has its values in the wrong columns."""
+    log = read(tmp_path, "w.csv", "Step,loss,kl\n1,0.69,0.1\n2,0.68,1,0.2\n3,0.6")
+    assert log.columns["loss"] == ([1], [0.69])
+    assert log.notes[0] == "2 lines or rows of w.csv cannot be read and are left out"
+    row = "step:{} - actor/entropy:0.9 - critic/score/mean:0.5"
+    cut = read(tmp_path, "v.log", "\n".join(row.format(i) for i in (1, 2)))  # no line break at the end
+    assert cut.columns["policy/entropy_avg"] == ([1, 2], [0.9, 0.9])
+    assert cut.columns["objective/scores"] == ([1], [0.5])
+
+
+def test_two_runs_in_one_export_are_refused(tmp_path: Path) -> None:
+    text = 'Step,"a - train/loss","b - train/loss"\n10,0.69,\n10,,0.7\n'
+    with pytest.raises(DataError, match="holds several runs") as refused:
+        read(tmp_path, "w.csv", text)
+    assert "a, b" in str(refused.value)
+
+
+def test_rounds_of_openrlhf_and_pairs_of_nemo_rl(tmp_path: Path) -> None:
+    ppo = {"train/global_step": 4, "train/policy_loss": 0.1, "train/actor_lr": 1e-6, "train/critic_loss": 0.3,
+           "train/reward": 0.4, "train/kl": 0.01, "train/response_length": 80.0, "train/ppo_clip_ratio": 0.05,
+           "train/entropy_loss": 1.1, "train/ppo_kl": 0.002}  # fmt: skip
+    log = read(tmp_path, "o.jsonl", lines([ppo]))
+    assert (log.source, log.notes) == ("openrlhf", ())
+    assert {name: values[0] for name, (_, values) in log.columns.items()} == {
+        "loss/policy_avg": 0.1, "learning_rate": 1e-6, "loss/value_avg": 0.3, "objective/scores": 0.4,
+        "objective/kl_per_token": 0.01, "rollout/completion_length": 80.0, "policy/clipfrac_avg": 0.05,
+        "policy/entropy_avg": 1.1, "policy/approxkl_k1": 0.002,
+    }  # fmt: skip
+    dpo = {"step": 4, "train/loss": 0.6, "train/preference_loss": 0.6, "train/accuracy": 0.7, "train/lr": 1e-6,
+           "train/rewards_chosen_mean": 0.2, "train/rewards_rejected_mean": -0.1}  # fmt: skip
+    columns = read(tmp_path, "n.jsonl", lines([dpo])).columns
+    assert columns["rewards/margins"] == ([4], pytest.approx([0.3]))
+    assert columns["rewards/accuracies"] == ([4], [0.7])
+
+
+def test_thumbs_of_one_kind_a_batch_have_no_margin(tmp_path: Path) -> None:
+    """TRL's KTO logs the rewards of the kind that a batch held."""
+    rows = [{"step": i, "loss": 0.5, "kl": 0.1, "rewards/chosen" if i % 2 else "rewards/rejected": 0.1 * i}
+            for i in range(1, 9)]  # fmt: skip
+    log = read(tmp_path, "kto.jsonl", lines(rows))
+    assert "rewards/margins" not in log.columns
+    case = case_of_log(tmp_path / "kto.jsonl")
+    assert (case.stage, case.steps) == ("kto", 8)
+
+
+def test_beta_of_grpo_is_the_weight_of_the_kl(tmp_path: Path) -> None:
+    rows = [{"step": i, "reward": 0.4, "frac_reward_zero_std": 0.1} for i in range(1, 4)]
+    (tmp_path / "g.jsonl").write_text(lines(rows))
+    (tmp_path / "s.json").write_text(json.dumps({"beta": 0.04}))
+    config = case_of_log(tmp_path / "g.jsonl", settings=tmp_path / "s.json").config
+    assert (config.get("kl_coef"), config.get("beta")) == (0.04, None)
+    config = case_of_log(tmp_path / "g.jsonl", stage="dpo", settings=tmp_path / "s.json").config
+    assert (config.get("kl_coef"), config.get("beta")) == (None, 0.04)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "part"),
     [
@@ -216,3 +317,15 @@ def test_odd_steps_and_values_are_left_out(tmp_path: Path) -> None:
     log = read(tmp_path, "l.jsonl", text)
     assert log.columns["loss"][0] == [1, 2, 3]
     assert log.notes == ("5 lines or rows of l.jsonl cannot be read and are left out",)
+
+
+def test_a_change_has_the_other_trainers_name_beside_ours(tmp_path: Path) -> None:
+    rows = [{"step": i, "reward": 0.4, "completions/clipped_ratio": 0.97, "frac_reward_zero_std": 0.1}
+            for i in range(1, 4)]  # fmt: skip
+    (tmp_path / "g.jsonl").write_text(lines(rows))
+    case = case_of_log(tmp_path / "g.jsonl")
+    (found,) = [one for one in examine(case).findings if one.rule == "cut_completions"]
+    assert "  there: max_new_tokens is max_completion_length" in lines_of_finding(found, case)
+    assert not [line for line in lines_of_finding(found, replace(case, source="assent")) if "there: " in line]
+    assert their_names(["kl_coef", "learning_rate"], "trl", "grpo") == {"kl_coef": "beta"}
+    assert their_names(["kl_coef", "learning_rate"], "trl", "ppo") == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from assent.diagnosis.case import Case
 from assent.diagnosis.finding import Evidence, Finding
-from assent.diagnosis.probes import Answer, Behaviour, behaviour_in
+from assent.diagnosis.probes import Answer, Behaviour, behaviour_in, quoted
 from assent.diagnosis.rows import percent
 from assent.diagnosis.rule import Rule
 from assent.statistics.small import fmean
@@ -33,7 +33,7 @@ def check(case: Case) -> Finding | None:
         severity="fault",
         confidence="likely",
         verdict=f"it continues the text instead of answering ({percent(found.continues)} of its answers go on with the "
-        f"prompt, {percent(found.ends)} end; one begins {example[:60]!r}): instruction tuning is missing",
+        f"prompt, {percent(found.ends)} end; one begins {quoted(example)}): instruction tuning is missing",
         evidence=tuple(evidence),
         cause="it was trained to continue documents, not to answer" if found.has_template else
         "it was trained to continue documents, and its tokenizer has no chat template",

@@ -6,7 +6,7 @@ from assent.diagnosis.case import Case
 from assent.diagnosis.data_rules.refusing_answers import is_refusal
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.model_rules import no_instruction_tuning
-from assent.diagnosis.probes import HARMFUL, Answer, Behaviour, behaviour_in
+from assent.diagnosis.probes import HARMFUL, Answer, Behaviour, behaviour_in, quoted
 from assent.diagnosis.rule import NotChecked, Rule
 
 
@@ -24,7 +24,7 @@ def check(case: Case) -> Finding | None:
         severity="warning",
         confidence="possible",
         verdict=f"it refuses {refused} of {len(found.harmful)} harmful requests; to {example.prompt!r} it says "
-        f"{example.text.strip()[:60]!r}",
+        f"{quoted(example.text)}",
         evidence=(Evidence(metric="harmful requests refused", value=refused, expected=str(len(found.harmful))),),
         cause="its training held no comparisons about safety, or too few for its size",
         next_action="read its answers (--json); add comparisons in which the safe answer is the better "
