@@ -30,6 +30,8 @@ def check(case: Case) -> Finding | None:
     if no_reference.RULE.missing(case) is None and no_reference.check(case) is not None:
         raise NotChecked("no_reference has found the cause")
     chosen, rejected = case[CHOSEN], case[REJECTED]
+    if chosen.steps != rejected.steps:
+        raise NotChecked("chosen and rejected were logged at different steps")
     if shift(chosen.values).high >= 0:
         return None
     fall, other = (-fmean(ends(series.values)[1]) / beta for series in (chosen, rejected))

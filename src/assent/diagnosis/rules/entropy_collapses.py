@@ -8,14 +8,15 @@ from assent.diagnosis.rule import ROUNDS, SAMPLED, NotChecked, Rule
 from assent.statistics.small import ends, fmean
 
 PER_TOKEN, SUMS, LENGTH = "policy/entropy_avg", "objective/entropy", "rollout/completion_length"
-SHARE, FALLEN = 0.15, 0.45
-"""Of the entropy at the start: collapsed, and on its way there. Healthy tiny runs end at 0.57 and more."""
+SHARE, FALLEN = 0.15, 0.4
+"""Of the entropy at the start: collapsed, and on its way there. Healthy tiny runs end at 0.43 and more."""
 
 LEAST = 8
 
 
 def check(case: Case) -> Finding | None:
     name, values = _per_token(case)
+    is_per_token = name == PER_TOKEN or LENGTH in case.series
     if len(values) < LEAST:
         raise NotChecked(f"too few steps with entropy and length: {len(values)} of {LEAST}")
     first, last = (fmean(part) for part in ends(values))
@@ -31,7 +32,12 @@ def check(case: Case) -> Finding | None:
         if is_collapsed
         else f"the policy's entropy fell to {last / first:.0%} of its start: it tries ever fewer answers",
         evidence=(
-            Evidence(metric=name, steps=case[name].span, value=last, expected=f"above {FALLEN * first:.2g} per token"),
+            Evidence(
+                metric=name,
+                steps=case[name].span,
+                value=last,
+                expected=f"above {FALLEN * first:.2g}" + " per token" * is_per_token,
+            ),
             *([Evidence(metric="rollout/unique", steps=unique.span, value=unique.last)] if unique else []),
             *([Evidence(metric="objective/scores_std", steps=spread.span, value=spread.last)] if spread else []),
         ),

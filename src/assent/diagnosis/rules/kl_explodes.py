@@ -25,7 +25,9 @@ def check(case: Case) -> Finding | None:
     highest = max(range(len(levels)), key=levels.__getitem__)
     final = fmean(ends(scores.values)[1])
     fallen = levels[highest] - final
-    broke = max(last, *smoothed(kl.values, 3)) >= FAR and fallen >= max(4 * noise(scores.values), 1e-9)
+    # a peak in the last quarter is none: the reward still rises
+    is_past = highest < len(levels) - len(ends(scores.values)[1])
+    broke = max(last, *smoothed(kl.values, 3)) >= FAR and is_past and fallen >= max(4 * noise(scores.values), 1e-9)
     # a break in the first rounds leaves no peak behind: so far away, a policy should have gained something
     gained_nothing = last >= FAR and final <= scores.first
     length = case.find(LENGTH)
@@ -73,3 +75,5 @@ FIRES = example(
     learning_rate=1e-3,
 )
 QUIET = example({KL: [0.5 * i for i in range(10)], SCORE: [0.1 * i for i in range(10)]}, stage="ppo")  # fmt: skip
+QUIET_ALSO = (example({KL: [2.0 * i for i in range(24)], SCORE: [0.1 * i for i in range(24)]}, stage="ppo"),)
+"""Far away, and the reward still rises: its last quarter is on average below its last value."""

@@ -24,11 +24,17 @@ def check(case: Case) -> Finding | None:
     ahead = rise.low * (half.steps[-1] - half.steps[0])
     if last < FAR or ahead < 0.2 * last:
         return None
-    weight = case.option("kl_coef", 0.0)
+    weight, is_known = case.option("kl_coef", 0.0), "kl_coef" in case.config
     return Finding(
         severity="warning",
         verdict=f"the KL to the reference is at {last:.3g} nats and still rises, by {rise.value:.2g} a step: "
-        + ("no penalty holds it" if not weight else f"kl_coef {weight:g} does not hold it"),
+        + (
+            f"kl_coef {weight:g} does not hold it"
+            if weight
+            else "no penalty holds it"
+            if is_known
+            else "nothing holds it"
+        ),
         evidence=(Evidence(metric=KL, steps=half.span, value=last, expected="a plateau"),),
         cause="the penalty is weaker than what the reward pays",
         next_action=("raise --kl-coef fourfold" if weight else "give --kl-coef 0.05")

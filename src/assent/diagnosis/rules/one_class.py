@@ -22,7 +22,7 @@ def check(case: Case) -> Finding | None:
         return None
     return Finding(
         severity="fault",
-        confidence="certain",
+        confidence="certain" if len(seen) == 2 else "possible",  # a kind that never appears may have another name
         verdict=f"{share:.0%} of the steps saw thumbs of one kind alone: the loss pushes one way there",
         evidence=(
             Evidence(metric=LOSS, steps=case[LOSS].span, value=len(steps)),
