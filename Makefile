@@ -45,8 +45,8 @@ stubs: $(VENV)/.stamp-run
 site: $(VENV)/.stamp-test
 	$(BIN)/python docs/make_site.py
 
-dist: $(VENV)/.stamp-dev
-	$(BIN)/python distributions/make_dist.py
+dist:
+	$(PYTHON) distributions/make_dist.py
 
 clean:
 	rm -rf $(VENV)

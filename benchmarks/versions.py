@@ -22,10 +22,9 @@ from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "distributions"))
-from make_dist import bill, build, environment, run
+from make_dist import bill, build, environment, run, tools_in
 
 QUICK = ("tests/golden", "tests/properties", "tests/unit/objectives")
-TOOLS = ("pip", "build", "cyclonedx-bom")
 TEST_TOOLS = ("pytest", "hypothesis", "pytest-xdist")
 TRIED = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "cyclopts")
 
@@ -38,9 +37,7 @@ def main() -> int:
     given = parser.parse_args()
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    tools = work / "tools" / "bin" / "python"
-    run([sys.executable, "-m", "venv", "--clear", work / "tools"])
-    run([tools, "-m", "pip", "install", "--quiet", "--upgrade", *TOOLS])
+    tools = tools_in(work / "tools")
     wheel = build(tools, work / "dist")
     built = sorted(path.name for path in (work / "dist").iterdir())
     rows, absent = [], []

@@ -3,8 +3,9 @@
     make dist
 
 The bill (CycloneDX, JSON) lists the wheel and all that it needs, extras left out, at the versions of constraints.txt,
-with licences and with who needs whom. An environment that has nothing else is made for it below build/. Whoever builds
-the same from the same gets the same bill, byte for byte.
+with licences and with who needs whom. An environment that has nothing else is made for it below build/, and another one
+for the tools, whose own needs do not agree with constraints.txt. Whoever builds the same from the same gets the same
+bill, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,21 +17,30 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+TOOLS = ("pip>=25", "build==1.6.1", "cyclonedx-bom==7.5.0")
 
 
 def main() -> int:
     out, folder = ROOT / "dist", ROOT / "build" / "dist"
-    wheel = build(Path(sys.executable), out)
     shutil.rmtree(folder, ignore_errors=True)
-    ours = environment(sys.executable, folder)
+    tools, ours = tools_in(folder / "tools"), environment(sys.executable, folder / "env")
+    wheel = build(tools, out)
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pip = [sys.executable, "-m", "pip", "--python", ours, "install", "--quiet"]
+    pip = [tools, "-m", "pip", "--python", ours, "install", "--quiet"]
     run([*pip, *(pin for pin in pins if pin.startswith("torch=="))])  # first and alone: as the Makefile does
     run([*pip, "--constraint", ROOT / "constraints.txt", wheel])
     file = out / f"{wheel.name.removesuffix('-py3-none-any.whl')}.cdx.json"
-    run(bill(Path(sys.executable), ours, file))
+    run(bill(tools, ours, file))
     print("\n".join(str(path.relative_to(ROOT)) for path in [*out.glob("*.tar.gz"), wheel, file]))
     return 0
+
+
+def tools_in(folder: Path) -> Path:
+    """The interpreter of a new environment with what builds and bills."""
+    run([sys.executable, "-m", "venv", "--clear", folder])
+    python = folder / "bin" / "python"
+    run([python, "-m", "pip", "install", "--quiet", "--upgrade", *TOOLS])
+    return python
 
 
 def build(tools: Path, out: Path) -> Path:

@@ -78,9 +78,9 @@ WIDE = "[...document.querySelectorAll('article')].filter(e => e.getBoundingClien
 
 @pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (Debian's package: chromium)")
 def test_pages_fit_a_phone_and_a_desk_and_ask_no_other_server(site: Path, tmp_path: Path) -> None:
-    names = ("index", "guide", "monitor", "concepts/4-dpo", "cases/index", "cases/27_drift_after_deployment", "reference/dpo")
+    names = ("index", "guide", "monitor", "concepts/4-dpo", "cases/index", "cases/27_drift_after_deployment")
     with Chromium(tmp_path) as browser:
-        for name in names:
+        for name in (*names, "reference/dpo"):
             for width in (400, 1400):
                 browser.open(site / f"{name}.html", width=width)
                 assert browser.value("document.querySelectorAll('article h1').length") == 1, name
