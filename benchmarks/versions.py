@@ -1,7 +1,7 @@
 """Does the package, built and installed, work on the lowest and the newest versions of what it stands on?
 
 Builds wheel and sdist, installs the wheel into an empty environment for each combination of interpreter, torch and
-transformers, runs `assent --help`, `assent demo --fast` and the quick tests (golden, properties, objectives) there, and
+transformers, runs `assent --help`, `assent demo --fast` and the quick tests (golden, properties) there, and
 writes the bill of materials (CycloneDX) of each environment. An environment in which all passed is removed again.
 
     python benchmarks/versions.py WORK --python python3.11 python3.13 --set torch=2.11.0,transformers=5.17.0
@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "distributions"))
 from make_dist import bill, build, environment, run, tools_in
 
-QUICK = ("tests/golden", "tests/properties", "tests/unit/objectives")
+QUICK = ("tests/golden", "tests/properties")
 TEST_TOOLS = ("pytest", "hypothesis", "pytest-xdist")
 TRIED = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "cyclopts")
 
