@@ -86,7 +86,7 @@ loss/kl_avg | nats | none | KL penalty in the loss, its coefficient included
 loss/entropy_avg | nats | none | entropy bonus, negated, its coefficient included
 objective/entropy | nats per completion | none | −Σ log π of the sampled tokens, mean over completions
 objective/non_score_reward | reward | none | −kl_coef · KL, if the penalty is part of the reward; mean over completions
-objective/rlhf_reward | reward | higher | score minus a KL penalty that is part of the reward; mean over completions
+objective/rlhf_reward | reward | higher | (scaled) score minus a KL penalty in the reward; mean over completions
 objective/abstained | completions | none | completions without a score, as every reward abstained; none if not logged
 objective/scores | reward | higher | the reward's score, mean over completions
 objective/scores_std | reward | none | standard deviation of the scores over completions

@@ -94,7 +94,7 @@ def build_round(
     _, mask = as_rows(old, sequence, len(rollouts))
     fields = importance if in_reward else {**importance, "reference_logprobs": under_reference}
     steps, at_ends = _of_steps(scored.steps, scored.step_ends, mask)
-    earned, moments = _earned(config, penalised, steps, mask, ended, score_moments)
+    earned, mean_earned, moments = _earned(config, penalised, steps, mask, ended, score_moments)
     values = last_values = None
     if critic is not None:
         read = critic.read(groups, want={"values", "last_values"})
@@ -124,7 +124,7 @@ def build_round(
     metrics |= {
         "objective/entropy": float(-old.sum() / len(rollouts)),
         "objective/non_score_reward": 0.0 - coef_in_reward * nats,
-        "objective/rlhf_reward": float(penalised.mean()) - coef_in_reward * nats,
+        "objective/rlhf_reward": mean_earned - coef_in_reward * nats,
         "objective/kl_coef": kl_coef,
     }
     trained = in_the_loss(config, _with_token_fields(groups, fields, lengths), ended)
@@ -213,9 +213,10 @@ def _of_steps(
 
 def _earned(
     config: OnlineOptions, scores: Tensor, steps: Tensor, mask: Tensor, ended: Tensor, before: Sequence[float]
-) -> tuple[Tensor, list[float]]:
+) -> tuple[Tensor, float, list[float]]:
     """(S, L) the reward at each token: steps (S, L) at their ends, the rest of scores (S,) at the last token; with
-    `scale_scores`, divided by the scores' running standard deviation. Returns also the moments to keep."""
+    `scale_scores`, divided by the scores' running standard deviation. Returns also the mean over completions, cut ones
+    included, and the moments to keep."""
     earned = steps + at_the_end(scores - steps.sum(1), mask)
     kept = list(before)
     if config.applies("scale_scores") and config.scale_scores:
@@ -223,9 +224,10 @@ def _earned(
         moments = Moments(*(torch.tensor(x, dtype=torch.float64) for x in before)) + Moments.of(scores, everything)
         kept = [float(x) for x in (moments.count, moments.total, moments.squares)]
         earned = whiten(earned, mask, mean=False, std=True, moments=moments)
+    mean = float(earned.sum(1).mean())
     if config.bootstrap_truncated:  # a cut completion's worth is unknown: the critic estimates it
         earned = torch.where(at_the_end((~ended).float(), mask).bool(), 0.0, earned)
-    return earned, kept
+    return earned, mean, kept
 
 
 KL_METRICS = {"k1": "objective/kl", "k2": "objective/kl_k2", "k3": "objective/kl_k3"}

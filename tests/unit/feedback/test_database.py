@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,9 @@ from alembic.migration import MigrationContext
 from assent.errors import DataError, DataFileNotFoundError
 from assent.feedback.store.backup import backup, restore
 from assent.feedback.store.database import CHUNK, Database, open_database
-from assent.feedback.store.labelling import next_assignment
+from assent.feedback.store.labelling import last_answered, next_assignment, next_dispute
 from assent.feedback.store.people import ensure_annotator
-from assent.feedback.store.reading import counting, totals
+from assent.feedback.store.reading import counting, own_left, own_pace, totals
 from assent.feedback.store.schema import metadata
 from tests.support.feedback import fill, label_all, say
 
@@ -87,6 +88,30 @@ def test_the_queries_for_the_next_item_use_the_indexes_of_what_is_open(tmp_path:
     assert [plan for plan in scans if "ix_queue_open" not in plan and plan != "SCAN anon_1"] == []
     for index in ("ix_queue_open", "ix_assignments_open"):
         assert any(index in plan for plan in plans), plans
+
+
+def test_no_limit_is_a_parameter(database: Database) -> None:
+    """PostgreSQL keeps the plan of a statement and plans such a limit as a tenth of the rows: with a million stored
+    comparisons a page that counts up to 100 items read all of an annotator's for each, in 0.5 s instead of 1 ms."""
+    fill(database, 3)
+    annotator = ensure_annotator(database, "mia").id
+    statements: list[str] = []
+
+    @sa.event.listens_for(database.engine, "before_cursor_execute")
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        statements.append(statement)
+
+    given = next_assignment(database, annotator)
+    assert given is not None
+    say(database, given, [1, 2])
+    next_dispute(database, annotator)
+    with database.reading() as connection:
+        assert own_left(connection, annotator) == 2
+        assert own_pace(connection, annotator)[0] == 1
+        assert last_answered(connection, annotator) is not None
+    limits = [limit for statement in statements for limit in re.findall(r"LIMIT ([^\s)]+)", statement)]
+    assert all(limit.isdigit() for limit in limits), limits
+    assert {"1", "50", "100"} <= set(limits)
 
 
 def test_a_backup_is_restored_whole_and_the_work_goes_on(

@@ -71,6 +71,7 @@ def test_scores_are_scaled_by_their_running_deviation_and_not_shifted() -> None:
     second = the_round(config, scores=(3.0, 6.0), score_moments=first.score_moments)
     assert field(second, "returns") == pytest.approx([x / math.sqrt(3.5) for x in (3.0, 3.0, 6.0)], rel=1e-6)
     assert second.metrics["objective/scores"] == 4.5
+    assert second.metrics["objective/rlhf_reward"] == pytest.approx(4.5 / math.sqrt(3.5), rel=1e-6)
 
 
 def test_a_reward_whose_square_is_beyond_float32_is_named() -> None:

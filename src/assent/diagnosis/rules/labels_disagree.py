@@ -1,7 +1,8 @@
 """Accuracy has settled well below 1, on the training pairs of the first pass as on held-out ones: the labels disagree.
 
 A model that could still learn would go on rising, and one that overfits would part the two. This is the ceiling that
-noise in the labels sets, or a model too small for the task: the log cannot tell which.
+noise in the labels sets, or a model too small for the task: the log cannot tell which. A model that has learned nothing
+tells nothing about its labels.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from assent.config.losses import RANKING_LOSSES
 from assent.diagnosis.advice import smoothed_labels
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
-from assent.diagnosis.rule import PAIRS, REWARD, Rule
+from assent.diagnosis.rule import PAIRS, REWARD, NotChecked, Rule
+from assent.diagnosis.rules import learning_rate_zero, no_gradient, nothing_learned, ranks_at_chance
 from assent.statistics.small import ends, fmean, shift
 
 TRAIN, HELD_OUT = "accuracy or rewards/accuracies", "eval_accuracy or eval_rewards/accuracies"
@@ -22,7 +24,13 @@ SMOOTHED = 0.05
 
 
 def check(case: Case) -> Finding | None:
+    for other in (learning_rate_zero, no_gradient, nothing_learned, ranks_at_chance):
+        if other.RULE.finds(case):
+            raise NotChecked(f"{other.RULE.name} has found why")
     train, held_out = case[TRAIN], case[HELD_OUT]
+    low = case.find(f"{case.named(HELD_OUT)}_low")
+    if low is not None and low.last <= 0.5:
+        return None  # no better than a coin, for all that the held-out pairs show
     half = train.tail(len(train) // 2)
     level = fmean(half.values)
     high = case.find(f"{case.named(HELD_OUT)}_high")
@@ -77,5 +85,9 @@ FIRES_ALSO = (
 """Rankings, whose accuracy is lower by nature (info); a loss that has no label_smoothing, so that no option helps."""
 QUIET_ALSO = (
     example({"accuracy": _SETTLED, "eval_accuracy": {11: 0.4, 22: 0.57, 33: 0.63, 44: 0.65}}, stage="reward"),
-)
-"""Held-out pairs that are still being learned."""
+    example({"rewards/accuracies": _SETTLED, "eval_rewards/accuracies": {44: 0.62},
+             "eval_rewards/accuracies_low": {44: 0.496}}, stage="dpo"),
+    example({"rewards/accuracies": _SETTLED, "eval_rewards/accuracies": {44: 0.65},
+             "learning_rate": [0.0] * len(_SETTLED)}, stage="dpo"),
+)  # fmt: skip
+"""Held-out pairs that are still being learned, or too few to exclude a coin; a model that does not move."""

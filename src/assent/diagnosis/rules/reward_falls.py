@@ -5,7 +5,7 @@ from __future__ import annotations
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
-from assent.diagnosis.rules import kl_explodes
+from assent.diagnosis.rules import kl_explodes, reward_mean_removed
 from assent.statistics.small import ends, fmean, shift
 
 SCORE, SPREAD = "objective/rlhf_reward or objective/scores", "objective/scores_std"
@@ -14,8 +14,9 @@ LEAST = 0.25
 
 
 def check(case: Case) -> Finding | None:
-    if kl_explodes.RULE.finds(case):
-        raise NotChecked("kl_explodes has found the same")
+    for other in (kl_explodes, reward_mean_removed):
+        if other.RULE.finds(case):
+            raise NotChecked(f"{other.RULE.name} has found why")
     scores = case[SCORE]
     fall = shift(scores.values)
     spread = case.find(SPREAD)

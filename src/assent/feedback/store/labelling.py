@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from assent.feedback.store.database import Database
 from assent.feedback.store.items import get_setting
-from assent.feedback.store.places import give_back, had, take_place
+from assent.feedback.store.places import at_most, give_back, had, take_place
 from assent.feedback.store.schema import (
     ADJUDICATION,
     FIRST,
@@ -65,7 +65,7 @@ _BEFORE = (
         sa.exists().where(judgements.c.assignment_id == assignments.c.id),
     )
     .order_by(assignments.c.ordinal.desc())
-    .limit(1)
+    .limit(at_most(1))
 )
 _LAST_ORDINAL = sa.select(sa.func.max(assignments.c.ordinal)).where(assignments.c.annotator_id == _WHO)
 # Two windows of one annotator ask one after the other (PostgreSQL; SQLite has one writer anyway).
@@ -76,7 +76,7 @@ _NEXT_IN_QUEUE = (
     sa.select(queue.c.item_id)
     .where(sa.text("queue.remaining > 0"), ~had(_WHO, queue.c.item_id))
     .order_by(queue.c.position)
-    .limit(1)
+    .limit(at_most(1))
     .with_for_update(skip_locked=True, of=queue)
 )
 _LATE = (
@@ -87,7 +87,7 @@ _LATE = (
         assignments.c.annotator_id != _WHO,
         assignments.c.occasion == FIRST,
     )
-    .limit(20)
+    .limit(at_most(20))
     .with_for_update(skip_locked=True)
 )
 _SET_STATE = (
@@ -98,7 +98,7 @@ _LATEST_VALUE = (
     sa.select(judgements.c.value)
     .where(judgements.c.assignment_id == _THIS)
     .order_by(judgements.c.revision.desc())
-    .limit(1)
+    .limit(at_most(1))
 )
 _newest = (
     sa.select(judgements.c.assignment_id, sa.func.max(judgements.c.revision).label("revision"))
@@ -195,7 +195,7 @@ def next_dispute(database: Database, annotator_id: int) -> Assignment | None:
             sa.select(queue.c.item_id)
             .where(sa.text("queue.disputed = 1"), ~taken)
             .order_by(queue.c.item_id)
-            .limit(1)
+            .limit(at_most(1))
             .with_for_update(skip_locked=True)
         )
         if found is None:

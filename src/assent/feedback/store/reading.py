@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from assent.feedback.store.database import CHUNK, Database
 from assent.feedback.store.items import get_setting, text_of
-from assent.feedback.store.places import had
+from assent.feedback.store.places import at_most, had
 from assent.feedback.store.schema import (
     FIRST,
     assignments,
@@ -97,7 +97,9 @@ _COMPLETIONS = sa.select(completions).where(completions.c.id.in_(_NUMBERS))
 _TASK = sa.select(items.c.task).where(items.c.id == sa.bindparam("item", type_=sa.Integer))
 _of_mine = assignments.c.annotator_id == _WHO
 _is_open = sa.text("assignments.state = 'open'")
-_last_50 = sa.select(assignments.c.id).where(_of_mine).order_by(assignments.c.ordinal.desc()).limit(50).subquery()
+_last_50 = (
+    sa.select(assignments.c.id).where(_of_mine).order_by(assignments.c.ordinal.desc()).limit(at_most(50)).subquery()
+)
 _SECONDS = sa.select(judgements.c.seconds).where(judgements.c.assignment_id.in_(sa.select(_last_50.c.id)))
 _GIVEN = sa.select(
     sa.select(sa.func.max(assignments.c.ordinal)).where(_of_mine).scalar_subquery(),
@@ -107,7 +109,7 @@ _GIVEN = sa.select(
 _some = (
     sa.select(queue.c.item_id)
     .where(sa.text("queue.remaining > 0"), ~had(_WHO, queue.c.item_id))
-    .limit(MOST_LEFT)
+    .limit(at_most(MOST_LEFT))
     .subquery()
 )
 _LEFT = sa.select(
