@@ -5,6 +5,7 @@
 # make architectures  docs/architectures.md from what benchmarks/architectures.py found
 # make site    the documents as a site in build/site, which can be opened from disk
 # make stubs   src/assent/__init__.pyi from the options of the commands
+# make dist    wheel, sdist and the bill of materials (CycloneDX), in dist
 #
 # Needs Python >= 3.11 and a package index; no C compiler, no accelerator. PYTHON=... chooses the interpreter.
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 JOBS ?= 2
 
-.PHONY: demo test check format papers architectures stubs site clean
+.PHONY: demo test check format papers architectures stubs site dist clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/assent demo
@@ -43,6 +44,9 @@ stubs: $(VENV)/.stamp-run
 
 site: $(VENV)/.stamp-test
 	$(BIN)/python docs/make_site.py
+
+dist:
+	$(PYTHON) distributions/make_dist.py
 
 clean:
 	rm -rf $(VENV)

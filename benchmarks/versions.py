@@ -1,8 +1,8 @@
 """Does the package, built and installed, work on the lowest and the newest versions of what it stands on?
 
 Builds wheel and sdist, installs the wheel into an empty environment for each combination of interpreter, torch and
-transformers, runs `assent --help`, `assent demo --fast` and the quick tests (golden, properties, objectives) there, and
-writes the software bill of materials (CycloneDX) of each environment.
+transformers, runs `assent --help`, `assent demo --fast` and the quick tests (golden, properties) there, and
+writes the bill of materials (CycloneDX) of each environment. An environment in which all passed is removed again.
 
     python benchmarks/versions.py WORK --python python3.11 python3.13 --set torch=2.11.0,transformers=5.17.0
         --set torch=2.15.0,transformers=5.24.0
@@ -16,16 +16,17 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from datetime import date
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-QUICK = ("tests/golden", "tests/properties", "tests/unit/objectives")
-TOOLS = ("build", "cyclonedx-bom")
+sys.path.insert(0, str(Path(__file__).parents[1] / "distributions"))
+from make_dist import bill, build, environment, run, tools_in
+
+QUICK = ("tests/golden", "tests/properties")
 TEST_TOOLS = ("pytest", "hypothesis", "pytest-xdist")
+TRIED = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "cyclopts")
 
 
 def main() -> int:
@@ -34,37 +35,38 @@ def main() -> int:
     parser.add_argument("--python", nargs="+", default=[sys.executable])
     parser.add_argument("--set", action="append", default=[], metavar="PACKAGE=VERSION,…", help="one combination")
     given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    tools = environment(sys.executable, given.work / "tools")
-    run([tools, "-m", "pip", "install", "-q", *TOOLS])
-    shutil.rmtree(given.work / "dist", ignore_errors=True)
-    run([tools, "-m", "build", "--outdir", given.work / "dist", ROOT])
-    built = sorted(path.name for path in (given.work / "dist").iterdir())
+    work = given.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    tools = tools_in(work / "tools")
+    wheel = build(tools, work / "dist")
+    built = sorted(path.name for path in (work / "dist").iterdir())
     rows, absent = [], []
     for python in given.python:
         if shutil.which(python) is None:
             absent.append(python)
             continue
-        rows += [combination(given.work, tools, python, pins) for pins in given.set or [""]]
+        for pins in given.set or [""]:
+            rows.append(combination(work, tools, wheel, python=python, pins=pins))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     document = {"date": str(date.today()), "built": built, "combinations": rows, "interpreters_not_found": absent}
     print(json.dumps(document, indent=2))
     return int(any(row["failed"] for row in rows))
 
 
-def combination(work: Path, tools: Path, python: str, pins: str) -> dict[str, object]:
+def combination(work: Path, tools: Path, wheel: Path, *, python: str, pins: str) -> dict[str, object]:
     """Installs and tries one combination. It stops at the first step that fails."""
     name = f"{Path(python).name}-{pins or 'resolved'}".replace(",", "-").replace("=", "")
     folder = work / name
     shutil.rmtree(folder, ignore_errors=True)
     ours = environment(python, folder / "env")
-    wheel = next((work / "dist").glob("assent-*.whl"))
+    pip = [tools, "-m", "pip", "--python", ours]
     pinned = [part.replace("=", "==", 1) for part in pins.split(",") if part]
     steps: list[tuple[str, list[object]]] = [
-        ("install", [ours, "-m", "pip", "install", "-q", *pinned, wheel]),
+        ("install", [*pip, "install", "--quiet", *pinned, wheel]),
+        ("bill", bill(tools, ours, work / f"{name}.cdx.json")),
         ("help", [ours, "-m", "assent", "--help"]),
         ("demo", [ours, "-m", "assent", "demo", "--fast", "--output-dir", folder / "demo"]),
-        ("bill", [tools, "-m", "cyclonedx_py", "environment", ours, "--of", "JSON", "-o", work / f"{name}.cdx.json"]),
-        ("test tools", [ours, "-m", "pip", "install", "-q", *TEST_TOOLS]),
+        ("test tools", [*pip, "install", "--quiet", *TEST_TOOLS]),
         ("quick tests", [ours, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *QUICK]),
     ]
     began, failed, last = time.monotonic(), None, ""
@@ -74,31 +76,18 @@ def combination(work: Path, tools: Path, python: str, pins: str) -> dict[str, ob
         if done.returncode != 0:
             failed = step
             break
-    listed = run([ours, "-m", "pip", "list", "--format", "json"], check=False).stdout or "[]"
+    listed = run([*pip, "list", "--format", "json"], check=False).stdout or "[]"
     versions = {row["name"]: row["version"] for row in json.loads(listed)}
-    tried = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "cyclopts")
-    return {
+    row = {
         "python": run([ours, "--version"]).stdout.split()[1],
-        "versions": {package: versions.get(package) for package in tried},
+        "versions": {package: versions.get(package) for package in TRIED},
         "failed": failed,
         "last_lines": last.splitlines()[-1:] if failed is None else last.splitlines()[-12:],
         "seconds": round(time.monotonic() - began),
     }
-
-
-def environment(python: str, folder: Path) -> Path:
-    """A new virtual environment's interpreter."""
-    if not (folder / "bin" / "python").exists():
-        run([python, "-m", "venv", folder])
-    return folder / "bin" / "python"
-
-
-def run(command: list[object], *, check: bool = True) -> subprocess.CompletedProcess[str]:
-    words = [str(word) for word in command]
-    done = subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True)
-    if check and done.returncode != 0:
-        raise SystemExit(f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done
+    if failed is None:
+        shutil.rmtree(folder)
+    return row
 
 
 if __name__ == "__main__":

@@ -87,13 +87,13 @@ def led(text: str, source: str, places: dict[str, str], out: Path) -> str:
 def case_page(case: Path) -> str:
     """Name and answer as the list of cases has them, question, output as it was kept, and the file."""
     listed = (ROOT / "examples/cases/README.md").read_text(encoding="utf-8")
-    row = re.search(rf"^\| (\d+) \| \[(.*?)\]\({case.name}\) \| (.*) \|$", listed, flags=re.MULTILINE)
+    row = re.search(rf"^\| (\d+) \| \[(.*?)\]\({case.name}\) \| (.*) \| `(.*)` \|$", listed, flags=re.MULTILINE)
     assert row, f"examples/cases/README.md lists no {case.name}"
     source = case.read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(source)) or ""
     question = re.sub(r"^\s*python examples/\S+.*$", "", docstring, flags=re.MULTILINE).strip()
     parts = [f"# {row[1]}. {row[2]}", _sentence(question.split(":", 1)[-1]), f"**Answer.** {row[3]}."]
-    parts += [f"```sh\npython examples/cases/{case.name}\n```", "## What it prints"]
+    parts += [f"```sh\n{row[4]}\n```", "## What it prints"]
     kept = ROOT / "docs" / "cases" / f"{case.stem}.txt"
     if kept.is_file():
         head, _, output = kept.read_text(encoding="utf-8").partition("\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from assent.cli.entry import COMMANDS, DATA_COMMANDS
+from tests.support.chromium import PROGRAM, Chromium
 from tests.support.docs import ROOT
 from tests.support.scripts import load_script
 
@@ -70,3 +71,20 @@ def test_a_case_shows_its_answer_its_output_and_its_file(site: Path) -> None:
     assert "0.2 and 0.8 with β = 2 give 0.2315" in page
     assert "prefers the rejected" in page
     assert "def main()" in page
+
+
+WIDE = "[...document.querySelectorAll('article')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (Debian's package: chromium)")
+def test_pages_fit_a_phone_and_a_desk_and_ask_no_other_server(site: Path, tmp_path: Path) -> None:
+    names = ("index", "guide", "monitor", "concepts/4-dpo", "cases/index", "cases/27_drift_after_deployment")
+    with Chromium(tmp_path) as browser:
+        for name in (*names, "reference/dpo"):
+            for width in (400, 1400):
+                browser.open(site / f"{name}.html", width=width)
+                assert browser.value("document.querySelectorAll('article h1').length") == 1, name
+                assert browser.said() == [], name
+                assert all(asked.startswith((site.as_uri(), "data:")) for asked in browser.requested()), name
+                assert browser.value("document.documentElement.scrollWidth") == width, name
+                assert browser.value(WIDE) == 0, name

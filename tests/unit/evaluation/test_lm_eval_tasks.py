@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from assent.data.texts import last_content
 from assent.errors import DataError
 from assent.evaluation.lm_eval_tasks import _questions, as_figures, task_lines
 from assent.models.loading import load_policy, load_tokenizer
+from assent.sandbox.replies import BAD, GOOD, MIXED, compose
+from assent.sandbox.world import World
 from tests.support.cli import said
 from tests.support.models import tiny_model
 from tests.support.rows import write_rows
 
 pytest.importorskip("lm_eval")
 
-CHOICES = ["one", "two", "three"]
-TASK = """task: sums
+TASK = """task: sandbox
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {rows}}}}}
 test_split: test
@@ -31,16 +35,26 @@ metric_list:
 """
 
 
+def questions() -> list[dict[str, Any]]:
+    """Requests of the sandbox, each with a good, a mixed and a bad answer of its writers; the good one is right."""
+    rng, rows = random.Random(0), []
+    for place, group in enumerate(World(0).prompts("test", 7, 0)):
+        answers = [compose(group.columns, style, rng) for style in (GOOD, MIXED, BAD)]
+        right = place % 3
+        rows.append({"question": last_content(group.prompt), "answers": answers[-right:] + answers[:-right],
+                     "right": right})  # fmt: skip
+    return rows
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for seed, name in enumerate(("before", "after")):
-        tiny_model(tmp_path / name, context=256, seed=seed)
-    rows = [{"question": f"{i} plus 1 is", "answers": CHOICES, "right": i % 3} for i in range(7)]
-    write_rows(tmp_path / "rows.jsonl", rows)
-    (tmp_path / "sums.yaml").write_text(TASK.format(rows=tmp_path / "rows.jsonl"))
+        tiny_model(tmp_path / name, context=1024, seed=seed)
+    write_rows(tmp_path / "rows.jsonl", questions())
+    (tmp_path / "sandbox.yaml").write_text(TASK.format(rows=tmp_path / "rows.jsonl"))
     write_rows(tmp_path / "prompts.jsonl", [{"prompt": "1?"}, {"prompt": "2?"}])
     return tmp_path
 
@@ -49,15 +63,15 @@ def right_answers(folder: Path) -> list[float]:
     """By transformers alone: is the right answer's log-probability after question and space the highest?"""
     model, tokenizer = load_policy(str(folder)), load_tokenizer(str(folder))
     found = []
-    for i in range(7):
-        question = tokenizer(f"{i} plus 1 is", add_special_tokens=False)["input_ids"]
+    for row in questions():
+        question = tokenizer(row["question"], add_special_tokens=False)["input_ids"]
         sums = []
-        for choice in CHOICES:
-            whole = tokenizer(f"{i} plus 1 is {choice}", add_special_tokens=False)["input_ids"]
+        for answer in row["answers"]:
+            whole = tokenizer(f"{row['question']} {answer}", add_special_tokens=False)["input_ids"]
             with torch.no_grad():
                 logprobs = model(torch.tensor([whole])).logits[0].log_softmax(-1)
             sums.append(sum(logprobs[t - 1, whole[t]].item() for t in range(len(question), len(whole))))
-        found.append(float(max(range(3), key=sums.__getitem__) == i % 3))
+        found.append(float(max(range(3), key=sums.__getitem__) == row["right"]))
     return found
 
 
@@ -68,12 +82,12 @@ WORDS += ["--judge", "tests.unit.commands.test_evaluate:length", "--max-length",
 def test_means_and_differences_are_those_of_the_models_log_probabilities(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = said([*WORDS, "sums.yaml", "--output-dir", "out", "--json"], capsys)
+    status, out, err = said([*WORDS, "sandbox.yaml", "--output-dir", "out", "--json"], capsys)
     assert status == 0, err
     assert json.loads(out)["command"] == "eval"
     before, after = right_answers(here / "before"), right_answers(here / "after")
     (row,) = json.loads((here / "out/evaluation.json").read_text())["lm_eval"]["tasks"]
-    assert (row["task"], row["metric"]) == ("sums", "acc")
+    assert (row["task"], row["metric"]) == ("sandbox", "acc")
     assert row["policies"]["before"]["mean"]["value"] == pytest.approx(sum(before) / 7)
     assert row["policies"]["after"]["mean"]["value"] == pytest.approx(sum(after) / 7)
     assert row["policies"]["after"]["difference"]["value"] == pytest.approx((sum(after) - sum(before)) / 7)
@@ -81,7 +95,7 @@ def test_means_and_differences_are_those_of_the_models_log_probabilities(
 
 
 def test_a_limit_asks_the_first_questions(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, err = said([*WORDS, "sums.yaml", "--lm-eval-limit", "2", "--output-dir", "out"], capsys)
+    status, _, err = said([*WORDS, "sandbox.yaml", "--lm-eval-limit", "2", "--output-dir", "out"], capsys)
     assert status == 0, err
     (row,) = json.loads((here / "out/evaluation.json").read_text())["lm_eval"]["tasks"]
     assert row["policies"]["before"]["mean"]["n"] == 2
@@ -109,7 +123,7 @@ def test_options_without_effect_are_refused(here: Path, capsys: pytest.CaptureFi
     assert "lm_eval_limit has no effect" in err
     write_rows(here / "answers.jsonl", [{"prompt": f"{i}?", "completion": "x"} for i in (1, 2)])
     words = [("answers.jsonl" if word == "before" else word) for word in WORDS]
-    status, _, err = said([*words, "sums.yaml"], capsys)
+    status, _, err = said([*words, "sandbox.yaml"], capsys)
     assert status == 2
     assert "the baseline is a file" in err
 

@@ -12,10 +12,12 @@ import pytest
 from tests.support.cases import CASES, FILES, answer, case
 
 
-def test_the_page_lists_every_case() -> None:
+def test_the_page_lists_every_case_with_its_answer_and_the_command_that_prints_it() -> None:
+    assert [int(number) for number in FILES] == list(range(1, 37))
     page = (CASES / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| (\d+) \| \[.*?\]\((.*?)\)", page, flags=re.MULTILINE) == [
-        (str(int(number)), file.name) for number, file in FILES.items()
+    rows = re.findall(r"^\| (\d+) \| \[.*?\]\((.*?)\) \| \w.+ \| `(.*)` \|$", page, flags=re.MULTILINE)
+    assert rows == [
+        (str(int(number)), file.name, f"python examples/cases/{file.name}") for number, file in FILES.items()
     ]
 
 

@@ -34,12 +34,14 @@ def test_11_old_labels_know_no_new_products_and_fresh_feedback_is_iterated(capsy
     assert right[-1] <= right[0] < 1  # taste moves the order of few of these pairs
     assert known[-1] < 0.1
     assert [found[feedback]["choice"]["method"] for feedback in ("fixed", "fresh")] == ["dpo", "iterated-dpo"]
+    assert found["found"][0.0] == []
+    assert all("prompts_moved" in causes for day, causes in found["found"].items() if day > 0)
 
 
 def test_12_an_offline_medical_assistant_has_gates_and_thin_slices_are_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found, _ = answer("12", capsys)
+    found, out = answer("12", capsys)
     plan = found["plan"]
     assert (plan["choice"]["first"], plan["choice"]["method"]) == ("demonstrations", "dpo")
     gates = [stage for stage in plan["stages"] if stage["command"] == "gate"]
@@ -47,6 +49,9 @@ def test_12_an_offline_medical_assistant_has_gates_and_thin_slices_are_named(
     assert gates[1]["options"]["max_safety"]["missed_escalation"] == 0.05
     kinds = [{part["value"] for part in found[one]["evaluation"]["slices"]} for one in ("plan", "without")]
     assert kinds[0] - kinds[1] == {"escalate"}
+    same, moved = found["watched"].values()
+    assert (same["causes"], moved["causes"]) == ([], ["prompts_moved"])
+    assert "    escalate: 10% of the requests -> 1" in out
 
 
 def test_13_stakes_and_agreement_change_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
