@@ -69,7 +69,8 @@ def keep(case: Path, limit: float) -> bool:
         return False
     took = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
     head = f"Kept on {date.today()}, of source {source_hash(case)}; it takes {took} of one core."
-    (KEPT / f"{case.stem}.txt").write_text(f"{head}\n{done.stdout}", "utf-8")
+    said = re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w+/", "", done.stdout)  # folders of a case's own
+    (KEPT / f"{case.stem}.txt").write_text(f"{head}\n{said}", "utf-8")
     print(f"{case.name}: {took}")
     return True
 
