@@ -70,6 +70,7 @@ def keep(case: Path, limit: float) -> bool:
     took = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
     head = f"Kept on {date.today()}, of source {source_hash(case)}; it takes {took} of one core."
     said = re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w+/", "", done.stdout)  # folders of a case's own
+    said = said.replace(f"{ROOT}/", "")
     (KEPT / f"{case.stem}.txt").write_text(f"{head}\n{said}", "utf-8")
     print(f"{case.name}: {took}")
     return True

@@ -1,4 +1,4 @@
-"""A server in this process that answers POST requests as a test says."""
+"""Servers in this process that answer requests as a test says."""
 
 from __future__ import annotations
 
@@ -11,6 +11,26 @@ from typing import Any
 
 Answer = tuple[int, Any]
 """Status, and what to send as JSON (text is sent as it is)."""
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server of this handler on loopback. It does not wait for clients that have gone."""
+
+    class Silent(handler):  # type: ignore[misc, valid-type]
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    httpd.daemon_threads, httpd.block_on_close = True, False
+    thread = Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
 
 
 @contextmanager
@@ -30,15 +50,5 @@ def server(answer: Callable[[str, dict[str, Any], dict[str, str]], Answer]) -> I
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{httpd.server_address[1]}"
-    finally:
-        httpd.shutdown()
-        thread.join()
-        httpd.server_close()
+    with serving(Handler) as address:
+        yield address

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import assent
 from assent.errors import DataError, RunError
 from assent.judging import http
 from tests.support.chat import completion, prefers
+from tests.support.http import serving
 from tests.support.rows import read_rows, write_rows
 
 LONGER = prefers(lambda a, b: len(a) > len(b))
@@ -88,19 +89,8 @@ def failing(fault: Fault, *, times: int) -> Iterator[tuple[str, list[str]]]:
             with suppress(OSError):
                 fault(self, body) if number <= times else whole(self, body)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads, httpd.block_on_close = True, False
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{httpd.server_address[1]}/v1", seen
-    finally:
-        httpd.shutdown()
-        thread.join()
-        httpd.server_close()
+    with serving(Handler) as address:
+        yield f"{address}/v1", seen
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,9 @@ from assent.config.losses import PREFERENCE_LOSSES, RANKING_LOSSES
 from assent.diagnosis.advice import fit_less
 from assent.diagnosis.case import Case, example, make_case
 from assent.diagnosis.examine import examine
+from assent.diagnosis.finding import Finding
 from assent.diagnosis.fix import changes
-from assent.diagnosis.rule import EVERY, Rule
+from assent.diagnosis.rule import EVERY, NotChecked, Rule
 from assent.diagnosis.rules import all_rules, critic_useless, held_out_rises
 from assent.metrics import lookup
 from assent.pipelines.steps import STEPS
@@ -24,6 +25,10 @@ from assent.runs.files import from_json, to_json
 
 RULES = all_rules()
 every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+
+
+def lookup_rule(name: str) -> Rule:
+    return next(rule for rule in RULES if rule.name == name)
 
 
 def module_of(rule: Rule) -> ModuleType:
@@ -201,3 +206,33 @@ def test_a_reward_model_at_chance_is_no_silence_where_steps_are_few() -> None:
     assert severity(0.425, 0.267, 0.6, status="running", planned_steps=9) == "info"
     assert severity(0.55, 0.4, 0.7) == "info"
     assert severity(0.7, 0.52, 0.85) is None
+
+
+def test_what_a_log_does_not_tell_is_not_said() -> None:
+    """Another trainer's log may lack the penalty, one kind of thumbs, or the length of completions."""
+
+    def found(name: str, **changed: Any) -> Finding:
+        rule = lookup_rule(name)
+        finding = rule.ask(replace(module_of(rule).FIRES, **changed))
+        assert finding is not None
+        return finding
+
+    assert "no penalty holds it" in found("kl_unbounded").verdict
+    assert "penalty" not in found("kl_unbounded", config={}).verdict
+    both = module_of(lookup_rule("one_class")).FIRES.series
+    assert found("one_class").confidence == "certain"
+    assert found("one_class", series={name: both[name] for name in list(both)[:2]}).confidence == "possible"
+    fallen = [2.0 - 0.1 * i for i in range(20)]
+    sums = example({"objective/entropy": fallen}, stage="ppo").series
+    lengths = example({"rollout/completion_length": [4.0] * 20}, stage="ppo").series
+    assert not str(found("entropy_collapses", series=sums).evidence[0].expected).endswith("per token")
+    assert str(found("entropy_collapses", series={**sums, **lengths}).evidence[0].expected).endswith("per token")
+
+
+def test_series_of_other_steps_are_not_compared() -> None:
+    rule = lookup_rule("chosen_falls")
+    case = module_of(rule).FIRES
+    name = "rewards/rejected"
+    shorter = {**case.series, name: case.series[name].tail(len(case.series[name]) - 1)}
+    with pytest.raises(NotChecked, match="different steps"):
+        rule.ask(replace(case, series=shorter))

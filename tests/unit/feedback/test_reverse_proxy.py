@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx2
@@ -20,6 +20,7 @@ from assent.feedback.store.database import Database, open_database
 from assent.feedback.store.people import accept, invite
 from tests.support.docs import ROOT
 from tests.support.feedback import fill
+from tests.support.http import serving
 
 HOST, PASSWORD = "label.example.org", "correct horse battery"
 SETTING = re.compile(r"proxy_set_header (\S+) \$(\w+);")
@@ -84,20 +85,8 @@ def proxied(port: int, *, address: str) -> Iterator[httpx2.Client]:
         def do_POST(self) -> None:
             self.forward()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    proxy.daemon_threads, proxy.block_on_close = True, False
-    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{proxy.server_address[1]}") as client:
-            yield client
-    finally:
-        proxy.shutdown()
-        thread.join()
-        proxy.server_close()
+    with serving(Handler) as proxy, httpx2.Client(base_url=proxy) as client:
+        yield client
 
 
 def cookies_of(client: httpx2.Client, answer: httpx2.Response) -> None:

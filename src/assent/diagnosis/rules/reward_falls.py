@@ -53,3 +53,8 @@ RULE = Rule(
 FIRES = example({"objective/scores": [1.0 - 0.1 * i + 0.03 * (i % 2) for i in range(16)], SPREAD: [0.5] * 16},
                 stage="ppo")  # fmt: skip
 QUIET = example({"objective/scores": [0.1 * (i % 3) for i in range(16)], SPREAD: [0.5] * 16}, stage="ppo")
+QUIET_ALSO = (
+    example({"objective/rlhf_reward": [1.0 - 0.1 * i for i in range(16)], "objective/scores": [1e-8] * 16,
+             SPREAD: [1.0] * 16}, stage="ppo"),
+)  # fmt: skip
+"""Rewards without their mean: what falls is the penalty, and reward_mean_removed says why."""
