@@ -13,10 +13,15 @@ from assent.types import Message, PromptGroup, Text
 
 if TYPE_CHECKING:
     from assent.config.monitor import MonitorConfig
+    from assent.models.batch import TokenGroup
+    from assent.models.templates import Template
     from assent.rewards.base import Reward
 
 AT_ONCE = 64
 """Rows that are scored together."""
+DIFFER_MOST = 10
+"""One row of so many is left out where the server is compared: those that differ most. A text need not read back as the
+tokens that were sampled, and then its log-probabilities are of other tokens."""
 
 
 def load_scorer(config: MonitorConfig) -> Reward:
@@ -80,7 +85,8 @@ class Kept:
 def served_beside(rows: Sequence[Served], config: MonitorConfig) -> dict[str, float] | None:
     """The server's mean log-probability per token of some rows beside the policy's own; None without such rows.
 
-    nats_per_token  mean absolute difference;  scale: nats served for each of the policy's (a temperature shows there)
+    nats_per_token  mean absolute difference;  scale: nats served for each of the policy's (a temperature shows there);
+                    both without the tenth of the rows that differ most
     """
     import torch
 
@@ -89,7 +95,6 @@ def served_beside(rows: Sequence[Served], config: MonitorConfig) -> dict[str, fl
     from assent.models.module import AlignmentModel
     from assent.models.packing import pack
     from assent.models.templates import resolve_template
-    from assent.models.tokenizing import tokenize_groups
 
     if not rows:
         return None
@@ -99,11 +104,8 @@ def served_beside(rows: Sequence[Served], config: MonitorConfig) -> dict[str, fl
     model: Any = load_policy(config.policy, dtype=config.dtype, tokenizer=tokenizer).to(device).eval()
     template = resolve_template(tokenizer, model=model)
     reader = AlignmentModel(model, kind="policy").eval()
-    groups = [_group(row, has_template=template.source is not None, place=place) for place, row in enumerate(rows)]
-    tokens = tokenize_groups(groups, tokenizer=tokenizer, template=template, max_length=config.max_length).groups
     pairs: list[tuple[float, float]] = []
-    for token_group in tokens:
-        row = rows[int(token_group.source or 0)]
+    for row, token_group in _tokenized(rows, tokenizer, template, config.max_length):
         with torch.no_grad():
             read = reader(pack([token_group], device=device), frozenset({"logprobs"}))
         values = read.logprobs.double().cpu().tolist()
@@ -113,12 +115,39 @@ def served_beside(rows: Sequence[Served], config: MonitorConfig) -> dict[str, fl
         pairs.append((float(row.logprob or 0.0), sum(values) / len(values)))
     if not pairs:
         return None
+    pairs = sorted(pairs, key=lambda pair: abs(pair[0] - pair[1]))[: len(pairs) - len(pairs) // DIFFER_MOST]
     squares = sum(own * own for _, own in pairs)
     return {
         "rows": float(len(pairs)),
         "nats_per_token": sum(abs(theirs - own) for theirs, own in pairs) / len(pairs),
         "scale": sum(theirs * own for theirs, own in pairs) / squares if squares else 1.0,
     }
+
+
+def read_back(rows: Sequence[Served], folder: str, *, max_length: int) -> float | None:
+    """Share of the rows whose text is as many tokens of the model's, its end included, as the log counts.
+
+    None without rows that count them.
+    """
+    from assent.models.loading import load_tokenizer
+    from assent.models.templates import resolve_template
+
+    counted = [row for row in rows if row.num_tokens is not None]
+    if not counted:
+        return None
+    tokenizer = load_tokenizer(folder)
+    read = _tokenized(counted, tokenizer, resolve_template(tokenizer), max_length)
+    return sum(row.num_tokens == len(group.completions[0].ids) for row, group in read) / len(counted)
+
+
+def _tokenized(
+    rows: Sequence[Served], tokenizer: Any, template: Template, max_length: int
+) -> Iterator[tuple[Served, TokenGroup]]:
+    from assent.models.tokenizing import tokenize_groups
+
+    groups = [_group(row, has_template=template.source is not None, place=place) for place, row in enumerate(rows)]
+    for group in tokenize_groups(groups, tokenizer=tokenizer, template=template, max_length=max_length).groups:
+        yield rows[int(group.source or 0)], group
 
 
 def _group(row: Served, *, has_template: bool, place: int) -> PromptGroup:

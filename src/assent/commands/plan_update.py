@@ -12,6 +12,7 @@ from typing import Any
 
 from assent.commands.logged_data import NO_SLICE, prompts_of_baseline
 from assent.commands.monitor import monitor
+from assent.commands.monitor_models import read_back
 from assent.config.monitor import MonitorConfig
 from assent.config.plan import PlanConfig
 from assent.config.update import LoggedDataConfig
@@ -63,13 +64,16 @@ def plan_update(config: PlanConfig) -> tuple[dict[str, Any], list[str], list[str
     model = config.model or _model_of(config.run)
     baseline = config.baseline or config.run
     logged = read_logged(config.logs, config.columns)
-    watched, told, _ = monitor(_watching(config, logged, model, baseline))
+    watching = _watching(config, logged, model, baseline)
+    watched, told, _ = monitor(watching)
     moves = moves_of(watched)
     since = since_of(watched, moves)
     up_above = UP_ABOVE if config.up_above is None else config.up_above
     recent = logged.since(since)
     is_compared = watched["policy"] is not None or baseline == config.run  # a run's samples are the trainer's
-    facts = facts_of(recent, moves, since=since, up_above=up_above, is_compared=is_compared)
+    answers = answers_to_train_on(recent.rated)
+    read = None if watching.policy is None else read_back(answers, model, max_length=watching.max_length)
+    facts = facts_of(recent, moves, since=since, up_above=up_above, is_compared=is_compared, read_back=read)
     verdicts = verdicts_of(facts)
     way = way_of(verdicts)
     lines = [*_facts(facts), *_not_used(recent), *_verdicts(verdicts), *_way(way, model, facts)]

@@ -34,6 +34,7 @@ class LogFacts:
     pairs       prompts with answers that were rated differently
     up, down    ratings above and not above the border
     logged      share of the answers to train on with a logged sum of log-probabilities
+    read_back   share of them whose text is as many tokens of the model's, its end included, as the log counts
     policies    models that are named in the rows to train on
     propensity  share of the pairs whose probability of being rated is known
     effective   what the pairs are worth when weighted by it, as a share of their number; None: not known
@@ -48,6 +49,7 @@ class LogFacts:
     up: int
     down: int
     logged: float
+    read_back: float | None
     policies: int
     propensity: float
     effective: float | None
@@ -138,7 +140,13 @@ def answers_to_train_on(rated: Sequence[Served]) -> list[Served]:
 
 
 def facts_of(
-    recent: Logged, moves: Mapping[str, Move], *, since: str | None, up_above: float, is_compared: bool
+    recent: Logged,
+    moves: Mapping[str, Move],
+    *,
+    since: str | None,
+    up_above: float,
+    is_compared: bool,
+    read_back: float | None = None,
 ) -> LogFacts:
     """The facts. `recent`: with the ratings from `since` on alone."""
     pairs, answers = pairs_of(recent.rated), answers_to_train_on(recent.rated)
@@ -153,6 +161,7 @@ def facts_of(
         up=up,
         down=len(recent.rated) - up,
         logged=_share([one.logprob_sum is not None for one in answers]),
+        read_back=read_back,
         policies=len({one.model for one in answers if one.model is not None}),
         propensity=_share([one is not None for one in known]),
         effective=effective_share(known),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assent.commands.monitor import monitor
-from assent.commands.monitor_models import Kept, served_beside
+from assent.commands.monitor_models import Kept, read_back, served_beside
 from assent.config.loading import parse_options
 from assent.config.monitor import MonitorConfig
 from assent.diagnosis.drift.encoding import DAY_SECONDS
@@ -62,6 +63,32 @@ def test_a_temperature_shows(tmp_path: Path) -> None:
     assert cold is not None
     assert cold["nats_per_token"] > 0.05
     assert served_beside([], options(policy=folder)) is None
+
+
+def test_a_text_that_does_not_read_back_says_nothing_about_the_server(tmp_path: Path) -> None:
+    """Another way to cut the same text into tokens has another log-probability: one such row in ten is left out."""
+    folder = tiny_model(tmp_path / "model")
+    rows = served_by(folder, with_end=True) * 2
+    rows[3] = replace(rows[3], logprob=-9.0)
+    found = served_beside(rows, options(policy=folder))
+    assert found is not None
+    assert (found["rows"], found["nats_per_token"] < 1e-4, round(found["scale"], 3)) == (11, True, 1)
+    rows[4] = replace(rows[4], logprob=-9.0)  # two of twelve are beyond chance
+    found = served_beside(rows, options(policy=folder))
+    assert found is not None
+    assert found["nats_per_token"] > 0.05
+
+
+@pytest.mark.parametrize("with_end", [True, False])
+def test_what_reads_back_has_its_end(tmp_path: Path, with_end: bool) -> None:
+    folder = tiny_model(tmp_path / "model")
+    rows = served_by(folder, with_end=with_end)
+    assert read_back(rows, folder, max_length=64) == float(with_end)
+    assert rows[0].num_tokens is not None
+    rows[0] = replace(rows[0], num_tokens=rows[0].num_tokens + 1)
+    rows[1] = replace(rows[1], num_tokens=None)
+    assert read_back(rows, folder, max_length=64) == pytest.approx(0.8 if with_end else 0.2)
+    assert read_back(rows[1:2], folder, max_length=64) is None
 
 
 def test_the_rows_that_are_read_follow_from_their_content() -> None:

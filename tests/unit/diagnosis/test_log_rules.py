@@ -78,3 +78,17 @@ def test_the_trainers_log_probabilities_decide() -> None:
     differs = example(quiet=("serving/logprob",), policy={"nats_per_token": 0.4, "scale": 0.7})
     (finding,) = examine(differs, RULES).findings
     assert (finding.rule, finding.confidence) == ("serving_differs", "certain")
+
+
+def test_new_prompts_may_be_less_sure_and_the_trainers_own_decide() -> None:
+    both = example("serving/logprob", "prompt/words")
+    found = {one.rule: (one.severity, one.confidence) for one in examine(both, RULES).findings}
+    assert found["serving_differs"] == ("warning", "possible")
+    alone = examine(example("serving/logprob", quiet=("prompt/words",)), RULES).findings
+    assert [(one.rule, one.severity, one.confidence) for one in alone] == [("serving_differs", "fault", "likely")]
+    agrees = example("serving/logprob", "prompt/words", policy={"nats_per_token": 0.01, "scale": 1.0})
+    assert {one.rule for one in examine(agrees, RULES).findings} == {"prompts_moved"}
+    renamed = example("serving/model", policy={"nats_per_token": 0.01, "scale": 1.0})
+    assert [one.verdict for one in examine(renamed, RULES).findings] == [
+        "the logs name another model than at the release"
+    ]

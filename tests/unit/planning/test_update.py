@@ -24,10 +24,10 @@ from assent.planning.update import (
     way_of,
 )
 
-GOOD = LogFacts(rows=5000, rated=2000, since="all", pairs=800, up=1200, down=800, logged=1.0, policies=1,
-                propensity=0.0, effective=None, rated_propensity=0.0, rated_effective=None, trainer="compared",
-                prompts="same", taste="same", behaviour="same", feedback="same", serving="same", reward_model="same",
-                judge="same")  # fmt: skip
+GOOD = LogFacts(rows=5000, rated=2000, since="all", pairs=800, up=1200, down=800, logged=1.0, read_back=1.0,
+                policies=1, propensity=0.0, effective=None, rated_propensity=0.0, rated_effective=None,
+                trainer="compared", prompts="same", taste="same", behaviour="same", feedback="same", serving="same",
+                reward_model="same", judge="same")  # fmt: skip
 NO_PAIRS = {"pairs": 0}
 CASES: list[tuple[dict[str, Any], dict[str, str]]] = [
     # what differs from GOOD; the verdicts that follow, and what is done
@@ -37,6 +37,8 @@ CASES: list[tuple[dict[str, Any], dict[str, str]]] = [
      {"dpo": "not possible", "thumbs": "not possible", "samples": "needed", "way": "prompts"}),
     ({"rated": 0, "pairs": 0, "prompts": "moved"}, {"samples": "needed", "way": "prompts"}),
     ({"prompts": "moved"}, {"samples": "not needed", "way": "pairs logged"}),
+    ({"read_back": 0.99}, {"reference": "not sound", "way": "pairs"}),
+    ({"read_back": None}, {"reference": "sound", "way": "pairs logged"}),
     (NO_PAIRS, {"dpo": "not possible", "thumbs": "sound", "way": "thumbs"}),
     ({"pairs": LEAST_PAIRS - 1}, {"dpo": "not possible", "way": "thumbs"}),
     ({"pairs": LEAST_PAIRS}, {"dpo": "sound", "way": "pairs logged"}),

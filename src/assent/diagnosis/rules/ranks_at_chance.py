@@ -11,9 +11,9 @@ from assent.diagnosis.advice import passes_of
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Change, Evidence, Finding, factor_to, times
 from assent.diagnosis.rule import REWARD, NotChecked, Rule
-from assent.statistics.small import ends, fmean, wilson
+from assent.statistics.small import ends, fmean, mean_interval, wilson
 
-TRAIN, HELD_OUT, RATE = "accuracy", "eval_accuracy", "learning_rate"
+TRAIN, HELD_OUT, MARGIN, RATE = "accuracy", "eval_accuracy", "margin", "learning_rate"
 STEPS = 20
 PAIRS = 100
 """Comparisons below which a coin cannot be told from a weak model."""
@@ -129,13 +129,22 @@ def _against_chance(case: Case) -> tuple[str, float, bool]:
 
 
 def _ranks_new_rows(case: Case) -> bool:
-    """Whether a coin is excluded by the second half of the first pass, whose rows were new when they were ranked."""
+    """Whether a coin is excluded by the second half of the first pass, whose rows were new when they were ranked.
+
+    Either by how many of them are right, or by their mean margin beside its noise from step to step, which sees more.
+    """
     if "num_train_epochs" not in case.config and case.find("epoch") is None:
         return False
     end = (case.planned_steps or case.steps) / max(1.0, passes_of(case))
     new = [value for step, value in zip(case[TRAIN].steps, case[TRAIN].values, strict=True) if end / 2 < step <= end]
     count = len(new) * float(case.option("batch_size", 0))
-    return count >= PAIRS and wilson(fmean(new) * count, count).low > 0.5
+    if count < PAIRS:
+        return False
+    margin = case.find(MARGIN)
+    margins = (
+        () if margin is None else [v for s, v in zip(margin.steps, margin.values, strict=True) if end / 2 < s <= end]
+    )
+    return wilson(fmean(new) * count, count).low > 0.5 or (bool(margins) and mean_interval(margins).low > 0)
 
 
 def _moved(case: Case) -> float | None:
@@ -148,7 +157,7 @@ RULE = Rule(
     name="ranks_at_chance",
     title="the reward model is at chance, or stands still",
     metrics=(TRAIN,),
-    also=(*SCORES, RATE),
+    also=(*SCORES, MARGIN, RATE),
     stages=REWARD,
     check=check,
     causes=("random labels", "learning rate too low", "columns that are equal after the cut"),
