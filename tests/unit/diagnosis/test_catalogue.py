@@ -83,6 +83,9 @@ ALIKE: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
 """Two by two, with what both rules read: P1 and P6, P4 and P9, P7 and P1, D3 and D7, D5 and D6, R2 and R3."""
 
 
+NEVER_GRAVE = {"labels_disagree"}
+
+
 @pytest.mark.parametrize(
     ("found", "other", "stage", "series", "options"), ALIKE, ids=[f"{found}, not {other}" for found, other, *_ in ALIKE]
 )
@@ -91,8 +94,7 @@ def test_failures_that_look_alike_are_told_apart(
 ) -> None:
     known = {"loss_type": "sigmoid"} if stage == "dpo" else {}
     report = examine(example(series, stage=stage, status="finished", **known, **options))
-    grave = {one.rule for one in report.findings if one.severity != "info"}
-    assert found in grave
-    assert other not in grave
+    assert found in {one.rule for one in report.findings if one.severity != "info" or one.rule in NEVER_GRAVE}
+    assert other not in {one.rule for one in report.findings if one.severity != "info"}
     answered = {*report.checked, *(rule for rule, why in report.not_checked if f"{found} has found" in why)}
     assert other in answered, dict(report.not_checked).get(other)  # it was asked, or says who has answered

@@ -189,9 +189,21 @@ FIRES_ALSO = (
     ),
     example(_WEAK, stage="reward", batch_size=8, num_train_epochs=2.0),
     example(_WEAK, stage="reward", batch_size=8),
+    example(
+        {**_WEAK, TRAIN: [0.5] * 60, MARGIN: [*[0.0] * 30, *[0.1, -0.09] * 15]},
+        stage="reward",
+        batch_size=8,
+        num_train_epochs=1.0,
+    ),
 )
 QUIET_ALSO = (
     example(_WEAK, stage="reward", batch_size=8, num_train_epochs=1.0),
+    example(
+        {**_WEAK, TRAIN: [0.5] * 60, MARGIN: [*[0.0] * 30, *[0.1, -0.02] * 15]},
+        stage="reward",
+        batch_size=8,
+        num_train_epochs=1.0,
+    ),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {30: 0.0123, 32: 0.0123}}, stage="reward", batch_size=32),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.2}}, stage="reward", batch_size=32),
     example({TRAIN: [0.7, 0.6] * 16, "eval_margin": {0: 0.0123, 32: 0.0123}, RATE: [0.0] * 32}, stage="reward"),
@@ -201,5 +213,5 @@ QUIET_ALSO = (
         batch_size=4,
     ),
 )
-"""Weights that stand still, labels that say nothing, few steps or pairs; a new head that is right by luck, weights that
-cannot move, and an interval above one half."""
+"""New rows that are right, or whose margin is above its noise; a new head that is right by luck, weights that move or
+cannot, and an interval above one half."""
