@@ -71,6 +71,15 @@ SIGNALS: tuple[Signal, ...] = (
 )  # fmt: skip
 
 
+NATS = 0.05
+"""Mean absolute difference per token, served and computed, that low precision does not explain."""
+
+
+def agrees(policy: Mapping[str, float] | None) -> bool:
+    """Whether what --policy found shows the server's log-probabilities to be the trainer's."""
+    return policy is not None and policy["nats_per_token"] <= NATS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tested:
     """A signal on a day: the window that says most.

@@ -20,7 +20,7 @@ from assent.diagnosis.drift.encoding import DAY_SECONDS, Rows, day_of, hash_of
 from assent.diagnosis.drift.files import Place
 from assent.diagnosis.drift.reference import SAMPLE_A_DAY, Reference, Sample
 from assent.diagnosis.drift.served import Served
-from assent.diagnosis.drift.signals import Drift
+from assent.diagnosis.drift.signals import Drift, agrees
 from assent.diagnosis.drift.tables import count
 from assent.diagnosis.drift.testing import Day, look
 from assent.diagnosis.examine import Report, examine
@@ -150,11 +150,12 @@ class Watcher:
     def test(self, *, now: float, policy: Mapping[str, float] | None = None) -> list[Look]:
         """Tests every day that is over and has not been tested, in order.
 
-        policy   what was measured of the policy on this call's rows; it speaks for the last of these days
+        policy   what was measured of the policy on this call's rows: that they agree speaks for all of these days, that
+                 they do not for the last
         """
         today = self.num_calls + 1 if self.by_call else int(now // DAY_SECONDS)
         over = [day for day in sorted(self.days) if self.last_tested < day < today]
-        looks = [self._test(day, policy if day == over[-1] else None) for day in over]
+        looks = [self._test(day, policy if day == over[-1] or agrees(policy) else None) for day in over]
         for day in [day for day in self.days if day <= self.last_tested - KEPT_DAYS]:
             self.days.pop(day)
             self.hashes.pop(day, None)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from assent.diagnosis.case import Case
 from assent.diagnosis.drift.findings import drift_in, evidence, example
+from assent.diagnosis.drift.signals import NATS, agrees
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.rule import NotChecked, Rule
 
 LOGPROB = "serving/logprob"
-NATS = 0.05
-"""Mean absolute difference per token, served and computed, that low precision does not explain."""
 
 
 def check(case: Case) -> Finding | None:
@@ -18,10 +17,9 @@ def check(case: Case) -> Finding | None:
     if not tested and drift.policy is None:
         raise NotChecked("neither logs nor baseline have log-probabilities or the model's name")
     policy = drift.policy
-    differs = policy is not None and policy["nats_per_token"] > NATS
+    differs = policy is not None and not agrees(policy)
     # where the trainer's own were computed they decide, and texts of the release need not be compared
-    agrees = policy is not None and not differs
-    found = [one for one in tested if one.found and not (agrees and one.signal.name == LOGPROB)]
+    found = [one for one in tested if one.found and not (agrees(policy) and one.signal.name == LOGPROB)]
     if not found and not differs:
         return None
     # the text alone says how likely it is; on prompts that are new the same model may be less sure of it

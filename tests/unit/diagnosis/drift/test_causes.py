@@ -52,6 +52,22 @@ def test_two_causes_are_both_named() -> None:
     assert found_in(both) == {CAUSE["judge"], CAUSE["serving"]}
 
 
+def test_the_trainers_log_probabilities_speak_for_the_whole_call() -> None:
+    """If they agree, for every day of it; if they do not, for the last."""
+    rows = served(logged("serving", days=8))
+    now = max(row.time for row in rows if row.time is not None) + DAY_SECONDS
+
+    def days(policy: dict[str, float] | None) -> list[bool]:
+        one = Watcher(reference=reference(), alpha=0.05)
+        one.take(rows, now=now)
+        return [CAUSE["serving"] in {found.rule for found in look.report.findings}
+                for look in one.test(now=now, policy=policy)]  # fmt: skip
+
+    assert any(days(None)[:-1])
+    assert not any(days({"nats_per_token": 0.01, "scale": 1.0}))
+    assert days({"nats_per_token": 0.4, "scale": 0.7}) == [*days(None)[:-1], True]
+
+
 def test_a_column_that_the_baseline_lacks_is_not_compared() -> None:
     bare = [Served(prompt=row.prompt, completion=row.completion, time=row.time) for row in served(release())]
     one = Watcher(reference=fit(bare), alpha=0.05)
