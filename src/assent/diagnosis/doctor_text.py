@@ -54,7 +54,8 @@ def lines_of_finding(finding: Finding, case: Case, reason: str | None = None) ->
     ]
     lines += _wrapped("cause: ", finding.cause) if finding.cause else []
     lines += _wrapped("to do: ", finding.next_action)
-    lines += _wrapped("change: ", "; ".join(described(finding.fix, case.config))) if finding.fix else []
+    changed = described(finding.fix, case.config)
+    lines += _wrapped("change: ", "; ".join(changed)) if changed else []
     theirs = their_names(finding.fix, case.source, case.stage)
     lines += _wrapped("there: ", "; ".join(f"{ours} is {name}" for ours, name in theirs.items())) if theirs else []
     lines += _wrapped("change: ", _left_out(finding)) if finding.drop else []

@@ -36,7 +36,7 @@ def check(case: Case) -> Finding | None:
     what_to_do, fix = fit_less(case)
     return Finding(
         severity="fault",
-        confidence="certain",
+        confidence="certain" if case.objective.loss is not None else "likely",
         verdict=f"the scores are too sure: {accuracy:.0%} of the held-out pairs are right, and the loss of {loss:.3g} "
         "is above a coin's",
         evidence=(
