@@ -39,8 +39,8 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the reward prefers long answers (70 to 90% of the gain was length in published cases)",
         next_action="read a few answers: where the task needs longer ones, this is no fault. Otherwise balance the "
-        "reward model's pairs by length, or add a part to the reward that costs length ({rule: length}). A stronger "
-        f"penalty only slows it down: {what_to_do}",
+        "reward model's pairs by length, or add a part to the reward that costs length (Assent's: {rule: length}). A "
+        f"stronger penalty only slows it down: {what_to_do}",
         fix=fix,
     )
 

@@ -49,8 +49,8 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the policy has found what the reward model likes and people do not, for its pairs held no such answers",
         next_action=f"keep the checkpoint near step {series.steps[peak]}. A stronger penalty slows this down: "
-        f"{what_to_do}. What mends it is a reward that people agree with: label what the policy writes now and train the reward "
-        "model on it, or count the disagreement of several (--reward-ensemble mean-std:1)",
+        f"{what_to_do}. What mends it is a reward that people agree with: label what the policy writes now and train "
+        "the reward model on it, or count the disagreement of several (--reward-ensemble mean-std:1)",
         fix=fix,
     )  # fmt: skip
 
