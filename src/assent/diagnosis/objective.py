@@ -24,6 +24,7 @@ AT_REFERENCE = 1e-3
 AWAY = 0.1
 """Smallest implicit reward that is none of a policy at its reference: some rounding of bfloat16 is less."""
 MOST_COMPLETIONS = 64
+EQUAL_SCORES = "loss_at_equal_scores"
 How = Literal["configuration", "start value", "floor", "unknown"]
 
 
@@ -64,7 +65,7 @@ UNKNOWN = Objective()
 
 def infer_objective(config: Mapping[str, Any], stage: str | None, series: Mapping[str, Series]) -> Objective:
     if stage == "reward":
-        return _of_scores(config)
+        return _with_logged_start(_of_scores(config), series)
     if stage == "kto":
         return _at_its_start(_of_thumbs(config), series)
     if stage not in ("dpo", "online-dpo"):
@@ -248,6 +249,14 @@ def _of_scores(config: Mapping[str, Any]) -> Objective:
         start=total if parts and math.isfinite(total) else None,
         how="configuration" if is_stated else "unknown",
     )
+
+
+def _with_logged_start(found: Objective, series: Mapping[str, Series]) -> Objective:
+    """Rankings of n completions begin at ln n!, which a run logs, as n differs from ranking to ranking."""
+    logged = series.get(EQUAL_SCORES) or series.get(f"eval_{EQUAL_SCORES}")
+    if found.start is not None or logged is None:
+        return found
+    return replace(found, start=math.fsum(logged.values) / len(logged))
 
 
 def _of_thumbs(config: Mapping[str, Any]) -> Objective:

@@ -262,3 +262,19 @@ def test_settings_that_name_the_loss_decide(tmp_path: Path) -> None:
     for loss, is_found in (("simpo", False), ("sigmoid", True)):
         settings.write_text(to_json({"loss_type": loss, "beta": 2.0}))
         assert ("starts_off_reference" in rules_of(case_of_log(log, settings=settings))[0]) is is_found
+
+
+def test_rankings_of_several_sizes_start_where_the_run_says() -> None:
+    logged = {"loss": [1.5] * 3, "accuracy": [0.5] * 3, "loss_at_equal_scores": [1.0, 1.2, 1.4]}
+    assert example(logged, stage="reward", loss_type="plackett_luce").objective.start == pytest.approx(1.2)
+    assert example(logged, stage="reward", loss_type="bradley_terry").objective.start == pytest.approx(math.log(2))
+    held_out = {"eval_loss": {50: 3.9}, "eval_accuracy": {50: 0.72}, "eval_loss_at_equal_scores": {50: math.log(24)}}
+    sure = found("too_sure", example(held_out, stage="reward", loss_type="plackett_luce"))
+    assert sure.evidence[0].expected == f"below {math.log(24):.4g}"
+
+
+def test_what_is_expected_of_a_margin_is_above_what_was_found() -> None:
+    rule = importlib.import_module("assent.diagnosis.rules.beta_too_low")
+    for case in (rule.FIRES, *rule.FIRES_ALSO):
+        (fact,) = found("beta_too_low", case).evidence
+        assert float(str(fact.expected).removeprefix("above ")) > fact.value

@@ -44,7 +44,7 @@ def check(case: Case) -> Finding | None:
     # the neighbours in a ranking of many are near-ties: its pairs are right less often than those of two answers
     is_ranking = bool({*(case.objective.loss or "").split(" + ")} & {*RANKING_LOSSES} - {"bradley_terry"})
     fix = {} if smoothed else smoothed_labels(case, round(min(0.4, 1 - level), 2))
-    untold = "" if case.tells("label_smoothing") or case.objective.options else ", if they are not smoothed already,"
+    untold = "" if case.tells("label_smoothing") or case.objective.options else ", if they are not smoothed already"
     return Finding(
         severity="info" if level > 0.7 or smoothed or is_ranking else "warning",
         confidence="possible",
@@ -58,9 +58,9 @@ def check(case: Case) -> Finding | None:
         next_action="nothing by options: labels are smoothed already. Label some pairs twice; where people agree more "
         "often than this, take a larger model"
         if smoothed
-        else f"label some pairs twice: where people agree no more often than this, smooth the labels{untold} "
+        else "label some pairs twice: where people agree no more often than this, smooth the labels "
         + ("(--hyperparameters.label_smoothing)" if fix else "(with a loss that has label_smoothing: docs/papers.md)")
-        + "; otherwise take a larger model",
+        + f"{untold}; otherwise take a larger model",
         fix=fix,
     )
 
