@@ -64,6 +64,7 @@ reference/logps_rejected | nats | none | the same for the rejected completion
 
 accuracy | fraction | higher | share of comparisons whose chosen completion scores higher; a tie counts half
 margin | reward | higher | score of the chosen minus that of the rejected completion, mean
+loss_at_equal_scores | nats | none | the loss if all scores were equal, logged where it depends on how many are ranked
 min_reward | reward | none | smallest score
 mean_reward | reward | none | mean score
 max_reward | reward | none | largest score

@@ -14,22 +14,32 @@ Advice = tuple[str, Mapping[str, Change]]
 """What to do, as a clause, and the change of the configuration that does it."""
 
 
-def passes_of(case: Case) -> float:
-    """Passes over the rows that the run was given, or has made; 1 where nothing says so."""
+def passes_of(case: Case) -> float | None:
+    """Passes over the rows that the run was given, or has made; None where nothing tells."""
     if case.option("max_steps", 0) <= 0 and "num_train_epochs" in case.config:
         return float(case.option("num_train_epochs", 1.0))
     epochs = case.find("epoch")
-    return 1.0 if epochs is None else epochs.last
+    return None if epochs is None else epochs.last
 
 
 def fit_less(case: Case, *, share: float | None = None, rate: float = 0.3) -> Advice:
-    """For a run that fits its rows too closely: fewer passes over them, or at one pass a lower learning rate.
+    """For a run that fits its rows too closely: fewer passes over them, or at one pass a lower learning rate. Where
+    nothing tells how many it made, both are said and no change is named.
 
     share   of the run's steps after which it was at its best; None: one pass
     rate    what to multiply the learning rate by where no pass can be left out
     """
     passes, steps = passes_of(case), int(case.option("max_steps", 0))
-    if passes <= 1.0 or share == 0:
+    if case.stage == "online-dpo" and passes is not None and passes > 1.0 and share != 0:  # given by its rounds
+        fewer = max(1, round(case.steps / passes if share is None else case.steps * share))
+        return f"stop after {fewer:,} rounds (--total-steps)", {"total_steps": to(fewer)}
+    if passes is None and share != 0:
+        return (
+            "read the rows fewer times (--num-train-epochs), if they are read more than once; otherwise lower the "
+            f"learning rate (to {rate:g} times what it was)",
+            {},
+        )
+    if passes is None or passes <= 1.0 or share == 0:
         return f"lower the learning rate (to {rate:g} times what it was), or train on more rows", {
             "learning_rate": times(rate)
         }

@@ -69,9 +69,15 @@ class Case:
         return {name: series for name, series in self.series.items() if name.startswith(start)}
 
     def option(self, name: str, default: Any = None) -> Any:
-        """An option of the run; the default where the configuration is not known or has none."""
+        """An option of the run; the default where the configuration is not known or has none. A verdict, a cause or
+        a change must not rest on a default that stands for what is not known: ask `tells` first."""
         value = self.config.get(name)
         return default if value is None else value
+
+    def tells(self, name: str) -> bool:
+        """Whether the option's value is known. A run of ours names every option that applies to it, so that one it
+        does not name has no effect there; another trainer's log names few, and one that is absent may be anything."""
+        return name in self.config or (self.source == "assent" and bool(self.config))
 
     @property
     def steps(self) -> int:
@@ -118,7 +124,7 @@ def make_case(
 NUMBERS = frozenset(
     {"beta", "label_smoothing", "learning_rate", "kl_coef", "num_train_epochs", "num_ppo_epochs", "num_mini_batches",
      "warmup_ratio", "warmup_steps", "max_new_tokens", "target_kl", "center_rewards_coefficient", "batch_size",
-     "max_steps", "total_steps", "critic_learning_rate"}
+     "max_steps", "total_steps", "critic_learning_rate", "missing_eos_penalty", "entropy_coef", "reference_sync_steps"}
 )  # fmt: skip
 """Options that rules compute with: what is no number, in a file that anybody wrote, is as good as not given."""
 

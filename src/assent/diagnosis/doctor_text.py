@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,9 +12,12 @@ from assent.diagnosis.examine import Report
 from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.fix import described, shown
 from assent.diagnosis.rule import EVERY, Rule
-from assent.runs.foreign_names import their_names
+from assent.runs.foreign_options import CALLED, OURS, their_name
 
 WIDTH = 80
+COMMAND = re.compile(r"\bassent (data|doctor|merge|explain|eval|plan)\b[^);,]*")
+FLAG = re.compile(r"--([a-z][a-z-]+(?:\.[a-z_]+)?)")
+WORD = re.compile(r"[a-z]+(?:_[a-z]+)*")
 
 
 def lines_of(report: Report, *, name: str, accepted: Mapping[str, str]) -> list[str]:
@@ -54,11 +58,38 @@ def lines_of_finding(finding: Finding, case: Case, reason: str | None = None) ->
     ]
     lines += _wrapped("cause: ", finding.cause) if finding.cause else []
     lines += _wrapped("to do: ", finding.next_action)
-    lines += _wrapped("change: ", "; ".join(described(finding.fix, case.config))) if finding.fix else []
-    theirs = their_names(finding.fix, case.source, case.stage)
-    lines += _wrapped("there: ", "; ".join(f"{ours} is {name}" for ours, name in theirs.items())) if theirs else []
+    changed = described(finding.fix, case.config)
+    lines += _wrapped("change: ", "; ".join(changed)) if changed else []
+    theirs = _there(finding, case)
+    lines += _wrapped("there: ", "; ".join(theirs)) if theirs else []
     lines += _wrapped("change: ", _left_out(finding)) if finding.drop else []
     return lines + (_wrapped("accepted: ", reason) if reason else [])
+
+
+def _there(finding: Finding, case: Case) -> list[str]:
+    """Of the options that a finding names, those that the other trainer calls otherwise, or that it lacks."""
+    if case.source not in CALLED:
+        return []
+    called, lacking = [], []
+    for option in options_named(finding):
+        name = their_name(option, case.source, case.stage)
+        if name is None:
+            lacking.append(option)
+        elif name != option:
+            called.append(f"{option} is {name}")
+    if lacking:
+        are = "is Assent's name" if len(lacking) == 1 else "are Assent's names"
+        called.append(f"{', '.join(lacking)} {are}: none of {CALLED[case.source]} is known for it")
+    return called
+
+
+def options_named(finding: Finding) -> list[str]:
+    """Options in a finding's change and in its words, each once; not those of a command to type in."""
+    text = COMMAND.sub("", f"{finding.next_action}; {finding.cause}")
+    flags = [flag.replace("-", "_") for flag in FLAG.findall(text)]
+    words = [word for word in WORD.findall(text) if word in OURS]
+    plain = (name.removeprefix("hyperparameters.") for name in (*finding.fix, *flags, *words))
+    return list(dict.fromkeys("label_smoothing" if name == "hyperparameters" else name for name in plain))
 
 
 def _left_out(finding: Finding) -> str:

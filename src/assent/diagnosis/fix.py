@@ -50,12 +50,13 @@ def changes(config: Mapping[str, Any], findings: Iterable[Finding]) -> list[Appl
 
 
 def described(fix: Mapping[str, Change], config: Mapping[str, Any]) -> list[str]:
-    """A finding's changes as text, with the run's own values where they are known."""
-    lines = []
+    """A finding's changes as text, with the run's own values where they are known. What is so already is left out."""
+    lines: list[str] = []
     for named, change in fix.items():
         option = own_name(named, config)
         if option in config:
-            lines.append(Applied(option, config[option], change.applied(config[option]), "").text())
+            applied = Applied(option, config[option], change.applied(config[option]), "")
+            lines += [applied.text()] if applied.after != applied.before else []
         elif change.times is not None:
             lines.append(f"{option} × {change.times:g}")
         else:

@@ -21,7 +21,10 @@ from assent.statistics.small import slope
 LN2 = math.log(2.0)
 AT_REFERENCE = 1e-3
 """A first margin below this is that of a policy which is still its reference: the first loss is that of the start."""
+AWAY = 0.1
+"""Smallest implicit reward that is none of a policy at its reference: some rounding of bfloat16 is less."""
 MOST_COMPLETIONS = 64
+EQUAL_SCORES = "loss_at_equal_scores"
 How = Literal["configuration", "start value", "floor", "unknown"]
 
 
@@ -62,12 +65,12 @@ UNKNOWN = Objective()
 
 def infer_objective(config: Mapping[str, Any], stage: str | None, series: Mapping[str, Series]) -> Objective:
     if stage == "reward":
-        return _of_scores(config)
+        return _with_logged_start(_of_scores(config), series)
     if stage == "kto":
         return _at_its_start(_of_thumbs(config), series)
     if stage not in ("dpo", "online-dpo"):
         return UNKNOWN
-    stated = _stated(config)
+    stated = _stated(config, series)
     if stated is not None:
         return _at_its_start(stated, series)
     if has_no_reference(series):
@@ -99,15 +102,30 @@ def _at_its_start(stated: Objective, series: Mapping[str, Series]) -> Objective:
 
 def has_no_reference(series: Mapping[str, Series]) -> bool:
     """Whether the implicit rewards are a constant times the log-probabilities: nothing was subtracted from these."""
+    return _are_multiples(series, "") or _are_multiples(series, "eval_")
+
+
+def _are_multiples(series: Mapping[str, Series], start: str) -> bool:
     ratios: list[float] = []
     for side in ("chosen", "rejected"):
-        rewards, logps = series.get(f"rewards/{side}"), series.get(f"logps/{side}")
-        if rewards is None or logps is None or rewards.steps != logps.steps:
+        rewards, logps = series.get(f"{start}rewards/{side}"), series.get(f"{start}logps/{side}")
+        if rewards is None or logps is None or abs(rewards.values[0]) < 1e-3:
             return False
-        if any(value == 0 for value in logps.values) or abs(rewards.values[0]) < 1e-3:
+        at = dict(zip(logps.steps, logps.values, strict=True))  # a figure that was NaN has no value there
+        both = [(reward, at[step]) for step, reward in zip(rewards.steps, rewards.values, strict=True) if step in at]
+        if any(logp == 0 for _, logp in both):
             return False
-        ratios += [reward / logp for reward, logp in zip(rewards.values, logps.values, strict=True)]
+        ratios += [reward / logp for reward, logp in both]
     return len(ratios) >= 4 and min(ratios) > 0 and max(ratios) < 1.02 * min(ratios)
+
+
+def may_lack_reference(series: Mapping[str, Series]) -> bool:
+    """Whether implicit rewards may be log-probabilities themselves, as SimPO's, CPO's and ORPO's are: away from 0 where
+    the log begins, and never above 0, which β log π cannot be. A single one above 0 shows that a reference was
+    subtracted."""
+    names = (f"{start}rewards/{side}" for start in ("", "eval_") for side in ("chosen", "rejected"))
+    rewards = [series[name].values for name in names if name in series]
+    return bool(rewards) and max(map(max, rewards)) <= 0 and min(values[0] for values in rewards) <= -AWAY
 
 
 def _beta(series: Mapping[str, Series]) -> float | None:
@@ -127,7 +145,7 @@ def _beta(series: Mapping[str, Series]) -> float | None:
     return float(f"{sum(found) / 2:.2g}")
 
 
-def _stated(config: Mapping[str, Any]) -> Objective | None:
+def _stated(config: Mapping[str, Any], series: Mapping[str, Series]) -> Objective | None:
     if config.get("losses"):
         return _of_several(_entries(config))
     name = config.get("loss_type")
@@ -139,7 +157,12 @@ def _stated(config: Mapping[str, Any]) -> Objective | None:
         **config.get("hyperparameters", {}),
         **{k: config[k] for k in ("beta", "label_smoothing") if k in config},
     }
-    return objective(name, **options)
+    found = objective(name, **options)
+    if "beta" not in found.options or options.get("beta") is not None:
+        return found
+    # beta is not told: the declaration's own would be a guess, and so would a start that depends on it
+    other = objective(name, **{**options, "beta": 2 * float(found.options["beta"])})
+    return replace(found, beta=_beta(series), start=found.start if found.start == other.start else None)
 
 
 def _is_known(name: str) -> bool:
@@ -228,6 +251,14 @@ def _of_scores(config: Mapping[str, Any]) -> Objective:
     )
 
 
+def _with_logged_start(found: Objective, series: Mapping[str, Series]) -> Objective:
+    """Rankings of n completions begin at ln n!, which a run logs, as n differs from ranking to ranking."""
+    logged = series.get(EQUAL_SCORES) or series.get(f"eval_{EQUAL_SCORES}")
+    if found.start is not None or logged is None:
+        return found
+    return replace(found, start=math.fsum(logged.values) / len(logged))
+
+
 def _of_thumbs(config: Mapping[str, Any]) -> Objective:
     """KTO's own where none is stated. Each row gives half its weight, so that two weights give no single start."""
     stated = config.get("loss_type")
@@ -238,7 +269,7 @@ def _of_thumbs(config: Mapping[str, Any]) -> Objective:
     alike = known.get("desirable_weight") == known.get("undesirable_weight")
     return Objective(
         loss=stated,
-        beta=known.get("beta"),
+        beta=config.get("beta"),
         needs_reference=declared.needs_reference,
         start=start if alike else None,
         how="configuration" if stated else "unknown",
@@ -254,7 +285,7 @@ def entropy(p: float) -> float:
 def _from_start(series: Mapping[str, Series]) -> Objective | None:
     """The first logged losses, where the margin is still next to nothing."""
     losses, margins = series.get("loss"), series.get("rewards/margins")
-    if losses is None or (margins is not None and abs(margins.values[0]) > 0.1):
+    if losses is None or (margins is not None and abs(margins.values[0]) > 0.1) or may_lack_reference(series):
         return None
     first = losses.values[0]
     for name, value, reach in (("sigmoid", LN2, 0.03), ("hinge", 1.0, 0.02)):

@@ -14,7 +14,8 @@ from assent.diagnosis.rule import EVERY
 from assent.errors import DataError, UsageError
 from assent.runs.files import bytes_of, from_json
 from assent.runs.folder import LOCK, MANIFEST, METRICS
-from assent.runs.foreign_names import our_options, read_foreign
+from assent.runs.foreign_names import read_foreign
+from assent.runs.foreign_options import our_options
 from assent.runs.reading import read_manifest, read_metrics
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def case_of_log(path: Path, *, stage: str | None = None, settings: str | Path | 
     last = max((steps[-1] for steps, _ in log.columns.values()), default=0)
     return make_case(
         log.columns,
-        config=our_options(log.settings, stage or infer_stage(log.columns)),
+        config=our_options(log.settings, stage or infer_stage(log.columns), log.source),
         stage=stage,
         source=log.source,
         status="finished" if log.planned_steps and last >= log.planned_steps else None,

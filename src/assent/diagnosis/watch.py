@@ -15,13 +15,16 @@ from assent.runs.files import as_number
 from assent.runs.reading import Series
 
 HELD_OUT = "eval_"
+FEWEST, GROWTH = 20, 1.25
+"""Lines after which rules of the whole run are asked without held-out figures, and again when the log has grown so."""
 
 
 class Watch:
     """Call it with a step and its metrics. Each rule reports once.
 
     A rule with a window is asked at each line that has its metrics; the others look at the whole run, and are asked at
-    each line of held-out figures.
+    each line of held-out figures. Where these are rare or absent, they are asked whenever the log has grown by a
+    quarter, for what is fatal alone: whatever else they see in a part of a run may be gone at its end.
 
     report   called with each finding
     stop_on  least severity of a finding that raises StopRun; None: none does
@@ -39,24 +42,29 @@ class Watch:
         self.report, self.stop_on, self.about = report, stop_on, about or Case()
         self.rules = [rule for rule in applying(all_rules() if rules is None else rules, self.about)
                       if rule.looks_at == "log" and rule.metrics]  # fmt: skip
+        self._lines, self._asked_at = 0, 0
         self._columns: dict[str, tuple[list[int], list[float]]] = {}
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         self._take(step, values)
         is_held_out = any(name.startswith(HELD_OUT) for name in values)
-        whole = self.whole() if is_held_out else None
+        is_due = self._lines >= max(FEWEST, GROWTH * self._asked_at)
+        whole = self.whole() if is_held_out or is_due else None
+        if whole is not None:
+            self._asked_at = self._lines
         for rule in list(self.rules):
             if rule.window is not None and _has_metrics(rule, values):
                 self._ask(rule, self._last(rule, rule.window))
             elif rule.window is None and whole is not None:
-                self._ask(rule, whole)
+                self._ask(rule, whole, least=None if is_held_out else "fatal")
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Takes up the lines that the run wrote before it was resumed; no rule is asked."""
         for row in rows:
             self._take(row["step"], row)
 
-    def _ask(self, rule: Rule, case: Case) -> None:
+    def _ask(self, rule: Rule, case: Case, *, least: Severity | None = None) -> None:
+        """`least`: the severity below which a finding is left for later."""
         if case.stage is not None and case.stage not in rule.stages:  # known since more was logged
             return
         try:
@@ -64,6 +72,8 @@ class Watch:
         except NotChecked:
             return
         if finding is None or finding.severity == "info":  # what is no fault is for the end of the run
+            return
+        if least is not None and not at_least(finding.severity, least):
             return
         self.rules.remove(rule)
         self.report(finding)
@@ -89,6 +99,7 @@ class Watch:
         )  # fmt: skip
 
     def _take(self, step: int, values: Mapping[str, Any]) -> None:
+        self._lines += 1
         for name, raw in values.items():
             value = as_number(raw)
             if name != "step" and value is not None:

@@ -12,7 +12,8 @@ from assent.diagnosis.examine import examine
 from assent.diagnosis.finding import Finding
 from assent.diagnosis.watch import Watch
 from assent.errors import StopRun
-from assent.runs.foreign_names import our_figures, our_options
+from assent.runs.foreign_names import our_figures
+from assent.runs.foreign_options import our_options
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -44,8 +45,8 @@ def doctor_callback(
                 columns = {name: ([state.global_step], [value]) for name, value in figures.items()}
                 options = {name: value for name, value in vars(args).items() if not name.startswith("_")}
                 about = make_case(
-                    columns, config=our_options(options, stage or infer_stage(columns)), stage=stage, source="trl",
-                    planned_steps=state.max_steps or None,
+                    columns, config=our_options(options, stage or infer_stage(columns), "trl"), stage=stage,
+                    source="trl", planned_steps=state.max_steps or None,
                 )  # fmt: skip
                 self.watch = Watch(report=self.tell, stop_on="fatal" if stop else None, about=about)
             try:

@@ -9,54 +9,10 @@ from typing import Any
 
 from assent.metrics import FOREIGN, declared, is_declared
 from assent.runs.foreign_logs import RawLog, figures_of, read_raw_log, read_settings
+from assent.runs.foreign_options import our_options
 
 Column = tuple[list[int], list[float]]
 Columns = dict[str, Column]
-
-OPTIONS = {
-    "pref_beta": "beta",
-    "dpo_beta": "beta",
-    "pref_loss": "loss_type",
-    "dpo_loss": "loss_type",
-    "dpo_label_smoothing": "label_smoothing",
-    "finetuning_type": "adapter",
-    "max_grad_norm": "max_grad_norm",
-    "num_generations": "num_completions",
-    "max_completion_length": "max_new_tokens",
-    "num_epochs": "num_train_epochs",
-}
-"""Names of options elsewhere that mean ours."""
-BETA_OF_KL = frozenset({"grpo", "rloo"})
-"""Stages whose `beta` elsewhere is our kl_coef."""
-
-THEIRS: Mapping[str, Mapping[str, str]] = {
-    "trl": {"num_completions": "num_generations", "max_new_tokens": "max_completion_length"},
-    "llama-factory": {"beta": "pref_beta", "loss_type": "pref_loss"},
-    "openrlhf": {
-        "kl_coef": "init_kl_coef",
-        "max_new_tokens": "generate_max_len",
-        "num_completions": "n_samples_per_prompt",
-        "num_ppo_epochs": "max_epochs",
-        "num_train_epochs": "max_epochs",
-    },
-    "verl": {
-        "critic_learning_rate": "critic.optim.lr",
-        "entropy_coef": "actor_rollout_ref.actor.entropy_coeff",
-        "kl_coef": "algorithm.kl_ctrl.kl_coef",
-        "learning_rate": "actor_rollout_ref.actor.optim.lr",
-        "max_new_tokens": "data.max_response_length",
-        "num_completions": "actor_rollout_ref.rollout.n",
-        "num_ppo_epochs": "actor_rollout_ref.actor.ppo_epochs",
-    },
-    "nemo-rl": {
-        "beta": "dpo.reference_policy_kl_penalty",
-        "kl_coef": "loss_fn.reference_policy_kl_penalty",
-        "learning_rate": "policy.optimizer.kwargs.lr",
-        "max_new_tokens": "policy.generation.max_new_tokens",
-        "num_completions": "grpo.num_generations_per_prompt",
-    },
-}
-"""By trainer: our options that findings change, and what they are called there."""
 
 MARKS = (
     (
@@ -209,20 +165,6 @@ def _difference(left: Column, right: Column) -> Column:
     other = dict(zip(*right, strict=True))
     both = [(step, value - other[step]) for step, value in zip(*left, strict=True) if step in other]
     return [step for step, _ in both], [value for _, value in both]
-
-
-def our_options(options: Mapping[str, Any], stage: str | None = None) -> dict[str, Any]:
-    """Another trainer's options under our names, where they have one here."""
-    ours = {OPTIONS.get(name, name): value for name, value in options.items()}
-    if stage in BETA_OF_KL and "beta" in ours:
-        ours.setdefault("kl_coef", ours.pop("beta"))
-    return ours
-
-
-def their_names(options: Iterable[str], source: str, stage: str | None) -> dict[str, str]:
-    """What a change's options are called in the other trainer, where that is another name."""
-    known = {**THEIRS.get(source, {}), **({"kl_coef": "beta"} if source == "trl" and stage in BETA_OF_KL else {})}
-    return {name: known[name] for name in options if name in known}
 
 
 def _notes(raw: RawLog, unread: set[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class RankingObjective:
 
     def __init__(self, *losses: LossEntry, centring: float = 0.0) -> None:
         self.losses, self.centring = losses or (LossEntry(name="bradley_terry"),), centring
+        self.depends_on_size = any(_depends_on_size(entry) for entry in self.losses)
 
     def counts(self, batch: GroupBatch) -> dict[str, float]:
         names = [entry.name for entry in self.losses] + (["centring"] if self.centring else [])
@@ -54,15 +56,7 @@ class RankingObjective:
         weights = pair_weights(batch) * member_weights(batch, members) / members  # (M, G)
         sums: dict[str, Tensor] = {}
         for entry in self.losses:
-            hyperparameters: dict[str, Any] = dict(entry.hyperparameters)
-            values, _ = ranking_loss(
-                entry.name,
-                scores=scores.T.reshape(-1),
-                ranks=ranks.repeat(members),
-                group=group,
-                **{name: numbers.repeat(members) for name, numbers in _optional(batch, entry.name).items()},
-                **hyperparameters,
-            )
+            values = _values(entry, batch, scores=scores.T.reshape(-1), ranks=ranks.repeat(members), group=group)
             sums[entry.name] = entry.weight * (values.view(members, -1) * weights).sum()
         if self.centring:
             penalty = centring_penalty(scores.T.reshape(-1), group).view(members, -1)
@@ -73,7 +67,29 @@ class RankingObjective:
         )  # the metrics are the same for every loss
         ordered = found["ordered"].sum()
         metrics = {name: (found[name].sum(), ordered) for name in ("accuracy", "margin")}
+        if self.depends_on_size:  # what a coin's loss is, as nothing else in the log tells how many were ranked
+            zeros, whole = torch.zeros_like(mean), pair_weights(batch)
+            equal = [
+                entry.weight * (_values(entry, batch, scores=zeros, ranks=ranks, group=batch.group) * whole).sum()
+                for entry in self.losses
+            ]
+            metrics["loss_at_equal_scores"] = (torch.stack(equal).sum(), whole.sum())
         return sums, metrics | _reward_metrics(scores)
+
+
+def _values(entry: LossEntry, batch: GroupBatch, *, scores: Tensor, ranks: Tensor, group: Tensor) -> Tensor:
+    """(M G,) the loss of each ranking, for the scores of M members one after another."""
+    members = len(scores) // batch.num_completions
+    hyperparameters: dict[str, Any] = dict(entry.hyperparameters)
+    optional = {name: numbers.repeat(members) for name, numbers in _optional(batch, entry.name).items()}
+    values, _ = ranking_loss(entry.name, scores=scores, ranks=ranks, group=group, **optional, **hyperparameters)
+    return values
+
+
+def _depends_on_size(entry: LossEntry) -> bool:
+    """Whether the loss of equal scores depends on how many completions are ranked: ln n! of Plackett–Luce does."""
+    at_zero = partial(RANKING_LOSSES[entry.name].zero_margin_value, **entry.hyperparameters)
+    return at_zero(num_completions=2) != at_zero(num_completions=3)
 
 
 class ScoreObjective:

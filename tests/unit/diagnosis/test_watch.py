@@ -100,3 +100,39 @@ def test_rules_of_the_whole_run_are_asked_at_held_out_figures_and_keep_the_metri
     assert not found
     with pytest.raises(StopRun, match="although rewards differ"):
         watch(8, {"grad_norm": 0.0, "objective/scores_std": 0.4})
+
+
+def test_without_held_out_figures_a_run_is_asked_as_it_grows_for_what_is_fatal() -> None:
+    """The first time after twenty lines, then at each quarter more. A fault of a part of a run waits for its end."""
+    asked: list[int] = []
+
+    def check(case: Case) -> Finding | None:
+        asked.append(len(case["loss"]))
+        return Finding(severity=severity, verdict="so", evidence=(), next_action="look")
+
+    rule = Rule(name="whole", title="whole", metrics=("loss",), check=check)
+    found: list[Finding] = []
+    severity = "fault"
+    watch = Watch(report=found.append, stop_on="fault", rules=[rule])
+    for step in range(1, 61):
+        watch(step, {"loss": 0.5})
+    assert asked == [20, 25, 32, 40, 50]
+    assert not found
+    severity = "fatal"
+    for step in (61, 62):
+        watch(step, {"loss": 0.5})
+    with pytest.raises(StopRun):
+        watch(63, {"loss": 0.5})
+    assert [len(asked), asked[-1], found[0].rule] == [6, 63, "whole"]
+
+
+def test_a_reference_that_changes_with_the_policy_stops_a_run_of_rounds() -> None:
+    """No held-out figures; the rule looks at the whole run, and nothing that comes later can mend what it saw."""
+    found: list[Finding] = []
+    watch = Watch(report=found.append, stop_on="fatal", about=Case(stage="ppo"))
+    for step in range(1, 20):
+        watch(step, {"objective/kl_k3": 0.0, "policy/approxkl_avg": 0.002})
+    assert not found
+    with pytest.raises(StopRun, match="the reference changes with it"):
+        watch(20, {"objective/kl_k3": 0.0, "policy/approxkl_avg": 0.002})
+    assert [one.rule for one in found] == ["kl_always_zero"]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from assent.diagnosis.doctor_text import lines_of_finding
-from assent.diagnosis.examine import examine
 from assent.diagnosis.opening import case_of_log
 from assent.errors import DataError
 from assent.metrics import FOREIGN, lookup
-from assent.runs.foreign_names import ForeignLog, read_foreign, their_names
+from assent.runs.foreign_names import ForeignLog, read_foreign
 
 
 def lines(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -317,15 +314,3 @@ def test_odd_steps_and_values_are_left_out(tmp_path: Path) -> None:
     log = read(tmp_path, "l.jsonl", text)
     assert log.columns["loss"][0] == [1, 2, 3]
     assert log.notes == ("5 lines or rows of l.jsonl cannot be read and are left out",)
-
-
-def test_a_change_has_the_other_trainers_name_beside_ours(tmp_path: Path) -> None:
-    rows = [{"step": i, "reward": 0.4, "completions/clipped_ratio": 0.97, "frac_reward_zero_std": 0.1}
-            for i in range(1, 4)]  # fmt: skip
-    (tmp_path / "g.jsonl").write_text(lines(rows))
-    case = case_of_log(tmp_path / "g.jsonl")
-    (found,) = [one for one in examine(case).findings if one.rule == "cut_completions"]
-    assert "  there: max_new_tokens is max_completion_length" in lines_of_finding(found, case)
-    assert not [line for line in lines_of_finding(found, replace(case, source="assent")) if "there: " in line]
-    assert their_names(["kl_coef", "learning_rate"], "trl", "grpo") == {"kl_coef": "beta"}
-    assert their_names(["kl_coef", "learning_rate"], "trl", "ppo") == {}

@@ -58,6 +58,21 @@ def test_a_sum_of_losses_by_hand() -> None:
     assert metrics["margin"] == 1.0
 
 
+def test_the_loss_of_equal_scores_is_logged_where_it_depends_on_how_many_are_ranked() -> None:
+    """ln 3! of three and ln 2! of two, by their weights; twice, and beside a comparison's ln 2."""
+    groups = [tokens((1, 2, 3), value={"weight": 1.0}), tokens((1, 2), value={"weight": 3.0})]
+    scores = [2.0, 1.0, 0.0, 0.0, 1.0]
+    expected = (log(6) + 3 * log(2)) / 4
+    _, metrics = loss_of(RankingObjective(LossEntry(name="plackett_luce")), groups, scores=scores)
+    assert metrics["loss_at_equal_scores"] == pytest.approx(expected)
+    several = LossEntry(name="plackett_luce", weight=2.0), LossEntry(name="all_pairs")
+    members = [[score, -score] for score in scores]
+    _, metrics = loss_of(RankingObjective(*several), groups, scores=members)
+    assert metrics["loss_at_equal_scores"] == pytest.approx(2 * expected + log(2))
+    _, metrics = loss_of(RankingObjective(LossEntry(name="all_pairs")), groups, scores=scores)
+    assert "loss_at_equal_scores" not in metrics
+
+
 def test_centring_is_added() -> None:
     """(0.5 + 0.3)² of a comparison, times 0.1."""
     plain, _ = loss_of(RankingObjective(), [tokens((1, 2))], scores=[0.5, 0.3])

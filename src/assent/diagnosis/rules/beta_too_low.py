@@ -28,7 +28,8 @@ def check(case: Case) -> Finding | None:
     margin = fmean(ends(case[MARGIN].values)[1])
     nats = margin / beta
     known = UNFELT[:1] if case.status == "running" else UNFELT
-    if not any(nats >= moved and margin <= unfelt for unfelt, moved in ((SMALL, FAR), *known)):
+    least = [unfelt for unfelt, moved in ((SMALL, FAR), *known) if nats >= moved and margin <= unfelt]
+    if not least:
         return None
     digits = ".0f" if nats >= 10 else ".2g"
     return Finding(
@@ -36,7 +37,7 @@ def check(case: Case) -> Finding | None:
         confidence="likely",
         verdict=f"beta {beta:g} is too low: the policy prefers the chosen completions by {nats:{digits}} nats more "
         f"than the reference, and the margin is only {margin:.2g}",
-        evidence=(Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"above {UNFELT[0][0]:g}"),),
+        evidence=(Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"above {max(least):g}"),),
         cause="with a low beta the loss asks for log-ratios far beyond what language survives",
         next_action=f"raise beta to {USUAL:g}",
         fix={"beta": to(USUAL)},

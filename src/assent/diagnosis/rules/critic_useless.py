@@ -49,7 +49,8 @@ def check(case: Case) -> Finding | None:
 def _higher(case: Case) -> Change:
     """Ten times the critic's rate, and not below ten times the policy's, where both are known."""
     policy, critic = case.option("learning_rate", 0.0), case.option("critic_learning_rate", 0.0)
-    return to(float(f"{10 * policy:.6g}")) if critic < policy else times(10.0)
+    is_lower = critic < policy and case.tells("critic_learning_rate")
+    return to(float(f"{10 * policy:.6g}")) if is_lower else times(10.0)
 
 
 def _is_beyond(case: Case) -> bool:

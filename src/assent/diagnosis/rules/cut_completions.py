@@ -21,6 +21,8 @@ def check(case: Case) -> Finding | None:
     if last > HALF:
         return None
     grew = first > last + 0.3
+    penalty = case.option("missing_eos_penalty", 0.0)
+    more = times(2.0) if penalty >= 1.0 else to(1.0)
     longer = 4.0 if last < NONE else 2.0
     length = case.find(LENGTH)
     where = "" if length is None else f" at {length.last:.0f} tokens on average"
@@ -33,11 +35,12 @@ def check(case: Case) -> Finding | None:
         if grew
         else "the limit is shorter than the answers, or the policy was never taught to end (its SFT masked EOS, as "
         "when pad and EOS are one token)",
-        next_action="penalise unfinished answers (--missing-eos-penalty 1), and check the reward for a length bias"
+        next_action=f"penalise unfinished answers{' more' if penalty else ''} (--missing-eos-penalty "
+        f"{more.applied(penalty):g}), and check the reward for a length bias"
         if grew
         else f"give {longer:g} times as many --max-new-tokens; if as many are cut still, train SFT again with EOS in "
         "the loss (assent data show FILE --model MODEL shows it in colour)",
-        fix={"missing_eos_penalty": to(1.0)} if grew else {"max_new_tokens": times(longer)},
+        fix={"missing_eos_penalty": more} if grew else {"max_new_tokens": times(longer)},
     )
 
 

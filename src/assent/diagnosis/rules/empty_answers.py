@@ -7,7 +7,8 @@ prefers short answers, a penalty for unfinished answers that outweighs the rewar
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times, to
+from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.penalty import LOGGED, stronger
 from assent.diagnosis.rule import SAMPLED, Rule
 from assent.statistics.small import fmean
 
@@ -22,6 +23,7 @@ def check(case: Case) -> Finding | None:
     length = fmean(lengths.values)
     if length > NEARLY:
         return None
+    what_to_do, fix = stronger(case, factor=4.0, start=0.05)
     is_all = all(value == 1.0 for value in (*lengths.values, *ended.values))
     return Finding(
         severity="fatal" if is_all else "fault",
@@ -34,9 +36,9 @@ def check(case: Case) -> Finding | None:
             Evidence(metric=ENDED, steps=ended.span, value=fmean(ended.values)),
         ),
         cause="the reward prefers short answers, or the KL penalty is too weak to keep the policy from them",
-        next_action="start again with a reward that does not prefer empty answers, a larger --kl-coef, or a lower "
-        "--learning-rate",
-        fix={"learning_rate": times(0.3), "kl_coef": times(4.0) if case.option("kl_coef", 0.0) else to(0.05)},
+        next_action="start again with a reward that does not prefer empty answers; otherwise lower --learning-rate to "
+        f"a third, and {what_to_do}",
+        fix={"learning_rate": times(0.3), **fix},
     )
 
 
@@ -44,6 +46,7 @@ RULE = Rule(
     name="empty_answers",
     title="every answer, or nearly every one, is empty",
     metrics=(LENGTH, ENDED),
+    also=(LOGGED,),
     least=ROUNDS,
     stages=SAMPLED,
     window=ROUNDS,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding
+from assent.diagnosis.penalty import LOGGED, stronger
 from assent.diagnosis.rule import SAMPLED, Rule
 from assent.statistics.small import ends, fmean, shift
 
@@ -16,6 +17,7 @@ def check(case: Case) -> Finding | None:
     first, last = (fmean(part) for part in ends(spread.values))
     if last < GROWTH * first or shift(spread.values).low <= 0:
         return None
+    what_to_do, fix = stronger(case, factor=2.0, start=0.05)
     return Finding(
         severity="warning",
         verdict=f"the ensemble's members disagree {last / max(first, 1e-12):.1f} times as much as at the start: the "
@@ -25,8 +27,8 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the policy has left the answers that the reward models were trained on",
         next_action="label what the policy writes now and train the reward models again; until then hold the policy "
-        "closer (kl_coef), or count the members' disagreement against an answer (--reward-ensemble mean-std:1)",
-        fix={"kl_coef": times(2.0)},
+        f"closer ({what_to_do}), or count the members' disagreement against an answer (--reward-ensemble mean-std:1)",
+        fix=fix,
     )
 
 
@@ -34,6 +36,7 @@ RULE = Rule(
     name="ensemble_disagrees",
     title="the ensemble's members come to disagree",
     metrics=(DISAGREEMENT,),
+    also=(LOGGED,),
     least=10,
     stages=SAMPLED,
     check=check,

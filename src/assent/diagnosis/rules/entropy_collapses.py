@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times, to
+from assent.diagnosis.finding import Change, Evidence, Finding, times, to
 from assent.diagnosis.rule import ROUNDS, SAMPLED, NotChecked, Rule
 from assent.statistics.small import ends, fmean
 
@@ -44,8 +44,13 @@ def check(case: Case) -> Finding | None:
         cause="updates are too large, or advantages are not normalised, so that one kind of answer takes everything",
         next_action="lower --learning-rate to a third and start again; if it still collapses, add an entropy bonus "
         "(--entropy-coef 0.01) or clip less above (--cliprange-high 0.28)",
-        fix={"learning_rate": times(0.3), **({"entropy_coef": to(0.01)} if case.stage in ROUNDS else {})},
+        fix={"learning_rate": times(0.3), **_bonus(case)},
     )
+
+
+def _bonus(case: Case) -> dict[str, Change]:
+    """An entropy bonus, where the command has one and the run's is not as large already."""
+    return {"entropy_coef": to(0.01)} if case.stage in ROUNDS and case.option("entropy_coef", 0.0) < 0.01 else {}
 
 
 def _per_token(case: Case) -> tuple[str, list[float]]:

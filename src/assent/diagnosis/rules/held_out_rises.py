@@ -28,7 +28,8 @@ def check(case: Case) -> Finding | None:
     lowest = min(range(len(loss)), key=loss.values.__getitem__)
     after = loss.values[lowest + 1 :]
     least = loss.values[lowest]
-    rise = RISE if passes_of(case) > 1.0 else RISE_OF_NEW
+    passes = passes_of(case)
+    rise = RISE if passes is not None and passes > 1.0 else RISE_OF_NEW
     spread = max(3 * noise(loss.values), rise * abs(least), BACK * (loss.first - least))
     if len(after) < 2 or min(after[-2:]) <= least + spread:
         return None
@@ -42,7 +43,7 @@ def check(case: Case) -> Finding | None:
     what_to_do, fix = fit_less(
         case, share=best / max(1, case.planned_steps or loss.steps[-1]), rate=0.3 if best > 0 else 0.1
     )
-    once = passes_of(case) <= 1.0 or best == 0
+    once = best == 0 or (passes is not None and passes <= 1.0)
     return Finding(
         severity="fault" if falls or accuracy is None else "warning",
         verdict=f"the held-out loss rises since step {loss.steps[lowest]}, from {least:.3g} to {loss.last:.3g}"

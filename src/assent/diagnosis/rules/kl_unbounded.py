@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times, to
+from assent.diagnosis.finding import Evidence, Finding
+from assent.diagnosis.penalty import LOGGED, option_of, stronger, weight_of
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
 from assent.diagnosis.rules import kl_explodes, reward_hacked
 from assent.statistics.small import SURE, ends, fmean, slope
@@ -24,17 +25,20 @@ def check(case: Case) -> Finding | None:
     ahead = rise.low * (half.steps[-1] - half.steps[0])
     if last < FAR or ahead < 0.2 * last:
         return None
-    weight = case.option("kl_coef", 0.0)
-    held = f": kl_coef {weight:g} does not hold it" if weight else ": no penalty holds it"
+    weight = weight_of(case)
+    held = f": {option_of(case)} {weight:g} does not hold it" if weight else ": no penalty holds it"
+    what_to_do, fix = stronger(case, factor=4.0, start=0.05)
+    target = "" if case.stage == "online-dpo" else ", or give a target (--kl-target 6)"
     return Finding(
         severity="warning",
         verdict=f"the KL to the reference is at {last:.3g} nats and still rises, by {rise.value:.2g} a step"
-        + (held if "kl_coef" in case.config else ""),  # another trainer's log may not tell it
+        + ("" if weight is None else held),
         evidence=(Evidence(metric=KL, steps=half.span, value=last, expected="a plateau"),),
-        cause="the penalty is weaker than what the reward pays",
-        next_action=("raise --kl-coef fourfold" if weight else "give --kl-coef 0.05")
-        + ", or a target (--kl-target 6); and measure with something besides the reward (a gold reward, a judge)",
-        fix={"kl_coef": times(4.0) if weight else to(0.05)},
+        cause="there is no penalty"
+        if weight == 0
+        else "the penalty is weaker than what the reward pays" + (", or there is none" if weight is None else ""),
+        next_action=f"{what_to_do}{target}; and measure with something besides the reward (a gold reward, a judge)",
+        fix=fix,
     )
 
 
@@ -42,6 +46,7 @@ RULE = Rule(
     name="kl_unbounded",
     title="the KL rises without a plateau",
     metrics=(KL,),
+    also=(LOGGED,),
     least=12,
     stages=SAMPLED,
     check=check,

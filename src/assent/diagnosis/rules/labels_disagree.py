@@ -41,6 +41,7 @@ def check(case: Case) -> Finding | None:
     if rises or not has_settled or is_beyond:
         return None
     fix = {} if smoothed else smoothed_labels(case, round(min(0.4, 1 - level), 2))
+    untold = "" if case.tells("label_smoothing") or case.objective.options else ", if they are not smoothed already"
     return Finding(
         severity="info",
         confidence="possible",
@@ -56,7 +57,7 @@ def check(case: Case) -> Finding | None:
         if smoothed
         else "label some pairs twice: where people agree no more often than this, smooth the labels "
         + ("(--hyperparameters.label_smoothing)" if fix else "(with a loss that has label_smoothing: docs/papers.md)")
-        + "; otherwise take a larger model",
+        + f"{untold}; otherwise take a larger model",
         fix=fix,
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times
+from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.gold import gold_of
+from assent.diagnosis.penalty import LOGGED, stronger
 from assent.diagnosis.rule import SAMPLED, Rule
 from assent.statistics.small import correlation, ends, fmean, shift
 
@@ -25,6 +26,7 @@ def check(case: Case) -> Finding | None:
     gold = gold_of(case)
     if together < TOGETHER or (gold is not None and shift(gold[1].values).low > 0):
         return None
+    what_to_do, fix = stronger(case, factor=3.0, start=0.05)
     return Finding(
         severity="fault" if gold is not None else "warning",
         confidence="likely" if gold is not None else "possible",
@@ -37,9 +39,9 @@ def check(case: Case) -> Finding | None:
         ),
         cause="the reward prefers long answers (70 to 90% of the gain was length in published cases)",
         next_action="read a few answers: where the task needs longer ones, this is no fault. Otherwise balance the "
-        "reward model's pairs by length, or add a part to the reward that costs length ({rule: length}); a larger "
-        "--kl-coef only slows it down",
-        fix={"kl_coef": times(3.0)},
+        "reward model's pairs by length, or add a part to the reward that costs length (Assent's: {rule: length}). A "
+        f"stronger penalty only slows it down: {what_to_do}",
+        fix=fix,
     )
 
 
@@ -47,6 +49,7 @@ RULE = Rule(
     name="longer_answers",
     title="answers and reward grow together",
     metrics=(LENGTH, SCORE),
+    also=(LOGGED,),
     least=12,
     stages=SAMPLED,
     check=check,

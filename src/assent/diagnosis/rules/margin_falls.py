@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
-from assent.diagnosis.rule import DPO, REWARD, Rule
+from assent.diagnosis.objective import may_lack_reference
+from assent.diagnosis.rule import DPO, REWARD, NotChecked, Rule
 from assent.statistics.small import ends, fmean, shift
 
 MARGIN = "rewards/margins or margin"
@@ -14,6 +15,8 @@ def check(case: Case) -> Finding | None:
     if case.objective.loss in ("discopop", "several") or case.objective.needs_reference is False:
         return None  # discopop lowers the margin at first by design; without a reference a margin starts anywhere
     margins = case[MARGIN]
+    if case.objective.how != "configuration" and margins.first < 0 and may_lack_reference(case.series):
+        raise NotChecked("the loss may have no reference, so that a margin starts anywhere; loss_type (--settings)")
     _, last = ends(margins.values)
     moved = shift(margins.values)
     if moved.high >= 0 or fmean(last) + (moved.high - moved.value) >= 0:

@@ -26,6 +26,8 @@ def check(case: Case) -> Finding | None:
     if not over:
         return None
     epochs = case.option("num_ppo_epochs", 1)
+    fewer, lower = "make a quarter of the passes (--num-ppo-epochs)", "lower --learning-rate to a third"
+    untold = "" if case.tells("num_ppo_epochs") else f" (or {fewer}, if there are more than 4: the log does not tell)"
     return Finding(
         severity="fault",
         verdict="the updates of a round are too large: "
@@ -36,10 +38,7 @@ def check(case: Case) -> Finding | None:
             for name, value, limit in over
         ),
         cause="too many passes over the same samples, or a learning rate that is too high",
-        next_action=(
-            "make a quarter of the passes (--num-ppo-epochs)" if epochs > 4 else "lower --learning-rate to a third"
-        )
-        + ", or end a round early (--target-kl 0.05)",
+        next_action=(fewer if epochs > 4 else lower + untold) + ", or end a round early (--target-kl 0.05)",
         fix={"num_ppo_epochs": times(0.25)} if epochs > 4 else {"learning_rate": times(0.3)},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding, times, to
+from assent.diagnosis.penalty import weight_of
 from assent.diagnosis.rule import ROUNDS, Rule
 from assent.statistics.small import ends, fmean
 
@@ -23,12 +24,15 @@ def check(case: Case) -> Finding | None:
         spread = 1.0
     ratio = penalty / spread
     kl = case.find(KL)
-    is_idle = ratio < LOW and case.option("kl_coef", 0.0) > 0 and kl is not None and fmean(ends(kl.values)[1]) > FAR
+    # what was subtracted is not 0, so that the penalty's weight is not either, whether or not the log tells it
+    is_idle = ratio < LOW and weight_of(case) != 0 and kl is not None and fmean(ends(kl.values)[1]) > FAR
     if ratio <= HIGH and not is_idle:
         return None
     usual = SMALL <= spread <= LARGE
+    is_told = case.tells("scale_scores")
     return Finding(
         severity="fault" if ratio > HIGH else "warning",
+        confidence="likely" if is_told else "possible",
         verdict=f"the KL penalty is {ratio:.2g} times the spread of the rewards: "
         + ("the reward hardly counts" if ratio > HIGH else "the penalty hardly counts"),
         evidence=(
@@ -36,7 +40,8 @@ def check(case: Case) -> Finding | None:
                      f"{HIGH * spread:.2g}"),
             Evidence(metric=SPREAD, steps=case[SPREAD].span, value=spread),
         ),
-        cause="kl_coef does not fit the reward" if usual else "the reward has another scale than kl_coef is chosen for",
+        cause=("kl_coef does not fit the reward" if usual else "the reward has another scale than kl_coef suits")
+        + ("" if is_told else "; or the scores are scaled after they are logged, which the log does not tell"),
         next_action="divide the scores by their spread (--scale-scores, which leaves their mean)"
         if not usual
         else "lower kl_coef tenfold"

@@ -6,6 +6,7 @@ import math
 
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Change, Evidence, Finding, factor_to, times, to
+from assent.diagnosis.penalty import LOGGED, weight_of
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
 from assent.diagnosis.rules import kl_always_zero, penalty_scale, zero_advantage
 from assent.statistics.small import ends, fmean, shift
@@ -35,14 +36,15 @@ def check(case: Case) -> Finding | None:
         raise NotChecked("kl_always_zero has found that the reference moves")
     last = fmean(ends(kl.values)[1])
     cause, next_action, fix = _why(case, last)
-    if abs(last) > (UNEXPLAINED if "learning_rate" in fix else NEAR) or shift(scores.values).low > 0:
+    is_explained = "kl_coef" in fix or "scale_scores" in fix
+    if abs(last) > (NEAR if is_explained else UNEXPLAINED) or shift(scores.values).low > 0:
         return None
     scale = penalty_scale.check(case) if penalty_scale.RULE.missing(case) is None else None
     if scale is not None and scale.severity == "fault":
         raise NotChecked("penalty_scale has found the cause")
     return Finding(
         severity="fault",
-        confidence="possible" if "learning_rate" in fix else "likely",
+        confidence="likely" if is_explained else "possible",
         verdict=f"the policy does not move: after {case.steps} rounds its KL to the reference is {last:.2g} nats, and "
         "the reward has not risen",
         evidence=(
@@ -57,13 +59,24 @@ def check(case: Case) -> Finding | None:
 
 def _why(case: Case, kl: float) -> tuple[str, str, dict[str, Change]]:
     """The cause, what to do, and the change."""
-    weight, spread = case.option("kl_coef", 0.0), case.find(SPREAD)
+    # what online-dpo weighs with beta is no penalty beside a reward
+    weight, spread = 0.0 if case.stage == "online-dpo" else weight_of(case), case.find(SPREAD)
+    raised = factor_to(math.sqrt(2 * NEAR), math.sqrt(abs(kl)), least=3.0, most=MOST)
+    if weight is None:
+        return (
+            "the learning rate is too low, or a KL penalty outweighs the reward: the log does not tell its weight",
+            f"look up --kl-coef: set it to {USUAL:g} if it is {STRONG:g} or more; otherwise raise the learning rate "
+            f"{raised:g} times, as the KL grows with its square",
+            {},
+        )
     usual = None if spread is None or case.option("scale_scores") else fmean(spread.values)
     if usual and usual < penalty_scale.SMALL and case.stage in ITS_OWN_UNITS and usual < PAYS * weight:
+        is_told = case.tells("scale_scores")
         return (
-            f"kl_coef {weight:g} outweighs rewards that differ by {usual:.2g} only",
-            "divide the scores by their spread (--scale-scores)",
-            {"scale_scores": to(True)},
+            f"kl_coef {weight:g} outweighs rewards that differ by {usual:.2g} only"
+            + ("" if is_told else ", if they are not scaled after they are logged"),
+            "divide the scores by their spread (--scale-scores)" + ("" if is_told else ", if they are not already"),
+            {"scale_scores": to(True)} if is_told else {},
         )
     if weight >= STRONG:
         return (
@@ -71,7 +84,6 @@ def _why(case: Case, kl: float) -> tuple[str, str, dict[str, Change]]:
             f"set --kl-coef {USUAL:g}, which suits rewards that differ by about 1",
             {"kl_coef": to(USUAL)},
         )
-    raised = factor_to(math.sqrt(2 * NEAR), math.sqrt(abs(kl)), least=3.0, most=MOST)
     return (
         "the learning rate is too low",
         f"raise the learning rate {raised:g} times: the KL grows with its square",
@@ -83,7 +95,7 @@ RULE = Rule(
     name="policy_stays",
     title="the policy stays at its reference",
     metrics=(KL, SCORE),
-    also=(kl_always_zero.DISTANCE, SPREAD, penalty_scale.PENALTY),
+    also=(kl_always_zero.DISTANCE, SPREAD, penalty_scale.PENALTY, LOGGED),
     least=ROUNDS,
     stages=SAMPLED,
     check=check,

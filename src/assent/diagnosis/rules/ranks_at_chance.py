@@ -135,7 +135,7 @@ def _ranks_new_rows(case: Case) -> bool:
     """
     if "num_train_epochs" not in case.config and case.find("epoch") is None:
         return False
-    end = (case.planned_steps or case.steps) / max(1.0, passes_of(case))
+    end = (case.planned_steps or case.steps) / max(1.0, passes_of(case) or 1.0)
     new = [value for step, value in zip(case[TRAIN].steps, case[TRAIN].values, strict=True) if end / 2 < step <= end]
     count = len(new) * float(case.option("batch_size", 0))
     if count < PAIRS:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from assent.diagnosis.case import Case, example
-from assent.diagnosis.finding import Evidence, Finding, times, to
+from assent.diagnosis.finding import Evidence, Finding
 from assent.diagnosis.gold import gold_of
+from assent.diagnosis.penalty import LOGGED, stronger
 from assent.diagnosis.rule import SAMPLED, NotChecked, Rule
 from assent.statistics.small import fmean, noise, shift, smoothed
 
@@ -34,7 +35,7 @@ def check(case: Case) -> Finding | None:
     if rising.low <= 0:
         return None
     kl = case.find(KL)
-    weight = case.option("kl_coef", 0.0)
+    what_to_do, fix = stronger(case, factor=4.0, start=0.1)
     return Finding(
         severity="fault",
         confidence="likely",
@@ -47,10 +48,10 @@ def check(case: Case) -> Finding | None:
             *([] if kl is None else [Evidence(metric=case.named(KL), steps=kl.span, value=kl.last)]),
         ),
         cause="the policy has found what the reward model likes and people do not, for its pairs held no such answers",
-        next_action=f"keep the checkpoint near step {series.steps[peak]}. A larger kl_coef slows this down; what mends "
-        "it is a reward that people agree with: label what the policy writes now and train the reward model on it, or "
-        "count the disagreement of several (--reward-ensemble mean-std:1)",
-        fix={"kl_coef": times(4.0) if weight else to(0.1)},
+        next_action=f"keep the checkpoint near step {series.steps[peak]}. A stronger penalty slows this down: "
+        f"{what_to_do}. What mends it is a reward that people agree with: label what the policy writes now and train "
+        "the reward model on it, or count the disagreement of several (--reward-ensemble mean-std:1)",
+        fix=fix,
     )  # fmt: skip
 
 
@@ -58,6 +59,7 @@ RULE = Rule(
     name="reward_hacked",
     title="reward hacking: the reward rises, the gold falls",
     metrics=(PROXY,),
+    also=(LOGGED,),
     least=VALUES,
     stages=SAMPLED,
     check=check,

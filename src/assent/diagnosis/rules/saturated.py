@@ -25,15 +25,18 @@ def check(case: Case) -> Finding | None:
     if loss > NOTHING or margin < HUGE or accuracy < 0.99:
         return None
     what_to_do, fix = fit_less(case)
+    is_told = case.objective.loss is not None
     return Finding(
         severity="fault",
+        confidence="likely" if is_told else "possible",
         verdict=f"the loss is saturated: {loss:.2g} at a margin of {margin:.3g}, with every training pair right",
         evidence=(
             Evidence(metric=LOSS, steps=case[LOSS].span, value=loss, expected="above 0.1"),
             Evidence(metric=MARGIN, steps=case[MARGIN].span, value=margin, expected=f"below {HUGE:g}"),
         ),
         cause="too many passes over too few pairs, or too high a learning rate: the margin grows without end, and the "
-        "answers get worse",
+        "answers get worse"
+        + ("" if is_told else "; under a hinge, which the log does not rule out, a loss of 0 is no fault"),
         next_action=f"{what_to_do}; --loss-type ipo, or label_smoothing, gives the margin an end",
         fix=fix,
     )

@@ -20,7 +20,10 @@ def check(case: Case) -> Finding | None:
         return None
     moved = shift(means.values)
     diverges = moved.excludes_zero and abs(last) > abs(first) + 2.0
-    weight = case.option("center_rewards_coefficient", 0.0)
+    weight, is_told = case.option("center_rewards_coefficient", 0.0), case.tells("center_rewards_coefficient")
+    is_wrong, may_be = diverges and weight > 0, diverges and not is_told
+    mend = "mend the sign: coefficient * (sum of a pair's scores)^2 is added to the loss"
+    centre = "center the scores (--center-rewards-coefficient 0.01), or normalise them (--normalize-rewards)"
     return Finding(
         severity="fault" if diverges else "warning",
         verdict=f"the scores {'run away' if diverges else 'lie far'} from 0: their mean is {last:.3g} at a margin of "
@@ -30,12 +33,11 @@ def check(case: Case) -> Finding | None:
             Evidence(metric=MARGIN, steps=margins.span, value=margin),
         ),
         cause="the centring term has the wrong sign: it must be added to the loss, not subtracted"
-        if diverges and weight
-        else "comparisons fix differences of scores and not their level",
-        next_action="mend the sign: coefficient * (sum of a pair's scores)^2 is added to the loss"
-        if diverges and weight
-        else "center the scores (--center-rewards-coefficient 0.01), or normalise them (--normalize-rewards)",
-        fix={"center_rewards_coefficient": to(0.01)},
+        if is_wrong
+        else "comparisons fix differences of scores and not their level"
+        + ("; or a centring term, which the log does not tell, has the wrong sign" if may_be else ""),
+        next_action=mend if is_wrong else centre + (f". If they are centred already, {mend}" if may_be else ""),
+        fix={} if is_wrong or may_be else {"center_rewards_coefficient": to(0.01)},
     )
 
 

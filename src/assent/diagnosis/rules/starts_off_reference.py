@@ -6,12 +6,10 @@ from statistics import median
 
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
-from assent.diagnosis.objective import has_no_reference
-from assent.diagnosis.rule import PAIRS, THUMBS, Rule
+from assent.diagnosis.objective import AWAY, has_no_reference, may_lack_reference
+from assent.diagnosis.rule import PAIRS, THUMBS, NotChecked, Rule
 
 CHOSEN, REJECTED = "rewards/chosen", "rewards/rejected"
-LEAST = 0.1
-"""Smallest implicit reward that counts: some rounding of bfloat16 is less."""
 TIMES = 8.0
 """How much farther the first value must be from 0 than the values move from line to line."""
 
@@ -28,8 +26,12 @@ def check(case: Case) -> Finding | None:
     ]
     usual = median(moves)
     # of lines that average over steps, the first one holds the first steps' learning too
-    if first < LEAST or first < TIMES * usual:
+    if first < AWAY or first < TIMES * usual:
         return None
+    is_stated = case.objective.how == "configuration" and case.objective.needs_reference is True
+    if case.stage != "kto" and not is_stated and may_lack_reference(case.series):
+        raise NotChecked("implicit rewards are below 0 throughout: by design in SimPO, ORPO and CPO, another reference "
+                         "than the start in DPO; loss_type (--settings) decides")  # fmt: skip
     stated = case.option("reference")
     both_up = chosen.first > 0 and rejected.first > 0
     return Finding(
@@ -45,7 +47,8 @@ def check(case: Case) -> Finding | None:
         else "the reference is the base model below the SFT adapter, as when DPO continues an adapter"
         if both_up
         else "the reference is another checkpoint, is quantised otherwise, or dropout is on",
-        next_action="let the reference be the model that training starts from: merge the SFT adapter first (assent "
+        next_action=("" if case.tells("reference") else "unless another reference was meant, ")
+        + "let the reference be the model that training starts from: merge the SFT adapter first (assent "
         "merge), and put a new adapter on top",
     )
 
@@ -61,5 +64,13 @@ RULE = Rule(
     source="people's threads: loss 0 at step 5 of DPO upon an SFT adapter (failures D4)",
 )
 
+_BELOW = {CHOSEN: [-2.4, -2.45, -2.4, -2.5, -2.45], REJECTED: [-3.1, -3.0, -3.1, -3.05, -3.2]}
 FIRES = example({CHOSEN: [3.0, 3.1, 3.05, 3.2, 3.15], REJECTED: [2.4, 2.35, 2.4, 2.3, 2.3]}, stage="dpo")
 QUIET = example({CHOSEN: [0.0, 0.1, 0.3, 0.5, 0.6], REJECTED: [0.0, -0.1, -0.3, -0.4, -0.6]}, stage="dpo")
+FIRES_ALSO = (
+    example(_BELOW, stage="dpo", loss_type="sigmoid", beta=0.1),
+    example(_BELOW, stage="kto"),
+    example({CHOSEN: [-3.0, -3.1, -3.0, -3.1, -3.0], REJECTED: [0.6, 0.5, 0.6, 0.5, 0.6]}, stage="dpo"),
+)
+QUIET_ALSO = (example(_BELOW, stage="dpo"), example(_BELOW, stage="dpo", loss_type="simpo"))
+"""Rewards below 0 are those of a loss without a reference, too: where nothing names the loss, it is not judged."""

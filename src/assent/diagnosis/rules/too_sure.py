@@ -11,6 +11,7 @@ import math
 from assent.diagnosis.advice import fit_less
 from assent.diagnosis.case import Case, example
 from assent.diagnosis.finding import Evidence, Finding
+from assent.diagnosis.objective import EQUAL_SCORES
 from assent.diagnosis.rule import DPO, REWARD, NotChecked, Rule
 from assent.diagnosis.rules import held_out_rises, memorises_epochs
 
@@ -36,7 +37,7 @@ def check(case: Case) -> Finding | None:
     what_to_do, fix = fit_less(case)
     return Finding(
         severity="fault",
-        confidence="certain",
+        confidence="certain" if case.objective.loss is not None else "likely",
         verdict=f"the scores are too sure: {accuracy:.0%} of the held-out pairs are right, and the loss of {loss:.3g} "
         "is above a coin's",
         evidence=(
@@ -57,7 +58,9 @@ def _coin(case: Case) -> float:
     is_assumed = objective.loss is None and case.stage == "reward" and objective.start is not None
     if not is_assumed and not losses <= LIKELIHOODS:
         raise NotChecked("only the likelihood of a label has a coin's value to compare with (loss_type)")
-    known = [] if objective.start is None else [objective.start]
+    of_rows = case.find(f"eval_{EQUAL_SCORES}")  # of the held-out rows themselves, where it depends on them
+    start = objective.start if of_rows is None else of_rows.last
+    known = [] if start is None else [start]
     known += [held_out.first] if held_out.steps[0] == 0 and len(held_out) > 1 else []
     if not known:
         raise NotChecked("the loss of equal answers is not known: measure held-out rows before training (--eval-steps)")
@@ -77,7 +80,9 @@ RULE = Rule(
 FIRES = example({LOSS: {50: 1.4}, "eval_accuracy": {50: 0.72}}, stage="reward", num_train_epochs=8.0)
 QUIET = example({LOSS: {50: 0.6}, "eval_accuracy": {50: 0.72}}, stage="reward")
 _RANKED = {LOSS: {0: math.log(24), 50: 2.5}, "eval_accuracy": {0: 0.5, 50: 0.72}}
+_OF_FOUR = {"eval_loss_at_equal_scores": {50: math.log(24)}, "eval_accuracy": {50: 0.72}}
 FIRES_ALSO = (
+    example({LOSS: {50: 3.9}, **_OF_FOUR}, stage="reward", loss_type="plackett_luce"),
     example({**_RANKED, LOSS: {0: math.log(24), 50: 3.9}}, stage="reward", loss_type="plackett_luce"),
     example({LOSS: {50: 1.6}, "eval_accuracy": {50: 0.72}}, stage="reward", loss_type="davidson"),
 )
@@ -85,6 +90,7 @@ QUIET_ALSO = (
     example({LOSS: {50: 0.76}, "eval_accuracy": {50: 0.7}}, stage="reward"),
     example({LOSS: {50: 0.89}, "eval_accuracy": {50: 0.62}, "eval_accuracy_low": {50: 0.499}}, stage="reward"),
     example(_RANKED, stage="reward", loss_type="plackett_luce"),
+    example({LOSS: {50: 3.3}, **_OF_FOUR}, stage="reward", loss_type="plackett_luce"),
     example({**_RANKED, LOSS: {50: 2.5}}, stage="reward", loss_type="plackett_luce"),
     example({LOSS: {0: 1.35, 50: 1.1}, "eval_accuracy": {0: 0.5, 50: 0.72}}, stage="reward", loss_type="bradley_terry"),
     example({LOSS: {50: 1.0}, "eval_accuracy": {50: 0.72}}, stage="reward", loss_type="davidson"),

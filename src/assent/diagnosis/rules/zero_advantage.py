@@ -36,8 +36,8 @@ def check(case: Case) -> Finding | None:
         cause="the reward is constant: it does not read the answer, or its rule never matches"
         if is_constant
         else "the prompts are too hard or too easy by now" if began < MOST else "the prompts are too hard or too easy",
-        next_action="read a few answers in samples.jsonl beside the reward's rule, and widen the rule until it pays "
-        "for some of them and not for others"
+        next_action="read a few answers (a run of Assent keeps them in samples.jsonl) beside the reward's rule, and "
+        "widen the rule until it pays for some of them and not for others"
         if is_constant
         else "sample twice as many answers a prompt (--num-completions), and choose prompts that some answers solve "
         "and others do not",
