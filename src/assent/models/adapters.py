@@ -6,7 +6,6 @@ tiers, the chunked head, the sampler. With the adapter switched off, the same we
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -15,12 +14,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -28,6 +25,7 @@ from assent.config.options import AdapterOptions
 from assent.errors import ConfigError, ModelError
 from assent.models.adapter_contents import check_adapter_files
 from assent.models.folder_contents import check_finite, check_own_fields, first_line, read_json, stored_tensors
+from assent.models.weight_hashes import content_of
 
 CONFIG, RECORD = "adapter_config.json", "assent_adapter.json"
 _PREFIX = "base_model.model."
@@ -254,28 +252,6 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
     for file in sorted(folder.glob("*.safetensors")):
         shapes |= stored_tensors(file)
     return shapes
-
-
-def content_of(folder: Path) -> str:
-    """SHA-256 over names, types, shapes and bytes of a folder's weights, 16 hex digits, however the files are split."""
-    files = sorted(folder.glob("*.safetensors"))
-    return _content_of(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-
-
-@lru_cache(maxsize=16)
-def _content_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Cached, because several checks need the same base. `files` has times and sizes, so new content is read again."""
-    where: dict[str, Path] = {}
-    for file, *_ in files:
-        with safe_open(file, framework="pt") as stored:
-            where |= dict.fromkeys(stored.keys(), file)
-    digest = hashlib.sha256()
-    for name in sorted(where):
-        with safe_open(where[name], framework="pt") as stored:
-            tensor = stored.get_tensor(name)
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def check_base(folder: Path, base: Base, base_folder: Path, skeleton: nn.Module) -> None:

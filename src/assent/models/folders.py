@@ -16,7 +16,7 @@ from assent.models.folder_contents import (
     check_small_files,
     read_json,
 )
-from assent.runs.files import sha256_of
+from assent.models.weight_hashes import hash_of_file
 
 __all__ = ["check_config", "check_weights", "content_hash", "members_of", "read_json", "resolve_folder"]
 
@@ -79,7 +79,7 @@ def content_hash(path: str | Path, *, revision: str | None = None) -> str:
     folder = resolve_folder(path, revision=revision)
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _FETCHED for file in folder.glob(pattern)}):
-        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+        digest.update(f"{file.name} {hash_of_file(file)}\n".encode())
     if (folder / "adapter_config.json").is_file():
         base = base_of(folder)
         digest.update(content_hash(base.path, revision=base.revision).encode())

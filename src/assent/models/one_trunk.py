@@ -25,6 +25,7 @@ from assent.models.heads import VALUE_HEAD, add_score_head, has_classifier_class
 from assent.models.module import AlignmentModel
 from assent.models.saving import quiet
 from assent.models.trunk import trunk_of
+from assent.models.weight_hashes import content_of
 
 
 def check_stands_on_base(path: str, base: str, *, what: str, revision: str | None = None) -> None:
@@ -43,7 +44,7 @@ def check_stands_on_base(path: str, base: str, *, what: str, revision: str | Non
         )
     named = adapters.base_of(folder)
     if named.content:
-        same = named.content == adapters.content_of(base_folder)
+        same = named.content == content_of(base_folder)
     else:
         same = resolve_folder(named.path, revision=named.revision).resolve() == base_folder.resolve()
     if not same:

@@ -25,7 +25,7 @@ SPREAD = 0.25
 CALIBRATION = "calibration.json"
 GATE_GROUPS = 6
 """Groups that the checks before the first update read: four of the first step, and two of them again, or a few short
-ones more."""
+ones more. They are its shortest, so this is the most that they cost."""
 
 
 class Work(NamedTuple):

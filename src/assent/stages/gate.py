@@ -44,9 +44,9 @@ MOST_MISMATCH = 1e-4
 """Largest mean distance of sampler and trainer, in nats per token, in float32. Ten times the gate's, because weights
 grow in training."""
 
-MOST_GROUPS, ALONE, ENOUGH = 4, 2, 64
+GROUPS, ALONE, ENOUGH = 4, 2, 64
 """Groups of the first step that are read before it, as it may be large. ALONE of them are read once more, each by
-itself, and more until they have ENOUGH tokens, as the mean of few is noise."""
+itself. Both are more until they have ENOUGH counted tokens, as the mean of few is noise."""
 
 LEAK = "padding, packing or positions leak between rows; report this {model}'s architecture"
 
@@ -77,6 +77,21 @@ class Gate:
 
     def done(self) -> None:
         self.log.note(f"step-0 gate: {self.num_passed} checks passed")
+
+
+def groups_to_read(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    """The shortest GROUPS of the first step's groups, in their order: what the gate looks for shows in any row, and a
+    long one costs many times as much."""
+    return [groups[i] for i in sorted(_shortest(groups, GROUPS))]
+
+
+def _shortest(groups: Sequence[TokenGroup], least: int) -> list[int]:
+    """Places of the shortest groups: `least` of them, and more until they have ENOUGH counted tokens."""
+    found: list[int] = []
+    for index in sorted(range(len(groups)), key=lambda i: groups[i].num_tokens):
+        if len(found) < least or sum(groups[i].num_counted for i in found) < ENOUGH:
+            found.append(index)
+    return found
 
 
 def precision_of(config: DeviceOptions) -> str:
@@ -124,7 +139,7 @@ def check_positions(gate: Gate, groups: Sequence[TokenGroup]) -> None:
 def check_policy(gate: Gate, learner: Learner, groups: Sequence[TokenGroup]) -> Tensor:
     """The checks of every policy that learns from given completions. Returns its log-probabilities, (N,).
 
-    groups   at most MOST_GROUPS of the first step
+    groups   those of `groups_to_read`
     """
     logprobs = learner.read(groups, want={"logprobs"}).logprobs
     assert logprobs is not None
@@ -243,12 +258,9 @@ def check_batch_mates(
     if len(groups) < 2:
         gate.skip(name, reason="the first batch has a single group")
         return
-    counted = [sum(completion.num_counted for completion in group.completions) for group in groups]
-    again: list[int] = []
-    for index in sorted(range(len(groups)), key=lambda i: groups[i].num_tokens):
-        if len(again) < ALONE or sum(counted[i] for i in again) < ENOUGH:
-            again.append(index)
-    pieces = together.split([len(group.completions) for group in groups] if want == "scores" else counted)
+    again = _shortest(groups, ALONE)
+    sizes = [len(group.completions) if want == "scores" else group.num_counted for group in groups]
+    pieces = together.split(sizes)
     together = torch.cat([pieces[i] for i in again])
     alone = torch.cat([getattr(learner.read([groups[i]], want={want}), want) for i in again])
     cause = LEAK.format(model="model")

@@ -23,7 +23,7 @@ from assent.models.batch import GroupBatch, Outputs, TokenCompletion, TokenGroup
 from assent.models.packing import pack
 from assent.objectives.thumbs import kto_baseline, thumbs_loss
 from assent.runs.log import Progress
-from assent.stages.gate import MOST_GROUPS, Gate, check_log_ratios, check_policy, precision_of
+from assent.stages.gate import Gate, check_log_ratios, check_policy, groups_to_read, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.references import REFERENCE, StageReference, check_reference, open_reference
 from assent.stages.result import StageResult
@@ -163,7 +163,7 @@ def _gate(
     reference: StageReference,
 ) -> None:
     gate = Gate(session.log, precision=precision_of(config))
-    first = reference.read(session.batch(0)[:MOST_GROUPS])
+    first = reference.read(groups_to_read(session.batch(0)))
     logprobs = check_policy(gate, learner, first)
     if reference.origin != "start":
         gate.skip("loss_at_zero_margin", reason="the reference is not the policy's start")

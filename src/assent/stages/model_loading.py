@@ -21,7 +21,6 @@ from assent.models.adapters import (
     add_adapter,
     base_weights,
     check_quantisation,
-    content_of,
     describe,
     is_adapted,
     is_adapter,
@@ -49,6 +48,7 @@ from assent.models.one_trunk import (
 )
 from assent.models.saving import save_members, save_model
 from assent.models.tiers import Kind
+from assent.models.weight_hashes import content_of
 from assent.rewards.base import Reward
 from assent.rewards.loading import Spec, load_reward, readers_of
 from assent.rewards.reading import ModelReader

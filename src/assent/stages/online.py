@@ -27,7 +27,7 @@ from assent.rewards.reward_model import same_tokenizer
 from assent.rewards.steps import step_ends
 from assent.runs.log import Progress, RunLog
 from assent.stages.gate import (
-    MOST_GROUPS,
+    GROUPS,
     Gate,
     check_batch_mates,
     check_positions,
@@ -245,7 +245,7 @@ def _gate(
     config: OnlineOptions, gate: Gate, learner: Learner, *, rollouts: Sequence[Rollout], reference: Reader
 ) -> None:
     """Before the first update: ratio 1, KL 0, and log-probabilities that do not depend on batch mates."""
-    rollouts = rollouts[: MOST_GROUPS * config.num_completions]
+    rollouts = rollouts[: GROUPS * config.num_completions]
     groups = to_groups(rollouts, config.num_completions)
     check_positions(gate, groups)
     outputs = learner.read(groups, want={"logprobs"})

@@ -20,7 +20,15 @@ from assent.rewards.base import Reward, Scores, score_rollouts
 from assent.rewards.loading import check_contexts, check_reward, reward_hash
 from assent.rollouts.opening import check_sampler
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import MOST_GROUPS, Gate, check_ratio, check_reward_batch_mates, precision_of, sampler_mismatch
+from assent.stages.gate import (
+    GROUPS,
+    Gate,
+    check_ratio,
+    check_reward_batch_mates,
+    groups_to_read,
+    precision_of,
+    sampler_mismatch,
+)
 from assent.stages.preference import PreferenceObjective, check_start
 from assent.stages.references import REFERENCE, NoReference, ReadReference, StageReference, check_reference
 from assent.stages.result import StageResult
@@ -147,11 +155,11 @@ def _gate(
     """Makes the checks of `dpo` on the first comparisons, and checks that sampler and trainer are the same policy."""
     gate = Gate(log, precision=precision_of(config))
     check_reward_batch_mates(gate, reward, rollouts, prompts, dtype=config.dtype)
-    some = rollouts[: MOST_GROUPS * config.num_completions]
+    some = rollouts[: GROUPS * config.num_completions]
     read = learner.read(to_groups(some, config.num_completions), want={"logprobs"}).logprobs
     assert read is not None
     check_ratio(gate, read, some)
-    check_start(gate, learner, compared[:MOST_GROUPS], objective, origin=reference.origin)
+    check_start(gate, learner, groups_to_read(compared), objective, origin=reference.origin)
     gate.done()
 
 

@@ -20,7 +20,7 @@ from assent.models.token_store import value_names
 from assent.objectives.preference import preference_loss
 from assent.objectives.ranking import ranking_loss
 from assent.runs.log import Progress
-from assent.stages.gate import MOST_GROUPS, Gate, check_log_ratios, check_policy, precision_of
+from assent.stages.gate import Gate, check_log_ratios, check_policy, groups_to_read, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.references import REFERENCE, check_reference, open_reference
 from assent.stages.result import StageResult
@@ -173,7 +173,8 @@ def run(config: PreferenceConfig, session: Session) -> StageResult:
     session.resume()
     if session.step == 0:
         gate = Gate(session.log, precision=precision_of(config))
-        check_start(gate, learner, reference.read(session.batch(0)[:MOST_GROUPS]), objective, origin=reference.origin)
+        first = reference.read(groups_to_read(session.batch(0)))
+        check_start(gate, learner, first, objective, origin=reference.origin)
         gate.done()
     for step in session.steps():
         metrics = learner.update(reference.read(session.batch(step)), objective)
@@ -186,7 +187,7 @@ def run(config: PreferenceConfig, session: Session) -> StageResult:
 def check_start(
     gate: Gate, learner: Learner, first: Sequence[TokenGroup], objective: PreferenceObjective, *, origin: str
 ) -> None:
-    """The gate (law 5) on the first step's first groups, which hold the reference's sums. `origin` is its."""
+    """The gate (law 5) on groups of the first step, which hold the reference's sums. `origin` is its."""
     logprobs = check_policy(gate, learner, first)
     if origin == "none":
         gate.skip("loss_at_zero_margin", reason="the loss takes no reference, so its margins are not zero at the start")

@@ -18,7 +18,7 @@ from assent.models.loading import check_single_model
 from assent.models.packing import pack
 from assent.models.tiers import score_head
 from assent.runs.log import Progress, RunLog
-from assent.stages.gate import MOST_GROUPS, Gate, check_batch_mates, check_positions, precision_of
+from assent.stages.gate import Gate, check_batch_mates, check_positions, groups_to_read, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
 from assent.stages.run_models import module_of
@@ -136,7 +136,7 @@ def _gate(config: RewardConfig, learner: Learner | Members, session: Session) ->
     first = session.batch(0)
     _check_equal_scores(gate, config, first)
     check_positions(gate, first)
-    some = first[:MOST_GROUPS]
+    some = groups_to_read(first)
     scores = learner.read(some, want={"scores"}).scores
     assert scores is not None
     check_batch_mates(gate, learner, some, want="scores", together=scores)

@@ -11,7 +11,7 @@ from assent.config.stages import SftConfig
 from assent.engine.learner import Learner
 from assent.models.batch import GroupBatch, Outputs
 from assent.runs.log import Progress
-from assent.stages.gate import MOST_GROUPS, Gate, check_batch_mates, check_loss_tokens, check_positions, precision_of
+from assent.stages.gate import Gate, check_batch_mates, check_loss_tokens, check_positions, groups_to_read, precision_of
 from assent.stages.held_out import held_out_metrics
 from assent.stages.result import StageResult
 from assent.stages.scoring import ObjectiveSums
@@ -71,7 +71,7 @@ def run(config: SftConfig, session: Session) -> StageResult:
 
 def _gate(config: SftConfig, learner: Learner, session: Session) -> None:
     gate = Gate(session.log, precision=precision_of(config))
-    first = session.batch(0)[:MOST_GROUPS]
+    first = groups_to_read(session.batch(0))
     outputs = learner.read(first, want={"logprobs"})
     assert outputs.logprobs is not None
     check_loss_tokens(gate, first, outputs.logprobs.shape[0])

@@ -23,11 +23,11 @@ from assent.models.adapters import (
     add_adapter,
     base_weights,
     check_quantisation,
-    content_of,
     quantisation,
 )
 from assent.models.loading import fingerprint, load_config, load_policy, load_scorer, load_tokenizer, save_model
 from assent.models.templates import attach_template
+from assent.models.weight_hashes import content_of
 from assent.rewards.reward_model import RewardModel
 from tests.support.adapters import adapted, options
 from tests.support.cli import said

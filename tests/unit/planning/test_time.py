@@ -26,7 +26,7 @@ from assent.planning.time import (
     one_update,
     rates_of,
 )
-from assent.stages.gate import ALONE, MOST_GROUPS
+from assent.stages.gate import ALONE, GROUPS
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4,
@@ -54,7 +54,7 @@ def test_training_on_pairs_reads_the_reference_once_and_updates_every_pass() -> 
 def test_without_a_reference_only_the_checks_read() -> None:
     found = duration(Setup("sft", batch_size=8), SHAPE, ROWS, rates=FLOPS, steps=4)
     assert found.work["reading"].flops == pytest.approx(6 * SHAPE.cost().forward(ROWS) / 32)
-    assert GATE_GROUPS == MOST_GROUPS + ALONE
+    assert GATE_GROUPS == GROUPS + ALONE
 
 
 def test_a_round_of_ppo_samples_reads_and_updates_policy_and_critic() -> None:

@@ -24,7 +24,7 @@ from assent.engine.learner import Learner
 from assent.engine.random import Batches, derived_seed, generator
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, ModelError
-from assent.models.adapters import Base, add_adapter, content_of
+from assent.models.adapters import Base, add_adapter
 from assent.models.folders import content_hash
 from assent.models.loading import (
     draw_head,
@@ -39,6 +39,7 @@ from assent.models.module import AlignmentModel
 from assent.models.one_trunk import Ensemble
 from assent.models.templates import resolve_template
 from assent.models.tokenizing import tokenize_groups
+from assent.models.weight_hashes import content_of
 from assent.rewards.loading import load_reward, reward_hash
 from assent.rewards.reward_model import RewardModel, check_reward_model, combine
 from assent.stages import online, reward
