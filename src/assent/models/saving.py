@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -107,12 +107,13 @@ def folder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return dict(revert_weight_conversion(base, {n: t for n, t in named.items() if n not in tied}))
 
 
-def _held(model: PreTrainedModel) -> dict[str, Tensor]:
+def _held(model: nn.Module) -> dict[str, Tensor]:
     """What `state_dict` would give, as the modules hold it now: for `state_dict` FSDP2 shards its weights again."""
     named = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for prefix, module in model.named_modules():
         kept = module._buffers.keys() - module._non_persistent_buffers_set
-        named |= {f"{prefix}.{name}": buffer for name in kept if (buffer := module._buffers[name]) is not None}
+        at = f"{prefix}." if prefix else ""
+        named |= {f"{at}{name}": buffer for name in kept if (buffer := module._buffers[name]) is not None}
     return named
 
 
@@ -125,7 +126,7 @@ def _merged(base: PreTrainedModel) -> dict[str, Tensor]:
     for name, module in base.named_modules():
         if isinstance(module, ModulesToSaveWrapper):
             inside = module.modules_to_save[module.active_adapter]  # type: ignore[index]
-            named |= {f"{name}.{own}": tensor.detach() for own, tensor in inside.state_dict().items()}
+            named |= {f"{name}.{own}": tensor for own, tensor in _held(inside).items()}
         elif isinstance(module, LoraLayer):
             if getattr(module.get_base_layer().weight, "quant_state", None) is not None:
                 raise ModelError("4-bit weights cannot be passed to another engine", fix="leave --load-in-4bit out")

@@ -1,4 +1,9 @@
-"""Starts and stops vLLM inside this process, one engine at a time, and undoes what it changes in the process."""
+"""Starts and stops vLLM inside this process, one engine at a time, and undoes what it changes in the process.
+
+Where several processes train together, each has an engine of its own. vLLM takes the process group that it finds, and
+makes groups of one process in it (it calls this an external launcher). All processes must start together: a group is
+made by all. After that no engine waits for another one, so each may sample another number of prompts.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,13 @@ import copy
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,6 +27,9 @@ from assent.errors import ConfigError, ModelError
 REQUIRED = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine takes our tensors and calls us to choose tokens
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # `RowChoice` follows the batch of the first runner
+    "VLLM_DP_SIZE": "1",  # processes share prompts by our rule, not by vLLM's
+    "VLLM_DP_RANK": "0",
+    "VLLM_DISTRIBUTED_USE_SPLIT_GROUP": "0",  # it asks for a process group of another kind than ours
 }
 PREFERRED = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer uses the same threads
@@ -28,6 +38,8 @@ PREFERRED = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _engine: Any = None
+_is_guest = False
+"""Whether the process group was there before the engine, and stays after it."""
 
 
 def is_installed() -> bool:
@@ -41,21 +53,17 @@ def check_vllm() -> None:
             "vLLM is not installed",
             fix="pip install 'assent[vllm]' (on a machine without CUDA: see docs/serving.md), or leave vllm out",
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "vLLM samples inside the process that trains, so there can be only one",
-            got=f"{os.environ['WORLD_SIZE']} processes",
-            fix="--sampler torch, or one process",
-        )
 
 
 def start(model: str | Path, *, device: torch.device, **options: Any) -> Any:
-    """Opens the folder as a `vllm.LLM` and closes the engine that was open. `options` are vLLM's.
+    """Opens the folder as a `vllm.LLM` and closes the engine that was open. `options` are vLLM's. If there are several
+    processes, all must call it together.
 
     Raises ModelError with vLLM's own message if it cannot run this model, and ConfigError for another device.
     """
-    global _engine  # noqa: PLW0603
+    global _engine, _is_guest  # noqa: PLW0603
     stop()
+    _is_guest = dist.is_initialized()
     os.environ.update(REQUIRED)
     for name, value in PREFERRED.items():
         os.environ.setdefault(name, value)
@@ -63,7 +71,9 @@ def start(model: str | Path, *, device: torch.device, **options: Any) -> Any:
     from vllm import LLM
     from vllm.platforms import current_platform
 
-    if current_platform.device_type != device.type or device.index:
+    is_one_of_several = _is_guest and dist.get_world_size() > 1
+    own = int(os.environ["LOCAL_RANK"]) if is_one_of_several else 0  # the only device that vLLM takes here
+    if current_platform.device_type != device.type or device.index not in (None, own):
         raise ConfigError(
             "this vLLM does not run on the chosen device",
             got=f"--device {device}, vLLM for {current_platform.device_type}",
@@ -78,6 +88,7 @@ def start(model: str | Path, *, device: torch.device, **options: Any) -> Any:
             disable_log_stats=True,
             seed=0,
             use_tqdm_on_load=False,
+            **({"distributed_executor_backend": "external_launcher"} if is_one_of_several else {}),
             **options,
         )
     except Exception as error:  # any error means that it cannot run this model
@@ -165,7 +176,24 @@ def _take(worker: Any, weights: Mapping[str, Tensor]) -> list[str]:
 def _clean_up() -> None:
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    cleanup_dist_env_and_memory()
+    with _group_kept():
+        cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def _group_kept() -> Iterator[None]:
+    """Inside, vLLM ends the groups that it made, but not the process group that it found."""
+    end = dist.destroy_process_group
+
+    def end_own(group: Any = None) -> None:
+        if dist.is_initialized() and (group is not None or not _is_guest):
+            end(group)
+
+    dist.destroy_process_group = end_own
+    try:
+        yield
+    finally:
+        dist.destroy_process_group = end
 
 
 def _first_line(error: BaseException) -> str:

@@ -82,13 +82,6 @@ def test_two_models_are_not_mixed_in_one_engine() -> None:
         SampleConfig(**given, sampler="vllm")
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_engine, "is_installed", lambda: True)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="so there can be only one"):
-        vllm_engine.check_vllm()
-
-
 @has_vllm
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_gives_what_it_gives_with_the_torch_sampler(
