@@ -666,6 +666,11 @@ def dpo(
 def evaluate(
     *,
     data: Data,
+    num_shards: int | None = None,
+    shard: int | None = None,
+    engine: Literal['local', 'ray'] | None = None,
+    workers: int | None = None,
+    status: bool = False,
     sampler: Literal['torch', 'vllm'] = "torch",
     reward_ensemble: str | None = None,
     revision: str | None = None,
@@ -708,6 +713,14 @@ def evaluate(
 ) -> dict[str, Any]:
     r"""Compares policies on the same prompts: `evaluation`, `table` (paths). Options: those of `assent eval`.
 
+    num_shards: Cut the input into this many shards. Each is written to a file of its own; a shard that is done is
+        not repeated. Default: none, or with --engine as many as suit the rows.
+    shard: Do this shard alone, counted from 0, for a scheduler that starts one process for each. Whoever ends the
+        last one joins them. Needs --num-shards.
+    engine: Do the shards in a pool: local: processes on this machine; ray: actors on a Ray cluster (pip install
+        'assent[ray]'), the one of RAY_ADDRESS or one on this machine.
+    workers: Workers of --engine, each with its own copy of the models. Default: 2.
+    status: Say which shards are done, running and failed, and do nothing.
     sampler: What samples completions. torch: the policy itself, through transformers. vllm: a vLLM engine (extra
         vllm), which receives the policy's weights whenever they change. For the same seed it draws the same
         completions, up to rounding.

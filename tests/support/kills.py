@@ -81,6 +81,7 @@ def cells(inputs: Mapping[str, str]) -> list[Cell]:
     judged += ["--judge", "tests.support.stages:brevity", "--samples-per-prompt", "2"]
     others = [
         Cell("eval", [*judged, "--output-dir"], ("evaluation.json",)),
+        Cell("eval, in shards", [*judged, "--num-shards", "4", "--output-dir"], ("evaluation.json",)),
         Cell("sample, in shards", [*drawn, "--num-shards", "4", "--output-dir"], ("completions.jsonl",)),
         Cell("sample, a pool", [*drawn, *pool, "--output-dir"], ("completions.jsonl",)),
         Cell("score, in shards", [*scored, "--output-dir"], ("scores.jsonl",)),

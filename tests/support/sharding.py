@@ -50,17 +50,31 @@ def place(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
 
 
 def length_or_die_once(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
-    """`length`; the first process that sees the completion of row 70 dies."""
-    if any("row 70" in text for text in completions):
+    """`length`; the first process that sees the prompt or the completion of row 70 dies."""
+    if _are_there("row 70", prompts, completions):
         die_once()
     return length(prompts, completions)
 
 
 def length_but_poison(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
     """`length`, but rows with "poison" raise, until a file named "mended" is there."""
-    if any("poison" in text for text in completions) and not Path("mended").exists():
+    if _are_there("poison", prompts, completions) and not Path("mended").exists():
         raise ValueError("poison")
     return length(prompts, completions)
+
+
+def _are_there(words: str, prompts: Sequence[Any], completions: Sequence[str]) -> bool:
+    return any(words in f"{prompt} {text}" for prompt, text in zip(prompts, completions, strict=True))
+
+
+def shorter(prompts: Sequence[Any], first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """A judge of pairs that looks at the place where answers are equally long."""
+    return ["A" if len(a) <= len(b) else "B" for a, b in zip(first, second, strict=True)]
+
+
+def has_an_a(prompts: Sequence[Any], completions: Sequence[str], groups: Sequence[Any]) -> list[dict[str, bool]]:
+    """A measure of safety."""
+    return [{"harm_in_answer": "a" in text} for text in completions]
 
 
 def refusing(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:

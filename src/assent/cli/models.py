@@ -75,9 +75,14 @@ def best_of_n(config: BestOfNConfig) -> Outcome:
 
 @command(EvalConfig)
 def evaluate(config: EvalConfig) -> Outcome:
+    """Exit status 1 if there are prompts that some policy could not answer, or its answers not be judged."""
     result = run_step("eval", config)
-    written = ["", f"eval -> {result['evaluation']}"] if result["evaluation"] else []
-    return Outcome({"command": "eval", **result}, "\n".join([*result["lines"], *written]))
+    lines = list(result["lines"])
+    if "shards" in result:  # not all of them are done
+        lines.insert(0, f"eval {result['output_dir']}")
+    elif result["evaluation"]:
+        lines += ["", f"eval -> {result['evaluation']}", *_apart(result)]
+    return Outcome({"command": "eval", **result}, "\n".join(lines), exit_status=int(bool(result.get("apart"))))
 
 
 @command(JudgeConfig)
@@ -134,12 +139,18 @@ def _complete(name: str, config: BaseModel) -> Outcome:
     lines = [f"{name} -> {written}"]
     if refused := result.get("refused"):
         lines.append(f"  {refused} rows were refused: {result['apart_rows']} says why")
-    if apart := result.get("apart"):
-        lines.append(
-            f"  {apart} rows could not be worked on: {result['apart_rows']} says why; the same command retries"
-        )
+    lines += _apart(result)
     text, whole = ("\n".join([*lines, *part(result["metrics"])]) for part in (summary, figures))
-    return Outcome(document, text, exit_status=int(bool(apart)), whole=whole)
+    return Outcome(document, text, exit_status=int("apart" in result), whole=whole)
+
+
+def _apart(result: dict[str, Any]) -> list[str]:
+    """What to say of rows that were kept apart."""
+    if "apart" not in result:
+        return []
+    return [
+        f"  {result['apart']} rows could not be worked on: {result['apart_rows']} says why; the same command retries"
+    ]
 
 
 def _is_shown(n: int, last: int, chosen: int) -> bool:

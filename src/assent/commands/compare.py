@@ -22,7 +22,8 @@ from assent.engine.random import permutation
 from assent.engine.runtime import Runtime
 from assent.errors import DataError
 from assent.evaluation.answers import key
-from assent.evaluation.policies import BestOfN, EvaluationPlan, Judges, Policy, evaluate_policies
+from assent.evaluation.policies import BestOfN, EvaluationPlan, Judges, Policy
+from assent.evaluation.policy_table import evaluate_policies
 from assent.evaluation.win_rate import win_rate
 from assent.models.folders import check_revision
 from assent.models.loading import load_tokenizer

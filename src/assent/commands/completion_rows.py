@@ -42,14 +42,22 @@ def close(
     log.metrics(0, metrics)
     paths = {name: str(path) for name, path in files.items()}
     result = {"output_dir": str(folder.path), **paths, "steps": 0, "metrics": metrics, **extra}
-    path = folder.path / "apart.jsonl"
-    path.unlink(missing_ok=True)  # of an earlier try
-    if rows := [*apart, *refused]:
-        keep_lines(path, [asdict(row) for row in rows])
-        result["apart_rows"] = str(path)
-        result |= {name: len(part) for name, part in (("apart", apart), ("refused", refused)) if part}
+    result |= keep_apart(folder, apart, refused)
     folder.finish(result)
     return result
+
+
+def keep_apart(folder: RunFolder, apart: Sequence[Apart], refused: Sequence[Apart] = ()) -> dict[str, Any]:
+    """Writes the rows to a file of their own, if there are any. Returns what a result says of them."""
+    path = folder.path / "apart.jsonl"
+    path.unlink(missing_ok=True)  # of an earlier try
+    if not (rows := [*apart, *refused]):
+        return {}
+    keep_lines(path, [asdict(row) for row in rows])
+    return {
+        "apart_rows": str(path),
+        **{name: len(part) for name, part in (("apart", apart), ("refused", refused)) if part},
+    }
 
 
 def described(rows: Sequence[Row]) -> dict[str, float]:

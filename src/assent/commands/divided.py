@@ -108,7 +108,7 @@ def run_job(
             return result
         log = RunLog(folder, progress=progress)
         if not config.is_sharded:
-            return join(_whole(job, log), folder, log)
+            return join(whole(job, progress), folder, log)
         shards = _open_shards(job, folder)
         if config.shard is None:
             _work_off(job, shards, shards.shards, shown)
@@ -152,10 +152,10 @@ def check_engine(config: ShardingOptions) -> None:
         check_ray()
 
 
-def _whole(job: Job, log: RunLog) -> Iterator[Record]:
+def whole(job: Job, progress: Progress | None) -> Iterator[Record]:
     """All rows, unit by unit, in this process. An error of a row is raised."""
     work = job.opened()(0)
-    with log.progress("rows", job.rows) as task:
+    with (progress or Silent()).task("rows", total=job.rows) as task:
         for first in range(0, job.rows, job.unit):
             last = min(first + job.unit, job.rows)
             done: Done = work(job.load(first, last))

@@ -5,46 +5,49 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from assent.commands.opening import Prompts, open_prompts, open_reader
+from assent.commands.completion_rows import keep_apart
+from assent.commands.divided import run_job, status_of, whole
+from assent.commands.evaluated_work import DRAWN, Job
+from assent.commands.opening import Prompts, open_prompts
 from assent.commands.policies import Cast, Judging, cast_of, judging_of, ledger_of, policies_of
 from assent.config.evaluation import EvalConfig
 from assent.config.options import PromptOptions
 from assent.data.loading import Dataset
 from assent.data.named import load_named
+from assent.data.shards import Record
 from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, DataError
 from assent.evaluation.generators import writer_lines
 from assent.evaluation.lines import table_lines
 from assent.evaluation.lm_eval_tasks import as_figures, ask, check_tasks, task_lines, tasks_hash
 from assent.evaluation.pairs import Pairs, judge_reward, pairs_of, slices_of
-from assent.evaluation.policies import EvaluationPlan, Judges, evaluate_policies
+from assent.evaluation.policies import EvaluationPlan, Judges
+from assent.evaluation.policy_table import table_of
 from assent.evaluation.reward_model import quality_lines
 from assent.evaluation.table import PolicyTable
+from assent.judging.chat import ChatJudge
 from assent.models.folders import check_revision, content_hash
 from assent.models.loading import check_context, load_config
-from assent.rewards.base import Reward
 from assent.rewards.endpoint import endpoints_of
 from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
-from assent.rollouts.kept import KeptDraws
 from assent.runs.files import to_json, write_json
-from assent.runs.folder import KEPT, RunFolder
-from assent.runs.kept import Kept
+from assent.runs.folder import RunFolder
+from assent.runs.log import RunLog
 from assent.runs.progress import Progress, Silent
 from assent.stages.selecting import Select
 from assent.stages.stage_data import Part, read_stage_data
 
-JUDGEMENTS, DRAWN = KEPT
-
 
 def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[str, Any]:
     """Outputs: `lines` of the table. With `output_dir` also `evaluation` and `table`, the paths of evaluation.json and
-    table.txt; without it `figures`, the content of evaluation.json without the samples.
+    table.txt; without it `figures`, the content of evaluation.json without the samples. Of work in shards that is not
+    all done, their status.
 
     Without policies, a reward model is measured on comparisons: see `judge_reward_model`.
     Raises RunFolderError if the folder holds something else, or an evaluation of other options or other content.
@@ -52,33 +55,49 @@ def evaluate(config: EvalConfig, *, progress: Progress | None = None) -> dict[st
     progress = progress or Silent()
     if not config.policies:
         return judge_reward_model(config, progress=progress)
+    nothing: dict[str, Any] = {"evaluation": None, "table": None}
+    if (status := status_of(config, "evaluation")) is not None:
+        return {**nothing, **status}
     data = load_named(config)
     cast = cast_of(config, list(data)[: config.num_prompts or None])
     judging = judging_of(config, cast)
     _check_quality(config)
     _check_tasks(config, cast)
-    for line in (*(f"{data.path}: {note}" for note in data.lines()), *cast.lines, *judging.lines):
-        progress.line(line)
-    prompts = _prompts(config, cast, progress)
+    prompts = _prompts(config, cast)
+    lines = [*(f"{data.path}: {note}" for note in data.lines()), *cast.lines, *judging.lines]
+    lines += [f"prompts: {line}" for line in prompts.lines]
+    job = Job(
+        config,
+        cast,
+        judging,
+        prompts,
+        policies=policies_of(config),
+        hashes={} if config.output_dir is None else _hashes(config, data, cast, judging),
+        lines=lines,
+        progress=progress,
+    )
     if config.output_dir is None:
-        table, extra = _evaluate(config, cast, judging, prompts, progress)
+        for line in lines:
+            progress.line(line)
+        table, extra = _table(job, whole(job, progress))
         figures = {name: value for name, value in table.as_dict().items() if name != "samples"}
         return {
-            "evaluation": None,
-            "table": None,
+            **nothing,
             "lines": table_lines(table, _further_lines(extra, table.baseline)),
             "figures": {**figures, **extra},
         }
-    hashes = _hashes(config, data, cast, judging)
-    with RunFolder.open(config.output_dir, config.model_dump(), command="eval", resume=True, hashes=hashes) as folder:
-        if folder.result is not None:
-            progress.line(f"{folder.path}: this evaluation is finished; nothing to do")
-            return folder.result
-        table, extra = _evaluate(config, cast, judging, prompts, progress, folder=folder.path, hashes=hashes)
-        result = _write(config.output_dir, table, extra)
+
+    def join(records: Iterable[Record], folder: RunFolder, log: RunLog) -> dict[str, Any]:
+        table, extra = _table(job, records)
+        number = len(prompts.groups)
+        if left_out := number - table.num_prompts:
+            log.note(f"{left_out} of {number} prompts are left out: not every policy has an answer that was judged")
+        result = _write(folder.path, table, extra) | keep_apart(folder, job.apart)
         folder.finish(result)
         shutil.rmtree(folder.path / DRAWN, ignore_errors=True)  # a finished evaluation does not need them
         return result
+
+    return {**nothing, **run_job(job, join, opened=job.open, progress=progress)}
 
 
 def _hashes(config: EvalConfig, data: Dataset, cast: Cast, judging: Judging) -> dict[str, str]:
@@ -102,69 +121,34 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _evaluate(
-    config: EvalConfig,
-    cast: Cast,
-    judging: Judging,
-    prompts: Prompts,
-    progress: Progress,
-    *,
-    folder: Path | None = None,
-    hashes: Mapping[str, str] | None = None,
-) -> tuple[PolicyTable, dict[str, Any]]:
-    """The table, and what evaluation.json holds beside it.
-
-    folder   keeps the servers' answers and the models' samples, for a run that is interrupted and repeated
-    hashes   of the policies' content, among others; needed with `folder`
-    """
+def _table(job: Job, records: Iterable[Record]) -> tuple[PolicyTable, dict[str, Any]]:
+    """The table, and what evaluation.json holds beside it: everything that is not the work on one row."""
+    config, cast, progress = job.config, job.cast, job.progress
+    kept, answers = job.answers(records)
+    comparer = job.judging.comparer
+    if isinstance(comparer, ChatJudge):
+        comparer.chat.kept = job.answered
+    groups = [job.prompts.groups[p] for p in kept]
     assert config.baseline is not None
-    runtime = Runtime.of(config)
-    options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": cast.tokenizer}
-    reward = None
-    if config.reward_model is not None:
-        reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
-    scorer = None if judging.scorer is None else load_reward(judging.scorer, **options)
-    kept = {}
-    if folder is not None and hashes is not None:
-        answered = Kept(folder / JUDGEMENTS)
-        for line in answered.said:
-            progress.line(f"{line}; these servers are asked again")
-        if len(answered):
-            progress.line(f"{len(answered):,} answers of servers are kept from before and are not requested again")
-        servers: list[Any] = [*judging.chats, *endpoints_of(reward), *endpoints_of(scorer)]
-        for asked in servers:
-            asked.kept = answered
-        same: list[Any] = [config.dtype, config.sampler, config.max_length, str(runtime.device)]
-        same += [] if cast.template is None else [sorted(cast.template.eos_ids)]
-        kept = {name: KeptDraws(folder / DRAWN, [hashes[f"policy {name}"], *same]) for name in cast.models}
-    policies = policies_of(config, cast, runtime, reward, kept=kept)
-    reference = None
-    if cast.reference is not None:
-        reference = open_reader(config, cast.models[cast.reference], runtime.device)
     plan = EvaluationPlan(
-        groups=prompts.groups,
-        prompt_ids=prompts.ids,
-        judges=Judges(scorer=scorer, comparer=judging.comparer, safety=judging.safety),
-        reference=reference,
+        groups=groups,
+        prompt_ids=[job.prompts.ids[p] for p in kept] if job.prompts.ids else [],
+        judges=Judges(comparer=comparer),
+        judge_name=job.reports[0]["judge"],
         reference_name=cast.reference,
         baseline=config.baseline,
         max_new_tokens=config.max_new_tokens,
         samples_per_prompt=config.samples_per_prompt,
         seed=config.seed,
-        slices=slices_of(prompts.groups, config.slices),
+        slices=slices_of(groups, config.slices),
         precision=config.precision,
     )
-    comparisons = progress.task("comparisons", total=None) if judging.comparer is not None else nullcontext()
-    with progress.task("evaluation", total=len(policies)) as task, comparisons as compared:
-        table = evaluate_policies(
-            policies,
-            plan,
-            on_policy=lambda name: task.advance(1, policy=name),
-            on_comparisons=None if compared is None else compared.advance,
-        )
-    extra = {} if reward is None or config.reward_pairs is None else {"reward_model": _quality(config, reward)}
+    comparisons = progress.task("comparisons", total=None) if comparer is not None else nullcontext()
+    with comparisons as compared:
+        table = table_of(job.policies, answers, plan, on_comparisons=None if compared is None else compared.advance)
+    extra = {} if config.reward_pairs is None else {"reward_model": _quality(job)}
     if config.lm_eval:
-        extra["lm_eval"] = _asked(config, cast, runtime, progress)
+        extra["lm_eval"] = _asked(config, cast, progress)
     return table, extra
 
 
@@ -175,13 +159,13 @@ def _check_tasks(config: EvalConfig, cast: Cast) -> None:
         check_tasks(config.lm_eval)
 
 
-def _asked(config: EvalConfig, cast: Cast, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+def _asked(config: EvalConfig, cast: Cast, progress: Progress) -> dict[str, Any]:
     """The models' figures on the tasks of lm-evaluation-harness. One model is in memory at a time."""
     assert config.baseline is not None
     if idle := sorted(set(cast.files)):
         progress.line(f"lm-eval: files of completions are not asked: {', '.join(idle)}")
     asked = {}
-    options: dict[str, Any] = {"device": runtime.device, "dtype": config.dtype, "revision": config.revision}
+    options: dict[str, Any] = {"device": Runtime.of(config).device, "dtype": config.dtype, "revision": config.revision}
     with progress.task("lm-eval", total=len(cast.models)) as task:
         for name, path in cast.models.items():
             asked[name] = ask(path, config.lm_eval, limit=config.lm_eval_limit, seed=config.seed, **options)
@@ -189,13 +173,13 @@ def _asked(config: EvalConfig, cast: Cast, runtime: Runtime, progress: Progress)
     return as_figures(asked, config.baseline)
 
 
-def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> Prompts:
+def _prompts(config: EvalConfig, cast: Cast) -> Prompts:
     """The prompts to answer, with their ids if models answer. Raises ConfigError if they do not fit a model's context
     or if a row lacks a column of `slices`. No weights are loaded."""
     slices_of(cast.groups, config.slices)
     if cast.template is None:
         return Prompts(cast.groups, [], [])
-    prompts = open_prompts(
+    return open_prompts(
         cast.groups,
         cast.template,
         source=config.data,
@@ -204,14 +188,16 @@ def _prompts(config: EvalConfig, cast: Cast, progress: Progress) -> Prompts:
         models={f"policy {name}": path for name, path in cast.models.items()},
         revision=config.revision,
     )
-    for line in prompts.lines:
-        progress.line(f"prompts: {line}")
-    return prompts
 
 
-def _quality(config: EvalConfig, reward: Reward) -> dict[str, Any]:
+def _quality(job: Job) -> dict[str, Any]:
     """Accuracy and calibration of the reward model on held-out comparisons, with the noise ceiling of the labels."""
-    assert config.reward_pairs is not None
+    config = job.config
+    assert config.reward_model is not None
+    options = {"device": Runtime.of(config).device, "dtype": config.dtype, "policy_tokenizer": job.cast.tokenizer}
+    reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
+    for server in endpoints_of(reward):
+        server.kept = job.answered
     groups = load_named(config, "reward_pairs")
     quality = judge_reward(reward, groups, pairs_of(groups, slices=config.slices), seed=config.seed)
     if config.labels is not None:
@@ -239,11 +225,11 @@ def _noise_ceiling(path: str) -> float:
         ) from error
 
 
-def _write(output_dir: str, table: PolicyTable, extra: dict[str, Any]) -> dict[str, Any]:
+def _write(folder: Path, table: PolicyTable, extra: dict[str, Any]) -> dict[str, Any]:
     table = replace(table, extra={**table.extra, **extra})
-    path = table.write(output_dir)
+    path = table.write(folder)
     lines: Sequence[str] = table_lines(table, _further_lines(extra, table.baseline))
-    text = Path(output_dir) / "table.txt"
+    text = folder / "table.txt"
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {"evaluation": str(path), "table": str(text), "lines": list(lines)}
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assent.commands.opening import open_policy, template_of
+from assent.commands.opening import template_of
 from assent.config.evaluation import EvalConfig
 from assent.config.functions import import_function
 from assent.config.options import PromptOptions
 from assent.config.rewards import ImplicitSource, ModelSource, read_sources
-from assent.engine.runtime import Runtime
 from assent.errors import ConfigError, ModelError
 from assent.evaluation.answers import Completions, in_common, is_file, read_completions
 from assent.evaluation.policies import BestOfN, Policy
@@ -25,12 +24,9 @@ from assent.judging.verdicts import FunctionJudge, PairJudge
 from assent.models.folders import check_revision
 from assent.models.loading import check_adapter, check_is_policy, load_config, load_tokenizer
 from assent.models.templates import Template
-from assent.rewards.base import Reward
 from assent.rewards.loading import check_reward, reward_hash
 from assent.rewards.reward_model import same_ids
-from assent.rollouts.kept import KeptDraws
-from assent.rollouts.opening import check_sampler, open_sampler
-from assent.rollouts.sampler import Sampler
+from assent.rollouts.opening import check_sampler
 from assent.runs.reading import read_run
 from assent.types import PromptGroup
 
@@ -53,6 +49,8 @@ class Cast:
     """The prompts that all policies answer."""
     tokenizer: PreTrainedTokenizerBase | None
     """The models' tokenizer; None if all policies are files."""
+    tokenizer_path: str | None
+    """The model that it was loaded from."""
     template: Template | None
     reference: str | None
     """Name of the policy that KL is measured to; None: KL is not measured."""
@@ -82,7 +80,14 @@ def cast_of(config: EvalConfig, groups: Sequence[PromptGroup]) -> Cast:
     _check_files(config, models, files, kept)
     if not models:
         return Cast(
-            models={}, files=files, groups=kept, tokenizer=None, template=None, reference=None, lines=tuple(lines)
+            models={},
+            files=files,
+            groups=kept,
+            tokenizer=None,
+            tokenizer_path=None,
+            template=None,
+            reference=None,
+            lines=tuple(lines),
         )
     check_sampler(config)
     check_revision(config.revision, *models.values())
@@ -94,6 +99,7 @@ def cast_of(config: EvalConfig, groups: Sequence[PromptGroup]) -> Cast:
         files=files,
         groups=kept,
         tokenizer=tokenizer,
+        tokenizer_path=models[first],
         template=template_of(config, tokenizer),
         reference=reference,
         lines=tuple(lines),
@@ -149,13 +155,13 @@ def _check_tokenizers(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judging:
-    """The judges. `scorer` is the specification of a reward, which is opened later."""
+    """The judges."""
 
     scorer: Any = None
+    """The specification of a reward, which is opened later."""
     comparer: PairJudge | None = None
-    safety: Measure | None = None
-    chats: tuple[ChatModel, ...] = ()
-    """Those among them that are models behind an address."""
+    safety: str | None = None
+    """The specification of a measure, which is opened later."""
     hashes: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
@@ -169,10 +175,8 @@ def judging_of(config: EvalConfig, cast: Cast) -> Judging:
     comparer = None
     if config.reward_model is not None:
         check_reward(config.reward_model, ensemble=config.reward_ensemble)
-    chats: list[ChatModel] = []
     if config.pair_judge is not None:
         comparer = _comparer(config)
-        chats += [comparer.chat] if isinstance(comparer, ChatJudge) else []
         hashes["pair_judge"] = "" if is_address(config.pair_judge) else _module_hash(config.pair_judge)
     elif scorer is None:
         if not is_sandbox:
@@ -186,15 +190,16 @@ def judging_of(config: EvalConfig, cast: Cast) -> Judging:
     if scorer is not None:
         check_reward(scorer)
         hashes["judge"] = reward_hash(scorer)
-    safety: Measure | None = None
-    spec = config.safety or (SANDBOX_SAFETY if is_sandbox else None)
-    if spec is not None:
-        safety = ChatSafety(_chat(config, spec)) if is_address(spec) else load_measure(spec)
-        chats += [safety.chat] if isinstance(safety, ChatSafety) else []
-        hashes["safety"] = "" if is_address(spec) else _module_hash(spec)
-    return Judging(
-        scorer=scorer, comparer=comparer, safety=safety, chats=tuple(chats), hashes=hashes, lines=tuple(lines)
-    )
+    safety = config.safety or (SANDBOX_SAFETY if is_sandbox else None)
+    if safety is not None:
+        open_measure(config, safety)
+        hashes["safety"] = "" if is_address(safety) else _module_hash(safety)
+    return Judging(scorer=scorer, comparer=comparer, safety=safety, hashes=hashes, lines=tuple(lines))
+
+
+def open_measure(config: EvalConfig, spec: str) -> Measure:
+    """Raises ConfigError for a function that cannot be imported, and for an address without its key."""
+    return ChatSafety(_chat(config, spec)) if is_address(spec) else load_measure(spec)
 
 
 def _comparer(config: EvalConfig) -> PairJudge:
@@ -216,43 +221,14 @@ def _module_hash(spec: str) -> str:
     return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
 
-def policies_of(
-    config: EvalConfig,
-    cast: Cast,
-    runtime: Runtime,
-    reward: Reward | None,
-    *,
-    kept: Mapping[str, KeptDraws] | None = None,
-) -> list[Policy]:
-    """The policies in the order of the options, best-of-n of the baseline last.
-
-    kept   by name of a model, what it drew before an interruption
-    """
-
-    def source(name: str) -> dict[str, Any]:
-        if name in cast.files:
-            return {"completions": cast.files[name]}
-        return {"open": _opener(config, config.policies[name], runtime), "kept": (kept or {}).get(name)}
-
+def policies_of(config: EvalConfig) -> list[Policy]:
+    """The policies in the order of the options, best-of-n of the baseline last, without their answers."""
     ledgers = {name: ledger_of(folder) for name, folder in config.ledgers.items()}
-    policies = [Policy(name=name, ledger=ledgers.get(name, {}), **source(name)) for name in config.policies]
+    policies = [Policy(name=name, ledger=ledgers.get(name, {})) for name in config.policies]
     if config.best_of_n:
-        assert reward is not None
-        assert config.baseline is not None
         name = f"best-of-{config.best_of_n}"
-        ledger = ledgers.get(name, {})
-        best = BestOfN(name=name, n=config.best_of_n, reward=reward, ledger=ledger, **source(config.baseline))
-        policies.append(best)
+        policies.append(BestOfN(name=name, n=config.best_of_n, ledger=ledgers.get(name, {})))
     return policies
-
-
-def _opener(config: EvalConfig, path: str, runtime: Runtime) -> Callable[[], Sampler]:
-    def opened() -> Sampler:
-        tokenizer = load_tokenizer(path, revision=config.revision)
-        model = open_policy(config, path, runtime.device, tokenizer=tokenizer)
-        return open_sampler(config, model, template_of(config, tokenizer))
-
-    return opened
 
 
 def ledger_of(run_folder: str) -> dict[str, float]:

@@ -12,10 +12,11 @@ from assent.config.data import DataOptions
 from assent.config.ensembles import EnsembleOptions
 from assent.config.options import DeviceOptions, NonNegative, Positive, PromptOptions, SamplerOptions
 from assent.config.rewards import OutcomeRewards
+from assent.config.sharding import ShardingOptions
 from assent.errors import ConfigError
 
 
-class EvalConfig(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, SamplerOptions):
+class EvalConfig(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, SamplerOptions, ShardingOptions):
     """Compares policies on the same prompts: scores or comparisons, win rates, KL, lengths, safety, with intervals.
 
     Without a policy it measures --reward-model on the comparisons and rankings of --data: accuracy, calibration,
@@ -139,6 +140,8 @@ class EvalConfig(DeviceOptions, DataOptions, PromptOptions, EnsembleOptions, Sam
                 "rank_by has no effect with policies: it ranks the authors of data's completions. Leave it out"
             )
         self._check_judges()
+        if self.is_sharded and self.output_dir is None:
+            raise ValueError("num_shards and engine need output_dir: shards are files in it")
         if self.lm_eval_limit and not self.lm_eval:
             raise ValueError("lm_eval_limit has no effect without lm_eval: give both, or leave it out")
         if self.reward_model is None and (self.best_of_n or self.reward_pairs or self.reward_ensemble):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,11 +32,17 @@ class Answers:
     ended: list[bool] | None = None
     """Whether each ended with EOS."""
     rollouts: list[Rollout] | None = None
+    """Known where they were sampled; what a table needs of them stands in the lists below."""
+    entropy: list[float] | None = None
+    """−Σ log π, in nats."""
+    k1: list[float] | None = None
+    """KL estimates of each answer to the reference, in nats."""
+    k3: list[float] | None = None
     scores: list[float] | None = None
     measures: Mapping[str, list[float | None]] = field(default_factory=dict)
     """What the safety function measured."""
     choice_kl: list[float] | None = None
-    """Best-of-n only: for each prompt, the estimated KL in nats of best-of-n to the policy that was sampled."""
+    """Best-of-n only: of its one answer to a prompt, the estimated KL in nats to the policy that was sampled."""
 
     @classmethod
     def of_rollouts(cls, rollouts: list[Rollout]) -> Answers:
@@ -45,7 +52,28 @@ class Answers:
             tokens=[len(rollout.ids) for rollout in rollouts],
             ended=[rollout.finish_reason == "stop" for rollout in rollouts],
             rollouts=rollouts,
+            entropy=[-sum(rollout.logprobs) for rollout in rollouts],
         )
+
+    @classmethod
+    def of_prompts(cls, prompts: Sequence[Mapping[str, Any]]) -> Answers:
+        """The answers to (P,) prompts, from what `by_prompt` gave of each. A list that one of them lacks is unknown."""
+        index = [p for p, one in enumerate(prompts) for _ in one["texts"]]
+        known = [name for name in _OF_EACH if all(name in one for one in prompts)]
+        measured = dict.fromkeys(name for one in prompts for name in one["measures"])
+        measures: dict[str, list[float | None]] = {name: [] for name in measured}
+        for one in prompts:
+            for name, values in measures.items():
+                values += one["measures"].get(name) or [None] * len(one["texts"])
+        lists = {name: [value for one in prompts for value in one[name]] for name in known}
+        return cls(prompt_index=index, measures=measures, **lists)
+
+    def by_prompt(self, num_prompts: int) -> list[dict[str, Any]]:
+        """For each prompt, what a table needs of its answers, as JSON."""
+        known = {name: values for name in _OF_EACH if (values := getattr(self, name)) is not None}
+        pick = lambda lists, places: {name: [values[i] for i in places] for name, values in lists.items()}
+        rows = self.places(num_prompts)
+        return [{**pick(known, places), "measures": pick(self.measures, places)} for places in rows]
 
     def score(self, reward: Reward, groups: Sequence[PromptGroup]) -> list[float]:
         """A score for each answer. `groups` (P,) are the prompts' rows."""
@@ -71,7 +99,11 @@ class Answers:
             tokens=pick(self.tokens),
             ended=pick(self.ended),
             rollouts=pick(self.rollouts),
+            entropy=pick(self.entropy),
         )
+
+
+_OF_EACH = ("texts", "tokens", "ended", "entropy", "k1", "k3", "scores", "choice_kl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +114,11 @@ class Completions:
     sha256: str
     of: Mapping[str, Sequence[PromptGroup]]
     """A prompt's `key` to the rows with its completions."""
+
+    def only(self, groups: Sequence[PromptGroup]) -> Completions:
+        """Those of these prompts."""
+        names = [key(group.prompt) for group in groups]
+        return replace(self, of={name: self.of[name] for name in names})
 
     def answers(self, groups: Sequence[PromptGroup], *, at_most: int | None = None) -> Answers:
         """Answers to these prompts, all of which the file must hold. `at_most`: only the first ones of each prompt.

@@ -101,11 +101,8 @@ class Subject:
     against: Compared | None = None
     """The comparison with the baseline's answers in the same decoding; None for the baseline."""
     baseline: Answers | None = None
-    k1: np.ndarray | None = None
-    """(N,) KL estimates of each answer, in nats."""
-    k3: np.ndarray | None = None
     is_pure_sample: bool = False
-    """Drawn at temperature 1 and not selected by a reward, so that −Σ log π estimates the entropy."""
+    """Drawn at temperature 1 and not selected by a reward, so that −Σ log π estimates the entropy, and k1 the KL."""
     confidence: float = 0.95
     half_width: float | None = None
     """Wanted half-width of the win rate's interval, for the number of prompts that it takes."""
@@ -164,7 +161,7 @@ def _figures(subject: Subject, of: np.ndarray, *, is_slice: bool) -> Figures:
         else safety_figures({"refused": refused}, clusters=names, confidence=subject.confidence).get("refused")
     )
     safety = safety_figures(measures, clusters=names, confidence=subject.confidence)
-    entropy = [-sum(r.logprobs) for r in answers.rollouts] if subject.is_pure_sample and answers.rollouts else None
+    entropy, k1, k3 = (answers.entropy, answers.k1, answers.k3) if subject.is_pure_sample else (None, None, None)
     characters = mean(lengths(answers))
     assert characters is not None
     return Figures(
@@ -174,8 +171,8 @@ def _figures(subject: Subject, of: np.ndarray, *, is_slice: bool) -> Figures:
         scores=() if is_slice else _by_prompt(answers, all_places),
         characters=characters,
         entropy=mean(entropy),
-        k1=mean(subject.k1),
-        k3=mean(subject.k3),
+        k1=mean(k1),
+        k3=mean(k3),
         distinct_1=distinct(1),
         distinct_2=distinct(2),
         refusal_rate=None if refusals is None else if_enough(refusals),

@@ -1,8 +1,8 @@
-"""Several policies on the same prompts: samples their answers, judges them, and measures the KL to the reference.
+"""A policy's answers to prompts: sampled, scored, measured for safety, and their KL to the reference.
 
-Each policy answers every prompt once greedily and several times at temperature 1, or its answers are in a file. A
-scorer scores the texts, or a judge compares them. For the KL, the reference reads the sampled ids, never a second
-tokenization. Best-of-n can be one of the policies: a reward keeps the best of n samples of another policy.
+Each policy answers every prompt once greedily and several times at temperature 1, or its answers are in a file. For the
+KL, the reference reads the sampled ids, never a second tokenization. Best-of-n can be one of the policies: a reward
+keeps the best of n samples of another policy. evaluation/policy_table.py compares the answers.
 
 Legend: P prompts, K completions of a prompt.
 """
@@ -17,15 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from assent.data.texts import as_plain
-from assent.errors import ConfigError, DataError
+from assent.errors import ConfigError
 from assent.evaluation.answers import Answers, Completions, key
-from assent.evaluation.figures import Subject, figures_of
 from assent.evaluation.kl import kl_values
 from assent.evaluation.safety import Measure, measured
-from assent.evaluation.table import Figures, KLFigures, PolicyRow, PolicyTable
-from assent.evaluation.versus import Comparisons, Decodings, compare_all, judge_record, ratings_of, wins_of
-from assent.inference.best_of_n import best_index, best_of_n_kl_bound
+from assent.inference.best_of_n import best_index
 from assent.inference.curve import best_of_n_kl_estimate, drawn_of
 from assent.judging.verdicts import PairJudge
 from assent.models.batch import TokenCompletion, TokenGroup
@@ -34,23 +30,20 @@ from assent.models.shape import split_by_budget
 from assent.rewards.base import Reward
 from assent.rollouts.kept import KeptDraws
 from assent.rollouts.sampler import Sampler, SamplingParams, SeedKey
-from assent.statistics.intervals import mean_interval
 from assent.types import PromptGroup, Rollout
 
 if TYPE_CHECKING:
     from assent.models.module import AlignmentModel
 
-_Distance = tuple[np.ndarray, np.ndarray] | None
-"""k1 and k3 of each answer."""
-
-
+Decodings = Mapping[str, Answers]
+"""Answers by decoding: `sampled`, and `greedy` if there is one."""
 DEFAULT_SAMPLES = 4
 """Completions of each prompt if no number is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A policy and its name."""
+    """A policy and its name. With neither `open` nor `completions` its answers are there already."""
 
     name: str
     open: Callable[[], Sampler] | None = None
@@ -68,7 +61,8 @@ class BestOfN(Policy):
     """Keeps the highest-scoring of n samples, the first one if scores are equal."""
 
     n: int
-    reward: Reward
+    reward: Reward | None = None
+    """None: its answers are there already."""
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -77,23 +71,25 @@ class BestOfN(Policy):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judges:
-    """What judges the answers: either a scorer or a comparer, and separately from them a measure of safety."""
+    """What judges the answers: either a scorer or a comparer, and separately from them a measure of safety.
+
+    With neither, the answers have their scores already.
+    """
 
     scorer: Reward | None = None
     comparer: PairJudge | None = None
     safety: Measure | None = None
 
     def __post_init__(self) -> None:
-        if (self.scorer is None) == (self.comparer is None):
+        if self.scorer is not None and self.comparer is not None:
             raise ConfigError(
                 "answers need one judge: a scorer, or a judge that compares them", expected="one of the two"
             )
 
     @property
-    def name(self) -> str:
+    def name(self) -> str | None:
         judge = self.scorer or self.comparer
-        assert judge is not None
-        return judge.name
+        return None if judge is None else judge.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +100,17 @@ class EvaluationPlan:
     """(P,) the prompts with their columns, as the scorer sees them."""
     prompt_ids: Sequence[tuple[int, ...]] = ()
     """(P,) the prompts as tokens; needed if a model answers."""
+    first: int = 0
+    """Number of the first prompt, if they are part of a larger evaluation: what is drawn depends on the number."""
     judges: Judges
     baseline: str
     """Name of the policy that the others are compared with."""
     reference: AlignmentModel | None = None
     """KL is measured to it: an AlignmentModel of kind "policy" at temperature 1. None: KL is not measured."""
     reference_name: str | None = None
-    """The reference's name in the table; None: the baseline's."""
+    """The reference's name in the table; None: the baseline's, if there is a reference."""
+    judge_name: str | None = None
+    """The judge's name in the table; None: that of `judges`."""
     max_new_tokens: int
     samples_per_prompt: int | None = 4
     """Completions at temperature 1; of a file, its first ones. None: 4, and all that a file has."""
@@ -130,69 +130,20 @@ class EvaluationPlan:
             raise ConfigError("samples_per_prompt must be at least 1", got=self.samples_per_prompt)
 
     @property
+    def measures_to(self) -> str | None:
+        """The policy that KL is measured to; None: it is not measured."""
+        return self.reference_name or (None if self.reference is None else self.baseline)
+
+    @property
     def names(self) -> Sequence[Any]:
         """(P,) clusters."""
         return [key(group.prompt) for group in self.groups] if self.clusters is None else list(self.clusters)
 
 
-def evaluate_policies(
-    policies: Sequence[Policy],
-    plan: EvaluationPlan,
-    *,
-    on_policy: Callable[[str], None] | None = None,
-    on_comparisons: Callable[[int], None] | None = None,
-) -> PolicyTable:
-    """All policies answer the same prompts; the table shows them side by side.
-
-    on_policy        called with each policy's name before its turn, for a progress bar
-    on_comparisons   called with the number of comparisons that a judge has made since the last call
-
-    Raises ConfigError if the baseline is not among the policies or if names repeat, DataError if there are no prompts
-    or if prompts and ids differ in number.
-    """
-    sampled = any(policy.open is not None for policy in policies)
-    _check(policies, plan, plan.prompt_ids if sampled else plan.groups)
-    answers: dict[str, Decodings] = {}
-    distances: dict[str, _Distance] = {}
-    for policy in policies:
-        if on_policy is not None:
-            on_policy(policy.name)
-        answers[policy.name] = {kind: _judged(plan, drawn) for kind, drawn in _draw(plan, policy).items()}
-        distances[policy.name] = _distance(plan, policy, answers[policy.name]["sampled"])
-    comparer = plan.judges.comparer
-    compared = compare_all(answers, plan.groups, baseline=plan.baseline, comparer=comparer, advance=on_comparisons)
-    rows = [_row(plan, policy, answers, distances[policy.name], compared) for policy in policies]
-    decoding = {
-        "max_new_tokens": plan.max_new_tokens if sampled else None,
-        "temperature": 1.0 if sampled else None,
-        "samples_per_prompt": plan.samples_per_prompt or (DEFAULT_SAMPLES if sampled else None),
-        "seed": plan.seed,
-    }
-    return _table(plan, rows, compared, answers, decoding)
-
-
-def _table(
-    plan: EvaluationPlan,
-    rows: Sequence[PolicyRow],
-    compared: Comparisons,
-    answers: Mapping[str, Decodings],
-    decoding: Mapping[str, Any],
-) -> PolicyTable:
-    options: dict[str, Any] = {"clusters": plan.names, "confidence": plan.confidence}
-    ratings = ratings_of(compared, baseline=plan.baseline, **options)
-    return PolicyTable(
-        rows=tuple(replace(row, rating=ratings.get(row.name)) for row in rows),
-        baseline=plan.baseline,
-        reference=None if plan.reference is None else plan.reference_name or plan.baseline,
-        scorer=plan.judges.name,
-        num_prompts=len(plan.groups),
-        confidence=plan.confidence,
-        decoding=decoding,
-        precision=plan.precision,
-        judge=judge_record(compared, **options),
-        wins=wins_of(compared, **options),
-        samples=tuple(_samples(plan.groups, answers)),
-    )
+def answers_of(policy: Policy, plan: EvaluationPlan) -> dict[str, Answers]:
+    """The policy's answers to the plan's prompts, by decoding: scored, measured, and how far from the reference."""
+    answers = {decoding: _judged(plan, drawn) for decoding, drawn in _draw(plan, policy).items()}
+    return {**answers, "sampled": _with_distance(plan, answers["sampled"])}
 
 
 def reference_logprobs(
@@ -222,19 +173,6 @@ def reference_logprobs(
     return read
 
 
-def _check(policies: Sequence[Policy], plan: EvaluationPlan, prompt_ids: Sequence[Any]) -> None:
-    names = [policy.name for policy in policies]
-    if len(set(names)) < len(names):
-        raise ConfigError("two policies have the same name", got=", ".join(names))
-    if plan.baseline not in names:
-        raise ConfigError("the baseline is not among the policies", got=plan.baseline, expected=", ".join(names))
-    if not plan.groups or len(plan.groups) != len(prompt_ids):
-        raise DataError(
-            "an evaluation needs prompts, and the ids of each",
-            got=f"{len(plan.groups)} prompts, {len(prompt_ids)} with ids",
-        )
-
-
 def _draw(plan: EvaluationPlan, policy: Policy) -> Decodings:
     """The policy's answers in each decoding that it has."""
     n = policy.n if isinstance(policy, BestOfN) else None
@@ -248,7 +186,10 @@ def _draw(plan: EvaluationPlan, policy: Policy) -> Decodings:
     def draw(decoding: str, params: SamplingParams, number: int) -> Answers:
         key = SeedKey(plan.seed, f"evaluate {policy.name} {decoding}", 0)  # so that policies draw independently
         sample = opened().sample if policy.kept is None else partial(policy.kept.sample, opened)
-        return Answers.of_rollouts(sample(plan.prompt_ids, num_completions=number, params=params, seed=key))
+        numbers = range(plan.first, plan.first + len(plan.prompt_ids))
+        return Answers.of_rollouts(
+            sample(plan.prompt_ids, num_completions=number, params=params, seed=key, prompt_numbers=numbers)
+        )
 
     if n is not None:
         return {"sampled": _best(plan, policy, draw("best-of-n", sampling, n))}
@@ -262,6 +203,7 @@ def _draw(plan: EvaluationPlan, policy: Policy) -> Decodings:
 def _best(plan: EvaluationPlan, policy: Policy, drawn: Answers) -> Answers:
     """Keeps each prompt's highest-scoring answer, the first one if scores are equal, and estimates best-of-n's KL."""
     assert isinstance(policy, BestOfN)
+    assert policy.reward is not None
     scores = drawn.score(policy.reward, plan.groups)
     kept, moved = [], []
     for row in drawn.places(len(plan.groups)):
@@ -283,69 +225,10 @@ def _judged(plan: EvaluationPlan, drawn: Answers) -> Answers:
     )
 
 
-def _distance(plan: EvaluationPlan, policy: Policy, drawn: Answers) -> _Distance:
-    """k1 and k3 of each sampled answer; None for answers of a file, and if there is no reference."""
+def _with_distance(plan: EvaluationPlan, drawn: Answers) -> Answers:
+    """With k1 and k3 of each answer, unless they are a file's or there is no reference."""
     if plan.reference is None or drawn.rollouts is None:
-        return None
+        return drawn
     read = reference_logprobs(plan.reference, drawn.rollouts, max_tokens=plan.max_tokens)
-    return kl_values([rollout.logprobs for rollout in drawn.rollouts], read)
-
-
-def _row(
-    plan: EvaluationPlan,
-    policy: Policy,
-    answers: Mapping[str, Decodings],
-    distance: _Distance,
-    compared: Comparisons,
-) -> PolicyRow:
-    figures: dict[str, Figures | None] = {"sampled": None, "greedy": None}
-    for decoding, own in answers[policy.name].items():
-        is_sampled = decoding == "sampled"
-        is_pure_sample = is_sampled and not isinstance(policy, BestOfN)
-        subject = Subject(
-            answers=own,
-            num_prompts=len(plan.groups),
-            clusters=plan.names,
-            against=compared.get((decoding, policy.name, plan.baseline)),
-            baseline=answers[plan.baseline].get(decoding),
-            k1=distance[0] if distance is not None and is_pure_sample else None,
-            k3=distance[1] if distance is not None and is_pure_sample else None,
-            is_pure_sample=is_pure_sample,
-            confidence=plan.confidence,
-            half_width=plan.precision,
-        )
-        figures[decoding] = figures_of(subject, plan.slices if is_sampled else None)
-    sampled = figures["sampled"]
-    assert sampled is not None
-    kl = None
-    if isinstance(policy, BestOfN):
-        kl = _best_of_n_kl(plan, policy, answers[policy.name]["sampled"], distance)
-    elif sampled.k1 is not None:
-        kl = KLFigures(kind="estimate", value=sampled.k1.value, k1=sampled.k1, k3=sampled.k3)
-    return PolicyRow(name=policy.name, sampled=sampled, greedy=figures["greedy"], kl=kl, ledger=policy.ledger)
-
-
-def _best_of_n_kl(plan: EvaluationPlan, policy: BestOfN, kept: Answers, distance: _Distance) -> KLFigures | None:
-    """KL(best-of-n || reference) = KL(best-of-n || policy) + E[log policy − log reference] over the kept answers.
-
-    For completions in a file without a reference, only the first part: the KL to the policy that wrote them.
-    """
-    if plan.reference is not None and distance is None:
-        return None
-    moved = np.asarray(kept.choice_kl) + (0.0 if distance is None else distance[0])
-    names = [plan.names[p] for p in kept.prompt_index]
-    estimate = mean_interval(moved, clusters=names, confidence=plan.confidence)
-    return KLFigures(
-        kind="best_of_n", value=estimate.value, best_of_n=estimate, choice_bound=best_of_n_kl_bound(policy.n)
-    )
-
-
-def _samples(groups: Sequence[PromptGroup], answers: Mapping[str, Decodings]) -> list[dict[str, Any]]:
-    """For each prompt, every policy's greedy answer, or its first one if there is none, and its score."""
-    samples: list[dict[str, Any]] = [{"prompt": as_plain(group.prompt), "completions": {}} for group in groups]
-    for name, decodings in answers.items():
-        shown = decodings.get("greedy", decodings["sampled"])
-        scores: Sequence[float | None] = shown.scores or [None] * len(shown.texts)
-        for prompt, text, score in zip(shown.prompt_index, shown.texts, scores, strict=True):
-            samples[prompt]["completions"].setdefault(name, {"text": text, "score": score})
-    return samples
+    k1, k3 = kl_values([rollout.logprobs for rollout in drawn.rollouts], read)
+    return replace(drawn, k1=k1.tolist(), k3=k3.tolist())

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from assent.evaluation.answers import Answers
 from assent.evaluation.figures import Compared, compare_by_judge, compare_scores
+from assent.evaluation.policies import Decodings
 from assent.judging.verdicts import PairJudge
 from assent.statistics.intervals import Estimate, proportion_interval
 from assent.statistics.ratings import bradley_terry
 from assent.types import PromptGroup
 
-Decodings = Mapping[str, Answers]
-"""Answers by decoding: `sampled`, and `greedy` if there is one."""
 Comparisons = dict[tuple[str, str, str], Compared]
 """Decoding, policy and rival to their comparison."""
 

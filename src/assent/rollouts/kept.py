@@ -32,13 +32,17 @@ class KeptDraws:
         num_completions: int,
         params: SamplingParams,
         seed: SeedKey,
+        prompt_numbers: Sequence[int] | None = None,
     ) -> list[Rollout]:
         """See `Sampler.sample`. `opened` opens the sampler and is called only if the folder lacks these rollouts."""
-        asked = [self.policy, prompts, num_completions, asdict(params), asdict(seed)]
+        numbers = list(prompt_numbers or range(len(prompts)))
+        asked = [self.policy, prompts, numbers, num_completions, asdict(params), asdict(seed)]
         path = self.folder / f"{content_key(asked)[:32]}.jsonl"
         if (rows := _whole(read_lines(path))) is not None:
             return [_rollout(row, prompts) for row in rows]
-        rollouts = opened().sample(prompts, num_completions=num_completions, params=params, seed=seed)
+        rollouts = opened().sample(
+            prompts, num_completions=num_completions, params=params, seed=seed, prompt_numbers=numbers
+        )
         with storage_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
         rows = [asdict(rollout) for rollout in rollouts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from assent.commands.evaluate import evaluate as evaluate_configured
 from assent.config.evaluation import EvalConfig
 from assent.errors import ConfigError, DataError, ModelError
 from assent.evaluation.lines import table_lines
-from assent.evaluation.policies import BestOfN, EvaluationPlan, Judges, Policy, evaluate_policies, reference_logprobs
+from assent.evaluation.policies import BestOfN, EvaluationPlan, Judges, Policy, answers_of, reference_logprobs
+from assent.evaluation.policy_table import evaluate_policies
 from assent.evaluation.table import KLFigures
 from assent.inference.curve import best_of_n_kl_estimate
 from assent.models.module import AlignmentModel
@@ -142,6 +144,17 @@ def test_policies_draw_independently_of_each_other(reference):
     script = lambda prompt, k, seed: seeds.append(seed) or [(5, -1.0), (EOS, -1.0)]
     evaluate([scripted("a", script), scripted("b", script)], reference)
     assert len({seed.purpose for seed in seeds}) == 4
+
+
+def test_answers_to_a_part_of_the_prompts_are_those_of_the_whole(reference):
+    """What is drawn depends on the prompt's number in the whole evaluation."""
+    policy = Policy(name="a", open=lambda: TorchSampler(small_llama(seed=3), IdTokenizer(), eos_ids={EOS}))
+    options = {"judges": Judges(scorer=Constant()), "baseline": "a", "reference": reference, "max_new_tokens": 5}
+    whole = answers_of(policy, EvaluationPlan(groups=GROUPS, prompt_ids=PROMPT_IDS, **options))
+    part = EvaluationPlan(groups=GROUPS[2:], prompt_ids=PROMPT_IDS[2:], first=2, **options)
+    for decoding, own in answers_of(policy, part).items():
+        assert own.texts == whole[decoding].texts[len(own.texts) :]  # the second half
+    assert answers_of(policy, replace(part, first=0))["sampled"].texts != answers_of(policy, part)["sampled"].texts
 
 
 def test_kl_agrees_with_enumeration(reference):
