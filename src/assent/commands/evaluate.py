@@ -30,7 +30,7 @@ from assent.models.folders import check_revision, content_hash
 from assent.models.loading import check_context, load_config
 from assent.rewards.base import Reward
 from assent.rewards.endpoint import endpoints_of
-from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
+from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash, shown_by
 from assent.rollouts.kept import KeptDraws
 from assent.runs.files import to_json, write_json
 from assent.runs.folder import KEPT, RunFolder
@@ -119,11 +119,14 @@ def _evaluate(
     """
     assert config.baseline is not None
     runtime = Runtime.of(config)
+    runtime.progress = progress
     options = {"device": runtime.device, "dtype": config.dtype, "policy_tokenizer": cast.tokenizer}
     reward = None
     if config.reward_model is not None:
         reward = load_reward(config.reward_model, ensemble=config.reward_ensemble, **options)
     scorer = None if judging.scorer is None else load_reward(judging.scorer, **options)
+    for one in (reward, scorer):
+        shown_by(one, progress)
     kept = {}
     if folder is not None and hashes is not None:
         answered = Kept(folder / JUDGEMENTS)

@@ -250,7 +250,7 @@ def _opener(config: EvalConfig, path: str, runtime: Runtime) -> Callable[[], Sam
     def opened() -> Sampler:
         tokenizer = load_tokenizer(path, revision=config.revision)
         model = open_policy(config, path, runtime.device, tokenizer=tokenizer)
-        return open_sampler(config, model, template_of(config, tokenizer))
+        return open_sampler(config, model, template_of(config, tokenizer), progress=runtime.progress)
 
     return opened
 

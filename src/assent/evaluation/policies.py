@@ -144,7 +144,7 @@ def evaluate_policies(
 ) -> PolicyTable:
     """All policies answer the same prompts; the table shows them side by side.
 
-    on_policy        called with each policy's name before its turn, for a progress bar
+    on_policy        called with each policy's name after its turn, for a progress bar
     on_comparisons   called with the number of comparisons that a judge has made since the last call
 
     Raises ConfigError if the baseline is not among the policies or if names repeat, DataError if there are no prompts
@@ -155,10 +155,10 @@ def evaluate_policies(
     answers: dict[str, Decodings] = {}
     distances: dict[str, _Distance] = {}
     for policy in policies:
-        if on_policy is not None:
-            on_policy(policy.name)
         answers[policy.name] = {kind: _judged(plan, drawn) for kind, drawn in _draw(plan, policy).items()}
         distances[policy.name] = _distance(plan, policy, answers[policy.name]["sampled"])
+        if on_policy is not None:
+            on_policy(policy.name)
     comparer = plan.judges.comparer
     compared = compare_all(answers, plan.groups, baseline=plan.baseline, comparer=comparer, advance=on_comparisons)
     rows = [_row(plan, policy, answers, distances[policy.name], compared) for policy in policies]
