@@ -100,7 +100,7 @@ def _looked_at(report: Report) -> str:
     if report.case.models is not None:
         return str(report.case.models.looked_at())
     rows = "" if report.data is None else f" and {len(report.data):,} rows of data"
-    return f"{len(report.case.series)} metrics over {report.case.steps} steps{rows}"
+    return f"{len(report.case.series)} metrics over {_count(report.case.steps, 'step')}{rows}"
 
 
 def _not_checked(report: Report) -> list[str]:
