@@ -28,9 +28,10 @@ def _told(output: str, document: Mapping[str, Any]) -> list[str]:
         ("without counterpart", document["left"]),
     ]
     counts = ", ".join(f"{len(notes)} {what}" for what, notes in said)
-    lines = [f"convert-config -> {output}", f"  {counts}: its comments say what and why"]
+    lines = [f"convert-config -> {output}", f"  {counts}:", "  its comments say what and why"]
     if not document["to_do"]:
-        return [*lines, f"  assent {document['for']} --config {output}"]
+        named = any(note.startswith("data ") for note in document["changed"])  # theirs, which nothing here knows
+        return [*lines, f"  assent {document['for']} --config {output}{' --data FILE' * named}"]
     to_do = [
         textwrap.wrap(f"- {note}", 80, initial_indent="  ", subsequent_indent="    ") for note in document["to_do"]
     ]

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import os
+import re
 import signal
 import sys
 import textwrap
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -223,8 +226,8 @@ def _run(arguments: list[str]) -> Outcome | None:
     try:
         return app(arguments)
     except UnusedCliTokensError as error:
-        got = " ".join(error.unused_tokens or [])
-        raise ConfigError("words that no option takes", got=got, fix=f"see {_help_command(error)}") from None
+        words = error.unused_tokens or []
+        raise ConfigError("words that no option takes", got=" ".join(words), fix=_where(words, error)) from None
     except CycloptsError as error:
         error.verbose = False
         if isinstance(error, UnknownOptionError) and error.token is not None:
@@ -249,6 +252,17 @@ def _check_processes(arguments: Sequence[str]) -> None:
 
 def _help_command(error: CycloptsError) -> str:
     return " ".join(["assent", *(error.command_chain or ()), "--help"])
+
+
+def _where(words: Sequence[str], error: UnusedCliTokensError) -> str:
+    """What to do with words that no option takes: where they are a file or a model's folder, the option for it."""
+    options = () if error.target is None else inspect.signature(error.target).parameters
+    paths = [Path(word) for word in words]
+    for option, is_one in (("model", Path.is_dir), ("data", Path.exists)):
+        if option in options and words and all(map(is_one, paths)):
+            given = " ".join(f"--{option} {word}" for word in words)
+            return f"give {given}; for other options see {_help_command(error)}"
+    return f"see {_help_command(error)}"
 
 
 GLOBAL = frozenset({"--json", "--verbose", "--debug"})
@@ -301,12 +315,20 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 UNLESS_SAID = "the same command continues from the last checkpoint, if there is one"
 
 
+_OF_A_MESSAGE = re.compile("(error: |  (?:got: {6}|expected: |to do: {4}))\\S")
+_TO_COPY = re.compile(r"(assent|pip|python|iconv|hf) \S|[{}]|'[^' ]* [^']*'")
+"""A command, a value of JSON, or a quoted word with blanks: in two lines it could not be copied."""
+
+
 def in_columns(message: str) -> str:
-    """The message with what was expected in 80 columns, for a terminal. Commands to copy keep their line, logs too."""
+    """The message in 80 columns, for a terminal. What can be copied, such as a command, keeps its line, logs too."""
     lines: list[str] = []
     for line in message.splitlines():
-        is_long = line.startswith("  expected: ") and len(line) > 80
-        lines += textwrap.wrap(line, 80, subsequent_indent=" " * 12, break_on_hyphens=False) if is_long else [line]
+        named = _OF_A_MESSAGE.match(line) if len(line) > 80 else None
+        is_whole = named is None or (not line.startswith("  expected: ") and _TO_COPY.search(line))
+        indent = "" if named is None else " " * (2 if line.startswith("error: ") else len(named[1]))
+        options: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
+        lines += [line] if is_whole else textwrap.wrap(line, 80, subsequent_indent=indent, **options)
     return "\n".join(lines)
 
 

@@ -31,7 +31,8 @@ def _trains(name: str, config_class: type[Config]) -> Callable[..., Outcome]:
     @command(config_class)
     def train(config: Config) -> Outcome:
         result = run_step(name, config)
-        head, metrics = f"{name}: {result['steps']} steps -> {result['model_path']}", result["metrics"]
+        steps, metrics = result["steps"], result["metrics"]
+        head = f"{name}: {steps} step{'' if steps == 1 else 's'} -> {result['model_path']}"
         text = "\n".join([head, *summary(metrics, of_last_step=True)])
         return Outcome({"command": name, **result}, text, whole="\n".join([head, *figures(metrics)]))
 

@@ -233,7 +233,7 @@ def _candidates(sampled: Sequence[_Sampled]) -> list[Row]:
 
 
 def _by_blocks(job: Job, params: SamplingParams, folder: RunFolder, log: RunLog) -> dict[str, Any]:
-    config, work = job.config, job.opened()(0)
+    config, work = job.config, job.opened(log.shown)(0)
     assert isinstance(config, BestOfNConfig)
     assert config.block_size is not None
     reward, sampler = work.reward, work.sampler

@@ -313,6 +313,7 @@ class _Comparison:
             tokenizer = self.tokenizer if path == self.config.model else load_tokenizer(path)
             model = open_policy(options, path, self.runtime.device, tokenizer=tokenizer)
             samplers[name] = TorchSampler(model, tokenizer, eos_ids=template_of(options, tokenizer).eos_ids)
+            samplers[name].progress = self.progress
             return samplers[name]
 
         return opened

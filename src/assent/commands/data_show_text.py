@@ -26,7 +26,10 @@ def lines_of(document: Mapping[str, Any], *, colour: bool, whole: bool) -> list[
         f"{document['model']}, at most {document['max_length']} tokens"
     )
     out += [line for note in document["notes"] for line in _wrapped(note)]
-    out += _wrapped(f"{document['loss']}{_legend(document['stage'], colour=colour)}")
+    legend = "\n".join(_wrapped(f"{document['loss']}{_legend(document['stage'], colour=colour)}"))
+    if colour:  # only now: the codes have no width
+        legend = legend.replace("(green", f"({COUNTED}green{OFF}").replace("EOS);", f"{END}EOS{OFF});")
+    out += legend.split("\n")
     for row in document["rows"]:
         out += ["", _painted(f"{row['source']}", BOLD, colour=colour)]
         out += _refusal(row["refused"]) if "refused" in row else _row(row, colour=colour, whole=whole)
@@ -42,8 +45,7 @@ def _legend(stage: str, *, colour: bool) -> str:
     if stage == "ppo":
         return f"; {BAR} stands between tokens, ⏎ is a line break"
     if colour:
-        marks = f"{COUNTED}green{OFF}, {END}EOS{OFF}" if stage != "reward" else f"{COUNTED}green{OFF} or {END}EOS{OFF}"
-        return f" ({marks}); {BAR} stands between tokens, ⏎ is a line break"
+        return f" (green{' or' if stage == 'reward' else ','} EOS); {BAR} stands between tokens, ⏎ is a line break"
     return f" (^, or E if it is an EOS); {BAR} stands between tokens, ⏎ is a line break"
 
 

@@ -59,8 +59,9 @@ class Job(Protocol):
     def source(self, row: int) -> str:
         """The row's name, for people."""
 
-    def opened(self) -> Open:
-        """Loads the models in a worker; the work that it gives returns `Done`."""
+    def opened(self, progress: Progress | None = None) -> Open:
+        """Loads the models in a worker; the work that it gives returns `Done`. `progress`: where work in this process
+        shows how far it is in a piece."""
 
 
 Join = Callable[[Iterable[Record], RunFolder, RunLog], dict[str, Any]]
@@ -154,7 +155,7 @@ def check_engine(config: ShardingOptions) -> None:
 
 def whole(job: Job, progress: Progress | None) -> Iterator[Record]:
     """All rows, unit by unit, in this process. An error of a row is raised."""
-    work = job.opened()(0)
+    work = job.opened(progress)(0)
     with (progress or Silent()).task("rows", total=job.rows) as task:
         for first in range(0, job.rows, job.unit):
             last = min(first + job.unit, job.rows)

@@ -11,6 +11,7 @@ from assent.data import texts
 from assent.data.loading import Dataset
 from assent.diagnosis.probes import FACTS, HARMFUL, MANNERS, QUESTIONS, Answer, Behaviour, Distance
 from assent.diagnosis.taste import FEWEST_PAIRS, learn_taste
+from assent.runs.progress import progress_for_stderr
 from assent.types import Message, Preference, PromptGroup, Rollout, Text
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ProbedPolicy:
         self.has_template = self.template.source is not None
         self.reader = AlignmentModel(model, kind="policy").eval()
         self.sampler = TorchSampler(model, self.tokenizer, eos_ids=self.template.eos_ids)
+        self.sampler.progress = progress_for_stderr()
 
     def prompt(self, text: str) -> Text:
         return (Message("user", text),) if self.has_template else text + "\n"

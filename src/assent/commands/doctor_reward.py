@@ -23,7 +23,9 @@ from assent.errors import DataError
 from assent.models.heads import has_own_head
 from assent.models.loading import load_config, load_scorers
 from assent.models.tokenizing import tokenize_groups
+from assent.rewards.loading import shown_by
 from assent.rewards.reward_model import RewardModel
+from assent.runs.progress import progress_for_stderr
 from assent.statistics.small import Interval
 from assent.types import Message, PromptGroup, Rollout, Text
 
@@ -42,6 +44,7 @@ def scores_of(path: str, config: DoctorConfig) -> Scored:
     """Asks a reward model the user's pairs, or the built-in ones. Raises DataError for a file without pairs."""
     device = Runtime.of(config).device
     reward = RewardModel(path, device=device, dtype=config.dtype, max_length=config.max_length)
+    shown_by(reward, progress_for_stderr())
     data = None if config.data is None else load_named(config)
     rows = _built_in(reward) if data is None else _pairs(data, str(config.data))
     prompts = [prompt for prompt, _, _ in rows]

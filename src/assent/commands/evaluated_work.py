@@ -30,7 +30,7 @@ from assent.evaluation.policy_table import check_names
 from assent.judging.chat import ChatSafety
 from assent.models.loading import load_tokenizer
 from assent.rewards.endpoint import endpoints_of
-from assent.rewards.loading import load_reward
+from assent.rewards.loading import load_reward, shown_by
 from assent.rollouts.kept import KeptDraws
 from assent.rollouts.opening import open_sampler
 from assent.rollouts.sampler import Sampler
@@ -71,6 +71,8 @@ class Opener:
     """What servers answered before an interruption: of work in one piece, whose shards do not keep it."""
     drawn: Mapping[str, KeptDraws] | None = None
     """By name of a model, what it drew before an interruption, likewise."""
+    progress: Progress | None = None
+    """None in a worker: nothing can be shown from another process."""
 
     def __call__(self, worker: int) -> Work:
         return Work(self)
@@ -94,6 +96,9 @@ class Work:
         asked += [safety.chat] if isinstance(safety, ChatSafety) else []
         for server in asked:
             server.kept = opener.answered
+        self.progress = opener.progress
+        for reward in (self.chooser, scorer):
+            shown_by(reward, self.progress)
         assert config.baseline is not None
         self.plan = EvaluationPlan(
             groups=(),
@@ -136,7 +141,8 @@ class Work:
             self._sampler = None
             tokenizer = load_tokenizer(path, revision=self.config.revision)
             model = open_policy(self.config, path, self.device, tokenizer=tokenizer)
-            self._sampler = path, open_sampler(self.config, model, template_of(self.config, tokenizer))
+            template = template_of(self.config, tokenizer)
+            self._sampler = path, open_sampler(self.config, model, template, progress=self.progress)
         return self._sampler[1]
 
 
@@ -195,7 +201,7 @@ class Job:
         policy, prompt = divmod(row, len(self.prompts.groups))
         return f"{self.policies[policy].name}: {self.prompts.groups[prompt].source}"
 
-    def opened(self) -> Opener:
+    def opened(self, progress: Progress | None = None) -> Opener:
         cast = self.cast
         is_kept = self.answered is not None and not self.config.is_sharded
         return Opener(
@@ -206,6 +212,7 @@ class Job:
             reference=None if cast.reference is None else cast.models[cast.reference],
             answered=self.answered if is_kept else None,
             drawn=self._drawn() if is_kept else None,
+            progress=progress,
         )
 
     @cached_property

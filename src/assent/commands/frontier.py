@@ -36,7 +36,7 @@ from assent.models.loading import load_policy, load_tokenizer
 from assent.models.module import AlignmentModel
 from assent.models.templates import Template
 from assent.reporting.frontier import frontier_lines, frontier_picture
-from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash
+from assent.rewards.loading import check_reward, is_function, load_reward, reward_hash, shown_by
 from assent.rewards.reward_model import same_ids
 from assent.rollouts.sampler import SamplingParams, SeedKey
 from assent.rollouts.torch_sampler import TorchSampler
@@ -184,6 +184,8 @@ def _document(
         Proxy(name=name, reward=load_reward(spec, **options), pairs=_pairs_of(spec))
         for name, spec in config.proxies.items()
     ]
+    for reward in (gold, *(proxy.reward for proxy in proxies)):
+        shown_by(reward, progress)
     clusters = cluster_codes([key(group.prompt) for group in prompts.groups])
     total = 1 + sum(len(plan.points) for plan in plans)
     with progress.task("frontier", total=total) as task:
@@ -191,6 +193,7 @@ def _document(
 
         def measured(module: AlignmentModel, count: int, *, is_reference: bool, purpose: str) -> Measured:
             sampler = TorchSampler(module.base, tokenizer, eos_ids=template.eos_ids)
+            sampler.progress = progress
             reference = None if is_reference else start
             parts = [
                 measure(rollouts, groups, gold=gold, proxies=proxies, reference=reference)

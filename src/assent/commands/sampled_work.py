@@ -24,7 +24,7 @@ from assent.inference.mixing import MixedSampler
 from assent.models.folders import check_revision, content_hash
 from assent.models.loading import check_adapter, check_context, load_config, load_tokenizer
 from assent.rewards.base import Reward, Scores, joined, score_rollouts
-from assent.rewards.loading import Spec, check_contexts, check_reward, load_reward, readers_of, reward_hash
+from assent.rewards.loading import Spec, check_contexts, check_reward, load_reward, readers_of, reward_hash, shown_by
 from assent.rewards.reading import ModelReader
 from assent.rewards.reward_model import same_ids
 from assent.rollouts.opening import ModelSampler, check_sampler, open_sampler
@@ -53,6 +53,8 @@ class Opener:
     config: SampleConfig | BestOfNConfig
     params: SamplingParams
     num_completions: int
+    progress: Progress | None = None
+    """None in a worker: nothing can be shown from another process."""
 
     def __call__(self, worker: int) -> Work:
         return Work(self)
@@ -66,7 +68,7 @@ class Work:
         config = self.config = opener.config
         self.params, self.num_completions = opener.params, opener.num_completions
         assert config.model is not None
-        self.model_path = config.model
+        self.model_path, self.progress = config.model, opener.progress
         self.runtime = Runtime.of(config)
         self.memory = PeakMemory(self.runtime.device)
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
@@ -82,16 +84,19 @@ class Work:
         models = readers_of(reward)
         self.models_resident += len(models)
         self.readers += models
+        shown_by(reward, self.progress)
         return reward
 
     def _sampler(self, template: Any) -> ModelSampler:
         config, device = self.config, self.runtime.device
         policy = open_policy(config, self.model_path, device, tokenizer=self.tokenizer)
         if config.reference is None or config.realignment is None:
-            return open_sampler(config, policy, template)
+            return open_sampler(config, policy, template, progress=self.progress)
         tokenizer = load_tokenizer(config.reference, revision=config.revision)
         reference = open_policy(config, config.reference, device, tokenizer=tokenizer)
-        return MixedSampler(policy, reference, self.tokenizer, strength=config.realignment, eos_ids=template.eos_ids)
+        mixed = MixedSampler(policy, reference, self.tokenizer, strength=config.realignment, eos_ids=template.eos_ids)
+        mixed.progress = self.progress or mixed.progress
+        return mixed
 
     def __call__(self, piece: Piece) -> Done:
         records, calls = [], 0
@@ -197,8 +202,8 @@ class Job:
     def source(self, row: int) -> str:
         return self.prompts.group(row).source
 
-    def opened(self) -> Opener:
-        return self._opener
+    def opened(self, progress: Progress | None = None) -> Opener:
+        return replace(self._opener, progress=progress)
 
     def open(self, command: str, progress: Progress | None) -> RunFolder:
         config = self.config

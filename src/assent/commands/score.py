@@ -138,7 +138,7 @@ class ScoreJob:
     def source(self, row: int) -> str:
         return self.dataset[row].source
 
-    def opened(self) -> Opener:
+    def opened(self, progress: Progress | None = None) -> Opener:
         return Opener(self.config, layout=self.dataset.layout, single=_is_single(self.dataset))
 
     def open(self, progress: Progress | None) -> RunFolder:

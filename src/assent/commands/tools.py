@@ -103,7 +103,8 @@ def check_data(config: DataCheckConfig) -> tuple[dict[str, Any], list[str]]:
         lines += [f"  finding: {finding}" for finding in tokens["findings"]]
     report = examine(Case(data=rows, source="data"), data_rules())
     document |= report.as_dict()
-    lines += lines_of_findings(report, accepted={})
+    above = len(document["tokens"]["findings"]) if "tokens" in document else 0
+    lines += lines_of_findings(report, accepted={}, above=above)
     refused = dataset.refused_by_reason()
     document["refused"] = {reason: sources[:SOURCES_SHOWN] for reason, sources in refused.items()}
     if refused:
@@ -154,7 +155,9 @@ def split_data(config: DataSplitConfig) -> dict[str, Any]:
 
 def lines_of_split(result: Mapping[str, Any]) -> list[str]:
     """What `split_data` wrote, and which rows are in neither file, with the reasons."""
-    lines = [*result["notes"], *(f"{result['rows'][part]:,} rows -> {result[part]}" for part in ("train", "eval"))]
+    notes = [textwrap.wrap(note, 80, subsequent_indent="  ", break_on_hyphens=False) for note in result["notes"]]
+    lines = [line for note in notes for line in note]
+    lines += [f"{result['rows'][part]:,} rows -> {result[part]}" for part in ("train", "eval")]
     if result["refused"]:
         lines.append(f"refused, in neither file: {counted(result['refused'], 'row')}")
     return lines + _lines_of_refused(result["refused_rows"])

@@ -2,7 +2,7 @@
 
 A name with dots leads into nested rows: `outputs.0.text=answer_a` is the `text` of the first of `outputs`. The rest of
 `outputs` stays with the row, as columns with such names. What the values of a judgement mean follows a colon:
-`vote=winner:left=a|right=b`.
+`vote=winner:left=a|right=b`, `rating=label:up=true|down=false`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ OURS = frozenset(
 )
 """Names that a column may be given: those of our layouts, and those of other trainers that are read."""
 
+THUMBS = frozenset({"label", "kto_tag"})
+"""Columns of a thumb. Their values may have meanings, as those of a judgement: true or false."""
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
 TWICE = "two columns "
 MISSPELT = 0.9
 """How alike two names are (difflib's ratio, 1: equal) of which one is the other misspelt."""
@@ -41,6 +45,7 @@ class Renaming:
         self._given, self._own = dict(columns), own
         self.columns = {theirs: ours.partition(":")[0] for theirs, ours in columns.items()}
         self._meanings = {theirs: _meanings(theirs, ours) for theirs, ours in columns.items() if ":" in ours}
+        self._answers = {_key(theirs): ours for theirs, ours in self.columns.items() if ours in COLUMNS - JUDGES}
         self._seen: set[str] = set()
         self._overlooked = Overlooked(self.columns)
         for theirs, ours in self.columns.items():
@@ -80,6 +85,8 @@ class Renaming:
                 continue
             if theirs in self._meanings:
                 value = self._meant(theirs, value)
+            elif ours in JUDGES:
+                value = self._answers.get(_key(value), value)  # a judgement may name the answer's own column
             if not is_empty(kept.get(ours)):
                 raise RowError(
                     f"{TWICE}`{ours}`",
@@ -94,7 +101,11 @@ class Renaming:
         """What the value of a judgement means. Raises RowError for one that is not listed, unless it is a tie or, as a
         word, a meaning itself; a number may mean something else there."""
         meanings, key = self._meanings[theirs], _key(value)
+        if key in meanings and self.columns[theirs] in THUMBS:
+            return BOOLEANS[meanings[key]]
         is_meaning = key in map(str.casefold, meanings.values()) and not key.isdecimal()
+        if key not in meanings and key in self._answers:
+            return self._answers[key]
         if key in meanings or is_empty(value) or key in TIES or is_meaning:
             return meanings.get(key, value)
         raise RowError(
@@ -115,8 +126,11 @@ class Renaming:
         def named(text: object) -> object:
             return said.sub(lambda found: theirs[found[0]], text) if isinstance(text, str) else text
 
+        fix = error.fix
+        for name, ours in self.columns.items():
+            fix = None if fix is None else fix.replace(f"THEIRS={ours}:", f"{name}={ours}:")
         return RowError(
-            str(named(error.reason)), str(named(error.what)), got=error.got, expected=error.expected, fix=error.fix
+            str(named(error.reason)), str(named(error.what)), got=error.got, expected=error.expected, fix=fix
         )
 
     def missing(self, path: str) -> DataError | None:
@@ -178,11 +192,13 @@ def _meanings(theirs: str, named: str) -> dict[str, str]:
     ours, _, listed = named.partition(":")
     pairs = [pair.rpartition("=") for pair in listed.split("|")]
     found = {_key(value): meaning.strip() for value, _, meaning in pairs}
-    if ours not in JUDGES or not all(found) or not all(found.values()) or len(found) < len(pairs):
+    known = ours in JUDGES or (ours in THUMBS and BOOLEANS.keys() >= set(found.values()))
+    if not known or not all(found) or not all(found.values()) or len(found) < len(pairs):
         raise UsageError(
             f"columns: {theirs}={named} does not say what a judgement's values mean",
             got=listed,
-            expected=f"each value once, after one of {', '.join(sorted(JUDGES))}: {theirs}=winner:left=a|right=b",
+            expected=f"each value once, after one of {', '.join(sorted(JUDGES))}: {theirs}=winner:left=a|right=b; "
+            f"or after {' or '.join(sorted(THUMBS, reverse=True))}: {theirs}=label:up=true|down=false",
         )
     return found
 

@@ -148,7 +148,7 @@ def _translated(row: dict[str, Any]) -> dict[str, Any] | None:
         return None
     name = judged[0]
     if name == "kto_tag":
-        texts.parse_boolean(row[name], name, expected="true (desirable) or false")
+        texts.parse_thumb(row[name], name)
     rest = {key: value for key, value in row.items() if key != name}
     conversation = [key for key in _CONVERSATIONS if not is_empty(row.get(key))]
     if len(conversation) == 1 and not any(not is_empty(row.get(key)) for key in _OURS):

@@ -1,6 +1,7 @@
 """Two answers side by side and a column that says which is better, as labelling tools export them.
 
 question, answer_a, answer_b, winner        winner: a, answer_a, model_a, b …, or tie
+question, answer_1, answer_2, winner        1, answer_1 …, or as above: a is the first answer, b the second
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _ranking(value: object, judge: str, names: tuple[str, str]) -> list[int]:
     spoken = said.replace(" ", "_")
     for place, name in enumerate(names):
         stem, _, end = name.rpartition("_")
-        if spoken in (end, name, f"model_{end}", f"{stem}{end}"):
+        if spoken in ("ab"[place], end, name, f"model_{end}", f"{stem}{end}"):
             return [1, 2] if place == 0 else [2, 1]
     if said in TIES or spoken in TIES:
         return [1, 1]

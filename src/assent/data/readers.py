@@ -170,7 +170,7 @@ def _read_text(path: Path, hasher: Hasher) -> str:
 
 
 def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> DataError:
-    return DataError(f"{path}:{line}: not UTF-8: {error.reason}", fix=_to_utf8(path.name, error))
+    return DataError(f"{path}:{line}: not UTF-8: {error.reason}", fix=_to_utf8(str(path), error))
 
 
 def _to_utf8(name: str, error: UnicodeDecodeError) -> str:
@@ -257,14 +257,16 @@ def _read_objects(path: Path, hasher: Hasher) -> Iterator[NumberedRow]:
             whole = None
     if isinstance(whole, Mapping) and (second is None or whole is not first[1]):
         for name, value in whole.items():
-            if name in STRUCTURED_COLUMNS | TEXT_COLUMNS:
+            rows_of_it = isinstance(value, list) and len(value) > 1 and all(isinstance(item, Mapping) for item in value)
+            are_turns = not rows_of_it or any("role" in item or "from" in item for item in value)
+            if name in STRUCTURED_COLUMNS | TEXT_COLUMNS and (name not in ("messages", "conversations") or are_turns):
                 break
-            if isinstance(value, list) and len(value) > 1 and all(isinstance(item, Mapping) for item in value):
+            if rows_of_it:
                 raise DataError(
                     f"{path} is one object, whose `{name}` holds {len(value)} objects",
                     got="keys " + texts.listed(sorted(whole)),
                     expected="an array of objects, or one object on each line",
-                    fix=f"write that list alone: jq .{name} {path.name} > rows.json",
+                    fix=f"write that list alone: jq .{name} {shlex.quote(str(path))} > rows.json",
                 )
     yield first
     if second is not None:

@@ -49,7 +49,7 @@ def _logp(value: object, column: str) -> float:
 
 def thumbs(row: Row) -> Parts:
     parts = single(row)
-    parts.known["thumbs"] = (texts.parse_boolean(row["label"], "label", expected="true (desirable) or false"),)
+    parts.known["thumbs"] = (texts.parse_thumb(row["label"], "label"),)
     return parts
 
 

@@ -293,11 +293,17 @@ def parse_number(
     return number
 
 
-def parse_boolean(value: object, column: str, *, expected: str) -> bool:
+def parse_thumb(value: object, column: str) -> bool:
     """True or false, or the numbers 1 and 0 that some files have instead."""
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
-    raise RowError(f"bad `{column}`", f"`{column}` is not usable", got=shorten(value), expected=expected)
+    raise RowError(
+        f"bad `{column}`",
+        f"`{column}` is not usable",
+        got=shorten(value),
+        expected="true (desirable) or false",
+        fix=f"say what the values mean: --columns 'THEIRS={column}:up=true|down=false'",
+    )
 
 
 def parse_list(value: object, column: str, *, length: int | None = None, of: str = "completions") -> list[Any]:

@@ -26,12 +26,17 @@ def lines_of(report: Report, *, name: str, accepted: Mapping[str, str]) -> list[
     return lines + lines_of_findings(report, accepted=accepted)
 
 
-def lines_of_findings(report: Report, *, accepted: Mapping[str, str]) -> list[str]:
-    """The findings, what they amount to, and what was not checked."""
+def lines_of_findings(report: Report, *, accepted: Mapping[str, str], above: int = 0) -> list[str]:
+    """The findings, what they amount to, and what was not checked. `above`: findings that stand above these already."""
     lines: list[str] = []
     for finding in report.findings:
         lines += ["", *lines_of_finding(finding, report.case, accepted.get(finding.rule))]
-    return [*lines, "", *textwrap.wrap(_conclusion(report), WIDTH, subsequent_indent="  "), *_not_checked(report)]
+    return [
+        *lines,
+        "",
+        *textwrap.wrap(_conclusion(report, above), WIDTH, subsequent_indent="  "),
+        *_not_checked(report),
+    ]
 
 
 def _about(case: Case) -> str:
@@ -107,10 +112,12 @@ def _fact(fact: Evidence) -> str:
     return f"{fact.metric}{when}: {fact.value:.4g}" + (f", expected {fact.expected}" if fact.expected else "")
 
 
-def _conclusion(report: Report) -> str:
+def _conclusion(report: Report, above: int) -> str:
     looked = f"{_count(len(report.checked), 'rule')} looked at {_looked_at(report)}"
     if report.verdict == "findings":
         return f"{_count(len(report.findings), 'finding')}: {looked}"
+    if report.verdict == "healthy" and above:
+        return f"{_count(above, 'finding')} above; {looked}, and found nothing else"
     if report.verdict == "healthy":
         so_far = " so far" if report.case.status == "running" else ""
         return f"Healthy{so_far}: {looked}, and found nothing wrong"
@@ -124,7 +131,7 @@ def _looked_at(report: Report) -> str:
     if report.case.models is not None:
         return str(report.case.models.looked_at())
     rows = "" if report.data is None else f" and {len(report.data):,} rows of data"
-    return f"{len(report.case.series)} metrics over {report.case.steps} steps{rows}"
+    return f"{len(report.case.series)} metrics over {_count(report.case.steps, 'step')}{rows}"
 
 
 def _not_checked(report: Report) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,9 @@ def read_groups(
     while True:
         hands = budget.hands(module, runtime)
         bins = budget.bins(groups, hands=hands)
-        read = read_bins(module, groups, bins, want=want, runtime=runtime, budget=budget)
+        mine = sum(map(len, bins)) // runtime.num_processes
+        with runtime.progress.task("reading", total=mine, brief=True) as task:
+            read = read_bins(module, groups, bins, want=want, runtime=runtime, budget=budget, on_read=task.advance)
         if read is not None:
             return read
         free_memory(runtime.device)
@@ -46,9 +48,13 @@ def read_bins(
     want: frozenset[str],
     runtime: Runtime,
     budget: Budget,
+    on_read: Callable[[int], None] | None = None,
 ) -> Outputs | None:
-    """`read_groups` once, in the micro-batches `bins` of `budget`; None if memory ran out on some process."""
-    results = outputs_of(module, groups, bins, want=want, runtime=runtime, budget=budget)
+    """`read_groups` once, in the micro-batches `bins` of `budget`; None if memory ran out on some process.
+
+    on_read   called with the number of groups of each micro-batch that was read, from several threads
+    """
+    results = outputs_of(module, groups, bins, want=want, runtime=runtime, budget=budget, on_read=on_read)
     if results is None:
         return None
     # Sorted: each output is a reduction, and a set's order differs between processes.
@@ -64,6 +70,7 @@ def outputs_of(
     want: frozenset[str],
     runtime: Runtime,
     budget: Budget,
+    on_read: Callable[[int], None] | None = None,
 ) -> list[tuple[Sequence[int], Outputs]] | None:
     """This process's micro-batches and their outputs; None if memory ran out on some process."""
     mine = share(bins, rank=runtime.rank, num_processes=runtime.num_processes)
@@ -73,6 +80,8 @@ def outputs_of(
     def read(hand: int, number: int) -> Outputs:
         with runtime.autocast():
             outputs: Outputs = module(pack(chosen[number], device=runtime.device), want)
+        if on_read is not None:
+            on_read(len(chosen[number]))
         return outputs
 
     outputs: list[Outputs] | None = None

@@ -23,6 +23,7 @@ from assent.engine.together import COLLECTIVE_SECONDS, Together
 from assent.errors import ConfigError
 from assent.models import host_memory
 from assent.models.products import linear
+from assent.runs.progress import Progress, Silent
 
 Sharding = Literal["replicate", "shard"]
 
@@ -51,6 +52,8 @@ class Runtime:
             raise ConfigError("unknown mixed precision", got=mixed_precision, expected="no or bf16")
         self.mixed_precision, self.seed, self.sharding = mixed_precision, seed, sharding
         chosen = _choose(device)
+        self.progress: Progress = Silent()
+        """Where long readings and samplings show how far they are."""
         self.together: Together | None = None
         """The processes of the run that goes on, if there are several."""
         if place().number > 1:

@@ -22,7 +22,7 @@ from assent.config.loading import parse_options
 from assent.errors import AssentError, StopRun
 from assent.pipelines.steps import Step
 from assent.runs.files import from_json, to_json
-from assent.runs.progress import Left, Shown
+from assent.runs.progress import Left, Shown, Silent, Task
 
 SECONDS_BETWEEN = 0.2
 """Between two messages about one task."""
@@ -91,9 +91,20 @@ class _Reported:
 
     @contextmanager
     def task(
-        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
-    ) -> Iterator[_Task]:
+        self,
+        description: str,
+        *,
+        total: int | None,
+        done: int = 0,
+        keep: bool = True,
+        left: Left | None = None,
+        brief: bool = False,
+    ) -> Iterator[Task]:
         assert left is None  # it is a pipeline's, and no pipeline runs in a child
+        if brief:  # a stage has one line, that of the task around it
+            with Silent().task(description, total=total) as silent:
+                yield silent
+            return
         self._number += 1
         self._channel.send(task=self._number, description=description, total=total, done=done)
         task = _Task(self._channel, self._number)

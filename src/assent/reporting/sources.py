@@ -43,11 +43,13 @@ class Stage:
     """When its last metrics were written (UTC)."""
 
     def last(self, metric: str) -> float | None:
-        """The last logged value, or the one in the result."""
-        if metric in self.metrics:
-            return self.metrics[metric].last
+        """The last logged value, or the one in the result. A cost is the result's where there is one: the last
+        measurement on held-out data comes after the last logged step."""
         metrics = self.result.get("metrics")
-        return as_number(metrics.get(metric)) if isinstance(metrics, Mapping) else None
+        result = as_number(metrics.get(metric)) if isinstance(metrics, Mapping) else None
+        if metric in self.metrics and (result is None or not metric.startswith("cost/")):
+            return self.metrics[metric].last
+        return result
 
     @property
     def step(self) -> int:

@@ -26,6 +26,7 @@ from assent.config.rewards import (
 from assent.errors import ConfigError
 from assent.rewards.base import Reward
 from assent.rewards.function import load_function, source_hash
+from assent.runs.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -198,6 +199,12 @@ def judges_alone(reward: Reward) -> bool:
     """Whether a score does not depend on other prompts' completions: true for models and rules, not for functions."""
     members: Sequence[Reward] = getattr(reward, "members", ())
     return all(map(judges_alone, members)) if members else bool(getattr(reward, "judges_alone", False))
+
+
+def shown_by(reward: Reward | None, progress: Progress | None) -> None:
+    """The models that the reward holds show there how far a long reading is."""
+    for reader in () if reward is None or progress is None else readers_of(reward):
+        reader.progress = progress
 
 
 def readers_of(reward: Reward) -> list[ModelReader]:

@@ -22,6 +22,7 @@ from assent.models.shape import Cost, split_by_budget
 from assent.models.templates import Template
 from assent.models.tokenizing import Tokenized, decode, tokenize_groups
 from assent.rewards.steps import step_ends, steps_of
+from assent.runs.progress import Progress, Silent
 from assent.types import PromptGroup, Rollout, Text
 
 if TYPE_CHECKING:
@@ -196,6 +197,8 @@ class ModelReader:
         self.flops = 0.0
         """Model FLOPs of all reads so far."""
         self.offloaded = False
+        self.progress: Progress = Silent()
+        """Where a long reading shows how far it is."""
 
     def offload(self) -> None:
         """From now on the weights are in the host's memory while they are not used."""
@@ -212,13 +215,17 @@ class ModelReader:
         self.flops += self.cost.score(shared) if name == "scores" else self.cost.forward(shared)
         found: list[Tensor] = [torch.empty(0)] * len(tokens)
         want = frozenset({"values", "last_values"} if name == "values" else {name})
-        with resident(self.module, self.device, offloaded=self.offloaded):
+        with (
+            resident(self.module, self.device, offloaded=self.offloaded),
+            self.progress.task("scoring", total=len(tokens), brief=True) as task,
+        ):
             for indices in split_by_budget(shared, max_tokens=self.micro_batch_tokens, shared=self.cost.shared):
                 outputs = self.module(pack([shared[i] for i in indices], device=self.device), want)
                 at = [place for i in indices for place in places[i]]
                 lengths = [tokens[place].completions[0].num_counted for place in at]
                 for place, piece in zip(at, _pieces(outputs, name, lengths), strict=True):
                     found[place] = piece.float().cpu()
+                task.advance(len(at))
         return found
 
 

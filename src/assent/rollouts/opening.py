@@ -13,6 +13,7 @@ from assent.models.templates import Template
 from assent.rollouts.torch_sampler import TorchSampler
 from assent.rollouts.vllm_engine import check_vllm
 from assent.rollouts.vllm_sampler import VllmSampler
+from assent.runs.progress import Progress
 
 ModelSampler = TorchSampler | VllmSampler
 
@@ -24,15 +25,23 @@ def check_sampler(config: SamplerNeeds) -> None:
 
 
 def open_sampler(
-    config: SamplerNeeds, model: PreTrainedModel, template: Template, *, learns: bool = False
+    config: SamplerNeeds,
+    model: PreTrainedModel,
+    template: Template,
+    *,
+    learns: bool = False,
+    progress: Progress | None = None,
 ) -> ModelSampler:
     """A sampler of `model`. With `learns` its weights change, and the caller says so with `load`.
 
-    config   has `sampler` (default: torch), `dtype`, `max_length` and optionally `mixed_precision`
+    progress   where a long sampling shows how far it is; vLLM shows none
+    config     has `sampler` (default: torch), `dtype`, `max_length` and optionally `mixed_precision`
     """
     base: Any = model.get_base_model() if is_adapted(model) else model  # type: ignore[operator]
     if config.sampler == "torch":
-        return TorchSampler(base, template.tokenizer, eos_ids=template.eos_ids)
+        own = TorchSampler(base, template.tokenizer, eos_ids=template.eos_ids)
+        own.progress = progress or own.progress
+        return own
     in_bfloat16 = config.mixed_precision == "bf16"
     sampler = VllmSampler(
         base,

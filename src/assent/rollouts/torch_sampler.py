@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from assent.rollouts.choosing import choose
 from assent.rollouts.decoding import DECODERS, Decoder, probe
 from assent.rollouts.sampler import SamplingParams, SeedKey, check_request, to_rollouts
 from assent.rollouts.stopping import StopStrings
+from assent.runs.progress import Progress, Silent
 from assent.types import Rollout
 
 COMPACT_BELOW = 0.7
@@ -77,6 +78,8 @@ class TorchSampler:
         self._stops: dict[tuple[str, ...], StopStrings] = {}
         self.flops = 0.0
         """Model FLOPs of all samples so far."""
+        self.progress: Progress = Silent()
+        """Where a long sampling shows how far it is."""
 
     def load(self, named_tensors: Mapping[str, Tensor], version: str) -> None:
         """Sets the version. The weights are shared, so tensors that are not the model's own are refused."""
@@ -115,12 +118,15 @@ class TorchSampler:
             parts = [part for hand in hands for part in hand]
             rows = _rows(parts)
 
-            def decode(hand: Sequence[_Part]) -> Iterator[Drawn]:
-                yield self._decode(hand, prompts, self._uniforms(_rows(hand), numbers, params, seed), params, most=most)
-
             self._stop_strings(params.stop)  # made once, and then read by all
-            work = [decode(hand) for hand in hands]
-            found = at_once(work) if len(work) > 1 else [[*work[0]]]
+            with self.progress.task("tokens, at most", total=len(rows) * params.max_new_tokens, brief=True) as task:
+
+                def decode(hand: Sequence[_Part]) -> Iterator[Drawn]:
+                    uniforms = self._uniforms(_rows(hand), numbers, params, seed)
+                    yield self._decode(hand, prompts, uniforms, params, most=most, told=task.advance)
+
+                work = [decode(hand) for hand in hands]
+                found = at_once(work) if len(work) > 1 else [[*work[0]]]
             drawn = zip(*(own for one in found for own in one), strict=True)
             all_ids, all_logprobs, ended_at = (torch.cat(tensors).tolist() for tensors in drawn)
             ids = [tuple(row[: end or None]) for row, end in zip(all_ids, ended_at, strict=True)]
@@ -196,10 +202,12 @@ class TorchSampler:
         params: SamplingParams,
         *,
         most: int,
+        told: Callable[[int], None],
     ) -> Drawn:
         """ids and log-probabilities (S, max_new_tokens) of all parts' rows, and the number of tokens (S,) of each row
         that ended, 0 for the others. Entries after a row's end mean nothing. Ended rows are dropped when there are
-        enough of them, and others take their room."""
+        enough of them, and others take their room. `told` hears of each row's tokens, and as it is dropped, of those
+        that it will not have."""
         decoder, device, room = self.decoder(), uniforms.device, params.max_new_tokens
         ids = torch.zeros(uniforms.shape, dtype=torch.long, device=device)
         logprobs = torch.zeros(uniforms.shape, device=device)
@@ -231,6 +239,7 @@ class TorchSampler:
             chosen, logprob = self._draw(decoder, read, uniforms[alive, age], params)
             ids[alive, age], logprobs[alive, age] = chosen, logprob
             steps, age = steps + 1, age + 1
+            told(len(alive))
             states, stopped = stops.step(states, chosen)
             now_ends = (ends[chosen] | stopped) & ~finished
             ended_at[alive] = torch.where(now_ends, age, ended_at[alive])
@@ -239,6 +248,7 @@ class TorchSampler:
                 keep = torch.nonzero(~finished & (age < room)).squeeze(-1)
                 if steps in full or len(keep) <= COMPACT_BELOW * len(alive):
                     decoder.keep(keep)
+                    told(int((room - age).sum() - (room - age[keep]).sum()))
                     alive, age, finished, chosen = alive[keep], age[keep], finished[keep], chosen[keep]
                     states = states[keep]
             read = decoder.step(chosen) if len(alive) else None

@@ -65,7 +65,11 @@ class RunLog:
             self._progress.line(text)
             self.folder.note(text)
 
+    @property
+    def shown(self) -> Progress:
+        """What the main process shows, for parts that show tasks of their own."""
+        return self._progress if self.folder.is_main else Silent()
+
     def progress(self, description: str, total: int | None = None, *, done: int = 0) -> AbstractContextManager[Task]:
         """A task that advances: `with log.progress("training", 100) as task: task.advance(1, loss=0.3)`."""
-        shown = self._progress if self.folder.is_main else Silent()
-        return shown.task(description, total=total, done=done)
+        return self.shown.task(description, total=total, done=done)

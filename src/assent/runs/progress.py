@@ -30,11 +30,19 @@ Left = Callable[[], float | None]
 
 class Progress(Protocol):
     def task(
-        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
+        self,
+        description: str,
+        *,
+        total: int | None,
+        done: int = 0,
+        keep: bool = True,
+        left: Left | None = None,
+        brief: bool = False,
     ) -> AbstractContextManager[Task]:
         """Shows a task. `total` None: unknown. `done`: where a resumed task starts; not counted in its rate. `keep`:
         its bar stays on a terminal's screen until the outer tasks have ended, too. `left`: an estimate of the time
-        left, where the parts of the task are not alike. None: from its rate."""
+        left, where the parts of the task are not alike. None: from its rate. `brief`: a part of an outer task, which
+        is shown only if it takes a while, and never when it is over."""
 
     def line(self, text: str) -> None:
         """Writes one line of text above the bars."""
@@ -50,7 +58,14 @@ class Silent:
 
     @contextmanager
     def task(
-        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
+        self,
+        description: str,
+        *,
+        total: int | None,
+        done: int = 0,
+        keep: bool = True,
+        left: Left | None = None,
+        brief: bool = False,
     ) -> Iterator[Task]:
         yield _SilentTask()
 
@@ -73,13 +88,21 @@ class PlainProgress:
 
     @contextmanager
     def task(
-        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
+        self,
+        description: str,
+        *,
+        total: int | None,
+        done: int = 0,
+        keep: bool = True,
+        left: Left | None = None,
+        brief: bool = False,
     ) -> Iterator[Task]:
         task = _PlainTask(self, description, total, done, left)
         try:
             yield task
         finally:
-            task.report()
+            if not brief:
+                task.report()
 
     def line(self, text: str) -> None:
         print(text, file=self.stream or sys.stderr, flush=True)
@@ -130,16 +153,24 @@ class TerminalProgress:
 
     @contextmanager
     def task(
-        self, description: str, *, total: int | None, done: int = 0, keep: bool = True, left: Left | None = None
+        self,
+        description: str,
+        *,
+        total: int | None,
+        done: int = 0,
+        keep: bool = True,
+        left: Left | None = None,
+        brief: bool = False,
     ) -> Iterator[Task]:
         bars = self._start()
         kept = None if left is None else _kept(left)
-        identifier = bars.add_task(description, total=total, completed=done, rate="", shown=(), left=kept)
+        fields = {"completed": done, "rate": "", "shown": (), "left": kept}
+        identifier = bars.add_task(description, total=total, visible=not brief, **fields)
         try:
-            yield _TerminalTask(bars, identifier, is_uneven=left is not None)
+            yield _TerminalTask(bars, identifier, is_uneven=left is not None, brief=brief)
         finally:
             self._open -= 1
-            if not keep:
+            if brief or not keep:
                 bars.remove_task(identifier)
             if self._open == 0:
                 bars.stop()  # leaves the finished bars on the screen
@@ -164,18 +195,23 @@ class TerminalProgress:
 
 
 class _TerminalTask:
-    def __init__(self, bars: RichBars, identifier: object, *, is_uneven: bool) -> None:
-        self.bars, self.identifier, self.is_uneven = bars, identifier, is_uneven
+    def __init__(self, bars: RichBars, identifier: object, *, is_uneven: bool, brief: bool = False) -> None:
+        self.bars, self.identifier, self.is_uneven, self.brief = bars, identifier, is_uneven, brief
         self.done, self.started = 0, time.monotonic()
 
     def advance(self, n: int = 1, **shown: Shown) -> None:
         self.done += n
-        rate = rate_text(self.done / max(time.monotonic() - self.started, 1e-9))
-        fields: dict[str, object] = {} if self.is_uneven else {"rate": rate}
+        seconds = time.monotonic() - self.started
+        fields: dict[str, object] = {} if self.is_uneven else {"rate": rate_text(self.done / max(seconds, 1e-9))}
+        if self.brief and seconds >= BRIEF_SECONDS:
+            fields["visible"] = True
         if shown:
             fields["shown"] = tuple(f"{name} {shown_text(value)}" for name, value in shown.items())
         self.bars.update(self.identifier, advance=n, **fields)  # type: ignore[arg-type]
 
+
+BRIEF_SECONDS = 2.0
+"""A brief task that takes less is not shown: a bar that comes and goes at once cannot be read."""
 
 EVERY_SECONDS = 2.0
 """Least time between two estimates: the screen is drawn ten times a second."""

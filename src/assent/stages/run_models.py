@@ -21,7 +21,7 @@ from assent.models.batch import TokenGroup
 from assent.models.module import AlignmentModel
 from assent.models.tiers import Kind
 from assent.rewards.base import Reward
-from assent.rewards.loading import Spec
+from assent.rewards.loading import Spec, shown_by
 from assent.rewards.reading import ModelReader
 from assent.rollouts.opening import ModelSampler, open_sampler
 from assent.runs.files import file_facts, user_cache
@@ -136,13 +136,16 @@ class RunModels:
         """Opens the reward: with several processes, each source where `stages/placed_rewards.py` says."""
         trunk = self._trunk
         reward, models = load_rewards(self.config, spec, self.data.tokenizer, runtime=self.runtime, trunk=trunk)
+        shown_by(reward, self.log.shown)
         self.ledger.models_resident += len(models) * (trunk is None)
         self._readers += models
         return reward
 
     def add_sampler(self) -> ModelSampler:
         """Opens a sampler that uses the learner's own weights, or a copy that `load` updates."""
-        sampler = open_sampler(self.config, module_of(self.learner).hf, self.data.template, learns=True)
+        sampler = open_sampler(
+            self.config, module_of(self.learner).hf, self.data.template, learns=True, progress=self.log.shown
+        )
         self._readers.append(sampler)
         self.ledger.models_resident += self.config.sampler == "vllm"  # its copy
         return sampler

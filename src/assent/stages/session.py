@@ -349,7 +349,7 @@ def _opened(
         is_main=runtime.is_main,
         find_record=recorded if config.recover else None,
     )
-    log = RunLog(folder, progress=progress)
+    runtime.progress = (log := RunLog(folder, progress=progress)).shown
     with (
         folder,
         ExitStack() as stack,

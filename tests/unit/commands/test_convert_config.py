@@ -137,7 +137,7 @@ def test_the_command_writes_what_the_other_commands_take(tmp_path, capsys):
     assert (status, err) == (0, "")
     assert "learning_rate" not in printed
     assert printed.splitlines()[0] == f"convert-config -> {out}"
-    assert printed.splitlines()[-1] == f"  assent dpo --config {out}"
+    assert printed.splitlines()[-1] == f"  assent dpo --config {out} --data FILE"  # the name is one of theirs
     assert f"#   assent dpo --config {out}" in out.read_text(encoding="utf-8").splitlines()
     assert "learning_rate: 5.0e-06" in said(["convert-config", path], capsys)[1]
     status, _, err = said(["convert-config", path, "--output", out], capsys)

@@ -96,6 +96,23 @@ def test_the_columns_of_a_file_keep_what_a_judgements_values_mean(tmp_path):
     assert load_groups(path, columns=columns).renaming.used == columns
 
 
+THUMB = {"q": "prompt", "a": "completion", "rating": "label"}
+
+
+def test_a_thumb_in_the_files_own_words_is_read_as_what_it_is_said_to_mean(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    said = ["thumbs_up", "Thumbs_Down", True, 0, None, "so so"]  # a number might mean something else
+    path.write_text("".join(json.dumps({"q": f"Hi {n}", "a": "Yes", "rating": r}) + "\n" for n, r in enumerate(said)))
+    columns = {**THUMB, "rating": "label:thumbs_up=true|thumbs_down=false"}
+    dataset = load_groups(path, columns=columns, lenient=True)
+    assert [group.preference.thumbs for group in dataset if group.preference] == [(True,), (False,), (True,)]
+    assert set(dataset.refused_by_reason()) == {"bad `rating`"}
+    with pytest.raises(DataError, match=r"--columns 'rating=label:up=true\|down=false'"):
+        load_groups(path, columns=THUMB)
+    with pytest.raises(UsageError, match=r"rating=label:up=true\|down=false"):
+        load_groups(path, columns={**columns, "rating": "label:thumbs_up=good|thumbs_down=false"})
+
+
 def test_a_misspelt_column_of_another_file_is_an_error(tmp_path):
     path = written(tmp_path, {"question": "Hi", "respons_j": "Yes", "response_k": "No"})
     with pytest.raises(DataError, match=r"no column response_j(.|\n)*did you mean respons_j=chosen") as raised:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,12 @@ def test_a_column_whose_name_has_a_dot_is_that_column(tmp_path: Path) -> None:
 def test_a_file_that_is_one_object_says_which_list_holds_the_rows(tmp_path: Path, indent: int | None) -> None:
     file = tmp_path / "export.json"
     file.write_text(json.dumps({"version": 2, "items": [{"prompt": "Hi"}, {"prompt": "Ho"}]}, indent=indent))
-    with pytest.raises(DataError, match=r"is one object, whose `items` holds 2 objects(?s:.*)jq \.items export\.json"):
+    command = re.escape(f"jq .items {file} > rows.json")
+    with pytest.raises(DataError, match=f"is one object, whose `items` holds 2 objects(?s:.*){command}"):
+        load_groups(file)
+    chats = [{"id": n, "messages": [{"role": "user", "content": "Hi"}]} for n in range(2)]
+    file.write_text(json.dumps({"version": 2, "conversations": chats}, indent=indent))  # no turns: rows of their own
+    with pytest.raises(DataError, match="whose `conversations` holds 2 objects"):
         load_groups(file)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -46,9 +48,9 @@ def test_a_row_with_too_many_cells_names_the_separator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("encoding", "theirs"), [("cp1252", "cp1252"), ("utf-16", "utf-16")])
 def test_another_encoding_is_an_error_that_says_how_to_convert(tmp_path: Path, encoding: str, theirs: str) -> None:
-    path = tmp_path / "meine umfrage.csv"
+    path = tmp_path / "meine umfrage.csv"  # the command names it as it was given, and can be copied
     path.write_bytes("prompt,completion\nSchön?,Ja\n".encode(encoding))
-    convert = rf"iconv -f {theirs} -t utf-8 'meine umfrage\.csv' > NEW(?s:.*)CSV UTF-8"
+    convert = rf"iconv -f {theirs} -t utf-8 {re.escape(shlex.quote(str(path)))} > NEW(?s:.*)CSV UTF-8"
     with pytest.raises(DataError, match=convert):
         load_groups(path)
 
@@ -68,7 +70,28 @@ def test_a_file_without_usable_rows_shows_the_commonest_reason_and_its_values(tm
     assert "bad `Urteil` (3), no judgement of the two answers (1). The first: " in said
     assert "survey.csv:2: `Urteil` names neither answer" in said
     assert "got:      'links' (2 rows), 'rechts' (1 row)" in said
-    assert "THEIRS=winner:left=a|right=b|both=tie" in said
+    assert "--columns 'Urteil=winner:left=a|right=b|both=tie'" in said
+
+
+NUMBERED = "Frage=question,Antwort A=answer_1,Antwort B=answer_2,Urteil=winner"
+
+
+@pytest.mark.parametrize(
+    ("columns", "judgements"),
+    [
+        (COLUMNS, ["Antwort A", "antwort b ", "tie"]),  # the file's own names of the two columns
+        (NUMBERED, ["Antwort A", "Antwort B", "tie"]),
+        (f"{NUMBERED}:gleich gut=tie", ["Antwort A", "Antwort B", "gleich gut"]),
+        (NUMBERED, ["a", "B", "tie"]),  # the first and the second, whatever they end in
+        (f"{NUMBERED}:Antwort A=a|Antwort B=b|gleich gut=tie", ["Antwort A", "Antwort B", "gleich gut"]),
+        (f"{NUMBERED}:Antwort A=b|Antwort B=a", ["Antwort B", "Antwort A", "tie"]),  # what is said comes first
+    ],
+)
+def test_a_judgement_may_name_the_column_of_the_better_answer(
+    tmp_path: Path, columns: str, judgements: list[str]
+) -> None:
+    dataset = load_groups(survey(tmp_path, judgements), columns=read_columns(columns))
+    assert [group.preference.ranking for group in dataset if group.preference] == [(1, 2), (2, 1), (1, 1)]
 
 
 @pytest.mark.parametrize(

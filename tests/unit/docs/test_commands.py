@@ -100,9 +100,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "tests/support/foreign/llama_factory_dpo.yaml", folder / "theirs.yaml")
     answers = [{"question": f"{n}?", "response_j": f"yes {n}", "response_k": f"no {n}"} for n in range(6)]
     write_rows(folder / "answers.jsonl", answers)
-    named = {"Frage": "1?", "Antwort 1": "yes", "Antwort 2": "no", "Urteil": "1"}
+    named = {"Frage": "1?", "Antwort 1": "yes", "Antwort 2": "no", "Urteil": "Antwort 1"}
     (folder / "export.csv").write_text("\n".join(",".join(row) for row in (named, named.values())) + "\n")
     (folder / "votes.csv").write_text("q;left;right;vote\n1?;yes;no;left\n2?;yes;no;both_ok\n")
+    chats = [{"ask": f"{n}?", "reply": "yes", "rating": f"thumbs_{way}"} for n, way in enumerate(("up", "down"))]
+    write_rows(folder / "chats.jsonl", chats)
     outputs = [{"text": "yes", "model": "x"}, {"text": "no", "model": "y"}]
     turns = [{"role": "user", "content": "1?"}]
     write_rows(folder / "nested.jsonl", [{"input": {"messages": turns}, "outputs": outputs, "label": {"preferred": 0}}])

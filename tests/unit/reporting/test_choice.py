@@ -95,3 +95,10 @@ def test_a_reward_models_own_page_compares_it_with_a_coin(
     assert found.sentence.endswith(said)
     assert ("coin" in found.sentence) == bool(said)
     assert found.tone == ("open" if said else "plain")
+
+
+def test_a_finished_run_took_what_its_result_says_not_what_its_last_step_logged(tmp_path: Path) -> None:
+    """The last measurement on held-out data comes after the last step's line, and may take longer than the steps."""
+    _run(tmp_path / "r", "dpo", {1: {"loss": 0.7, "cost/seconds": 44.0}}, metrics={"loss": 0.1, "cost/seconds": 197.0})
+    (stage,) = read_source(tmp_path / "r").stages
+    assert (stage.last("cost/seconds"), stage.last("loss")) == (197.0, 0.7)
