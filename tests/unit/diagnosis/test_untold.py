@@ -268,7 +268,12 @@ def test_rankings_of_several_sizes_start_where_the_run_says() -> None:
     logged = {"loss": [1.5] * 3, "accuracy": [0.5] * 3, "loss_at_equal_scores": [1.0, 1.2, 1.4]}
     assert example(logged, stage="reward", loss_type="plackett_luce").objective.start == pytest.approx(1.2)
     assert example(logged, stage="reward", loss_type="bradley_terry").objective.start == pytest.approx(math.log(2))
-    held_out = {"eval_loss": {50: 3.9}, "eval_accuracy": {50: 0.72}, "eval_loss_at_equal_scores": {50: math.log(24)}}
+    held_out: dict[str, dict[int, float]] = {
+        "eval_loss": {50: 3.9},
+        "eval_accuracy": {50: 0.72},
+        "eval_loss_at_equal_scores": {50: math.log(24)},
+    }
+    held_out["loss_at_equal_scores"] = {1: math.log(6), 50: math.log(6)}  # training rows are rankings of three
     sure = found("too_sure", example(held_out, stage="reward", loss_type="plackett_luce"))
     assert sure.evidence[0].expected == f"below {math.log(24):.4g}"
 
