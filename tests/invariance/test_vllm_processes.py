@@ -61,26 +61,31 @@ def asked(folder: Path, number: int, rank: int, name: str) -> list[dict[str, Any
     return runs[list(WAYS).index(name)]
 
 
+def rounds(folder: Path, number: int, rank: int, name: str) -> list[list[Any]]:
+    """The prompts and completions of each round in one process's engine."""
+    return [line["rows"] for line in asked(folder, number, rank, name) if line["what"] == "sampled"]
+
+
 @pytest.mark.parametrize("name", WAYS)
 def test_the_rounds_are_those_of_one_process(folder: Path, name: str) -> None:
     found, expected = (read_rows(folder / number / name / "samples.jsonl") for number in "21")
-    assert len(expected) > 0
     assert found == expected
+    (alone,), both = [rounds(folder, 1, 0, name)], [rounds(folder, 2, rank, name) for rank in (0, 1)]
+    assert len(alone) == ROUNDS
+    for whole, *shares in zip(alone, *both, strict=True):
+        assert len(whole) == PROMPTS * COMPLETIONS
+        assert [len(share) for share in shares] == [3 * COMPLETIONS, 2 * COMPLETIONS]
+        assert sorted(shares[0] + shares[1]) == sorted(whole)
     for row, other in zip(*(read_rows(folder / n / name / "metrics.jsonl") for n in "21"), strict=True):
         for metric in SAME & other.keys():
             assert row[metric] == pytest.approx(other[metric], rel=1e-4, abs=1e-6), metric
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_each_process_has_one_engine_that_takes_the_weights_of_each_round_and_samples_its_share(
-    folder: Path, name: str
-) -> None:
+def test_each_process_has_one_engine_that_takes_the_weights_of_each_round(folder: Path, name: str) -> None:
     (alone,), both = [asked(folder, 1, 0, name)], [asked(folder, 2, rank, name) for rank in (0, 1)]
     assert [engine[0]["local_rank"] for engine in both] == [0, 1]
     weights = [[line["fingerprint"] for line in engine if line["what"] == "took weights"] for engine in (alone, *both)]
     assert weights[1] == weights[2], "all engines have the same weights"
     assert len(set(weights[1])) == ROUNDS == len(weights[0])
     assert weights[1][0] == weights[0][0], "and at first those of one process, to the bit"
-    shares = [sum(line.get("completions", 0) for line in engine) for engine in (alone, *both)]
-    assert shares[0] == shares[1] + shares[2] == ROUNDS * PROMPTS * COMPLETIONS
-    assert shares[2] == ROUNDS * (PROMPTS // 2) * COMPLETIONS

@@ -114,16 +114,16 @@ class Engine:
         pass
 
     def generate(self, inputs: Sequence[Mapping[str, Any]], requests: Sequence[Request], *, use_tqdm: bool) -> Any:
-        self.note("sampled", completions=len(requests))
-        outputs = []
+        rows = []
         for one, request in zip(inputs, requests, strict=True):
             prompt, ids = list(one["prompt_token_ids"]), list[int]()
             self.choice.update_state(Update(removed=[0], added=[(0, request, prompt, ids)]))
             while len(ids) < request.max_tokens and not (ids and ids[-1] in request.stop_token_ids):
                 logits = self.model.hf(input_ids=torch.tensor([prompt + ids])).logits[:, -1].float()
                 ids.append(int(self.choice.apply(logits).argmax()))
-            outputs.append(SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)]))
-        return outputs
+            rows.append([prompt, ids])
+        self.note("sampled", rows=rows)
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)]) for _, ids in rows]
 
 
 def _take_groups() -> None:

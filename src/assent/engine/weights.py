@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from assent.engine.optimiser import Optimiser
 from assent.engine.wrapping import copy_full, full, reshard
 from assent.errors import RunFolderError
+from assent.models.adapters import is_adapted
 from assent.models.loading import fingerprint
 from assent.runs.files import storage_errors
 
@@ -32,10 +33,12 @@ def gathered(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     """The state dict of the transformers model inside, on the CPU, with sharded weights put together. All processes
     must call it; those that do not `keep` it hold one whole weight at a time and return nothing."""
     model = getattr(reshard(module), "hf", module)
-    twice = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
-    found = {}
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    tied = {name: first[id(parameter)] for name, parameter in model.named_parameters(remove_duplicate=False)}
+    found: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        if name in twice:  # tied: a folder has it under its first name
+        if (one := tied.get(name, name)) != name:  # a folder has it under its first name, PEFT asks for each
+            found |= {name: found[one]} if keep and is_adapted(model) else {}
             continue
         whole = full(tensor.detach())
         if keep:
