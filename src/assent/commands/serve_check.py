@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,14 @@ def serve_check(config: ServeCheckConfig) -> tuple[dict[str, Any], list[str]]:
         "checks": [check.as_dict() for check in checks],
         "differs": any(check.status == "differs" for check in checks),
     }
-    return document, [f"{check.status:<8}{check.where:<14}{check.name:<19}{check.detail}" for check in checks]
+    return document, [line for check in checks for line in _lines_of(check)]
+
+
+def _lines_of(check: Check) -> list[str]:
+    """What was checked, and what was found beside it, in 80 columns."""
+    named = f"{check.status:<8}{check.where:<14}{check.name:<19}"
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(named + check.detail, 80, subsequent_indent=" " * len(named), **options)
 
 
 def _policy(config: ServeCheckConfig, folder: Path, engines: Sequence[str], device: torch.device) -> list[Check]:

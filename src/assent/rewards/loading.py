@@ -203,7 +203,9 @@ def judges_alone(reward: Reward) -> bool:
 
 def shown_by(reward: Reward | None, progress: Progress | None) -> None:
     """The models that the reward holds show there how far a long reading is."""
-    for reader in () if reward is None or progress is None else readers_of(reward):
+    if reward is None or progress is None:
+        return
+    for reader in readers_of(reward):
         reader.progress = progress
 
 

@@ -164,8 +164,8 @@ class TerminalProgress:
     ) -> Iterator[Task]:
         bars = self._start()
         kept = None if left is None else _kept(left)
-        fields = {"completed": done, "rate": "", "shown": (), "left": kept}
-        identifier = bars.add_task(description, total=total, visible=not brief, **fields)
+        fields: dict[str, Any] = {"rate": "", "shown": (), "left": kept}
+        identifier = bars.add_task(description, total=total, completed=done, visible=not brief, **fields)
         try:
             yield _TerminalTask(bars, identifier, is_uneven=left is not None, brief=brief)
         finally:

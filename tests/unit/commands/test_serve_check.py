@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from assent.commands.serve_check import _lines_of
+from assent.models.folder_checks import Check as FolderCheck
 from assent.rollouts import vllm_engine
 from tests.support.cli import said
 from tests.support.models import tiny_model
@@ -243,3 +245,13 @@ def test_vllm_scores_with_the_reward_model(trained: Path, check: Check) -> None:
     status, document = check(trained / "reward/model", "--engines", "vllm")
     assert status == 0, document
     assert ("vllm", "scores") in found(document, "passed")
+
+
+def test_what_was_found_stands_in_80_columns_below_itself() -> None:
+    detail = "a chat template; the folder is not part of a run, so what it was trained with is unknown"
+    first, *others = _lines_of(FolderCheck("folder", "template", "note", detail))
+    assert first.startswith("note    folder        template           a chat template;")
+    assert others
+    assert all(line.startswith(" " * 41) and line[41] != " " for line in others)
+    assert max(map(len, (first, *others))) <= 80
+    assert " ".join(" ".join([first[41:], *others]).split()) == detail
