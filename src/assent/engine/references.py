@@ -119,8 +119,14 @@ class AdapterOff:
 
     def read(self, groups: Sequence[TokenGroup], *, want: set[str] | frozenset[str]) -> Outputs:
         """As `Learner.read`."""
-        with adapter_off(self.learner.module):
-            return self.learner.read(groups, want=want)
+        # PEFT switches the gradients of modules that are trained whole. It must find their shards both times: the whole
+        # weights of a pass are made from them again, and would bring back what was switched for the pass alone.
+        module = reshard(self.learner.module)
+        with adapter_off(module):
+            try:
+                return self.learner.read(groups, want=want)
+            finally:
+                reshard(module)
 
     def fingerprint(self) -> str:
         """The fingerprint of the policy without its adapter. All processes must call it."""
