@@ -80,10 +80,10 @@ def open_job(
         hashes=hashes,
         wait_seconds=WAIT_SECONDS if config.shard is not None else 0.0,
     )
-    log = RunLog(folder, progress=progress)
     if final_result(folder) is not None:
-        log.note(f"{folder.path}: this run is finished; nothing to do")
+        (progress or Silent()).line(f"{folder.path}: this run is finished; nothing to do")  # its record stays as it is
         return folder
+    log = RunLog(folder, progress=progress)
     folder.rewind(None)
     for line in lines:
         log.note(line)

@@ -28,7 +28,7 @@ def evaluate_policies(
 ) -> PolicyTable:
     """All policies answer the same prompts; the table shows them side by side.
 
-    on_policy   called with each policy's name before its turn, for a progress bar
+    on_policy   called with each policy's name after its turn, for a progress bar
 
     Raises ConfigError if the baseline is not among the policies or if names repeat, DataError if there are no prompts
     or if prompts and ids differ in number.
@@ -42,9 +42,9 @@ def evaluate_policies(
         )
     answers: dict[str, Decodings] = {}
     for policy in policies:
+        answers[policy.name] = answers_of(policy, plan)
         if on_policy is not None:
             on_policy(policy.name)
-        answers[policy.name] = answers_of(policy, plan)
     return table_of(policies, answers, plan)
 
 

@@ -10,7 +10,6 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 
 from assent.runs.files import from_json, sha256_of, user_cache, write_json
@@ -44,6 +43,8 @@ def _stamp(file: Path) -> Stamp:
 @lru_cache(maxsize=16)
 def _content_of(files: tuple[Stamp, ...]) -> str:
     """Cached, because several checks need the same base."""
+    import torch
+
     path = _path(files)
     if (kept := _read(path)) is not None:
         return kept

@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 
 from assent.engine import reading
-from assent.evaluation.policies import EvaluationPlan, Judges, Policy, evaluate_policies
+from assent.evaluation.policies import EvaluationPlan, Judges, Policy
+from assent.evaluation.policy_table import evaluate_policies
 from assent.rewards.function import FunctionReward
 from assent.rollouts.sampler import SamplingParams
 from assent.rollouts.scripted import ScriptedSampler
